@@ -1,0 +1,75 @@
+"""Batches in which no passage is a false negative: none that is relevant to another query of the same batch."""
+
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from sentence_transformers.base.sampler import DefaultBatchSampler
+
+
+class Row(NamedTuple):
+    """What decides which examples may share a batch: the ids of its passages, and of those relevant to its query."""
+
+    query_id: str
+    passages: frozenset[str]
+    relevant: frozenset[str]
+
+
+def pack(rows: Sequence[Row], order: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Positions of ``rows`` in batches: every row once, at most ``batch_size`` a batch, no two rows in conflict.
+
+    Rows conflict when they are of the same query, or a passage of one is relevant to the query of the other.
+    Greedy: each row, taken in ``order``, goes into the first batch with room where it fits.
+    """
+    batches: list[list[int]] = []
+    open_batches: list[_Open] = []
+    for position in order:
+        row = rows[position]
+        for batch in open_batches:
+            if batch.fits(row):
+                break
+        else:
+            batch = _Open([], set(), set(), set())
+            open_batches.append(batch)
+            batches.append(batch.positions)
+        batch.add(position, row)
+        if len(batch.positions) == batch_size:
+            open_batches.remove(batch)
+    return batches
+
+
+class _Open(NamedTuple):
+    positions: list[int]
+    queries: set[str]
+    passages: set[str]
+    relevant: set[str]
+
+    def fits(self, row: Row) -> bool:
+        return (
+            row.query_id not in self.queries
+            and self.relevant.isdisjoint(row.passages)
+            and self.passages.isdisjoint(row.relevant)
+        )
+
+    def add(self, position: int, row: Row) -> None:
+        self.positions.append(position)
+        self.queries.add(row.query_id)
+        self.passages.update(row.passages)
+        self.relevant.update(row.relevant)
+
+
+class ConflictFreeSampler(DefaultBatchSampler):  # type: ignore[misc]  # the library is not typed
+    """Yields the batches of ``pack`` in an order drawn by seed and epoch: the same after a resume as without one."""
+
+    def __init__(self, dataset: Any, batch_size: int, rows: Sequence[Row], seed: int):
+        super().__init__(dataset, batch_size=batch_size, drop_last=False, seed=seed)
+        order = list(range(len(rows)))
+        random.Random(seed).shuffle(order)
+        self._batches = pack(rows, order, batch_size)
+        self._seed = seed
+
+    def __iter__(self) -> Iterator[list[int]]:
+        yield from random.Random(self._seed * 1_000_003 + self.epoch).sample(self._batches, len(self._batches))
+
+    def __len__(self) -> int:
+        return len(self._batches)

@@ -1,0 +1,72 @@
+"""What the verbs share: consoles, options, and finding a run."""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pyrite.config import load
+from pyrite.errors import UserError
+from pyrite.executors.step import Run, open_run
+from pyrite.spec import RunSpec
+from pyrite.store import Store
+
+console = Console()
+errors = Console(stderr=True)
+
+RunFile = Annotated[Path, typer.Argument(metavar="RUN_FILE", help="The run's description, a YAML file.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the file's: finetune.learning_rate=1e-4"),
+]
+StoreOption = Annotated[
+    str, typer.Option("--store", envvar="PYRITE_STORE", help="Folder that keeps runs, models and embeddings.")
+]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run file, or the name of a run in the store.")]
+
+
+def store_at(store: str) -> Store:
+    """The store at the path ``store``. Raises UserError where it is a URL that this version cannot open."""
+    if "://" in store:
+        raise UserError(f"--store {store}: this version keeps a store in a folder; give a path.")
+    return Store(store)
+
+
+def run_from_file(path: Path, overrides: list[str] | None, store: str) -> Run:
+    """The run that a run file describes, its source and base model looked at as they are now."""
+    return open_run(load(path, overrides or ()), store_at(store))
+
+
+def find_run(name: str, store: str) -> Run:
+    """A run by run file or by name, for looking at: what came from outside is trusted to be unchanged.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    place = store_at(store)
+    if name.endswith((".yaml", ".yml")):
+        spec: RunSpec = load(Path(name))
+    else:
+        stored = place.path(f"runs/{name}/run.yaml")
+        if not stored.is_file():
+            runs = sorted(path.parent.name for path in place.path("runs").glob("*/run.yaml"))
+            known = f"It has: {', '.join(runs)}." if runs else "It has none yet; `pyrite train` makes one."
+            raise UserError(f"the store {place} has no run {name!r}. {known}")
+        spec = load(stored)
+    return Run(spec, place, {})
+
+
+def interruptible() -> None:
+    """SIGTERM stops a run as Ctrl-C does: children first, then this process."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGHUP, stop)

@@ -1,0 +1,69 @@
+"""pyrite init, validate, fetch: before a run."""
+
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pyrite.cli.common import Overrides, RunFile, console
+from pyrite.cli.display import Display
+from pyrite.config import load
+from pyrite.errors import UserError
+from pyrite.plan import Step
+from pyrite.progress import Events
+
+
+class Kind(StrEnum):
+    """Kinds of source that a run file can start from."""
+
+    SAMPLE = "sample"
+    MEDQUAD = "medquad"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+    BEIR = "beir"
+    HUGGINGFACE = "huggingface"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to ``app``."""
+    panel = "Before a run"
+
+    @app.command(rich_help_panel=panel)
+    def init(
+        kind: Annotated[Kind, typer.Argument(help="Where questions and documents come from.")],
+        path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
+    ) -> None:
+        """Write a commented run file to start from."""
+        text = resources.files("pyrite").joinpath(f"examples/{kind.value}.yaml").read_text(encoding="utf-8")
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            raise UserError(f"{path} exists and is left as it is. Give another name, or remove it first.") from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+        console.print(f"wrote {path}; next: edit it, then `pyrite train {path}`", soft_wrap=True, highlight=False)
+
+    @app.command(rich_help_panel=panel)
+    def validate(run_file: RunFile, overrides: Overrides = None) -> None:
+        """Say whether a run file is well formed, or what is wrong where."""
+        spec = load(run_file, overrides or ())
+        console.print(f"{run_file} is well formed: run {spec.name}, {spec.iterations} iterations", soft_wrap=True)
+
+    @app.command(rich_help_panel=panel)
+    def fetch(
+        data_set: Annotated[str, typer.Argument(metavar="DATA_SET", help="medquad")],
+        folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path("data"),
+    ) -> None:
+        """Download a public data set, checked and resumable, with its licence shown."""
+        from pyrite.fetch import fetch_medquad
+
+        if data_set != "medquad":
+            raise UserError(f"{data_set!r} is not a data set that Pyrite fetches; it knows medquad.")
+        step = Step("fetch")
+        with Display(console) as display:
+            display.started(step)
+            path = fetch_medquad(folder, Events(lambda event: display.event(step, event)))
+        console.print(str(path), soft_wrap=True, highlight=False)

@@ -1,0 +1,119 @@
+"""pyrite status, report, compare, search: looking at runs."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from pyrite.cli.common import RunName, StoreOption, console, find_run
+from pyrite.cli.display import headline
+from pyrite.errors import UserError
+from pyrite.executors.step import Run
+from pyrite.locks import holder
+from pyrite.report import compare as comparing
+from pyrite.report import terminal
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to ``app``."""
+    panel = "Looking at runs"
+
+    @app.command(rich_help_panel=panel)
+    def status(run: RunName, store: StoreOption = "store") -> None:
+        """Which steps are finished, running or failed, how long they took, and what is next."""
+        _status(find_run(run, store))
+
+    @app.command(rich_help_panel=panel)
+    def report(run: RunName, store: StoreOption = "store") -> None:
+        """The result of a finished run: table, verdict and, as the last line, the path of its page."""
+        found = find_run(run, store)
+        content = _report(found)
+        console.print(terminal.table(content))
+        console.print(terminal.verdict(content), highlight=False)
+        console.print(str(found.store.path(f"{found.prefix}/report/report.html")), soft_wrap=True, highlight=False)
+
+    @app.command(rich_help_panel=panel)
+    def compare(run_a: RunName, run_b: RunName, store: StoreOption = "store") -> None:
+        """The chosen models of two runs side by side on the same test queries."""
+        a, b = _report(find_run(run_a, store)), _report(find_run(run_b, store))
+        console.print(comparing.table(comparing.compare_reports(a, b)))
+
+    @app.command(rich_help_panel=panel)
+    def search(
+        run: RunName,
+        question: Annotated[str, typer.Argument(help="What to look for, in plain words.")],
+        store: StoreOption = "store",
+        top: Annotated[int, typer.Option("--top", min=1, max=20, help="How many passages.")] = 5,
+    ) -> None:
+        """Ask the base and the tuned model of a run the same question, and see what each finds first."""
+        from pyrite.looking import search_both
+
+        if not question.strip():
+            raise UserError("the question is empty")
+        found = find_run(run, store)
+        with console.status("searching"):
+            base, tuned = search_both(found, question, top)
+        table = Table(show_lines=True, expand=True)
+        table.add_column("", width=2)
+        table.add_column("base", ratio=1)
+        table.add_column(f"tuned ({found.spec.name})", ratio=1)
+        for rank, (left, right) in enumerate(zip(base, tuned, strict=True), 1):
+            table.add_row(str(rank), _passage(left), _passage(right))
+        console.print(table)
+
+
+def _passage(hit: Any) -> str:
+    text = hit.text if len(hit.text) <= 220 else hit.text[:217].rsplit(" ", 1)[0] + " ..."
+    title = f"[bold]{escape(hit.title)}[/] " if hit.title else ""
+    return f"{title}[dim]{hit.score:.3f}[/]\n{escape(text)}"
+
+
+def _report(run: Run) -> dict[str, Any]:
+    key = f"{run.prefix}/report/report.json"
+    if not run.store.exists(key) or "evaluate" not in run.manifests():
+        raise UserError(f"run {run.spec.name} has no report yet; `pyrite status {run.spec.name}` says how far it is.")
+    content: dict[str, Any] = json.loads(run.store.read(key))
+    return content
+
+
+def _status(run: Run) -> None:
+    manifests, states = run.manifests(), run.survey()
+    table = Table(box=None, pad_edge=False)
+    for column in ("step", "state", "took", "result"):
+        table.add_column(column, justify="right" if column == "took" else "left", no_wrap=column != "result")
+    following = False
+    for state in states:
+        manifest = manifests.get(state.step.name)
+        took = result = ""
+        by = holder(run.lock(state.step.name))
+        log = run.store.path(f"{run.prefix}/logs/{state.step.name}.log")
+        if state.state == "done" and manifest:
+            words, took, result = (
+                "[green]done[/]",
+                f"{manifest['seconds']:.1f} s",
+                headline(state.step.stage, manifest["summary"]),
+            )
+        elif by:
+            words, result = "[cyan]running[/]", by
+        elif state.stale:
+            words, result = "[yellow]to do again[/]", state.stale
+        elif state.state == "ready" and log.is_file() and log.stat().st_size:
+            words, result = (
+                "[red]stopped[/]",
+                f"last line of its log: {_last_line(log.read_text(errors='replace'))}",
+            )
+        else:
+            words = "to do" if following else "next"
+        following = following or state.state != "done"
+        table.add_row(state.step.label, words, took, escape(result))
+    console.print(table)
+    done = sum(state.state == "done" for state in states)
+    spent = sum(manifests[state.step.name]["seconds"] for state in states if state.state == "done")
+    console.print(f"{done} of {len(states)} steps done in {spent:,.0f} s", highlight=False)
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1][:200] if lines else ""

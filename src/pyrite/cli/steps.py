@@ -1,0 +1,102 @@
+"""One verb a stage: a step of a run by hand, as the executors do it."""
+
+from typing import Annotated
+
+import typer
+
+from pyrite.cli.common import Overrides, RunFile, StoreOption, console, interruptible, run_from_file
+from pyrite.cli.display import Display
+from pyrite.config import dump
+from pyrite.executors.step import run_step
+from pyrite.locks import locked
+from pyrite.plan import STAGES, Step
+from pyrite.progress import Events
+
+Iteration = Annotated[int, typer.Option("--iteration", "-i", min=1, help="Which iteration, from 1.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it again even where it is finished.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to ``app``."""
+    panel = "One step of a run"
+
+    @app.command(rich_help_panel=panel)
+    def prepare(
+        run_file: RunFile, overrides: Overrides = None, store: StoreOption = "store", force: Force = False
+    ) -> None:
+        """Documents to chunks, questions to splits by topic."""
+        _do(run_file, overrides, store, force, Step("prepare"))
+
+    @app.command(rich_help_panel=panel)
+    def retrieve(
+        run_file: RunFile,
+        iteration: Iteration,
+        overrides: Overrides = None,
+        store: StoreOption = "store",
+        force: Force = False,
+    ) -> None:
+        """Rank the training chunks for every training query with the model as it is."""
+        _do(run_file, overrides, store, force, Step("retrieve", iteration))
+
+    @app.command(rich_help_panel=panel)
+    def judge(
+        run_file: RunFile,
+        iteration: Iteration,
+        shard: Annotated[int, typer.Option("--shard", min=0, help="Which shard, from 0.")],
+        overrides: Overrides = None,
+        store: StoreOption = "store",
+        force: Force = False,
+    ) -> None:
+        """Grade one shard of an iteration's (query, chunk) pairs."""
+        _do(run_file, overrides, store, force, Step("judge", iteration, shard))
+
+    @app.command(rich_help_panel=panel)
+    def mine(
+        run_file: RunFile,
+        iteration: Iteration,
+        overrides: Overrides = None,
+        store: StoreOption = "store",
+        force: Force = False,
+    ) -> None:
+        """Turn disagreements between grade and rank into training examples."""
+        _do(run_file, overrides, store, force, Step("mine", iteration))
+
+    @app.command(rich_help_panel=panel)
+    def finetune(
+        run_file: RunFile,
+        iteration: Iteration,
+        overrides: Overrides = None,
+        store: StoreOption = "store",
+        force: Force = False,
+    ) -> None:
+        """Train the model on the examples."""
+        _do(run_file, overrides, store, force, Step("finetune", iteration))
+
+    @app.command(rich_help_panel=panel)
+    def evaluate(
+        run_file: RunFile,
+        overrides: Overrides = None,
+        iteration: Annotated[
+            int | None,
+            typer.Option("--iteration", "-i", min=0, help="Score this iteration on validation; 0 is the base model."),
+        ] = None,
+        store: StoreOption = "store",
+        force: Force = False,
+    ) -> None:
+        """Score an iteration on validation; without --iteration, choose, score once on test, write the report."""
+        step = Step("evaluate") if iteration is None else Step("validate", iteration)
+        _do(run_file, overrides, store, force, step)
+
+
+def _do(run_file: RunFile, overrides: Overrides, store: str, force: bool, step: Step) -> None:
+    assert step.stage in STAGES
+    run = run_from_file(run_file, overrides, store)
+    interruptible()
+    run.store.ensure_writable()
+    with locked(run.lock("run"), f"run {run.spec.name}", shared=True), Display(console) as display:
+        key = f"{run.prefix}/run.yaml"
+        if not run.store.exists(key):
+            run.store.write(key, dump(run.spec).encode())
+        display.started(step)
+        manifest = run_step(run, step, Events(lambda event: display.event(step, event)), force=force)
+        display.finished(step, manifest)

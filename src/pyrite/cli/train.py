@@ -1,0 +1,74 @@
+"""pyrite train: the whole run."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pyrite.cli.common import Overrides, RunFile, StoreOption, console, interruptible, run_from_file
+from pyrite.cli.display import Display
+from pyrite.estimate import estimate
+from pyrite.executors.local import execute
+from pyrite.executors.step import Run
+from pyrite.report import terminal
+
+GATE_NOT_MET = 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to ``app``."""
+
+    @app.command()
+    def train(
+        run_file: RunFile,
+        overrides: Overrides = None,
+        store: StoreOption = "store",
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help="Show the plan, what is done, and what the rest will take.")
+        ] = False,
+        gate: Annotated[
+            bool, typer.Option("--gate", help="Exit with code 3 where the gain does not meet evaluate.gate.")
+        ] = False,
+    ) -> None:
+        """Do a whole run: prepare, then per iteration retrieve, judge, mine, fine-tune and validate, then evaluate.
+
+        Stop it at any moment; the same command goes on where it stopped. A finished run does nothing again.
+        """
+        run = run_from_file(run_file, overrides, store)
+        if dry_run:
+            _show_plan(run)
+            return
+        interruptible()
+        if all(state.state == "done" for state in run.survey()):
+            console.print(f"run {run.spec.name} is finished; nothing to do")
+        else:
+            with Display(console) as display:
+                execute(run, display)
+        passed = _show_result(run)
+        if gate and not passed:
+            raise typer.Exit(GATE_NOT_MET)
+
+
+def _show_result(run: Run) -> bool:
+    """The table, the verdict and, as the last line, the report's path. Whether the gate was met."""
+    report = json.loads(run.store.read(f"{run.prefix}/report/report.json"))
+    console.print()
+    console.print(terminal.table(report))
+    console.print(terminal.verdict(report), highlight=False)
+    console.print(f"model: {run.store.path(f'{run.prefix}/model')}", soft_wrap=True, highlight=False)
+    console.print(str(run.store.path(f"{run.prefix}/report/report.html")), soft_wrap=True, highlight=False)
+    return bool(report["gate"]["passed"])
+
+
+def _show_plan(run: Run) -> None:
+    table = Table(title=f"plan of run {run.spec.name}", title_justify="left", box=None, pad_edge=False)
+    for column in ("step", "state", "takes about"):
+        table.add_column(column)
+    guess = estimate(run)
+    for state in run.survey():
+        seconds = guess.seconds.get(state.step, 0.0)
+        words = "done" if state.state == "done" else f"again: {state.stale}" if state.stale else "to do"
+        table.add_row(state.step.label, words, "" if state.state == "done" else f"{seconds:,.0f} s")
+    console.print(table)
+    console.print(guess.words, highlight=False)

@@ -1,0 +1,151 @@
+"""Reading a run file: YAML and overrides to a RunSpec, with errors that name the file, the line and the field."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pyrite.errors import UserError
+from pyrite.spec import RunSpec
+
+_PATHS = (("source", "path"), ("source", "id"), ("model", "base"), ("evaluate", "retention", "path"))
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
+    """Read the run file at ``path`` and apply ``key.sub=value`` overrides.
+
+    Relative paths in the file are taken from the file's own folder, and the RunSpec holds them absolute.
+
+    Raises:
+        UserError: the file cannot be read, is not well formed, or holds an unknown key or a wrong value.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist. `pyrite init` writes a run file to start from.") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; give a run file (YAML).") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    try:
+        content = yaml.safe_load(text)
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise UserError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a run file is a mapping of settings, such as `name: my-run`; this is not one.")
+    content.setdefault("name", path.stem.lower().replace("_", "-"))
+    for place in _PATHS:
+        _make_absolute(content, place, path.parent)
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return RunSpec.model_validate(content)
+    except ValidationError as error:
+        raise UserError("\n".join(_messages(path, tree, error))) from None
+
+
+def dump(spec: RunSpec) -> str:
+    """The RunSpec as YAML, whole; reading it gives the same RunSpec."""
+    return yaml.safe_dump(spec.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+def _make_absolute(content: dict[str, Any], place: Sequence[str], folder: Path) -> None:
+    node: Any = content
+    for name in place[:-1]:
+        node = node.get(name) if isinstance(node, dict) else None
+    value = node.get(place[-1]) if isinstance(node, dict) else None
+    if not isinstance(value, str) or "://" in value or value.startswith("builtin:"):
+        return
+    found = (folder / Path(value).expanduser()).absolute()
+    # A model or data set may be a hub id, which looks like a relative path.
+    if place[-1] == "path" or found.exists():
+        node[place[-1]] = str(found)
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"{override!r} is not an override; write key=value, such as finetune.learning_rate=1e-4.")
+    *above, last = key.split(".")
+    node = content
+    for name in above:
+        node = node.setdefault(name, {})
+        if not isinstance(node, dict):
+            raise UserError(f"{override!r}: {name} is a value, not a section, and has no {last}.")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"{override!r}: {value!r} is not a value.") from None
+
+
+def _messages(path: Path, tree: yaml.Node | None, error: ValidationError) -> Iterator[str]:
+    for problem in error.errors(include_url=False):
+        loc = _without_tags(problem["loc"])
+        line = _line(tree, loc)
+        where = f"{path}:{line}" if line else str(path)
+        field = ".".join(str(part) for part in loc) or "run file"
+        if problem["type"] == "extra_forbidden":
+            known = _fields(problem["loc"][:-1])
+            near = difflib.get_close_matches(str(loc[-1]), known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else f" Known here: {', '.join(known)}."
+            yield f"{where}: {field}: unknown setting.{hint}"
+        elif problem["type"] == "missing":
+            yield f"{where}: {field}: this setting is needed and not there."
+        else:
+            text = problem["msg"].removeprefix("Value error, ")
+            given = problem.get("input")
+            shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) else ""
+            yield f"{where}: {field}: {text[0].lower() + text[1:]}{shown}."
+
+
+def _without_tags(loc: Sequence[int | str]) -> list[int | str]:
+    """A source's kind stands in pydantic's path to its fields; it is not a key of the file."""
+    return [part for i, part in enumerate(loc) if not (i == 1 and loc[0] == "source" and part in _KINDS)]
+
+
+def _line(node: yaml.Node | None, loc: Sequence[int | str]) -> int | None:
+    """The line of the deepest part of ``loc`` that stands in the file."""
+    line = None
+    for part in loc:
+        if not isinstance(node, yaml.MappingNode):
+            break
+        found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+def _fields(loc: Sequence[int | str]) -> list[str]:
+    """The known keys of the section at ``loc``."""
+    models: list[type[BaseModel]] = [RunSpec]
+    for part in loc:
+        inside = [m for model in models for m in _models_of(model, str(part))]
+        if inside:
+            models = inside
+        elif part in _KINDS:
+            models = [m for m in models if part in get_args(m.model_fields["kind"].annotation)]
+    return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
+
+
+def _models_of(model: type[BaseModel], name: str) -> list[type[BaseModel]]:
+    field = model.model_fields.get(name)
+    return list(_models(field.annotation)) if field else []
+
+
+_KINDS = {kind for model in _models_of(RunSpec, "source") for kind in get_args(model.model_fields["kind"].annotation)}

@@ -1,0 +1,109 @@
+"""Texts to embeddings: fast, in one place, and each text once per model.
+
+Embeddings of a corpus are kept in the store under a digest of the weights, the texts and the settings, in blocks; a
+killed encoding goes on with the first block that is not there.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrite import models
+from pyrite.progress import Progress
+from pyrite.spec import RunSpec
+from pyrite.store import Store
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Kind = Literal["query", "document"]
+
+#: Texts in one stored block: small enough that a kill costs seconds, large enough to batch texts of equal length.
+_BLOCK = 2048
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Encodes with the model in ``folder``. ``base`` is the base model's folder, whose prompts hold."""
+
+    folder: Path
+    base: Path
+    spec: RunSpec
+    store: Store
+
+    @cached_property
+    def device(self) -> str:
+        return models.device_name(self.spec.resources.device)
+
+    @cached_property
+    def model(self) -> "SentenceTransformer":
+        return models.load(self.folder, self.base, self.spec.model, self.device)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex digest of what decides an embedding, besides its text."""
+        prompts = models.prompts(self.base, self.spec.model)
+        precision = "bf16" if models.has_bf16(self.device) else "fp32"
+        parts = (
+            models.model_digest(self.folder),
+            sorted(prompts.items()),
+            self.spec.model.max_tokens,
+            precision,
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def encode(
+        self, texts: Sequence[str], kind: Kind, done: Callable[[int], None] = lambda _: None
+    ) -> npt.NDArray[np.float32]:
+        """Embeddings of ``texts``: shape (texts, dims), float32, of length 1. ``done`` is told of each batch's size."""
+        encode = self.model.encode_query if kind == "query" else self.model.encode_document
+        order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), i))
+        vectors: npt.NDArray[np.float32] | None = None
+        for batch in _batches([len(texts[i]) for i in order], self.spec.resources.encode_tokens):
+            chosen = order[batch]
+            part = encode(
+                [texts[i] for i in chosen],
+                batch_size=len(chosen),
+                normalize_embeddings=True,
+                show_progress_bar=False,
+                convert_to_tensor=True,
+            )
+            if vectors is None:
+                vectors = np.empty((len(texts), part.shape[1]), dtype=np.float32)
+            vectors[chosen] = part.float().cpu().numpy()
+            done(len(chosen))
+        return vectors if vectors is not None else np.empty((0, 0), dtype=np.float32)
+
+    def corpus(self, texts: Sequence[str], progress: Progress) -> list[Path]:
+        """Files with the embeddings of the passages ``texts``, in order (.npy, float32, of length 1 each)."""
+        digest = hashlib.sha256(self.digest.encode())
+        for text in texts:
+            digest.update(hashlib.sha256(text.encode()).digest())
+        prefix = f"embeddings/{digest.hexdigest()[:32]}"
+        keys = [f"{prefix}/block-{i:06d}.npy" for i in range((len(texts) + _BLOCK - 1) // _BLOCK)]
+        missing = [i for i, key in enumerate(keys) if not self.store.exists(key)]
+        if missing:
+            progress.begin(sum(len(texts[i * _BLOCK : (i + 1) * _BLOCK]) for i in missing), "passages encoded")
+        for i in missing:
+            buffer = io.BytesIO()
+            block = self.encode(texts[i * _BLOCK : (i + 1) * _BLOCK], "document", progress.advance)
+            np.save(buffer, block, allow_pickle=False)
+            self.store.write(keys[i], buffer.getvalue())
+        return [self.store.path(key) for key in keys]
+
+
+def _batches(lengths: Sequence[int], tokens: int) -> list[slice]:
+    """Slices of texts, longest first, such that a padded batch holds about ``tokens`` tokens (of 4 characters)."""
+    slices, start = [], 0
+    while start < len(lengths):
+        size = max(1, min(512, tokens * 4 // max(1, lengths[start])))
+        slices.append(slice(start, start + size))
+        start += size
+    return slices

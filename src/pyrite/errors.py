@@ -1,0 +1,16 @@
+"""Errors that are written for the person who reads them.
+
+A message names the file (or field), what was wrong, and what to do. The command line prints it without a traceback.
+"""
+
+
+class PyriteError(Exception):
+    """Something failed that is not the user's doing. Exit code 1."""
+
+    exit_code = 1
+
+
+class UserError(PyriteError):
+    """Bad input: a file, a setting or a command that a person can mend. Exit code 2."""
+
+    exit_code = 2

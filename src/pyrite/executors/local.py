@@ -1,0 +1,197 @@
+"""Run a whole plan on this machine: each step in a process of its own, judge shards side by side.
+
+Steps are forked from a server process that has the slow imports behind it. The server and its steps die with this
+process, however it dies; the step's own lock keeps a last moment of an orphan from meeting its successor.
+"""
+
+import ctypes
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+from pyrite.config import dump
+from pyrite.errors import PyriteError, UserError
+from pyrite.executors.step import Run, run_step
+from pyrite.locks import locked
+from pyrite.plan import Step, StepState, next_steps
+from pyrite.progress import Events
+from pyrite.spec import RunSpec
+from pyrite.store import Store
+
+#: Large activations make glibc hand memory back and fault it in again on every training step; these keep it.
+_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736", "MALLOC_TOP_PAD_": "268435456"}
+
+_GRACE_SECONDS = 20
+
+
+class Listener(Protocol):
+    """Who is told how a run goes."""
+
+    def planned(self, states: Sequence[StepState]) -> None:
+        """Before the first step: where every step stands."""
+        ...
+
+    def started(self, step: Step) -> None: ...
+
+    def event(self, step: Step, event: dict[str, Any]) -> None:
+        """A progress event of a running step, as ``pyrite.progress.Events`` passes them on."""
+        ...
+
+    def finished(self, step: Step, manifest: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class _Child:
+    step: Step
+    process: BaseProcess
+    events: Connection
+    error: tuple[str, int] | None = None
+
+
+def execute(run: Run, listener: Listener) -> None:
+    """Do every step that is not done, in order, and return when the run is finished.
+
+    Raises:
+        UserError: another process works on the run, or a step met bad input.
+        PyriteError: a step failed; the message names its log.
+    """
+    run.store.ensure_writable()
+    with locked(run.lock("run"), f"run {run.spec.name}"):
+        run.store.write(f"{run.prefix}/run.yaml", dump(run.spec).encode())
+        states = run.survey()
+        listener.planned(states)
+        before: list[Step] = []
+        while todo := next_steps(states):
+            steps = [state.step for state in todo][: run.spec.resources.judge_workers]
+            if steps == before:
+                raise PyriteError(
+                    f"{steps[0].label} finished but is still not done; its log is in {_log(run, steps[0])}"
+                )
+            _together(run, steps, listener)
+            states, before = run.survey(), steps
+
+
+def _together(run: Run, steps: Sequence[Step], listener: Listener) -> None:
+    """Run ``steps`` side by side and wait for all. On an error or an interrupt the others are stopped first."""
+    children = [_start(run, step) for step in steps]
+    try:
+        for step in steps:
+            listener.started(step)
+        _follow(run, children, listener)
+    finally:
+        for child in children:
+            if child.process.is_alive():
+                child.process.terminate()
+        for child in children:
+            child.process.join(_GRACE_SECONDS)
+            if child.process.is_alive():
+                child.process.kill()
+                child.process.join()
+            child.events.close()
+
+
+def _follow(run: Run, children: Sequence[_Child], listener: Listener) -> None:
+    open_pipes = {child.events: child for child in children}
+    while open_pipes:
+        for pipe in wait(list(open_pipes)):
+            assert isinstance(pipe, Connection)
+            child = open_pipes[pipe]
+            try:
+                event = json.loads(pipe.recv_bytes())
+            except EOFError:
+                del open_pipes[pipe]
+                child.process.join()
+                if child.process.exitcode != 0:
+                    raise _failure(run, child) from None
+                listener.finished(child.step, run.manifests()[child.step.name])
+                continue
+            if event["event"] == "error":
+                child.error = (event["text"], event["code"])
+            else:
+                listener.event(child.step, event)
+
+
+def _failure(run: Run, child: _Child) -> PyriteError:
+    log = _log(run, child.step)
+    if child.error is None:
+        code = child.process.exitcode or 0
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        return PyriteError(f"{child.step.label} {how}{hint}. Its log: {log}. The same command goes on from here.")
+    text, code = child.error
+    if code == UserError.exit_code:
+        return UserError(text)
+    return PyriteError(f"{child.step.label} failed: {text} Its log: {log}. The same command goes on from here.")
+
+
+def _log(run: Run, step: Step) -> Path:
+    return run.store.path(f"{run.prefix}/logs/{step.name}.log")
+
+
+def _start(run: Run, step: Step) -> _Child:
+    if sys.platform == "linux":
+        os.environ.update({name: os.environ.get(name, value) for name, value in _MALLOC.items()})
+        context: Any = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["pyrite.executors.preload"])
+    else:
+        context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = (
+        run.spec.model_dump_json(by_alias=True),
+        str(run.store.root),
+        dict(run.external),
+        tuple(step),
+        sender,
+    )
+    process = context.Process(target=_child, args=arguments, name=step.name)
+    process.start()
+    sender.close()
+    return _Child(step, process, receiver)
+
+
+def _child(spec: str, root: str, external: dict[str, str], step: tuple[Any, ...], pipe: Connection) -> None:
+    """Body of a step's process: run the step, tell the parent by the pipe, leave with the error's exit code."""
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    run = Run(RunSpec.model_validate_json(spec), Store(root), external)
+    doing = Step(*step)
+
+    def emit(event: dict[str, Any]) -> None:
+        pipe.send_bytes(json.dumps(event).encode())
+
+    log = _log(run, doing)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            run_step(run, doing, Events(emit))
+        except PyriteError as error:
+            code, text = error.exit_code, str(error)
+            traceback.print_exc()
+        except Exception as error:
+            code, text = 1, f"{type(error).__name__}: {error}."
+            traceback.print_exc()
+        else:
+            code, text = 0, ""
+    if code:
+        emit({"event": "error", "text": text, "code": code})
+    pipe.close()
+    sys.stdout.flush()
+    os._exit(code)  # torch's and pyarrow's exit handlers take seconds and have nothing left to do
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

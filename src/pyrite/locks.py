@@ -1,0 +1,63 @@
+"""One writer at a time: advisory locks that the kernel lets go of when their holder dies, however it dies."""
+
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pyrite.errors import UserError
+
+#: A killed run's last step may hold its lock for a moment after its parent is gone.
+_PATIENCE_SECONDS = 5.0
+
+
+@contextmanager
+def locked(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file ``path`` while the body runs.
+
+    Raises:
+        UserError: somebody else holds it; the message says who.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    try:
+        while not _try_lock(descriptor, shared):
+            if time.monotonic() > deadline:
+                holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+                raise UserError(
+                    f"{what} is being worked on by {holder}. Wait for it, or stop it, and give the same command again."
+                )
+            time.sleep(0.1)
+        if not shared:
+            now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, shared: bool) -> bool:
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def holder(path: Path) -> str | None:
+    """Who holds the lock file ``path`` now, or None where nobody does."""
+    if not path.is_file():
+        return None
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        if _try_lock(descriptor, shared=False):
+            return None
+        return os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+    finally:
+        os.close(descriptor)

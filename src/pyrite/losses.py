@@ -1,0 +1,48 @@
+"""The losses by name, as sentence-transformers has them, with the settings that this task needs."""
+
+from collections.abc import Callable
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    DistillKLDivLoss,
+    TripletLoss,
+)
+from sentence_transformers.sentence_transformer.losses.triplet import TripletDistanceMetric
+from sentence_transformers.util import pairwise_cos_sim
+from torch import Tensor
+
+from pyrite.spec import FinetuneSpec
+
+#: Texts in one forward pass of the cached loss: what a CPU's caches and small GPUs hold.
+_MINI_BATCH = 24
+
+
+def _multiple_negatives(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
+    """InfoNCE over the example's own negatives and all passages of the batch, with gradient caching
+    (van den Oord and others, arXiv 1807.03748; Gao and others, arXiv 2101.06983)."""
+    return CachedMultipleNegativesRankingLoss(model, scale=spec.scale, mini_batch_size=_MINI_BATCH)
+
+
+def _triplet(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
+    """max(0, d(q, p) - d(q, n) + margin) on cosine distance. The library's own default is Euclidean with margin 5."""
+    return TripletLoss(model, distance_metric=TripletDistanceMetric.COSINE, triplet_margin=spec.margin)
+
+
+def _distill(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
+    """KL divergence between the softmax of the judge's expected grades and that of scaled cosines
+    (Lin and others, arXiv 2010.11386)."""
+
+    def scaled(a: Tensor, b: Tensor) -> Tensor:
+        cosines: Tensor = pairwise_cos_sim(a, b)
+        return cosines * spec.scale
+
+    return DistillKLDivLoss(model, similarity_fct=scaled)
+
+
+LOSSES: dict[str, Callable[[SentenceTransformer, FinetuneSpec], Any]] = {
+    "multiple-negatives": _multiple_negatives,
+    "triplet": _triplet,
+    "distill": _distill,
+}

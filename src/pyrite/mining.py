@@ -1,0 +1,170 @@
+"""From judged candidates to training examples: pure rules, one query at a time.
+
+A rule says which candidates may be positives and negatives, and whether an example is hard: one that the model gets
+wrong as it is now. Whatever the rule, a chunk that the data reveals to be relevant is never a negative.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from pyrite.spec import MineSpec
+
+Kind = Literal["hard", "easy"]
+
+
+class Candidate(NamedTuple):
+    """A judged candidate. ``grade`` and ``expected`` are None where the judge gave none."""
+
+    chunk_id: str
+    rank: int
+    score: float
+    grade: int | None
+    expected: float | None
+
+
+class Example(NamedTuple):
+    """A positive and its negatives for one query, and the chunks that may never be its negatives."""
+
+    query_id: str
+    positive: Candidate
+    negatives: tuple[Candidate, ...]
+    kind: Kind
+    relevant: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A mining rule: the default least grade of a positive, and what makes an example hard.
+
+    ``by_rank``: a positive below ``positive_rank`` or a negative at or above ``negative_rank``. Otherwise: any
+    irrelevant candidate that outranks the positive, be it chosen as a negative or filtered out.
+    """
+
+    positive_grade: int
+    by_rank: bool
+
+
+#: The rules by name. "rank" is the known public recipe's; "paper" is arXiv 2512.08088's, which has no rank thresholds.
+RULES: dict[str, Rule] = {
+    "nearest": Rule(positive_grade=4, by_rank=False),
+    "rank": Rule(positive_grade=3, by_rank=True),
+    "paper": Rule(positive_grade=4, by_rank=False),
+}
+
+
+def mine_query(
+    query_id: str,
+    candidates: Sequence[Candidate],
+    relevant: set[str],
+    spec: MineSpec,
+    is_duplicate: Callable[[str, str], bool],
+) -> tuple[list[Example], str | None]:
+    """Examples of one query, and the reason where there is none.
+
+    Args:
+        candidates: the query's candidates, in any order.
+        relevant: ids of the chunks that the data set knows to be relevant.
+        is_duplicate: whether two chunk ids have nearly the same text.
+    """
+    rule = RULES[spec.rule]
+    least = spec.positive_grade or rule.positive_grade
+    ordered = sorted(candidates, key=lambda c: (c.rank, -c.score, c.chunk_id))
+    positives = [c for c in ordered if c.grade is not None and c.grade >= least]
+    if not positives:
+        graded = any(c.grade is not None for c in candidates)
+        return [], "no candidate is judged relevant" if graded else "no candidate was judged"
+    if rule.by_rank:
+        positives.sort(key=lambda c: c.rank <= spec.positive_rank)
+    protected = frozenset(relevant | {c.chunk_id for c in ordered if c.grade is not None and c.grade >= 3})
+    negatives = [
+        c for c in ordered if c.grade is not None and c.grade <= spec.negative_grade and c.chunk_id not in protected
+    ]
+    if not negatives:
+        return [], "no candidate is judged irrelevant"
+    examples = []
+    for positive in positives[: spec.positives]:
+        chosen = _choose(positive, negatives, protected, spec, is_duplicate)
+        if chosen:
+            examples.append(
+                Example(query_id, positive, chosen, _kind(rule, positive, chosen, negatives[0], spec), protected)
+            )
+    return examples, None if examples else "too few negatives pass the filters"
+
+
+def _choose(
+    positive: Candidate,
+    negatives: Sequence[Candidate],
+    protected: Iterable[str],
+    spec: MineSpec,
+    is_duplicate: Callable[[str, str], bool],
+) -> tuple[Candidate, ...]:
+    """The highest-ranked negatives that pass the filters, as many as an example holds, or none."""
+    ceiling = float("inf")
+    if spec.max_negative_share is not None:
+        ceiling = positive.score * spec.max_negative_share
+    chosen: list[Candidate] = []
+    for negative in negatives:
+        if negative.score > ceiling or any(is_duplicate(negative.chunk_id, other) for other in protected):
+            continue
+        chosen.append(negative)
+        if len(chosen) == spec.negatives:
+            return tuple(chosen)
+    return ()
+
+
+def _kind(rule: Rule, positive: Candidate, chosen: Sequence[Candidate], highest: Candidate, spec: MineSpec) -> Kind:
+    """``highest`` is the highest-ranked irrelevant candidate, chosen or not."""
+    if rule.by_rank:
+        hard = positive.rank > spec.positive_rank or any(n.rank <= spec.negative_rank for n in chosen)
+    else:
+        hard = highest.rank < positive.rank
+    return "hard" if hard else "easy"
+
+
+def mix(examples: Sequence[Example], easy_per_hard: float | None, seed: int) -> list[Example]:
+    """All hard examples, and as many easy ones as the ratio allows, drawn by ``seed``; in the order given."""
+    if easy_per_hard is None:
+        return list(examples)
+    easy = [example for example in examples if example.kind == "easy"]
+    room = round(easy_per_hard * (len(examples) - len(easy)))
+    drawn = set(sorted(easy, key=lambda example: _draw(example, seed))[:room])
+    return [example for example in examples if example.kind == "hard" or example in drawn]
+
+
+def _draw(example: Example, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed} {example.query_id} {example.positive.chunk_id}".encode()).digest()
+
+
+def mine(
+    by_query: Iterable[tuple[str, Sequence[Candidate]]],
+    relevant: Mapping[str, set[str]],
+    spec: MineSpec,
+    seed: int,
+    is_duplicate: Callable[[str, str], bool],
+) -> tuple[list[Example], Counter[str]]:
+    """Examples of all queries, mixed, and for queries that gave none the count of each reason."""
+    reasons: Counter[str] = Counter()
+
+    def each() -> Iterator[Example]:
+        for query_id, candidates in by_query:
+            found, reason = mine_query(query_id, candidates, relevant.get(query_id, set()), spec, is_duplicate)
+            if reason:
+                reasons[reason] += 1
+            yield from found
+
+    return mix(list(each()), spec.easy_per_hard, seed), reasons
+
+
+def shingles(text: str, width: int = 5) -> frozenset[tuple[str, ...]]:
+    """The runs of ``width`` words of a text, folded; of a shorter text, all its words as one run."""
+    words = text.casefold().split()
+    return frozenset(tuple(words[i : i + width]) for i in range(max(1, len(words) - width + 1)))
+
+
+def near_duplicates(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]], threshold: float = 0.8) -> bool:
+    """Whether the smaller of two shingle sets is nearly contained in the other (Broder's containment, 1997)."""
+    smaller = min(len(a), len(b))
+    return smaller > 0 and len(a & b) >= threshold * smaller

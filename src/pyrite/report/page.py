@@ -1,0 +1,65 @@
+"""The report as one HTML page that needs nothing else: no network, no script, no file beside it."""
+
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from pyrite.report import plots, words
+from pyrite.scoring import METRICS
+from pyrite.selection import BASE, label
+
+
+def render(report: dict[str, Any]) -> str:
+    """The page for ``report`` (as ``data.build`` makes it): the same bytes for the same report."""
+    return _template().render(
+        report=report,
+        css=Markup(_resource("page.css")),
+        metrics=METRICS,
+        BASE=BASE,
+        plots={
+            name: Markup(svg) if svg else None
+            for name, svg in (
+                ("changes", plots.changes(report)),
+                ("learning", plots.learning(report)),
+                ("tradeoff", plots.tradeoff(report)),
+                ("shifts", plots.shifts(report)),
+                ("grades", plots.grades(report)),
+                ("loss", plots.loss(report)),
+            )
+        },
+        mined=_mined(report["mining"]),
+    )
+
+
+def _mined(mining: list[dict[str, Any]]) -> list[tuple[str, list[float | None]]]:
+    """Counts of mining as rows: a label and one value per iteration, in their own order."""
+    keys = dict.fromkeys(key for row in mining for key in row["mined"])
+    return [(words.humanise(key), [row["mined"].get(key) for row in mining]) for key in keys]
+
+
+def _resource(name: str) -> str:
+    return (files("pyrite.report") / name).read_text(encoding="utf-8")
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "number": lambda value, digits=3: words.minus(words.number(value, digits)),
+        "signed": lambda value, digits=3: words.minus(words.signed(value, digits)),
+        "percent": lambda share: words.minus(words.percent(share)),
+        "direction": words.direction,
+        "interval": lambda of: words.minus(words.interval(of)),
+        "p": lambda value: words.minus(words.p_value(value)),
+        "minus": words.minus,
+        "duration": words.duration,
+        "bytes": words.size,
+        "when": words.when,
+        "label": label,
+        "count": lambda value: words.NONE if value is None else f"{value:,.0f}",
+        "rank": lambda rank: ">10" if rank is None else str(rank),
+    }
+    return environment.from_string(_resource("page.html.j2"))

@@ -1,0 +1,117 @@
+"""What the metrics are, and their value for every query.
+
+Everything is computed by ir-measures (MacAvaney, Macdonald, Ounis: "Streamlining Evaluation with
+ir-measures", ECIR 2022). It ships nDCG and scaled DCG but no plain DCG, so that one is defined here through
+its ``define``.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import ir_measures
+import numpy as np
+import pyarrow as pa
+
+
+def _dcg(qrels: Any, run: Any) -> Iterable[tuple[str, float]]:
+    """DCG of every query in ``run``, a data frame that ir-measures has sorted and cut at the cutoff."""
+    ranked = run[["query_id", "doc_id"]].assign(rank=run.groupby("query_id").cumcount() + 1)
+    graded = ranked.merge(qrels[["query_id", "doc_id", "relevance"]], on=["query_id", "doc_id"])
+    gain = graded["relevance"] / np.log2(graded["rank"] + 1)
+    return [(str(query), float(value)) for query, value in gain.groupby(graded["query_id"]).sum().items()]
+
+
+#: Discounted cumulative gain, unnormalised: the sum over ranks r of grade / log2(r + 1).
+DCG: Any = ir_measures.define(_dcg, name="DCG", pretty_name="Discounted Cumulative Gain")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: how it is written, what computes it, what it means and where that definition comes from."""
+
+    name: str
+    label: str
+    measure: Any
+    definition: str
+    citation: str
+
+
+#: Every metric of a run, by the name that stands in tables, in the order in which the report shows them. All
+#: are higher-is-better; "relevant" means a grade of 1 or more, and a query for which nothing is retrieved
+#: counts 0.
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "mrr@5",
+            "MRR@5",
+            ir_measures.RR @ 5,
+            "1 / rank of the first relevant chunk, 0 if it is not among the first 5. From 0 to 1.",
+            "Kantor and Voorhees, The TREC-5 Confusion Track, Information Retrieval 2, 2000",
+        ),
+        Metric(
+            "dcg@5",
+            "DCG@5",
+            DCG @ 5,
+            "Sum of grade / log2(rank + 1) over the first 5 ranks: every relevant chunk counts, early ones "
+            "more. From 0; with grades of 1 at most 2.95.",
+            "Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, ACM TOIS 20(4), 2002",
+        ),
+        Metric(
+            "ndcg@10",
+            "nDCG@10",
+            ir_measures.nDCG @ 10,
+            "DCG of the first 10 ranks as a share of the DCG of the best possible order. From 0 to 1.",
+            "Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, ACM TOIS 20(4), 2002",
+        ),
+        Metric(
+            "p@5",
+            "Precision@5",
+            ir_measures.P @ 5,
+            "Share of the first 5 ranks that hold a relevant chunk. From 0 to 1; a query with one relevant "
+            "chunk cannot exceed 0.2.",
+            "van Rijsbergen, Information Retrieval, chapter 7, 1979",
+        ),
+        Metric(
+            "r@5",
+            "Recall@5",
+            ir_measures.R @ 5,
+            "Share of the relevant chunks that stand among the first 5 ranks. From 0 to 1.",
+            "van Rijsbergen, Information Retrieval, chapter 7, 1979",
+        ),
+    )
+}
+
+
+def per_query(rankings: pa.Table, qrels: pa.Table) -> list[dict[str, str | float]]:
+    """Value of every metric for every query that has qrels.
+
+    Args:
+        rankings: columns query_id, chunk_id, rank (from 1), score; any order of rows. Only the rank decides.
+        qrels: QRELS table, grades above 0.
+
+    Returns:
+        One ``{"query_id", "metric", "value"}`` per query and metric, sorted by query id, then as in METRICS.
+    """
+    relevance: dict[str, dict[str, int]] = {}
+    for query, chunk, grade in _rows(qrels, "query_id", "chunk_id", "grade"):
+        relevance.setdefault(query, {})[chunk] = grade
+    # Measures sort by score and break ties each in its own way (by id, ascending or descending); a score that
+    # falls strictly with the rank leaves them nothing to break. Negative ranks are exact in trec_eval's
+    # 32-bit floats.
+    run: dict[str, dict[str, float]] = {}
+    for query, chunk, rank in _rows(rankings, "query_id", "chunk_id", "rank"):
+        if query in relevance:
+            run.setdefault(query, {})[chunk] = -float(rank)
+
+    names = {metric.measure: name for name, metric in METRICS.items()}
+    values = {(query, name): 0.0 for query in sorted(relevance) for name in METRICS}
+    if run:
+        for result in ir_measures.iter_calc(list(names), relevance, run):
+            values[result.query_id, names[result.measure]] = float(result.value)
+    return [{"query_id": query, "metric": name, "value": value} for (query, name), value in values.items()]
+
+
+def _rows(table: pa.Table, *columns: str) -> Iterable[tuple[Any, ...]]:
+    return zip(*(table.column(column).to_pylist() for column in columns), strict=True)

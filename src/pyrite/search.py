@@ -1,0 +1,56 @@
+"""Exact nearest neighbours over embeddings read block by block: memory does not grow with the corpus."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+from faiss.contrib.exhaustive_search import knn_ground_truth
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+
+def top_k(queries: Floats, blocks: Iterator[Floats], k: int) -> tuple[Floats, Integers]:
+    """The ``k`` vectors of greatest inner product for each query, best first; ties by position.
+
+    Args:
+        queries: shape (queries, dims), float32, normalised for cosine similarity.
+        blocks: consecutive pieces of the corpus, each of shape (some, dims), float32.
+
+    Returns:
+        scores of shape (queries, k) and positions in the corpus of the same shape. Where the corpus has fewer than
+        ``k`` vectors, the rest is -inf and -1.
+    """
+    scores, positions = knn_ground_truth(
+        np.ascontiguousarray(queries), blocks, k, metric_type=faiss.METRIC_INNER_PRODUCT
+    )
+    scores = np.where(positions < 0, -np.inf, scores).astype(np.float32)
+    order = np.lexsort((positions, -scores), axis=1)
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
+
+
+def read_blocks(files: Sequence[Path], rows: int, keep: npt.NDArray[np.bool_] | None = None) -> Iterator[Floats]:
+    """Read embeddings stored in ``files`` (.npy, shape (some, dims)) at most ``rows`` at a time, in order.
+
+    ``keep``, of the whole corpus's length, leaves out the vectors where it is false; positions then count those kept.
+    """
+    start = 0
+    for file in files:
+        stored = np.load(file, mmap_mode="r", allow_pickle=False)
+        for first in range(0, len(stored), rows):
+            block = np.asarray(stored[first : first + rows], dtype=np.float32)
+            if keep is not None:
+                block = block[keep[start + first : start + first + len(block)]]
+            if len(block):
+                yield np.ascontiguousarray(block)
+        start += len(stored)
+
+
+def gather(files: Sequence[Path], positions: Integers) -> Floats:
+    """The vectors at ``positions`` of the corpus stored in ``files``; shape (positions, dims)."""
+    stored = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
+    starts = np.cumsum([0, *(len(part) for part in stored)])
+    which = np.searchsorted(starts, positions, side="right") - 1
+    return np.stack([stored[w][p - starts[w]] for w, p in zip(which, positions, strict=True)]).astype(np.float32)

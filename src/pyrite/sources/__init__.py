@@ -1,0 +1,24 @@
+"""Where documents and questions come from: one file a kind, and ``open_source`` that picks it."""
+
+from pyrite.sources.base import Source
+from pyrite.sources.beir import Beir
+from pyrite.sources.huggingface import Huggingface
+from pyrite.sources.medquad import Medquad
+from pyrite.sources.qa import Qa
+from pyrite.sources.sample import Sample
+from pyrite.spec import BeirSource, HuggingfaceSource, MedquadSource, QaSource, SampleSource, SourceSpec
+
+
+def open_source(spec: SourceSpec) -> Source:
+    """The source that ``spec`` describes. Nothing is read yet."""
+    match spec:
+        case SampleSource():
+            return Sample(spec)
+        case MedquadSource():
+            return Medquad(spec)
+        case QaSource():
+            return Qa(spec)
+        case BeirSource():
+            return Beir(spec)
+        case HuggingfaceSource():
+            return Huggingface(spec)

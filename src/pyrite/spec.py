@@ -1,0 +1,287 @@
+"""RunSpec: the one description of a run. A YAML file, command-line overrides and (later) a custom resource share it.
+
+Everything under ``resources`` decides how a run is done and never what comes out of it; all other settings are part of
+what a step's result depends on.
+"""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+
+class Section(BaseModel):
+    """A part of the RunSpec: unknown keys are refused, values never change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# --- where questions and documents come from -------------------------------------------------------------------------
+
+
+class SampleSource(Section):
+    """The built-in practice corpus of everyday medicine."""
+
+    kind: Literal["sample"] = "sample"
+
+
+class MedquadSource(Section):
+    """MedQuAD's XML: a folder, or the .tar.xz, .tar.gz or .zip as published."""
+
+    kind: Literal["medquad"] = "medquad"
+    path: str = Field(description="folder or archive")
+    collections: list[str] = Field(
+        default=[],
+        description="sources to keep, e.g. [NIDDK, NINDS], as each document names its own; empty: all",
+    )
+
+
+class QaSource(Section):
+    """Questions with their answers, one a row, in a JSONL or Parquet file (or a folder of them)."""
+
+    kind: Literal["jsonl", "parquet"]
+    path: str = Field(description="file, or folder of files")
+    question: str = Field(default="question", description="column that holds the question")
+    answer: str = Field(default="answer", description="column that holds the answer")
+    id: str | None = Field(default=None, description="column of a unique id; without it, the row's number")
+    topic: str | None = Field(
+        default=None, description="column to split by; without it, each question is its own topic"
+    )
+    type: str | None = Field(default=None, description="column of the question's type, for the report")
+    title: str | None = Field(default=None, description="column of the answer's title")
+
+
+class BeirSource(Section):
+    """A BEIR folder: corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv."""
+
+    kind: Literal["beir"] = "beir"
+    path: str = Field(description="folder")
+
+
+class HuggingfaceSource(Section):
+    """A data set of questions and answers read through the ``datasets`` library: a hub id, or a local folder."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    id: str = Field(description="data set id, or a local path")
+    name: str | None = Field(default=None, description="configuration of the data set")
+    revision: str | None = Field(default=None, description="commit of the data set; pin it")
+    split: str = Field(default="train", description="which split to read")
+    question: str = "question"
+    answer: str = "answer"
+    topic: str | None = None
+    type: str | None = None
+    title: str | None = None
+
+
+SourceSpec = Annotated[
+    SampleSource | MedquadSource | QaSource | BeirSource | HuggingfaceSource, Field(discriminator="kind")
+]
+
+# --- the model and the stages -----------------------------------------------------------------------------------------
+
+
+class ModelSpec(Section):
+    """The model that is adapted."""
+
+    base: str = Field(
+        default="builtin:all-MiniLM-L6-v2",
+        description="folder, hub id, or builtin:all-MiniLM-L6-v2 (packaged)",
+    )
+    revision: str | None = Field(default=None, description="commit of a hub model; pin it")
+    query_prompt: str | None = Field(
+        default=None,
+        description="put before every query; unset: what the model's own configuration or family says",
+    )
+    passage_prompt: str | None = Field(default=None, description="put before every passage; unset: likewise")
+    max_tokens: int | None = Field(
+        default=None, ge=16, description="cut texts at this many tokens; unset: the model's window"
+    )
+    trust_remote_code: bool = Field(default=False, description="run code that comes with a hub model")
+
+
+class SplitSpec(Section):
+    """Shares of the topics. They must add up to 1."""
+
+    train: float = Field(default=0.70, gt=0, lt=1)
+    val: float = Field(default=0.15, gt=0, lt=1)
+    test: float = Field(default=0.15, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "SplitSpec":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train, val and test add up to {total:g}, not 1")
+        return self
+
+
+class PrepareSpec(Section):
+    """Documents to chunks, and questions to splits."""
+
+    min_chars: int = Field(default=500, ge=1, description="a chunk is at least this long where its document allows it")
+    max_chars: int = Field(default=1000, ge=50, description="a chunk is never longer than this, in characters")
+    split: SplitSpec = SplitSpec()
+    max_train_queries: int | None = Field(
+        default=None, ge=1, description="keep this many training queries, drawn by seed; unset: all"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "PrepareSpec":
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars ({self.min_chars}) is above max_chars ({self.max_chars})")
+        return self
+
+
+class RetrieveSpec(Section):
+    """Which candidates are looked at."""
+
+    top_k: int = Field(default=50, ge=2, description="candidates per query")
+
+
+class JudgeSpec(Section):
+    """Who grades the pairs."""
+
+    kind: Literal["labels"] = Field(default="labels", description="labels: the data set's own answer key")
+    shards: int = Field(default=2, ge=1, le=10_000, description="parts that are judged independently")
+
+
+class MineSpec(Section):
+    """How judged candidates become training examples."""
+
+    rule: Literal["nearest", "rank", "paper"] = Field(
+        default="nearest",
+        description="nearest: the highest-ranked relevant chunk against the highest-ranked irrelevant ones; "
+        "rank: relevant but ranked low, irrelevant but ranked high; "
+        "paper: the highest grade against grades 1 and 2 (arXiv 2512.08088)",
+    )
+    positive_grade: int | None = Field(
+        default=None,
+        ge=2,
+        le=4,
+        description="least grade of a positive; unset: the rule's own (rank 3, others 4)",
+    )
+    positive_rank: int = Field(default=10, ge=0, description="rank rule: a hard positive is ranked below this")
+    negative_grade: int = Field(default=2, ge=1, le=3, description="greatest grade of a negative; 3 and above never")
+    negative_rank: int = Field(default=5, ge=1, description="rank rule: a hard negative is ranked at or above this")
+    negatives: int = Field(default=3, ge=1, le=32, description="negatives per example")
+    positives: int = Field(default=1, ge=1, description="positives per query, each its own example")
+    max_negative_share: float | None = Field(
+        default=0.95,
+        gt=0,
+        le=1,
+        description="drop a negative that scores above this share of the positive's score (NV-Retriever); unset: keep",
+    )
+    easy_per_hard: float | None = Field(
+        default=None, ge=0, description="easy examples kept for each hard one, against forgetting; unset: all"
+    )
+    accumulate: bool = Field(default=True, description="keep the examples of earlier iterations")
+
+    @field_validator("negative_grade")
+    @classmethod
+    def _never_relevant(cls, value: int) -> int:
+        if value >= 3:
+            raise ValueError("a chunk graded 3 or above is relevant and can never be a negative; use 1 or 2")
+        return value
+
+
+class FinetuneSpec(Section):
+    """How the model is trained on the examples."""
+
+    loss: Literal["multiple-negatives", "triplet", "distill"] = Field(
+        default="multiple-negatives",
+        description="multiple-negatives: cached, with the mined negatives and the batch's; "
+        "triplet: cosine distance; distill: KL divergence to the judge's expected grades",
+    )
+    start: Literal["previous", "base"] = Field(default="previous", description="which weights an iteration starts from")
+    learning_rate: float = Field(default=5e-5, gt=0)
+    epochs: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=24, ge=2)
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
+    scale: float = Field(default=20.0, gt=0, description="multiple-negatives: inverse temperature")
+    margin: float = Field(default=0.1, gt=0, description="triplet: margin in cosine distance")
+    max_tokens: int | None = Field(default=None, ge=16, description="cut texts at this many tokens in training only")
+    dropout: bool = Field(default=False, description="train with the model's own dropout")
+    weight_decay: float = Field(default=0.01, ge=0)
+    checkpoint_every: int = Field(default=20, ge=1, description="steps between checkpoints")
+    report_to: list[str] = Field(default=[], description="trackers, as transformers names them, e.g. [tensorboard]")
+
+
+class RetentionSpec(Section):
+    """A BEIR folder from another field, and how much may be lost there."""
+
+    path: str
+    max_loss: float = Field(default=0.02, ge=0, le=1, description="share of base nDCG@10 that a candidate may lose")
+
+
+class GateSpec(Section):
+    """When a run counts as a success. Shares of the base model's value."""
+
+    mrr: float = Field(default=0.15, alias="mrr@5", description="least relative gain in MRR@5 on test")
+    dcg: float = Field(default=0.15, alias="dcg@5", description="least relative gain in DCG@5 on test")
+    p_value: float = Field(default=0.05, gt=0, le=1, description="greatest p-value of the paired test on MRR@5")
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class EvaluateSpec(Section):
+    """How the models are compared."""
+
+    blends: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default=[0.3, 0.6],
+        description="shares of tuned weights averaged with the base (WiSE-FT); empty: none",
+    )
+    retention: RetentionSpec | None = None
+    gate: GateSpec = GateSpec()
+    resamples: int = Field(default=10_000, ge=100, description="bootstrap and permutation draws")
+
+
+class ResourcesSpec(Section):
+    """How a run is done on this machine. Nothing here changes what comes out."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    encode_tokens: int = Field(default=8192, ge=256, description="tokens in one encoding batch")
+    search_block: int = Field(default=65_536, ge=1, description="chunks held in memory at a time while searching")
+    judge_workers: int = Field(default=2, ge=1, description="judge shards that run at once on this machine")
+
+
+class RunSpec(Section):
+    """The one description of a run."""
+
+    name: str = Field(description="names the run's folder in the store: letters, digits, dot, dash")
+    domain: str = Field(default="general", description="for the report and the model card")
+    source: SourceSpec
+    model: ModelSpec = ModelSpec()
+    iterations: int = Field(default=2, ge=1, le=100)
+    seed: int = Field(default=0, ge=0)
+    prepare: PrepareSpec = PrepareSpec()
+    retrieve: RetrieveSpec = RetrieveSpec()
+    judge: JudgeSpec = JudgeSpec()
+    mine: MineSpec = MineSpec()
+    finetune: FinetuneSpec = FinetuneSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", value):
+            raise ValueError("use 1 to 63 lower-case letters, digits, dots and dashes, starting with a letter or digit")
+        return value
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "RunSpec":
+        if self.finetune.loss == "triplet" and self.mine.negatives != 1:
+            raise ValueError(
+                f"finetune.loss triplet takes one negative: set mine.negatives to 1, not {self.mine.negatives}"
+            )
+        return self
+
+    def settings(self, *names: str) -> dict[str, Any]:
+        """The named settings (dotted: "model.max_tokens") as plain JSON values."""
+        everything = self.model_dump(mode="json", by_alias=True)
+        found = {}
+        for name in names:
+            value: Any = everything
+            for part in name.split("."):
+                value = value[part]
+            found[name] = value
+        return found

@@ -1,0 +1,108 @@
+"""evaluate: the end of a run. The model is chosen on validation; test is touched once; the report is written."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pyrite import card, models, tables
+from pyrite.report.data import ReportInputs, build
+from pyrite.report.page import render
+from pyrite.selection import Candidate, Choice, choose, model_name, parse_model_name
+from pyrite.stages.context import StepContext
+from pyrite.stages.inputs import (
+    encoder_of,
+    model_folder,
+    read_candidates,
+    read_chunks,
+    read_judgments,
+    read_qrels,
+    read_queries,
+)
+from pyrite.stages.scored import means, score_split
+
+
+def run(ctx: StepContext) -> dict[str, Any]:
+    """Write model/, report/report.html, report/report.json and the test metrics; return the verdict."""
+    iterations = range(1, ctx.spec.iterations + 1)
+    chunks, queries, qrels = read_chunks(ctx), read_queries(ctx), read_qrels(ctx)
+    val = pa.concat_tables(
+        [tables.read(ctx.input(f"iterations/{i}/metrics/val.parquet"), tables.PER_QUERY) for i in (0, *iterations)]
+    )
+    retention: dict[str, float] = {}
+    for i in (0, *iterations):
+        retention |= ctx.manifests[f"validate-{i}"]["summary"]["retention"]
+    choice = _choose(ctx, val, retention)
+    chosen = ctx.output_folder("model")
+    _hand_over(ctx, choice.name, chosen)
+
+    rows: list[dict[str, Any]] = []
+    ranked: list[pa.Table] = []
+    for name in dict.fromkeys(["base", *(model_name(i) for i in iterations), choice.name]):
+        folder = chosen if name == choice.name else model_folder(ctx, parse_model_name(name)[0])
+        ctx.progress.say(f"scoring {name} on test")
+        rankings, scored = score_split(encoder_of(ctx, folder), name, "test", chunks, queries, qrels, ctx.progress)
+        rows += scored
+        ranked.append(rankings)
+    test = pa.Table.from_pylist(rows, tables.PER_QUERY)
+    rankings = pa.concat_tables(ranked).cast(tables.RANKINGS)
+    tables.write(ctx.output("report/test.parquet"), test, tables.PER_QUERY)
+    tables.write(ctx.output("report/rankings.parquet"), rankings, tables.RANKINGS)
+
+    report = build(
+        ReportInputs(
+            spec=ctx.spec,
+            manifests={name: dict(manifest) for name, manifest in ctx.manifests.items() if name != ctx.step.name},
+            chunks=chunks,
+            queries=queries,
+            qrels=qrels,
+            val=val,
+            test=test,
+            rankings=rankings,
+            candidates={i: read_candidates(ctx, i) for i in iterations},
+            judgments={i: read_judgments(ctx, i) for i in iterations},
+            choice=choice,
+            retention=retention,
+        )
+    )
+    ctx.output("report/report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
+    ctx.output("report/report.html").write_text(render(report), encoding="utf-8")
+    card.write(chosen, report, ctx.spec, ctx.manifests["prepare"]["summary"]["queries"])
+    scores = {name: means([row for row in rows if row["model"] == name]) for name in {row["model"] for row in rows}}
+    return {
+        "chosen": choice.name,
+        "reasons": choice.reasons,
+        "test": scores,
+        "passed": report["gate"]["passed"],
+    }
+
+
+def _choose(ctx: StepContext, val: pa.Table, retention: dict[str, float]) -> Choice:
+    values: dict[str, dict[str, float]] = {}
+    for row in val.to_pylist():
+        if row["metric"] == "mrr@5":
+            values.setdefault(row["model"], {})[row["query_id"]] = row["value"]
+    candidates = []
+    for name, by_query in values.items():
+        iteration, weight = parse_model_name(name)
+        each = np.array([by_query[query] for query in sorted(by_query)])
+        candidates.append(Candidate(name, iteration, weight, each, retention.get(name)))
+    limit = ctx.spec.evaluate.retention
+    return choose(candidates, limit.max_loss if limit else None)
+
+
+def _hand_over(ctx: StepContext, name: str, folder: Path) -> None:
+    """Write the model called ``name`` to ``folder``."""
+    iteration, weight = parse_model_name(name)
+    if 0 < weight < 1:
+        models.blend(model_folder(ctx, 0), model_folder(ctx, iteration), weight, folder)
+    else:
+        shutil.copytree(model_folder(ctx, iteration), folder, dirs_exist_ok=True, ignore=_NOT_THE_MODEL)
+
+
+_NOT_THE_MODEL = shutil.ignore_patterns(
+    "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "onnx", "openvino", ".*"
+)

@@ -1,0 +1,165 @@
+"""finetune: the model is trained on the mined examples by sentence-transformers' own trainer.
+
+The model folder that this writes is what is scored and handed over: nothing of the trained object in memory is used.
+"""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from datasets import Dataset, load_dataset
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+
+from pyrite import models
+from pyrite.batching import ConflictFreeSampler, Row
+from pyrite.errors import PyriteError
+from pyrite.losses import LOSSES
+from pyrite.progress import Progress
+from pyrite.stages.context import StepContext
+from pyrite.stages.inputs import model_folder
+
+
+def run(ctx: StepContext) -> dict[str, Any]:
+    """Write iterations/<i>/model/; return steps, examples and the loss's history as (step, loss)."""
+    spec, folder = ctx.spec.finetune, ctx.output_folder(f"iterations/{ctx.iteration}/model")
+    examples = ctx.input(f"iterations/{ctx.iteration}/examples.parquet")
+    device = models.device_name(ctx.spec.resources.device)
+    start = model_folder(ctx, ctx.iteration - 1 if spec.start == "previous" else 0)
+    model = models.load(start, model_folder(ctx, 0), ctx.spec.model, device, for_training=True)
+    window = model.max_seq_length
+    if spec.max_tokens is not None:
+        model.max_seq_length = min(spec.max_tokens, window or spec.max_tokens)
+    if not spec.dropout:
+        _without_dropout(model)
+    dataset, rows = _read(examples, spec.loss, ctx.spec.mine.negatives, ctx.scratch / "arrow")
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=_arguments(ctx, model, dataset.column_names, device),
+        train_dataset=dataset,
+        loss=LOSSES[spec.loss](model, spec),
+        callbacks=[_Tell(ctx.progress)],
+    )
+    trainer.args.batch_sampler = partial(_sampler, rows=rows, run_seed=ctx.spec.seed)
+    checkpoint = _last_checkpoint(ctx.scratch / "checkpoints")
+    if checkpoint:
+        ctx.progress.say(f"going on from {checkpoint.name}")
+    set_seed(ctx.spec.seed)
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    model.max_seq_length = window
+    model.save_pretrained(str(folder), safe_serialization=True)
+    _restore_configuration(start, folder)
+    history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    if not history or any(loss != loss for _, loss in history):
+        raise PyriteError("training gave no finite loss. Lower finetune.learning_rate.")
+    return {
+        "examples": len(rows),
+        "steps": trainer.state.global_step,
+        "loss": history[-1][1],
+        "history": history,
+    }
+
+
+def _read(path: Path, loss: str, negatives: int, cache: Path) -> tuple[Dataset, list[Row]]:
+    """The examples as a memory-mapped dataset of the columns that the loss takes, and what the sampler needs."""
+    texts = ["anchor", "positive", *(f"negative_{i}" for i in range(1, negatives + 1))]
+    wanted = [*texts, "label"] if loss == "distill" else texts
+    dataset = load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(cache), columns=wanted)
+    table = pq.read_table(path, columns=["query_id", "positive_id", "negative_ids", "relevant_ids"])
+    rows = [
+        Row(
+            row["query_id"],
+            frozenset([row["positive_id"], *row["negative_ids"]]),
+            frozenset(row["relevant_ids"]),
+        )
+        for row in table.to_pylist()
+    ]
+    return dataset, rows
+
+
+def _sampler(dataset: Dataset, batch_size: int, rows: list[Row], run_seed: int, **_: Any) -> DefaultBatchSampler:
+    return ConflictFreeSampler(dataset, batch_size, rows, run_seed)
+
+
+def _arguments(
+    ctx: StepContext, model: SentenceTransformer, columns: list[str], device: str
+) -> SentenceTransformerTrainingArguments:
+    spec = ctx.spec.finetune
+    named = {
+        column: model.prompts["query" if column == "anchor" else "document"] for column in columns if column != "label"
+    }
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(ctx.scratch / "checkpoints"),
+        num_train_epochs=spec.epochs,
+        per_device_train_batch_size=spec.batch_size,
+        learning_rate=spec.learning_rate,
+        warmup_steps=spec.warmup,
+        weight_decay=spec.weight_decay,
+        lr_scheduler_type="linear",
+        bf16=models.has_bf16(device),
+        use_cpu=device == "cpu",
+        seed=ctx.spec.seed,
+        data_seed=ctx.spec.seed,
+        prompts={column: prompt for column, prompt in named.items() if prompt} or None,
+        save_strategy="steps",
+        save_steps=spec.checkpoint_every,
+        save_total_limit=1,
+        logging_steps=5,
+        report_to=spec.report_to or "none",
+        disable_tqdm=True,
+        dataloader_pin_memory=device == "cuda",
+    )
+
+
+def _without_dropout(model: SentenceTransformer) -> None:
+    """Drawing the masks is 46% of a training step on a CPU, and the examples are too few passes to overfit."""
+    import torch
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        elif isinstance(getattr(module, "dropout_prob", None), float):
+            module.dropout_prob = 0.0
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written whole: the trainer's state is the last file of one."""
+    whole = [path for path in folder.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
+    for path in folder.glob("checkpoint-*"):
+        if path not in whole:
+            shutil.rmtree(path)
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _restore_configuration(start: Path, folder: Path) -> None:
+    """The transformer's configuration as it was, but for what a newer library adds: dropout is put back."""
+    before, after = start / "config.json", folder / "config.json"
+    if before.is_file() and after.is_file():
+        merged = json.loads(after.read_text()) | {
+            name: value for name, value in json.loads(before.read_text()).items() if "dropout" in name
+        }
+        after.write_text(json.dumps(merged, indent=2) + "\n")
+
+
+class _Tell(TrainerCallback):  # type: ignore[misc]  # the library is not typed
+    """Tells of each training step."""
+
+    def __init__(self, progress: Progress):
+        self._progress = progress
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        del args, control
+        self._progress.begin(state.max_steps, "training steps")
+        self._progress.advance(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        del args, state, control
+        self._progress.advance()

@@ -1,0 +1,105 @@
+"""mine: judged candidates become training examples, beside those of earlier iterations."""
+
+from collections import defaultdict
+from functools import cache
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from pyrite import mining, tables
+from pyrite.errors import UserError
+from pyrite.mining import Candidate, Example
+from pyrite.stages.context import StepContext
+from pyrite.stages.inputs import read_candidates, read_chunks, read_judgments, read_qrels, read_queries
+
+
+def run(ctx: StepContext) -> dict[str, Any]:
+    """Write iterations/<i>/examples.parquet; return counts of each kind and of queries that gave none, and why."""
+    spec = ctx.spec.mine
+    text_of = _texts(read_chunks(ctx), "chunk_id")
+    query_of = _texts(read_queries(ctx, "train"), "query_id")
+    relevant: dict[str, set[str]] = defaultdict(set)
+    qrels = read_qrels(ctx)
+    for query, chunk in zip(qrels["query_id"].to_pylist(), qrels["chunk_id"].to_pylist(), strict=True):
+        relevant[query].add(chunk)
+
+    @cache
+    def shingles(chunk_id: str) -> frozenset[tuple[str, ...]]:
+        return mining.shingles(text_of[chunk_id])
+
+    def is_duplicate(a: str, b: str) -> bool:
+        return mining.near_duplicates(shingles(a), shingles(b))
+
+    judged = _judged(read_candidates(ctx, ctx.iteration), read_judgments(ctx, ctx.iteration))
+    ctx.progress.begin(len(judged), "queries mined")
+    found, reasons = mining.mine(judged, relevant, spec, ctx.spec.seed, is_duplicate)
+    ctx.progress.advance(len(judged))
+    rows = [_row(example, ctx.iteration, query_of, text_of) for example in found]
+    kept = _earlier(ctx, rows)
+    schema = tables.examples(spec.negatives)
+    total = tables.write(ctx.output(f"iterations/{ctx.iteration}/examples.parquet"), kept + rows, schema)
+    if not total:
+        why = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
+        raise UserError(
+            f"mining found no example in {len(judged)} queries ({why}). "
+            "Loosen mine.max_negative_share, mine.positive_grade or mine.rule, or raise retrieve.top_k."
+        )
+    return {
+        "queries": len(judged),
+        "hard": sum(example.kind == "hard" for example in found),
+        "easy": sum(example.kind == "easy" for example in found),
+        "earlier": len(kept),
+        "examples": total,
+        "without": dict(reasons.most_common()),
+    }
+
+
+def _texts(table: pa.Table, key: str) -> dict[str, str]:
+    return dict(zip(table[key].to_pylist(), table["text"].to_pylist(), strict=True))
+
+
+def _judged(candidates: pa.Table, judgments: pa.Table) -> list[tuple[str, list[Candidate]]]:
+    """Each query with its candidates, graded where the judge gave a grade; in the candidates' order."""
+    grades = {(row["query_id"], row["chunk_id"]): (row["grade"], row["expected"]) for row in judgments.to_pylist()}
+    none = (None, None)
+    return [
+        (
+            query,
+            [
+                Candidate(row["chunk_id"], row["rank"], row["score"], *grades.get((query, row["chunk_id"]), none))
+                for row in rows
+            ],
+        )
+        for query, rows in groupby(candidates.to_pylist(), key=lambda row: row["query_id"])
+    ]
+
+
+def _row(example: Example, iteration: int, query_of: dict[str, str], text_of: dict[str, str]) -> dict[str, Any]:
+    negatives = {f"negative_{i}": text_of[c.chunk_id] for i, c in enumerate(example.negatives, 1)}
+    return {
+        "query_id": example.query_id,
+        "positive_id": example.positive.chunk_id,
+        "negative_ids": [c.chunk_id for c in example.negatives],
+        "relevant_ids": sorted(example.relevant),
+        "kind": example.kind,
+        "iteration": iteration,
+        "anchor": query_of[example.query_id],
+        "positive": text_of[example.positive.chunk_id],
+        **negatives,
+        "label": [c.expected for c in (example.positive, *example.negatives)],
+    }
+
+
+def _earlier(ctx: StepContext, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Examples of earlier iterations that are kept: those that the new ones do not repeat."""
+    if ctx.iteration == 1 or not ctx.spec.mine.accumulate:
+        return []
+    key = f"iterations/{ctx.iteration - 1}/examples.parquet"
+    before: list[dict[str, Any]] = tables.read(ctx.input(key), tables.examples(ctx.spec.mine.negatives)).to_pylist()
+    again = {_identity(row) for row in new}
+    return [row for row in before if _identity(row) not in again]
+
+
+def _identity(row: dict[str, Any]) -> tuple[str, str, tuple[str, ...]]:
+    return row["query_id"], row["positive_id"], tuple(row["negative_ids"])

@@ -1,0 +1,37 @@
+"""validate: an iteration's model, and its blends with the base, are scored on the validation queries.
+
+Iteration 0 is the base model. Where a retention set is named, each is scored there too.
+"""
+
+from typing import Any
+
+from pyrite import models, tables
+from pyrite.selection import model_name
+from pyrite.stages.context import StepContext
+from pyrite.stages.inputs import encoder_of, model_folder, read_chunks, read_qrels, read_queries
+from pyrite.stages.scored import means, score_retention, score_split
+
+
+def run(ctx: StepContext) -> dict[str, Any]:
+    """Write iterations/<i>/metrics/val.parquet; return the mean metrics and the retention of each model."""
+    spec = ctx.spec.evaluate
+    chunks, queries, qrels = read_chunks(ctx), read_queries(ctx), read_qrels(ctx)
+    base, tuned = model_folder(ctx, 0), model_folder(ctx, ctx.iteration)
+    rows: list[dict[str, Any]] = []
+    val: dict[str, dict[str, float]] = {}
+    retention: dict[str, float] = {}
+    for weight in (1.0, *(spec.blends if ctx.iteration else ())):
+        name = model_name(ctx.iteration, weight)
+        folder = tuned
+        if weight < 1:
+            folder = ctx.scratch / name
+            models.blend(base, tuned, weight, folder)
+        encoder = encoder_of(ctx, folder)
+        ctx.progress.say(f"scoring {name} on validation")
+        _, scored = score_split(encoder, name, "val", chunks, queries, qrels, ctx.progress)
+        rows += scored
+        val[name] = means(scored)
+        if spec.retention:
+            retention[name] = score_retention(encoder, spec.retention.path, ctx.progress)
+    tables.write(ctx.output(f"iterations/{ctx.iteration}/metrics/val.parquet"), rows, tables.PER_QUERY)
+    return {"val": val, "retention": retention}

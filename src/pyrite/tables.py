@@ -1,0 +1,146 @@
+"""The Arrow schema of every table that a run writes, and the two functions that write and read them.
+
+Every table is Parquet and can be opened with ``datasets.load_dataset("parquet", data_files=...)``.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pyrite.errors import PyriteError
+
+_parent = pa.struct(
+    [
+        ("document_id", pa.string()),
+        # Character offsets of the chunk in the document's text: text[start:end] == chunk text.
+        ("start", pa.int32()),
+        ("end", pa.int32()),
+        ("topic", pa.string()),
+        ("type", pa.string()),
+    ]
+)
+
+#: One row per distinct passage. ``parents`` lists every place where the passage stands, so that merging loses nothing.
+CHUNKS = pa.schema(
+    [
+        ("chunk_id", pa.string()),
+        ("text", pa.string()),
+        ("title", pa.string()),
+        ("split", pa.string()),
+        ("parents", pa.list_(_parent)),
+    ]
+)
+
+#: One row per distinct question. ``split`` is train, val or test.
+QUERIES = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("text", pa.string()),
+        ("topic", pa.string()),
+        ("type", pa.string()),
+        ("split", pa.string()),
+        ("question_ids", pa.list_(pa.string())),
+    ]
+)
+
+#: What the data set itself says is relevant. ``grade`` is the data set's, above 0.
+QRELS = pa.schema([("query_id", pa.string()), ("chunk_id", pa.string()), ("grade", pa.int8())])
+
+#: What the current model retrieves. ``rank`` counts from 1; ``score`` is cosine similarity.
+CANDIDATES = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("chunk_id", pa.string()),
+        ("rank", pa.int32()),
+        ("score", pa.float32()),
+    ]
+)
+
+#: One graded pair. ``p1``..``p4`` is the judge's distribution over the grades, ``expected`` its mean (1.0 to 4.0).
+JUDGMENTS = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("chunk_id", pa.string()),
+        ("grade", pa.int8()),
+        ("p1", pa.float32()),
+        ("p2", pa.float32()),
+        ("p3", pa.float32()),
+        ("p4", pa.float32()),
+        ("expected", pa.float32()),
+        ("judge", pa.string()),
+    ]
+)
+
+#: Metric of one query under one model, long form. ``model`` is base, iteration-1, iteration-1@0.3 (a blend), ...
+PER_QUERY = pa.schema(
+    [
+        ("model", pa.string()),
+        ("split", pa.string()),
+        ("query_id", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+
+#: What each model ranked first, for the report. ``rank`` counts from 1.
+RANKINGS = pa.schema(
+    [
+        ("model", pa.string()),
+        ("split", pa.string()),
+        ("query_id", pa.string()),
+        ("chunk_id", pa.string()),
+        ("rank", pa.int32()),
+        ("score", pa.float32()),
+    ]
+)
+
+
+def examples(negatives: int) -> pa.Schema:
+    """Schema of the training rows with ``negatives`` negatives each (at least 1).
+
+    The text columns are named as sentence-transformers names them. ``relevant_ids`` are the chunks that may not be
+    a negative for this query, be it in another example of the same batch. ``label`` holds the judge's expected
+    grades of the positive and of each negative, in that order (length ``negatives + 1``).
+    """
+    return pa.schema(
+        [
+            ("query_id", pa.string()),
+            ("positive_id", pa.string()),
+            ("negative_ids", pa.list_(pa.string())),
+            ("relevant_ids", pa.list_(pa.string())),
+            ("kind", pa.string()),
+            ("iteration", pa.int32()),
+            ("anchor", pa.string()),
+            ("positive", pa.string()),
+            *((f"negative_{i}", pa.string()) for i in range(1, negatives + 1)),
+            ("label", pa.list_(pa.float32())),
+        ]
+    )
+
+
+def write(path: Path, rows: Iterable[Mapping[str, Any]] | pa.Table, schema: pa.Schema) -> int:
+    """Write ``rows`` to ``path`` as Parquet and return how many there were. The schema is enforced."""
+    table = rows.cast(schema) if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, compression="zstd")
+    return int(table.num_rows)
+
+
+def read(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read the Parquet file at ``path``.
+
+    Raises:
+        PyriteError: the file is not Parquet or its columns are not those of ``schema``.
+    """
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise PyriteError(
+            f"{path}: not a readable Parquet file ({error}). Delete it and run the step again."
+        ) from error
+    if table.schema.names != schema.names:
+        raise PyriteError(f"{path}: columns are {table.schema.names}, expected {schema.names}. Run the step again.")
+    return table.cast(schema)

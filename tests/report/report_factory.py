@@ -1,0 +1,245 @@
+"""Made-up but realistic inputs of a report: 60 test queries, two iterations, two blends."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pyrite import tables
+from pyrite.report.data import ReportInputs
+from pyrite.scoring import per_query
+from pyrite.selection import Candidate, choose, model_name, parse_model_name
+from pyrite.spec import RunSpec
+
+TYPES = ("symptoms", "treatment", "causes", "outlook", "information", "prevention", "genetic changes")
+SUBJECTS = (
+    "Gallstones",
+    "Hydrocephalus",
+    "Kidney stones",
+    "Crohn's disease",
+    "Narcolepsy",
+    "Cyclic vomiting syndrome",
+)
+SENTENCE = (
+    "People with {subject} are often given medicine that eases the symptoms, and a doctor decides whether "
+    "more is needed. Tests of blood and urine, and pictures of the organ, tell it from other diseases. "
+)
+
+
+def make(
+    seed: int = 0,
+    queries: int = 60,
+    iterations: int = 2,
+    gain: float = 1.2,
+    retention: bool = True,
+    hostile: str = "",
+    **settings: Any,
+) -> ReportInputs:
+    """Inputs of which every table is consistent with the others. ``gain`` is how much training moves the
+    answers up.
+
+    ``hostile`` is put into every text that a data set's author controls.
+    """
+    rng = np.random.default_rng(seed)
+    evaluate = {"resamples": 500, **settings.pop("evaluate", {})}
+    if retention:
+        evaluate.setdefault("retention", {"path": "data/cisi", "max_loss": 0.02})
+    spec = RunSpec.model_validate(
+        {
+            "name": "medquad-niddk",
+            "domain": "medicine",
+            "source": {"kind": "medquad", "path": "data/medquad.tar.xz", "collections": ["NIDDK", "NINDS"]},
+            "iterations": iterations,
+            "finetune": {"learning_rate": 1e-4},
+            "evaluate": evaluate,
+            **settings,
+        }
+    )
+    names = ["base"] + [model_name(i, w) for i in range(1, iterations + 1) for w in (*spec.evaluate.blends, 1.0)]
+    chunks = [_chunk(number, hostile) for number in range(200)]
+    asked = [
+        {
+            "query_id": f"{split}-{number:03d}",
+            "text": f"What are the {TYPES[number % 7]} of {SUBJECTS[number % 6]}?{hostile}",
+            "topic": f"{SUBJECTS[number % len(SUBJECTS)]} {split} {number // 3}{hostile}",
+            "type": TYPES[int(rng.integers(len(TYPES)) * rng.uniform())] + hostile,
+            "split": split,
+            "question_ids": [f"q{number}"],
+        }
+        for split, many in (("train", 4 * queries), ("val", queries), ("test", queries))
+        for number in range(many)
+    ]
+    relevant = {row["query_id"]: rng.choice(200, size=int(rng.integers(1, 4)), replace=False).tolist() for row in asked}
+    qrels = pa.Table.from_pylist(
+        [{"query_id": q, "chunk_id": f"c{c:03d}", "grade": 1} for q, of in relevant.items() for c in of],
+        tables.QRELS,
+    )
+
+    rankings: list[dict[str, Any]] = []
+    for row in asked:
+        if row["split"] == "train":
+            continue
+        noise = rng.normal(size=200)
+        for name in names:
+            iteration, weight = parse_model_name(name)
+            scores = noise + 0.45 * rng.normal(size=200) * (weight + 0.1)
+            learned = weight**0.6 * (1 + 0.12 * (iteration - 1)) if iteration else 0.0
+            scores[relevant[row["query_id"]]] += 1.9 + gain * learned
+            for rank, chunk in enumerate(np.argsort(-scores)[:10], 1):
+                rankings.append(
+                    {
+                        "model": name, "split": row["split"], "query_id": row["query_id"],
+                        "chunk_id": f"c{chunk:03d}", "rank": rank, "score": float(0.9 - rank / 100),
+                    }
+                )  # fmt: skip
+    scored = {
+        split: [
+            {"model": name, "split": split, **values}
+            for name in names
+            for values in per_query(
+                pa.Table.from_pylist(
+                    [
+                        {k: r[k] for k in tables.CANDIDATES.names}
+                        for r in rankings
+                        if r["model"] == name and r["split"] == split
+                    ],
+                    tables.CANDIDATES,
+                ),
+                qrels.filter(pa.compute.starts_with(qrels.column("query_id"), split)),
+            )
+        ]
+        for split in ("val", "test")
+    }
+    kept = (
+        {n: 0.421 * (1 - 0.016 * parse_model_name(n)[1] * parse_model_name(n)[0]) for n in names} if retention else {}
+    )
+    choice = choose(
+        [
+            Candidate(
+                name,
+                *parse_model_name(name),
+                np.array([r["value"] for r in scored["val"] if r["model"] == name and r["metric"] == "mrr@5"]),
+                kept.get(name),
+            )
+            for name in names
+        ],
+        spec.evaluate.retention.max_loss if spec.evaluate.retention else None,
+    )
+    seen = {name for name in names if parse_model_name(name)[1] in (0, 1)} | {choice.name}
+    return ReportInputs(
+        spec=spec,
+        manifests=_manifests(iterations, queries, hostile),
+        chunks=pa.Table.from_pylist(chunks, tables.CHUNKS),
+        queries=pa.Table.from_pylist(asked, tables.QUERIES),
+        qrels=qrels,
+        val=pa.Table.from_pylist(scored["val"], tables.PER_QUERY),
+        test=pa.Table.from_pylist([r for r in scored["test"] if r["model"] in seen], tables.PER_QUERY),
+        rankings=pa.Table.from_pylist(
+            [r for r in rankings if r["split"] == "test" and r["model"] in seen], tables.RANKINGS
+        ),
+        candidates={i: _candidates(i, queries) for i in range(1, iterations + 1)},
+        judgments={i: _judgments(i, queries, rng) for i in range(1, iterations + 1)},
+        choice=choice,
+        retention=kept,
+    )
+
+
+def _chunk(number: int, hostile: str) -> dict[str, Any]:
+    subject = SUBJECTS[number % len(SUBJECTS)]
+    return {
+        "chunk_id": f"c{number:03d}",
+        "text": f"{SENTENCE.format(subject=subject) * (2 + number % 3)}{hostile}",
+        "title": f"{subject}: {TYPES[number % len(TYPES)]}{hostile}",
+        "split": "train",
+        "parents": [],
+    }
+
+
+def _candidates(iteration: int, queries: int) -> pa.Table:
+    rows = [
+        {"query_id": f"train-{q:03d}", "chunk_id": f"c{rank:03d}", "rank": rank, "score": 1 - rank / 100}
+        for q in range(queries)
+        for rank in range(1, 6 + iteration)
+    ]
+    return pa.Table.from_pylist(rows, tables.CANDIDATES)
+
+
+def _judgments(iteration: int, queries: int, rng: np.random.Generator) -> pa.Table:
+    grades = rng.choice([1, 2, 3, 4], size=queries * 5, p=[0.46, 0.24, 0.1 + 0.1 / iteration, 0.2 - 0.1 / iteration])
+    rows = [
+        {
+            "query_id": f"train-{n // 5:03d}", "chunk_id": f"c{n % 5:03d}", "grade": int(grade),
+            "p1": 0.25, "p2": 0.25, "p3": 0.25, "p4": 0.25, "expected": 2.5, "judge": "labels",
+        }
+        for n, grade in enumerate(grades)
+    ]  # fmt: skip
+    return pa.Table.from_pylist(rows, tables.JUDGMENTS)
+
+
+def _manifests(iterations: int, queries: int, hostile: str) -> dict[str, dict[str, Any]]:
+    per_iteration = (
+        ("retrieve", 46.0),
+        ("judge", 1.5),
+        ("mine", 2.4),
+        ("finetune", 212.0),
+        ("evaluate", 61.0),
+    )
+    steps = [("prepare", 8.2), ("validate-0", 58.0)]
+    for i in range(1, iterations + 1):
+        for stage, seconds in per_iteration:
+            steps += [(f"{stage}-{i}.{shard}" if stage == "judge" else f"{stage}-{i}", seconds) for shard in range(2)][
+                : 2 if stage == "judge" else 1
+            ]
+    now, manifests = datetime(2026, 11, 22, 20, 0, tzinfo=UTC), {}
+    for name, seconds in steps:
+        finished = now + timedelta(seconds=seconds)
+        manifests[name] = {
+            "step": name,
+            "started": now.isoformat(timespec="seconds"),
+            "finished": finished.isoformat(timespec="seconds"),
+            "seconds": seconds,
+            "summary": _summary(name, queries, hostile),
+            "versions": {"pyrite": "0.1.0", "torch": "2.13.0+cpu", "sentence-transformers": "6.2.0"},
+            "machine": {"system": "Linux-6.1-x86_64", "cpus": 2},
+            "outputs": [
+                {
+                    "key": f"{name}.parquet",
+                    "bytes": int(seconds * 20_000),
+                    "rows": int(seconds * 60),
+                    "sha256": "0",
+                }
+            ],
+        }
+        now = finished
+    return manifests
+
+
+def _summary(name: str, queries: int, hostile: str) -> dict[str, Any]:
+    if name == "prepare":
+        return {
+            "documents": 412,
+            "chunks": 200,
+            "merged_chunks": 17,
+            "notes": ["The splits are those of the data set."],
+            "queries": {"train": 4 * queries, "val": queries, "test": queries},
+            "topics": {"train": 80, "val": 20, "test": 20},
+            "dropped": {"question is empty": 2, f"answer is empty{hostile}": 31},
+            "dropped_examples": {
+                "question is empty": ["corpus.jsonl:7"],
+                f"answer is empty{hostile}": [f"0000{n}.xml#{n}{hostile}" for n in range(5)],
+            },
+        }
+    if name.startswith("mine"):
+        return {
+            "queries": 240,
+            "hard": 188,
+            "easy": 31,
+            "examples": 219,
+            "without": {"no relevant candidate": 21},
+        }
+    if name.startswith("finetune"):
+        offset = 0.55 if name.endswith("1") else 0.0
+        curve = [(s, 0.35 + offset * 2.718 ** (-s / 15) + 0.05 * float(np.sin(s))) for s in range(1, 57)]
+        return {"examples": 219, "steps": 56, "loss": 0.3, "history": curve}
+    return {}

@@ -1,0 +1,161 @@
+"""The page as a browser parses it: nothing loaded from elsewhere, nothing injected, everything named."""
+
+import re
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+from report_factory import make
+from test_report_data import keeping_base
+
+from pyrite.report.data import build
+from pyrite.report.page import render
+
+HOSTILE = """<script>alert(1)</script><img src=x onerror=alert(1)>"'><style>*{display:none}</style>{{ 7*7
+}}</td>"""
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes in order, and the texts of each kind of element."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+            self.texts.setdefault(tag, []).append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        for tag in set(self.open):
+            self.texts[tag][-1] += data
+
+    def count(self, tag: str) -> int:
+        return sum(name == tag for name, _ in self.elements)
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return render(build(make()))
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_same_report_same_bytes(html: str) -> None:
+    assert render(build(make())) == html
+
+
+def test_nothing_is_loaded_from_anywhere(page: Page, html: str) -> None:
+    assert {"script", "link", "img", "iframe", "object", "embed", "base", "form"}.isdisjoint(
+        tag for tag, _ in page.elements
+    )
+    for tag, attributes in page.elements:
+        for name, value in attributes.items():
+            if name in {"src", "href", "xlink:href", "srcset", "data", "action", "poster", "background"}:
+                assert tag == "use", f"<{tag} {name}>"
+                assert (value or "").startswith("#")
+    assert not re.search(r"@import|url\((?!#)", html)
+    # Names of XML vocabularies are never fetched; there is no other address on the page.
+    assert set(re.findall(r"https?://[^\"'<> ]+", html)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+
+
+def test_a_policy_forbids_scripts_and_network_to_the_browser_too(page: Page) -> None:
+    policies = [a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+def test_hostile_texts_stay_texts() -> None:
+    plain, attacked = Page(render(build(make()))), Page(render(build(make(hostile=HOSTILE))))
+    assert "script" not in {tag for tag, _ in attacked.elements}
+    assert "img" not in {tag for tag, _ in attacked.elements}
+    assert attacked.count("style") == plain.count("style")
+    assert not [a for _, a in attacked.elements if any(name.startswith("on") for name in a)]
+    assert any(HOSTILE in text for text in attacked.texts["p"])
+    assert any(HOSTILE in text for text in attacked.texts["details"])
+    # Every place that shows a data set's words had its chance: questions, titles, texts, types, reasons,
+    # examples.
+    assert sum(text.count("alert(1)") for text in attacked.texts["body"]) > 100
+
+
+def test_one_heading_says_the_verdict_and_the_rest_are_in_order(page: Page) -> None:
+    headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
+    assert headings.count(1) == 1
+    assert headings[0] == 1
+    assert all(after - before <= 1 for before, after in zip(headings, headings[1:], strict=False))
+    assert page.texts["h1"][0].startswith("Adapted: MRR@5 rose from")
+
+
+def test_tables_have_captions_and_headers_and_scroll_in_their_own_box(page: Page) -> None:
+    assert page.count("table") == page.count("caption") > 6
+    assert sum(a.get("class") == "scroll" for _, a in page.elements) == page.count("table")
+    assert all(a.get("scope") in {"row", "col"} for tag, a in page.elements if tag == "th")
+    assert all(a.get("aria-label") for _, a in page.elements if a.get("class") == "scroll")
+
+
+def test_plots_are_described_and_take_the_colours_of_the_page(page: Page, html: str) -> None:
+    plots = [a for tag, a in page.elements if tag == "svg"]
+    assert len(plots) == 6
+    assert all(a["role"] == "img" and len(a["aria-label"] or "") > 20 for a in plots)
+    drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
+    assert not any(re.search(r"#[0-9a-f]{6}\b", drawing) for drawing in drawings)
+    assert not any("DejaVu" in drawing for drawing in drawings)
+    # Every variable that a plot uses is defined by the style sheet.
+    used = set(re.findall(r"var\((--[\w-]+)\)", html))
+    assert all(re.search(rf"{name}:", html) for name in used)
+
+
+def test_ids_are_unique(page: Page) -> None:
+    ids = Counter(a["id"] for _, a in page.elements if "id" in a)
+    assert [name for name, count in ids.items() if count > 1] == []
+    referred = {(value or "")[1:] for _, a in page.elements for name, value in a.items() if name.endswith("href")}
+    assert referred <= set(ids)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"iterations": 1},
+        {"iterations": 7, "retention": False},
+        {"gain": 0.0},
+        {"evaluate": {"blends": []}, "retention": False},
+        {"queries": 4},
+    ],
+    ids=str,
+)
+def test_other_runs_have_a_page_too(change: dict[str, Any]) -> None:
+    report = build(make(**change))
+    parsed = Page(render(report))
+    assert parsed.texts["h1"][0].replace("\N{MINUS SIGN}", "-").replace("\xa0", " ") == report["verdict"]
+    assert not any(word in parsed.texts["body"][0] for word in ("None", "nan", "Undefined"))
+
+
+def test_page_of_a_run_that_keeps_the_base_is_honest() -> None:
+    text = Page(render(build(keeping_base(make())))).texts["body"][0]
+    assert "Not adapted: " in text
+    assert "which was not chosen" in text
+
+
+def test_page_without_manifests() -> None:
+    report = build(replace(make(), manifests={}, candidates={}, judgments={}))
+    assert "Nothing was left out." in Page(render(report)).texts["body"][0]

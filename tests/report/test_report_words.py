@@ -1,0 +1,52 @@
+import pytest
+
+from pyrite.report import words
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.5652, ".565"), (1.0231, "1.023"), (-0.02, "-.020"), (0.0, ".000"), (1.0, "1.000"), (None, "-"), (float("nan"), "-")],
+)  # fmt: skip
+def test_numbers(value: float | None, said: str) -> None:
+    assert words.number(value) == said
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.3234, "+32%"), (0.0841, "+8.4%"), (-0.0049, "-0.5%"), (0.0994, "+9.9%"), (0.0996, "+10%"),
+     (0.0, "0%"), (-0.00001, "0%"), (1.12, "+112%"), (None, "-")],
+)  # fmt: skip
+def test_percentages(share: float | None, said: str) -> None:
+    assert words.percent(share) == said
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.183, "+.183"), (-0.02, "-.020"), (0.0, ".000"), (-0.0001, ".000")])
+def test_differences(value: float, said: str) -> None:
+    assert words.signed(value) == said
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.0002, "p < .001"), (0.034, "p = .034"), (1.0, "p = 1.000")])
+def test_p_values(p: float, said: str) -> None:
+    assert words.p_value(p) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "under 1 s"), (48.4, "48 s"), (59.6, "1 min 00 s"), (392, "6 min 32 s"), (3599.6, "1 h 00 min"), (None, "-")],
+)  # fmt: skip
+def test_durations(seconds: float | None, said: str) -> None:
+    assert words.duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(12, "12 B"), (1500, "1.5 kB"), (90_900_000, "90.9 MB"), (5e12, "5000 GB")]
+)
+def test_sizes(count: float, said: str) -> None:
+    assert words.size(count) == said
+
+
+def test_minus_signs_are_set_before_numbers_only() -> None:
+    assert words.minus("-5.2% to -.1, well-known, c-1, iteration-2") == (
+        "\N{MINUS SIGN}5.2% to \N{MINUS SIGN}.1, well-known, c-1, iteration-2"
+    )
+    assert words.minus("p = .034") == "p\xa0=\xa0.034"

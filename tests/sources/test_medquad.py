@@ -1,0 +1,171 @@
+"""MedQuAD's XML: what it yields, and what it makes of broken and hostile files."""
+
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from pyrite.errors import UserError
+from pyrite.sources import open_source
+from pyrite.sources.base import Document, Dropped, Question, Record
+from pyrite.spec import MedquadSource
+
+PUBLISHED = Path(__file__).parents[2].parent / "shared" / "medquad"
+
+CROHN = """<?xml version="1.0" encoding="UTF-8"?>
+<Document id="0000093" source="NIDDK" url="http://example.org">
+<Focus>Crohn's Disease</Focus>
+<QAPairs>
+  <QAPair pid="1">
+    <Question qid="0000093-1" qtype="information">What is (are) Crohn's Disease ?</Question>
+    <Answer>Crohn&apos;s is   chronic.
+                
+Symptoms are  - pain  - fever</Answer>
+  </QAPair>
+  <QAPair pid="2"><Question qid="0000093-2" qtype="causes">What now?</Question><Answer> </Answer></QAPair>
+  <QAPair pid="3"><Question qid="0000093-3" qtype="causes"></Question><Answer>Nobody knows.</Answer></QAPair>
+  <QAPair pid="4">
+    <Question qid="0000093-4" qtype="causes" split="val">Why?</Question><Answer>So.</Answer>
+  </QAPair>
+</QAPairs>
+</Document>
+"""
+
+
+def _read(path: Path, *collections: str) -> list[Record]:
+    return list(open_source(MedquadSource(path=str(path), collections=list(collections))).records())
+
+
+def _folder(tmp_path: Path, **xml: str) -> Path:
+    for name, content in xml.items():
+        (tmp_path / f"{name}.xml").write_text(content, encoding="utf-8")
+    return tmp_path
+
+
+def test_pairs_become_documents_and_questions(tmp_path: Path) -> None:
+    (tmp_path / "readme.txt").write_text("not XML")
+    records = _read(_folder(tmp_path, a=CROHN))
+    text = "Crohn's is chronic.\n\nSymptoms are\n- pain\n- fever"
+    focus = "Crohn's Disease"
+    assert records[:2] == [
+        Document("NIDDK-0000093-1", text, title=focus, topic=focus, type="information"),
+        Question(
+            "NIDDK-0000093-1",
+            "What is (are) Crohn's Disease ?",
+            topic=focus,
+            type="information",
+            relevant={"NIDDK-0000093-1": 1},
+        ),
+    ]
+    assert [r.reason for r in records if isinstance(r, Dropped)] == [
+        "question without an answer",
+        "empty question",
+    ]
+    assert isinstance(records[-1], Question)
+    assert records[-1].split == "val"
+
+
+def test_a_folder_and_an_archive_of_it_give_the_same(tmp_path: Path) -> None:
+    _folder(tmp_path, a=CROHN, b=CROHN.replace("0000093", "0000094").replace("NIDDK", "CDC"))
+    with tarfile.open(tmp_path / "all.tar.xz", "w:xz") as tar:
+        for name in ("a.xml", "b.xml"):
+            tar.add(tmp_path / name, f"MedQuAD/{name}")
+    read = [[r for r in _read(path) if not isinstance(r, Dropped)] for path in (tmp_path, tmp_path / "all.tar.xz")]
+    assert read[0] == read[1]
+    assert len(read[0]) == 8
+
+
+def test_files_that_share_an_id_keep_all_their_pairs(tmp_path: Path) -> None:
+    documents = [r for r in _read(_folder(tmp_path, a=CROHN, b=CROHN)) if isinstance(r, Document)]
+    assert len({document.id for document in documents}) == 4
+
+
+def test_collections(tmp_path: Path) -> None:
+    _folder(tmp_path, a=CROHN, b=CROHN.replace("NIDDK", "NINDS"))
+    assert {r.id.split("-")[0] for r in _read(tmp_path, "NINDS") if isinstance(r, Document)} == {"NINDS"}
+    with pytest.raises(UserError, match=r"'NIDKK' is not in .* Did you mean 'NIDDK'\? There are: NIDDK, NINDS"):
+        _read(tmp_path, "NIDKK", "NINDS")
+
+
+def test_truncated_xml_names_file_and_line(tmp_path: Path) -> None:
+    _folder(tmp_path, good=CROHN, broken=CROHN[: CROHN.index("chronic")])
+    with pytest.raises(UserError, match=r"broken\.xml, line 7: broken XML"):
+        _read(tmp_path)
+
+
+def test_truncated_xml_in_an_archive_names_both(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "mq.tgz", "w:gz") as tar:
+        info = tarfile.TarInfo("top/broken.xml")
+        info.size = 100
+        tar.addfile(info, io.BytesIO(CROHN.encode()[:100]))
+    with pytest.raises(UserError, match=r"mq\.tgz: top/broken\.xml, line 2"):
+        _read(tmp_path / "mq.tgz")
+
+
+def test_an_entity_bomb_is_refused_by_name(tmp_path: Path) -> None:
+    lol = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
+    bomb = f'<!DOCTYPE d [<!ENTITY l0 "lol">{lol}]><Document><Focus>&l9;</Focus></Document>'
+    with pytest.raises(UserError, match=r"bomb\.xml: refused, because it declares entities"):
+        _read(_folder(tmp_path, bomb=bomb))
+
+
+def test_an_external_entity_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    entity = f'<!ENTITY x SYSTEM "{(tmp_path / "secret").as_uri()}">'
+    outside = f"<!DOCTYPE d [{entity}]><Document><Focus>&x;</Focus></Document>"
+    with pytest.raises(UserError, match=r"outside\.xml: refused"):
+        _read(_folder(tmp_path, outside=outside))
+
+
+def test_xml_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "latin.xml").write_bytes(CROHN.replace("chronic", "chrönic").encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.xml, line 7"):
+        _read(tmp_path)
+
+
+def test_other_xml_is_left_out_and_a_folder_of_it_alone_is_an_error(tmp_path: Path) -> None:
+    _folder(tmp_path, page="<html/>")
+    with pytest.raises(UserError, match="no MedQuAD document"):
+        _read(tmp_path)
+    assert Dropped(f"{tmp_path}: page.xml", "XML file that is not MedQuAD's") in _read(_folder(tmp_path, a=CROHN))
+
+
+def test_a_missing_path_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=str(tmp_path / "nowhere")):
+        _read(Path("nowhere"))
+
+
+def test_the_digest_follows_contents_names_and_collections(tmp_path: Path) -> None:
+    def digest(*collections: str) -> str:
+        return open_source(MedquadSource(path=str(tmp_path), collections=list(collections))).digest()
+
+    _folder(tmp_path, a=CROHN)
+    seen = {digest(), digest("NIDDK")}
+    (tmp_path / "readme.txt").write_text("changes nothing")
+    assert digest() in seen
+    _folder(tmp_path, a=CROHN.replace("fever", "cough"))
+    seen.add(digest())
+    (tmp_path / "a.xml").rename(tmp_path / "b.xml")
+    seen.add(digest())
+    assert len(seen) == 4
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published MedQuAD is not on this machine")
+def test_the_published_collections_have_as_many_answered_pairs_as_is_known() -> None:
+    records = _read(next(PUBLISHED.glob("*.tar.xz")))
+    documents = [r for r in records if isinstance(r, Document)]
+    per_source: dict[str, int] = {}
+    for document in documents:
+        source = document.id.split("-")[0]
+        per_source[source] = per_source.get(source, 0) + 1
+    assert per_source == {
+        "CancerGov": 729,
+        "GARD": 5389,
+        "GHR": 5430,
+        "MPlusHealthTopics": 981,
+        "NIDDK": 1192,
+        "NINDS": 1088,
+    }
+    assert len({document.id for document in documents}) == len(documents)

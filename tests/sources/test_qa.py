@@ -1,0 +1,161 @@
+"""JSONL, Parquet and Hugging Face rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pyrite.errors import UserError
+from pyrite.sources import open_source
+from pyrite.sources.base import Document, Dropped, Question, Record
+from pyrite.spec import HuggingfaceSource, QaSource
+
+ROWS = [
+    {"question": "Why?", "answer": "So.", "topic": "A", "year": 1},
+    {"question": " ", "answer": "Nobody asked.", "topic": "A", "year": 2},
+    {"question": "How?", "answer": None, "topic": "B", "year": 3},
+    {"question": "Where?", "answer": "Hére.", "topic": "B", "year": 4},
+]
+GOOD = '{"question": "Why?", "answer": "So."}\n'
+
+
+def _read(path: Path, kind: Any = "jsonl", **settings: str) -> list[Record]:
+    return list(open_source(QaSource(kind=kind, path=str(path), **settings)).records())
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_rows_become_records(tmp_path: Path, kind: str) -> None:
+    file = _write(tmp_path / f"data.{kind}", ROWS)
+    expected = [
+        Document("1", "So.", topic="A"),
+        Question("1", "Why?", topic="A", relevant={"1": 1}),
+        Dropped(f"{file}:2", "empty question"),
+        Dropped(f"{file}:3", "question without an answer"),
+        Document("4", "Hére.", topic="B"),
+        Question("4", "Where?", topic="B", relevant={"4": 1}),
+    ]
+    assert _read(file, kind, topic="topic") == expected
+    documents = [r for r in _read(tmp_path, kind, id="year") if isinstance(r, Document)]
+    assert [document.id for document in documents] == ["1", "4"]
+
+
+def test_rows_of_a_folder_do_not_share_ids(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl"):
+        _write(tmp_path / name, ROWS[:1])
+    assert [r.id for r in _read(tmp_path) if isinstance(r, Document)] == ["a.jsonl:1", "b.jsonl:1"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{'question': 'Why?'}", r"data\.jsonl:2: not JSON"),
+        ('["Why?", "So."]', r"data\.jsonl:2: JSON, but not an object"),
+        ("[" * 100_000, r"data\.jsonl:2: not JSON"),
+        (
+            '{"query": "Why?", "answer": "So."}',
+            r"data\.jsonl:2: no column 'question'\. .*There are: query, answer\. Set source",
+        ),
+        ('{"question": "Why?", "answers": "So."}', r"no column 'answer'\. Did you mean 'answers'\?"),
+        ('{"question": "Why?", "answer": ["So."]}', r"data\.jsonl:2: column 'answer' holds a list"),
+        ('{"question": 7, "answer": "So."}', r"data\.jsonl:2: column 'question' holds a number"),
+        (
+            '{"question": "Why?", "answer": "\\ud800"}',
+            r"data\.jsonl:2: column 'answer' holds half a character",
+        ),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "data.jsonl").write_text(GOOD + line + "\n")
+    with pytest.raises(UserError, match=message):
+        _read(tmp_path / "data.jsonl")
+
+
+def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_bytes(GOOD.encode() + '{"question": "Wör?", "answer": "So."}\n'.encode("latin-1"))
+    with pytest.raises(UserError, match=r"data\.jsonl:2: not UTF-8 \(byte 16 of the line is 0xf6\)"):
+        _read(tmp_path / "data.jsonl")
+
+
+def test_a_byte_order_mark_and_blank_lines_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD.encode() + b"\n  \n" + GOOD.encode())
+    assert [r.id for r in _read(tmp_path) if isinstance(r, Document)] == ["data.jsonl:1", "data.jsonl:4"]
+
+
+def test_an_optional_column_that_is_nowhere_is_an_error_and_one_that_is_somewhere_is_not(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "data.jsonl").write_text(GOOD + '{"question": "How?", "answer": "Thus.", "topics": "A"}\n')
+    with pytest.raises(UserError, match=r"no column 'topic'\. Did you mean 'topics'\?"):
+        _read(tmp_path / "data.jsonl", topic="topic")
+    assert [r.topic for r in _read(tmp_path / "data.jsonl", topic="topics") if isinstance(r, Document)] == [
+        "",
+        "A",
+    ]
+
+
+def test_an_id_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+    file = _write(tmp_path / "data.jsonl", [{**ROWS[0], "key": "x"}] * 2)
+    with pytest.raises(UserError, match=r"data\.jsonl:2: id 'x' was used at .*data\.jsonl:1"):
+        _read(file, id="key")
+
+
+def test_bad_parquet_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_text(GOOD)
+    with pytest.raises(UserError, match=r"text\.parquet: not a readable Parquet file"):
+        _read(tmp_path / "text.parquet", "parquet")
+    file = _write(tmp_path / "data.parquet", [{"Question": "Why?", "answer": "So."}])
+    with pytest.raises(UserError, match=r"data\.parquet: no column 'question'\. Did you mean 'Question'\?"):
+        _read(file, "parquet")
+    latin = pa.array([b"W\xf6r?"]).view(pa.string())
+    pq.write_table(pa.table({"question": latin, "answer": ["So."]}), tmp_path / "latin.parquet")
+    with pytest.raises(UserError, match=r"latin\.parquet: .*not UTF-8"):
+        _read(tmp_path / "latin.parquet", "parquet")
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no \.jsonl or \.ndjson file"):
+        _read(tmp_path)
+
+
+def test_the_digest_follows_contents_and_columns(tmp_path: Path) -> None:
+    file = _write(tmp_path / "data.jsonl", ROWS)
+
+    def digest(**settings: str) -> str:
+        return open_source(QaSource(kind="jsonl", path=str(file), **settings)).digest()
+
+    seen = {digest(), digest(), digest(topic="topic")}
+    _write(file, ROWS[:3])
+    assert len({*seen, digest()}) == 3
+
+
+def test_a_local_folder_is_read_through_datasets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    _write(tmp_path / "train.jsonl", ROWS)
+    spec = HuggingfaceSource(id=str(tmp_path), topic="topic")
+    documents = [r for r in open_source(spec).records() if isinstance(r, Document)]
+    assert documents == [Document("1", "So.", topic="A"), Document("4", "Hére.", topic="B")]
+    before = open_source(spec).digest()
+    # The library must not serve an old copy when the file has changed.
+    _write(tmp_path / "train.jsonl", ROWS[:1])
+    assert len([r for r in open_source(spec).records() if isinstance(r, Document)]) == 1
+    assert open_source(spec).digest() != before
+
+
+def test_what_datasets_cannot_load_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    _write(tmp_path / "train.jsonl", ROWS)
+    with pytest.raises(UserError, match=r"source\.split"):
+        list(open_source(HuggingfaceSource(id=str(tmp_path), split="dev")).records())
+    with pytest.raises(UserError, match="no column 'query'"):
+        list(open_source(HuggingfaceSource(id=str(tmp_path), question="query")).records())

@@ -1,0 +1,288 @@
+"""prepare: from records to tables."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyrite import tables
+from pyrite.errors import UserError
+from pyrite.sources import open_source
+from pyrite.sources.base import Document, Dropped, Question, Record, Split
+from pyrite.spec import MedquadSource, PrepareSpec, RunSpec, SplitSpec
+from pyrite.stages import prepare
+from pyrite.stages.prepare import Prepared, prepare_tables
+
+PUBLISHED = Path(__file__).parents[2].parent / "shared" / "medquad"
+SPEC = PrepareSpec(min_chars=10, max_chars=60)
+
+
+def _pair(key: str, question: str, answer: str, topic: str = "", split: Split | None = None) -> list[Record]:
+    return [
+        Document(key, answer, title=topic, topic=topic, type="t"),
+        Question(key, question, topic=topic, type="t", relevant={key: 1}, split=split),
+    ]
+
+
+def _many(topics: int, each: int) -> list[Record]:
+    keys = [(t, n) for t in range(topics) for n in range(each)]
+    return [
+        r for t, n in keys for r in _pair(f"{t}-{n}", f"Question {t}-{n}?", f"Answer number {t}-{n}.", f"Topic {t}")
+    ]
+
+
+def _prepare(records: Iterable[Record], seed: int = 0, **spec: Any) -> Prepared:
+    return prepare_tables(records, SPEC.model_copy(update=spec), seed, "test-run")
+
+
+def _split_of_query(prepared: Prepared) -> dict[str, str]:
+    return {row["text"]: row["split"] for row in prepared.queries.to_pylist()}
+
+
+def _check_no_leak(prepared: Prepared) -> None:
+    """No topic, question or relevant chunk is on two sides."""
+    split_of = {row["query_id"]: row["split"] for row in prepared.queries.to_pylist()}
+    sides: dict[str, set[str]] = defaultdict(set)
+    for row in prepared.queries.to_pylist():
+        sides["topic " + prepare.normalise(row["topic"])].add(row["split"])
+        sides["text " + prepare.normalise(row["text"])].add(row["split"])
+    chunk_split = dict(zip(*(prepared.chunks[name].to_pylist() for name in ("chunk_id", "split")), strict=True))
+    for row in prepared.qrels.to_pylist():
+        sides["chunk " + row["chunk_id"]] |= {split_of[row["query_id"]], chunk_split[row["chunk_id"]]}
+    assert len(sides) > 6
+    assert [key for key, found in sides.items() if len(found) > 1] == []
+
+
+def test_the_tables_have_their_schemas_and_every_chunk_is_found_in_its_documents() -> None:
+    records = _many(8, 3) + _pair("long", "A long one?", "One sentence is here. " * 20, "Long")
+    prepared = _prepare(records)
+    assert prepared.chunks.schema == tables.CHUNKS
+    assert prepared.queries.schema == tables.QUERIES
+    assert prepared.qrels.schema == tables.QRELS
+    text_of = {record.id: record.text for record in records if isinstance(record, Document)}
+    rebuilt: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for row in prepared.chunks.to_pylist():
+        for parent in row["parents"]:
+            assert text_of[parent["document_id"]][parent["start"] : parent["end"]] == row["text"]
+            rebuilt[parent["document_id"]].append((parent["start"], parent["end"]))
+    assert rebuilt.keys() == text_of.keys()
+    for key, spans in rebuilt.items():
+        bare = "".join(text_of[key][start:end] for start, end in sorted(spans))
+        assert "".join(bare.split()) == "".join(text_of[key].split())
+    # The long answer repeats itself, so that its chunks are merged; its question has each of them once.
+    assert prepared.summary["merged_chunks"] > 0
+    _check_no_leak(prepared)
+
+
+def test_the_same_input_and_seed_give_the_same_bytes(tmp_path: Path) -> None:
+    def digests(seed: int) -> list[str]:
+        prepared = _prepare(_many(20, 3), seed, max_train_queries=20)
+        named = {
+            "c": (prepared.chunks, tables.CHUNKS),
+            "q": (prepared.queries, tables.QUERIES),
+            "r": (prepared.qrels, tables.QRELS),
+        }
+        for name, (table, schema) in named.items():
+            tables.write(tmp_path / name, table, schema)
+        return [hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in named]
+
+    assert digests(0) == digests(0)
+    assert digests(0) != digests(1)
+
+
+def test_shares_are_met_by_number_of_queries() -> None:
+    prepared = _prepare(_many(100, 3), split=SplitSpec(train=0.6, val=0.2, test=0.2))
+    assert prepared.summary["queries"] == {"train": 180, "val": 60, "test": 60}
+    assert sum(prepared.summary["topics"].values()) == 100
+    _check_no_leak(prepared)
+    # Three topics are enough, whatever their size.
+    assert set(_prepare(_many(3, 10)).summary["queries"].values()) == {10}
+
+
+def test_equal_questions_are_one_query_with_all_their_chunks() -> None:
+    records = [
+        *_many(6, 2),
+        *_pair("x", "WHAT  is it?", "First answer here.", "X"),
+        *_pair("y", "What is it?", "Another answer.", "Y"),
+    ]
+    prepared = _prepare(records)
+    row = next(row for row in prepared.queries.to_pylist() if row["question_ids"] == ["x", "y"])
+    assert (row["text"], row["topic"]) == ("WHAT  is it?", "X")
+    assert len([r for r in prepared.qrels.to_pylist() if r["query_id"] == row["query_id"]]) == 2
+    assert prepared.summary["merged_questions"] == 1
+
+
+def test_topics_that_share_a_chunk_are_on_one_side() -> None:
+    shared = "See your doctor if it gets worse."
+    records = [
+        r for n in range(30) for r in _pair(f"{n}", f"Question {n}?", f"{shared if n < 4 else n} is it.", f"T{n}")
+    ]
+    for seed in range(20):
+        prepared = _prepare(records, seed)
+        assert len({_split_of_query(prepared)[f"Question {n}?"] for n in range(4)}) == 1
+        merged = [row for row in prepared.chunks.to_pylist() if len(row["parents"]) == 4]
+        assert [parent["topic"] for parent in merged[0]["parents"]] == ["T0", "T1", "T2", "T3"]
+
+
+def test_a_question_answered_by_another_topic_joins_the_two() -> None:
+    records = _many(30, 2)
+    records += [Question(f"x{n}", f"Extra {n}?", topic="Extra", relevant={f"{n}-0": 1}) for n in range(3)]
+    for seed in range(20):
+        split_of = _split_of_query(_prepare(records, seed))
+        assert len({split_of[f"Question {n}-{m}?"] for n in range(3) for m in range(2)}) == 1
+
+
+def test_a_document_that_no_question_names_goes_with_its_topic_or_to_train() -> None:
+    unasked: list[Record] = [Document(f"u{n}", f"Unasked {n}.", topic=f"Topic {n}") for n in range(30)]
+    prepared = _prepare([*_many(30, 1), *unasked, Document("free", "Unasked and free.")])
+    split_of = _split_of_query(prepared)
+    chunk_split = {row["text"]: row["split"] for row in prepared.chunks.to_pylist()}
+    assert {chunk_split[f"Unasked {n}."] == split_of[f"Question {n}-0?"] for n in range(30)} == {True}
+    assert chunk_split["Unasked and free."] == "train"
+
+
+def test_a_group_that_is_too_large_goes_to_train_and_the_summary_says_so() -> None:
+    records = [
+        *_many(1, 60),
+        *(r for n in range(40) for r in _pair(f"x{n}", f"Other {n}?", f"Other answer {n}.", f"X{n}")),
+    ]
+    prepared = _prepare(records)
+    assert {split for text, split in _split_of_query(prepared).items() if text.startswith("Question")} == {"train"}
+    assert prepared.summary["queries"] == {"train": 70, "val": 15, "test": 15}
+    assert "60 of 100 queries (60%)" in prepared.summary["notes"][0]
+
+
+def test_given_splits_are_kept_and_an_equal_question_stays_in_the_earliest() -> None:
+    records = [
+        *_pair("a", "Shared?", "Answer of test.", "T", "test"),
+        *_pair("b", "shared?", "Answer of train.", "T", "train"),
+        *_pair("c", "Val?", "Answer of val.", "T", "val"),
+        *_pair("d", "Test?", "Answer of val.", "T", "test"),
+        Document("e", "Nobody asks for this."),
+    ]
+    prepared = _prepare(records)
+    assert _split_of_query(prepared) == {"shared?": "train", "Val?": "val", "Test?": "test"}
+    assert {row["text"]: row["split"] for row in prepared.chunks.to_pylist()} == {
+        "Answer of test.": "train",
+        "Answer of train.": "train",
+        "Answer of val.": "val",
+        "Nobody asks for this.": "train",
+    }
+    assert prepared.summary["dropped"] == {"the same question is in an earlier split": 1}
+    assert prepared.summary["dropped_examples"] == {"the same question is in an earlier split": ["a"]}
+
+
+def test_grades_are_kept_the_greatest_wins() -> None:
+    records: list[Record] = [
+        Document("a", "Same text."),
+        Document("b", "same  text."),
+        Document("c", "SAME text."),
+        *_many(5, 1),
+    ]
+    prepared = _prepare([*records, Question("q", "Graded?", relevant={"a": 1, "b": 3, "c": 2})])
+    query = next(row["query_id"] for row in prepared.queries.to_pylist() if row["text"] == "Graded?")
+    assert [row["grade"] for row in prepared.qrels.to_pylist() if row["query_id"] == query] == [3]
+
+
+def test_training_queries_are_drawn() -> None:
+    every, drawn = _prepare(_many(40, 2)), _prepare(_many(40, 2), max_train_queries=10)
+    assert drawn.summary["queries"] == {**every.summary["queries"], "train": 10}
+    assert set(drawn.qrels["query_id"].to_pylist()) == set(drawn.queries["query_id"].to_pylist())
+    assert drawn.chunks == every.chunks
+    assert drawn.summary["dropped"] == {"training query beyond prepare.max_train_queries": 46}
+
+
+def test_what_is_left_out_is_counted_with_examples() -> None:
+    lost = [Question(f"lost{n}", f"Lost {n}?", relevant={"nowhere": 1}) for n in range(5)]
+    prepared = _prepare([*_many(5, 1), Dropped("file:7", "bad"), Document("empty", "  "), Question("e", " "), *lost])
+    assert prepared.summary["dropped"] == {
+        "question names an unknown document": 5,
+        "query without a relevant chunk": 5,
+        "bad": 1,
+        "document without text": 1,
+        "empty question": 1,
+    }
+    assert prepared.summary["dropped_examples"]["query without a relevant chunk"] == [
+        "lost0",
+        "lost1",
+        "lost2",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], "the corpus is empty: no document with text was read. Check source.path"),
+        ([Dropped("f:1", "bad")], r"the corpus is empty: .*\(left out: bad: 1, such as f:1\)"),
+        (
+            [Document("a", "Text."), Question("q", "Why?", relevant={"b": 1})],
+            r"no query has a relevant chunk \(left out: que",
+        ),
+        (_many(2, 5), r"no query is in val or test: the 10 queries make fewer than three groups"),
+        (_pair("a", "Why?", "So.", split="train"), r"no query is in val or test, and the data set assigns"),
+        (_pair("a", "A?", "So.", split="train") + _pair("b", "B?", "So."), "question 'b' has no split"),
+        (_many(4, 1) + _many(1, 1), "document id '0-0' is there twice"),
+    ],
+)
+def test_input_that_cannot_make_a_run_is_refused_with_advice(records: list[Record], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        _prepare(records)
+
+
+class _Context:
+    """As much of a StepContext as prepare uses."""
+
+    def __init__(self, spec: RunSpec, folder: Path) -> None:
+        self.spec, self.folder, self.progress = spec, folder, self
+        self.said: list[str] = []
+        self.counted = 0
+
+    def output(self, key: str) -> Path:
+        return self.folder / key
+
+    def begin(self, total: int | None, unit: str) -> None: ...
+
+    def advance(self, n: int = 1) -> None:
+        self.counted += n
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_the_stage_writes_its_tables_and_tells_of_them(tmp_path: Path) -> None:
+    rows = "".join(f'{{"question": "Question {n}?", "answer": "Answer {n}."}}\n' for n in range(20))
+    (tmp_path / "data.jsonl").write_text(rows)
+    source = {"kind": "jsonl", "path": str(tmp_path / "data.jsonl")}
+    context = _Context(RunSpec.model_validate({"name": "run", "source": source}), tmp_path)
+    summary = prepare.run(context)  # type: ignore[arg-type]
+    assert summary["queries"] == {"train": 14, "val": 3, "test": 3}
+    assert tables.read(tmp_path / "corpus/chunks.parquet", tables.CHUNKS).num_rows == 20
+    assert tables.read(tmp_path / "queries/queries.parquet", tables.QUERIES).num_rows == 20
+    assert tables.read(tmp_path / "queries/qrels.parquet", tables.QRELS).num_rows == 20
+    assert context.counted == 40
+    assert context.said == ["20 documents, 20 chunks; queries: 14 train, 3 val, 3 test"]
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published MedQuAD is not on this machine")
+def test_published_medquad_is_split_without_leaks() -> None:
+    spec = MedquadSource(path=str(next(PUBLISHED.glob("*.tar.xz"))))
+    records = list(open_source(spec).records())
+    prepared = prepare_tables(records, PrepareSpec(), 0, "medquad")
+    _check_no_leak(prepared)
+    summary = prepared.summary
+    assert summary["documents"] == 14_809
+    assert summary["longest_chunk"] <= 1000
+    assert all(count > 0 for count in summary["queries"].values())
+    total = sum(summary["queries"].values())
+    assert abs(summary["queries"]["test"] / total - 0.15) < 0.001
+    text_of = {record.id: record.text for record in records if isinstance(record, Document)}
+    seen: dict[str, int] = defaultdict(int)
+    for row in prepared.chunks.to_pylist():
+        for parent in row["parents"]:
+            text = text_of[parent["document_id"]][parent["start"] : parent["end"]]
+            assert prepare.normalise(text) == prepare.normalise(row["text"])
+            seen[parent["document_id"]] += len("".join(text.split()))
+    assert seen == {key: len("".join(text.split())) for key, text in text_of.items()}

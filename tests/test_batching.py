@@ -1,0 +1,37 @@
+"""Batches: no passage stands in a batch with a query that it answers."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyrite.batching import ConflictFreeSampler, Row, pack
+
+ids = st.frozensets(st.sampled_from("abcdefgh"), max_size=3)
+rows = st.lists(st.builds(Row, st.sampled_from("123456"), ids, ids), max_size=40)
+
+
+@given(rows=rows, batch_size=st.integers(1, 8), random=st.randoms(use_true_random=False))
+def test_every_row_once_and_no_false_negative_in_a_batch(rows: list[Row], batch_size: int, random: object) -> None:
+    order = list(range(len(rows)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    batches = pack(rows, order, batch_size)
+    assert sorted(position for batch in batches for position in batch) == sorted(order)
+    for batch in batches:
+        assert len(batch) <= batch_size
+        for a in batch:
+            for b in batch:
+                if a != b:
+                    assert rows[a].passages.isdisjoint(rows[b].relevant)
+                    assert rows[a].query_id != rows[b].query_id
+
+
+def test_the_order_of_an_epoch_is_its_own_and_comes_again() -> None:
+    rows = [Row(str(i), frozenset([str(i)]), frozenset([str(i)])) for i in range(64)]
+
+    def epoch(number: int) -> list[list[int]]:
+        sampler = ConflictFreeSampler(rows, 4, rows, seed=1)
+        sampler.set_epoch(number)
+        return list(sampler)
+
+    assert epoch(0) == epoch(0)
+    assert epoch(0) != epoch(1)
+    assert sorted(map(sorted, epoch(0))) == sorted(map(sorted, epoch(1)))

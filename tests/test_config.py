@@ -1,0 +1,68 @@
+"""Run files: what is wrong is said with the file, the line, the field and what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from pyrite.config import dump, load
+from pyrite.errors import UserError
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "source: {kind: sample}\nfinetune:\n  lerning_rate: 1\n",
+            ["run.yaml:3", "finetune.lerning_rate", "Did you mean learning_rate?"],
+        ),
+        ("source: {kind: sample}\niteratons: 3\n", ["run.yaml:2", "iteratons", "Did you mean iterations?"]),
+        ("source:\n  kind: medquad\n  pth: x\n", ["run.yaml:3", "source.pth", "Did you mean path?"]),
+        ("source: {kind: medquad}\n", ["source.path", "is needed"]),
+        ("source: {kind: sampel}\n", ["run.yaml:1", "source", "sampel"]),
+        (
+            "source: {kind: sample}\niterations: 0\n",
+            ["run.yaml:2", "iterations", "greater than or equal to 1"],
+        ),
+        (
+            "source: {kind: sample}\nmine: {negative_grade: 3}\n",
+            ["mine.negative_grade", "can never be a negative"],
+        ),
+        ("source: {kind: sample}\nprepare: {split: {train: 0.9}}\n", ["prepare.split", "add up to 1.2"]),
+        ("source: {kind: sample}\nfinetune: {loss: triplet}\n", ["triplet", "mine.negatives"]),
+        ("- a\n- b\n", ["a mapping of settings"]),
+        ("a: [1\n", ["run.yaml:2", "not YAML"]),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path: Path, text: str, expected: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        load(write(tmp_path, text))
+    for part in expected:
+        assert part in str(error.value)
+
+
+def test_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"name: caf\xe9\n")
+    with pytest.raises(UserError, match="not UTF-8"):
+        load(path)
+
+
+def test_overrides_win_and_paths_are_from_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "source: {kind: medquad, path: data}\n")
+    spec = load(path, ["finetune.learning_rate=1e-4", "iterations=3", "source.collections=[NIDDK]"])
+    assert (spec.finetune.learning_rate, spec.iterations, spec.name) == (1e-4, 3, "run")
+    assert spec.source.kind == "medquad"
+    assert spec.source.path == str(tmp_path / "data")
+    with pytest.raises(UserError, match="key=value"):
+        load(path, ["iterations"])
+
+
+def test_a_dumped_run_reads_as_itself(tmp_path: Path) -> None:
+    spec = load(write(tmp_path, "source: {kind: sample}\nevaluate: {gate: {mrr@5: 0.2}}\n"))
+    assert load(write(tmp_path, dump(spec))) == spec

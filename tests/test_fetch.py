@@ -1,0 +1,200 @@
+"""Fetching MedQuAD, against a server on this machine."""
+
+import http.server
+import io
+import tarfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyrite import fetch
+from pyrite.errors import UserError
+from pyrite.fetch import content_sha256, fetch_medquad
+
+
+def _archive(answer: str = "So.") -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz", compresslevel=0) as tar:
+        for number in range(50):
+            content = f"<Document>{answer * 5000}{number}</Document>".encode()
+            info = tarfile.TarInfo(f"MedQuAD-abc/{number}.xml")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return made.getvalue()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """Serves ``body``; cuts each of the first ``cuts`` replies half-way; answers with ``status`` if it is
+    set.
+    """
+
+    body = b""
+    etag = '"one"'
+    cuts = 0
+    status = 0
+    ranges = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: list[str | None] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/medquad.tar.gz"
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _Server
+
+    def do_GET(self) -> None:
+        server = self.server
+        wanted = self.headers.get("Range")
+        server.asked.append(wanted)
+        if server.status:
+            self.send_error(server.status)
+            return
+        start = 0
+        if server.ranges and wanted and self.headers.get("If-Range") == server.etag:
+            start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(server.body) - 1}/{len(server.body)}")
+        self.send_header("ETag", server.etag)
+        self.send_header("Content-Length", str(len(server.body) - start))
+        self.end_headers()
+        end = len(server.body)
+        if server.cuts:
+            server.cuts -= 1
+            end = (start + end) // 2
+        self.wfile.write(server.body[start:end])
+
+    def log_message(self, format: str, *args: Any) -> None: ...
+
+
+class _Said:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.total: int | None = None
+        self.done = 0
+
+    def begin(self, total: int | None, unit: str) -> None:
+        assert unit == "bytes"
+        self.total, self.done = total, 0
+
+    def advance(self, n: int = 1) -> None:
+        self.done += n
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
+    monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
+    with _Server() as made:
+        made.body = _archive()
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield made
+        made.shutdown()
+
+
+@pytest.fixture
+def digest(tmp_path: Path) -> str:
+    (tmp_path / "known.tgz").write_bytes(_archive())
+    return content_sha256(tmp_path / "known.tgz")
+
+
+def test_it_is_downloaded_verified_and_then_cached(server: _Server, tmp_path: Path, digest: str) -> None:
+    said = _Said()
+    path = fetch_medquad(tmp_path / "data", said, server.url, digest)
+    assert path.read_bytes() == server.body
+    assert said.total == said.done == len(server.body)
+    assert "CC BY 4.0" in said.lines[0]
+    assert "Ben Abacha" in said.lines[0]
+    again = _Said()
+    assert fetch_medquad(tmp_path / "data", again, server.url, digest) == path
+    assert again.lines[-1] == f"{path}: already there and verified."
+    assert len(server.asked) == 1
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_cut_connection_is_resumed(server: _Server, tmp_path: Path, digest: str) -> None:
+    server.cuts = 2
+    path = fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
+    starts = [int((asked or "bytes=0-")[6:-1]) / len(server.body) for asked in server.asked]
+    assert starts == pytest.approx([0, 0.5, 0.75], abs=0.05)
+    assert path.read_bytes() == server.body
+
+
+def test_another_process_goes_on_where_the_first_gave_up(server: _Server, tmp_path: Path, digest: str) -> None:
+    server.cuts = 5
+    with pytest.raises(UserError, match=r"bytes are kept .* By hand: download http.* save it as .*mq\.tar\.gz"):
+        fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
+    assert not (tmp_path / "mq.tar.gz").exists()
+    fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
+    assert int((server.asked[-1] or "bytes=0-")[6:-1]) > len(server.body) * 0.9
+    assert (tmp_path / "mq.tar.gz").read_bytes() == server.body
+
+
+def test_a_file_that_changed_on_the_server_is_not_pieced_together(server: _Server, tmp_path: Path) -> None:
+    server.cuts = 5
+    with pytest.raises(UserError):
+        fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url)
+    server.body, server.etag = _archive("Now other."), '"two"'
+    fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url)
+    assert server.asked[-1] is not None
+    assert (tmp_path / "mq.tar.gz").read_bytes() == server.body
+
+
+def test_a_server_without_ranges_gives_all_of_it_again(server: _Server, tmp_path: Path, digest: str) -> None:
+    server.ranges, server.cuts = False, 1
+    assert fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest).read_bytes() == server.body
+
+
+def test_other_contents_are_refused_and_not_kept(server: _Server, tmp_path: Path, digest: str) -> None:
+    server.body = _archive("Changed.")
+    with pytest.raises(UserError, match="not the published ones"):
+        fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
+    server.body = b"<html>Sign in to the hotel's network</html>"
+    with pytest.raises(UserError, match="not a readable archive"):
+        fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
+    assert [file.name for file in tmp_path.glob("mq.tar.gz*") if not file.name.endswith(".json")] == []
+
+
+def test_a_file_put_there_by_hand_is_checked_and_never_removed(tmp_path: Path, digest: str) -> None:
+    target = tmp_path / "mq.tar.gz"
+    target.write_bytes(_archive("Changed."))
+    with pytest.raises(UserError, match="not the published ones"):
+        fetch_medquad(target, _Said(), "http://127.0.0.1:9/", digest)
+    assert target.exists()
+
+
+def test_the_digest_is_of_contents_not_of_packing(tmp_path: Path, digest: str) -> None:
+    with (
+        tarfile.open(fileobj=io.BytesIO(_archive())) as packed,
+        tarfile.open(tmp_path / "again.tar.xz", "w:xz") as tar,
+    ):
+        for member in reversed(packed.getmembers()):
+            content = packed.extractfile(member)
+            member.name = member.name.replace("MedQuAD-abc", "MedQuAD-main")
+            tar.addfile(member, content)
+    assert content_sha256(tmp_path / "again.tar.xz") == digest
+
+
+@pytest.mark.parametrize("status", [404, 503])
+def test_a_server_that_refuses_is_named(server: _Server, tmp_path: Path, status: int) -> None:
+    server.status = status
+    with pytest.raises(UserError, match=rf"{status}.* By hand: download"):
+        fetch_medquad(tmp_path / "data", _Said(), server.url)
+    assert len(server.asked) == (5 if status == 503 else 1)
+
+
+def test_without_a_network_it_says_what_to_do_by_hand(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"By hand: download http://127\.0\.0\.1:9/x .*save it as .*medquad-577bd37b96c0\.tar\.gz",
+    ):
+        fetch_medquad(tmp_path, _Said(), "http://127.0.0.1:9/x")

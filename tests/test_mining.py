@@ -1,0 +1,121 @@
+"""Mining: what becomes an example, and what never may."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyrite.mining import Candidate, Example, mine, mine_query, mix, near_duplicates, shingles
+from pyrite.spec import MineSpec
+
+GRADES = st.sampled_from([None, 1, 2, 3, 4])
+
+
+def ranked(grades: list[int | None], scores: list[float] | None = None) -> list[Candidate]:
+    scores = scores or [0.9 - 0.05 * i for i in range(len(grades))]
+    return [
+        Candidate(f"c{i}", i + 1, score, grade, None if grade is None else float(grade))
+        for i, (grade, score) in enumerate(zip(grades, scores, strict=True))
+    ]
+
+
+def never(*_: str) -> bool:
+    return False
+
+
+def one(candidates: list[Candidate], relevant: set[str] | None = None, **settings: Any) -> tuple[list[Example], Any]:
+    spec = MineSpec(**{"negatives": 1, "max_negative_share": None, **settings})
+    return mine_query("q", candidates, relevant or set(), spec, never)
+
+
+@given(
+    grades=st.lists(GRADES, min_size=1, max_size=30),
+    rule=st.sampled_from(["nearest", "rank", "paper"]),
+    negatives=st.integers(1, 4),
+    share=st.none() | st.floats(0.5, 1),
+    data=st.data(),
+)
+def test_no_example_holds_a_false_negative_that_the_data_reveals(
+    grades: list[int | None], rule: str, negatives: int, share: float | None, data: Any
+) -> None:
+    candidates = ranked(grades, data.draw(st.lists(st.floats(0.1, 1), min_size=len(grades), max_size=len(grades))))
+    ids = [candidate.chunk_id for candidate in candidates]
+    relevant = data.draw(st.sets(st.sampled_from(ids)))
+    twins = data.draw(st.sets(st.sampled_from(ids)))
+    spec = MineSpec(rule=rule, negatives=negatives, max_negative_share=share)
+
+    def is_duplicate(a: str, b: str) -> bool:
+        return a in twins and b in relevant
+
+    examples, reason = mine_query("q", candidates, relevant, spec, is_duplicate)
+    assert bool(examples) != bool(reason)
+    for example in examples:
+        assert len(example.negatives) == negatives
+        for negative in example.negatives:
+            assert negative.grade in (1, 2)
+            assert negative.chunk_id not in relevant
+            assert not (relevant and negative.chunk_id in twins)
+            if share is not None:
+                assert negative.score <= share * example.positive.score
+        assert example.positive.grade is not None
+        assert example.positive.grade >= (3 if rule == "rank" else 4)
+        assert {c.chunk_id for c in candidates if (c.grade or 0) >= 3} | relevant <= example.relevant
+
+
+def test_a_pair_without_a_grade_is_neither_positive_nor_negative() -> None:
+    examples, _ = one(ranked([None, 4, None, 1]))
+    assert [n.chunk_id for n in examples[0].negatives] == ["c3"]
+    assert one(ranked([None, None])) == ([], "no candidate was judged")
+
+
+def test_nearest_takes_the_highest_relevant_and_the_highest_irrelevant() -> None:
+    examples, _ = one(ranked([2, 1, 4, 1, 4]), negatives=2)
+    assert [(e.positive.chunk_id, [n.chunk_id for n in e.negatives], e.kind) for e in examples] == [
+        ("c2", ["c0", "c1"], "hard")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("grades", "positive", "kind"),
+    [
+        ([1] + [3] * 4 + [1] * 10 + [3], "c15", "hard"),  # a relevant chunk below rank 10 comes first
+        ([3, 1], "c0", "hard"),  # an irrelevant one at rank 2
+        ([3, 3, 3, 3, 3, 3, 1], "c0", "easy"),  # the first irrelevant one at rank 7
+    ],
+)
+def test_rank_rule(grades: list[int | None], positive: str, kind: str) -> None:
+    examples, _ = one(ranked(grades), rule="rank")
+    assert (examples[0].positive.chunk_id, examples[0].kind) == (positive, kind)
+
+
+def test_paper_rule_drops_grade_three() -> None:
+    examples, _ = one(ranked([3, 2, 4, 1]), rule="paper")
+    assert (examples[0].positive.chunk_id, examples[0].negatives[0].chunk_id) == ("c2", "c1")
+    assert one(ranked([3, 3, 1]), rule="paper") == ([], "no candidate is judged relevant")
+
+
+@given(hard=st.integers(0, 20), easy=st.integers(0, 20), ratio=st.floats(0, 5), seed=st.integers(0, 9))
+def test_mix_keeps_all_hard_and_no_more_easy_than_asked(hard: int, easy: int, ratio: float, seed: int) -> None:
+    c = ranked([4, 1])
+    kinds = ["hard"] * hard + ["easy"] * easy
+    examples = [Example(f"q{i}", c[0], (c[1],), kind, frozenset()) for i, kind in enumerate(kinds)]  # type: ignore[arg-type]
+    kept = mix(examples, ratio, seed)
+    assert sum(e.kind == "hard" for e in kept) == hard
+    assert sum(e.kind == "easy" for e in kept) == min(easy, round(ratio * hard))
+    assert kept == mix(examples, ratio, seed)
+
+
+def test_reasons_are_counted() -> None:
+    queries = [("a", ranked([4, 1])), ("b", ranked([1, 1])), ("c", ranked([4, 4])), ("d", ranked([1]))]
+    examples, reasons = mine(queries, {}, MineSpec(negatives=1, max_negative_share=None), 0, never)
+    assert [e.query_id for e in examples] == ["a"]
+    assert reasons == {"no candidate is judged relevant": 2, "no candidate is judged irrelevant": 1}
+
+
+def test_near_duplicates_are_seen_and_others_are_not() -> None:
+    a = "Rest the ankle, keep it raised, and put ice on it for ten minutes every few hours of the first day."
+    b = a.replace("ten minutes", "ten minutes") + " Call a doctor where it does not get better."
+    c = "Rest the wrist in a splint and take a painkiller with food for no more than three days in a row."
+    assert near_duplicates(shingles(a), shingles(b))
+    assert not near_duplicates(shingles(a), shingles(c))

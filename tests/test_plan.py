@@ -1,0 +1,92 @@
+"""The plan: what is next, from the manifests alone."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyrite.plan import STAGES, Step, chain, next_steps, outputs_digest, parents, step_key, survey
+from pyrite.spec import RunSpec
+
+OUTSIDE = {"source": "s", "model": "m", "retention": ""}
+
+
+def a_spec(**changes: Any) -> RunSpec:
+    return RunSpec.model_validate({"name": "r", "source": {"kind": "sample"}, **changes})
+
+
+def finish(spec: RunSpec, step: Step, manifests: dict[str, Any], outputs: str = "o") -> None:
+    """Record ``step`` as an executor does."""
+    inputs = {parent.name: outputs_digest(manifests[parent.name]) for parent in parents(spec, step)}
+    outside = {name: OUTSIDE[name] for name in STAGES[step.stage].external}
+    manifests[step.name] = {
+        "step": step.name,
+        "key": step_key(spec, step, inputs, outside),
+        "inputs": inputs,
+        "external": outside,
+        "settings": spec.settings(*STAGES[step.stage].settings),
+        "outputs": [{"key": step.name, "sha256": outputs}],
+    }
+
+
+def finish_all(spec: RunSpec) -> dict[str, Any]:
+    manifests: dict[str, Any] = {}
+    for step in chain(spec):
+        finish(spec, step, manifests)
+    return manifests
+
+
+def undone(spec: RunSpec, manifests: dict[str, Any], outside: dict[str, str] = OUTSIDE) -> set[str]:
+    return {state.step.name for state in survey(spec, manifests, outside) if state.state != "done"}
+
+
+@given(iterations=st.integers(1, 4), shards=st.integers(1, 5), order=st.randoms(use_true_random=False))
+def test_following_the_plan_does_every_step_once_and_never_before_its_parents(
+    iterations: int, shards: int, order: Any
+) -> None:
+    spec = a_spec(iterations=iterations, judge={"shards": shards})
+    manifests: dict[str, Any] = {}
+    did: list[Step] = []
+    while todo := next_steps(survey(spec, manifests, OUTSIDE)):
+        chosen = order.choice(todo).step
+        assert all(parent in did for parent in parents(spec, chosen))
+        finish(spec, chosen, manifests)
+        did.append(chosen)
+    assert sorted(step.name for step in did) == sorted(step.name for step in chain(spec))
+
+
+def test_a_changed_setting_redoes_the_stage_that_it_matters_to_and_what_follows() -> None:
+    before = a_spec()
+    manifests = finish_all(before)
+    after = a_spec(mine={"negatives": 5})
+    states = {state.step.name: state for state in survey(after, manifests, OUTSIDE)}
+    assert states["judge-1.0"].state == "done"
+    assert states["mine-1"].state == "ready"
+    assert states["mine-1"].stale == "mine.negatives was 3, is 5"
+    assert states["finetune-1"].state == "waiting"
+
+
+def test_a_setting_of_how_changes_nothing() -> None:
+    assert undone(a_spec(resources={"judge_workers": 7, "encode_tokens": 512}), finish_all(a_spec())) == set()
+
+
+def test_equal_outputs_stop_a_change_from_spreading() -> None:
+    spec = a_spec()
+    manifests = finish_all(spec)
+    changed = {**OUTSIDE, "source": "the same passages in another file"}
+    assert "prepare" in undone(spec, manifests, changed)
+    manifests["prepare"]["key"] = step_key(spec, Step("prepare"), {}, {"source": changed["source"]})
+    manifests["prepare"]["external"] = {"source": changed["source"]}
+    assert undone(spec, manifests, changed) == set()
+
+
+def test_one_more_iteration_keeps_those_that_are_done() -> None:
+    manifests = finish_all(a_spec(iterations=2))
+    left = undone(a_spec(iterations=3), manifests)
+    assert left == {"retrieve-3", "judge-3.0", "judge-3.1", "mine-3", "finetune-3", "validate-3", "evaluate"}
+
+
+def test_what_comes_from_outside_is_trusted_where_it_cannot_be_seen() -> None:
+    spec = a_spec()
+    assert undone(spec, finish_all(spec), {}) == set()
+    assert "prepare" in undone(spec, finish_all(spec), {"source": "other"})

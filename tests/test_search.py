@@ -1,0 +1,40 @@
+"""Exact search: the same answer as holding everything in memory, whatever the block size."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyrite.search import gather, read_blocks, top_k
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> tuple[list[Path], np.ndarray]:
+    rng = np.random.default_rng(0)
+    corpus = rng.normal(size=(1000, 16)).astype(np.float32)
+    files = []
+    for i, part in enumerate(np.array_split(corpus, 3)):
+        files.append(tmp_path / f"{i}.npy")
+        np.save(files[-1], part)
+    return files, corpus
+
+
+@pytest.mark.parametrize("rows", [7, 333, 5000])
+def test_blocks_and_masks_give_what_brute_force_gives(stored: tuple[list[Path], np.ndarray], rows: int) -> None:
+    files, corpus = stored
+    queries = np.random.default_rng(1).normal(size=(20, 16)).astype(np.float32)
+    keep = np.arange(1000) % 3 != 0
+    scores, found = top_k(queries, read_blocks(files, rows, keep), 10)
+    every = queries @ corpus[keep].T
+    expected = np.argsort(-every, axis=1)[:, :10]
+    assert (found == expected).all()
+    assert np.allclose(scores, np.take_along_axis(every, expected, axis=1), atol=1e-5)
+    assert (gather(files, found[0]) == corpus[found[0]]).all()
+
+
+def test_a_corpus_smaller_than_k_is_padded() -> None:
+    corpus = np.eye(3, dtype=np.float32)
+    scores, found = top_k(corpus[:1], iter([corpus]), 5)
+    assert found[0].tolist()[:3] == [0, 1, 2]
+    assert found[0].tolist()[3:] == [-1, -1]
+    assert np.isneginf(scores[0, 3:]).all()
