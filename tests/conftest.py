@@ -14,6 +14,8 @@ from hypothesis import settings
 settings.register_profile("pyrite", deadline=None, derandomize=True)
 settings.load_profile("pyrite")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Small matrices on a busy machine: threads would wait for each other, not work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TOPICS = [
     "asthma",

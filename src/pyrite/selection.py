@@ -150,7 +150,10 @@ def _standard_error(best: Candidate, other: Candidate) -> float:
 
 
 def _reason(candidate: Candidate, best: Candidate, chosen: Candidate, level: list[Candidate]) -> str:
-    gap = f"{best.mean - candidate.mean:.4f} below {label(best.name)}'s {best.mean:.4f}"
+    behind = best.mean - candidate.mean
+    if behind == 0 and candidate is not best:
+        return f"as good as {label(best.name)} on validation, but {label(chosen.name)} is nearer to the base model"
+    gap = f"{behind:.4f} below {label(best.name)}'s {best.mean:.4f}"
     error = f"one standard error ({_standard_error(best, candidate):.4f})"
     if candidate is chosen:
         if candidate is best and len(level) == 1:

@@ -5,7 +5,8 @@ from pyrite.report import words
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(0.5652, ".565"), (1.0231, "1.023"), (-0.02, "-.020"), (0.0, ".000"), (1.0, "1.000"), (None, "-"), (float("nan"), "-")],
+    [(0.5652, ".565"), (1.0231, "1.023"), (-0.02, "-.020"), (0.0, ".000"), (1.0, "1.000"), (None, "-"),
+     (float("nan"), "-")],
 )  # fmt: skip
 def test_numbers(value: float | None, said: str) -> None:
     assert words.number(value) == said
@@ -32,7 +33,8 @@ def test_p_values(p: float, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.2, "under 1 s"), (48.4, "48 s"), (59.6, "1 min 00 s"), (392, "6 min 32 s"), (3599.6, "1 h 00 min"), (None, "-")],
+    [(0.2, "under 1 s"), (48.4, "48 s"), (59.6, "1 min 00 s"), (392, "6 min 32 s"), (3599.6, "1 h 00 min"),
+     (None, "-")],
 )  # fmt: skip
 def test_durations(seconds: float | None, said: str) -> None:
     assert words.duration(seconds) == said

@@ -80,8 +80,10 @@ class Display:
             self._bars.remove_task(self._tasks.pop(step))
         text = headline(step.stage, manifest["summary"])
         self._console.print(
-            f"[green]done[/]  {step.label:<24} {manifest['seconds']:>6.1f} s  [dim]{escape(text)}[/]",
+            f"[green]done[/]  {step.label:<29} {manifest['seconds']:>6.1f} s  [dim]{escape(text)}[/]",
             highlight=False,
+            no_wrap=True,
+            overflow="ellipsis",
         )
 
     def _tell_plainly(self, step: Step) -> None:
@@ -105,11 +107,14 @@ def headline(stage: str, summary: Mapping[str, Any]) -> str:
             missing = f", {summary['missing']:,} missing" if summary["missing"] else ""
             return f"{summary['judged']:,} pairs judged{missing}"
         case "mine":
-            return f"{summary['hard']:,} hard, {summary['easy']:,} easy; {summary['examples']:,} examples"
+            return f"{summary['examples']:,} examples; new: {summary['hard']:,} hard, {summary['easy']:,} easy"
         case "finetune":
             return f"{summary['steps']:,} training steps, loss {summary['loss']:.3f}"
         case "validate":
-            return "; ".join(f"{name} MRR@5 {m['mrr@5']:.3f}" for name, m in summary["val"].items())
+            return "MRR@5 " + ", ".join(
+                f"{m['mrr@5']:.3f}" + (f" at {name.partition('@')[2]}" if "@" in name else "")
+                for name, m in summary["val"].items()
+            )
         case "evaluate":
             return f"chosen: {summary['chosen']}"
     return ""

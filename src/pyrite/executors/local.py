@@ -187,8 +187,7 @@ def _child(spec: str, root: str, external: dict[str, str], step: tuple[Any, ...]
     if code:
         emit({"event": "error", "text": text, "code": code})
     pipe.close()
-    sys.stdout.flush()
-    os._exit(code)  # torch's and pyarrow's exit handlers take seconds and have nothing left to do
+    sys.exit(code)
 
 
 def _die_with_parent() -> None:

@@ -1,0 +1,86 @@
+"""Encoding speed: Pyrite's encoder against plain SentenceTransformer.encode in fp32, on the same passages.
+
+Usage: python scripts/bench_encode.py [--passages N] [--rounds N] [MEDQUAD]
+
+The two take turns, so that a change of the machine's speed meets both. Passages are MedQuAD's where it is found (as in
+bench_quality.py), else the practice corpus's. The last line is JSON.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from pyrite.encoder import Encoder
+from pyrite.models import BUILTIN, base_folder
+from pyrite.sources import open_source
+from pyrite.sources.base import Document
+from pyrite.spec import MedquadSource, RunSpec, SampleSource
+from pyrite.store import Store
+
+ROOT = Path(__file__).resolve().parents[1]
+MEDQUAD = ROOT.parent / "shared/medquad/medquad-xml.tar.xz"
+
+
+def passages(path: Path | None, wanted: int) -> list[str]:
+    from pyrite.chunking import chunk
+
+    spec = MedquadSource(path=str(path), collections=["NIDDK", "NINDS"]) if path else SampleSource()
+    texts = [
+        record.text[start:end]
+        for record in open_source(spec).records()
+        if isinstance(record, Document)
+        for start, end in chunk(record.text, 500, 1000)
+    ]
+    distinct = list(dict.fromkeys(texts))
+    step = max(1, len(distinct) // wanted)
+    return distinct[::step][:wanted]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("medquad", type=Path, nargs="?", default=MEDQUAD if MEDQUAD.exists() else None)
+    parser.add_argument("--passages", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    from sentence_transformers import SentenceTransformer
+
+    texts = passages(arguments.medquad, arguments.passages)
+    base = base_folder(BUILTIN, None)
+    plain = SentenceTransformer(str(base))
+    ours = Encoder(base, base, RunSpec(name="bench", source=SampleSource()), Store("."))
+    plain.encode(texts[:64])
+    ours.encode(texts[:64], "document")
+    speeds: dict[str, list[float]] = {"plain": [], "ours": []}
+    for turn in range(arguments.rounds):
+        start = time.perf_counter()
+        reference = plain.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+        speeds["plain"].append(len(texts) / (time.perf_counter() - start))
+        start = time.perf_counter()
+        vectors = ours.encode(texts, "document")
+        speeds["ours"].append(len(texts) / (time.perf_counter() - start))
+        print(f"round {turn + 1}: plain {speeds['plain'][-1]:.1f}/s, ours {speeds['ours'][-1]:.1f}/s", flush=True)
+    k = min(50, len(texts) - 1)
+    a, b = (np.argsort(-(e @ e.T), axis=1)[:, :k] for e in (reference, vectors))
+    overlap = float(np.mean([len(set(x) & set(y)) / k for x, y in zip(a, b, strict=True)]))
+    ratios = [o / p for o, p in zip(speeds["ours"], speeds["plain"], strict=True)]
+    print(
+        json.dumps(
+            {
+                "passages": len(texts),
+                "plain_per_second": round(statistics.median(speeds["plain"]), 1),
+                "ours_per_second": round(statistics.median(speeds["ours"]), 1),
+                "ratio": round(statistics.median(ratios), 2),
+                f"top_{k}_overlap": round(overlap, 4),
+            }
+        )
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
