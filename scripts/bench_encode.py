@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pyrite.encoder import Encoder
-from pyrite.models import BUILTIN, base_folder
+from pyrite.embedding.encoder import Encoder
+from pyrite.embedding.models import BUILTIN, base_folder
 from pyrite.sources import open_source
 from pyrite.sources.base import Document
 from pyrite.spec import MedquadSource, RunSpec, SampleSource

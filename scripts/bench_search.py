@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pyrite.search import read_blocks, top_k
+from pyrite.embedding.search import read_blocks, top_k
 
 DIMS = 384
 

@@ -36,16 +36,16 @@ def test_a_run_can_be_read_resumed_and_looked_at(trained: Path, pyrite: Pyrite, 
     again = pyrite("train", run_file)
     assert "finished; nothing to do" in again.stdout
 
-    for name in ("corpus/chunks", "queries/queries", "queries/qrels", "iterations/1/candidates", "iterations/2/examples"):
+    tables = ("corpus/chunks", "queries/queries", "queries/qrels", "iterations/1/candidates", "iterations/2/examples")
+    for name in tables:
         rows = datasets.load_dataset("parquet", data_files=str(trained / f"{name}.parquet"), split="train")
         assert len(rows) > 0
     splits = pq.read_table(trained / "queries/queries.parquet").to_pylist()
     topics = {split: {row["topic"] for row in splits if row["split"] == split} for split in ("train", "val", "test")}
-    assert topics["train"] and topics["val"] and topics["test"]
+    assert all(topics.values())
     assert not topics["train"] & (topics["val"] | topics["test"])
-    held_out = {
-        row["chunk_id"] for row in pq.read_table(trained / "corpus/chunks.parquet").to_pylist() if row["split"] != "train"
-    }
+    chunks = pq.read_table(trained / "corpus/chunks.parquet").to_pylist()
+    held_out = {row["chunk_id"] for row in chunks if row["split"] != "train"}
     for i in (1, 2):
         for row in pq.read_table(trained / f"iterations/{i}/examples.parquet").to_pylist():
             assert held_out.isdisjoint([row["positive_id"], *row["negative_ids"]])
@@ -116,7 +116,9 @@ def test_a_second_writer_is_told_who_the_first_is(pyrite: Pyrite, run_file: Path
             assert "Traceback" not in result.stderr
 
 
-def test_ctrl_c_stops_all_processes_and_the_same_command_goes_on(run_file: Path, tmp_path: Path, pyrite: Pyrite) -> None:
+def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(
+    run_file: Path, tmp_path: Path, pyrite: Pyrite
+) -> None:
     store = tmp_path / "store"
     process = subprocess.Popen(
         [sys.executable, "-m", "pyrite", "train", str(run_file), "iterations=1"],

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pyrite import tables
-from pyrite.encoder import Encoder
+from pyrite.embedding.encoder import Encoder
+from pyrite.embedding.models import base_folder
+from pyrite.embedding.search import read_blocks, top_k
 from pyrite.errors import UserError
 from pyrite.executors.step import Run
-from pyrite.models import base_folder
 from pyrite.progress import Silent
-from pyrite.search import read_blocks, top_k
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def register(app: typer.Typer) -> None:
         folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path("data"),
     ) -> None:
         """Download a public data set, checked and resumable, with its licence shown."""
-        from pyrite.fetch import fetch_medquad
+        from pyrite.sources.fetch import fetch_medquad
 
         if data_set != "medquad":
             raise UserError(f"{data_set!r} is not a data set that Pyrite fetches; it knows medquad.")

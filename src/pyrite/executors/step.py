@@ -17,9 +17,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pyrite.embedding.models import base_folder, model_digest
 from pyrite.errors import PyriteError, UserError
 from pyrite.locks import locked
-from pyrite.models import base_folder, model_digest
 from pyrite.plan import STAGES, Step, StepState, survey
 from pyrite.progress import Progress
 from pyrite.sources import open_source

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pyrite import card, models, tables
+from pyrite import card, tables
+from pyrite.embedding import models
 from pyrite.report.data import ReportInputs, build
 from pyrite.report.page import render
 from pyrite.selection import Candidate, Choice, choose, model_name, parse_model_name

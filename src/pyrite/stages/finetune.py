@@ -19,13 +19,13 @@ from sentence_transformers import (
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
-from pyrite import models
-from pyrite.batching import ConflictFreeSampler, Row
+from pyrite.embedding import models
 from pyrite.errors import PyriteError
-from pyrite.losses import LOSSES
 from pyrite.progress import Progress
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import model_folder
+from pyrite.training.batching import ConflictFreeSampler, Row
+from pyrite.training.losses import LOSSES
 
 
 def run(ctx: StepContext) -> dict[str, Any]:

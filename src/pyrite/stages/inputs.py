@@ -5,8 +5,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyrite import models, tables
-from pyrite.encoder import Encoder
+from pyrite import tables
+from pyrite.embedding import models
+from pyrite.embedding.encoder import Encoder
 from pyrite.stages.context import StepContext
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from pyrite import mining, tables
+from pyrite import tables
 from pyrite.errors import UserError
-from pyrite.mining import Candidate, Example
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import read_candidates, read_chunks, read_judgments, read_qrels, read_queries
+from pyrite.training import mining
+from pyrite.training.mining import Candidate, Example
 
 
 def run(ctx: StepContext) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyrite import tables
-from pyrite.encoder import Encoder
-from pyrite.search import gather, read_blocks, top_k
+from pyrite.embedding.encoder import Encoder
+from pyrite.embedding.search import gather, read_blocks, top_k
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import encoder, read_chunks, read_qrels, read_queries
 

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyrite import scoring
-from pyrite.encoder import Encoder
+from pyrite.embedding.encoder import Encoder
+from pyrite.embedding.search import read_blocks, top_k
 from pyrite.progress import Progress
-from pyrite.search import read_blocks, top_k
 from pyrite.sources import open_source
 from pyrite.sources.base import Document, Question
 from pyrite.spec import BeirSource

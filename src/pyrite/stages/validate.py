@@ -5,7 +5,10 @@ Iteration 0 is the base model. Where a retention set is named, each is scored th
 
 from typing import Any
 
-from pyrite import models, tables
+import pyarrow as pa
+
+from pyrite import tables
+from pyrite.embedding import models
 from pyrite.selection import model_name
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import encoder_of, model_folder, read_chunks, read_qrels, read_queries
@@ -34,4 +37,21 @@ def run(ctx: StepContext) -> dict[str, Any]:
         if spec.retention:
             retention[name] = score_retention(encoder, spec.retention.path, ctx.progress)
     tables.write(ctx.output(f"iterations/{ctx.iteration}/metrics/val.parquet"), rows, tables.PER_QUERY)
-    return {"val": val, "retention": retention}
+    summary: dict[str, Any] = {"val": val, "retention": retention}
+    if ctx.iteration == 0:
+        summary["cut_passages"] = _count_cut(ctx, chunks)
+    return summary
+
+
+def _count_cut(ctx: StepContext, chunks: pa.Table) -> int:
+    """How many passages the model cannot read to their end; said aloud, since chunks could be made shorter."""
+    encoder = encoder_of(ctx, model_folder(ctx, 0))
+    cut = encoder.cut(chunks["text"].to_pylist())
+    if cut:
+        verb = "is" if cut == 1 else "are"
+        window = encoder.model.max_seq_length
+        ctx.progress.say(
+            f"{cut:,} of {chunks.num_rows:,} passages {verb} longer than the model's window of {window} tokens and cut "
+            "there; a smaller prepare.max_chars avoids it"
+        )
+    return cut

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.batching import ConflictFreeSampler, Row, pack
+from pyrite.training.batching import ConflictFreeSampler, Row, pack
 
 ids = st.frozensets(st.sampled_from("abcdefgh"), max_size=3)
 rows = st.lists(st.builds(Row, st.sampled_from("123456"), ids, ids), max_size=40)

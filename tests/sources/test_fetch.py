@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from pyrite import fetch
 from pyrite.errors import UserError
-from pyrite.fetch import content_sha256, fetch_medquad
+from pyrite.sources import fetch
+from pyrite.sources.fetch import content_sha256, fetch_medquad
 
 
 def _archive(answer: str = "So.") -> bytes:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.mining import Candidate, Example, mine, mine_query, mix, near_duplicates, shingles
 from pyrite.spec import MineSpec
+from pyrite.training.mining import Candidate, Example, mine, mine_query, mix, near_duplicates, shingles
 
 GRADES = st.sampled_from([None, 1, 2, 3, 4])
 

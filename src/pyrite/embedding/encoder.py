@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pyrite import models
+from pyrite.embedding import models
 from pyrite.progress import Progress
 from pyrite.spec import RunSpec
 from pyrite.store import Store
@@ -80,6 +80,15 @@ class Encoder:
             vectors[chosen] = part.float().cpu().numpy()
             done(len(chosen))
         return vectors if vectors is not None else np.empty((0, 0), dtype=np.float32)
+
+    def cut(self, texts: Sequence[str]) -> int:
+        """How many of the passages ``texts`` are longer than the model's window and are cut there."""
+        prompt = self.model.prompts.get("document") or ""
+        window = self.model.max_seq_length
+        if window is None:
+            return 0
+        lengths = (len(ids) for ids in self.model.tokenizer([prompt + t for t in texts], truncation=False)["input_ids"])
+        return sum(length > window for length in lengths)
 
     def corpus(self, texts: Sequence[str], progress: Progress) -> list[Path]:
         """Files with the embeddings of the passages ``texts``, in order (.npy, float32, of length 1 each)."""

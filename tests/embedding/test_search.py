@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyrite.search import gather, read_blocks, top_k
+from pyrite.embedding.search import gather, read_blocks, top_k
 
 
 @pytest.fixture
