@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,9 +50,7 @@ def members(group: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds a run's processes in /proc (Linux)")
-def test_killed_at_20_random_moments_a_run_ends_as_if_undisturbed(
-    run_file: Path, tmp_path: Path, pyrite: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_killed_at_20_random_moments_a_run_ends_as_if_undisturbed(run_file: Path, tmp_path: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     began = time.monotonic()
     process = start(run_file, undisturbed)

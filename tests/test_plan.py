@@ -62,7 +62,7 @@ def test_a_changed_setting_redoes_the_stage_that_it_matters_to_and_what_follows(
     states = {state.step.name: state for state in survey(after, manifests, OUTSIDE)}
     assert states["judge-1.0"].state == "done"
     assert states["mine-1"].state == "ready"
-    assert states["mine-1"].stale == "mine.negatives was 3, is 5"
+    assert states["mine-1"].stale == "mine.negatives was 1, is 5"
     assert states["finetune-1"].state == "waiting"
 
 

@@ -52,10 +52,10 @@ def test_same_seed_same_answer_and_another_seed_another() -> None:
 
 def test_ten_thousand_resamples_of_a_whole_run_take_seconds() -> None:
     base, other = np.random.default_rng(3).uniform(size=(2, 300))
-    started = time.perf_counter()
+    started = time.process_time()
     compare(base, other, 10_000, 0)
-    # Five metrics by four models are twenty of these; 5 s for all is the target, the rest is for a busy machine.
-    assert time.perf_counter() - started < 20 * 5 / 20
+    # Five metrics by four models are twenty of these and should take 5 s. Processor time, as the machine may be busy.
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("size", [1, 2])

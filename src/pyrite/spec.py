@@ -162,18 +162,21 @@ class MineSpec(Section):
     positive_rank: int = Field(default=10, ge=0, description="rank rule: a hard positive is ranked below this")
     negative_grade: int = Field(default=2, ge=1, le=3, description="greatest grade of a negative; 3 and above never")
     negative_rank: int = Field(default=5, ge=1, description="rank rule: a hard negative is ranked at or above this")
-    negatives: int = Field(default=3, ge=1, le=32, description="negatives per example")
+    negatives: int = Field(default=1, ge=1, le=32, description="negatives per example, beside those of its batch")
     positives: int = Field(default=1, ge=1, description="positives per query, each its own example")
     max_negative_share: float | None = Field(
         default=0.95,
         gt=0,
         le=1,
-        description="drop a negative that scores above this share of the positive's score (NV-Retriever); unset: keep",
+        description="prefer negatives that score at most this share of the positive's score (NV-Retriever); unset: any",
+    )
+    neighbours: int = Field(
+        default=4, ge=1, description="put up to so many examples that are each other's hard negatives in one batch"
     )
     easy_per_hard: float | None = Field(
         default=None, ge=0, description="easy examples kept for each hard one, against forgetting; unset: all"
     )
-    accumulate: bool = Field(default=True, description="keep the examples of earlier iterations")
+    accumulate: bool = Field(default=False, description="keep the examples of earlier iterations")
 
     @field_validator("negative_grade")
     @classmethod
@@ -192,15 +195,17 @@ class FinetuneSpec(Section):
         "triplet: cosine distance; distill: KL divergence to the judge's expected grades",
     )
     start: Literal["previous", "base"] = Field(default="previous", description="which weights an iteration starts from")
-    learning_rate: float = Field(default=5e-5, gt=0)
+    learning_rate: float = Field(default=1e-4, gt=0)
     epochs: float = Field(default=1.0, gt=0)
-    batch_size: int = Field(default=24, ge=2)
+    batch_size: int = Field(default=32, ge=2)
     warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
     scale: float = Field(default=20.0, gt=0, description="multiple-negatives: inverse temperature")
     margin: float = Field(default=0.1, gt=0, description="triplet: margin in cosine distance")
-    max_tokens: int | None = Field(default=None, ge=16, description="cut texts at this many tokens in training only")
+    max_tokens: int | None = Field(
+        default=128, ge=16, description="cut texts at this many tokens in training only; unset: the model's window"
+    )
     dropout: bool = Field(default=False, description="train with the model's own dropout")
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     checkpoint_every: int = Field(default=20, ge=1, description="steps between checkpoints")
     report_to: list[str] = Field(default=[], description="trackers, as transformers names them, e.g. [tensorboard]")
 
@@ -238,7 +243,7 @@ class ResourcesSpec(Section):
     """How a run is done on this machine. Nothing here changes what comes out."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    encode_tokens: int = Field(default=8192, ge=256, description="tokens in one encoding batch")
+    encode_tokens: int = Field(default=4096, ge=256, description="tokens in one encoding batch")
     search_block: int = Field(default=65_536, ge=1, description="chunks held in memory at a time while searching")
     judge_workers: int = Field(default=2, ge=1, description="judge shards that run at once on this machine")
 

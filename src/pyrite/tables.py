@@ -102,7 +102,8 @@ def examples(negatives: int) -> pa.Schema:
     """Schema of the training rows with ``negatives`` negatives each (at least 1).
 
     The text columns are named as sentence-transformers names them. ``relevant_ids`` are the chunks that may not be
-    a negative for this query, be it in another example of the same batch. ``label`` holds the judge's expected
+    a negative for this query, be it in another example of the same batch. Examples of one ``group`` are each other's
+    hard negatives and should share a batch. ``label`` holds the judge's expected
     grades of the positive and of each negative, in that order (length ``negatives + 1``).
     """
     return pa.schema(
@@ -113,6 +114,7 @@ def examples(negatives: int) -> pa.Schema:
             ("relevant_ids", pa.list_(pa.string())),
             ("kind", pa.string()),
             ("iteration", pa.int32()),
+            ("group", pa.string()),
             ("anchor", pa.string()),
             ("positive", pa.string()),
             *((f"negative_{i}", pa.string()) for i in range(1, negatives + 1)),

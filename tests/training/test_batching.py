@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.training.batching import ConflictFreeSampler, Row, pack
+from pyrite.training.batching import ConflictFreeSampler, Row, order, pack
 
 ids = st.frozensets(st.sampled_from("abcdefgh"), max_size=3)
 rows = st.lists(st.builds(Row, st.sampled_from("123456"), ids, ids), max_size=40)
@@ -11,10 +11,10 @@ rows = st.lists(st.builds(Row, st.sampled_from("123456"), ids, ids), max_size=40
 
 @given(rows=rows, batch_size=st.integers(1, 8), random=st.randoms(use_true_random=False))
 def test_every_row_once_and_no_false_negative_in_a_batch(rows: list[Row], batch_size: int, random: object) -> None:
-    order = list(range(len(rows)))
-    random.shuffle(order)  # type: ignore[attr-defined]
-    batches = pack(rows, order, batch_size)
-    assert sorted(position for batch in batches for position in batch) == sorted(order)
+    positions = list(range(len(rows)))
+    random.shuffle(positions)  # type: ignore[attr-defined]
+    batches = pack(rows, positions, batch_size)
+    assert sorted(position for batch in batches for position in batch) == sorted(positions)
     for batch in batches:
         assert len(batch) <= batch_size
         for a in batch:
@@ -35,3 +35,10 @@ def test_the_order_of_an_epoch_is_its_own_and_comes_again() -> None:
     assert epoch(0) == epoch(0)
     assert epoch(0) != epoch(1)
     assert sorted(map(sorted, epoch(0))) == sorted(map(sorted, epoch(1)))
+
+
+def test_a_group_stands_together() -> None:
+    rows = [Row(str(i), frozenset([str(i)]), frozenset([str(i)]), group=str(i % 16)) for i in range(64)]
+    for batch in pack(rows, order(rows, seed=3), 16):
+        groups = [rows[position].group for position in batch]
+        assert len(set(groups)) == 4

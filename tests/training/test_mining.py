@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrite.spec import MineSpec
-from pyrite.training.mining import Candidate, Example, mine, mine_query, mix, near_duplicates, shingles
+from pyrite.training.mining import Candidate, Example, mine, mine_query, mix, near_duplicates, neighbourhoods, shingles
 
 GRADES = st.sampled_from([None, 1, 2, 3, 4])
 
@@ -56,8 +56,11 @@ def test_no_example_holds_a_false_negative_that_the_data_reveals(
             assert negative.grade in (1, 2)
             assert negative.chunk_id not in relevant
             assert not (relevant and negative.chunk_id in twins)
-            if share is not None:
-                assert negative.score <= share * example.positive.score
+        if share is not None:
+            ceiling = share * example.positive.score
+            fitting = [c for c in candidates if c.grade in (1, 2) and c.chunk_id not in relevant | twins]
+            low = [c for c in fitting if c.score <= ceiling]
+            assert sum(n.score <= ceiling for n in example.negatives) >= min(negatives, len(low))
         assert example.positive.grade is not None
         assert example.positive.grade >= (3 if rule == "rank" else 4)
         assert {c.chunk_id for c in candidates if (c.grade or 0) >= 3} | relevant <= example.relevant
@@ -104,6 +107,44 @@ def test_mix_keeps_all_hard_and_no_more_easy_than_asked(hard: int, easy: int, ra
     assert sum(e.kind == "hard" for e in kept) == hard
     assert sum(e.kind == "easy" for e in kept) == min(easy, round(ratio * hard))
     assert kept == mix(examples, ratio, seed)
+
+
+@given(st.lists(st.permutations("abcdef"), min_size=1, max_size=6), st.integers(1, 4))
+def test_neighbours_share_a_group_unless_they_are_in_conflict(ranked_lists: list[list[str]], size: int) -> None:
+    examples = [
+        Example(
+            f"q{i}",
+            Candidate(order[0], 1, 1.0, 4, 4.0),
+            (Candidate(order[1], 2, 0.5, 1, 1.0),),
+            "easy",
+            frozenset(order[0]),
+        )
+        for i, order in enumerate(ranked_lists)
+    ]
+    groups = neighbourhoods(examples, {f"q{i}": order for i, order in enumerate(ranked_lists)}, size)
+    for number in set(groups):
+        members = [e for e, g in zip(examples, groups, strict=True) if g == number]
+        assert len(members) <= size
+        for a in members:
+            for b in members:
+                if a is not b:
+                    passages = {a.positive.chunk_id, a.negatives[0].chunk_id}
+                    assert passages.isdisjoint(b.relevant)
+
+
+def test_a_question_stands_beside_those_whose_answers_it_is_confused_by() -> None:
+    def example(query: str, positive: str, negative: str) -> Example:
+        return Example(
+            query,
+            Candidate(positive, 1, 1.0, 4, 4.0),
+            (Candidate(negative, 9, 0.1, 1, 1.0),),
+            "easy",
+            frozenset(positive),
+        )
+
+    examples = [example("q0", "a", "z"), example("q1", "b", "z"), example("q2", "c", "z"), example("q3", "d", "a")]
+    ranked = {"q0": ["a", "d", "c"], "q1": ["b"], "q2": ["c", "a"], "q3": ["d", "a"]}
+    assert neighbourhoods(examples, ranked, 4) == [0, 1, 0, 3]  # d conflicts: its negative answers q0
 
 
 def test_reasons_are_counted() -> None:

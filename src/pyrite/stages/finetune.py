@@ -5,7 +5,6 @@ The model folder that this writes is what is scored and handed over: nothing of 
 
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +40,15 @@ def run(ctx: StepContext) -> dict[str, Any]:
     if not spec.dropout:
         _without_dropout(model)
     dataset, rows = _read(examples, spec.loss, ctx.spec.mine.negatives, ctx.scratch / "arrow")
-    trainer = SentenceTransformerTrainer(
+    trainer = _Trainer(
+        rows,
+        ctx.spec.seed,
         model=model,
         args=_arguments(ctx, model, dataset.column_names, device),
         train_dataset=dataset,
         loss=LOSSES[spec.loss](model, spec),
         callbacks=[_Tell(ctx.progress)],
     )
-    trainer.args.batch_sampler = partial(_sampler, rows=rows, run_seed=ctx.spec.seed)
     checkpoint = _last_checkpoint(ctx.scratch / "checkpoints")
     if checkpoint:
         ctx.progress.say(f"going on from {checkpoint.name}")
@@ -68,12 +68,28 @@ def run(ctx: StepContext) -> dict[str, Any]:
     }
 
 
+class _Trainer(SentenceTransformerTrainer):  # type: ignore[misc]  # the library is not typed
+    """The library's trainer, with batches that hold no false negatives and checkpoints without pickled arguments."""
+
+    def __init__(self, rows: list[Row], run_seed: int, **kwargs: Any):
+        self._rows, self._run_seed = rows, run_seed
+        super().__init__(**kwargs)
+
+    def get_batch_sampler(self, dataset: Dataset, batch_size: int, *_: Any, **__: Any) -> DefaultBatchSampler:
+        """Overridden rather than passed as an argument: the arguments are written to every checkpoint."""
+        return ConflictFreeSampler(dataset, batch_size, self._rows, self._run_seed)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        del state_dict
+        self.model.save_pretrained(output_dir or self.args.output_dir, create_model_card=False)
+
+
 def _read(path: Path, loss: str, negatives: int, cache: Path) -> tuple[Dataset, list[Row]]:
     """The examples as a memory-mapped dataset of the columns that the loss takes, and what the sampler needs."""
     texts = ["anchor", "positive", *(f"negative_{i}" for i in range(1, negatives + 1))]
     wanted = [*texts, "label"] if loss == "distill" else texts
     dataset = load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(cache), columns=wanted)
-    table = pq.read_table(path, columns=["query_id", "positive_id", "negative_ids", "relevant_ids"])
+    table = pq.read_table(path, columns=["query_id", "positive_id", "negative_ids", "relevant_ids", "group"])
     rows = [
         Row(
             row["query_id"],
@@ -83,10 +99,6 @@ def _read(path: Path, loss: str, negatives: int, cache: Path) -> tuple[Dataset, 
         for row in table.to_pylist()
     ]
     return dataset, rows
-
-
-def _sampler(dataset: Dataset, batch_size: int, rows: list[Row], run_seed: int, **_: Any) -> DefaultBatchSampler:
-    return ConflictFreeSampler(dataset, batch_size, rows, run_seed)
 
 
 def _arguments(

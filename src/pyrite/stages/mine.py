@@ -36,7 +36,12 @@ def run(ctx: StepContext) -> dict[str, Any]:
     ctx.progress.begin(len(judged), "queries mined")
     found, reasons = mining.mine(judged, relevant, spec, ctx.spec.seed, is_duplicate)
     ctx.progress.advance(len(judged))
-    rows = [_row(example, ctx.iteration, query_of, text_of) for example in found]
+    ranked = {query: [candidate.chunk_id for candidate in candidates] for query, candidates in judged}
+    groups = mining.neighbourhoods(found, ranked, spec.neighbours)
+    rows = [
+        {**_row(example, query_of, text_of), "iteration": ctx.iteration, "group": f"{ctx.iteration}-{group}"}
+        for example, group in zip(found, groups, strict=True)
+    ]
     kept = _earlier(ctx, rows)
     schema = tables.examples(spec.negatives)
     total = tables.write(ctx.output(f"iterations/{ctx.iteration}/examples.parquet"), kept + rows, schema)
@@ -76,7 +81,7 @@ def _judged(candidates: pa.Table, judgments: pa.Table) -> list[tuple[str, list[C
     ]
 
 
-def _row(example: Example, iteration: int, query_of: dict[str, str], text_of: dict[str, str]) -> dict[str, Any]:
+def _row(example: Example, query_of: dict[str, str], text_of: dict[str, str]) -> dict[str, Any]:
     negatives = {f"negative_{i}": text_of[c.chunk_id] for i, c in enumerate(example.negatives, 1)}
     return {
         "query_id": example.query_id,
@@ -84,7 +89,6 @@ def _row(example: Example, iteration: int, query_of: dict[str, str], text_of: di
         "negative_ids": [c.chunk_id for c in example.negatives],
         "relevant_ids": sorted(example.relevant),
         "kind": example.kind,
-        "iteration": iteration,
         "anchor": query_of[example.query_id],
         "positive": text_of[example.positive.chunk_id],
         **negatives,

@@ -13,17 +13,27 @@ class Row(NamedTuple):
     query_id: str
     passages: frozenset[str]
     relevant: frozenset[str]
+    group: str = ""
 
 
-def pack(rows: Sequence[Row], order: Sequence[int], batch_size: int) -> list[list[int]]:
+def order(rows: Sequence[Row], seed: int) -> list[int]:
+    """All positions of ``rows``, in an order drawn by ``seed`` in which the rows of a group stand together."""
+    groups: dict[str, list[int]] = {}
+    for position, row in enumerate(rows):
+        groups.setdefault(row.group or str(position), []).append(position)
+    shuffled = random.Random(seed).sample(list(groups.values()), len(groups))
+    return [position for group in shuffled for position in group]
+
+
+def pack(rows: Sequence[Row], positions: Sequence[int], batch_size: int) -> list[list[int]]:
     """Positions of ``rows`` in batches: every row once, at most ``batch_size`` a batch, no two rows in conflict.
 
     Rows conflict when they are of the same query, or a passage of one is relevant to the query of the other.
-    Greedy: each row, taken in ``order``, goes into the first batch with room where it fits.
+    Greedy: each row, taken in the order of ``positions``, goes into the first batch with room where it fits.
     """
     batches: list[list[int]] = []
     open_batches: list[_Open] = []
-    for position in order:
+    for position in positions:
         row = rows[position]
         for batch in open_batches:
             if batch.fits(row):
@@ -63,9 +73,7 @@ class ConflictFreeSampler(DefaultBatchSampler):  # type: ignore[misc]  # the lib
 
     def __init__(self, dataset: Any, batch_size: int, rows: Sequence[Row], seed: int):
         super().__init__(dataset, batch_size=batch_size, drop_last=False, seed=seed)
-        order = list(range(len(rows)))
-        random.Random(seed).shuffle(order)
-        self._batches = pack(rows, order, batch_size)
+        self._batches = pack(rows, order(rows, seed), batch_size)
         self._seed = seed
 
     def __iter__(self) -> Iterator[list[int]]:

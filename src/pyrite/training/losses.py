@@ -16,13 +16,29 @@ from torch import Tensor
 from pyrite.spec import FinetuneSpec
 
 #: Texts in one forward pass of the cached loss: what a CPU's caches and small GPUs hold.
-_MINI_BATCH = 24
+_MINI_BATCH = 16
+
+
+class TrimmedCachedLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]  # the library is not typed
+    """The library's loss; each forward pass only as wide as its longest text, where the column is padded to its own."""
+
+    def embed_minibatch(self, sentence_feature: dict[str, Any], begin: int, end: int, *args: Any, **kwargs: Any) -> Any:
+        """As the library's, on the mini-batch without the columns that hold nothing but padding on the right."""
+        mask = sentence_feature.get("attention_mask")
+        if isinstance(mask, Tensor):
+            full, rows = mask.shape[1], mask[begin:end]
+            width = int(rows.any(dim=0).nonzero().max()) + 1
+            sentence_feature = {
+                name: value[:, :width] if isinstance(value, Tensor) and value.shape[1:2] == (full,) else value
+                for name, value in sentence_feature.items()
+            }
+        return super().embed_minibatch(sentence_feature, begin, end, *args, **kwargs)
 
 
 def _multiple_negatives(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
     """InfoNCE over the example's own negatives and all passages of the batch, with gradient caching
     (van den Oord and others, arXiv 1807.03748; Gao and others, arXiv 2101.06983)."""
-    return CachedMultipleNegativesRankingLoss(model, scale=spec.scale, mini_batch_size=_MINI_BATCH)
+    return TrimmedCachedLoss(model, scale=spec.scale, mini_batch_size=_MINI_BATCH)
 
 
 def _triplet(model: SentenceTransformer, spec: FinetuneSpec) -> Any:

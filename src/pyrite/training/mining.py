@@ -91,7 +91,7 @@ def mine_query(
             examples.append(
                 Example(query_id, positive, chosen, _kind(rule, positive, chosen, negatives[0], spec), protected)
             )
-    return examples, None if examples else "too few negatives pass the filters"
+    return examples, None if examples else "too few irrelevant candidates"
 
 
 def _choose(
@@ -101,15 +101,18 @@ def _choose(
     spec: MineSpec,
     is_duplicate: Callable[[str, str], bool],
 ) -> tuple[Candidate, ...]:
-    """The highest-ranked negatives that pass the filters, as many as an example holds, or none."""
-    ceiling = float("inf")
-    if spec.max_negative_share is not None:
-        ceiling = positive.score * spec.max_negative_share
+    """As many negatives as an example holds, or none where there are too few.
+
+    The highest-ranked that score low enough beside the positive; where those do not suffice, because the model ranks
+    the positive itself so low, the lowest-ranked of the rest: of those, the least likely to be relevant after all.
+    """
+    ceiling = float("inf") if spec.max_negative_share is None else positive.score * spec.max_negative_share
+    below = [n for n in negatives if n.score <= ceiling]
+    above = [n for n in reversed(negatives) if n.score > ceiling]
     chosen: list[Candidate] = []
-    for negative in negatives:
-        if negative.score > ceiling or any(is_duplicate(negative.chunk_id, other) for other in protected):
-            continue
-        chosen.append(negative)
+    for negative in [*below, *above]:
+        if not any(is_duplicate(negative.chunk_id, other) for other in protected):
+            chosen.append(negative)
         if len(chosen) == spec.negatives:
             return tuple(chosen)
     return ()
@@ -156,6 +159,41 @@ def mine(
             yield from found
 
     return mix(list(each()), spec.easy_per_hard, seed), reasons
+
+
+def neighbourhoods(examples: Sequence[Example], ranked: Mapping[str, Sequence[str]], size: int) -> list[int]:
+    """A group number for each example: examples whose positives are each other's candidates share one.
+
+    In a batch, an example's positive serves the others as a negative, and a neighbour's is a hard one that costs
+    nothing to encode. Greedy, in the order given; a group has at most ``size`` examples, and no two in conflict.
+
+    Args:
+        ranked: the ids of each query's candidates, best first.
+    """
+    owners: dict[str, list[int]] = {}
+    for position, example in enumerate(examples):
+        owners.setdefault(example.positive.chunk_id, []).append(position)
+    groups = [-1] * len(examples)
+    for position, example in enumerate(examples):
+        if groups[position] >= 0:
+            continue
+        members = [position]
+        groups[position] = position
+        near = (other for chunk_id in ranked[example.query_id] for other in owners.get(chunk_id, ()))
+        for other in near:
+            if len(members) == size:
+                break
+            if groups[other] < 0 and not any(_conflict(examples[other], examples[m]) for m in members):
+                groups[other] = position
+                members.append(other)
+    return groups
+
+
+def _conflict(a: Example, b: Example) -> bool:
+    """Whether the two may not share a batch: one query, or a passage of one that is relevant to the other."""
+    passages_a = {a.positive.chunk_id, *(n.chunk_id for n in a.negatives)}
+    passages_b = {b.positive.chunk_id, *(n.chunk_id for n in b.negatives)}
+    return a.query_id == b.query_id or bool(passages_a & b.relevant) or bool(passages_b & a.relevant)
 
 
 def shingles(text: str, width: int = 5) -> frozenset[tuple[str, ...]]:
