@@ -139,6 +139,8 @@ def load(
     from sentence_transformers import SentenceTransformer
 
     dtype = torch.bfloat16 if not for_training and has_bf16(device) else torch.float32
+    # Written-out attention trains faster on a CPU than the fused kernel, whose backward pass is made for GPUs.
+    attention = {"attn_implementation": "eager"} if for_training and device == "cpu" else {}
     try:
         model = SentenceTransformer(
             str(folder),
@@ -146,7 +148,7 @@ def load(
             prompts=prompts(base, spec),
             trust_remote_code=spec.trust_remote_code,
             local_files_only=True,
-            model_kwargs={"dtype": dtype, "use_safetensors": True},
+            model_kwargs={"dtype": dtype, "use_safetensors": True, **attention},
         )
     except Exception as error:
         raise UserError(

@@ -27,9 +27,6 @@ from pyrite.progress import Events
 from pyrite.spec import RunSpec
 from pyrite.store import Store
 
-#: Large activations make glibc hand memory back and fault it in again on every training step; these keep it.
-_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "68719476736", "MALLOC_TOP_PAD_": "268435456"}
-
 _GRACE_SECONDS = 20
 
 
@@ -139,7 +136,6 @@ def _log(run: Run, step: Step) -> Path:
 
 def _start(run: Run, step: Step) -> _Child:
     if sys.platform == "linux":
-        os.environ.update({name: os.environ.get(name, value) for name, value in _MALLOC.items()})
         context: Any = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["pyrite.executors.preload"])
     else:
