@@ -34,7 +34,7 @@ def write(tmp_path: Path, text: str) -> Path:
             ["mine.negative_grade", "can never be a negative"],
         ),
         ("source: {kind: sample}\nprepare: {split: {train: 0.9}}\n", ["prepare.split", "add up to 1.2"]),
-        ("source: {kind: sample}\nfinetune: {loss: triplet}\n", ["triplet", "mine.negatives"]),
+        ("source: {kind: sample}\nmine: {negatives: 3}\nfinetune: {loss: triplet}\n", ["triplet", "mine.negatives"]),
         ("- a\n- b\n", ["a mapping of settings"]),
         ("a: [1\n", ["run.yaml:2", "not YAML"]),
     ],

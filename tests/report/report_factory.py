@@ -51,7 +51,7 @@ def make(
             "domain": "medicine",
             "source": {"kind": "medquad", "path": "data/medquad.tar.xz", "collections": ["NIDDK", "NINDS"]},
             "iterations": iterations,
-            "finetune": {"learning_rate": 1e-4},
+            "finetune": {"learning_rate": 3e-4},
             "evaluate": evaluate,
             **settings,
         }

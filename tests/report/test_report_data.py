@@ -147,8 +147,8 @@ def test_rank_shifts_by_hand() -> None:
 
 def test_settings_name_what_differs_from_the_defaults_first() -> None:
     changed = {row["path"]: row for row in build(make())["settings"]["changed"]}
-    assert changed["finetune.learning_rate"]["value"] == "0.0001"
-    assert changed["finetune.learning_rate"]["default"] == "5e-05"
+    assert changed["finetune.learning_rate"]["value"] == "0.0003"
+    assert changed["finetune.learning_rate"]["default"] == "0.0001"
     assert changed["source.collections"]["value"] == '["NIDDK", "NINDS"]'
     assert changed["evaluate.retention.max_loss"]["default"] is None
     assert "finetune.epochs" not in changed

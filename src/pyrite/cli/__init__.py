@@ -22,6 +22,10 @@ app = typer.Typer(
 )
 
 
+#: What typer returns for Ctrl-C.
+INTERRUPTED = 130
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"pyrite {__version__}")
@@ -43,15 +47,14 @@ def main() -> None:
     """Entry point. Exit code 2: the user can mend it; 1: a failure of ours; 3: the gate was not met; 130: Ctrl-C."""
     try:
         code = app(standalone_mode=False)
+        if code == INTERRUPTED:
+            errors.print("\nstopped; the same command goes on from here")
     except click.ClickException as error:
         error.show()
         code = error.exit_code
     except PyriteError as error:
         errors.print(f"[bold red]error[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         code = error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        errors.print("\nstopped; the same command goes on from here")
-        code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
