@@ -3,10 +3,11 @@
 Usage: python scripts/cli_reference.py [--check]
 """
 
+import inspect
 import sys
 from pathlib import Path
+from typing import Any
 
-import click
 import typer
 
 from pyrite.cli import app
@@ -16,25 +17,18 @@ PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 
 def reference() -> str:
     """The page as Markdown: every verb with its usage, arguments and options."""
-    root = typer.main.get_command(app)
-    assert isinstance(root, click.Group)
-    lines = [
-        "# Commands",
-        "",
-        "Made from the commands' help by `make docs`; `pyrite VERB --help` says the same.",
-        "",
-    ]
-    for name in root.list_commands(click.Context(root)):
-        command = root.commands[name]
-        context = click.Context(command, info_name=f"pyrite {name}")
+    root: Any = typer.main.get_command(app)
+    lines = ["# Commands", "", "Made from the commands' help by `make docs`; `pyrite VERB --help` says the same.", ""]
+    for name, command in root.commands.items():
+        context = command.make_context(name, [], resilient_parsing=True)
         usage = " ".join([f"pyrite {name}", *command.collect_usage_pieces(context)])
-        lines += [f"## {name}", "", (command.help or "").strip(), "", f"    {usage}", ""]
+        lines += [f"## {name}", "", inspect.cleandoc(command.help or ""), "", f"    {usage}", ""]
         for parameter in command.params:
-            text = getattr(parameter, "help", None) or ""
-            if isinstance(parameter, click.Option):
-                lines.append(f"- `{', '.join(parameter.opts)}`: {text}")
+            if parameter.param_type_name == "argument":
+                label = parameter.metavar or parameter.name.upper()
             else:
-                lines.append(f"- `{parameter.make_metavar(context)}`: {text}")
+                label = ", ".join(parameter.opts)
+            lines.append(f"- `{label}`: {getattr(parameter, 'help', None) or ''}")
         lines.append("")
     return "\n".join(lines)
 

@@ -88,3 +88,28 @@ def test_killed_at_20_random_moments_a_run_ends_as_if_undisturbed(run_file: Path
     first, second = (json.loads((s / "runs/small/report/report.json").read_text()) for s in (undisturbed, killed))
     assert first["per_query"] == second["per_query"]
     assert not list((killed / "runs/small").rglob("part-*.parquet"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds a run's processes in /proc (Linux)")
+def test_training_goes_on_from_its_checkpoint_and_ends_with_the_same_weights(run_file: Path, tmp_path: Path) -> None:
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    longer = run_file.read_text().replace("finetune: {", "finetune: {epochs: 8, ")
+    run_file.write_text(longer)
+    assert start(run_file, undisturbed).wait(timeout=600) == 0
+
+    process = start(run_file, killed)
+    deadline = time.monotonic() + 120
+    pattern = "runs/small/scratch/finetune-1/*/checkpoints/checkpoint-[1-9]*/trainer_state.json"
+    while not list(killed.glob(pattern)):
+        assert time.monotonic() < deadline, "no checkpoint was ever written"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert not (killed / "runs/small/steps/finetune-1.json").exists()
+
+    again = start(run_file, killed)
+    said, _ = again.communicate(timeout=600)
+    assert again.returncode == 0, said
+    assert "going on from checkpoint-" in said
+    assert outputs(killed) == outputs(undisturbed)

@@ -19,6 +19,14 @@ from pyrite.locks import locked
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @pytest.fixture
 def trained(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> Path:
     """A finished run's folder."""
@@ -81,6 +89,16 @@ def test_the_gate_is_in_the_exit_code(pyrite: Pyrite, run_file: Path) -> None:
     assert pyrite("train", run_file, *impossible).returncode == 0
 
 
+@pytest.mark.parametrize("loss", ["triplet", "distill"])
+def test_every_loss_trains_and_the_saved_model_has_moved(
+    loss: str, pyrite: Pyrite, run_file: Path, tmp_path: Path
+) -> None:
+    result = pyrite("train", run_file, f"finetune.loss={loss}", "mine.negatives=1", "mine.rule=paper", "iterations=1")
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "store/runs/small/report/report.json").read_text())
+    assert report["means"]["val"]["iteration-1"] != report["means"]["val"]["base"]
+
+
 def test_one_step_at_a_time_gives_what_train_gives(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     steps: list[list[object]] = [
         ["prepare"],
@@ -137,8 +155,10 @@ def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(
     assert process.returncode == 130
     assert "the same command goes on" in err
     assert not (store / "runs/small/steps/evaluate.json").exists()
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)
+    deadline = time.monotonic() + 20
+    while group_lives(process.pid):
+        assert time.monotonic() < deadline, "a process outlived its run"
+        time.sleep(0.1)
     after = pyrite("train", run_file, "iterations=1")
     assert after.returncode == 0
     assert "already finished; going on from there" in after.stdout

@@ -4,7 +4,6 @@ import os
 import sys
 import traceback
 
-import click
 import typer
 
 from pyrite import __version__
@@ -45,13 +44,13 @@ for module in (train, data, inspect, steps):
 
 def main() -> None:
     """Entry point. Exit code 2: the user can mend it; 1: a failure of ours; 3: the gate was not met; 130: Ctrl-C."""
+    code: object = 0
     try:
-        code = app(standalone_mode=False)
+        app()
+    except SystemExit as leaving:
+        code = leaving.code
         if code == INTERRUPTED:
             errors.print("\nstopped; the same command goes on from here")
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
     except PyriteError as error:
         errors.print(f"[bold red]error[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
         code = error.exit_code

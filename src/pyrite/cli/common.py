@@ -21,7 +21,7 @@ errors = Console(stderr=True)
 RunFile = Annotated[Path, typer.Argument(metavar="RUN_FILE", help="The run's description, a YAML file.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the file's: finetune.learning_rate=1e-4"),
+    typer.Argument(metavar="KEY=VALUE", help="Settings that win over the file's: finetune.learning_rate=1e-4"),
 ]
 StoreOption = Annotated[
     str, typer.Option("--store", envvar="PYRITE_STORE", help="Folder that keeps runs, models and embeddings.")

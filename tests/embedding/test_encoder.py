@@ -1,0 +1,86 @@
+"""Encoding: fast arithmetic that agrees with plain arithmetic, and embeddings kept under what decides them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pyrite.embedding import models
+from pyrite.embedding.encoder import Encoder
+from pyrite.errors import PyriteError
+from pyrite.progress import Silent
+from pyrite.spec import ModelSpec, RunSpec, SampleSource
+from pyrite.store import Store
+
+TEXTS = [f"{'a long passage about number ' * (i % 7)}{i}" for i in range(40)]
+
+
+def encoder(folder: Path, base: Path, store: Path, **settings: object) -> Encoder:
+    return Encoder(folder, base, RunSpec(name="r", source=SampleSource(), **settings), Store(store))  # type: ignore[arg-type]
+
+
+def test_batches_and_bf16_give_what_plain_encode_gives(tiny_model: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    plain = SentenceTransformer(str(tiny_model), device="cpu").encode(TEXTS, normalize_embeddings=True)
+    fast = encoder(tiny_model, tiny_model, tmp_path, resources={"encode_tokens": 256}).encode(TEXTS, "document")
+    assert fast.shape == plain.shape
+    assert (np.einsum("ij,ij->i", fast, plain) > 0.999).all()
+
+
+def test_embeddings_are_kept_under_weights_texts_and_prompts(tiny_model: Path, tmp_path: Path) -> None:
+    files = encoder(tiny_model, tiny_model, tmp_path).corpus(TEXTS, Silent())
+    stamp = files[0].stat().st_mtime_ns
+    assert encoder(tiny_model, tiny_model, tmp_path).corpus(TEXTS, Silent())[0].stat().st_mtime_ns == stamp
+    assert encoder(tiny_model, tiny_model, tmp_path).corpus([*TEXTS[:-1], "other"], Silent()) != files
+    prompted = encoder(tiny_model, tiny_model, tmp_path, model={"passage_prompt": "passage: "})
+    assert prompted.corpus(TEXTS, Silent()) != files
+    # The same name with other weights: what sentence-transformers' own cache would take for the same model.
+    other = tmp_path / "copy"
+    shutil.copytree(tiny_model, other)
+    models.blend(tiny_model, other, 0.5, tmp_path / "same")
+    weights = next(other.rglob("*.safetensors"))
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 0x10
+    weights.write_bytes(content)
+    assert encoder(other, tiny_model, tmp_path).corpus(TEXTS, Silent()) != files
+
+
+def test_prompts_of_e5_are_put_before_queries_and_passages_once(tiny_model: Path, tmp_path: Path) -> None:
+    named = tmp_path / "e5-small-v2"
+    shutil.copytree(tiny_model, named)
+    assert models.prompts(named, ModelSpec(base=str(named))) == {"query": "query: ", "document": "passage: "}
+    by_family = encoder(named, named, tmp_path).encode(["rest"], "document")
+    by_hand = encoder(tiny_model, tiny_model, tmp_path).encode(["passage: rest"], "document")
+    assert np.allclose(by_family, by_hand, atol=1e-6)
+    # A model folder that carries its own prompts is believed.
+    config = named / "config_sentence_transformers.json"
+    config.write_text(
+        json.dumps({**json.loads(config.read_text()), "prompts": {"query": "ask: ", "document": "text: "}})
+    )
+    assert models.prompts(named, ModelSpec(base=str(named))) == {"query": "ask: ", "document": "text: "}
+    assert models.prompts(named, ModelSpec(base=str(named), query_prompt=""))["query"] == ""
+
+
+def test_a_blend_is_the_weighted_mean_of_the_weights(tiny_model: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    weights = next(other.rglob("*.safetensors"))
+    tensors = load_file(weights)
+    save_file({name: tensor + np.float32(1) for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+    models.blend(tiny_model, other, 0.25, tmp_path / "blend")
+    blended = load_file(next((tmp_path / "blend").rglob("*.safetensors")))
+    for name, tensor in tensors.items():
+        if tensor.dtype == np.float32:
+            assert np.allclose(blended[name], tensor + 0.25, atol=1e-5)
+    save_file({"another": np.zeros(3, np.float32)}, weights, metadata={"format": "pt"})
+    with pytest.raises(PyriteError, match="cannot be blended"):
+        models.blend(tiny_model, other, 0.25, tmp_path / "no")
+
+
+def test_passages_over_the_window_are_counted(tiny_model: Path, tmp_path: Path) -> None:
+    assert encoder(tiny_model, tiny_model, tmp_path).cut(["short", "word " * 200]) == 1
