@@ -89,7 +89,7 @@ def test_the_gate_is_in_the_exit_code(pyrite: Pyrite, run_file: Path) -> None:
     assert pyrite("train", run_file, *impossible).returncode == 0
 
 
-@pytest.mark.parametrize("loss", ["triplet", "distill"])
+@pytest.mark.parametrize("loss", ["triplet", "distill", "cached-multiple-negatives"])
 def test_every_loss_trains_and_the_saved_model_has_moved(
     loss: str, pyrite: Pyrite, run_file: Path, tmp_path: Path
 ) -> None:

@@ -189,9 +189,10 @@ class MineSpec(Section):
 class FinetuneSpec(Section):
     """How the model is trained on the examples."""
 
-    loss: Literal["multiple-negatives", "triplet", "distill"] = Field(
+    loss: Literal["multiple-negatives", "cached-multiple-negatives", "triplet", "distill"] = Field(
         default="multiple-negatives",
-        description="multiple-negatives: cached, with the mined negatives and the batch's; "
+        description="multiple-negatives: with the mined negatives and the batch's; "
+        "cached-multiple-negatives: the same for large batches in little memory; "
         "triplet: cosine distance; distill: KL divergence to the judge's expected grades",
     )
     start: Literal["previous", "base"] = Field(default="previous", description="which weights an iteration starts from")

@@ -14,8 +14,10 @@ SPLITS = ("train", "val", "test")
 DROPPED_EXAMPLES = 3
 
 
-def data(prepare: dict[str, Any], chunks: pa.Table, queries: pa.Table, qrels: pa.Table) -> dict[str, Any]:
-    """The corpus and its splits from the tables, with what only prepare knows."""
+def data(
+    prepare: dict[str, Any], base: dict[str, Any], chunks: pa.Table, queries: pa.Table, qrels: pa.Table
+) -> dict[str, Any]:
+    """The corpus and its splits from the tables, with what only prepare and the base model's scoring know."""
     summary: dict[str, Any] = prepare.get("summary") or {}
     told: dict[str, Any] = summary.get("counts") or summary
     columns = (queries.column(name).to_pylist() for name in ("query_id", "split", "topic"))
@@ -46,8 +48,13 @@ def data(prepare: dict[str, Any], chunks: pa.Table, queries: pa.Table, qrels: pa
         "splits": splits,
         "shared_topics": sum(len(of) > 1 for topic, of in sides.items() if topic),
         "dropped": _dropped(told.get("dropped") or {}, told.get("dropped_examples") or {}),
-        "notes": [str(note) for note in told.get("notes") or []],
+        "notes": [str(note) for note in told.get("notes") or []] + _cut(base, chunks.num_rows),
     }
+
+
+def _cut(base: dict[str, Any], chunks: int) -> list[str]:
+    cut = (base.get("summary") or {}).get("cut_passages")
+    return [f"{cut:,} of {chunks:,} passages are longer than the model's window and are cut there."] if cut else []
 
 
 def _dropped(told: dict[str, Any], examples: dict[str, list[Any]]) -> list[dict[str, Any]]:

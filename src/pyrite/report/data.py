@@ -84,7 +84,9 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "types": queries.by_type(inputs.queries, test, compared, spec.evaluate.resamples, spec.seed),
         **queries.extremes(inputs, test, compared),
         "test": _test_set(inputs, ids),
-        "data": bookkeeping.data(prepare, inputs.chunks, inputs.queries, inputs.qrels),
+        "data": bookkeeping.data(
+            prepare, inputs.manifests.get("validate-0", {}), inputs.chunks, inputs.queries, inputs.qrels
+        ),
         "settings": bookkeeping.settings(spec),
         "steps": bookkeeping.steps(inputs.manifests),
         "versions": bookkeeping.merged(inputs.manifests, "versions"),
