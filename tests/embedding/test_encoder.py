@@ -27,6 +27,7 @@ def test_batches_and_bf16_give_what_plain_encode_gives(tiny_model: Path, tmp_pat
     plain = SentenceTransformer(str(tiny_model), device="cpu").encode(TEXTS, normalize_embeddings=True)
     fast = encoder(tiny_model, tiny_model, tmp_path, resources={"encode_tokens": 256}).encode(TEXTS, "document")
     assert fast.shape == plain.shape
+    assert np.allclose(np.linalg.norm(fast, axis=1), 1, atol=1e-6)
     assert (np.einsum("ij,ij->i", fast, plain) > 0.999).all()
 
 

@@ -43,4 +43,4 @@ def test_grades_follow_the_answer_key() -> None:
 def test_shards_are_even_and_the_same_everywhere() -> None:
     counts = Counter(shard_of(f"query-{i}", 4) for i in range(4000))
     assert min(counts.values()) > 900
-    assert shard_of("query-1", 4) == 1
+    assert shard_of("query-1", 4) == 3

@@ -63,6 +63,8 @@ class Encoder:
         self, texts: Sequence[str], kind: Kind, done: Callable[[int], None] = lambda _: None
     ) -> npt.NDArray[np.float32]:
         """Embeddings of ``texts``: shape (texts, dims), float32, of length 1. ``done`` is told of each batch's size."""
+        from torch.nn import functional
+
         encode = self.model.encode_query if kind == "query" else self.model.encode_document
         order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), i))
         vectors: npt.NDArray[np.float32] | None = None
@@ -71,13 +73,13 @@ class Encoder:
             part = encode(
                 [texts[i] for i in chosen],
                 batch_size=len(chosen),
-                normalize_embeddings=True,
                 show_progress_bar=False,
                 convert_to_tensor=True,
             )
             if vectors is None:
                 vectors = np.empty((len(texts), part.shape[1]), dtype=np.float32)
-            vectors[chosen] = part.float().cpu().numpy()
+            # In float32: a length of 1 in bf16 is off by up to 0.3%, which reorders passages of similar score.
+            vectors[chosen] = functional.normalize(part.float(), dim=1).cpu().numpy()
             done(len(chosen))
         return vectors if vectors is not None else np.empty((0, 0), dtype=np.float32)
 
