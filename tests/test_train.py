@@ -146,6 +146,8 @@ def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A test run started in the background ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not (store / "runs/small/steps/prepare.json").exists() and time.monotonic() < deadline:
