@@ -244,7 +244,7 @@ class ResourcesSpec(Section):
     """How a run is done on this machine. Nothing here changes what comes out."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    encode_tokens: int = Field(default=8192, ge=256, description="tokens in one encoding batch")
+    encode_tokens: int = Field(default=4096, ge=256, description="tokens in one encoding batch")
     search_block: int = Field(default=65_536, ge=1, description="chunks held in memory at a time while searching")
     judge_workers: int = Field(default=2, ge=1, description="judge shards that run at once on this machine")
 

@@ -66,9 +66,12 @@ class Encoder:
         from torch.nn import functional
 
         encode = self.model.encode_query if kind == "query" else self.model.encode_document
-        order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), i))
+        lengths = self._lengths(texts, kind)
+        if self.model.max_seq_length is not None:
+            lengths = np.minimum(lengths, self.model.max_seq_length)
+        order = np.argsort(-lengths, kind="stable")
         vectors: npt.NDArray[np.float32] | None = None
-        for batch in _batches([len(texts[i]) for i in order], self.spec.resources.encode_tokens):
+        for batch in _batches(lengths[order], self.spec.resources.encode_tokens):
             chosen = order[batch]
             part = encode(
                 [texts[i] for i in chosen],
@@ -85,12 +88,14 @@ class Encoder:
 
     def cut(self, texts: Sequence[str]) -> int:
         """How many of the passages ``texts`` are longer than the model's window and are cut there."""
-        prompt = self.model.prompts.get("document") or ""
         window = self.model.max_seq_length
-        if window is None:
-            return 0
-        lengths = (len(ids) for ids in self.model.tokenizer([prompt + t for t in texts], truncation=False)["input_ids"])
-        return sum(length > window for length in lengths)
+        return 0 if window is None else int((self._lengths(texts, "document") > window).sum())
+
+    def _lengths(self, texts: Sequence[str], kind: Kind) -> npt.NDArray[np.int64]:
+        """Tokens of each text with its prompt, before it is cut at the window; shape (texts,)."""
+        prompt = self.model.prompts.get(kind) or ""
+        ids = self.model.tokenizer([prompt + text for text in texts], truncation=False)["input_ids"] if texts else []
+        return np.array([len(tokens) for tokens in ids], dtype=np.int64)
 
     def corpus(self, texts: Sequence[str], progress: Progress) -> list[Path]:
         """Files with the embeddings of the passages ``texts``, in order (.npy, float32, of length 1 each)."""
@@ -110,11 +115,11 @@ class Encoder:
         return [self.store.path(key) for key in keys]
 
 
-def _batches(lengths: Sequence[int], tokens: int) -> list[slice]:
-    """Slices of texts, longest first, such that a padded batch holds about ``tokens`` tokens (of 4 characters)."""
+def _batches(lengths: npt.NDArray[np.int64], tokens: int) -> list[slice]:
+    """Slices of texts, longest first, such that a padded batch holds at most ``tokens`` tokens, or one text."""
     slices, start = [], 0
     while start < len(lengths):
-        size = max(1, min(512, tokens * 4 // max(1, lengths[start])))
+        size = int(max(1, min(512, tokens // max(1, lengths[start]))))
         slices.append(slice(start, start + size))
         start += size
     return slices
