@@ -12,10 +12,10 @@ export PYRITE_STORE := $(STORE)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow lint format bench-quality bench-encode bench-search docs clean
+.PHONY: help setup train test test-slow test-real real-s3 real-vllm reliability lint format bench-quality bench-encode bench-search bench-judge docs clean
 
 help: ## show this menu
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  settings: ITER=$(ITER) RUN=$(RUN) STORE=$(STORE) ARGS='key=value ...'"
 
@@ -25,10 +25,22 @@ train: $(VENV)/.ready ## a whole run: the built-in sample, or RUN=my-run.yaml
 	@$(BIN)/pyrite train $(RUN) iterations=$(ITER) $(ARGS)
 
 test: $(VENV)/.ready-dev ## the tests, in minutes
-	@$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@$(BIN)/python -m pytest -m "not slow and not real" $(ARGS)
 
 test-slow: $(VENV)/.ready-dev ## the tests that take long: kills, memory
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@$(BIN)/python -m pytest -m "slow and not real" $(ARGS)
+
+test-real: $(VENV)/.ready-dev ## the tests against real servers, as far as make real-... has installed them
+	@$(BIN)/python -m pytest -m real $(ARGS)
+
+real-s3: $(VENV)/.ready-dev ## start a real S3 server (SeaweedFS) on this machine, and say what to export
+	@$(BIN)/python scripts/real_s3.py $(ARGS)
+
+real-vllm: ## install vLLM's CPU build and a small model, and start it: ARGS='--port 8000' or ARGS=--install-only
+	@$(PYTHON) scripts/real_vllm.py $(ARGS)
+
+reliability: $(VENV)/.ready-dev ## write docs/reliability.md anew: faults of a real S3 server, and what became of them
+	@$(BIN)/python scripts/reliability.py
 
 lint: $(VENV)/.ready-dev ## format check, ruff, mypy, import contracts, docs in step
 	@$(BIN)/ruff format --check src tests scripts
@@ -49,6 +61,9 @@ bench-quality: $(VENV)/.ready ## real MedQuAD: base, ours, and the known public 
 
 bench-encode: $(VENV)/.ready ## encoding speed against plain SentenceTransformer.encode, in the same run
 	@$(BIN)/python scripts/bench_encode.py $(ARGS)
+
+bench-judge: $(VENV)/.ready ## the judge's worker against a stub, or a real server with ARGS='--url http://localhost:8000'
+	@$(BIN)/python scripts/bench_judge.py $(ARGS)
 
 bench-search: $(VENV)/.ready ## exact search over 1,000,000 chunks: seconds and peak memory
 	@$(BIN)/python scripts/bench_search.py $(ARGS)

@@ -20,7 +20,7 @@ from pyrite.embedding.models import BUILTIN, base_folder
 from pyrite.sources import open_source
 from pyrite.sources.base import Document
 from pyrite.spec import MedquadSource, RunSpec, SampleSource
-from pyrite.store import Store
+from pyrite.store import FolderStore
 
 ROOT = Path(__file__).resolve().parents[1]
 MEDQUAD = ROOT.parent / "shared/medquad/medquad-xml.tar.xz"
@@ -52,7 +52,7 @@ def main() -> int:
     texts = passages(arguments.medquad, arguments.passages)
     base = base_folder(BUILTIN, None)
     plain = SentenceTransformer(str(base))
-    ours = Encoder(base, base, RunSpec(name="bench", source=SampleSource()), Store("."))
+    ours = Encoder(base, base, RunSpec(name="bench", source=SampleSource()), FolderStore("."))
     plain.encode(texts[:64])
     ours.encode(texts[:64], "document")
     speeds: dict[str, list[float]] = {"plain": [], "ours": []}

@@ -11,7 +11,7 @@ from pyrite.spec import RunSpec
 EXAMPLES = Path(pyrite.__file__).parent / "examples"
 
 
-@pytest.mark.parametrize("kind", ["sample", "medquad", "jsonl", "parquet", "beir", "huggingface"])
+@pytest.mark.parametrize("kind", ["sample", "medquad", "jsonl", "parquet", "beir", "huggingface", "documents"])
 def test_each_kind_of_source_has_a_valid_run_file(kind: str) -> None:
     text = (EXAMPLES / f"{kind}.yaml").read_text(encoding="utf-8")
     assert RunSpec.model_validate(yaml.safe_load(text)).source.kind == kind

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pyrite.plan import STAGES, Step, chain, next_steps, outputs_digest, parents, step_key, survey
 from pyrite.spec import RunSpec
 
-OUTSIDE = {"source": "s", "model": "m", "retention": ""}
+OUTSIDE = {"source": "s", "prompt": "", "generate_prompt": "", "model": "m", "retention": ""}
 
 
 def a_spec(**changes: Any) -> RunSpec:
@@ -90,3 +90,60 @@ def test_what_comes_from_outside_is_trusted_where_it_cannot_be_seen() -> None:
     spec = a_spec()
     assert undone(spec, finish_all(spec), {}) == set()
     assert "prepare" in undone(spec, finish_all(spec), {"source": "other"})
+
+
+def test_what_runs_at_once_is_of_one_stage_and_iteration() -> None:
+    spec = a_spec(judge={"shards": 3})
+    manifests: dict[str, Any] = {}
+    seen = []
+    while todo := next_steps(survey(spec, manifests, OUTSIDE)):
+        seen.append([state.step.name for state in todo])
+        for state in todo:
+            finish(spec, state.step, manifests)
+    assert ["judge-1.0", "judge-1.1", "judge-1.2"] in seen
+    assert all(len({name.partition(".")[0] for name in names}) == 1 for names in seen)
+
+
+def test_other_outputs_of_a_step_redo_what_reads_them() -> None:
+    spec = a_spec(mine={"accumulate": True})
+    manifests = finish_all(spec)
+    finish(spec, Step("mine", 1), manifests, outputs="other examples")
+    assert {"finetune-1", "mine-2"} <= undone(spec, manifests)
+    assert "judge-1.0" not in undone(spec, manifests)
+
+
+GENERATE = {"share_from_chunks": 1, "model": "some-model"}
+
+
+def test_without_generate_no_step_knows_of_it() -> None:
+    plain, generating = a_spec(), a_spec(generate={**GENERATE, "shards": 3})
+    names = {step.name for step in chain(generating)} - {step.name for step in chain(plain)}
+    assert names == {"generate.0", "generate.1", "generate.2"}
+    # Else what was finished before there was such a stage would be done again.
+    for step in chain(plain):
+        assert all(parent.stage != "generate" for parent in parents(plain, step))
+        assert not any(name.startswith("generate") for name in STAGES[step.stage].settings)
+
+
+def test_questions_are_made_after_prepare_by_all_shards_at_once_and_before_whatever_reads_queries() -> None:
+    spec = a_spec(generate=GENERATE)
+    manifests: dict[str, Any] = {}
+    finish(spec, Step("prepare"), manifests)
+    assert [state.step.name for state in next_steps(survey(spec, manifests, OUTSIDE))] == ["generate.0", "generate.1"]
+    finish(spec, Step("generate", None, 0), manifests)
+    waiting = {state.step.name for state in survey(spec, manifests, OUTSIDE) if state.state == "waiting"}
+    assert waiting == {step.name for step in chain(spec)} - {"prepare", "generate.0", "generate.1"}
+
+
+def test_another_prompt_or_more_questions_are_made_anew_and_other_outputs_spread() -> None:
+    before = a_spec(generate=GENERATE)
+    manifests = finish_all(before)
+    more = {state.step.name: state for state in survey(a_spec(generate={**GENERATE, "queries": 9}), manifests, OUTSIDE)}
+    assert more["generate.1"].stale == "generate.queries was 2000, is 9"
+    assert more["prepare"].state == "done"
+    assert more["validate-0"].state == "waiting"
+    other = {**OUTSIDE, "generate_prompt": "other"}
+    assert {"generate.0", "generate.1", "retrieve-1"} <= undone(before, manifests, other)
+    manifests["generate.0"]["outputs"] = [{"key": "queries", "sha256": "others"}]
+    assert {"judge-1.0", "mine-1", "validate-0"} <= undone(before, manifests)
+    assert "generate.1" not in undone(before, manifests)

@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pyrite.scoring import METRICS
+from pyrite.evaluation.scoring import METRICS
 from pyrite.spec import RunSpec
 
 

@@ -11,7 +11,15 @@ from pydantic import BaseModel, ValidationError
 from pyrite.errors import UserError
 from pyrite.spec import RunSpec
 
-_PATHS = (("source", "path"), ("source", "id"), ("model", "base"), ("evaluate", "retention", "path"))
+_PATHS = (
+    ("source", "path"),
+    ("source", "id"),
+    ("model", "base"),
+    ("generate", "prompt"),
+    ("judge", "prompt"),
+    ("resources", "judge_key_file"),
+    ("evaluate", "retention", "path"),
+)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:

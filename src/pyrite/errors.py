@@ -14,3 +14,9 @@ class UserError(PyriteError):
     """Bad input: a file, a setting or a command that a person can mend. Exit code 2."""
 
     exit_code = 2
+
+
+class Interrupted(PyriteError):
+    """The process was told to stop (SIGTERM) and has put its work away. Exit code 143: to be started again."""
+
+    exit_code = 143

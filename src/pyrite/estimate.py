@@ -1,9 +1,11 @@
 """What a run will take, before it starts: time from measured speeds, memory from what has to be held."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pyrite.costs import JudgeCost, Machine, judge_cost, pairs_per_query
 from pyrite.executors.step import Run
 from pyrite.plan import Step, chain
 from pyrite.sources import open_source
@@ -61,6 +63,24 @@ def estimate(run: Run) -> Estimate:
         f"cores with a small model (a GPU is far faster), and {_MODEL_MEBIBYTES + block + text:,.0f} MiB of memory."
     )
     return Estimate(seconds, words)
+
+
+def estimate_judging(run: Run, on: Machine, machines: int) -> JudgeCost:
+    """What the language model's judgments of a run take on ``machines`` of ``on``.
+
+    Where a probe of the same judge has run, at the speed that it measured.
+
+    Raises:
+        UserError: the source cannot be read.
+    """
+    spec, size = run.spec, _size(run, run.manifests())
+    key = f"{run.prefix}/probe/probe.json"
+    probe = json.loads(run.store.read(key)) if run.store.exists(key) else None
+    if probe and any(probe["judge"][name] != getattr(spec.judge, name) for name in ("kind", "model", "prompt")):
+        probe = None
+    per_query = pairs_per_query(spec.judge, spec.retrieve.top_k)
+    passage = size["characters"] / max(1, size["chunks"])
+    return judge_cost(size["train"], per_query, spec.iterations, passage, on, machines, probe)
 
 
 def _size(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from pyrite.embedding.search import read_blocks, top_k
 from pyrite.errors import UserError
 from pyrite.executors.step import Run
 from pyrite.progress import Silent
+from pyrite.stages.context import verified, verified_folder
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,13 @@ def search_both(run: Run, question: str, top: int) -> tuple[list[Hit], list[Hit]
     Raises:
         UserError: the run has no tuned model yet.
     """
-    tuned = run.store.path(f"{run.prefix}/model")
-    if "evaluate" not in run.manifests():
+    manifests = run.manifests()
+    if "evaluate" not in manifests:
         raise UserError(f"run {run.spec.name} has no model yet; `pyrite status {run.spec.name}` says how far it is.")
-    chunks = tables.read(run.store.path(f"{run.prefix}/corpus/chunks.parquet"), tables.CHUNKS)
+    made = [entry for manifest in manifests.values() for entry in manifest["outputs"]]
+    tuned = verified_folder(run.store, run.prefix, "model", [e for e in made if e["key"].startswith("model/")])
+    passages = next(entry for entry in made if entry["key"] == "corpus/chunks.parquet")
+    chunks = tables.read(verified(run.store, run.prefix, passages), tables.CHUNKS)
     texts, titles = chunks["text"].to_pylist(), chunks["title"].to_pylist()
     base = base_folder(run.spec.model.base, run.spec.model.revision)
 

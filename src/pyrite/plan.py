@@ -55,8 +55,13 @@ _MODEL = ("model.query_prompt", "model.passage_prompt", "model.max_tokens")
 
 STAGES: dict[str, StageInfo] = {
     "prepare": StageInfo("documents to chunks, questions to splits", ("prepare", "seed"), ("source",)),
+    "generate": StageInfo(
+        "have an LLM make questions",
+        ("generate", "prepare.split", "judge.kind", "judge.model", "judge.prompt", "seed"),
+        ("prompt", "generate_prompt"),
+    ),
     "retrieve": StageInfo("rank the training chunks for every training query", (*_MODEL, "retrieve"), ("model",)),
-    "judge": StageInfo("grade every (query, chunk) pair", ("judge",)),
+    "judge": StageInfo("grade the (query, chunk) pairs", ("judge", "seed"), ("prompt",)),
     "mine": StageInfo("turn disagreements into training examples", ("mine", "seed")),
     "finetune": StageInfo("train the model on the examples", (*_MODEL, "finetune", "seed"), ("model",)),
     "validate": StageInfo(
@@ -74,7 +79,7 @@ STAGES: dict[str, StageInfo] = {
 
 def chain(spec: RunSpec) -> list[Step]:
     """All steps of a run, in an order in which each comes after its parents."""
-    steps = [Step("prepare"), Step("validate", 0)]
+    steps = [*_prepared(spec), Step("validate", 0)]
     for i in range(1, spec.iterations + 1):
         steps.append(Step("retrieve", i))
         steps += [Step("judge", i, shard) for shard in range(spec.judge.shards)]
@@ -82,28 +87,36 @@ def chain(spec: RunSpec) -> list[Step]:
     return [*steps, Step("evaluate")]
 
 
+def _prepared(spec: RunSpec) -> list[Step]:
+    """The steps that make the corpus and its questions."""
+    shards = range(spec.generate.shards) if spec.generate else ()
+    return [Step("prepare"), *(Step("generate", None, shard) for shard in shards)]
+
+
 def parents(spec: RunSpec, step: Step) -> list[Step]:
     """The steps whose outputs ``step`` reads."""
-    i, prepare = step.iteration, Step("prepare")
+    i, prepared = step.iteration, _prepared(spec)
     match step.stage:
         case "prepare":
             return []
+        case "generate":
+            return [Step("prepare")]
         case "retrieve":
             assert i is not None
-            return [prepare] if i == 1 else [prepare, Step("finetune", i - 1)]
+            return prepared if i == 1 else [*prepared, Step("finetune", i - 1)]
         case "judge":
-            return [prepare, Step("retrieve", i)]
+            return [*prepared, Step("retrieve", i)]
         case "mine":
             assert i is not None
             judged = [Step("judge", i, shard) for shard in range(spec.judge.shards)]
             earlier = [Step("mine", i - 1)] if i > 1 and spec.mine.accumulate else []
-            return [prepare, Step("retrieve", i), *judged, *earlier]
+            return [*prepared, Step("retrieve", i), *judged, *earlier]
         case "finetune":
             assert i is not None
             earlier = [Step("finetune", i - 1)] if i > 1 and spec.finetune.start == "previous" else []
             return [Step("mine", i), *earlier]
         case "validate":
-            return [prepare] if i == 0 else [prepare, Step("finetune", i)]
+            return prepared if i == 0 else [*prepared, Step("finetune", i)]
         case "evaluate":
             return [step for step in chain(spec) if step.stage != "evaluate"]
     raise ValueError(f"no such stage: {step.stage}")
@@ -148,7 +161,7 @@ def survey(spec: RunSpec, manifests: Manifests, external: Mapping[str, str]) -> 
 
 
 def next_steps(states: list[StepState]) -> list[StepState]:
-    """What can run now: the first ready step, and with a judge shard all ready shards of the same iteration."""
+    """What can run now: the first ready step, and with a shard all ready shards of the same stage and iteration."""
     ready = [state for state in states if state.state == "ready"]
     if not ready:
         return []

@@ -73,8 +73,22 @@ class HuggingfaceSource(Section):
     title: str | None = None
 
 
+class DocumentsSource(Section):
+    """Documents without questions: a folder of .txt and .md files, or a JSONL or Parquet file, a document a row."""
+
+    kind: Literal["documents"] = "documents"
+    path: str = Field(description="folder or file")
+    text: str = Field(default="text", description="rows: column that holds the document's text")
+    title: str | None = Field(default=None, description="rows: column of its title; of a file, its name")
+    topic: str | None = Field(
+        default=None, description="rows: column to split by; without it, each document is its own topic"
+    )
+    id: str | None = Field(default=None, description="rows: column of a unique id; without it, the row's number")
+
+
 SourceSpec = Annotated[
-    SampleSource | MedquadSource | QaSource | BeirSource | HuggingfaceSource, Field(discriminator="kind")
+    SampleSource | MedquadSource | QaSource | BeirSource | HuggingfaceSource | DocumentsSource,
+    Field(discriminator="kind"),
 ]
 
 # --- the model and the stages -----------------------------------------------------------------------------------------
@@ -131,17 +145,89 @@ class PrepareSpec(Section):
         return self
 
 
+class GenerateSpec(Section):
+    """Questions that an LLM makes, where the data has none or few (arXiv 2512.08088; InPars, arXiv 2202.05144).
+
+    The LLM is asked at resources.judge_urls, as the judge is.
+    """
+
+    queries: int = Field(default=2000, ge=3, description="questions to ask for; filters leave fewer")
+    share_from_chunks: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share that is made from a passage, which is then known to answer it; the others are made after "
+        "examples, are tied to no passage, and serve for training alone",
+    )
+    shots: int = Field(default=5, ge=1, description="examples shown for a question that is tied to no passage")
+    min_words: int = Field(default=4, ge=1, description="a shorter question is dropped")
+    max_words: int = Field(default=40, ge=1, description="a longer one too")
+    answerable_grade: int | None = Field(
+        default=3,
+        ge=2,
+        le=4,
+        description="drop a question whose own passage the judge grades lower; unset: do not ask. "
+        "With judge.kind labels there is nobody to ask",
+    )
+    shards: int = Field(default=2, ge=1, le=10_000, description="parts that are made independently")
+    model: str | None = Field(default=None, description="the model's name on the server; unset: judge.model")
+    prompt: str = Field(
+        default="general",
+        description="general, medical, finance, legal or programming, or the path of a prompt file",
+    )
+    temperature: float = Field(
+        default=0.7, ge=0, le=2, description="each request has its own seed, so 0.7 is repeatable where the server is"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "GenerateSpec":
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words ({self.min_words}) is above max_words ({self.max_words})")
+        return self
+
+
 class RetrieveSpec(Section):
     """Which candidates are looked at."""
 
     top_k: int = Field(default=50, ge=2, description="candidates per query")
 
 
-class JudgeSpec(Section):
-    """Who grades the pairs."""
+class SampleSpec(Section):
+    """Which ranks of a query are judged where not all are (arXiv 2512.08088: the top 5, and 10 from deeper ranks)."""
 
-    kind: Literal["labels"] = Field(default="labels", description="labels: the data set's own answer key")
+    top: int = Field(default=5, ge=1, description="judge the first so many ranks")
+    deeper: int = Field(default=10, ge=0, description="and draw so many from below, by seed")
+    decay: float = Field(default=0.1, gt=0, description="a rank's chance falls by exp(-decay) from rank to rank")
+
+
+class JudgeSpec(Section):
+    """Who grades the pairs, and which pairs are worth grading."""
+
+    kind: Literal["labels", "vllm"] = Field(
+        default="labels",
+        description="labels: the data set's own answer key; vllm: an LLM behind an OpenAI-compatible server "
+        "(its address: resources.judge_urls)",
+    )
     shards: int = Field(default=2, ge=1, le=10_000, description="parts that are judged independently")
+    model: str | None = Field(default=None, description="vllm: the model's name on the server")
+    prompt: str = Field(
+        default="general",
+        description="vllm: general, medical, finance, legal or programming, or the path of a prompt file",
+    )
+    rank_window: int | None = Field(default=None, ge=2, description="judge this many ranks of a query; unset: all")
+    patience: int | None = Field(
+        default=None, ge=1, description="leave a query after so many passages in a row graded below 3; unset: never"
+    )
+    sample: SampleSpec | None = Field(default=None, description="judge a sample of a query's ranks; unset: all")
+    max_missing: float = Field(
+        default=0.02, ge=0, le=1, description="share of a shard's pairs that may stay ungraded before the shard stops"
+    )
+
+    @model_validator(mode="after")
+    def _named(self) -> "JudgeSpec":
+        if self.kind == "vllm" and not self.model:
+            raise ValueError("kind vllm needs model: the name under which the server serves it")
+        return self
 
 
 class MineSpec(Section):
@@ -247,6 +333,14 @@ class ResourcesSpec(Section):
     encode_tokens: int = Field(default=4096, ge=256, description="tokens in one encoding batch")
     search_block: int = Field(default=65_536, ge=1, description="chunks held in memory at a time while searching")
     judge_workers: int = Field(default=2, ge=1, description="judge shards that run at once on this machine")
+    judge_urls: list[str] = Field(
+        default=[], description="vllm: addresses of servers that serve the same model, e.g. [http://localhost:8000]"
+    )
+    judge_concurrency: int = Field(default=64, ge=1, description="vllm: most pairs in flight per server and shard")
+    judge_timeout: float = Field(default=60.0, gt=0, description="vllm: seconds to wait for one answer")
+    judge_key_file: str | None = Field(
+        default=None, description="vllm: file that holds the API key; unset: PYRITE_JUDGE_API_KEY, or none"
+    )
 
 
 class RunSpec(Section):
@@ -259,6 +353,7 @@ class RunSpec(Section):
     iterations: int = Field(default=2, ge=1, le=100)
     seed: int = Field(default=0, ge=0)
     prepare: PrepareSpec = PrepareSpec()
+    generate: GenerateSpec | None = Field(default=None, description="unset: no questions are made")
     retrieve: RetrieveSpec = RetrieveSpec()
     judge: JudgeSpec = JudgeSpec()
     mine: MineSpec = MineSpec()
@@ -278,6 +373,15 @@ class RunSpec(Section):
         if self.finetune.loss == "triplet" and self.mine.negatives != 1:
             raise ValueError(
                 f"finetune.loss triplet takes one negative: set mine.negatives to 1, not {self.mine.negatives}"
+            )
+        if self.generate and not (self.generate.model or self.judge.model):
+            raise ValueError(
+                "generate needs generate.model (or judge.model): the name under which the server serves it"
+            )
+        if self.generate and self.judge.kind == "labels" and self.generate.share_from_chunks < 1:
+            raise ValueError(
+                "judge.kind labels cannot grade a question that is tied to no passage: set generate.share_from_chunks "
+                f"to 1, not {self.generate.share_from_chunks:g}, or judge.kind to vllm"
             )
         return self
 

@@ -59,7 +59,8 @@ CANDIDATES = pa.schema(
     ]
 )
 
-#: One graded pair. ``p1``..``p4`` is the judge's distribution over the grades, ``expected`` its mean (1.0 to 4.0).
+#: One graded pair. ``p1``..``p4`` is the judge's distribution over the grades (null where it gives none), ``expected``
+#: its mean (1.0 to 4.0; without a distribution the grade). What it cost: tokens, seconds, and how often it was asked.
 JUDGMENTS = pa.schema(
     [
         ("query_id", pa.string()),
@@ -71,7 +72,16 @@ JUDGMENTS = pa.schema(
         ("p4", pa.float32()),
         ("expected", pa.float32()),
         ("judge", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("cached_tokens", pa.int32()),
+        ("latency", pa.float32()),
+        ("attempts", pa.int16()),
     ]
+)
+
+#: A pair that the judge could not grade, and why. It has no grade: nothing is made of it.
+MISSING = pa.schema(
+    [("query_id", pa.string()), ("chunk_id", pa.string()), ("reason", pa.string()), ("attempts", pa.int16())]
 )
 
 #: Metric of one query under one model, long form. ``model`` is base, iteration-1, iteration-1@0.3 (a blend), ...

@@ -12,13 +12,13 @@ from pyrite.embedding.encoder import Encoder
 from pyrite.errors import PyriteError
 from pyrite.progress import Silent
 from pyrite.spec import ModelSpec, RunSpec, SampleSource
-from pyrite.store import Store
+from pyrite.store import FolderStore
 
 TEXTS = [f"{'a long passage about number ' * (i % 7)}{i}" for i in range(40)]
 
 
 def encoder(folder: Path, base: Path, store: Path, **settings: object) -> Encoder:
-    return Encoder(folder, base, RunSpec(name="r", source=SampleSource(), **settings), Store(store))  # type: ignore[arg-type]
+    return Encoder(folder, base, RunSpec(name="r", source=SampleSource(), **settings), FolderStore(store))  # type: ignore[arg-type]
 
 
 def test_batches_and_bf16_give_what_plain_encode_gives(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """The answer key as judge, and how pairs fall into shards."""
 
+import asyncio
 from collections import Counter
 
 import pyarrow as pa
 
 from pyrite import tables
 from pyrite.judges import Pair, open_judge
-from pyrite.spec import JudgeSpec
+from pyrite.spec import RunSpec, SampleSource
 from pyrite.stages.judge import shard_of
 
 
@@ -32,9 +33,9 @@ def test_grades_follow_the_answer_key() -> None:
     rows = [{"chunk_id": c, "text": c, "title": "", "split": "train", "parents": p} for c, p in parents.items()]
     chunks = pa.Table.from_pylist(rows, tables.CHUNKS)
     qrels = pa.Table.from_pylist([{"query_id": "q", "chunk_id": "own", "grade": 1}], tables.QRELS)
-    judge = open_judge(JudgeSpec(), queries, chunks, qrels)
+    judge = open_judge(RunSpec(name="r", source=SampleSource()), queries, chunks, qrels)
     pairs = [Pair("q", chunk) for chunk in parents] + [Pair("bare", "bare")]
-    graded = list(judge.judge(pairs))
+    graded = [asyncio.run(judge.grade(pair)) for pair in pairs]
     assert [judgment.grade for judgment in graded] == [4, 3, 2, 1, 1, 1]
     assert [judgment.expected for judgment in graded] == [4, 3, 2, 1, 1, 1]
     assert all(sum(judgment.distribution) == 1 for judgment in graded)

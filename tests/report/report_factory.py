@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from pyrite import tables
+from pyrite.evaluation.scoring import per_query
+from pyrite.evaluation.selection import Candidate, choose, model_name, parse_model_name
 from pyrite.report.data import ReportInputs
-from pyrite.scoring import per_query
-from pyrite.selection import Candidate, choose, model_name, parse_model_name
 from pyrite.spec import RunSpec
 
 TYPES = ("symptoms", "treatment", "causes", "outlook", "information", "prevention", "genetic changes")

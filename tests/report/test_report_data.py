@@ -7,10 +7,10 @@ import pyarrow.compute as pc
 import pytest
 from report_factory import make
 
+from pyrite.evaluation.scoring import METRICS
+from pyrite.evaluation.selection import Choice
 from pyrite.report.data import ReportInputs, build
 from pyrite.report.queries import shifts
-from pyrite.scoring import METRICS
-from pyrite.selection import Choice
 from pyrite.tables import QRELS, RANKINGS
 
 

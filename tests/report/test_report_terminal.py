@@ -7,11 +7,11 @@ from rich.console import Console
 from test_report_data import keeping_base
 
 from pyrite.errors import UserError
+from pyrite.evaluation.scoring import METRICS
 from pyrite.report import compare as comparing
 from pyrite.report import terminal, words
 from pyrite.report.compare import compare_reports
 from pyrite.report.data import build
-from pyrite.scoring import METRICS
 
 
 def printed(renderable: object) -> str:

@@ -289,3 +289,41 @@ def test_published_medquad_is_split_without_leaks() -> None:
             assert prepare.normalise(text) == prepare.normalise(row["text"])
             seen[parent["document_id"]] += len("".join(text.split()))
     assert seen == {key: len("".join(text.split())) for key, text in text_of.items()}
+
+
+def _documents(topics: int, each: int, topic: str = "Topic {}") -> list[Record]:
+    return [
+        Document(f"{t}-{n}", f"Passage {t}-{n} is here. " * 4, topic=topic.format(t))
+        for t in range(topics)
+        for n in range(each)
+    ]
+
+
+@pytest.mark.parametrize("topic", ["Topic {}", ""])
+def test_without_questions_the_chunks_are_split_by_topic_or_by_document(topic: str) -> None:
+    prepared = prepare_tables(_documents(20, 3, topic), SPEC, 0, "test-run", generates=True)
+    assert prepared.queries.num_rows == prepared.qrels.num_rows == 0
+    sides: dict[str, set[str]] = defaultdict(set)
+    for row in prepared.chunks.to_pylist():
+        for parent in row["parents"]:
+            sides[parent["topic"] or parent["document_id"]].add(row["split"])
+    assert len(sides) == (20 if topic else 60)
+    assert all(len(found) == 1 for found in sides.values())
+    counts = prepared.summary["chunk_splits"]
+    assert sum(counts.values()) == prepared.chunks.num_rows
+    assert counts["train"] > 2 * counts["val"] > 0
+    assert counts["train"] > 2 * counts["test"] > 0
+
+
+def test_without_questions_and_without_generate_the_error_names_generate() -> None:
+    with pytest.raises(UserError, match=r"no query has a relevant chunk.*set generate"):
+        _prepare(_documents(20, 3))
+
+
+def test_without_questions_fewer_than_three_groups_are_an_error_and_one_large_group_is_told() -> None:
+    with pytest.raises(UserError, match="fewer than three groups"):
+        prepare_tables(_documents(2, 9), SPEC, 0, "test-run", generates=True)
+    one = [*_documents(4, 1), *(Document(f"x{n}", f"Other text number {n}.", topic="Big") for n in range(20))]
+    prepared = prepare_tables(one, SPEC, 0, "test-run", generates=True)
+    assert "'Big'" in prepared.summary["notes"][0]
+    assert all(prepared.summary["chunk_splits"].values())

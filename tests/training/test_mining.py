@@ -160,3 +160,22 @@ def test_near_duplicates_are_seen_and_others_are_not() -> None:
     c = "Rest the wrist in a splint and take a painkiller with food for no more than three days in a row."
     assert near_duplicates(shingles(a), shingles(b))
     assert not near_duplicates(shingles(a), shingles(c))
+
+
+def test_a_negative_too_close_to_the_positive_gives_way_to_one_that_is_not() -> None:
+    # Positive .50, ceiling .40: .80 and .45 are suspect, .38 and .20 are not.
+    candidates = ranked([1, 4, 1, 1, 1], [0.80, 0.50, 0.45, 0.38, 0.20])
+    examples, _ = one(candidates, max_negative_share=0.8)
+    assert [n.chunk_id for n in examples[0].negatives] == ["c3"]
+    assert examples[0].kind == "hard", "c0 outranks the positive, chosen or not"
+
+
+def test_where_too_few_are_far_enough_the_least_suspect_fill_up() -> None:
+    candidates = ranked([1, 1, 4, 1], [0.9, 0.8, 0.5, 0.3])
+    examples, _ = one(candidates, negatives=2, max_negative_share=0.8)
+    assert [n.chunk_id for n in examples[0].negatives] == ["c3", "c1"]
+
+
+def test_an_example_is_easy_where_nothing_irrelevant_outranks_its_positive() -> None:
+    assert [e.kind for e in one(ranked([4, 1]))[0]] == ["easy"]
+    assert [e.kind for e in one(ranked([1, 4]))[0]] == ["hard"]

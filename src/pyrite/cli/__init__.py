@@ -7,7 +7,7 @@ import traceback
 import typer
 
 from pyrite import __version__
-from pyrite.cli import data, inspect, steps, train
+from pyrite.cli import data, inspect, judging, steps, train
 from pyrite.cli.common import errors
 from pyrite.errors import PyriteError
 
@@ -38,12 +38,16 @@ def _root(
     del version
 
 
-for module in (train, data, inspect, steps):
+for module in (train, data, judging, inspect, steps):
     module.register(app)
 
 
 def main() -> None:
-    """Entry point. Exit code 2: the user can mend it; 1: a failure of ours; 3: the gate was not met; 130: Ctrl-C."""
+    """Entry point.
+
+    Exit code 2: the user can mend it; 1: a failure of ours; 3: the gate was not met, or a probe says no-go; 130:
+    Ctrl-C; 143: told to stop by SIGTERM, to be started again.
+    """
     code: object = 0
     try:
         app()

@@ -1,5 +1,6 @@
 """What the verbs share: consoles, options, and finding a run."""
 
+import re
 import signal
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from pyrite.config import load
 from pyrite.errors import UserError
 from pyrite.executors.step import Run, open_run
 from pyrite.spec import RunSpec
-from pyrite.store import Store
+from pyrite.store import open_store
 
 console = Console()
 errors = Console(stderr=True)
@@ -24,21 +25,21 @@ Overrides = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Settings that win over the file's: finetune.learning_rate=1e-4"),
 ]
 StoreOption = Annotated[
-    str, typer.Option("--store", envvar="PYRITE_STORE", help="Folder that keeps runs, models and embeddings.")
+    str,
+    typer.Option(
+        "--store",
+        envvar="PYRITE_STORE",
+        help="What keeps runs, models and embeddings: a folder, or s3://bucket/prefix. For S3, credentials, "
+        "AWS_REGION and AWS_ENDPOINT_URL are found as any AWS tool finds them; PYRITE_S3_KMS_KEY names a KMS key to "
+        "encrypt with, and PYRITE_CACHE the folder for local copies (~/.cache/pyrite).",
+    ),
 ]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run file, or the name of a run in the store.")]
 
 
-def store_at(store: str) -> Store:
-    """The store at the path ``store``. Raises UserError where it is a URL that this version cannot open."""
-    if "://" in store:
-        raise UserError(f"--store {store}: this version keeps a store in a folder; give a path.")
-    return Store(store)
-
-
 def run_from_file(path: Path, overrides: list[str] | None, store: str) -> Run:
     """The run that a run file describes, its source and base model looked at as they are now."""
-    return open_run(load(path, overrides or ()), store_at(store))
+    return open_run(load(path, overrides or ()), open_store(store))
 
 
 def find_run(name: str, store: str) -> Run:
@@ -47,16 +48,17 @@ def find_run(name: str, store: str) -> Run:
     Raises:
         UserError: there is no such run.
     """
-    place = store_at(store)
+    place = open_store(store)
     if name.endswith((".yaml", ".yml")):
         spec: RunSpec = load(Path(name))
     else:
-        stored = place.path(f"runs/{name}/run.yaml")
-        if not stored.is_file():
-            runs = sorted(path.parent.name for path in place.path("runs").glob("*/run.yaml"))
+        key = f"runs/{name}/run.yaml"
+        if not place.exists(key):
+            found = (re.fullmatch(r"runs/([^/]+)/run.yaml", key) for key in place.keys("runs"))
+            runs = sorted(match[1] for match in found if match)
             known = f"It has: {', '.join(runs)}." if runs else "It has none yet; `pyrite train` makes one."
             raise UserError(f"the store {place} has no run {name!r}. {known}")
-        spec = load(stored)
+        spec = load(place.fetch(key))
     return Run(spec, place, {})
 
 

@@ -1,4 +1,4 @@
-"""pyrite init, validate, fetch: before a run."""
+"""pyrite init, validate, estimate, fetch: before a run."""
 
 from enum import StrEnum
 from importlib import resources
@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
-from pyrite.cli.common import Overrides, RunFile, console
+from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
 from pyrite.cli.display import Display
 from pyrite.config import load
+from pyrite.costs import machine as machine_named
 from pyrite.errors import UserError
 from pyrite.plan import Step
 from pyrite.progress import Events
@@ -24,6 +26,7 @@ class Kind(StrEnum):
     PARQUET = "parquet"
     BEIR = "beir"
     HUGGINGFACE = "huggingface"
+    DOCUMENTS = "documents"
 
 
 def register(app: typer.Typer) -> None:
@@ -51,6 +54,45 @@ def register(app: typer.Typer) -> None:
         """Say whether a run file is well formed, or what is wrong where."""
         spec = load(run_file, overrides or ())
         console.print(f"{run_file} is well formed: run {spec.name}, {spec.iterations} iterations", soft_wrap=True)
+
+    @app.command(rich_help_panel=panel)
+    def estimate(
+        run_file: RunFile,
+        overrides: Overrides = None,
+        store: StoreOption = "store",
+        machine: Annotated[str, typer.Option("--machine", help="What serves the judge.")] = "g5.12xlarge",
+        machines: Annotated[int, typer.Option("--machines", min=1, help="How many of them.")] = 1,
+    ) -> None:
+        """What a run will take: pairs, tokens, hours and dollars of judging; time and memory of the rest.
+
+        Where `pyrite probe` has run, its measured speed is used.
+        """
+        from pyrite import estimate as estimating
+
+        run, on = run_from_file(run_file, overrides, store), machine_named(machine)
+        console.print(f"all but the judging: {estimating.estimate(run).words}", highlight=False)
+        if run.spec.judge.kind == "labels":
+            console.print("judging: by the data set's own answer key, free", highlight=False)
+            return
+        cost = estimating.estimate_judging(run, on, machines)
+        table = Table(box=None, show_header=False, pad_edge=False)
+        speed = "as the probe measured it" if cost.measured else f"not measured yet ({on.speed_source})"
+        for name, value in (
+            ("pairs", f"{cost.pairs:,} at most; what is kept from earlier runs is not asked again"),
+            (
+                "prompt tokens",
+                f"{cost.prompt_tokens:,}, {cost.computed_tokens:,} of them computed, the rest cached",
+            ),
+            ("machine", f"{machines} x {on.name} ({on.what})"),
+            ("hours", f"{cost.hours:.1f}; speed: {speed}"),
+            ("dollars", f"{cost.dollars:,.2f} at {on.dollars_per_hour} an hour ({on.price_source})"),
+        ):
+            table.add_row(name, value)
+        console.print(table)
+        if not cost.measured:
+            console.print(
+                f"`pyrite probe {run_file}` measures the speed, and whether the judge can judge", highlight=False
+            )
 
     @app.command(rich_help_panel=panel)
     def fetch(

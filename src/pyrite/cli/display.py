@@ -101,11 +101,18 @@ def headline(stage: str, summary: Mapping[str, Any]) -> str:
         case "prepare":
             queries = sum(summary["queries"].values())
             return f"{summary['chunks']:,} chunks, {queries:,} queries"
+        case "generate":
+            dropped = sum(summary["dropped"].values())
+            return f"{summary['questions']:,} questions of {summary['asked']:,} asked for, {dropped:,} dropped"
         case "retrieve":
             return f"{summary['candidates']:,} candidates"
         case "judge":
-            missing = f", {summary['missing']:,} missing" if summary["missing"] else ""
-            return f"{summary['judged']:,} pairs judged{missing}"
+            notes = [
+                f"{summary[name]:,} {words}"
+                for name, words in (("kept", "known before"), ("skipped", "skipped"), ("missing", "missing"))
+                if summary[name]
+            ]
+            return ", ".join([f"{summary['judged']:,} pairs judged", *notes])
         case "mine":
             return f"{summary['examples']:,} examples; new: {summary['hard']:,} hard, {summary['easy']:,} easy"
         case "finetune":

@@ -32,7 +32,7 @@ def register(app: typer.Typer) -> None:
         content = _report(found)
         console.print(terminal.table(content))
         console.print(terminal.verdict(content), highlight=False)
-        console.print(str(found.store.path(f"{found.prefix}/report/report.html")), soft_wrap=True, highlight=False)
+        console.print(str(found.store.fetch(f"{found.prefix}/report/report.html")), soft_wrap=True, highlight=False)
 
     @app.command(rich_help_panel=panel)
     def compare(run_a: RunName, run_b: RunName, store: StoreOption = "store") -> None:
@@ -88,7 +88,7 @@ def _status(run: Run) -> None:
         manifest = manifests.get(state.step.name)
         took = result = ""
         by = holder(run.lock(state.step.name))
-        log = run.store.path(f"{run.prefix}/logs/{state.step.name}.log")
+        log = run.store.place(f"{run.prefix}/logs/{state.step.name}.log")
         if state.state == "done" and manifest:
             words, took, result = (
                 "[green]done[/]",

@@ -28,6 +28,17 @@ def register(app: typer.Typer) -> None:
         _do(run_file, overrides, store, force, Step("prepare"))
 
     @app.command(rich_help_panel=panel)
+    def generate(
+        run_file: RunFile,
+        shard: Annotated[int, typer.Option("--shard", min=0, help="Which shard, from 0.")],
+        overrides: Overrides = None,
+        store: StoreOption = "store",
+        force: Force = False,
+    ) -> None:
+        """Have an LLM make one shard of the questions, where the run file says so (generate)."""
+        _do(run_file, overrides, store, force, Step("generate", None, shard))
+
+    @app.command(rich_help_panel=panel)
     def retrieve(
         run_file: RunFile,
         iteration: Iteration,

@@ -56,8 +56,8 @@ def _show_result(run: Run) -> bool:
     console.print()
     console.print(terminal.table(report))
     console.print(terminal.verdict(report), highlight=False)
-    console.print(f"model: {run.store.path(f'{run.prefix}/model')}", soft_wrap=True, highlight=False)
-    console.print(str(run.store.path(f"{run.prefix}/report/report.html")), soft_wrap=True, highlight=False)
+    console.print(f"model: {run.store}/{run.prefix}/model", soft_wrap=True, highlight=False)
+    console.print(str(run.store.fetch(f"{run.prefix}/report/report.html")), soft_wrap=True, highlight=False)
     return bool(report["gate"]["passed"])
 
 

@@ -104,7 +104,8 @@ class Encoder:
             digest.update(hashlib.sha256(text.encode()).digest())
         prefix = f"embeddings/{digest.hexdigest()[:32]}"
         keys = [f"{prefix}/block-{i:06d}.npy" for i in range((len(texts) + _BLOCK - 1) // _BLOCK)]
-        missing = [i for i, key in enumerate(keys) if not self.store.exists(key)]
+        there = set(self.store.keys(prefix))
+        missing = [i for i, key in enumerate(keys) if key not in there]
         if missing:
             progress.begin(sum(len(texts[i * _BLOCK : (i + 1) * _BLOCK]) for i in missing), "passages encoded")
         for i in missing:
@@ -112,7 +113,7 @@ class Encoder:
             block = self.encode(texts[i * _BLOCK : (i + 1) * _BLOCK], "document", progress.advance)
             np.save(buffer, block, allow_pickle=False)
             self.store.write(keys[i], buffer.getvalue())
-        return [self.store.path(key) for key in keys]
+        return [self.store.fetch(key) for key in keys]
 
 
 def _batches(lengths: npt.NDArray[np.int64], tokens: int) -> list[slice]:

@@ -25,7 +25,7 @@ from pyrite.locks import locked
 from pyrite.plan import Step, StepState, next_steps
 from pyrite.progress import Events
 from pyrite.spec import RunSpec
-from pyrite.store import Store
+from pyrite.store import open_store
 
 _GRACE_SECONDS = 20
 
@@ -131,7 +131,7 @@ def _failure(run: Run, child: _Child) -> PyriteError:
 
 
 def _log(run: Run, step: Step) -> Path:
-    return run.store.path(f"{run.prefix}/logs/{step.name}.log")
+    return run.store.place(f"{run.prefix}/logs/{step.name}.log")
 
 
 def _start(run: Run, step: Step) -> _Child:
@@ -143,7 +143,7 @@ def _start(run: Run, step: Step) -> _Child:
     receiver, sender = context.Pipe(duplex=False)
     arguments = (
         run.spec.model_dump_json(by_alias=True),
-        str(run.store.root),
+        run.store.url,
         dict(run.external),
         tuple(step),
         sender,
@@ -154,12 +154,12 @@ def _start(run: Run, step: Step) -> _Child:
     return _Child(step, process, receiver)
 
 
-def _child(spec: str, root: str, external: dict[str, str], step: tuple[Any, ...], pipe: Connection) -> None:
+def _child(spec: str, store: str, external: dict[str, str], step: tuple[Any, ...], pipe: Connection) -> None:
     """Body of a step's process: run the step, tell the parent by the pipe, leave with the error's exit code."""
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    run = Run(RunSpec.model_validate_json(spec), Store(root), external)
+    run = Run(RunSpec.model_validate_json(spec), open_store(store), external)
     doing = Step(*step)
 
     def emit(event: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import transformers.trainer  # noqa: F401
 
 import pyrite.stages.evaluate
 import pyrite.stages.finetune
+import pyrite.stages.generate
 import pyrite.stages.judge
 import pyrite.stages.mine
 import pyrite.stages.prepare

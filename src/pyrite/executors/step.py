@@ -2,7 +2,6 @@
 
 import errno
 import importlib
-import json
 import os
 import platform
 import shutil
@@ -19,6 +18,9 @@ import pyarrow.parquet as pq
 
 from pyrite.embedding.models import base_folder, model_digest
 from pyrite.errors import PyriteError, UserError
+from pyrite.executors.publication import Publication, manifests_below
+from pyrite.generation import prompt as generate_prompt
+from pyrite.judges.prompting import load_prompt
 from pyrite.locks import locked
 from pyrite.plan import STAGES, Step, StepState, survey
 from pyrite.progress import Progress
@@ -52,11 +54,7 @@ class Run:
 
     def manifests(self) -> dict[str, dict[str, Any]]:
         """All manifests of the run by step name."""
-        found = {}
-        for key in self.store.keys(f"{self.prefix}/steps"):
-            manifest = json.loads(self.store.read(key))
-            found[manifest["step"]] = manifest
-        return found
+        return manifests_below(self.store, self.prefix)
 
     def survey(self) -> list[StepState]:
         """Where every step stands now, read from the store."""
@@ -64,7 +62,7 @@ class Run:
 
     def lock(self, name: str) -> Path:
         """The lock file of a step, or of the whole run ("run")."""
-        return self.store.path(f"{self.prefix}/locks/{name}")
+        return self.store.place(f"{self.prefix}/locks/{name}")
 
 
 def open_run(spec: RunSpec, store: Store) -> Run:
@@ -77,6 +75,10 @@ def open_run(spec: RunSpec, store: Store) -> Run:
         "source": open_source(spec.source).digest(),
         "model": model_digest(base_folder(spec.model.base, spec.model.revision)),
     }
+    if spec.judge.kind == "vllm":
+        external["prompt"] = load_prompt(spec.judge.prompt).digest
+    if spec.generate:
+        external["generate_prompt"] = generate_prompt.digest(spec.generate.prompt)
     if spec.evaluate.retention:
         external["retention"] = open_source(BeirSource(path=spec.evaluate.retention.path)).digest()
     return Run(spec, store, external)
@@ -111,61 +113,56 @@ def _do(run: Run, state: StepState, manifests: dict[str, dict[str, Any]], progre
     assert key is not None
     assert state.inputs is not None
     below_scratch = f"{run.prefix}/scratch/{step.name}"
-    for other in run.store.scratch(below_scratch).iterdir():
-        if other.name != key[:16]:
-            shutil.rmtree(other, ignore_errors=True)  # of the same step with other inputs
-    scratch = run.store.scratch(f"{below_scratch}/{key[:16]}")
-    shutil.rmtree(scratch / "outputs", ignore_errors=True)
-    context = StepContext(run.spec, step, run.store, run.prefix, manifests, scratch, progress)
+    run.store.drop(below_scratch, but=key[:16])  # of the same step with other inputs
+    context = StepContext(run.spec, step, run.store, run.prefix, manifests, f"{below_scratch}/{key[:16]}", progress)
+    shutil.rmtree(context.scratch / "outputs", ignore_errors=True)
+    publication = Publication(run.store, run.prefix, step.name, key)
     started, clock = datetime.now(UTC), time.monotonic()
     try:
         stage = importlib.import_module(f"pyrite.stages.{step.stage}")
         summary = stage.run(context)
-        outputs = _publish(run, context, manifests.get(step.name))
+        paths = _staged(context)
+        entries = [_entry(key, path) for key, path in paths.items()]
+        manifest = publication.outputs(paths, entries)
+        if manifest:
+            progress.say("another process has finished it meanwhile; its result is taken")
+        else:
+            outside = {name: run.external.get(name, "") for name in STAGES[step.stage].external}
+            manifest = publication.finish(
+                {
+                    "step": step.name,
+                    "key": key,
+                    "attempt": publication.attempt,
+                    "inputs": dict(state.inputs),
+                    "external": outside,
+                    "settings": run.spec.settings(*STAGES[step.stage].settings),
+                    "outputs": entries,
+                    "summary": summary,
+                    "versions": {name: version(name) for name in _PACKAGES},
+                    "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
+                    "started": started.isoformat(timespec="seconds"),
+                    "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                    "seconds": round(time.monotonic() - clock, 2),
+                }
+            )
     except PyriteError:
         raise
     except Exception as error:
         raise _explained(error, run.store) from error
-    outside = {name: run.external.get(name, "") for name in STAGES[step.stage].external}
-    manifest = {
-        "step": step.name,
-        "key": key,
-        "inputs": dict(state.inputs),
-        "external": outside,
-        "settings": run.spec.settings(*STAGES[step.stage].settings),
-        "outputs": outputs,
-        "summary": summary,
-        "versions": {name: version(name) for name in _PACKAGES},
-        "machine": {"system": platform.platform(), "cpus": os.cpu_count()},
-        "started": started.isoformat(timespec="seconds"),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "seconds": round(time.monotonic() - clock, 2),
-    }
-    run.store.write(f"{run.prefix}/steps/{step.name}.json", json.dumps(manifest, indent=1).encode())
     run.store.drop(below_scratch)
     return manifest
 
 
-def _publish(run: Run, context: StepContext, older: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Move the staged outputs to their keys, and say what they are. The old manifest goes first."""
+def _staged(context: StepContext) -> dict[str, Path]:
+    """The files that the stage has staged, by their keys, sorted."""
     staged = context.scratch / "outputs"
     paths: dict[str, Path] = {}
     for key in context.staged:
         if key.endswith("/"):
-            paths |= {p.relative_to(staged).as_posix(): p for p in sorted((staged / key).rglob("*")) if p.is_file()}
+            paths |= {p.relative_to(staged).as_posix(): p for p in (staged / key).rglob("*") if p.is_file()}
         else:
             paths[key] = staged / key
-    entries = [_entry(key, path) for key, path in sorted(paths.items())]
-    run.store.delete(f"{run.prefix}/steps/{context.step.name}.json")
-    for entry in older["outputs"] if older else []:
-        if entry["key"] not in paths:
-            run.store.delete(f"{run.prefix}/{entry['key']}")
-    for entry in entries:
-        run.store.publish(paths[entry["key"]], f"{run.prefix}/{entry['key']}")
-    for entry in entries:
-        if run.store.size(f"{run.prefix}/{entry['key']}") != entry["bytes"]:
-            raise PyriteError(f"{entry['key']} is not in the store as it was written; the step is not finished.")
-    return entries
+    return dict(sorted(paths.items()))
 
 
 def _entry(key: str, path: Path) -> dict[str, Any]:
@@ -178,12 +175,9 @@ def _entry(key: str, path: Path) -> dict[str, Any]:
 def _explained(error: Exception, store: Store) -> Exception:
     """A full disk or a store that cannot be written to is named as that, whichever library met it."""
     code = error.errno if isinstance(error, OSError) else None
-    free = shutil.disk_usage(store.root).free
+    free = shutil.disk_usage(store.local).free
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or free < 1 << 20:
-        return UserError(
-            f"no space left in the store {store} ({free / 1e6:.0f} MB free). Free some, or name another store with "
-            "--store, and give the same command again: what is finished is kept."
-        )
+        return store.no_room()
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UserError(f"the store {store} cannot be written to ({error}). Mend its permissions and try again.")
+        return UserError(f"the store {store.local} cannot be written to ({error}). Mend its permissions and try again.")
     return error

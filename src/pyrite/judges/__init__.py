@@ -2,15 +2,19 @@
 
 import pyarrow as pa
 
-from pyrite.judges.base import Judge, Judgment, Pair
+from pyrite.judges.base import Judge, Judgment, Missing, Pair
 from pyrite.judges.labels import LabelsJudge
-from pyrite.spec import JudgeSpec
+from pyrite.spec import RunSpec
 
-__all__ = ["Judge", "Judgment", "Pair", "open_judge"]
+__all__ = ["Judge", "Judgment", "Missing", "Pair", "open_judge"]
 
 
-def open_judge(spec: JudgeSpec, queries: pa.Table, chunks: pa.Table, qrels: pa.Table) -> Judge:
-    """The judge that ``spec.kind`` names, given the tables that prepare wrote."""
-    match spec.kind:
+def open_judge(spec: RunSpec, queries: pa.Table, chunks: pa.Table, qrels: pa.Table) -> Judge:
+    """The judge that ``spec.judge.kind`` names, given the tables that prepare wrote."""
+    match spec.judge.kind:
         case "labels":
             return LabelsJudge(queries, chunks, qrels)
+        case "vllm":
+            from pyrite.judges.vllm import VllmJudge
+
+            return VllmJudge.open(spec, queries, chunks)

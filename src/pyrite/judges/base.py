@@ -1,9 +1,12 @@
-"""What a judge is: pairs in, judgments out, and a fingerprint that says whose judgments they are."""
+"""What a judge is: a pair in, a judgment out, and a fingerprint that says whose judgments they are."""
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
 
 GRADES = (1, 2, 3, 4)
+
+#: The least grade that says "relevant": patience counts grades below it, and mining never makes a negative above.
+RELEVANT = 3
 
 
 class Pair(NamedTuple):
@@ -14,26 +17,82 @@ class Pair(NamedTuple):
 
 
 class Judgment(NamedTuple):
-    """A grade from 1 (irrelevant) to 4 (answers fully), and the judge's distribution over the grades 1 to 4."""
+    """A grade from 1 (irrelevant) to 4 (answers fully), and what it cost.
+
+    ``distribution`` is the judge's over the grades 1 to 4; None where it gives none. ``latency`` is in seconds.
+    """
 
     pair: Pair
     grade: int
-    distribution: tuple[float, float, float, float]
+    distribution: tuple[float, float, float, float] | None
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    latency: float = 0.0
+    attempts: int = 1
 
     @property
     def expected(self) -> float:
-        """The probability-weighted mean grade, 1.0 to 4.0."""
+        """The probability-weighted mean grade, 1.0 to 4.0; without a distribution, the grade."""
+        if self.distribution is None:
+            return float(self.grade)
         return sum(grade * p for grade, p in zip(GRADES, self.distribution, strict=True))
+
+    def row(self, fingerprint: str) -> dict[str, Any]:
+        """This judgment of the judge called ``fingerprint`` as a row of ``tables.JUDGMENTS``."""
+        p1, p2, p3, p4 = self.distribution or (None, None, None, None)
+        return {
+            "query_id": self.pair.query_id,
+            "chunk_id": self.pair.chunk_id,
+            "grade": self.grade,
+            "p1": p1,
+            "p2": p2,
+            "p3": p3,
+            "p4": p4,
+            "expected": self.expected,
+            "judge": fingerprint,
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "latency": self.latency,
+            "attempts": self.attempts,
+        }
+
+
+class Missing(NamedTuple):
+    """A pair that could not be graded, and why. A missing grade is never a grade."""
+
+    pair: Pair
+    reason: str
+    attempts: int
 
 
 class Judge(Protocol):
-    """Grades pairs. A pair that it cannot grade is left out of what it yields: a missing grade is never a grade."""
+    """Grades pairs one at a time; up to ``in_flight`` are asked for at once. To be used as a context manager."""
 
     @property
     def fingerprint(self) -> str:
         """Hex digest of all that decides a grade; judgments are valid for it alone."""
         ...
 
-    def judge(self, pairs: Iterable[Pair]) -> Iterator[Judgment]:
-        """Yield the judgments of ``pairs``, in any order."""
+    @property
+    def shared(self) -> bool:
+        """Whether a judgment depends on the fingerprint and the two texts alone, so that other runs may use it."""
         ...
+
+    @property
+    def in_flight(self) -> int:
+        """How many pairs it is worth asking for at once."""
+        ...
+
+    async def grade(self, pair: Pair) -> Judgment | Missing:
+        """Grade ``pair``.
+
+        Raises:
+            UserError: asking again cannot help (the key is refused, the model is not there, ...).
+        """
+        ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

@@ -1,6 +1,7 @@
 """The data set's own answer key as judge: perfect on what it knows, blind to all else, and free."""
 
-from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Self
 
 import pyarrow as pa
 
@@ -15,6 +16,8 @@ class LabelsJudge:
     """
 
     fingerprint = "labels-v1"
+    shared = False  # another run has another answer key
+    in_flight = 1
 
     def __init__(self, queries: pa.Table, chunks: pa.Table, qrels: pa.Table):
         """The tables as ``pyrite.tables`` describes them."""
@@ -28,12 +31,19 @@ class LabelsJudge:
             for row in chunks.select(["chunk_id", "parents"]).to_pylist()
         }
 
-    def judge(self, pairs: Iterable[Pair]) -> Iterator[Judgment]:
-        """Yield one judgment a pair, in order, all certainty on its grade."""
-        for pair in pairs:
-            grade = self._grade(pair)
-            one, two, three, four = (1.0 if grade == g else 0.0 for g in GRADES)
-            yield Judgment(pair, grade, (one, two, three, four))
+    async def grade(self, pair: Pair) -> Judgment:
+        """The pair's grade, all certainty on it."""
+        grade = self._grade(pair)
+        one, two, three, four = (1.0 if grade == g else 0.0 for g in GRADES)
+        return Judgment(pair, grade, (one, two, three, four))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
 
     def _grade(self, pair: Pair) -> int:
         if pair in self._relevant:

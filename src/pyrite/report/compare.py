@@ -9,10 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from pyrite.errors import UserError
+from pyrite.evaluation.scoring import METRICS
+from pyrite.evaluation.selection import label
+from pyrite.evaluation.significance import Comparison, compare
 from pyrite.report import words
-from pyrite.scoring import METRICS
-from pyrite.selection import label
-from pyrite.significance import Comparison, compare
 
 
 @dataclass(frozen=True)

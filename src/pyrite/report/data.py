@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pyrite.evaluation.scoring import METRICS
+from pyrite.evaluation.selection import BASE, Choice, model_name, parse_model_name
+from pyrite.evaluation.significance import Comparison, compare
 from pyrite.report import bookkeeping, queries, words
-from pyrite.scoring import METRICS
-from pyrite.selection import BASE, Choice, model_name, parse_model_name
-from pyrite.significance import Comparison, compare
 from pyrite.spec import RunSpec
 
 #: Raised whenever a reader of an older report.json could be misled.

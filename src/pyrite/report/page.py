@@ -6,9 +6,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from pyrite.evaluation.scoring import METRICS
+from pyrite.evaluation.selection import BASE, label
 from pyrite.report import plots, words
-from pyrite.scoring import METRICS
-from pyrite.selection import BASE, label
 
 
 def render(report: dict[str, Any]) -> str:

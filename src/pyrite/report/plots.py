@@ -16,9 +16,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from pyrite.evaluation.scoring import METRICS
+from pyrite.evaluation.selection import BASE, label, parse_model_name
 from pyrite.report import words
-from pyrite.scoring import METRICS
-from pyrite.selection import BASE, label, parse_model_name
 
 # matplotlib takes no CSS variables: each name is drawn in a colour of its own that is replaced afterwards.
 _NAMES = (

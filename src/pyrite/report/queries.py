@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyrite.selection import BASE
-from pyrite.significance import compare
+from pyrite.evaluation.selection import BASE
+from pyrite.evaluation.significance import compare
 
 if TYPE_CHECKING:
     from pyrite.report.data import PerQuery, ReportInputs

@@ -5,10 +5,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from pyrite.evaluation.scoring import METRICS
+from pyrite.evaluation.selection import BASE, label
 from pyrite.report import words
 from pyrite.report.words import verdict
-from pyrite.scoring import METRICS
-from pyrite.selection import BASE, label
 
 __all__ = ["table", "verdict"]
 

@@ -8,8 +8,8 @@ import re
 from datetime import datetime
 from typing import Any
 
-from pyrite.scoring import METRICS
-from pyrite.selection import BASE, label
+from pyrite.evaluation.scoring import METRICS
+from pyrite.evaluation.selection import BASE, label
 
 NONE = "-"
 

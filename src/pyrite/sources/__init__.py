@@ -2,11 +2,20 @@
 
 from pyrite.sources.base import Source
 from pyrite.sources.beir import Beir
+from pyrite.sources.documents import Documents
 from pyrite.sources.huggingface import Huggingface
 from pyrite.sources.medquad import Medquad
 from pyrite.sources.qa import Qa
 from pyrite.sources.sample import Sample
-from pyrite.spec import BeirSource, HuggingfaceSource, MedquadSource, QaSource, SampleSource, SourceSpec
+from pyrite.spec import (
+    BeirSource,
+    DocumentsSource,
+    HuggingfaceSource,
+    MedquadSource,
+    QaSource,
+    SampleSource,
+    SourceSpec,
+)
 
 
 def open_source(spec: SourceSpec) -> Source:
@@ -22,3 +31,5 @@ def open_source(spec: SourceSpec) -> Source:
             return Beir(spec)
         case HuggingfaceSource():
             return Huggingface(spec)
+        case DocumentsSource():
+            return Documents(spec)

@@ -42,12 +42,12 @@ def to_records(
     where = ""
     row: Mapping[str, Any] = {}
     for where, number, row in rows:
-        question = _required(where, row, "question", columns.question)
-        answer = _required(where, row, "answer", columns.answer)
-        extra = {name: _text(where, column, row.get(column), name) for name, column in optional.items()}
+        question = required(where, row, "question", columns.question)
+        answer = required(where, row, "answer", columns.answer)
+        extra = {name: text(where, column, row.get(column), name) for name, column in optional.items()}
         for name in [name for name, column in unseen.items() if column in row]:
             del unseen[name]
-        key = _required(where, row, "id", id_column) if id_column else number
+        key = required(where, row, "id", id_column) if id_column else number
         if key in ids or not key:
             problem = f"id '{key}' was used at {ids[key]} already" if key else f"column '{id_column}' is empty"
             raise UserError(f"{where}: {problem}. Ids must be unique: mend the data, or leave source.id out.")
@@ -65,17 +65,23 @@ def to_records(
             raise UserError(f"{where}: {_missing(column, name, row)}")
 
 
-def _required(where: str, row: Mapping[str, Any], setting: str, column: str) -> str:
+def required(where: str, row: Mapping[str, Any], setting: str, column: str) -> str:
+    """The text in a column that must be there. Raises UserError as ``text`` does, and where it is not."""
     if column not in row:
         raise UserError(f"{where}: {_missing(column, setting, row)}")
-    return _text(where, column, row[column], setting)
+    return text(where, column, row[column], setting)
 
 
 def _missing(column: str, setting: str, row: Iterable[str]) -> str:
     return f"no column '{column}'. {files.suggest(column, row)} Set source.{setting} to the right one."
 
 
-def _text(where: str, column: str, value: Any, setting: str) -> str:
+def text(where: str, column: str, value: Any, setting: str) -> str:
+    """The text that ``column`` holds, stripped; empty for null. ``setting`` (source.<setting>) names the column.
+
+    Raises:
+        UserError: it is not text.
+    """
     if value is None:
         return ""
     if setting in ("id", "topic", "type") and isinstance(value, int) and not isinstance(value, bool):

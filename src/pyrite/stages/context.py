@@ -1,6 +1,6 @@
 """What a stage is given: the RunSpec, verified inputs, places for outputs, and somebody to tell of its progress."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,14 @@ from pyrite.errors import PyriteError
 from pyrite.plan import Manifests, Step
 from pyrite.progress import Progress
 from pyrite.spec import RunSpec
-from pyrite.store import Store, sha256_file
+from pyrite.store import Absent, Stamp, Store, stamp_file
 
 
 @dataclass
 class StepContext:
     """One doing of a stage.
 
-    ``prefix`` is the run's place in the store ("runs/<name>"); all keys that a stage names are below it. ``scratch``
-    outlives a kill and is the same folder when the step is done again with the same inputs; outputs are staged in it.
+    ``prefix`` is the run's place in the store ("runs/<name>"); all keys that a stage names are below it.
     """
 
     spec: RunSpec
@@ -25,10 +24,27 @@ class StepContext:
     store: Store
     prefix: str
     manifests: Manifests
-    scratch: Path
+    scratch_key: str
     progress: Progress
     staged: list[str] = field(default_factory=list)
     _verified: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def scratch(self) -> Path:
+        """A local folder that outlives a kill, and is the same when the step is done again with the same inputs.
+
+        Outputs are staged in it.
+        """
+        return self.store.scratch(self.scratch_key)
+
+    def keep_scratch(self, name: str) -> None:
+        """Make what now lies in the folder ``name`` of scratch outlive this machine."""
+        self.store.keep(f"{self.scratch_key}/{name}")
+
+    def kept_scratch(self, name: str) -> Path:
+        """The folder ``name`` of scratch, with what was kept of it on whatever machine."""
+        self.store.bring_back(f"{self.scratch_key}/{name}")
+        return self.store.scratch(f"{self.scratch_key}/{name}")
 
     @property
     def iteration(self) -> int:
@@ -64,12 +80,12 @@ class StepContext:
 
     def input_folder(self, prefix: str) -> Path:
         """The local path of a folder of outputs, each file checked. Raises PyriteError as ``input`` does."""
-        keys = [key for key in self._made() if key.startswith(prefix + "/")]
-        if not keys:
-            raise PyriteError(f"no finished step of this run made {prefix}")
-        for key in keys:
-            self.input(key)
-        return self.store.path(f"{self.prefix}/{prefix}")
+        if prefix not in self._verified:
+            entries = [entry for key, entry in self._made().items() if key.startswith(prefix + "/")]
+            if not entries:
+                raise PyriteError(f"no finished step of this run made {prefix}")
+            self._verified[prefix] = verified_folder(self.store, self.prefix, prefix, entries)
+        return self._verified[prefix]
 
     def _made(self) -> dict[str, Mapping[str, Any]]:
         return {entry["key"]: entry for manifest in self.manifests.values() for entry in manifest["outputs"]}
@@ -78,12 +94,40 @@ class StepContext:
         entry = self._made().get(key)
         if entry is None:
             raise PyriteError(f"no finished step of this run made {key}")
-        path = self.store.path(f"{self.prefix}/{key}")
-        if not path.is_file():
-            raise PyriteError(f"{path} is gone, though its manifest names it. Use --force on the step that makes it.")
-        if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
-            raise PyriteError(
-                f"{path} is not what its manifest says (size or digest differs): it was changed or damaged after it "
-                "was made. Use --force on the step that makes it."
-            )
-        return path
+        return verified(self.store, self.prefix, entry)
+
+
+def verified(store: Store, run: str, entry: Mapping[str, Any]) -> Path:
+    """The local path of the output that a manifest's ``entry`` names; ``run`` is the run's place in the store.
+
+    Raises:
+        PyriteError: it is not there, or is not what the manifest says.
+    """
+    key = f"{run}/{entry['key']}"
+    try:
+        path = store.fetch(key)
+    except Absent:
+        raise PyriteError(
+            f"{store}/{key} is gone, though its manifest names it. Use --force on the step that makes it."
+        ) from None
+    _check(path, f"{store}/{key}", entry)
+    return path
+
+
+def verified_folder(store: Store, run: str, prefix: str, entries: Sequence[Mapping[str, Any]]) -> Path:
+    """The local path of the folder ``prefix`` of a run with all of ``entries`` in it. Raises as ``verified`` does."""
+    try:
+        folder = store.fetch_folder(f"{run}/{prefix}", [f"{run}/{entry['key']}" for entry in entries])
+    except Absent as error:
+        raise PyriteError(f"{error}, though its manifest names it. Use --force on the step that makes it.") from None
+    for entry in entries:
+        _check(store.place(f"{run}/{entry['key']}"), f"{store}/{run}/{entry['key']}", entry)
+    return folder
+
+
+def _check(path: Path, name: str, entry: Mapping[str, Any]) -> None:
+    if stamp_file(path) != Stamp(entry["bytes"], entry["sha256"]):
+        raise PyriteError(
+            f"{name} is not what its manifest says (size or digest differs): it was changed or damaged after it was "
+            "made. Use --force on the step that makes it."
+        )

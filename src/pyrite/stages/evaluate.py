@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import pyarrow as pa
 
 from pyrite import card, tables
 from pyrite.embedding import models
+from pyrite.evaluation.selection import Candidate, Choice, choose, model_name, parse_model_name
 from pyrite.report.data import ReportInputs, build
 from pyrite.report.page import render
-from pyrite.selection import Candidate, Choice, choose, model_name, parse_model_name
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import (
     encoder_of,
@@ -71,7 +72,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     )
     ctx.output("report/report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
     ctx.output("report/report.html").write_text(render(report), encoding="utf-8")
-    card.write(chosen, report, ctx.spec, ctx.manifests["prepare"]["summary"]["queries"])
+    card.write(chosen, report, ctx.spec, Counter(queries["split"].to_pylist()))
     scores = {name: means([row for row in rows if row["model"] == name]) for name in {row["model"] for row in rows}}
     return {
         "chosen": choice.name,
@@ -82,10 +83,10 @@ def run(ctx: StepContext) -> dict[str, Any]:
 
 
 def _choose(ctx: StepContext, val: pa.Table, retention: dict[str, float]) -> Choice:
-    values: dict[str, dict[str, float]] = {}
+    values: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for row in val.to_pylist():
-        if row["metric"] == "mrr@5":
-            values.setdefault(row["model"], {})[row["query_id"]] = row["value"]
+        if row["metric"] in ("mrr@5", "dcg@5"):
+            values[row["model"]][row["query_id"]] += row["value"] / 2
     candidates = []
     for name, by_query in values.items():
         iteration, weight = parse_model_name(name)

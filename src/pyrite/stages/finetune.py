@@ -47,9 +47,9 @@ def run(ctx: StepContext) -> dict[str, Any]:
         args=_arguments(ctx, model, dataset.column_names, device),
         train_dataset=dataset,
         loss=LOSSES[spec.loss](model, spec),
-        callbacks=[_Tell(ctx.progress)],
+        callbacks=[_Tell(ctx.progress), _Keep(ctx)],
     )
-    checkpoint = _last_checkpoint(ctx.scratch / "checkpoints")
+    checkpoint = _last_checkpoint(ctx.kept_scratch("checkpoints"))
     if checkpoint:
         ctx.progress.say(f"going on from {checkpoint.name}")
     set_seed(ctx.spec.seed)
@@ -175,3 +175,14 @@ class _Tell(TrainerCallback):  # type: ignore[misc]  # the library is not typed
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         del args, state, control
         self._progress.advance()
+
+
+class _Keep(TrainerCallback):  # type: ignore[misc]  # the library is not typed
+    """Has each checkpoint outlive this machine, once it is whole."""
+
+    def __init__(self, ctx: StepContext):
+        self._ctx = ctx
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        del args, state, control
+        self._ctx.keep_scratch("checkpoints")

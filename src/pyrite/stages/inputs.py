@@ -8,6 +8,10 @@ import pyarrow.compute as pc
 from pyrite import tables
 from pyrite.embedding import models
 from pyrite.embedding.encoder import Encoder
+from pyrite.errors import UserError
+from pyrite.generation.distinct import distinct
+from pyrite.generation.made import from_tables, to_tables
+from pyrite.splitting import SPLITS
 from pyrite.stages.context import StepContext
 
 
@@ -17,14 +21,50 @@ def read_chunks(ctx: StepContext) -> pa.Table:
 
 
 def read_queries(ctx: StepContext, split: str | None = None) -> pa.Table:
-    """The queries of ``split``, or all."""
-    queries = tables.read(ctx.input("queries/queries.parquet"), tables.QUERIES)
+    """The queries of ``split``, or all: the data set's own, and those that were generated."""
+    queries = _with_generated(ctx)[0]
     return queries if split is None else queries.filter(pc.equal(queries["split"], split))
 
 
 def read_qrels(ctx: StepContext) -> pa.Table:
-    """What the data set says is relevant, all splits."""
-    return tables.read(ctx.input("queries/qrels.parquet"), tables.QRELS)
+    """What is known to be relevant, all splits: the data set's own, and what generated queries were made from."""
+    return _with_generated(ctx)[1]
+
+
+def _with_generated(ctx: StepContext) -> tuple[pa.Table, pa.Table]:
+    """QUERIES and QRELS. What several shards generated alike is there once.
+
+    Raises:
+        UserError: a split has no query.
+    """
+    queries, qrels = read_prepared(ctx)
+    if ctx.spec.generate:
+        names = [f"{shard:05d}.parquet" for shard in range(ctx.spec.generate.shards)]
+        made = [
+            question
+            for name in names
+            for question in from_tables(
+                tables.read(ctx.input(f"queries/generated-{name}"), tables.QUERIES),
+                tables.read(ctx.input(f"queries/generated-qrels-{name}"), tables.QRELS),
+            )
+        ]
+        more_queries, more_qrels = to_tables(distinct((), made)[0])
+        queries, qrels = pa.concat_tables([queries, more_queries]), pa.concat_tables([qrels, more_qrels])
+    present = set(queries["split"].to_pylist())
+    if empty := [split for split in SPLITS if split not in present]:
+        raise UserError(
+            f"{ctx.spec.name}: no query is in {' or '.join(empty)}. "
+            + ("Raise generate.queries." if ctx.spec.generate else "The data has no questions: set generate.")
+        )
+    return queries, qrels
+
+
+def read_prepared(ctx: StepContext) -> tuple[pa.Table, pa.Table]:
+    """QUERIES and QRELS as prepare wrote them: the data set's own."""
+    return (
+        tables.read(ctx.input("queries/queries.parquet"), tables.QUERIES),
+        tables.read(ctx.input("queries/qrels.parquet"), tables.QRELS),
+    )
 
 
 def read_candidates(ctx: StepContext, iteration: int) -> pa.Table:

@@ -1,24 +1,31 @@
 """judge: one shard of an iteration's candidates is graded.
 
-A query belongs to one shard, whole, so that a query's pairs are graded together. Judgments are kept in numbered parts
-as they come; a killed shard reads back its parts and goes on.
+A query belongs to one shard, whole. What the judge answers is kept as it comes, so a killed shard goes on from there.
 """
 
+import asyncio
 import hashlib
-from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+import math
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
-from pyrite import tables
+from pyrite import metrics, tables
 from pyrite.errors import PyriteError
-from pyrite.judges import Judge, Judgment, Pair, open_judge
+from pyrite.judges import Judge, Judgment, Missing, Pair, open_judge
+from pyrite.judges.choosing import choose
+from pyrite.judges.kept import Kept
+from pyrite.judges.walking import Walk, walk_all
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import read_candidates, read_chunks, read_qrels, read_queries
+from pyrite.stages.working import work
 
-_PART = 4096
+#: So few ungraded pairs are never too many, be the shard ever so small.
+_FEW = 5
 
 
 def shard_of(query_id: str, shards: int) -> int:
@@ -27,73 +34,127 @@ def shard_of(query_id: str, shards: int) -> int:
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
-    """Write iterations/<i>/judgments/shard-<k>.parquet; return counts."""
+    """Write iterations/<i>/judgments/shard-<k>.parquet and missing-<k>.parquet; return counts."""
     assert ctx.step.shard is not None
-    shard, shards = ctx.step.shard, ctx.spec.judge.shards
-    judge = open_judge(ctx.spec.judge, read_queries(ctx), read_chunks(ctx), read_qrels(ctx))
-    candidates = read_candidates(ctx, ctx.iteration).select(["query_id", "chunk_id"]).to_pydict()
-    pairs = [
-        Pair(query, chunk)
-        for query, chunk in zip(candidates["query_id"], candidates["chunk_id"], strict=True)
-        if shard_of(query, shards) == shard
+    shard, spec = ctx.step.shard, ctx.spec.judge
+    queries, qrels = read_queries(ctx), read_qrels(ctx)
+    judge = open_judge(ctx.spec, queries, read_chunks(ctx), qrels)
+    known: dict[str, set[str]] = defaultdict(set)
+    for query, chunk in zip(qrels["query_id"].to_pylist(), qrels["chunk_id"].to_pylist(), strict=True):
+        known[query].add(chunk)
+    candidates = read_candidates(ctx, ctx.iteration).select(["query_id", "chunk_id", "rank"]).to_pylist()
+    candidates = [row for row in candidates if shard_of(row["query_id"], spec.shards) == shard]
+    walks = [
+        (query, choose(query, [(row["chunk_id"], row["rank"]) for row in rows], known[query], spec, ctx.spec.seed))
+        for query, rows in groupby(candidates, key=lambda row: row["query_id"])
     ]
-    parts = ctx.scratch / "parts"
-    ctx.progress.begin(len(pairs), "pairs judged")
-    judged = _read_parts(parts)
-    ctx.progress.advance(len(judged))
-    _judge_rest(judge, [pair for pair in pairs if pair not in judged], parts, ctx)
-    judged = _read_parts(parts)
-    rows = [judged[pair] for pair in pairs if pair in judged]
-    key = f"iterations/{ctx.iteration}/judgments/shard-{shard:05d}.parquet"
-    tables.write(ctx.output(key), rows, tables.JUDGMENTS)
-    grades = Counter(row["grade"] for row in rows)
+    kept = None
+    if judge.shared:
+        writer = f"{ctx.spec.name}/{ctx.iteration}.{shard}"
+        kept = Kept(ctx.store, judge.fingerprint, writer, uuid.uuid4().hex[:12])
+    judging = _Judging(walks, judge, kept, ctx)
+    asyncio.run(work(judging.walk(), judging.flush))
+    table = judging.result()
+    place = f"iterations/{ctx.iteration}/judgments"
+    tables.write(ctx.output(f"{place}/shard-{shard:05d}.parquet"), table, tables.JUDGMENTS)
+    tables.write(ctx.output(f"{place}/missing-{shard:05d}.parquet"), judging.absent, tables.MISSING)
+    if kept:
+        kept.merge()
+    grades = Counter(table["grade"].to_pylist())
     return {
-        "pairs": len(pairs),
-        "judged": len(rows),
-        "missing": len(pairs) - len(rows),
+        "pairs": len(candidates),
+        "not_chosen": len(candidates) - judging.total,
+        "skipped": judging.passed,
+        "kept": judging.reused,
+        "judged": table.num_rows,
+        "missing": len(judging.absent),
+        "missing_reasons": dict(Counter(row["reason"] for row in judging.absent).most_common()),
         "grades": {str(grade): grades[grade] for grade in (1, 2, 3, 4)},
+        "prompt_tokens": sum(table["prompt_tokens"].to_pylist()),
+        "cached_tokens": sum(table["cached_tokens"].to_pylist()),
         "judge": judge.fingerprint,
     }
 
 
-def _judge_rest(judge: Judge, pairs: list[Pair], parts: Path, ctx: StepContext) -> None:
-    number = len(list(parts.glob("part-*.parquet"))) if parts.is_dir() else 0
-    for start in range(0, len(pairs), _PART):
-        batch = pairs[start : start + _PART]
-        rows = [_row(judgment, judge.fingerprint) for judgment in judge.judge(batch)]
-        path = parts / f"part-{number:06d}.parquet"
-        beside = path.with_suffix(".tmp")
-        tables.write(beside, rows, tables.JUDGMENTS)
-        beside.replace(path)
-        number += 1
-        ctx.progress.advance(len(batch))
+class _Judging:
+    """The work on one shard: takes what the walks bring, keeps it as it comes, and watches how much is missing."""
 
+    def __init__(self, walks: Sequence[Walk], judge: Judge, kept: Kept | None, ctx: StepContext):
+        self._walks, self._judge, self._kept, self._ctx = walks, judge, kept, ctx
+        self._fresh: list[dict[str, Any]] = []
+        self._left: dict[str, int] = {}
+        self._flushing = asyncio.Lock()
+        self.total = sum(len(chunks) for _, chunks in walks)
+        self._most_missing = max(_FEW, math.ceil(ctx.spec.judge.max_missing * self.total))
+        self.absent: list[dict[str, Any]] = []
+        self.reused = 0
+        self.passed = 0
 
-def _row(judgment: Judgment, fingerprint: str) -> dict[str, Any]:
-    p1, p2, p3, p4 = judgment.distribution
-    return {
-        "query_id": judgment.pair.query_id,
-        "chunk_id": judgment.pair.chunk_id,
-        "grade": judgment.grade,
-        "p1": p1,
-        "p2": p2,
-        "p3": p3,
-        "p4": p4,
-        "expected": judgment.expected,
-        "judge": fingerprint,
-    }
+    async def walk(self) -> None:
+        """Walk all.
 
+        Raises:
+            PyriteError: too many pairs could not be graded, or the judge cannot go on.
+        """
+        self._ctx.progress.begin(self.total, "pairs judged")
+        grades: dict[Pair, int] = {}
+        if self._kept:
+            table = self._kept.read({query for query, _ in self._walks})
+            pairs = map(Pair, table["query_id"].to_pylist(), table["chunk_id"].to_pylist())
+            grades = dict(zip(pairs, table["grade"].to_pylist(), strict=True))
+        async with self._judge:
+            await walk_all(self._walks, self._judge, grades, self._ctx.spec.judge.patience, self)
 
-def _read_parts(parts: Path) -> dict[Pair, dict[str, Any]]:
-    return dict(_rows_of(sorted(parts.glob("part-*.parquet")))) if parts.is_dir() else {}
+    async def flush(self) -> None:
+        """Keep what was judged since the last time. One at a time: when it returns, all is kept."""
+        if self._kept:
+            async with self._flushing:
+                rows, self._fresh = self._fresh, []
+                if rows:
+                    await asyncio.to_thread(self._kept.add, rows)
 
+    def result(self) -> pa.Table:
+        """The judgments of all walked pairs, in the order of the walks; of others, known from elsewhere, none."""
+        walked = [(q, chunks[: len(chunks) - self._left.get(q, 0)]) for q, chunks in self._walks]
+        if self._kept:
+            table = self._kept.read({query for query, _ in self._walks})
+        else:
+            table = pa.Table.from_pylist(self._fresh, tables.JUDGMENTS)
+        order = pa.table(
+            {
+                "query_id": pa.array((q for q, chunks in walked for _ in chunks), pa.string()),
+                "chunk_id": pa.array((c for _, chunks in walked for c in chunks), pa.string()),
+                "position": pa.array(range(self.total - self.passed), pa.int64()),
+            }
+        )
+        found = order.join(table, ["query_id", "chunk_id"], join_type="inner").sort_by("position")
+        return found.select(tables.JUDGMENTS.names).cast(tables.JUDGMENTS)
 
-def _rows_of(paths: Iterable[Path]) -> Iterable[tuple[Pair, dict[str, Any]]]:
-    for path in paths:
-        try:
-            table: pa.Table = tables.read(path, tables.JUDGMENTS)
-        except PyriteError:
-            path.unlink()  # cut short by a power cut: its pairs are judged again
-            continue
-        for row in table.to_pylist():
-            yield Pair(row["query_id"], row["chunk_id"]), row
+    def judged(self, judgment: Judgment) -> None:
+        self._fresh.append(judgment.row(self._judge.fingerprint))
+        self._ctx.progress.advance()
+
+    def kept(self, pair: Pair) -> None:
+        del pair
+        self.reused += 1
+        metrics.PAIRS.labels("kept").inc()
+        self._ctx.progress.advance()
+
+    def skipped(self, query_id: str, chunk_ids: Sequence[str]) -> None:
+        self.passed += len(chunk_ids)
+        self._left[query_id] = len(chunk_ids)
+        metrics.PAIRS.labels("skipped").inc(len(chunk_ids))
+        self._ctx.progress.advance(len(chunk_ids))
+
+    def missing(self, missing: Missing) -> None:
+        query_id, chunk_id = missing.pair
+        self.absent.append(
+            {"query_id": query_id, "chunk_id": chunk_id, "reason": missing.reason, "attempts": missing.attempts}
+        )
+        self._ctx.progress.advance()
+        if len(self.absent) > self._most_missing:
+            reason, times = Counter(row["reason"] for row in self.absent).most_common(1)[0]
+            raise PyriteError(
+                f"{len(self.absent)} of {self.total} pairs could not be graded, more than judge.max_missing "
+                f"({self._ctx.spec.judge.max_missing:.0%}) allows; {times} times: {reason}. Look at the judge's server."
+            )

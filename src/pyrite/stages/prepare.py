@@ -1,7 +1,5 @@
 """prepare: documents to chunks, questions to queries and relevant chunks, topics to train, val and test."""
 
-import hashlib
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -12,6 +10,7 @@ import pyarrow as pa
 from pyrite import splitting, tables
 from pyrite.chunking import chunk
 from pyrite.errors import UserError
+from pyrite.identity import chunk_id, normalise, query_id
 from pyrite.progress import Progress
 from pyrite.sources import open_source
 from pyrite.sources.base import Document, Dropped, Question, Record, Split
@@ -44,14 +43,18 @@ def run(ctx: StepContext) -> dict[str, Any]:
     source = open_source(ctx.spec.source)
     ctx.progress.begin(None, "records read")
     records = _watched(source.records(), ctx.progress)
-    prepared = prepare_tables(records, ctx.spec.prepare, ctx.spec.seed, ctx.spec.name)
+    prepared = prepare_tables(
+        records, ctx.spec.prepare, ctx.spec.seed, ctx.spec.name, generates=ctx.spec.generate is not None
+    )
     tables.write(ctx.output("corpus/chunks.parquet"), prepared.chunks, tables.CHUNKS)
     tables.write(ctx.output("queries/queries.parquet"), prepared.queries, tables.QUERIES)
     tables.write(ctx.output("queries/qrels.parquet"), prepared.qrels, tables.QRELS)
     summary = prepared.summary
+    asked = prepared.queries.num_rows > 0
+    what, counts = ("queries", summary["queries"]) if asked else ("no queries; chunks", summary["chunk_splits"])
     ctx.progress.say(
-        f"{summary['documents']:,} documents, {summary['chunks']:,} chunks; queries: "
-        + ", ".join(f"{count:,} {split}" for split, count in summary["queries"].items())
+        f"{summary['documents']:,} documents, {summary['chunks']:,} chunks; {what}: "
+        + ", ".join(f"{count:,} {split}" for split, count in counts.items())
     )
     for note in summary["notes"]:
         ctx.progress.say(note)
@@ -64,11 +67,14 @@ def _watched(records: Iterable[Record], progress: Progress) -> Iterator[Record]:
         progress.advance(1)
 
 
-def prepare_tables(records: Iterable[Record], spec: PrepareSpec, seed: int, name: str) -> Prepared:
+def prepare_tables(
+    records: Iterable[Record], spec: PrepareSpec, seed: int, name: str, *, generates: bool = False
+) -> Prepared:
     """Make the tables of ``records``; ``name`` says in messages whose they are.
 
-    The same input gives the same tables. Chunks stand in the order in which their text was first seen;
-    queries likewise.
+    Where the run ``generates`` questions there need be none: then the chunks are split, by topic or document, and
+    the tables of queries and qrels are empty. The same input gives the same tables. Chunks stand in the order in
+    which their text was first seen; queries likewise.
 
     Raises:
         UserError: an id is there twice, some questions have a split and others not, there is no document, no
@@ -82,30 +88,24 @@ def prepare_tables(records: Iterable[Record], spec: PrepareSpec, seed: int, name
             f"{name}: the corpus is empty: no document with text was read{corpus.dropped.told()}. "
             "Check source.path and source.collections (or the columns) in the run file."
         )
+    notes: list[str] = []
+    if generates and not corpus.questions:
+        chunk_split = _document_splits(corpus, spec, seed, name, notes)
+        return Prepared(*_tables(corpus, [], chunk_split), _summary(corpus, [], chunk_split, notes))
     queries = corpus.queries()
     if not queries:
         raise UserError(
             f"{name}: no query has a relevant chunk{corpus.dropped.told()}. Each question must name a "
-            "document of the corpus that answers it."
+            "document of the corpus that answers it. Where there are no questions, an LLM can make them: set generate "
+            "in the run file."
         )
-    notes: list[str] = []
     if corpus.has_splits:
         chunk_split = _given_splits(corpus, queries)
     else:
         chunk_split = _topic_splits(corpus, queries, spec, seed, notes)
     queries = _drawn(queries, spec.max_train_queries, seed, corpus.dropped)
     _check_splits(queries, corpus.has_splits, name, notes)
-    summary = _summary(corpus, queries, notes)
-    return Prepared(*_tables(corpus, queries, chunk_split), summary)
-
-
-def normalise(text: str) -> str:
-    """``text`` as it is compared: NFKC, lower case, each run of whitespace one blank."""
-    return " ".join(unicodedata.normalize("NFKC", text).lower().split())
-
-
-def _hex(text: str, length: int) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return Prepared(*_tables(corpus, queries, chunk_split), _summary(corpus, queries, chunk_split, notes))
 
 
 @dataclass(slots=True)
@@ -173,7 +173,7 @@ class _Corpus:
         own: dict[str, None] = {}
         for start, end in chunk(document.text, self._spec.min_chars, self._spec.max_chars):
             text = document.text[start:end]
-            key = _hex(normalise(text), 16)
+            key = chunk_id(text)
             own[key] = None
             self.cuts += 1
             parent = {"document_id": document.id, "start": start, "end": end}
@@ -213,7 +213,7 @@ class _Corpus:
             if question.split != best.get(text):
                 self.dropped.add(question.id, EARLIER_SPLIT)
                 continue
-            key = "q" + _hex(text, 15)
+            key = query_id(text)
             query = found.setdefault(key, _Query(key, question, question.split))
             query.question_ids.append(question.id)
             query.topics[normalise(question.topic)] = question.topic
@@ -244,6 +244,43 @@ def _given_splits(corpus: _Corpus, queries: list[_Query]) -> dict[str, Split]:
     return {key: split.get(key, "train") for key in corpus.chunks}
 
 
+def _document_groups(corpus: _Corpus) -> Groups:
+    """Topics and chunks; joined are those of one topic, and of one document, and documents that share a chunk."""
+    groups = Groups()
+    for document, keys in corpus.chunks_of.items():
+        topic = corpus.topic_of[document]
+        groups.join([*([("topic", topic)] if topic else []), *(("chunk", key) for key in keys)])
+    return groups
+
+
+def _document_splits(corpus: _Corpus, spec: PrepareSpec, seed: int, name: str, notes: list[str]) -> dict[str, Split]:
+    """Split of each chunk where there is no question: as ``_topic_splits``, shared out by number of chunks.
+
+    Raises:
+        UserError: there are fewer than three groups.
+    """
+    groups = _document_groups(corpus)
+    members: dict[Hashable, list[str]] = defaultdict(list)
+    for key in corpus.chunks:
+        members[groups.find(("chunk", key))].append(key)
+    named = {min(keys): keys for keys in members.values()}
+    if len(named) < len(SPLITS):
+        raise UserError(
+            f"{name}: the {len(corpus.chunks):,} chunks make fewer than three groups that share no topic, document or "
+            "passage, and each of train, val and test needs one. Give more documents, or more topics (source.topic)."
+        )
+    split_of = splitting.assign({key: len(keys) for key, keys in named.items()}, spec.split, seed)
+    largest = max(named, key=lambda key: (len(named[key]), key))
+    share = len(named[largest]) / len(corpus.chunks)
+    if share > min(spec.split.val, spec.split.test):
+        parent = corpus.chunks[largest].parents[0]
+        notes.append(
+            f"{len(named[largest]):,} of {len(corpus.chunks):,} chunks ({share:.0%}) hang together by shared passages "
+            f"or topics, such as '{parent['topic'] or parent['document_id']}'; all of them are in {split_of[largest]}."
+        )
+    return {key: split_of[group] for group, keys in named.items() for key in keys}
+
+
 def _topic_splits(
     corpus: _Corpus, queries: list[_Query], spec: PrepareSpec, seed: int, notes: list[str]
 ) -> dict[str, Split]:
@@ -253,10 +290,7 @@ def _topic_splits(
     Chunks in whose group there is no query go to train: they are material to mine, and every side searches
     all chunks.
     """
-    groups = Groups()
-    for document, keys in corpus.chunks_of.items():
-        topic = corpus.topic_of[document]
-        groups.join([*([("topic", topic)] if topic else []), *(("chunk", key) for key in keys)])
+    groups = _document_groups(corpus)
     for query in queries:
         topics = (("topic", topic) for topic in query.topics if topic)
         groups.join([("query", query.id), *topics, *(("chunk", key) for key in query.grades)])
@@ -310,7 +344,7 @@ def _check_splits(queries: list[_Query], given: bool, name: str, notes: list[str
         )
 
 
-def _summary(corpus: _Corpus, queries: list[_Query], notes: list[str]) -> dict[str, Any]:
+def _summary(corpus: _Corpus, queries: list[_Query], chunk_split: dict[str, Split], notes: list[str]) -> dict[str, Any]:
     def topics(split: Split) -> int:
         return len({topic or query.id for query in queries if query.split == split for topic in query.topics})
 
@@ -318,6 +352,7 @@ def _summary(corpus: _Corpus, queries: list[_Query], notes: list[str]) -> dict[s
         "documents": len(corpus.chunks_of),
         "characters": corpus.characters,
         "chunks": len(corpus.chunks),
+        "chunk_splits": {split: sum(of == split for of in chunk_split.values()) for split in SPLITS},
         "merged_chunks": corpus.cuts - len(corpus.chunks),
         "longest_chunk": max(len(chunk.text) for chunk in corpus.chunks.values()),
         "questions": len(corpus.questions),

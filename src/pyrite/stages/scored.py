@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyrite import scoring
 from pyrite.embedding.encoder import Encoder
 from pyrite.embedding.search import read_blocks, top_k
+from pyrite.evaluation import scoring
 from pyrite.progress import Progress
 from pyrite.sources import open_source
 from pyrite.sources.base import Document, Question

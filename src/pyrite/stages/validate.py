@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from pyrite import tables
 from pyrite.embedding import models
-from pyrite.selection import model_name
+from pyrite.evaluation.selection import model_name
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import encoder_of, model_folder, read_chunks, read_qrels, read_queries
 from pyrite.stages.scored import means, score_retention, score_split

@@ -24,8 +24,8 @@ class Candidate:
         name: base, iteration-1, iteration-1@0.3 (0.3 tuned + 0.7 base weights), ...
         iteration: the iteration that tuned it, from 1; 0 for the base model.
         weight: share of tuned weights; 0 for the base model, 1 for an iteration as trained.
-        val: MRR@5 of every validation query, shape (queries,); the same queries in the same order for all
-            candidates.
+        val: score of every validation query, the mean of its MRR@5 and its DCG@5 (the two that the gate asks
+            for), shape (queries,); the same queries in the same order for all candidates.
         retention: nDCG@10 on the retention set, where there is one.
     """
 
@@ -37,7 +37,7 @@ class Candidate:
 
     @property
     def mean(self) -> float:
-        """Mean MRR@5 on validation."""
+        """Mean score on validation."""
         return float(self.val.mean())
 
 
@@ -140,7 +140,7 @@ def _lost_too_much(candidate: Candidate, base: Candidate, max_loss: float | None
 def _no_better(candidate: Candidate, base: Candidate) -> str | None:
     if candidate.mean > base.mean:
         return None
-    return f"out: validation MRR@5 {candidate.mean:.4f} does not beat the base model's {base.mean:.4f}"
+    return f"out: validation score {candidate.mean:.4f} does not beat the base model's {base.mean:.4f}"
 
 
 def _standard_error(best: Candidate, other: Candidate) -> float:
@@ -157,12 +157,12 @@ def _reason(candidate: Candidate, best: Candidate, chosen: Candidate, level: lis
     error = f"one standard error ({_standard_error(best, candidate):.4f})"
     if candidate is chosen:
         if candidate is best and len(level) == 1:
-            return f"chosen: highest validation MRR@5 ({candidate.mean:.4f})"
+            return f"chosen: highest validation score ({candidate.mean:.4f})"
         if candidate is best:
-            return f"chosen: highest validation MRR@5 ({candidate.mean:.4f}), and nearest to the base model"
+            return f"chosen: highest validation score ({candidate.mean:.4f}), and nearest to the base model"
         return f"chosen: {gap}, within {error}, and nearest to the base model of all that are"
     if candidate is best:
-        best_of_all = f"highest validation MRR@5 ({candidate.mean:.4f})"
+        best_of_all = f"highest validation score ({candidate.mean:.4f})"
         return f"{best_of_all}, but {label(chosen.name)} is level with it and nearer to the base model"
     if candidate in level:
         return f"{gap}, within {error}, but {label(chosen.name)} is nearer to the base model"

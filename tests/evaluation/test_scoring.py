@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pyrite import tables
-from pyrite.scoring import METRICS, per_query
+from pyrite.evaluation.scoring import METRICS, per_query
 
 # Ranking, grades, and mrr@5, dcg@5, ndcg@10, p@5, r@5.
 CASES = {

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.selection import Candidate, choose, model_name, parse_model_name
+from pyrite.evaluation.selection import Candidate, choose, model_name, parse_model_name
 
 WEIGHTS = (0.3, 0.6, 1.0)
 
@@ -108,7 +108,7 @@ def test_noisy_candidate_below_the_base_is_out_though_level_with_the_best() -> N
     ]
     choice = choose(candidates, None)
     assert choice.name == "iteration-1"
-    assert choice.reasons["iteration-1@0.3"].startswith("out: validation MRR@5 0.4900")
+    assert choice.reasons["iteration-1@0.3"].startswith("out: validation score 0.4900")
 
 
 def test_loss_elsewhere_rules_out_the_best() -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyrite.significance import compare
+from pyrite.evaluation.significance import compare
 
 Pairs = list[tuple[float, float]]
 reciprocal_ranks = st.sampled_from([0.0, 1 / 5, 1 / 4, 1 / 3, 1 / 2, 1.0])

@@ -1,0 +1,333 @@
+"""What the judge's worker costs, and what the order of the pairs saves.
+
+    python scripts/bench_judge.py                                  against a stub that answers at once
+    python scripts/bench_judge.py --url http://localhost:8000 --model judge   against a real server
+
+The first prints pairs/s, the worker's CPU seconds and its memory at the start and the end, over 200,000 pairs of 1,000
+characters. The second sends the same prompts through the worker and through a bare client (asyncio and aiohttp, nothing
+else) at the same concurrency, in turns. Then it sends pairs grouped by query, shuffled, and shuffled with the rubric
+last, and prints what the server had to compute of them by its own count: prompt tokens less cached tokens.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import random
+import re
+import resource
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pyarrow as pa
+
+from pyrite import tables
+from pyrite.judges import Judgment, Missing, Pair
+from pyrite.judges.grading import LABELS
+from pyrite.judges.prompting import Prompt, load_prompt
+from pyrite.judges.vllm import VllmJudge
+from pyrite.judges.walking import Walk, walk_all
+from pyrite.llm.abilities import look
+from pyrite.llm.pool import Pool
+
+#: Plain English words, in the frequency in which the practice corpus has them.
+WORDS = [
+    word
+    for entry in sorted((resources.files("pyrite.sample") / "facts").iterdir(), key=lambda entry: entry.name)
+    for word in re.findall(r"[A-Za-z]+", entry.read_text(encoding="utf-8"))
+]
+
+
+class Counting:
+    """A recorder that keeps nothing but sums."""
+
+    def __init__(self) -> None:
+        self.pairs = self.absent = self.prompt = self.cached = 0
+
+    def judged(self, judgment: Judgment) -> None:
+        self.pairs += 1
+        self.prompt += judgment.prompt_tokens
+        self.cached += judgment.cached_tokens
+
+    def missing(self, missing: Missing) -> None:
+        del missing
+        self.absent += 1
+
+    def kept(self, pair: Pair) -> None:
+        del pair
+
+    def skipped(self, query_id: str, chunk_ids: Sequence[str]) -> None:
+        del query_id, chunk_ids
+
+
+def texts(count: int, characters: int, seed: int) -> list[str]:
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=characters // 6))[:characters] for _ in range(count)]
+
+
+def tables_of(queries: Sequence[str], chunks: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+    asked = [
+        {"query_id": f"q{i}", "text": text, "topic": "", "type": "", "split": "train", "question_ids": []}
+        for i, text in enumerate(queries)
+    ]
+    stored = [
+        {"chunk_id": f"c{i}", "text": text, "title": "", "split": "train", "parents": []}
+        for i, text in enumerate(chunks)
+    ]
+    return pa.Table.from_pylist(asked, tables.QUERIES), pa.Table.from_pylist(stored, tables.CHUNKS)
+
+
+def memory() -> float:
+    """Resident memory of this process now, MB."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+# --- against a stub ---------------------------------------------------------------------------------------------------
+
+
+class Stub(asyncio.Protocol):
+    """The least that is a server: it answers every chat request with the same bytes, in the shape of vLLM's."""
+
+    def __init__(self) -> None:
+        self._got = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport: Any = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._got += data
+        while (end := self._got.find(b"\r\n\r\n")) >= 0:
+            head = self._got[:end].lower()
+            found = head.find(b"content-length:")
+            length = int(head[found + 15 :].split(b"\r\n", 1)[0]) if found >= 0 else 0
+            if len(self._got) < end + 4 + length:
+                return
+            body, self._got = self._got[end + 4 : end + 4 + length], self._got[end + 4 + length :]
+            self._transport.write(_reply(head.split(b" ", 2)[1], body))
+
+
+def _reply(path: bytes, body: bytes) -> bytes:
+    if path == b"/v1/models":
+        return _http({"data": [{"id": "stub", "max_model_len": 4096}]})
+    if path == b"/tokenize":
+        return _http({"count": 1, "tokens": [ord(json.loads(body)["prompt"][0])]})
+    return _CHAT
+
+
+def _http(content: Any) -> bytes:
+    body = json.dumps(content).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+
+_TOP = [{"token": label, "logprob": -1.5 + i / 4, "bytes": [49 + i]} for i, label in enumerate(LABELS)]
+_CHAT = _http(
+    {
+        "id": "chatcmpl-0123456789abcdef0123456789abcdef",
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": "stub",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "4", "refusal": None, "tool_calls": []},
+                "logprobs": {"content": [{"token": "4", "logprob": -0.75, "bytes": [52], "top_logprobs": _TOP}]},
+                "finish_reason": "stop",
+                "stop_reason": None,
+            }
+        ],
+        "usage": {
+            "prompt_tokens": 520,
+            "total_tokens": 521,
+            "completion_tokens": 1,
+            "prompt_tokens_details": {"cached_tokens": 304},
+        },
+    }
+)
+
+
+def _serve(port: Any) -> None:
+    async def run() -> None:
+        server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", 0)
+        port.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(run())
+
+
+def against_stub(pairs: int, concurrency: int) -> dict[str, Any]:
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.Process(target=_serve, args=(sender,), daemon=True)
+    process.start()
+    url = f"http://127.0.0.1:{receiver.recv()}"
+    try:
+        return asyncio.run(_against_stub(url, pairs, concurrency))
+    finally:
+        process.kill()
+
+
+async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any]:
+    each, chunks = 50, 2000
+    queries, stored = tables_of(texts(pairs // each, 60, 0), texts(chunks, 1000, 1))
+    pool = Pool([url], "stub", None, concurrency, 60.0)
+    recorder, draw, seen = Counting(), random.Random(0), []
+
+    def walks() -> Iterator[Walk]:
+        for i in range(pairs // each):
+            if i % max(1, pairs // each // 20) == 0:
+                seen.append(round(memory(), 1))
+            yield f"q{i}", [f"c{n}" for n in draw.sample(range(chunks), each)]
+
+    async with VllmJudge(pool, load_prompt("medical"), queries, stored, concurrency) as judge:
+        await walk_all([("q0", [f"c{i}"]) for i in range(500)], judge, {}, None, Counting())  # warm
+        wall, cpu = time.perf_counter(), time.process_time()
+        await walk_all(walks(), judge, {}, None, recorder)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {
+        "pairs": recorder.pairs,
+        "missing": recorder.absent,
+        "seconds": round(wall, 2),
+        "pairs_per_second": round(recorder.pairs / wall),
+        "worker_cpu_seconds": round(cpu, 2),
+        "pairs_per_cpu_second": round(recorder.pairs / cpu),
+        "concurrency": concurrency,
+        "memory_mb": {"start": seen[0], "after_a_tenth": seen[2], "end": round(memory(), 1)},
+        "way": judge.way,
+    }
+
+
+# --- against a real server --------------------------------------------------------------------------------------------
+
+
+async def against_server(
+    url: str, model: str, queries: int, each: int, concurrency: int, rounds: int
+) -> dict[str, Any]:
+    prompt = load_prompt("medical")
+    rubric_last = Prompt("", prompt.between, f"\n\n{prompt.before}{prompt.after}")
+    worker, bare, grouped, shuffled, turned = [], [], [], [], []
+    seed = 0
+
+    def fresh() -> tuple[pa.Table, pa.Table, list[Walk]]:
+        """Pairs that the server has never seen, so that no round profits from another."""
+        nonlocal seed
+        seed += 1
+        tables_ = tables_of(texts(queries, 60, seed * 1000), texts(queries * each, 1000, seed * 1000 + 1))
+        return *tables_, [(f"q{i}", [f"c{i * each + n}" for n in range(each)]) for i in range(queries)]
+
+    for _ in range(rounds):
+        for kind, found in (("worker", worker), ("bare", bare)):
+            asked, stored, walks = fresh()
+            if kind == "worker":
+                found.append(await _worker(url, model, prompt, asked, stored, walks, concurrency))
+            else:
+                found.append(await _bare(url, model, prompt, asked, stored, walks, concurrency))
+        asked, stored, walks = fresh()
+        grouped.append(await _bare(url, model, prompt, asked, stored, walks, concurrency))
+        for form, found in ((prompt, shuffled), (rubric_last, turned)):
+            asked, stored, walks = fresh()
+            alone = [(query, [chunk]) for query, chunks in walks for chunk in chunks]
+            random.Random(seed).shuffle(alone)
+            found.append(await _bare(url, model, form, asked, stored, alone, concurrency))
+        print(f"round {len(shuffled)} of {rounds}", file=sys.stderr)
+    return {
+        "pairs_per_round": queries * each,
+        "rounds": rounds,
+        "concurrency": concurrency,
+        "worker": _summary(worker),
+        "bare_client": _summary(bare),
+        "grouped_by_query": _summary(grouped),
+        "shuffled": _summary(shuffled),
+        "shuffled_rubric_last": _summary(turned),
+    }
+
+
+def _summary(rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
+    rates = sorted(one["pairs_per_second"] for one in rounds)
+    return {
+        "pairs_per_second": [round(rate, 2) for rate in rates],
+        "median": round(rates[len(rates) // 2], 2),
+        "prompt_tokens_per_pair": round(sum(one["prompt"] for one in rounds) / len(rounds), 1),
+        "computed_tokens_per_pair": round(sum(one["computed"] for one in rounds) / len(rounds), 1),
+    }
+
+
+async def _worker(
+    url: str, model: str, prompt: Prompt, asked: pa.Table, stored: pa.Table, walks: Sequence[Walk], concurrency: int
+) -> dict[str, float]:
+    recorder = Counting()
+    pool = Pool([url], model, None, concurrency, 300.0)
+    async with VllmJudge(pool, prompt, asked, stored, concurrency) as judge:
+        await judge.grade(Pair(walks[0][0], walks[-1][1][0]))  # the look at what the server can do is not timed
+        began = time.perf_counter()
+        await walk_all(walks, judge, {}, None, recorder)
+        seconds = time.perf_counter() - began
+    pairs = recorder.pairs
+    return {
+        "pairs_per_second": pairs / seconds,
+        "prompt": recorder.prompt / pairs,
+        "computed": (recorder.prompt - recorder.cached) / pairs,
+    }
+
+
+async def _bare(
+    url: str, model: str, prompt: Prompt, asked: pa.Table, stored: pa.Table, walks: Sequence[Walk], concurrency: int
+) -> dict[str, float]:
+    """The same requests by a client that does nothing but send them, ``concurrency`` at once from the start."""
+    query_text = dict(zip(asked["query_id"].to_pylist(), asked["text"].to_pylist(), strict=True))
+    chunk_text = dict(zip(stored["chunk_id"].to_pylist(), stored["text"].to_pylist(), strict=True))
+    async with Pool([url], model, None, concurrency, 300.0) as pool:
+        sample = [{"role": "user", "content": prompt.render("What is asked?", "What is said.")}]
+        extra = (await look(pool, sample, LABELS)).request(LABELS)
+    waiting = iter(walks)
+    prompt_tokens = cached_tokens = pairs = 0
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def client() -> None:
+            nonlocal prompt_tokens, cached_tokens, pairs
+            for query, chunks in waiting:
+                for chunk in chunks:
+                    content = prompt.render(query_text[query], chunk_text[chunk])
+                    body = {"model": model, "messages": [{"role": "user", "content": content}], **extra}
+                    async with session.post(url + "/v1/chat/completions", json=body) as response:
+                        usage = (await response.json())["usage"]
+                    prompt_tokens += usage["prompt_tokens"]
+                    cached_tokens += (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+                    pairs += 1
+
+        began = time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(concurrency)))
+        seconds = time.perf_counter() - began
+    return {
+        "pairs_per_second": pairs / seconds,
+        "prompt": prompt_tokens / pairs,
+        "computed": (prompt_tokens - cached_tokens) / pairs,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=200_000, help="against the stub")
+    parser.add_argument("--concurrency", type=int, default=None, help="default: 64 for the stub, 16 for a server")
+    parser.add_argument("--url", help="a real server; without it, the stub")
+    parser.add_argument("--model", default="judge")
+    parser.add_argument("--queries", type=int, default=16, help="per round, against a server")
+    parser.add_argument("--each", type=int, default=8, help="passages per query, against a server")
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    if given.url:
+        concurrency = given.concurrency or 16
+        work = against_server(given.url, given.model, given.queries, given.each, concurrency, given.rounds)
+        result = asyncio.run(work)
+    else:
+        result = against_stub(given.pairs, given.concurrency or 64)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Judging under fire: four shards against a real vLLM server, workers and server killed again and again.
+
+    make real-vllm ARGS=--install-only
+    python scripts/prove_judging.py [--pairs N] [--signal KILL|TERM] [--every SECONDS]
+
+Every --every seconds a random worker gets the signal and is started again, as Kubernetes would; the server is killed
+with SIGKILL when a third and when two thirds of the pairs are judged. In the end every pair must stand in the shards'
+tables exactly once. How many pairs the server answered in vain is counted from its own log. The last line is JSON.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow.parquet as pq
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARDS = 4
+TOP_K = 40
+
+
+def real_vllm() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("real_vllm", ROOT / "scripts/real_vllm.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Server:
+    """The vLLM server, in a process group of its own, so that all of it can be killed."""
+
+    def __init__(self, vllm: ModuleType, port: int, log: Path):
+        self._vllm, self._port, self._log = vllm, port, log
+        self.kills = 0
+        self.start()
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._vllm.command(self._port),
+                env=self._vllm.environment(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def wait_until_up(self) -> None:
+        while not self._vllm.is_up(self._port):
+            if self._process.poll() is not None:
+                raise SystemExit(f"the server ended with exit code {self._process.returncode}; its log: {self._log}")
+            time.sleep(0.5)
+
+    def kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        assert self._process.wait() == -signal.SIGKILL
+        self.kills += 1
+
+    def answered(self) -> int:
+        """Chat requests that it answered with 200, over all its lives."""
+        return len(re.findall(rb'POST /v1/chat/completions HTTP/1\.1" 200', self._log.read_bytes()))
+
+
+@dataclass
+class Worker:
+    """One shard's worker, started again until it is finished."""
+
+    words: list[str]
+    environment: dict[str, str]
+    log: Path
+    starts: int = 0
+    exits: list[int] = field(default_factory=list)
+    seconds_to_exit: list[float] = field(default_factory=list)
+    finished: bool = False
+
+    def start(self) -> None:
+        self.starts += 1
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.words, env=self.environment, stdout=log, stderr=log)
+
+    def look(self) -> None:
+        """Start it again where it has ended unfinished."""
+        if not self.finished and self.process.poll() is not None:
+            self.finished = self.process.returncode == 0
+            if not self.finished:
+                self.exits.append(self.process.returncode)
+                self.start()
+
+    def hit(self, number: int) -> None:
+        """Send a signal and wait for the end."""
+        sent = time.monotonic()
+        self.process.send_signal(number)
+        self.process.wait(120)
+        self.seconds_to_exit.append(round(time.monotonic() - sent, 2))
+
+
+def kept(store: Path) -> int:
+    """Judgments in the store so far."""
+    total = 0
+    for path in store.glob("judgments/*/*/*.parquet"):
+        try:
+            total += pq.read_metadata(path).num_rows
+        except FileNotFoundError:
+            continue  # merged just now
+    return total
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=2000)
+    parser.add_argument("--signal", choices=["KILL", "TERM"], default="KILL")
+    parser.add_argument("--every", type=float, default=15.0)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    vllm = real_vllm()
+    if not vllm.READY.exists():
+        print("no real vLLM here: `make real-vllm ARGS=--install-only` installs it (3.4 GB)", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as temporary:
+        result = prove(vllm, Path(temporary), arguments)
+    print(json.dumps(result))
+    return 0 if result["once"] == result["pairs"] and not result["lost"] and not result["invented"] else 1
+
+
+def prove(vllm: ModuleType, folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    store, draw = folder / "store", random.Random(arguments.seed)
+    environment = {**os.environ, "PYRITE_STORE": str(store), "OMP_NUM_THREADS": "1"}
+    run = [
+        str(ROOT / "src/pyrite/examples/sample.yaml"), "judge.kind=vllm", "judge.model=judge", "judge.prompt=medical",
+        f"judge.shards={SHARDS}", f"retrieve.top_k={TOP_K}", f"prepare.max_train_queries={arguments.pairs // TOP_K}",
+        f"resources.judge_urls=[http://127.0.0.1:{port}]", "resources.judge_concurrency=8", "iterations=1",
+    ]  # fmt: skip
+    pyrite = [sys.executable, "-m", "pyrite"]
+    for words in (["prepare", *run], ["retrieve", *run, "-i", "1"]):
+        subprocess.run([*pyrite, *words], env=environment, check=True, stdout=subprocess.DEVNULL)
+    place = store / "runs/sample/iterations/1"
+    candidates = pq.read_table(place / "candidates.parquet", columns=["query_id", "chunk_id"]).to_pylist()
+    wanted = Counter((row["query_id"], row["chunk_id"]) for row in candidates)
+    print(f"{wanted.total()} pairs; starting the server", flush=True)
+    server = Server(vllm, port, folder / "server.log")
+    server.wait_until_up()
+    started = time.monotonic()
+    workers = [
+        Worker([*pyrite, "judge", *run, "-i", "1", "--shard", str(shard)], environment, folder / f"worker-{shard}.log")
+        for shard in range(SHARDS)
+    ]
+    for worker in workers:
+        worker.start()
+    hits, next_hit = 0, started + arguments.every
+    try:
+        while not all(worker.finished for worker in workers):
+            time.sleep(0.25)
+            for worker in workers:
+                worker.look()
+            done = kept(store)
+            if server.kills < 2 and done > wanted.total() * (server.kills + 1) / 3:
+                server.kill()
+                print(f"{time.monotonic() - started:5.0f} s: server killed at {done} pairs", flush=True)
+                server.start()
+            alive = [worker for worker in workers if not worker.finished and worker.process.poll() is None]
+            if alive and time.monotonic() > next_hit:
+                draw.choice(alive).hit(getattr(signal, f"SIG{arguments.signal}"))
+                hits, next_hit = hits + 1, time.monotonic() + arguments.every
+                print(f"{time.monotonic() - started:5.0f} s: worker hit, {done} pairs kept", flush=True)
+        seconds = time.monotonic() - started
+        answered = server.answered()
+    finally:
+        for worker in workers:
+            worker.process.kill()
+        os.killpg(server._process.pid, signal.SIGKILL)
+    assert hits, "no worker was ever hit"
+    assert server.kills == 2, "the server was not killed twice"
+    rows = [row for path in sorted(place.glob("judgments/shard-*.parquet")) for row in pq.read_table(path).to_pylist()]
+    found = Counter((row["query_id"], row["chunk_id"]) for row in rows)
+    exits = [code for worker in workers for code in worker.exits]
+    waits = [wait for worker in workers for wait in worker.seconds_to_exit]
+    return {
+        "pairs": wanted.total(),
+        "once": sum(times == 1 and pair in wanted for pair, times in found.items()),
+        "lost": sum(pair not in found for pair in wanted),
+        "invented": sum(pair not in wanted for pair in found),
+        "grades": dict(sorted(Counter(str(row["grade"]) for row in rows).items())),
+        "signal": arguments.signal,
+        "worker_hits": hits,
+        "server_kills": server.kills,
+        "exit_codes": dict(Counter(map(str, exits))),
+        "seconds_to_exit_max": max(waits),
+        "worker_starts": sum(worker.starts for worker in workers),
+        "answered_by_server": answered,
+        "seconds": round(seconds),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

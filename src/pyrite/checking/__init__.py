@@ -1,0 +1,1 @@
+"""Is the judge worth its money? Probing it, and calibrating it against people."""

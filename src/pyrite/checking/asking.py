@@ -1,0 +1,96 @@
+"""Ask a judge for a list of pairs, here and now, and time it: what probing and calibrating share."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from pyrite.errors import PyriteError
+from pyrite.judges.base import Judge, Judgment, Missing, Pair
+from pyrite.judges.walking import Walk, walk_all
+from pyrite.progress import Progress
+
+#: So many ungraded pairs before the first grade say that there will be none.
+_HOPELESS = 20
+
+
+@dataclass
+class Answers:
+    """What a judge answered. ``seconds`` run from the first question to the last answer."""
+
+    judgments: list[Judgment] = field(default_factory=list)
+    missing: list[Missing] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def ask(judge: Judge, pairs: Sequence[Pair], progress: Progress) -> Answers:
+    """Have every pair graded, a query's pairs together as in a run, and as many at once as the judge takes.
+
+    Args:
+        pairs: distinct; those of one query stand together.
+
+    Raises:
+        PyriteError: the judge cannot go on, or grades nothing.
+    """
+    answers = Answers()
+    progress.begin(len(pairs), "pairs judged")
+    try:
+        asyncio.run(_ask(judge, pairs, answers, progress))
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+    return answers
+
+
+async def _ask(judge: Judge, pairs: Sequence[Pair], answers: Answers, progress: Progress) -> None:
+    async with judge:
+        started = time.perf_counter()
+        await walk_all(_walks(pairs, judge.in_flight), judge, {}, None, _Recorder(len(pairs), answers, progress))
+        answers.seconds = time.perf_counter() - started
+
+
+def _walks(pairs: Sequence[Pair], in_flight: int) -> list[Walk]:
+    """One walk a query, or several where there are too few queries to keep the judge busy."""
+    chunks_of = [
+        (query, [pair.chunk_id for pair in group]) for query, group in groupby(pairs, lambda pair: pair.query_id)
+    ]
+    parts = -(-in_flight // max(1, len(chunks_of)))
+    walks: list[Walk] = []
+    for query, chunks in chunks_of:
+        size = -(-len(chunks) // parts)
+        walks += [(query, chunks[start : start + size]) for start in range(0, len(chunks), size)]
+    return walks
+
+
+class _Recorder:
+    def __init__(self, total: int, answers: Answers, progress: Progress):
+        self._total, self._answers, self._progress = total, answers, progress
+
+    def judged(self, judgment: Judgment) -> None:
+        self._answers.judgments.append(judgment)
+        self._progress.advance()
+
+    def missing(self, missing: Missing) -> None:
+        self._answers.missing.append(missing)
+        self._progress.advance()
+        if len(self._answers.missing) >= min(_HOPELESS, self._total) and not self._answers.judgments:
+            reason, times = Counter(each.reason for each in self._answers.missing).most_common(1)[0]
+            raise PyriteError(
+                f"the judge graded none of the first {len(self._answers.missing)} pairs; {times} times: {reason}. "
+                "Look at the judge's server and at resources.judge_urls."
+            )
+
+    def kept(self, pair: Pair) -> None:
+        raise AssertionError(f"{pair} was not asked for as kept")
+
+    def skipped(self, query_id: str, chunk_ids: Sequence[str]) -> None:
+        raise AssertionError(f"{query_id}: {len(chunk_ids)} pairs were left out without patience")
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that a person should read: one of ours, where there is one."""
+    error: BaseException = group.subgroup(PyriteError) or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

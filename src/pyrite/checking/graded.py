@@ -1,0 +1,188 @@
+"""A file of pairs that somebody has graded: TREC qrels, or texts with grades in CSV, TSV or JSONL."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pyrite.errors import UserError
+from pyrite.sources.files import suggest
+from pyrite.sources.qa import read_jsonl
+
+COLUMNS = ("query", "passage", "grade")
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_JSONL = (".jsonl", ".ndjson")
+#: Enough for any passage; Python's own limit for a CSV field is 131,072 characters.
+_LONGEST_FIELD = 10_000_000
+
+
+class Row(NamedTuple):
+    """One graded pair: ids in a qrels file, texts in the others; the grade as it stands there."""
+
+    where: str
+    query: str
+    passage: str
+    grade: int
+
+
+@dataclass(frozen=True)
+class GradedFile:
+    """All rows of a file, each pair once. ``has_texts`` tells texts from ids."""
+
+    rows: list[Row]
+    has_texts: bool
+
+
+class Scale(StrEnum):
+    """Scales of grades that can be set beside a judge's 1 to 4."""
+
+    BINARY = "0-1"
+    FROM_ZERO = "0-3"
+    FROM_ONE = "1-4"
+
+    def to_judge(self, grade: int) -> int:
+        """``grade`` on the judge's scale of 1 to 4."""
+        return 1 + 3 * grade if self is Scale.BINARY else grade + (self is Scale.FROM_ZERO)
+
+    @property
+    def words(self) -> str:
+        """How grades are mapped, for a person."""
+        return {
+            Scale.BINARY: "0 and 1, read as 1 and 4",
+            Scale.FROM_ZERO: "0 to 3, each read as one more",
+            Scale.FROM_ONE: "1 to 4, as the judge's",
+        }[self]
+
+
+def read_graded(path: Path) -> GradedFile:
+    """Read ``path``: CSV, TSV or JSONL (by its ending) with columns query, passage and grade; else TREC qrels.
+
+    Raises:
+        UserError: the file cannot be read, a row is not of its form, a pair has two grades, or there is none at all.
+            Names file and line.
+    """
+    if not path.is_file():
+        what = "is a folder; give a file" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}: TREC qrels, or CSV, TSV or JSONL with columns query, passage and grade.")
+    suffix = path.suffix.lower()
+    has_texts = suffix in _DELIMITERS or suffix in _JSONL
+    if suffix in _DELIMITERS:
+        rows = _delimited(path, _DELIMITERS[suffix])
+    else:
+        rows = _jsonl(path) if suffix in _JSONL else _qrels(path)
+    found: dict[tuple[str, str], Row] = {}
+    try:
+        for row in rows:
+            first = found.setdefault((row.query, row.passage), row)
+            if first.grade != row.grade:
+                raise UserError(
+                    f"{row.where}: this pair has grade {row.grade} here and {first.grade} at {first.where}. "
+                    "Keep one of the two."
+                )
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+    if not found:
+        raise UserError(f"{path}: there is no graded pair in it.")
+    return GradedFile(list(found.values()), has_texts)
+
+
+def scale_of(path: Path, rows: Sequence[Row], given: Scale | None) -> Scale:
+    """The scale of the grades in ``path``: the one that is ``given``, or that which they leave no doubt about.
+
+    Raises:
+        UserError: a grade is not on the given scale or on none that is known, or the grades could be on two.
+    """
+    if given is not None:
+        for row in rows:
+            if not _on(given, row.grade):
+                raise UserError(f"{row.where}: grade {row.grade} is not on the scale {given} (--scale).")
+        return given
+    grades = sorted({row.grade for row in rows})
+    fitting = [scale for scale in Scale if all(_on(scale, grade) for grade in grades)]
+    if not fitting:
+        row = next(row for row in rows if not any(_on(s, row.grade) and _on(s, grades[0]) for s in Scale))
+        raise UserError(
+            f"{row.where}: grade {row.grade} beside {grades[0]}: no scale that Pyrite knows (0 or 1; 0 to 3; 1 to 4) "
+            "has both. Map the grades to one of them."
+        )
+    if grades[0] == 0:
+        return fitting[0]  # 0 and 1 alone are taken for what they look like
+    if grades[-1] == 4:
+        return Scale.FROM_ONE
+    raise UserError(
+        f"{path}: its grades are {', '.join(map(str, grades))}: that can be the scale 1 to 4, or another without its "
+        "0. Say which with --scale."
+    )
+
+
+def _on(scale: Scale, grade: int) -> bool:
+    low, _, high = scale.partition("-")
+    return int(low) <= grade <= int(high)
+
+
+def _qrels(path: Path) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            where = f"{path}:{number}"
+            fields = line.split()
+            if not fields:
+                continue
+            if len(fields) != 4:
+                raise UserError(
+                    f"{where}: {len(fields)} fields; a line of TREC qrels is: query-id 0 document-id grade. "
+                    "Name a file of texts .csv, .tsv or .jsonl."
+                )
+            yield Row(where, fields[0], fields[2], _grade(where, fields[3]))
+
+
+def _delimited(path: Path, delimiter: str) -> Iterator[Row]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+        before = 0
+        try:
+            _check_columns(path, reader.fieldnames or [])
+            before = reader.line_num
+            for values in reader:
+                # Where the row begins: a quoted field may hold line breaks.
+                yield _row(f"{path}:{before + 1}", values)
+                before = reader.line_num
+        except csv.Error as error:
+            raise UserError(f"{path}:{before + 1}: not {path.suffix[1:].upper()} ({error}). Mend the row.") from None
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    for number, values in read_jsonl(path):
+        _check_columns(Path(f"{path}:{number}"), values)
+        yield _row(f"{path}:{number}", values)
+
+
+def _check_columns(where: Path, names: Iterable[str]) -> None:
+    names = list(names)
+    for column in COLUMNS:
+        if column not in names:
+            raise UserError(f"{where}: no column '{column}'. {suggest(column, names)} It needs {', '.join(COLUMNS)}.")
+
+
+def _row(where: str, values: dict[Any, Any]) -> Row:
+    if None in values or None in values.values():
+        raise UserError(f"{where}: not as many fields as the first line names, or an empty one. Mend the line.")
+    for column in ("query", "passage"):
+        if not isinstance(values[column], str) or not values[column].strip():
+            raise UserError(f"{where}: '{column}' is empty or not text. Mend or remove the row.")
+    return Row(where, values["query"].strip(), values["passage"].strip(), _grade(where, values["grade"]))
+
+
+def _grade(where: str, text: Any) -> int:
+    try:
+        value = float(text)
+        if value.is_integer() and not isinstance(text, bool):
+            return int(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise UserError(f"{where}: grade {text!r} is not a whole number. Grades are 0 or 1, 0 to 3, or 1 to 4.")

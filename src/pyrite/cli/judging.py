@@ -1,0 +1,133 @@
+"""pyrite probe, calibrate: is the judge worth its money, before a run trusts it."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pyrite.checking.graded import Scale
+from pyrite.cli.common import Overrides, RunFile, StoreOption, console, interruptible, run_from_file
+from pyrite.cli.display import Display
+from pyrite.config import dump
+from pyrite.errors import UserError
+from pyrite.executors.step import Run, run_step
+from pyrite.locks import locked
+from pyrite.plan import Step
+from pyrite.progress import Events, Progress
+
+NO_GO = 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to ``app``."""
+    panel = "Choosing a judge"
+
+    @app.command(rich_help_panel=panel)
+    def probe(
+        run_file: RunFile,
+        overrides: Overrides = None,
+        queries: Annotated[int, typer.Option("--queries", min=2, help="How many training queries.")] = 30,
+        candidates: Annotated[int, typer.Option("--candidates", min=2, help="Passages of each, by rank.")] = 10,
+        store: StoreOption = "store",
+    ) -> None:
+        """Have a few pairs judged for real and say whether the judge is worth a whole run: go, or no-go (exit code 3).
+
+        The last line is the path of a page with the judgments to read.
+        """
+        from transformers.utils.logging import disable_progress_bar
+
+        from pyrite.checking.probe import probe as do_probe
+        from pyrite.report import judge_terminal
+        from pyrite.report.probe_page import render
+
+        disable_progress_bar()  # one of our own is shown
+        run = run_from_file(run_file, overrides, store)
+        with _beside(run) as display:
+            _prepare(run, display)
+            content = do_probe(run, queries, candidates, _listen(display, Step("probe")))
+        page = f"{run.prefix}/probe/probe.html"
+        run.store.write(page, render(content).encode())
+        run.store.write(f"{run.prefix}/probe/probe.json", _json(content))
+        for shown in judge_terminal.probe(content):
+            console.print(shown, highlight=False)
+        console.print(str(run.store.fetch(page)), soft_wrap=True, highlight=False)
+        if not content["go"]:
+            raise typer.Exit(NO_GO)
+
+    @app.command(rich_help_panel=panel)
+    def calibrate(
+        run_file: RunFile,
+        graded_file: Annotated[
+            Path,
+            typer.Argument(
+                metavar="GRADED_FILE",
+                help="TREC qrels with ids of the run or its source, or CSV, TSV or JSONL: query, passage, grade.",
+            ),
+        ],
+        overrides: Overrides = None,
+        scale: Annotated[
+            Scale | None, typer.Option("--scale", help="Scale of the grades; needed where they could be on two.")
+        ] = None,
+        store: StoreOption = "store",
+    ) -> None:
+        """Have pairs judged that people have graded, and measure how far the judge agrees with them.
+
+        The last line is the path of a JSON file with all numbers.
+        """
+        from pyrite.checking.calibrating import calibrate as do_calibrate
+        from pyrite.checking.calibrating import of_ids, of_texts, prepared_tables
+        from pyrite.checking.graded import read_graded, scale_of
+        from pyrite.report import judge_terminal
+
+        file = read_graded(graded_file)
+        found = scale_of(graded_file, file.rows, scale)
+        run = run_from_file(run_file, overrides, store)
+        if file.has_texts and run.spec.judge.kind == "labels":
+            raise UserError(
+                f"{graded_file}: judge.kind is labels, the answer key, which knows only the run's own passages. "
+                "Name a judge that reads (judge.kind=vllm), or give TREC qrels with ids of the run."
+            )
+        with _beside(run) as display:
+            if file.has_texts:
+                graded = of_texts(file, found)
+            else:
+                _prepare(run, display)
+                graded = of_ids(file, found, prepared_tables(run))
+            content = do_calibrate(run.spec, graded, _listen(display, Step("calibrate")))
+        key = f"{run.prefix}/calibration/{re.sub(r'[^A-Za-z0-9._-]+', '-', graded_file.name)}.json"
+        run.store.write(key, _json({"file": str(graded_file), **content}))
+        for shown in judge_terminal.calibration(content):
+            console.print(shown, highlight=False)
+        console.print(str(run.store.fetch(key)), soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def _beside(run: Run) -> Iterator[Display]:
+    """Work beside the run's steps: the store can be written to, and no `pyrite train` of the run is under way."""
+    interruptible()
+    run.store.ensure_writable()
+    with locked(run.lock("run"), f"run {run.spec.name}", shared=True), Display(console) as display:
+        yield display
+
+
+def _prepare(run: Run, display: Display) -> None:
+    from pyrite.checking.prepared import missing_steps
+
+    key = f"{run.prefix}/run.yaml"
+    for step in missing_steps(run):
+        if not run.store.exists(key):
+            run.store.write(key, dump(run.spec).encode())
+        display.finished(step, run_step(run, step, _listen(display, step)))
+
+
+def _listen(display: Display, step: Step) -> Progress:
+    display.started(step)
+    return Events(lambda event: display.event(step, event))
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode()

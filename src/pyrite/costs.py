@@ -1,0 +1,89 @@
+"""What the judging of a run will take: pairs, tokens, hours and dollars, by a small table of prices (costs.yaml)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from pyrite.errors import UserError
+from pyrite.spec import JudgeSpec
+
+#: Characters of English in a token of today's tokenizers, about.
+_CHARACTERS_PER_TOKEN = 4.2
+
+#: Tokens of rubric, question and frame before the passage: computed once a query where the prefix cache holds them.
+_PREFIX_TOKENS = 250
+
+#: Tokens computed again with every pair: what follows the passage, and the last cache block of the prefix.
+_TAIL_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine that serves a judge: dollars an hour, and prompt tokens that it computes a second."""
+
+    name: str
+    what: str
+    dollars_per_hour: float
+    computed_tokens_per_second: float
+    price_source: str
+    speed_source: str
+
+
+@dataclass(frozen=True)
+class JudgeCost:
+    """What judging takes. ``computed_tokens``: prompt tokens that are not in the cache; ``measured``: by a probe."""
+
+    pairs: int
+    prompt_tokens: int
+    computed_tokens: int
+    hours: float
+    dollars: float
+    measured: bool
+
+
+def machine(name: str) -> Machine:
+    """The machine of that name in costs.yaml. Raises UserError where there is none."""
+    table = yaml.safe_load(resources.files("pyrite").joinpath("costs.yaml").read_text(encoding="utf-8"))
+    if name not in table:
+        raise UserError(f"--machine {name}: there is no such machine in Pyrite's table; it has {', '.join(table)}.")
+    return Machine(name=name, **table[name])
+
+
+def pairs_per_query(judge: JudgeSpec, top_k: int) -> int:
+    """Most pairs of one query that are sent: patience and judgments already kept can only lower it."""
+    window = min(top_k, judge.rank_window or top_k)
+    return window if judge.sample is None else min(window, judge.sample.top + judge.sample.deeper)
+
+
+def judge_cost(
+    queries: float,
+    per_query: int,
+    iterations: int,
+    passage_characters: float,
+    on: Machine,
+    machines: int,
+    probe: Mapping[str, Any] | None,
+) -> JudgeCost:
+    """The cost of judging ``queries * per_query`` pairs in each of ``iterations``.
+
+    Args:
+        passage_characters: mean length of a passage.
+        machines: how many of ``on`` serve the judge.
+        probe: what `pyrite probe` measured on those servers (pairs_per_second, prompt_tokens_per_pair,
+            cached_tokens_per_pair), or None.
+    """
+    pairs = round(queries * per_query * iterations)
+    if probe:
+        prompt = pairs * probe["prompt_tokens_per_pair"]
+        computed = prompt - pairs * probe["cached_tokens_per_pair"]
+        hours = pairs / probe["pairs_per_second"] / 3600
+    else:
+        passage = passage_characters / _CHARACTERS_PER_TOKEN
+        prompt = pairs * (_PREFIX_TOKENS + passage + _TAIL_TOKENS)
+        computed = pairs * (passage + _TAIL_TOKENS) + queries * iterations * _PREFIX_TOKENS
+        hours = computed / (on.computed_tokens_per_second * machines) / 3600
+    dollars = hours * machines * on.dollars_per_hour
+    return JudgeCost(pairs, round(prompt), round(computed), hours, dollars, measured=probe is not None)

@@ -1,0 +1,1 @@
+"""How good a model, or a judge, is: metrics, significance, agreement, and the choice."""

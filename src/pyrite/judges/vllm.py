@@ -1,0 +1,144 @@
+"""An LLM behind an OpenAI-compatible server as judge: vLLM at its best, any such server degraded and saying so."""
+
+import asyncio
+import hashlib
+import json
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+
+from pyrite import metrics
+from pyrite.judges.base import GRADES, Judgment, Missing, Pair
+from pyrite.judges.grading import LABELS, read_grade
+from pyrite.judges.prompting import Prompt, load_prompt
+from pyrite.judges.window import Window
+from pyrite.llm.abilities import Abilities, look
+from pyrite.llm.pool import GaveUp, Pool
+from pyrite.spec import RunSpec
+
+#: Raise when the same model, asked the same prompt, would give another grade: old judgments are then not used again.
+_VERSION = 1
+
+#: How often a pair is asked whose reply is none of the labels.
+_TRIES = 3
+
+_SAMPLE = ("What is the capital of France?", "Paris is the capital and the largest city of France.")
+
+
+class VllmJudge:
+    """Grades by the label that the model finds most likely.
+
+    The fingerprint is of the model's name, the prompt and the labels. How a server is brought to say its distribution
+    over the labels (``pyrite.llm.abilities``) is not part of it: at temperature 0 each way gives the same most likely
+    label, and so the same grade; a server without logprobs leaves the distribution empty. So it is known before a
+    server is asked, and a run whose pairs are all known needs no server.
+    """
+
+    shared = True
+
+    def __init__(self, pool: Pool, prompt: Prompt, queries: pa.Table, chunks: pa.Table, in_flight: int):
+        """``queries`` and ``chunks`` as ``pyrite.tables`` describes them; ``in_flight``: pairs, over all servers."""
+        self.in_flight = in_flight
+        self.fingerprint = fingerprint(pool.model, prompt)
+        #: Passages that were cut to fit the model's window.
+        self.cut = 0
+        self._pool, self._prompt = pool, prompt
+        self._queries = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
+        self._rows = {chunk: row for row, chunk in enumerate(chunks["chunk_id"].to_pylist())}
+        self._texts = chunks["text"]  # stays in Arrow: as Python strings a large corpus would be there twice
+        self._looking = asyncio.Lock()
+        self._abilities: Abilities | None = None
+        self._window: Window | None = None
+        self._judged = metrics.PAIRS.labels("judged")
+        self._missing = metrics.PAIRS.labels("missing")
+        self._graded = {grade: metrics.GRADES.labels(str(grade)) for grade in GRADES}
+
+    @classmethod
+    def open(cls, spec: RunSpec, queries: pa.Table, chunks: pa.Table) -> Self:
+        """The judge that a run's settings describe. No server is asked before the first pair.
+
+        Raises:
+            UserError: no server, or no sound prompt or key, is named.
+        """
+        pool = Pool.from_spec(spec)
+        in_flight = spec.resources.judge_concurrency * len(pool.urls)
+        return cls(pool, load_prompt(spec.judge.prompt), queries, chunks, in_flight)
+
+    @property
+    def way(self) -> str | None:
+        """How the servers are asked, one of ``pyrite.llm.abilities.WAYS``; None while none was."""
+        return self._abilities.way if self._abilities else None
+
+    async def __aenter__(self) -> Self:
+        metrics.serve_if_asked()
+        await self._pool.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._pool.__aexit__(kind, error, trace)
+
+    async def grade(self, pair: Pair) -> Judgment | Missing:
+        """Grade ``pair``, as ``pyrite.judges.base.Judge`` says.
+
+        Raises:
+            UserError: a server refuses what is asked, and would again.
+            PyriteError: at the first pair, no server answers.
+        """
+        abilities, window = await self._look()
+        try:
+            result = await self._ask(pair, abilities, window)
+        except GaveUp as error:
+            result = Missing(pair, error.reason, error.attempts)
+        if isinstance(result, Missing):
+            self._missing.inc()
+        else:
+            self._judged.inc()
+            self._graded[result.grade].inc()
+        return result
+
+    async def _ask(self, pair: Pair, abilities: Abilities, window: Window) -> Judgment | Missing:
+        fitted = await window.fit(self._queries[pair.query_id], self._texts[self._rows[pair.chunk_id]].as_py())
+        if fitted is None:
+            return Missing(pair, f"the prompt and the query fill the model's window of {abilities.window} tokens", 0)
+        message, was_cut = fitted
+        if was_cut:
+            self.cut += 1
+            metrics.CUT.inc()
+        body = {"messages": _messages(message), **abilities.request(LABELS)}
+        attempts = 0
+        for _ in range(_TRIES):
+            answer = await self._pool.chat(pair.query_id, body)
+            attempts += answer.attempts
+            graded = read_grade(answer, abilities.way)
+            if graded:
+                tokens, cached = answer.prompt_tokens, answer.cached_tokens
+                return Judgment(pair, graded.grade, graded.distribution, tokens, cached, answer.latency, attempts)
+            metrics.RETRIES.labels("unparsable").inc()
+        return Missing(pair, "the model's reply is none of the grades 1 to 4", attempts)
+
+    async def _look(self) -> tuple[Abilities, Window]:
+        """What the servers can do: asked once, by the first pair."""
+        if self._abilities is None or self._window is None:
+            async with self._looking:
+                if self._abilities is None or self._window is None:
+                    found = await look(self._pool, _messages(self._prompt.render(*_SAMPLE)), LABELS)
+                    count = self._count if found.tokenizes else None
+                    self._window = Window(self._prompt, found.window, found.sample_tokens, count)
+                    self._abilities = found
+        return self._abilities, self._window
+
+    async def _count(self, message: str) -> int:
+        return await self._pool.count_tokens(message, _messages(message))
+
+
+def fingerprint(model: str, prompt: Prompt) -> str:
+    """Hex digest of all that decides a grade: the model's name, what it is asked, and what it may answer."""
+    content = {"version": _VERSION, "model": model, "prompt": prompt.digest, "labels": LABELS, "temperature": 0}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _messages(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]

@@ -1,0 +1,74 @@
+"""Walk many queries at once, each query's candidates one after the other, best rank first.
+
+One after the other, because then a query's prompt prefix is computed once and found in the server's cache by all its
+other pairs, and because a walk can stop when its candidates have stopped being relevant. Side by side are queries.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from pyrite.judges.base import RELEVANT, Judge, Judgment, Missing, Pair
+
+Walk = tuple[str, Sequence[str]]
+
+
+class Recorder(Protocol):
+    """Who is told what became of each pair."""
+
+    def judged(self, judgment: Judgment) -> None: ...
+
+    def missing(self, missing: Missing) -> None: ...
+
+    def kept(self, pair: Pair) -> None:
+        """The pair's judgment was there already."""
+        ...
+
+    def skipped(self, query_id: str, chunk_ids: Sequence[str]) -> None:
+        """The last so many of a walk's chunks were left out, because its patience was at its end."""
+        ...
+
+
+async def walk_all(
+    walks: Iterable[Walk], judge: Judge, kept: Mapping[Pair, int], patience: int | None, recorder: Recorder
+) -> None:
+    """Judge every walk: (query id, chunk ids by rank). ``kept`` are the grades of pairs that need no asking.
+
+    Memory does not grow with the walks: as many are under way as the judge takes at once.
+    """
+    waiting = iter(walks)
+
+    async def worker() -> None:
+        for query_id, chunk_ids in waiting:
+            await _walk(query_id, chunk_ids, judge, kept, patience, recorder)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(judge.in_flight):
+            group.create_task(worker())
+
+
+async def _walk(
+    query_id: str,
+    chunk_ids: Sequence[str],
+    judge: Judge,
+    kept: Mapping[Pair, int],
+    patience: int | None,
+    recorder: Recorder,
+) -> None:
+    below = 0
+    for position, chunk_id in enumerate(chunk_ids):
+        if patience is not None and below >= patience:
+            recorder.skipped(query_id, chunk_ids[position:])
+            return
+        pair = Pair(query_id, chunk_id)
+        grade = kept.get(pair)
+        if grade is not None:
+            recorder.kept(pair)
+        else:
+            answer = await judge.grade(pair)
+            if isinstance(answer, Missing):
+                recorder.missing(answer)
+                continue  # says nothing of relevance, either way
+            recorder.judged(answer)
+            grade = answer.grade
+        below = 0 if grade >= RELEVANT else below + 1

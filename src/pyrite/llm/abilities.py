@@ -1,0 +1,216 @@
+"""What a pool's servers can do, found by asking: how one label out of a few is best had from them."""
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pyrite.errors import PyriteError, UserError
+from pyrite.llm.backoff import pause
+from pyrite.llm.pool import Pool
+from pyrite.llm.server import Server
+from pyrite.llm.wire import CHAT, Answer, Refused, Trouble, read_answer
+
+Way = Literal["label ids", "choice", "logprobs", "text"]
+
+#: Best first. label ids: one free token, with the log probabilities of the labels' tokens (``logprob_token_ids``);
+#: choice: one token, held to the labels (``structured_outputs``); logprobs: one free token with its rivals;
+#: text: a few words, to be read.
+WAYS: tuple[Way, ...] = ("label ids", "choice", "logprobs", "text")
+
+_DEGRADED = {
+    "logprobs": "it cannot be held to the labels; replies that are none of them stay ungraded",
+    "text": "it has neither structured outputs nor logprobs: its words are read, and there are no expected grades",
+}
+
+#: OpenAI's greatest top_logprobs, and vLLM's default.
+_TOP = 20
+
+#: "Grade: 3" and a closing token.
+_WORDS = 8
+
+#: What an unheld model will not answer with a label.
+_OFF_TOPIC = [{"role": "user", "content": "Write the word hello."}]
+
+_TRIES = 3
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """The best way that all servers share.
+
+    ``window``: most tokens of prompt and answer, None where no server says. ``tokenizes``: whether they count tokens.
+    ``sample_tokens``: how many tokens the sample messages make, chat template included; 0 where they do not say.
+    """
+
+    way: Way
+    label_ids: tuple[int, ...]
+    window: int | None
+    tokenizes: bool
+    sample_tokens: int
+
+    def request(self, labels: Sequence[str]) -> dict[str, Any]:
+        """What a request has beside its messages."""
+        return _request(self.way, labels, self.label_ids)
+
+
+@dataclass(frozen=True)
+class _Found:
+    ways: tuple[Way, ...]
+    label_ids: tuple[int, ...]
+    window: int | None
+    tokenizes: bool
+    sample_tokens: int
+
+
+async def look(pool: Pool, messages: Sequence[Mapping[str, str]], labels: Sequence[str]) -> Abilities:
+    """Ask every server that answers what it can do. ``messages`` are a sample of what it will be asked.
+
+    Raises:
+        UserError: a server refuses the key or does not serve the model.
+        PyriteError: no server answers for as long as the pool is patient.
+    """
+    began, tries = time.monotonic(), 0
+    while True:
+        tries += 1
+        results = await asyncio.gather(*(_look_at(server, pool.model, messages, labels) for server in pool.servers))
+        found = [result for result in results if isinstance(result, _Found)]
+        if found:
+            return _common(found, pool)
+        told = "; ".join(f"{server.url}: {result}" for server, result in zip(pool.servers, results, strict=True))
+        if time.monotonic() - began > pool.patience:
+            raise PyriteError(f"no server of resources.judge_urls answers ({told}). Start it, or mend its address.")
+        _log.warning("waiting for a server: %s", told)
+        await asyncio.sleep(1 + pause(tries, None, random.random()))
+
+
+def _common(found: Sequence[_Found], pool: Pool) -> Abilities:
+    ways = [way for way in WAYS if all(way in one.ways for one in found)]
+    if len({one.label_ids for one in found}) > 1:
+        ways = [way for way in ways if way != "label ids"]
+    way = ways[0]
+    if way in _DEGRADED:
+        _log.warning("%s: %s", ", ".join(pool.urls), _DEGRADED[way])
+    windows = [one.window for one in found if one.window]
+    return Abilities(
+        way,
+        found[0].label_ids if way == "label ids" else (),
+        min(windows) if windows else None,
+        all(one.tokenizes for one in found),
+        max(one.sample_tokens for one in found) if all(one.sample_tokens for one in found) else 0,
+    )
+
+
+async def _look_at(
+    server: Server, model: str, messages: Sequence[Mapping[str, str]], labels: Sequence[str]
+) -> _Found | str:
+    """What ``server`` can do, or why it cannot be known now."""
+    for tries in range(1, _TRIES + 1):
+        try:
+            return await _find(server, model, messages, labels)
+        except Trouble as trouble:
+            reason, asked = trouble.reason, trouble.asked
+        if tries < _TRIES:
+            await asyncio.sleep(pause(tries, asked, random.random()))
+    return reason
+
+
+async def _find(server: Server, model: str, messages: Sequence[Mapping[str, str]], labels: Sequence[str]) -> _Found:
+    window = await _window(server, model)
+    label_ids = await _label_ids(server, model, labels)
+    plain = await _send(server, model, messages, _request("text", labels, ()))
+    ways: list[Way] = []
+    if label_ids:
+        answer = await _chat(server, model, messages, _request("label ids", labels, label_ids))
+        if answer and answer.logprobs and all(label in answer.logprobs for label in labels):
+            ways.append("label ids")
+    answer = await _chat(server, model, _OFF_TOPIC, _request("choice", labels, ()))
+    if answer and answer.text in labels and answer.logprobs and all(label in answer.logprobs for label in labels):
+        ways.append("choice")
+    answer = await _chat(server, model, messages, _request("logprobs", labels, ()))
+    if answer and answer.logprobs:
+        ways.append("logprobs")
+    return _Found((*ways, "text"), label_ids or (), window, label_ids is not None, plain.prompt_tokens)
+
+
+def _request(way: Way, labels: Sequence[str], label_ids: Sequence[int]) -> dict[str, Any]:
+    one_token = {"temperature": 0, "max_tokens": 1, "logprobs": True}
+    match way:
+        case "label ids":
+            return {**one_token, "logprob_token_ids": list(label_ids)}
+        case "choice":
+            return {**one_token, "top_logprobs": len(labels), "structured_outputs": {"choice": list(labels)}}
+        case "logprobs":
+            return {**one_token, "top_logprobs": _TOP}
+        case "text":
+            return {"temperature": 0, "max_tokens": _WORDS, "stop": ["\n"]}
+
+
+async def _chat(
+    server: Server, model: str, messages: Sequence[Mapping[str, str]], request: Mapping[str, Any]
+) -> Answer | None:
+    """The answer; None where the server does not take such a request."""
+    try:
+        return await _send(server, model, messages, request)
+    except Refused as refused:
+        if refused.status in (401, 403, 404):
+            raise
+        return None
+
+
+async def _send(
+    server: Server, model: str, messages: Sequence[Mapping[str, str]], request: Mapping[str, Any]
+) -> Answer:
+    body = json.dumps({"model": model, "messages": messages, **request}).encode()
+    return read_answer(await server.wire.post(CHAT, body), time.perf_counter(), 1)
+
+
+async def _window(server: Server, model: str) -> int | None:
+    """The model's window as the server lists it.
+
+    Raises:
+        UserError: the server lists its models, and this is none of them.
+    """
+    try:
+        listed = (await server.wire.get("/v1/models"))["data"]
+        served = {entry["id"]: entry.get("max_model_len") for entry in listed}
+    except Refused as refused:
+        if refused.status in (401, 403):
+            raise
+        return None
+    except (KeyError, TypeError, AttributeError):
+        return None
+    if model not in served:
+        names = ", ".join(map(str, served)) or "nothing"
+        raise UserError(f"{server.url} does not serve {model!r} but {names}. Set judge.model to what it serves.")
+    window = served[model]
+    return window if isinstance(window, int) and window > 0 else None
+
+
+async def _label_ids(server: Server, model: str, labels: Sequence[str]) -> tuple[int, ...] | None:
+    """The token id of each label; empty where a label is not one token; None where the server does not tokenize."""
+    ids = []
+    for label in labels:
+        body = json.dumps({"model": model, "prompt": label, "add_special_tokens": False}).encode()
+        try:
+            tokens = (await server.wire.post("/tokenize", body))["tokens"]
+        except Refused as refused:
+            if refused.status in (401, 403):
+                raise
+            return None
+        except (KeyError, TypeError):
+            return None
+        except Trouble as trouble:
+            if trouble.kind in ("garbled", "server"):
+                return None
+            raise
+        if len(tokens) != 1:
+            return ()
+        ids.append(int(tokens[0]))
+    return tuple(ids)

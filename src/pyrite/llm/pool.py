@@ -1,0 +1,221 @@
+"""A pool of servers that serve the same model: who is asked, how often, and when to give up."""
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from pyrite import metrics
+from pyrite.errors import PyriteError, UserError
+from pyrite.llm.backoff import pause
+from pyrite.llm.key import read_key
+from pyrite.llm.placement import first_usable, ranked
+from pyrite.llm.server import Server
+from pyrite.llm.wire import CHAT, Answer, Trouble, Wire, read_answer
+from pyrite.spec import RunSpec
+
+__all__ = ["Answer", "GaveUp", "Pool"]
+
+#: Seconds for which a request that meets no server, or only busy ones, is tried again.
+PATIENCE = 600.0
+
+#: So often may a server answer a request wrongly, or not at all, before the request is to blame.
+STRIKES = 6
+
+#: Seconds between two looks for a server while all are set aside, and between two lines that say so.
+_LOOK, _SAY = 0.2, 30.0
+
+#: Troubles that say nothing of the request itself.
+_NOT_ITS_FAULT = ("connection", "busy", "unavailable")
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class GaveUp(PyriteError):
+    """One request failed as often, or for as long, as it may."""
+
+    def __init__(self, reason: str, attempts: int):
+        super().__init__(f"gave up after {attempts} attempts: {reason}")
+        self.reason, self.attempts = reason, attempts
+
+
+class Pool:
+    """Sends requests to the servers at ``urls``, to be used as an async context manager.
+
+    Requests of one affinity go to one server as long as it is well. What may pass is tried again, with growing pauses;
+    what cannot be mended by trying again is a UserError at once.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        model: str,
+        key: str | None,
+        concurrency: int,
+        timeout: float,
+        patience: float = PATIENCE,
+    ):
+        """``concurrency``: most requests in flight per server. ``timeout``: seconds for one answer.
+
+        ``patience``: seconds for which a request that no server takes is tried again.
+
+        Raises:
+            UserError: an address is not one.
+        """
+        self.urls = [_address(url) for url in dict.fromkeys(urls)]
+        self.model, self.patience = model, patience
+        self._key, self._concurrency, self._timeout = key, concurrency, timeout
+        self.servers: list[Server] = []
+        self._session: aiohttp.ClientSession | None = None
+        self._said = 0.0
+
+    @classmethod
+    def from_spec(cls, spec: RunSpec) -> Self:
+        """The pool that a run's settings describe.
+
+        Raises:
+            UserError: no address or no model is named, or the key cannot be read.
+        """
+        resources = spec.resources
+        if not resources.judge_urls:
+            raise UserError(
+                "resources.judge_urls is empty: name the servers to ask, such as resources.judge_urls=[http://localhost:8000]."
+            )
+        if not spec.judge.model:
+            raise UserError("judge.model is not set: give the name under which the server serves its model.")
+        return cls(
+            resources.judge_urls,
+            spec.judge.model,
+            read_key(resources.judge_key_file),
+            resources.judge_concurrency,
+            resources.judge_timeout,
+        )
+
+    async def __aenter__(self) -> Self:
+        # Below the 5 seconds after which uvicorn closes an idle connection: else a request may meet its end.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
+        self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        wires = [Wire(self._session, url, self._key, self._timeout) for url in self.urls]
+        self.servers = [Server(wire, self._concurrency, self._timeout) for wire in wires]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
+        if self._session:
+            await self._session.close()
+
+    async def chat(self, affinity: str, body: Mapping[str, Any]) -> Answer:
+        """What the model says to ``body`` (of /v1/chat/completions, without the model's name).
+
+        Raises:
+            GaveUp: no server gave an answer in the time or the attempts that one request has.
+            UserError: a server refuses it, and would again.
+        """
+        answer = await self._ask(affinity, CHAT, body, read_answer)
+        metrics.LATENCY.observe(answer.latency)
+        metrics.PROMPT_TOKENS.inc(answer.prompt_tokens)
+        metrics.CACHED_TOKENS.inc(answer.cached_tokens)
+        return answer
+
+    async def count_tokens(self, affinity: str, messages: Sequence[Mapping[str, str]]) -> int:
+        """How many tokens the messages make, chat template included (vLLM's /tokenize). Raises as ``chat`` does."""
+        return await self._ask(affinity, "/tokenize", {"messages": messages}, _read_count)
+
+    async def _ask(self, affinity: str, path: str, body: Mapping[str, Any], read: Callable[[Any, float, int], T]) -> T:
+        content = json.dumps({"model": self.model, **body}).encode()
+        order = ranked(affinity, self.urls)
+        attempts = strikes = 0
+        since: float | None = None
+        reason = "all servers are set aside"
+        while True:
+            server = self._find(order)
+            if server is None:
+                since = since or time.monotonic()
+                self._check_patience(since, reason, attempts)
+                self._say_waiting(reason)
+                await asyncio.sleep(_LOOK)
+                continue
+            server.health.asked()
+            if not await self._enter(server):
+                continue
+            attempts += 1
+            epoch, started = server.limiter.epoch, time.perf_counter()
+            try:
+                answer = read(await server.wire.post(path, content), started, attempts)
+                server.answered(time.perf_counter() - started if path == CHAT else None)
+                return answer
+            except Trouble as trouble:
+                server.failed(trouble, epoch)
+                metrics.RETRIES.labels(trouble.kind).inc()
+                reason, asked = trouble.reason, trouble.asked
+                strikes += trouble.kind not in _NOT_ITS_FAULT
+            except BaseException:
+                server.health.abandoned()
+                raise
+            finally:
+                server.gate.leave()
+            since = since or time.monotonic()
+            if strikes >= STRIKES:
+                raise GaveUp(reason, attempts)
+            self._check_patience(since, reason, attempts)
+            await asyncio.sleep(pause(attempts, asked, random.random()))
+
+    def _find(self, order: Sequence[int]) -> Server | None:
+        now = time.monotonic()
+        place = first_usable(order, [server.health.usable(now) for server in self.servers])
+        return None if place is None else self.servers[place]
+
+    async def _enter(self, server: Server) -> bool:
+        """Take a place at ``server``. False: it was set aside meanwhile."""
+        entered = False
+        try:
+            entered = await server.gate.enter()
+        finally:
+            if not entered:
+                server.health.abandoned()
+        return entered
+
+    def _check_patience(self, since: float, reason: str, attempts: int) -> None:
+        if time.monotonic() - since > self.patience:
+            raise GaveUp(f"no answer for {self.patience:g} s; last: {reason}", attempts)
+
+    def _say_waiting(self, reason: str) -> None:
+        now = time.monotonic()
+        if now - self._said > _SAY:
+            self._said = now
+            _log.warning("no server answers (%s; last: %s); still trying", ", ".join(self.urls), reason)
+
+
+def _read_count(reply: Any, started: float, attempts: int) -> int:
+    del started, attempts
+    try:
+        return int(reply["count"])
+    except (KeyError, TypeError, ValueError):
+        raise Trouble("garbled", "the answer was not a token count") from None
+
+
+def _address(url: str) -> str:
+    """``url`` as requests are built on it: without a closing slash or /v1."""
+    try:
+        parts = urlsplit(url)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        sound = False
+    if not sound or parts.query or parts.fragment:
+        raise UserError(f"resources.judge_urls: {url!r} is not an address; write http://host:port.")
+    if "@" in parts.netloc:
+        raise UserError(
+            f"resources.judge_urls: the address of {parts.hostname} holds a password. Use PYRITE_JUDGE_API_KEY instead."
+        )
+    return url.rstrip("/").removesuffix("/v1").rstrip("/")

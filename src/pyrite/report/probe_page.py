@@ -1,0 +1,50 @@
+"""A probe as one HTML page that needs nothing else: no network, no script, no file beside it."""
+
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from pyrite.report import words
+
+#: Sub-heading of each group of sample judgments.
+_HEADINGS = {
+    "known, graded low": "Known to be relevant, and graded 1 or 2",
+    "random, graded high": "Drawn at random, and graded 3 or 4",
+    "4": "Graded 4: answers fully",
+    "3": "Graded 3: answers in part",
+    "2": "Graded 2: on the topic, no answer",
+    "1": "Graded 1: not relevant",
+}
+
+
+def render(content: dict[str, Any]) -> str:
+    """The page for ``content`` (as ``pyrite.checking.probe.probe`` makes it): the same bytes for the same content."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "number": lambda value, digits=2: words.minus(words.number(value, digits)),
+        "share": lambda share: words.percent(share, sign=False),
+        "count": lambda value: f"{value:,.0f}",
+        "rate": rate,
+        "sentence": lambda text: text[0].upper() + text[1:] + ".",
+        "when": words.when,
+        "plural": words.plural,
+    }
+    return environment.from_string(_resource("probe.html.j2")).render(
+        probe=content,
+        css=Markup(_resource("page.css")),
+        headings=_HEADINGS,
+        failed=[check for check in content["checks"] if not check["passed"]],
+    )
+
+
+def rate(value: float) -> str:
+    """A speed with as many digits as it has worth: ``3,120``, ``85``, ``6.3``."""
+    return f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
+
+
+def _resource(name: str) -> str:
+    return (files("pyrite.report") / name).read_text(encoding="utf-8")

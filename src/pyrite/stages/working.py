@@ -1,0 +1,55 @@
+"""Doing work that takes long and is paid for: what is done is put away as it comes, and SIGTERM ends it in order."""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from pyrite.errors import Interrupted, PyriteError
+
+#: Seconds between two times of putting away: what a killed worker has to do again.
+FLUSH_SECONDS = 5.0
+
+T = TypeVar("T")
+
+
+async def work(doing: Coroutine[Any, Any, T], flush: Callable[[], Awaitable[None]]) -> T:
+    """What ``doing`` returns. ``flush`` is called every few seconds meanwhile and once at the end, however it ends.
+
+    Raises:
+        Interrupted: the process was told to stop (SIGTERM).
+        PyriteError: as ``doing`` does; of several that tasks of a group raised, the first.
+    """
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(doing)
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    flushing = loop.create_task(_often(flush))
+    try:
+        return await task
+    except asyncio.CancelledError:
+        raise Interrupted("told to stop; what was done is kept. The same command goes on from here.") from None
+    except BaseExceptionGroup as group:
+        raise _first(group) from group
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+        flushing.cancel()
+        await asyncio.gather(flushing, return_exceptions=True)
+        await flush()
+
+
+async def _often(flush: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(FLUSH_SECONDS)
+        await asyncio.shield(flush())
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    def leaves(error: BaseException) -> Iterator[BaseException]:
+        if isinstance(error, BaseExceptionGroup):
+            for inner in error.exceptions:
+                yield from leaves(inner)
+        else:
+            yield error
+
+    found = list(leaves(group))
+    return next((error for error in found if isinstance(error, PyriteError)), found[0])

@@ -1,0 +1,24 @@
+"""Where a run keeps what it makes: files under keys, in a folder or on S3."""
+
+from pyrite.errors import UserError
+from pyrite.store.base import Absent, Stamp, Standing, Store, sha256_file, stamp_file
+from pyrite.store.folder import FolderStore
+
+__all__ = ["Absent", "FolderStore", "Stamp", "Standing", "Store", "open_store", "sha256_file", "stamp_file"]
+
+
+def open_store(url: str) -> Store:
+    """The store at ``url``: a folder's path, or s3://bucket/prefix.
+
+    Raises:
+        UserError: it is a URL of another kind, or names no bucket.
+    """
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        return FolderStore(url)
+    if scheme == "s3":
+        # Here, so that a run that keeps its store in a folder does not wait for boto3.
+        from pyrite.store.s3 import S3Store
+
+        return S3Store(url)
+    raise UserError(f"--store {url}: a store is a folder's path or s3://bucket/prefix; {scheme}:// is not known.")

@@ -1,0 +1,362 @@
+"""A bucket, or a part of one, as a store; its local place is a folder below PYRITE_CACHE.
+
+Each object carries its sha256 as metadata. What was fetched or published lies in the local place too, and is fetched
+anew only where size or digest differ. Safety does not rest on the store's conditional writes: a commit is read back.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pyrite.errors import PyriteError, UserError
+from pyrite.store.base import Absent, Stamp, Standing, Store, stamp_file
+from pyrite.store.files import below, beside_of, drop_folders, replace, write_whole
+from pyrite.store.s3_faults import PATIENCE, NotThere, Patience, Taken, patiently
+
+T = TypeVar("T")
+
+_log = logging.getLogger("pyrite.store")
+
+#: Files over 32 MiB go up and come down in parts, four side by side.
+_TRANSFER = TransferConfig(multipart_threshold=32 << 20, multipart_chunksize=32 << 20, max_concurrency=4)
+
+#: Writers of one fresh key, of which one may win.
+_PROBES = 4
+
+#: Times to ask before believing that an object has no digest or another content: answers may have been cut short.
+_SURE = 8
+
+#: Times to fetch an object that somebody replaces meanwhile.
+_ROUNDS = 3
+
+
+class S3Store(Store):
+    """s3://bucket/prefix as a store.
+
+    Credentials, region and endpoint are found as boto3 finds them, and AWS_REGION; PYRITE_S3_KMS_KEY names the KMS
+    key that objects are encrypted with.
+
+    Raises:
+        UserError: ``url`` names no bucket.
+    """
+
+    def __init__(self, url: str, patience: Patience = PATIENCE):
+        found = re.fullmatch(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9])(?:/(.*))?", url)
+        if not found:
+            raise UserError(f"--store {url}: write s3://bucket/prefix.")
+        self._bucket, prefix = found[1], (found[2] or "").strip("/")
+        self.url = f"s3://{self._bucket}/{prefix}".rstrip("/")
+        self._root = f"{prefix}/" if prefix else ""
+        self._patience = patience
+        self._endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        digest = hashlib.sha256(f"{self._endpoint or ''} {self.url}".encode()).hexdigest()
+        self.local = Path(os.environ.get("PYRITE_CACHE") or "~/.cache/pyrite").expanduser().absolute() / digest[:16]
+        self._bucket_seen = False
+
+    @cached_property
+    def _client(self) -> Any:
+        """A client of boto3's; it may be used by several threads."""
+        config = Config(
+            connect_timeout=self._patience.connect,
+            read_timeout=self._patience.read,
+            retries={"mode": "standard", "total_max_attempts": 4},
+            max_pool_connections=16,
+            # Behind an endpoint of one's own, bucket.host is seldom a name that can be looked up.
+            s3={"addressing_style": "path"} if self._endpoint else None,
+        )
+        try:
+            return boto3.session.Session().client("s3", region_name=os.environ.get("AWS_REGION") or None, config=config)
+        except (BotoCoreError, ValueError) as error:
+            raise UserError(f"{self._where}: {str(error).rstrip('.')}; look at your AWS settings.") from error
+
+    @property
+    def _where(self) -> str:
+        return f"the store {self.url} at {self._endpoint}" if self._endpoint else f"the store {self.url}"
+
+    @property
+    def _encryption(self) -> dict[str, str]:
+        key = os.environ.get("PYRITE_S3_KMS_KEY")
+        return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": key} if key else {}
+
+    def ensure_writable(self) -> None:
+        """Prove that a file can be written, and say so where the store lets two writers of one key win."""
+        try:
+            self.local.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.local}, where work for {self.url} is done, cannot be made ({error.strerror}). "
+                "Mend its permissions, or set PYRITE_CACHE to another folder."
+            ) from error
+        key = f".probe/{uuid.uuid4().hex}"
+        assert self._client
+
+        def wins(writer: int) -> bool:
+            try:
+                self._put(key, f"{writer}".encode(), IfNoneMatch="*")
+            except Taken:
+                return False
+            return True
+
+        with ThreadPoolExecutor(_PROBES) as pool:
+            winners = sum(pool.map(wins, range(_PROBES)))
+        self.delete(key)
+        if winners > 1:
+            _log.warning(
+                "%s lets %d of %d writers of one new file win, so two machines that do the same step may both "
+                "publish it. Each reads back what it published, so the result is right; work may be done twice.",
+                self._where,
+                winners,
+                _PROBES,
+            )
+
+    def exists(self, key: str) -> bool:
+        return self.stamp(key) is not None
+
+    def stamp(self, key: str) -> Stamp | None:
+        """Size and digest as its metadata says it, without reading it; the digest is "" where another tool put it."""
+        for _ in range(_SURE):
+            stamp = self._patiently(lambda: self._head(key))
+            if stamp is None or stamp.sha256:
+                break
+        return stamp
+
+    def keys(self, prefix: str) -> list[str]:
+        return [key for key in self._all_below(prefix) if not key.rpartition("/")[2].startswith(".")]
+
+    def read(self, key: str) -> bytes:
+        standing = self.look(key)
+        if standing is None:
+            raise Absent(f"the store {self} has no {key}")
+        return standing.data
+
+    def write(self, key: str, data: bytes) -> None:
+        self._put(key, data)
+        write_whole(self.place(key), data)
+
+    def publish(self, local: Path, key: str) -> None:
+        self._upload(local, key, stamp_file(local))
+        replace(local, self.place(key))
+
+    def look(self, key: str) -> Standing | None:
+        def get() -> Standing:
+            answer = self._client.get_object(Bucket=self._bucket, Key=self._root + key)
+            _whole(answer, "ContentLength", "ETag")
+            data = answer["Body"].read()
+            if answer["Metadata"].get("sha256", _sha256(data)) != _sha256(data):
+                raise PyriteError(f"{self}/{key} is not what was put there: it was changed or damaged.")
+            return Standing(data, answer["ETag"])
+
+        try:
+            return self._patiently(get)
+        except NotThere:
+            return None
+
+    def commit(self, key: str, data: bytes, over: Standing | None) -> Standing | None:
+        condition = {"IfMatch": over.version} if over else {"IfNoneMatch": "*"}
+        # Refused perhaps for an earlier try of this very call, whose answer was lost: what stands says whose it is.
+        with suppress(Taken, NotThere):
+            self._put(key, data, **condition)
+        return self.look(key)
+
+    def delete(self, key: str) -> None:
+        self._patiently(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._root + key))
+        self.place(key).unlink(missing_ok=True)
+
+    def fetch(self, key: str) -> Path:
+        path = self.place(key)
+        for _ in range(_ROUNDS):
+            stamp = self.stamp(key)
+            if stamp is None:
+                raise Absent(f"the store {self} has no {key}")
+            if _is(path, stamp):
+                return path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            beside = beside_of(path)
+            try:
+                if self._download(key, beside, stamp):
+                    replace(beside, path)
+                    return path
+            except (NotThere, Taken):
+                continue  # replaced meanwhile
+            finally:
+                beside.unlink(missing_ok=True)
+        raise PyriteError(
+            f"{self}/{key} is not what was put there (size or digest differs): it was changed or damaged. "
+            "Use --force on the step that makes it."
+        )
+
+    def fetch_folder(self, prefix: str, keys: Sequence[str]) -> Path:
+        with ThreadPoolExecutor(4) as pool:
+            wanted = set(pool.map(self.fetch, keys))
+        folder = self.place(prefix)
+        for path in below(folder):
+            if path not in wanted:
+                path.unlink()
+        return folder
+
+    def keep(self, prefix: str) -> None:
+        """Files go up under their digests, and then a list of them; what the list no longer names goes after that."""
+        folder, before = self.place(prefix), self._kept(prefix)
+        now = {path.relative_to(folder).as_posix(): stamp_file(path) for path in below(folder)}
+        there = set(before.values())
+        for name, stamp in now.items():
+            if stamp not in there:
+                self._upload(folder / name, _kept_key(prefix, stamp), stamp)
+        self._put(_list_key(prefix), json.dumps(now, indent=1).encode())
+        for stamp in there - set(now.values()):
+            self.delete(_kept_key(prefix, stamp))
+
+    def bring_back(self, prefix: str) -> None:
+        folder, kept = self.place(prefix), self._kept(prefix)
+        missing = {name: stamp for name, stamp in kept.items() if not _is(folder / name, stamp)}
+        if not missing:
+            return
+        # First all of it beside its place, so that a folder in it is never seen half there.
+        beside = folder.with_name(f".{folder.name}.back")
+        shutil.rmtree(beside, ignore_errors=True)
+        tops = {name.partition("/")[0] for name in missing}
+        for name, stamp in kept.items():
+            if name.partition("/")[0] in tops:
+                path = beside / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not self._download(_kept_key(prefix, stamp), path, stamp):
+                    raise PyriteError(f"{self}/{_kept_key(prefix, stamp)} is damaged; delete {prefix} and try again.")
+        folder.mkdir(parents=True, exist_ok=True)
+        for top in sorted(tops):
+            if (folder / top).is_dir():
+                shutil.rmtree(folder / top)
+            (beside / top).replace(folder / top)
+        shutil.rmtree(beside)
+
+    def drop(self, prefix: str, but: str | None = None) -> None:
+        drop_folders(self.place(prefix), but)
+        for key in self._all_below(prefix):
+            if but is None or not key.startswith(f"{prefix}/{but}/"):
+                self.delete(key)
+
+    def no_room(self) -> UserError:
+        free = shutil.disk_usage(self.local).free
+        return UserError(
+            f"no space left in {self.local}, where work for {self} is done ({free / 1e6:.0f} MB free). Free some, or "
+            "set PYRITE_CACHE to another folder, and give the same command again: what is finished is kept."
+        )
+
+    def _patiently(self, action: Callable[[], T]) -> T:
+        return patiently(action, self._where, self._patience)
+
+    def _head(self, key: str) -> Stamp | None:
+        try:
+            answer = self._client.head_object(Bucket=self._bucket, Key=self._root + key)
+        except ClientError as error:
+            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status in (400, 403) or (status == 404 and not self._bucket_seen):
+                # An answer to HEAD has no body, so it cannot say what is wrong; one to a listing can.
+                self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root, MaxKeys=1)
+                self._bucket_seen = True
+            if status != 404:
+                raise
+            return None
+        _whole(answer, "ContentLength")
+        return Stamp(answer["ContentLength"], answer["Metadata"].get("sha256", ""))
+
+    def _put(self, key: str, data: bytes, **condition: str) -> None:
+        about = {"Metadata": {"sha256": _sha256(data)}, **self._encryption, **condition}
+
+        def put() -> None:
+            answer = self._client.put_object(Bucket=self._bucket, Key=self._root + key, Body=data, **about)
+            _whole(answer, "ETag")
+
+        self._patiently(put)
+
+    def _upload(self, path: Path, key: str, stamp: Stamp) -> None:
+        tries = 0
+
+        def send() -> None:
+            nonlocal tries
+            tries += 1
+            if tries > 1 and self._head(key) == stamp:
+                return  # it was the answer that was lost
+            about = {"Metadata": {"sha256": stamp.sha256}, **self._encryption}
+            with path.open("rb") as file, _cut_heads():
+                self._client.upload_fileobj(file, self._bucket, self._root + key, ExtraArgs=about, Config=_TRANSFER)
+
+        self._patiently(send)
+
+    def _download(self, key: str, path: Path, stamp: Stamp) -> bool:
+        """Whether what came is what ``stamp`` says."""
+        tries = 0
+
+        def receive() -> bool:
+            nonlocal tries
+            tries += 1
+            with path.open("wb") as file, _cut_heads():
+                self._client.download_fileobj(self._bucket, self._root + key, file, Config=_TRANSFER)
+            if not stamp.sha256 or stamp_file(path) == stamp:
+                return True
+            if tries < _SURE and self._head(key) == stamp:
+                raise ConnectionError("what came is not what stands there")
+            return False
+
+        return self._patiently(receive)
+
+    def _all_below(self, prefix: str) -> list[str]:
+        def ask() -> list[str]:
+            found: list[str] = []
+            pages = self._client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self._bucket, Prefix=f"{self._root}{prefix}/"):
+                _whole(page, "IsTruncated")
+                found += (entry["Key"][len(self._root) :] for entry in page.get("Contents", ()))
+            return sorted(found)
+
+        return self._patiently(ask)
+
+    def _kept(self, prefix: str) -> dict[str, Stamp]:
+        standing = self.look(_list_key(prefix))
+        return {name: Stamp(*stamp) for name, stamp in json.loads(standing.data).items()} if standing else {}
+
+
+def _list_key(prefix: str) -> str:
+    return f"{prefix}.kept/list.json"
+
+
+def _kept_key(prefix: str, stamp: Stamp) -> str:
+    return f"{prefix}.kept/{stamp.sha256}"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _whole(answer: dict[str, Any], *needed: str) -> None:
+    """A connection cut in the head of an answer leaves one that looks good and says little: it is no answer."""
+    with _cut_heads():
+        for name in needed:
+            answer[name]
+
+
+@contextmanager
+def _cut_heads() -> Iterator[None]:
+    """What an answer should have said and did not, in boto3 too, is a connection cut in its head."""
+    try:
+        yield
+    except KeyError as error:
+        raise ConnectionError(f"the connection was cut in the head of the answer, before {error}") from error
+
+
+def _is(path: Path, stamp: Stamp) -> bool:
+    return path.is_file() and path.stat().st_size == stamp.size and stamp_file(path) == stamp

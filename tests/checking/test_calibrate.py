@@ -1,0 +1,223 @@
+"""pyrite calibrate: a judge beside known grades, from qrels and from texts; bad rows are named."""
+
+import csv
+import json
+import random
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from pyrite.checking import calibrating
+from pyrite.checking.asking import Answers
+from pyrite.checking.calibrating import Item, measure
+from pyrite.cli import app, judging
+from pyrite.errors import UserError
+from pyrite.judges import Judgment, Pair
+from stub_judge import MODEL, Stub, grade
+
+Pyrite = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Reader:
+    """Stands in for a language model with a known bias: it reads the true grade in the passage and errs as told.
+
+    The passage begins with its true grade, a digit; the expected grade is half of what it should be above 1.
+    """
+
+    fingerprint = "reader"
+    shared = False
+    in_flight = 4
+
+    def __init__(self, chunks: Any):
+        self._texts = dict(zip(chunks["chunk_id"].to_pylist(), chunks["text"].to_pylist(), strict=True))
+        self.seen: list[str] = []
+
+    async def grade(self, pair: Pair) -> Judgment:
+        text = self._texts[pair.chunk_id]
+        self.seen.append(text)
+        upper = (int(text[0]) - 1) / 6  # on grade 4, the rest on 1: the mean is 1 + (grade - 1) / 2
+        return Judgment(pair, 4 if upper > 0.5 else 1, (1 - upper, 0.0, 0.0, upper))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del kind, error, trace
+
+
+@pytest.fixture
+def calibrate(monkeypatch: pytest.MonkeyPatch, run_file: Path, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
+    """``pyrite calibrate`` in this process, with a Reader as judge: (what it printed, the Reader)."""
+    opened: list[Reader] = []
+
+    def open_reader(spec: Any, queries: Any, chunks: Any, qrels: Any) -> Reader:
+        del spec, queries, qrels
+        opened.append(Reader(chunks))
+        return opened[-1]
+
+    def call(file: Path, *words: str) -> tuple[str, Any]:
+        monkeypatch.setattr(judging, "interruptible", lambda: None)
+        monkeypatch.setattr(calibrating, "open_judge", open_reader)
+        judge = ("judge.kind=vllm", "judge.model=reader")
+        arguments = ["calibrate", str(run_file), str(file), *judge, "--store", str(tmp_path / "store"), *words]
+        result = CliRunner().invoke(app, arguments, env={"COLUMNS": "80"})
+        if result.exception:
+            raise result.exception
+        return result.output, opened[-1]
+
+    return call
+
+
+def test_the_answer_key_agrees_with_itself_by_the_ids_of_the_source(
+    pyrite: Pyrite, run_file: Path, tmp_path: Path
+) -> None:
+    qrels = tmp_path / "people.qrels"
+    rows = [f"{number} 0 {number} 1\n{number} 0 {(number + 29) % 60 + 1} 0\n" for number in range(1, 31)]
+    qrels.write_text("".join(rows) + "31 0 no-such-document 0\n")
+    result = pyrite("calibrate", run_file, qrels)
+    assert result.returncode == 0, result.stdout + result.stderr
+    path = Path(result.stdout.rstrip().splitlines()[-1])
+    assert path == tmp_path / "store/runs/small/calibration/people.qrels.json"
+    content = json.loads(path.read_text())
+    assert (content["n"], content["queries"], content["rows_unknown"]) == (60, 30, 1)
+    assert content["scale"]["name"] == "0-1"
+    assert content["kappa"] == content["kappa_relevant"] == content["auc"] == content["spearman"] == 1
+    assert content["confusion"] == [[30, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 30]]
+    assert content["auc_interval"]["low"] < 1
+    assert "1 row left out" in result.stdout
+
+    # The run's own ids are known as well.
+    chunks = pq.read_table(tmp_path / "store/runs/small/queries/qrels.parquet").to_pylist()[:5]
+    qrels.write_text("".join(f"{row['query_id']} Q0 {row['chunk_id']} 4\n" for row in chunks))
+    again = pyrite("calibrate", run_file, qrels)
+    assert again.returncode == 0, again.stderr
+    content = json.loads(path.read_text())
+    assert content["confusion"][3][3] == content["n"] == 5
+    assert content["kappa"] is None  # one grade everywhere: undefined, and no crash
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
+def test_a_timid_judge_is_found_out_and_the_cuts_that_would_mend_it(
+    calibrate: Callable[..., tuple[str, Any]], tmp_path: Path, kind: str
+) -> None:
+    draw = random.Random(0)
+    rows = []
+    for number in range(40):
+        grade = draw.choice((1, 2, 3, 4))
+        query = f"What is thing {number // 4}?"
+        rows.append({"query": query, "passage": f'{grade} "so" they, say\tof {number}', "grade": grade, "by": "me"})
+    path = tmp_path / f"people.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        with path.open("w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, rows[0], delimiter="," if kind == "csv" else "\t")
+            writer.writeheader()
+            writer.writerows(rows)
+    output, judge = calibrate(path)
+    assert sorted(judge.seen) == sorted(row["passage"] for row in rows)
+    content = json.loads((tmp_path / f"store/runs/small/calibration/people.{kind}.json").read_text())
+    assert (content["n"], content["queries"], content["scale"]["name"]) == (40, 10, "1-4")
+    assert content["spearman"] == content["auc"] == 1
+    assert content["bias"] < -0.5
+    assert all(one["truth"] > one["expected"] for one in content["reliability"] if one["expected"] > 1.01)
+    mending = content["mending"]
+    assert mending["before"] == content["kappa"] < 0.5
+    assert mending["after"] == 1
+    assert mending["gain"]["low"] > 0
+    assert mending["cuts"] == [1.25, 1.75, 2.25]
+    assert "They would mend a bias" in " ".join(output.split())
+    # No question of the run was needed, so nothing was prepared.
+    assert not (tmp_path / "store/runs/small/steps").exists()
+
+
+def test_a_document_counts_as_its_best_passage_and_only_if_all_were_graded() -> None:
+    items = [
+        Item("q1", ("a", "b"), 4),
+        Item("q1", ("c",), 1),
+        Item("q2", ("d", "e"), 3),
+        Item("q2", ("f",), 1),
+    ]
+    given = {"a": 1, "b": 4, "c": 1, "d": 3, "f": 2}  # e is missing
+    query_of = {chunk: item.query_id for item in items for chunk in item.chunk_ids}
+    answers = Answers([Judgment(Pair(query_of[chunk], chunk), grade, None) for chunk, grade in given.items()])
+    content = measure(items, answers, 0)
+    assert content["n"] == 3
+    assert content["confusion"] == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+
+
+BAD = {
+    "fields.qrels": ("1 0 2 1\n1 0 3\n", r"fields\.qrels:2: 3 fields"),
+    "grade.qrels": ("1 0 2 1\n1 0 3 high\n", r"grade\.qrels:2: grade 'high'"),
+    "junk.qrels": ("1 0 2 1\n\n1 0 3 -2\n", r"junk\.qrels:1: grade 1 beside -2"),
+    "five.qrels": ("1 0 2 0\n1 0 3 5\n", r"five\.qrels:2: grade 5 beside 0"),
+    "doubt.qrels": ("1 0 2 1\n1 0 3 2\n", r"doubt\.qrels: its grades are 1, 2.*--scale"),
+    "twice.qrels": ("1 0 2 1\n1 0 2 0\n", r"twice\.qrels:2: this pair has grade 0 here and 1 at .*twice\.qrels:1"),
+    "empty.qrels": ("\n", r"empty\.qrels: there is no graded pair"),
+    "strange.qrels": ("x 0 y 0\n", r"strange\.qrels:1: neither query 'x' with document 'y'"),
+    "column.csv": ("query,passage,grades\na,b,1\n", r"column\.csv: no column 'grade'\. Did you mean 'grades'"),
+    "short.csv": ('query,passage,grade\n"a\nb",c,1\nd,e\n', r"short\.csv:4: not as many fields"),
+    "quote.csv": ('query,passage,grade\na,"b"c,1\n', r"quote\.csv:2: not CSV"),
+    "blank.csv": ("query,passage,grade\na, ,1\n", r"blank\.csv:2: 'passage' is empty"),
+    "half.tsv": ("query\tpassage\tgrade\na\tb\t2.5\n", r"half\.tsv:2: grade '2\.5' is not a whole number"),
+    "json.jsonl": ('{"query": "a", "passage": "b", "grade": 1}\n{"query"\n', r"json\.jsonl:2: not JSON"),
+    "true.jsonl": ('{"query": "a", "passage": "b", "grade": true}\n', r"true\.jsonl:1: grade True"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_rows_are_named_with_their_line(calibrate: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    text, message = BAD[name]
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        calibrate(tmp_path / name)
+    assert not (tmp_path / "store/runs/small/calibration").exists()
+
+
+def test_not_utf8_and_a_missing_file_and_a_scale_that_does_not_fit(
+    calibrate: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "latin.csv"
+    path.write_bytes("query,passage,grade\ncafé,b,1\n".encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        calibrate(path)
+    with pytest.raises(UserError, match="no such file"):
+        calibrate(tmp_path / "none.csv")
+    path.write_text("query,passage,grade\na,1 b,1\na,2 c,2\n")
+    with pytest.raises(UserError, match=r"latin\.csv:3: grade 2 is not on the scale 0-1"):
+        calibrate(path, "--scale", "0-1")
+    output, _ = calibrate(path, "--scale", "0-3")
+    assert "0 to 3, each read as one more" in output
+
+
+def test_texts_go_to_the_server_as_they_stand_in_the_file(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+    pairs = [(f"Why {number % 5}?", f"Because,\nas {number} says.") for number in range(20)]
+    path = tmp_path / "people.jsonl"
+    rows = [{"query": pair[0], "passage": pair[1], "grade": grade(pair)} for pair in pairs]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with Stub() as server:
+        judge = ("judge.kind=vllm", f"judge.model={MODEL}", f"resources.judge_urls=[{server.url}]")
+        result = pyrite("calibrate", run_file, path, *judge)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert all(server.answered[pair] == 1 for pair in pairs)
+    content = json.loads(Path(result.stdout.rstrip().splitlines()[-1]).read_text())
+    assert content["n"] == 20
+    assert content["kappa"] == 1
+    assert content["calibration_error"] > 0  # the expected grade is no whole number: the distribution came through
+
+
+def test_the_answer_key_cannot_judge_texts(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    path.write_text("query,passage,grade\na,b,1\na,c,4\n")
+    result = pyrite("calibrate", run_file, path)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "judge.kind is labels" in result.stderr.replace("\n", " ")

@@ -1,0 +1,145 @@
+"""Agreement against its definitions, written out in full, and against another library."""
+
+from itertools import combinations_with_replacement
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
+
+from pyrite.evaluation import agreement
+
+grades = st.integers(1, 4)
+pairs = st.lists(st.tuples(grades, grades), min_size=2, max_size=40)
+
+
+def columns(rows: list[tuple[int, ...]]) -> list[np.ndarray]:
+    return [np.array(column) for column in zip(*rows, strict=True)]
+
+
+@given(pairs)
+def test_kappa_is_that_of_its_definition_and_of_scikit_learn(rows: list[tuple[int, int]]) -> None:
+    truth, judged = columns(rows)
+    n = len(rows)
+    observed = np.array(agreement.confusion(truth, judged)) / n
+    chance = np.outer(observed.sum(axis=1), observed.sum(axis=0))
+    weights = np.subtract.outer(np.arange(4), np.arange(4)) ** 2
+    kappa = agreement.quadratic_kappa(truth, judged)
+    if (weights * chance).sum() < 1e-12:
+        assert np.isnan(kappa)
+        return
+    assert kappa == pytest.approx(1 - (weights * observed).sum() / (weights * chance).sum(), abs=1e-9)
+    assert kappa == pytest.approx(cohen_kappa_score(truth, judged, weights="quadratic", labels=[1, 2, 3, 4]), abs=1e-9)
+
+
+@given(st.lists(st.tuples(st.sampled_from([1.0, 1.5, 2.0, 3.25, 4.0]), st.booleans()), min_size=2, max_size=40))
+def test_auc_counts_pairs_and_lies_in_its_interval(rows: list[tuple[float, bool]]) -> None:
+    scores, relevant = columns(rows)
+    assume(0 < relevant.sum() < len(rows))
+    found = agreement.auc(scores, relevant, range(len(rows)))
+    wins = [(a > b) + (a == b) / 2 for a in scores[relevant] for b in scores[~relevant]]
+    assert found.value == pytest.approx(np.mean(wins))
+    assert found.value == pytest.approx(roc_auc_score(relevant, scores))
+    assert 0 <= found.interval.low <= found.value + 1e-9
+    assert found.value - 1e-9 <= found.interval.high <= 1
+    assert found.interval.high > found.interval.low
+
+
+def test_an_interval_by_query_covers_where_one_by_pair_does_not() -> None:
+    """Each query shifts all its relevant pairs alike: ten pairs of it say little more than one."""
+    rng = np.random.default_rng(0)
+    queries, each = 20, 10
+    relevant = np.tile(np.arange(2 * each) < each, queries)
+    clusters = np.repeat(np.arange(queries), 2 * each)
+    covered = {"query": 0, "pair": 0}
+    for _ in range(300):
+        shift = np.repeat(rng.normal(size=queries), 2 * each)
+        scores = rng.normal(size=len(clusters)) + relevant * (1 + shift)
+        # The difference of a relevant and an irrelevant score is normal with mean 1 and variance 1 + 1 + 1.
+        truth = stats.norm.cdf(1 / np.sqrt(3))
+        for name, names in (("query", list(clusters)), ("pair", range(len(clusters)))):
+            interval = agreement.auc(scores, relevant, names).interval
+            covered[name] += interval.low <= truth <= interval.high
+    assert covered["query"] > 0.9 * 300
+    assert covered["pair"] < 0.8 * 300
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_perfect_separation_is_not_certainty(direction: int) -> None:
+    def interval(count: int) -> agreement.Interval:
+        scores = direction * np.repeat([0.0, 1.0], count)
+        return agreement.auc(scores, np.repeat([False, True], count), list(range(count)) * 2).interval
+
+    few, many = interval(3), interval(30)
+    near, far = (few.low, many.low) if direction == 1 else (1 - few.high, 1 - many.high)
+    assert 0.3 < near < 0.7 < far < 0.98
+
+
+def test_a_judge_that_says_the_same_of_all_has_no_ranks_and_a_wide_auc() -> None:
+    truth = np.array([1, 2, 3, 4] * 5)
+    same = np.full(20, 2.0)
+    assert np.isnan(agreement.spearman(same, truth))
+    assert agreement.quadratic_kappa(truth, same.astype(int)) == 0
+    found = agreement.auc(same, truth >= 3, range(20))
+    assert found.value == 0.5
+    assert found.interval.low < 0.35
+    assert found.interval.high > 0.65
+
+
+@given(st.lists(st.tuples(st.floats(1, 4), grades), min_size=1, max_size=60))
+def test_every_pair_is_in_one_bin_of_its_own_expected_grade(rows: list[tuple[float, int]]) -> None:
+    expected, truth = columns(rows)
+    bins = agreement.reliability(expected, truth)
+    assert sum(b.pairs for b in bins) == len(rows)
+    assert all(b.low - 1e-9 <= b.expected <= b.high + 1e-9 for b in bins)
+    assert sum(b.pairs * b.truth for b in bins) == pytest.approx(truth.sum())
+
+
+@given(st.lists(st.tuples(st.sampled_from([1.0, 1.2, 1.9, 2.4, 3.3, 4.0]), grades), min_size=2, max_size=20))
+def test_the_best_cuts_are_the_best_of_all(rows: list[tuple[float, int]]) -> None:
+    expected, truth = columns(rows)
+    seen = np.unique(expected)
+    places = [0.5, *(seen[1:] + seen[:-1]) / 2, 4.5]
+    every = [
+        agreement.quadratic_kappa(truth, agreement.cut(expected, cuts))
+        for cuts in combinations_with_replacement(places, 3)
+    ]
+    best = agreement.quadratic_kappa(truth, agreement.cut(expected, agreement.best_cuts(expected, truth)))
+    if np.isnan(every).all():
+        return
+    assert best == pytest.approx(np.nanmax(every), abs=1e-9)
+
+
+def test_cuts_mend_a_bias() -> None:
+    rng = np.random.default_rng(1)
+    truth = rng.integers(1, 5, 300)
+    timid = 1 + (truth - 1) * 0.4 + rng.normal(0, 0.1, 300)
+    judged = agreement.cut(timid, agreement.USUAL_CUTS)
+    mending = agreement.mend(timid, judged, truth, list(np.repeat(np.arange(60), 5)), 0)
+    assert mending is not None
+    assert mending.before < 0.6
+    assert mending.after > 0.9
+    assert mending.gain.low > 0.3
+
+
+def test_fitted_noise_is_not_taken_for_mending() -> None:
+    fitted, after = [], []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        truth, noise = rng.integers(1, 5, 150), rng.uniform(1, 4, 150)
+        judged = agreement.cut(noise, agreement.USUAL_CUTS)
+        mending = agreement.mend(noise, judged, truth, list(np.repeat(np.arange(30), 5)), 0)
+        assert mending is not None
+        fitted.append(agreement.quadratic_kappa(truth, agreement.cut(noise, mending.cuts)))
+        after.append(mending.after)
+    assert np.mean(fitted) > 0.05  # the fault that cross-validation is there for did happen
+    assert np.mean(after) < 0.02
+
+
+def test_nothing_can_be_held_out_of_a_single_query() -> None:
+    truth = np.array([1, 4, 2])
+    assert agreement.mend(truth.astype(float), truth, truth, ["q"] * 3, 0) is None
+    interval = agreement.kappa_interval(truth, truth, ["q"] * 3, 0)
+    assert np.isnan([interval.low, interval.high]).all()

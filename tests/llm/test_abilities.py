@@ -1,0 +1,81 @@
+"""What the client finds out of servers that can do more or less, and the way it takes."""
+
+import asyncio
+from contextlib import ExitStack
+
+import pytest
+
+from pyrite.errors import PyriteError, UserError
+from pyrite.llm.abilities import Abilities, look
+from pyrite.llm.pool import Pool
+from stub_judge import LABELS, MODEL, Stub
+
+MESSAGES = [{"role": "user", "content": "<query>\nWhat?\n</query><passage>\nThat.\n</passage> Which of 1, 2, 3, 4?"}]
+ALL = ("label ids", "choice", "logprobs", "tokenize")
+
+
+def found(*stubs: Stub, patience: float = 5.0) -> Abilities:
+    async def run() -> Abilities:
+        async with Pool([stub.url for stub in stubs], MODEL, None, 4, 2.0, patience) as pool:
+            return await look(pool, MESSAGES, LABELS)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("abilities", "way", "told"),
+    [
+        (ALL, "label ids", ""),
+        (("label ids", "choice", "logprobs"), "choice", ""),  # no ids without /tokenize
+        (("choice", "logprobs", "tokenize"), "choice", ""),
+        (("logprobs", "tokenize"), "logprobs", "cannot be held to the labels"),
+        (("choice",), "text", "neither structured outputs nor logprobs"),
+        (("none",), "text", "neither structured outputs nor logprobs"),
+    ],
+)
+def test_the_best_way_that_a_server_has_is_taken_and_a_lesser_one_is_said(
+    abilities: tuple[str, ...], way: str, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Stub(*abilities, window=2048) as stub:
+        result = found(stub)
+    assert (result.way, result.window, result.tokenizes) == (way, 2048, "tokenize" in abilities)
+    assert result.label_ids == (tuple(map(ord, LABELS)) if way == "label ids" else ())
+    assert result.sample_tokens > 0
+    assert told in caplog.text
+    assert bool(told) == bool(caplog.text)
+
+
+@pytest.mark.parametrize(
+    ("several", "way"),
+    [
+        ([ALL, ("choice", "logprobs", "tokenize")], "choice"),
+        ([ALL, ("logprobs",)], "logprobs"),
+        ([("choice", "logprobs"), ("none",)], "text"),
+    ],
+)
+def test_all_servers_are_asked_in_the_same_way(several: list[tuple[str, ...]], way: str) -> None:
+    with ExitStack() as stack:
+        stubs = [stack.enter_context(Stub(*abilities, window=1000 + i)) for i, abilities in enumerate(several)]
+        result = found(*stubs)
+    assert (result.way, result.window) == (way, 1000)
+
+
+def test_a_model_that_is_not_served_is_named_with_those_that_are() -> None:
+    with Stub() as stub:
+        stub.models = ["llama", "qwen"]
+        with pytest.raises(UserError, match=r"does not serve 'stub' but llama, qwen. Set judge.model"):
+            found(stub)
+
+
+def test_one_server_of_two_that_is_down_holds_nothing_up() -> None:
+    with Stub() as gone:
+        pass
+    with Stub() as stub:
+        assert found(gone, stub).way == "label ids"
+
+
+def test_when_none_answers_the_wait_ends_with_a_sentence() -> None:
+    with Stub() as gone:
+        pass
+    with pytest.raises(PyriteError, match=r"no server of resources.judge_urls answers .*no connection"):
+        found(gone, patience=0.1)

@@ -1,0 +1,235 @@
+"""The pool against a server that fails on demand. Every fault is counted by who made it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+from pyrite.errors import UserError
+from pyrite.llm.pool import Answer, GaveUp, Pool
+from stub_judge import MODEL, Fault, Pair, Stub
+
+KEY = "sk-very-secret-0123456789"
+T = TypeVar("T")
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    with Stub() as server:
+        yield server
+
+
+def body(query: str, passage: str = "p") -> dict[str, Any]:
+    message = f"<query>\n{query}\n</query>\n<passage>\n{passage}\n</passage>"
+    return {"messages": [{"role": "user", "content": message}], "temperature": 0, "max_tokens": 1}
+
+
+def with_pool(pool: Pool, work: Callable[[Pool], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with pool:
+            return await work(pool)
+
+    return asyncio.run(run())
+
+
+def pool_of(*stubs: Stub, key: str | None = None, timeout: float = 5.0, patience: float = 20.0) -> Pool:
+    return Pool([stub.url for stub in stubs], MODEL, key, 8, timeout, patience)
+
+
+async def ask_all(pool: Pool, queries: int, each: int = 1) -> list[Answer]:
+    async def walk(query: str) -> list[Answer]:
+        return [await pool.chat(query, body(query, f"p{i}")) for i in range(each)]
+
+    return [answer for walk in await asyncio.gather(*(walk(f"q{i}") for i in range(queries))) for answer in walk]
+
+
+def first(times: int, fault: Fault) -> Callable[[int, Pair], Fault | None]:
+    return lambda number, _pair: fault if number <= times else None
+
+
+@pytest.mark.parametrize(
+    ("fault", "counted"),
+    [
+        ((429, {}), "429"),
+        ((429, {"Retry-After": "0.2"}), "429"),
+        ((503, {}), "503"),
+        ((503, {"Retry-After": "0.2"}), "503"),
+        ((500, {}), "500"),
+        ((408, {}), "408"),
+        ((409, {}), "409"),
+        ((425, {}), "425"),
+        ("hang", "hang"),
+        ("cut", "cut"),
+        ("cut half-way", "cut half-way"),
+        ("garbage", "garbage"),
+        ("other JSON", "other JSON"),
+    ],
+)
+def test_what_passes_is_asked_again_until_it_is_answered(stub: Stub, fault: Fault, counted: str) -> None:
+    stub.fault = first(3, fault)
+    answers = with_pool(pool_of(stub, timeout=0.5), lambda pool: ask_all(pool, 10))
+    assert stub.faults[counted] == 3
+    assert len(answers) == 10
+    assert sum(answer.attempts for answer in answers) == 13
+    assert sorted(stub.answered.values()) == [1] * 10
+    assert all(answer.prompt_tokens > 0 and answer.cached_tokens > 0 for answer in answers)
+
+
+def test_a_pause_that_the_server_asks_for_is_kept(stub: Stub) -> None:
+    stub.fault = first(1, (429, {"Retry-After": "1.5"}))
+    began = time.monotonic()
+    with_pool(pool_of(stub), lambda pool: pool.chat("q", body("q")))
+    assert stub.faults["429"] == 1
+    assert time.monotonic() - began >= 1.5
+
+
+def test_pushing_back_lowers_what_is_in_flight(stub: Stub) -> None:
+    stub.delay = 0.02
+
+    async def work(pool: Pool) -> tuple[int, int]:
+        await ask_all(pool, 60)
+        grown = pool.servers[0].limiter.limit
+        stub.fault = lambda number, _pair: (429, {"Retry-After": "0.1"}) if number <= 64 else None
+        await ask_all(pool, 4)
+        return grown, pool.servers[0].limiter.limit
+
+    grown, lowered = with_pool(pool_of(stub), work)
+    assert stub.faults["429"] >= 4
+    assert grown == stub.most_at_once == 8
+    assert lowered <= 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "parts"),
+    [
+        ((400, {}), ["refuses the request", "stub says 400"]),
+        ((422, {}), ["refuses the request", "stub says 422"]),
+        ((404, {}), ["no such address or model", "judge.model"]),
+        ((301, {"Location": "http://elsewhere"}), ["sends requests elsewhere"]),
+    ],
+)
+def test_what_trying_again_cannot_mend_stops_at_once(stub: Stub, fault: Fault, parts: list[str]) -> None:
+    stub.fault = first(10, fault)
+    with pytest.raises(UserError) as stopped:
+        with_pool(pool_of(stub), lambda pool: pool.chat("q", body("q")))
+    assert sum(stub.faults.values()) == 1
+    assert all(part in str(stopped.value) for part in [*parts, stub.url])
+
+
+def test_a_refused_key_stops_at_once_and_is_never_shown(stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
+    stub.key = "another"
+    caplog.set_level(logging.DEBUG)
+    pool = pool_of(stub, key=KEY)
+    with pytest.raises(UserError, match="does not accept the API key") as stopped:
+        with_pool(pool, lambda pool: pool.chat("q", body("q")))
+    assert stub.paths.total() == 1, "a refused key is not tried again"
+    assert "Incorrect API key provided" in str(stopped.value), "the server's own words, which repeat the key"
+    shown = [str(stopped.value), repr(stopped.value), repr(pool), *map(repr, pool.servers), caplog.text]
+    assert not any(KEY in text for text in shown)
+    stub.key = KEY
+    assert with_pool(pool_of(stub, key=KEY), lambda pool: pool.chat("q", body("q"))).attempts == 1
+
+
+def test_a_request_that_always_fails_is_given_up_and_the_others_are_not(stub: Stub) -> None:
+    stub.fault = lambda _number, pair: (500, {}) if pair[0] == "q3" else None
+
+    async def work(pool: Pool) -> list[Answer | BaseException]:
+        return await asyncio.gather(*(pool.chat(f"q{i}", body(f"q{i}")) for i in range(8)), return_exceptions=True)
+
+    results = with_pool(pool_of(stub), work)
+    given_up = [result for result in results if isinstance(result, GaveUp)]
+    assert len(given_up) == 1
+    assert given_up[0].attempts == stub.faults["500"] == 6
+    assert given_up[0].reason == "HTTP 500: stub says 500"
+    assert sum(isinstance(result, Answer) for result in results) == 7
+
+
+def test_a_server_that_dies_loses_its_queries_to_the_other_and_gets_them_back() -> None:
+    with Stub() as one, Stub() as two:
+        one.delay = two.delay = 0.01
+
+        async def ask(pool: Pool) -> tuple[set[str], set[str]]:
+            """Which queries each server answered. All are answered, whatever happens meanwhile."""
+            one.answered.clear()
+            two.answered.clear()
+            assert len(await ask_all(pool, 40, each=5)) == 200
+            assert len(one.answered + two.answered) == 200
+            return {query for query, _ in one.answered}, {query for query, _ in two.answered}
+
+        async def work(pool: Pool) -> None:
+            ours, theirs = await ask(pool)
+            assert len(ours) > 10
+            assert not ours & theirs, "a query's requests go to one server"
+
+            dying = asyncio.ensure_future(ask(pool))
+            await asyncio.sleep(0.1)
+            await asyncio.to_thread(one.down)
+            answered_by_one, answered_by_two = await dying
+            assert answered_by_one, "it died after it had begun"
+            assert theirs < answered_by_two <= ours | theirs, "what it left undone was done by the other"
+            assert pool.servers[0].health.aside
+
+            await asyncio.to_thread(one.up)
+            while pool.servers[0].health.aside:
+                await asyncio.gather(*(pool.chat(query, body(query, "trial")) for query in ours))
+            assert await ask(pool) == (ours, theirs)
+
+        with_pool(pool_of(one, two), work)
+
+
+def test_all_servers_down_for_a_while_costs_time_and_nothing_else(stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
+    async def work(pool: Pool) -> list[Answer]:
+        await ask_all(pool, 3)
+        await asyncio.to_thread(stub.down)
+        asking = asyncio.ensure_future(ask_all(pool, 30))
+        await asyncio.sleep(2.5)
+        assert not asking.done()
+        await asyncio.to_thread(stub.up)
+        return await asking
+
+    answers = with_pool(pool_of(stub), work)
+    assert len(answers) == 30
+    assert "no server answers" in caplog.text
+    assert "answers again" in caplog.text
+    assert max(answer.attempts for answer in answers) > 1
+
+
+def test_servers_that_stay_down_are_given_up_per_request() -> None:
+    with Stub() as stub:
+        pool = pool_of(stub, patience=1.0)
+    began = time.monotonic()
+    with pytest.raises(GaveUp, match="no answer for 1 s; last: no connection"):
+        with_pool(pool, lambda pool: pool.chat("q", body("q")))
+    assert 1.0 < time.monotonic() - began < 5.0
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "http://x/v1?a=b"])
+def test_an_address_that_is_none_is_named(url: str) -> None:
+    with pytest.raises(UserError, match=r"resources.judge_urls"):
+        Pool([url], MODEL, None, 1, 1.0)
+
+
+def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
+    with pytest.raises(UserError, match="password") as stopped:
+        Pool([f"http://me:{KEY}@host:8000"], MODEL, None, 1, 1.0)
+    assert KEY not in str(stopped.value)
+
+
+def test_a_request_that_is_called_off_leaves_its_place(stub: Stub) -> None:
+    stub.delay = 0.3
+
+    async def work(pool: Pool) -> int:
+        asking = [asyncio.ensure_future(pool.chat(f"q{i}", body(f"q{i}"))) for i in range(20)]
+        await asyncio.sleep(0.1)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        assert all(task.cancelled() for task in asking)
+        assert pool.servers[0].gate.in_flight == 0
+        stub.delay = 0
+        return len(await ask_all(pool, 5))
+
+    assert with_pool(pool_of(stub), work) == 5

@@ -1,0 +1,232 @@
+"""A proxy for HTTP that breaks chosen requests: what stands between Pyrite and a real S3 server in the tests of faults.
+
+It is no test double: the server behind it is real. It counts requests, and says how often each fault happened.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+Kind = Literal[
+    "500",
+    "503 SlowDown",
+    "429",
+    "409",
+    "cut head",
+    "cut answer",
+    "cut request",
+    "stall",
+    "answer lost",
+    "expired",
+    "412 as 200",
+]
+
+_ERRORS = {
+    "500": (500, "InternalError", "We encountered an internal error."),
+    "503 SlowDown": (503, "SlowDown", "Please reduce your request rate."),
+    "429": (429, "TooManyRequests", "Too many requests."),
+    "409": (409, "ConditionalRequestConflict", "A conflicting operation occurred during the upload."),
+    "expired": (400, "ExpiredToken", "The provided token has expired."),
+}
+
+
+class Request(NamedTuple):
+    """What was asked: method, path with query, body's length, and whether a fault met it."""
+
+    method: str
+    target: str
+    length: int
+    fault: str | None
+    conditional: bool
+
+
+@dataclass
+class Fault:
+    """Breaks requests of ``method`` whose target holds ``part``: from number ``first`` (from 1) on, ``times``.
+
+    ``every`` 7 breaks each seventh such request, without end.
+    """
+
+    kind: Kind
+    method: str = ""
+    part: str = ""
+    first: int = 1
+    times: int = 1
+    every: int = 0
+    conditional: bool = False
+    seen: int = field(default=0, init=False)
+    fired: int = field(default=0, init=False)
+
+    def hits(self, method: str, target: str, conditional: bool) -> bool:
+        """Whether this request is to be broken; counts it."""
+        if self.method not in ("", method) or self.part not in target or (self.conditional and not conditional):
+            return False
+        self.seen += 1
+        due = self.seen % self.every == 0 if self.every else self.first <= self.seen < self.first + self.times
+        self.fired += due
+        return due
+
+
+class Proxy:
+    """Listens on a free port of 127.0.0.1 in a thread of its own and passes requests on to ``upstream`` (a port)."""
+
+    def __init__(self, upstream: int):
+        self.requests: list[Request] = []
+        self.faults: list[Fault] = []
+        self.port = 0
+        self.stall = 30.0
+        self._upstream = upstream
+        self._loop = asyncio.new_event_loop()
+        self._server: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+        ready = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(ready,), daemon=True)
+        self._thread.start()
+        ready.wait()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def count(self, method: str, part: str = "") -> int:
+        """How many requests of ``method`` came whose target holds ``part``."""
+        return sum(request.method == method and part in request.target for request in list(self.requests))
+
+    def down(self, seconds: float) -> None:
+        """Refuse connections from now on, for ``seconds``."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+
+        def up() -> None:
+            time.sleep(seconds)
+            asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
+
+        threading.Thread(target=up, daemon=True).start()
+
+    def stop(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self, ready: threading.Event) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._listen())
+        ready.set()
+        self._loop.run_forever()
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._connection, "127.0.0.1", self.port, limit=1 << 20)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _close(self) -> None:
+        if self._server:
+            self._server.close()
+        for writer in self._open:
+            writer.transport.abort()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            while await self._exchange(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Pass one request on. False: the connection is at its end."""
+        head = await _head(reader)
+        if head is None:
+            return False
+        first, headers = head
+        method, target, _ = first.split(" ", 2)
+        names = {name.lower(): value for name, value in headers}
+        conditional = "if-none-match" in names or "if-match" in names
+        fault = next((f for f in self.faults if f.hits(method, target, conditional)), None)
+        length = int(names.get("content-length", 0))
+        assert "chunked" not in names.get("transfer-encoding", ""), "this proxy takes bodies of a given length"
+        self.requests.append(Request(method, target, length, fault and fault.kind, conditional))
+        if names.get("expect", "").lower() == "100-continue":
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if fault and fault.kind == "cut request":
+            await reader.readexactly(length // 2)
+            return False
+        body = await reader.readexactly(length)
+        if fault and fault.kind in _ERRORS:
+            writer.write(_error(*_ERRORS[fault.kind], method))
+            await writer.drain()
+            return True
+        if fault and fault.kind == "stall":
+            await asyncio.sleep(self.stall)
+            return False
+        answer = await self._ask(first, headers, body, method)
+        if fault and fault.kind == "answer lost":
+            return False
+        if fault and fault.kind == "412 as 200" and answer.startswith(b"HTTP/1.1 412"):
+            answer = b'HTTP/1.1 200 OK\r\nETag: "0"\r\nContent-Length: 0\r\n\r\n'
+        if fault and fault.kind in ("cut head", "cut answer"):
+            # Half of the head; or half of the body, and of an answer without one the last line of its head.
+            end = answer.index(b"\r\n\r\n") + 4
+            body_cut = end + (len(answer) - end) // 2 if len(answer) > end + 1 else end - 4
+            answer = answer[: end // 2 if fault.kind == "cut head" else body_cut]
+        writer.write(answer)
+        await writer.drain()
+        return fault is None
+
+    async def _ask(self, first: str, headers: list[tuple[str, str]], body: bytes, method: str) -> bytes:
+        """The server's whole answer."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._upstream, limit=1 << 20)
+        kept = [f"{name}: {value}" for name, value in headers if name.lower() not in ("connection", "expect")]
+        writer.write("\r\n".join([first, *kept, "Connection: close", "", ""]).encode("latin-1") + body)
+        await writer.drain()
+        answer = await reader.read(-1)
+        writer.close()
+        head, _, rest = answer.partition(b"\r\n\r\n")
+        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith((b"connection:", b"transfer-"))]
+        if b"transfer-encoding: chunked" in head.lower():
+            rest = _dechunked(rest)
+            lines.append(b"Content-Length: %d" % len(rest))
+        return b"\r\n".join([*lines, b"", rest if method != "HEAD" else b""])
+
+
+async def _head(reader: asyncio.StreamReader) -> tuple[str, list[tuple[str, str]]] | None:
+    """The first line and the headers of a request; None where the connection was closed instead."""
+    try:
+        text = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    except asyncio.IncompleteReadError:
+        return None
+    first, *lines = text.strip("\r\n").split("\r\n")
+    pairs = (line.partition(":") for line in lines)
+    return first, [(name, value.strip()) for name, _, value in pairs]
+
+
+def _dechunked(data: bytes) -> bytes:
+    out = bytearray()
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        count = int(size.split(b";")[0], 16)
+        if count == 0:
+            break
+        out += data[:count]
+        data = data[count + 2 :]
+    return bytes(out)
+
+
+def _error(status: int, code: str, message: str, method: str) -> bytes:
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+    head = f"HTTP/1.1 {status} {code}\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    return head if method == "HEAD" else head + body
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
+    """Whether ``condition`` comes true within ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,83 @@
+"""The source of documents without questions."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pyrite.errors import UserError
+from pyrite.sources import open_source
+from pyrite.sources.base import Document
+from pyrite.spec import DocumentsSource
+
+ROWS = [
+    {"key": "a", "text": " Gout hurts. ", "name": "On gout", "field": "gout"},
+    {"key": "b", "text": "Acne itches.", "name": None, "field": "acne"},
+]
+COLUMNS = {"id": "key", "title": "name", "topic": "field"}
+
+
+def read(path: Path, **columns: Any) -> list[Document]:
+    found = list(open_source(DocumentsSource(path=str(path), **columns)).records())
+    assert all(isinstance(record, Document) for record in found)
+    return found  # type: ignore[return-value]
+
+
+def digest(path: Path, **columns: Any) -> str:
+    return open_source(DocumentsSource(path=str(path), **columns)).digest()
+
+
+def test_a_folder_of_text_files(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/gout.md").write_text("# Gout\n\nIt hurts.\n")
+    (tmp_path / "acne.TXT").write_bytes("\ufeffAcne itches: naïve.".encode())
+    (tmp_path / "notes.pdf").write_text("no")
+    assert read(tmp_path) == [
+        Document("acne.TXT", "Acne itches: naïve.", title="acne"),
+        Document("deep/gout.md", "# Gout\n\nIt hurts.", title="gout"),
+    ]
+    before = digest(tmp_path)
+    (tmp_path / "deep/gout.md").write_text("# Gout\n\nIt hurts!\n")
+    assert digest(tmp_path) != before
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_rows_with_and_without_columns_of_their_own(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"data.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    else:
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    assert read(path, **COLUMNS) == [
+        Document("a", "Gout hurts.", title="On gout", topic="gout"),
+        Document("b", "Acne itches.", topic="acne"),
+    ]
+    assert [document.id for document in read(path)] == ["1", "2"]
+    assert digest(path) != digest(path, **COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "told"),
+    [
+        ("a.jsonl", b'{"body": "x"}\n', {}, "a.jsonl:1: no column 'text'"),
+        ("a.jsonl", b'{"text": "x", "topic": "y"}\n', {"topic": "topics"}, "Did you mean 'topic'"),
+        ("a.jsonl", b'{"text": "x", "n": 1}\n{"text": "y", "n": 1}\n', {"id": "n"}, "a.jsonl:2: id '1' is there twice"),
+        ("a.jsonl", b'{"text": ["x"]}\n', {}, "a list"),
+        ("a.txt", b"caf\xe9", {}, "not UTF-8"),
+        ("a.pdf", b"%PDF", {}, "not a kind of file"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, columns: Any, told: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        read(tmp_path / name, **columns)
+    assert name in str(raised.value)
+    assert told in str(raised.value)
+
+
+def test_a_folder_without_text_files_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"\.txt or \.md"):
+        read(tmp_path)

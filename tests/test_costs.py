@@ -1,0 +1,46 @@
+"""What judging takes, reckoned by hand."""
+
+from typing import Any
+
+import pytest
+
+from pyrite.costs import judge_cost, machine, pairs_per_query
+from pyrite.errors import UserError
+from pyrite.spec import JudgeSpec, SampleSpec
+
+
+def test_pairs_tokens_hours_and_dollars() -> None:
+    on = machine("g5.12xlarge")
+    cost = judge_cost(1000, 50, 2, passage_characters=840, on=on, machines=1, probe=None)
+    assert cost.pairs == 100_000
+    assert cost.computed_tokens == 100_000 * (200 + 24) + 2000 * 250
+    assert cost.prompt_tokens == 100_000 * (200 + 24 + 250)
+    assert cost.hours == pytest.approx(cost.computed_tokens / 9600 / 3600)
+    assert cost.dollars == pytest.approx(cost.hours * 5.672)
+    two = judge_cost(1000, 50, 2, passage_characters=840, on=on, machines=2, probe=None)
+    assert (two.hours, two.dollars) == (pytest.approx(cost.hours / 2), pytest.approx(cost.dollars))
+
+
+def test_a_probe_corrects_the_guess() -> None:
+    probe = {"pairs_per_second": 10.0, "prompt_tokens_per_pair": 300.0, "cached_tokens_per_pair": 100.0}
+    cost = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 1, probe)
+    assert cost.measured
+    assert (cost.hours, cost.prompt_tokens, cost.computed_tokens) == (0.1, 1_080_000, 720_000)
+
+
+@pytest.mark.parametrize(
+    ("settings", "pairs"),
+    [
+        ({}, 50),
+        ({"rank_window": 20}, 20),
+        ({"sample": SampleSpec()}, 15),
+        ({"sample": SampleSpec(), "rank_window": 8}, 8),
+    ],
+)
+def test_pairs_of_a_query(settings: dict[str, Any], pairs: int) -> None:
+    assert pairs_per_query(JudgeSpec(**settings), 50) == pairs
+
+
+def test_unknown_machine_names_the_known() -> None:
+    with pytest.raises(UserError, match=r"g5\.12xlarge"):
+        machine("toaster")
