@@ -58,7 +58,7 @@ def test_deeper_draws_decay_with_the_rank() -> None:
 class Key:
     """Stands in for a judge, which has no patience of its own to test: grades by a table, or not at all."""
 
-    fingerprint, shared = "key", False
+    fingerprint, shared, account = "key", False, {}
 
     def __init__(self, grades: dict[Pair, int | None], in_flight: int = 3):
         self.grades, self.in_flight, self.asked = grades, in_flight, list[Pair]()

@@ -239,3 +239,24 @@ def test_a_shard_is_judged_and_its_metrics_are_shown_meanwhile(
     summary = json.loads((place / "steps/judge-1.0.json").read_text())["summary"]
     assert summary["missing"] == 0
     assert 0 < summary["cached_tokens"] < summary["prompt_tokens"]
+
+
+def test_a_probe_says_that_this_small_model_cannot_judge_and_why(
+    server: str,
+    tmp_path: Path,
+    run_file: Path,
+    pyrite: Callable[..., subprocess.CompletedProcess[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYRITE_JUDGE_API_KEY", KEY)
+    settings = ["judge.kind=vllm", "judge.model=judge", "judge.prompt=medical", f"resources.judge_urls=[{server}]"]
+    done = pyrite("probe", run_file, *settings, "--queries", "10", "--candidates", "6")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "no-go" in done.stdout
+    told = json.loads((tmp_path / "store/runs/small/probe/probe.json").read_text())
+    assert told["go"] is False
+    failed = {check["name"] for check in told["checks"] if not check["passed"]}
+    assert "known above random" in failed, "it cannot tell a right passage from a random one"
+    assert told["pairs_per_second"] > 0
+    assert 200 < told["prompt_tokens_per_pair"] < 700
+    assert told["cached_tokens_per_pair"] > 0

@@ -114,11 +114,18 @@ def test_work_in_progress_that_is_kept_comes_back_on_another_machine(
     assert (back / "checkpoint-100/model").read_bytes() == b"100"
     assert (back / "checkpoint-150").is_dir()
 
+    # A part of what was kept is gone: nothing half whole comes back.
+    third = elsewhere(url, monkeypatch, tmp_path / "third")
+    if third.local != store.local:
+        store.delete(next(key for key in store.keys(f"{prefix}.kept") if "list" not in key))
+        third.bring_back(prefix)
+        assert not list(third.scratch(prefix).rglob("*"))
+
     store.drop("runs/r/scratch/finetune-1", but="abc")
     assert (folder / "checkpoint-100/model").exists()
     store.drop("runs/r/scratch/finetune-1", but="other-inputs")
     assert not folder.exists()
-    another = elsewhere(url, monkeypatch, tmp_path / "third")
+    another = elsewhere(url, monkeypatch, tmp_path / "fourth")
     another.bring_back(prefix)
     assert not list(another.scratch(prefix).rglob("model"))
 

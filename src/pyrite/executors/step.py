@@ -122,7 +122,7 @@ def _do(run: Run, state: StepState, manifests: dict[str, dict[str, Any]], progre
         stage = importlib.import_module(f"pyrite.stages.{step.stage}")
         summary = stage.run(context)
         paths = _staged(context)
-        entries = [_entry(key, path) for key, path in paths.items()]
+        entries = [_entry(name, path) for name, path in paths.items()]
         manifest = publication.outputs(paths, entries)
         if manifest:
             progress.say("another process has finished it meanwhile; its result is taken")

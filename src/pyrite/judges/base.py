@@ -1,5 +1,6 @@
 """What a judge is: a pair in, a judgment out, and a fingerprint that says whose judgments they are."""
 
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -81,6 +82,11 @@ class Judge(Protocol):
     @property
     def in_flight(self) -> int:
         """How many pairs it is worth asking for at once."""
+        ...
+
+    @property
+    def account(self) -> Mapping[str, Any]:
+        """What a person should know of how the pairs were graded, for the step's summary."""
         ...
 
     async def grade(self, pair: Pair) -> Judgment | Missing:

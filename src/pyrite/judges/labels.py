@@ -1,7 +1,7 @@
 """The data set's own answer key as judge: perfect on what it knows, blind to all else, and free."""
 
 from types import TracebackType
-from typing import Self
+from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 
@@ -18,6 +18,7 @@ class LabelsJudge:
     fingerprint = "labels-v1"
     shared = False  # another run has another answer key
     in_flight = 1
+    account: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, queries: pa.Table, chunks: pa.Table, qrels: pa.Table):
         """The tables as ``pyrite.tables`` describes them."""

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -69,6 +69,11 @@ class VllmJudge:
     def way(self) -> str | None:
         """How the servers are asked, one of ``pyrite.llm.abilities.WAYS``; None while none was."""
         return self._abilities.way if self._abilities else None
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """How the servers were asked, and how many passages were cut to fit the model's window."""
+        return {"way": self.way, "cut": self.cut}
 
     async def __aenter__(self) -> Self:
         metrics.serve_if_asked()

@@ -73,6 +73,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         "prompt_tokens": sum(table["prompt_tokens"].to_pylist()),
         "cached_tokens": sum(table["cached_tokens"].to_pylist()),
         "judge": judge.fingerprint,
+        **judge.account,
     }
 
 

@@ -70,7 +70,14 @@ class S3Store(Store):
 
     @cached_property
     def _client(self) -> Any:
-        """A client of boto3's; it may be used by several threads."""
+        """A client of boto3's; it may be used by several threads. The local place is made with it."""
+        try:
+            self.local.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.local}, where work for {self.url} is done, cannot be made ({error.strerror}). "
+                "Mend its permissions, or set PYRITE_CACHE to another folder."
+            ) from error
         config = Config(
             connect_timeout=self._patience.connect,
             read_timeout=self._patience.read,
@@ -95,15 +102,8 @@ class S3Store(Store):
 
     def ensure_writable(self) -> None:
         """Prove that a file can be written, and say so where the store lets two writers of one key win."""
-        try:
-            self.local.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{self.local}, where work for {self.url} is done, cannot be made ({error.strerror}). "
-                "Mend its permissions, or set PYRITE_CACHE to another folder."
-            ) from error
         key = f".probe/{uuid.uuid4().hex}"
-        assert self._client
+        assert self._client  # made here, and not by several threads at once
 
         def wins(writer: int) -> bool:
             try:
@@ -157,7 +157,7 @@ class S3Store(Store):
             answer = self._client.get_object(Bucket=self._bucket, Key=self._root + key)
             _whole(answer, "ContentLength", "ETag")
             data = answer["Body"].read()
-            if answer["Metadata"].get("sha256", _sha256(data)) != _sha256(data):
+            if _digest(answer) not in ("", _sha256(data)):
                 raise PyriteError(f"{self}/{key} is not what was put there: it was changed or damaged.")
             return Standing(data, answer["ETag"])
 
@@ -230,18 +230,16 @@ class S3Store(Store):
         beside = folder.with_name(f".{folder.name}.back")
         shutil.rmtree(beside, ignore_errors=True)
         tops = {name.partition("/")[0] for name in missing}
-        for name, stamp in kept.items():
-            if name.partition("/")[0] in tops:
-                path = beside / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if not self._download(_kept_key(prefix, stamp), path, stamp):
-                    raise PyriteError(f"{self}/{_kept_key(prefix, stamp)} is damaged; delete {prefix} and try again.")
-        folder.mkdir(parents=True, exist_ok=True)
-        for top in sorted(tops):
-            if (folder / top).is_dir():
-                shutil.rmtree(folder / top)
-            (beside / top).replace(folder / top)
-        shutil.rmtree(beside)
+        wanted = {name: stamp for name, stamp in kept.items() if name.partition("/")[0] in tops}
+        if all(self._bring(_kept_key(prefix, stamp), beside / name, stamp) for name, stamp in wanted.items()):
+            folder.mkdir(parents=True, exist_ok=True)
+            for top in tops:
+                if (folder / top).is_dir():
+                    shutil.rmtree(folder / top)
+                (beside / top).replace(folder / top)
+        else:
+            _log.warning("what was kept of %s/%s is not whole: that work is done anew", self, prefix)
+        shutil.rmtree(beside, ignore_errors=True)
 
     def drop(self, prefix: str, but: str | None = None) -> None:
         drop_folders(self.place(prefix), but)
@@ -255,6 +253,13 @@ class S3Store(Store):
             f"no space left in {self.local}, where work for {self} is done ({free / 1e6:.0f} MB free). Free some, or "
             "set PYRITE_CACHE to another folder, and give the same command again: what is finished is kept."
         )
+
+    def _bring(self, key: str, path: Path, stamp: Stamp) -> bool:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return self._download(key, path, stamp)
+        except (NotThere, Taken):
+            return False
 
     def _patiently(self, action: Callable[[], T]) -> T:
         return patiently(action, self._where, self._patience)
@@ -272,7 +277,7 @@ class S3Store(Store):
                 raise
             return None
         _whole(answer, "ContentLength")
-        return Stamp(answer["ContentLength"], answer["Metadata"].get("sha256", ""))
+        return Stamp(answer["ContentLength"], _digest(answer))
 
     def _put(self, key: str, data: bytes, **condition: str) -> None:
         about = {"Metadata": {"sha256": _sha256(data)}, **self._encryption, **condition}
@@ -336,6 +341,11 @@ def _list_key(prefix: str) -> str:
 
 def _kept_key(prefix: str, stamp: Stamp) -> str:
     return f"{prefix}.kept/{stamp.sha256}"
+
+
+def _digest(answer: dict[str, Any]) -> str:
+    """The digest that an object's metadata says, or "". Some servers write metadata's names with a capital."""
+    return next((value for name, value in answer["Metadata"].items() if name.lower() == "sha256"), "")
 
 
 def _sha256(data: bytes) -> str:
