@@ -57,15 +57,16 @@ def page(rows: Rows) -> str:
     parts = [
         HEAD,
         "## A whole run among faults\n\n"
-        "A run of one iteration, 8 steps, with every fifth request broken (every 40th stalled for 30 s). Each ended "
-        "with tables and weights that are, byte for byte, those of an undisturbed run in a folder.\n\n",
+        "A run of one iteration, 9 steps, on a tiny model, with every fifth request broken (every 40th stalled for\n"
+        "30 s). Each ended with the tables and weights, byte for byte, of an undisturbed run in a folder.\n\n",
         _runs(tables["runs"]),
-        "\nHow often a fault met a step: its manifest, its outputs, and work in progress that it keeps.\n\n",
+        "\nHow often a fault met a step: its manifest, its outputs, and work in progress that it keeps; what belongs\n"
+        "to no step alone (lists, embeddings, the probe at the start) is the run's.\n\n",
         _grid(tables["steps"], "step", lambda row: str(row["fired"]), add=True),
         "\nEvery step's manifest broken, up to five times in a row:\n\n",
         _grid(tables["manifests"], "step", lambda row: str(row["fired"])),
         "\n## One operation at a time\n\n"
-        "Faults in a row / requests made until it was done. Waits are scaled down in these tests. What was written "
+        "Faults in a row / requests made until it was done. Waits are scaled down in these tests. What was written\n"
         "stood there, and what was read was right, in all of them.\n\n",
         _grid(tables["operations"], "operation", lambda row: f"{row['fired']} / {row['requests']}"),
         "\n## Faults at full length\n\n",
@@ -75,7 +76,7 @@ def page(rows: Rows) -> str:
         ),
         *(f"- A stall of 30 s: left and asked again, done after {row['seconds']:.0f} s.\n" for row in tables["stall"]),
         "\n## Faults that do not pass\n\n",
-        "Seconds until it was told, with exit code 2.\n\n",
+        "Seconds until it was told; a command that meets it ends with exit code 2.\n\n",
         _grid(tables["told"], "operation", lambda row: f"{row['seconds']:.1f}"),
         "\n",
         *(f'- {case}: "{said}"\n' for case, said in _sentences(tables["told"])),

@@ -10,49 +10,14 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from small_data import KINDS, TOPICS
+
 # A busy machine is no failure, and a failure must come again: no deadline, no random seed.
 settings.register_profile("pyrite", deadline=None, derandomize=True)
 settings.load_profile("pyrite")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Small matrices on a busy machine: threads would wait for each other, not work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-TOPICS = [
-    "asthma",
-    "gout",
-    "migraine",
-    "eczema",
-    "angina",
-    "anemia",
-    "malaria",
-    "measles",
-    "mumps",
-    "cholera",
-    "typhoid",
-    "rabies",
-    "tetanus",
-    "scurvy",
-    "rickets",
-    "lupus",
-    "vertigo",
-    "tinnitus",
-    "insomnia",
-    "acne",
-]
-KINDS = {
-    "symptoms": (
-        "What are the symptoms of {}?",
-        "People with {} notice signs such as {} ache, {} fever and tired days.",
-    ),
-    "treatment": (
-        "How is {} treated?",
-        "Doctors treat {} with {} tablets, rest, and a {} diet for some weeks.",
-    ),
-    "causes": (
-        "What causes {}?",
-        "{} begins when the {} system fails, often after a {} infection or by inheritance.",
-    ),
-}
 
 
 @pytest.fixture(scope="session")

@@ -169,7 +169,8 @@ def test_every_manifests_put_is_broken_and_each_step_is_done_once(
     on_a_folder: dict[str, str],
     measured: Callable[..., None],
 ) -> None:
-    steps = ("prepare", "validate-0", "retrieve-1", "judge-1.0", "mine-1", "finetune-1", "validate-1", "evaluate")
+    judged = ("judge-1.0", "judge-1.1")
+    steps = ("prepare", "validate-0", "retrieve-1", *judged, "mine-1", "finetune-1", "validate-1", "evaluate")
     faults = [Fault(kind, "PUT", part=f"/steps/{step}.json", times=5, conditional=True) for step in steps]
     proxy.faults += faults
     done = pyrite("train", small, "--store", s3, timeout=600)

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 
-from conftest import KINDS, TOPICS
 from pyrite.generation import filters
 from pyrite.generation.distinct import NEARLY_SAME, SAME
 from pyrite.stages.answerable import NOT_ANSWERED
 from pyrite.stages.generate import NO_ANSWER
+from small_data import KINDS, TOPICS
 from stub_judge import MODEL, Stub, grade
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
