@@ -130,6 +130,7 @@ def digests(run: Path, step: str) -> dict[str, str]:
     return {entry["key"]: entry["sha256"] for manifest in manifests for entry in manifest["outputs"]}
 
 
+@pytest.mark.slow
 def test_a_whole_run_on_documents_alone(pyrite: Pyrite, run_file: Path, tmp_path: Path, writer: Writer) -> None:
     # The first question of each shard is the same one, which both keep and a reader of both takes once.
     writer.replies = lambda number: "What is good for everybody all the time?" if number in (1, 26) else None
@@ -174,6 +175,7 @@ def test_a_whole_run_on_documents_alone(pyrite: Pyrite, run_file: Path, tmp_path
     assert digests(tmp_path / "store/runs/other", "generate") == digests(run, "generate")
 
 
+@pytest.mark.slow
 def test_with_an_llm_judge_half_is_checked_and_half_is_tied_to_no_passage(
     pyrite: Pyrite, run_file: Path, tmp_path: Path, writer: Writer
 ) -> None:
@@ -207,6 +209,7 @@ def test_with_an_llm_judge_half_is_checked_and_half_is_tied_to_no_passage(
     assert sum(row["queries"] for row in report["data"]["splits"]) == len(asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ending", "during"),
     [(signal.SIGKILL, "passages"), (signal.SIGKILL, "examples"), (signal.SIGTERM, "passages")],

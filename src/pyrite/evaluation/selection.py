@@ -8,12 +8,18 @@ others, "Robust fine-tuning of zero-shot models", WiSE-FT, CVPR 2022).
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 BASE = "base"
+
+
+def score_of(metrics: Mapping[str, float]) -> float:
+    """What candidates are chosen by: the mean of MRR@5 and DCG@5, the two that the gate asks for."""
+    return (metrics["mrr@5"] + metrics["dcg@5"]) / 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +30,8 @@ class Candidate:
         name: base, iteration-1, iteration-1@0.3 (0.3 tuned + 0.7 base weights), ...
         iteration: the iteration that tuned it, from 1; 0 for the base model.
         weight: share of tuned weights; 0 for the base model, 1 for an iteration as trained.
-        val: score of every validation query, the mean of its MRR@5 and its DCG@5 (the two that the gate asks
-            for), shape (queries,); the same queries in the same order for all candidates.
+        val: score (``score_of``) of every validation query, shape (queries,); the same queries in the same order
+            for all candidates.
         retention: nDCG@10 on the retention set, where there is one.
     """
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pyrite.evaluation.scoring import METRICS
-from pyrite.evaluation.selection import BASE, Choice, model_name, parse_model_name
+from pyrite.evaluation.selection import BASE, Choice, model_name, parse_model_name, score_of
 from pyrite.evaluation.significance import Comparison, compare
 from pyrite.report import bookkeeping, queries, words
 from pyrite.spec import RunSpec
@@ -182,19 +182,19 @@ def _gate(spec: RunSpec, chosen: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _candidates(inputs: ReportInputs, val: PerQuery) -> list[dict[str, Any]]:
-    means = _means(val)
+    scores = {name: score_of(metrics) for name, metrics in _means(val).items()}
     rows = []
     for name in sorted(inputs.choice.reasons, key=parse_model_name):
         iteration, weight = parse_model_name(name)
         retention = inputs.retention.get(name)
-        value = means.get(name, {}).get("mrr@5")
+        value = scores.get(name)
         rows.append(
             {
                 "name": name,
                 "iteration": iteration,
                 "weight": weight,
                 "val": value,
-                "val_change": _change(value, means.get(BASE, {}).get("mrr@5")),
+                "val_change": _change(value, scores.get(BASE)),
                 "retention": retention,
                 "retention_change": _change(retention, inputs.retention.get(BASE)),
                 "chosen": name == inputs.choice.name,

@@ -274,7 +274,7 @@ def tradeoff(report: dict[str, Any]) -> str | None:
         axes.set_xlabel(
             "nDCG@10 on the retention set, change from base" if kept else "share of tuned weights (1 is as trained)"
         )
-        axes.set_ylabel("MRR@5 gained on val")
+        axes.set_ylabel("score gained on val")
         axes.grid()
         axes.margins(0.1, 0.14)
         axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -284,7 +284,8 @@ def tradeoff(report: dict[str, Any]) -> str | None:
         axes.legend(frameon=False, fontsize=8, loc="best", handlelength=1.4)
 
     said = ", ".join(f"{label(row['name'])} {words.percent(row['val_change'])}" for row in rows)
-    return _draw("tradeoff", f"MRR@5 gained on validation per candidate: {said}.", paint, height=3.5)
+    title = f"Score (mean of MRR@5 and DCG@5) gained on validation per candidate: {said}."
+    return _draw("tradeoff", title, paint, height=3.5)
 
 
 def shifts(report: dict[str, Any]) -> str | None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pyrite import card, tables
 from pyrite.embedding import models
-from pyrite.evaluation.selection import Candidate, Choice, choose, model_name, parse_model_name
+from pyrite.evaluation.selection import Candidate, Choice, choose, model_name, parse_model_name, score_of
 from pyrite.report.data import ReportInputs, build
 from pyrite.report.page import render
 from pyrite.stages.context import StepContext
@@ -83,14 +83,13 @@ def run(ctx: StepContext) -> dict[str, Any]:
 
 
 def _choose(ctx: StepContext, val: pa.Table, retention: dict[str, float]) -> Choice:
-    values: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    metrics: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in val.to_pylist():
-        if row["metric"] in ("mrr@5", "dcg@5"):
-            values[row["model"]][row["query_id"]] += row["value"] / 2
+        metrics[row["model"]][row["query_id"]][row["metric"]] = row["value"]
     candidates = []
-    for name, by_query in values.items():
+    for name, by_query in metrics.items():
         iteration, weight = parse_model_name(name)
-        each = np.array([by_query[query] for query in sorted(by_query)])
+        each = np.array([score_of(by_query[query]) for query in sorted(by_query)])
         candidates.append(Candidate(name, iteration, weight, each, retention.get(name)))
     limit = ctx.spec.evaluate.retention
     return choose(candidates, limit.max_loss if limit else None)
