@@ -99,6 +99,7 @@ def test_every_loss_trains_and_the_saved_model_has_moved(
     assert report["means"]["val"]["iteration-1"] != report["means"]["val"]["base"]
 
 
+@pytest.mark.slow
 def test_one_step_at_a_time_gives_what_train_gives(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     steps: list[list[object]] = [
         ["prepare"],
