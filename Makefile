@@ -7,22 +7,35 @@ ITER   ?= 2
 RUN    ?= src/pyrite/examples/sample.yaml
 STORE  ?= store
 ARGS   ?=
+ON     ?= here
 
 export PYRITE_STORE := $(STORE)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-real real-s3 real-vllm reliability lint format bench-quality bench-encode bench-search bench-judge docs clean
+.PHONY: help setup train test test-slow test-real test-cluster kube images chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-encode bench-search bench-judge docs clean
 
 help: ## show this menu
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  settings: ITER=$(ITER) RUN=$(RUN) STORE=$(STORE) ARGS='key=value ...'"
+	@echo "  settings: ITER=$(ITER) RUN=$(RUN) STORE=$(STORE) ON=$(ON) ARGS='key=value ...'"
 
 setup: $(VENV)/.ready ## make the virtual environment
 
-train: $(VENV)/.ready ## a whole run: the built-in sample, or RUN=my-run.yaml
-	@$(BIN)/pyrite train $(RUN) iterations=$(ITER) $(ARGS)
+train: $(VENV)/.ready ## a whole run: the built-in sample, or RUN=my-run.yaml; ON=cluster has Kubernetes do it
+	@$(BIN)/pyrite $(if $(filter cluster,$(ON)),submit,train) $(RUN) iterations=$(ITER) $(ARGS)
+
+test-cluster: $(VENV)/.ready-dev ## the tests on a real Kubernetes; starts one where it can: ARGS='tests/real/cluster -k whole'
+	@bash scripts/test_cluster.sh $(ARGS)
+
+images: ## the worker's and the controller's container image, with docker, podman or buildah: ARGS='--gpu --only worker'
+	@$(PYTHON) scripts/images.py $(ARGS)
+
+chart: $(VENV)/.ready-dev ## lint, render and check the chart (needs helm and kube-score on PATH, or beside KUBECONFIG)
+	@$(BIN)/python -m pytest tests/charts $(ARGS)
+
+kube: ## a one-node Kubernetes on this machine, for tests and first steps
+	@bash scripts/kube.sh
 
 test: $(VENV)/.ready-dev ## the tests, in minutes
 	@$(BIN)/python -m pytest -m "not slow and not real" $(ARGS)
@@ -39,22 +52,38 @@ real-s3: $(VENV)/.ready-dev ## start a real S3 server (SeaweedFS) on this machin
 real-vllm: ## install vLLM's CPU build and a small model, and start it: ARGS='--port 8000' or ARGS=--install-only
 	@$(PYTHON) scripts/real_vllm.py $(ARGS)
 
+real-prometheus: ## install Prometheus and promtool (Debian), for tests of rules and dashboards
+	@bash scripts/install_prometheus.sh
+
 reliability: $(VENV)/.ready-dev ## write docs/reliability.md anew: faults of a real S3 server, and what became of them
 	@$(BIN)/python scripts/reliability.py
+
+reliability-cluster: $(VENV)/.ready-dev ## write docs/reliability-cluster.md anew: faults of a real Kubernetes, and what became of them
+	@$(BIN)/python scripts/reliability_cluster.py
 
 lint: $(VENV)/.ready-dev ## format check, ruff, mypy, import contracts, docs in step
 	@$(BIN)/ruff format --check src tests scripts
 	@$(BIN)/ruff check src tests scripts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/hadolint images/*/Dockerfile
+	@$(BIN)/shellcheck scripts/*.sh images/*.sh .ci/run
 	@$(BIN)/python scripts/cli_reference.py --check
+	@$(BIN)/python scripts/crd.py --check
+	@$(BIN)/python scripts/chart_values.py --check
+	@$(BIN)/python scripts/metrics_reference.py --check
+	@$(BIN)/python scripts/dashboards.py --check
 
 format: $(VENV)/.ready-dev ## format the code
 	@$(BIN)/ruff format src tests scripts
 	@$(BIN)/ruff check --fix src tests scripts
 
-docs: $(VENV)/.ready-dev ## write docs/cli.md anew from the commands' help
+docs: $(VENV)/.ready-dev ## write anew what is made from the code: docs/cli.md and metrics.md, the chart's CRD, values, dashboards
 	@$(BIN)/python scripts/cli_reference.py
+	@$(BIN)/python scripts/crd.py
+	@$(BIN)/python scripts/chart_values.py
+	@$(BIN)/python scripts/metrics_reference.py
+	@$(BIN)/python scripts/dashboards.py
 
 bench-quality: $(VENV)/.ready ## real MedQuAD: base, ours, and the known public recipe on the same split
 	@$(BIN)/python scripts/bench_quality.py $(ARGS)

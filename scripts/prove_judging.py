@@ -9,6 +9,7 @@ tables exactly once. How many pairs the server answered in vain is counted from 
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -69,6 +70,12 @@ class Server:
         os.killpg(self._process.pid, signal.SIGKILL)
         assert self._process.wait() == -signal.SIGKILL
         self.kills += 1
+
+    def stop(self) -> None:
+        """End it for good, dead already or not."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def answered(self) -> int:
         """Chat requests that it answered with 200, over all its lives."""
@@ -184,7 +191,7 @@ def prove(vllm: ModuleType, folder: Path, arguments: argparse.Namespace) -> dict
     finally:
         for worker in workers:
             worker.process.kill()
-        os.killpg(server._process.pid, signal.SIGKILL)
+        server.stop()
     assert hits, "no worker was ever hit"
     assert server.kills == 2, "the server was not killed twice"
     rows = [row for path in sorted(place.glob("judgments/shard-*.parquet")) for row in pq.read_table(path).to_pylist()]

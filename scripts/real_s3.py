@@ -1,9 +1,11 @@
 """Start a real S3 server (SeaweedFS) on this machine, make a bucket, and print the lines to export. Ctrl-C stops it.
 
-    .venv/bin/python scripts/real_s3.py [--port 8333] [--folder DIR] [--no-install]
+    .venv/bin/python scripts/real_s3.py [--host 127.0.0.1] [--port 8333] [--folder DIR]
+                                         [--no-install | --install-only]
 
-The server is installed into a virtual environment of its own. It listens on 127.0.0.1 only, holds a few GB at most, and
-makes new keys each time: an administrator's, printed, and a reader's, which the tests of refusals need.
+The server is installed into a virtual environment of its own. It listens on 127.0.0.1 unless told otherwise, holds
+12 GB at most, and makes new keys each time: an administrator's, printed, and a reader's, which the tests of refusals
+need.
 """
 
 import argparse
@@ -73,7 +75,9 @@ def identities() -> dict[str, object]:
     }
 
 
-def start(weed: Path, folder: Path, port: int) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
+def start(
+    weed: Path, folder: Path, port: int, host: str = "127.0.0.1"
+) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
     """The running server and the environment variables by which clients find it."""
     config = identities()
     (folder / "s3.json").write_text(json.dumps(config))
@@ -81,15 +85,15 @@ def start(weed: Path, folder: Path, port: int) -> tuple[subprocess.Popen[bytes],
     command = [
         str(weed), "-logtostderr=true", "server", "-s3", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={port}",
-        f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        f"-s3.ip.bind={host}",        f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0",
         "-s3.autoCreateBucket=false",
-        "-master.volumeSizeLimitMB=128", "-volume.max=24", "-master.telemetry=false",
+        "-master.volumeSizeLimitMB=128", "-volume.max=96", "-master.telemetry=false",
     ]  # fmt: skip
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     admin, reader = (identity["credentials"][0] for identity in config["identities"])  # type: ignore[attr-defined]
     return process, {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": admin["accessKey"],
         "AWS_SECRET_ACCESS_KEY": admin["secretKey"],
         "AWS_REGION": "us-east-1",
@@ -125,14 +129,18 @@ def make_bucket(process: subprocess.Popen[bytes], environment: dict[str, str], l
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=8333, help="where to listen; 0 takes a free port")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at; a cluster's pods need another")
     parser.add_argument("--folder", type=Path, help="where to keep the data; a new temporary folder otherwise")
     parser.add_argument("--no-install", action="store_true", help=f"leave with code {NOT_INSTALLED} where it is absent")
+    parser.add_argument("--install-only", action="store_true", help="install it and leave")
     options = parser.parse_args()
     weed = binary(not options.no_install)
+    if options.install_only:
+        return
     with tempfile.TemporaryDirectory(prefix="pyrite-s3-") as temporary:
         folder = (options.folder or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        process, environment = start(weed, folder, options.port or free_ports(1)[0])
+        process, environment = start(weed, folder, options.port or free_ports(1)[0], options.host)
         try:
             make_bucket(process, environment, folder / "server.log")
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -144,7 +152,10 @@ def main() -> None:
             print()
         finally:
             process.terminate()
-            process.wait(20)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
 if __name__ == "__main__":

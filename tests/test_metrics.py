@@ -2,11 +2,14 @@
 
 import socket
 import urllib.request
+from typing import Any
 
 import pytest
 
 from pyrite import metrics
 from pyrite.errors import UserError
+from pyrite.executors.counted import Counted
+from pyrite.progress import Events
 
 
 @pytest.mark.parametrize("text", ["http", "-1", "0", "65536", "9100.5"])
@@ -32,8 +35,46 @@ def test_of_several_workers_on_a_machine_one_has_the_port_and_the_others_say_so(
         assert b"# TYPE pyrite_judge_pairs_total counter" in response.read()
 
 
-def test_every_metric_has_base_units_and_our_prefix() -> None:
-    for family in metrics.REGISTRY.collect():
-        assert family.name.startswith(("pyrite_judge_", "pyrite_llm_"))
-        assert not family.name.endswith(("_ms", "_milliseconds", "_minutes", "_percent"))
-        assert family.documentation
+def test_every_metric_keeps_the_conventions() -> None:
+    """Names are for good: a dashboard that somebody made breaks when one changes."""
+    names = [metric.name for metric in metrics.DESCRIBED]
+    assert len(set(names)) == len(names)
+    for metric in metrics.DESCRIBED:
+        assert metric.name.startswith("pyrite_")
+        assert not metric.name.endswith(("_ms", "_milliseconds", "_minutes", "_hours", "_percent"))
+        assert metric.name.endswith("_total") == (metric.kind == "counter")
+        assert metric.help[0].isupper() or metric.help[0].isdigit()
+        assert set(metric.labels) <= set(metrics.LABELS), "a label whose values nobody bounds"
+    assert {label for metric in metrics.DESCRIBED for label in metric.labels} == set(metrics.LABELS)
+
+
+def test_what_is_served_is_what_is_described() -> None:
+    served = {family.name for family in metrics.REGISTRY.collect()}
+    described = {metric.name.removesuffix("_total") for metric in metrics.DESCRIBED}
+    assert served <= described
+
+
+def test_what_was_shown_before_is_gone() -> None:
+    """Series of a run that was deleted must not stay for as long as the controller lives."""
+    try:
+        metrics.SHOWN.replace([metrics.Sample(metrics.RUN_STEPS, ("old",), 3)])
+        assert metrics.REGISTRY.get_sample_value("pyrite_run_steps", {"run": "old"}) == 3
+        metrics.SHOWN.replace([metrics.Sample(metrics.RUN_STEPS, ("new",), 4)])
+        assert metrics.REGISTRY.get_sample_value("pyrite_run_steps", {"run": "old"}) is None
+        assert metrics.REGISTRY.get_sample_value("pyrite_run_steps", {"run": "new"}) == 4
+    finally:
+        metrics.SHOWN.replace([])
+
+
+def test_a_steps_progress_is_shown_and_passed_on() -> None:
+    told: list[dict[str, Any]] = []
+    progress = Counted(Events(told.append))
+    progress.begin(10, "pairs judged")
+    progress.advance(4)
+    assert metrics.REGISTRY.get_sample_value("pyrite_step_work", {"unit": "pairs judged"}) == 10
+    assert metrics.REGISTRY.get_sample_value("pyrite_step_work_done", {"unit": "pairs judged"}) == 4
+    progress.begin(None, "records read")
+    progress.say("done")
+    assert metrics.REGISTRY.get_sample_value("pyrite_step_work", {"unit": "pairs judged"}) is None
+    assert metrics.REGISTRY.get_sample_value("pyrite_step_work_done", {"unit": "records read"}) == 0
+    assert [event["event"] for event in told] == ["begin", "advance", "begin", "say"]

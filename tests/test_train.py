@@ -89,7 +89,10 @@ def test_the_gate_is_in_the_exit_code(pyrite: Pyrite, run_file: Path) -> None:
     assert pyrite("train", run_file, *impossible).returncode == 0
 
 
-@pytest.mark.parametrize("loss", ["triplet", "distill", "cached-multiple-negatives"])
+_SLOW_LOSSES = [pytest.param(loss, marks=pytest.mark.slow) for loss in ("triplet", "cached-multiple-negatives")]
+
+
+@pytest.mark.parametrize("loss", ["distill", *_SLOW_LOSSES])
 def test_every_loss_trains_and_the_saved_model_has_moved(
     loss: str, pyrite: Pyrite, run_file: Path, tmp_path: Path
 ) -> None:
@@ -135,9 +138,13 @@ def test_a_second_writer_is_told_who_the_first_is(pyrite: Pyrite, run_file: Path
             assert "Traceback" not in result.stderr
 
 
-def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(
-    run_file: Path, tmp_path: Path, pyrite: Pyrite
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_ctrl_c_or_sigterm_stops_every_process_and_the_same_command_goes_on(
+    run_file: Path, tmp_path: Path, pyrite: Pyrite, number: int, code: int
 ) -> None:
+    """143 tells Kubernetes that the work is put away and wants to be started again: no failure."""
     store = tmp_path / "store"
     process = subprocess.Popen(
         [sys.executable, "-m", "pyrite", "train", str(run_file), "iterations=1"],
@@ -153,9 +160,9 @@ def test_ctrl_c_stops_every_process_and_the_same_command_goes_on(
     deadline = time.monotonic() + 120
     while not (store / "runs/small/steps/prepare.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    os.kill(process.pid, number) if number == signal.SIGTERM else os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "the same command goes on" in err
     assert not (store / "runs/small/steps/evaluate.json").exists()
     deadline = time.monotonic() + 20

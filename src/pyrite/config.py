@@ -94,24 +94,29 @@ def _apply(content: dict[str, Any], override: str) -> None:
         raise UserError(f"{override!r}: {value!r} is not a value.") from None
 
 
-def _messages(path: Path, tree: yaml.Node | None, error: ValidationError) -> Iterator[str]:
+def problems(error: ValidationError) -> Iterator[tuple[Sequence[int | str], str]]:
+    """Each thing that is wrong with a RunSpec: where, as the keys down to it, and a sentence that names it."""
     for problem in error.errors(include_url=False):
         loc = _without_tags(problem["loc"])
-        line = _line(tree, loc)
-        where = f"{path}:{line}" if line else str(path)
         field = ".".join(str(part) for part in loc) or "run file"
         if problem["type"] == "extra_forbidden":
             known = _fields(problem["loc"][:-1])
             near = difflib.get_close_matches(str(loc[-1]), known, n=1)
             hint = f" Did you mean {near[0]}?" if near else f" Known here: {', '.join(known)}."
-            yield f"{where}: {field}: unknown setting.{hint}"
+            yield loc, f"{field}: unknown setting.{hint}"
         elif problem["type"] == "missing":
-            yield f"{where}: {field}: this setting is needed and not there."
+            yield loc, f"{field}: this setting is needed and not there."
         else:
             text = problem["msg"].removeprefix("Value error, ")
             given = problem.get("input")
             shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) else ""
-            yield f"{where}: {field}: {text[0].lower() + text[1:]}{shown}."
+            yield loc, f"{field}: {text[0].lower() + text[1:]}{shown}."
+
+
+def _messages(path: Path, tree: yaml.Node | None, error: ValidationError) -> Iterator[str]:
+    for loc, text in problems(error):
+        line = _line(tree, loc)
+        yield f"{path}:{line}: {text}" if line else f"{path}: {text}"
 
 
 def _without_tags(loc: Sequence[int | str]) -> list[int | str]:

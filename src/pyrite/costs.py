@@ -1,4 +1,4 @@
-"""What the judging of a run will take: pairs, tokens, hours and dollars, by a small table of prices (costs.yaml)."""
+"""What asking a language model will take: tokens, hours and dollars, by a small table of prices (costs.yaml)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,20 +14,31 @@ from pyrite.spec import JudgeSpec
 _CHARACTERS_PER_TOKEN = 4.2
 
 #: Tokens of rubric, question and frame before the passage: computed once a query where the prefix cache holds them.
-_PREFIX_TOKENS = 250
+#: Measured with the medical prompt: 571 prompt tokens a pair, of which 225 are computed (docs/results.md, Judging).
+_PREFIX_TOKENS = 350
 
 #: Tokens computed again with every pair: what follows the passage, and the last cache block of the prefix.
 _TAIL_TOKENS = 24
 
+#: Tokens of what is said around a passage, or around examples, to have a question made: the packaged prompts, rounded.
+_ASKING_TOKENS = 150
+
+#: Tokens of a question, read or written: about 15 words.
+_QUESTION_TOKENS = 20
+
+#: The machine whose price is shown where none is named.
+USUAL_MACHINE = "g5.12xlarge"
+
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that serves a judge: dollars an hour, and prompt tokens that it computes a second."""
+    """A machine that serves a judge: dollars an hour, and tokens a second that it computes of prompts and writes."""
 
     name: str
     what: str
     dollars_per_hour: float
     computed_tokens_per_second: float
+    written_tokens_per_second: float
     price_source: str
     speed_source: str
 
@@ -42,6 +53,18 @@ class JudgeCost:
     hours: float
     dollars: float
     measured: bool
+
+
+@dataclass(frozen=True)
+class GenerateCost:
+    """What making questions takes. ``checks``: pairs of question and own passage that the judge is asked about."""
+
+    questions: int
+    checks: int
+    prompt_tokens: int
+    written_tokens: int
+    hours: float
+    dollars: float
 
 
 def machine(name: str) -> Machine:
@@ -87,3 +110,36 @@ def judge_cost(
         hours = computed / (on.computed_tokens_per_second * machines) / 3600
     dollars = hours * machines * on.dollars_per_hour
     return JudgeCost(pairs, round(prompt), round(computed), hours, dollars, measured=probe is not None)
+
+
+def generate_cost(
+    from_passages: int,
+    after_examples: int,
+    shots: int,
+    passage_characters: float,
+    on: Machine,
+    machines: int,
+    checking: JudgeCost | None,
+) -> GenerateCost:
+    """The cost of asking for questions.
+
+    Args:
+        from_passages: how many are asked of a passage each.
+        after_examples: how many are asked after ``shots`` examples.
+        checking: what it takes to have the judge say whether the passages answer them; None: nobody is asked.
+    """
+    questions, passage = from_passages + after_examples, passage_characters / _CHARACTERS_PER_TOKEN
+    examples = after_examples * (_ASKING_TOKENS + shots * _QUESTION_TOKENS)
+    prompt = from_passages * (_ASKING_TOKENS + passage) + examples
+    computed = from_passages * (passage + _TAIL_TOKENS) + examples
+    written = questions * _QUESTION_TOKENS
+    seconds = computed / on.computed_tokens_per_second + written / on.written_tokens_per_second
+    hours = seconds / machines / 3600 + (checking.hours if checking else 0)
+    return GenerateCost(
+        questions,
+        checking.pairs if checking else 0,
+        round(prompt) + (checking.prompt_tokens if checking else 0),
+        written,
+        hours,
+        hours * machines * on.dollars_per_hour,
+    )

@@ -20,3 +20,11 @@ class Interrupted(PyriteError):
     """The process was told to stop (SIGTERM) and has put its work away. Exit code 143: to be started again."""
 
     exit_code = 143
+
+
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error of a group of tasks that a person should read: one of ours, where there is one."""
+    error: BaseException = group.subgroup(PyriteError) or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,12 +1,13 @@
 """Answers that are paid for, kept in the store as they come: parts of one table, which are only ever added.
 
 A writer adds a part every few seconds, so a killed one loses no more than that. When it is finished, its parts, and
-those of killed ones before it, are merged into one.
+those of killed ones before it, are merged into one. A part never changes, so none is read twice.
 """
 
-from collections.abc import Collection, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,29 +16,46 @@ import pyarrow.parquet as pq
 from pyrite.store import Absent, Store
 
 
+class _Wanted(NamedTuple):
+    """Values, and the same as Arrow filters by them."""
+
+    values: frozenset[str]
+    array: pa.Array
+
+
+_NOTHING = _Wanted(frozenset(), pa.array([], pa.string()))
+
+
+class _Held(NamedTuple):
+    """The rows of a part that are ``of`` some values; of all where that is None."""
+
+    rows: pa.Table
+    of: frozenset[str] | None
+
+
 class Parts:
-    """The parts of a table below ``prefix`` in the store.
+    """The parts of a table below ``prefix`` in the store, whose rows are asked for by ``column``.
 
     ``writer`` names who adds them: "<run>/<shard>", where no name is another's beginning up to a dot. ``attempt`` tells
     this process's parts from those of others that do the same work, killed or still alive.
+
+    This writer's parts are held in memory whole, of others' what was asked for last.
     """
 
-    def __init__(self, store: Store, prefix: str, schema: pa.Schema, writer: str, attempt: str):
-        self._store, self._prefix, self._schema = store, prefix, schema
+    def __init__(self, store: Store, prefix: str, schema: pa.Schema, column: str, writer: str, attempt: str):
+        self._store, self._prefix, self._schema, self._column = store, prefix, schema, column
         self._own, self._attempt, self._numbers = f"{prefix}/{writer}.", attempt, count()
+        self._held: dict[str, _Held] = {}
 
-    def read(self, column: str, values: Collection[str]) -> pa.Table:
+    def read(self, values: Collection[str]) -> pa.Table:
         """All rows, of every writer, whose ``column`` is among ``values``, in no order. Some may be there twice."""
-        wanted = pa.array(sorted(values), pa.string())
+        wanted = _Wanted(frozenset(values), pa.array(sorted(values), pa.string()))
         while True:
-            found = [self._schema.empty_table()]
             try:
-                for key in self._store.keys(self._prefix):
-                    table = self._part(key)
-                    found.append(table.filter(pc.is_in(table[column], wanted)))
+                found = [self._only(self._part(key, wanted), wanted) for key in self._keys()]
             except Absent:
                 continue  # its writer has merged it in the meantime: look again
-            return pa.concat_tables(found)
+            return pa.concat_tables([self._schema.empty_table(), *found])
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Keep ``rows`` as one more part."""
@@ -45,23 +63,54 @@ class Parts:
 
     def merge(self) -> None:
         """Make one part of all that this writer has added, in this process and in killed ones before it."""
-        keys = [key for key in self._store.keys(self._prefix) if key.startswith(self._own)]
+        keys = [key for key in self._keys() if key.startswith(self._own)]
         try:
-            tables = [self._part(key) for key in keys]
+            tables = [self._part(key, _NOTHING) for key in keys]
         except Absent:
             return  # another attempt at the same work is merging them now
         if len(keys) > 1:
-            merged = self._write(f"{self._attempt}.merged", pa.concat_tables(tables))
+            self._write(f"{self._attempt}.{next(self._numbers):06d}.merged", pa.concat_tables(tables))
             for key in keys:
-                if key != merged:
-                    self._store.delete(key)
+                self._store.delete(key)
 
-    def _part(self, key: str) -> pa.Table:
-        return pq.read_table(pa.BufferReader(self._store.read(key))).cast(self._schema)
+    def _keys(self) -> list[str]:
+        """Keys of all parts. What is held of those that are merged away is let go."""
+        keys = self._store.keys(self._prefix)
+        for gone in set(self._held.copy()).difference(keys):
+            self._held.pop(gone, None)
+        return keys
 
-    def _write(self, name: str, table: pa.Table) -> str:
+    def _part(self, key: str, wanted: _Wanted) -> pa.Table:
+        """The rows of a part, ``wanted`` ones and maybe others; all where it is this writer's."""
+        held = self._held.get(key)
+        if held is None or not (held.of is None or wanted.values <= held.of):
+            rows = pq.read_table(pa.BufferReader(self._store.read(key))).cast(self._schema)
+            held = _Held(rows, None) if key.startswith(self._own) else _Held(self._only(rows, wanted), wanted.values)
+            self._held[key] = held
+        return held.rows
+
+    def _only(self, rows: pa.Table, wanted: _Wanted) -> pa.Table:
+        return rows.filter(pc.is_in(rows[self._column], wanted.array))
+
+    def _write(self, name: str, table: pa.Table) -> None:
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer, compression="zstd")
         key = f"{self._own}{name}.parquet"
         self._store.write(key, buffer.getvalue().to_pybytes())
-        return key
+        self._held[key] = _Held(table, None)
+
+
+class Fresh:
+    """Rows that are not kept yet."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self._flushing = asyncio.Lock()
+
+    async def flush(self, add: Callable[[Sequence[dict[str, Any]]], None]) -> None:
+        """Have ``add`` keep them. One flush at a time: when it returns, all is kept. Where ``add`` fails, they stay."""
+        async with self._flushing:
+            rows = list(self.rows)
+            if rows:
+                await asyncio.to_thread(add, rows)
+                del self.rows[: len(rows)]

@@ -29,7 +29,7 @@ class MedquadSource(Section):
     """MedQuAD's XML: a folder, or the .tar.xz, .tar.gz or .zip as published."""
 
     kind: Literal["medquad"] = "medquad"
-    path: str = Field(description="folder or archive")
+    path: str = Field(description="folder or archive; a path, or s3://bucket/key")
     collections: list[str] = Field(
         default=[],
         description="sources to keep, e.g. [NIDDK, NINDS], as each document names its own; empty: all",
@@ -40,7 +40,7 @@ class QaSource(Section):
     """Questions with their answers, one a row, in a JSONL or Parquet file (or a folder of them)."""
 
     kind: Literal["jsonl", "parquet"]
-    path: str = Field(description="file, or folder of files")
+    path: str = Field(description="file, or folder of files; a path, or s3://bucket/key")
     question: str = Field(default="question", description="column that holds the question")
     answer: str = Field(default="answer", description="column that holds the answer")
     id: str | None = Field(default=None, description="column of a unique id; without it, the row's number")
@@ -55,7 +55,7 @@ class BeirSource(Section):
     """A BEIR folder: corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv."""
 
     kind: Literal["beir"] = "beir"
-    path: str = Field(description="folder")
+    path: str = Field(description="folder; a path, or s3://bucket/key")
 
 
 class HuggingfaceSource(Section):
@@ -77,7 +77,7 @@ class DocumentsSource(Section):
     """Documents without questions: a folder of .txt and .md files, or a JSONL or Parquet file, a document a row."""
 
     kind: Literal["documents"] = "documents"
-    path: str = Field(description="folder or file")
+    path: str = Field(description="folder or file; a path, or s3://bucket/key")
     text: str = Field(default="text", description="rows: column that holds the document's text")
     title: str | None = Field(default=None, description="rows: column of its title; of a file, its name")
     topic: str | None = Field(

@@ -6,8 +6,7 @@ import random
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,15 +15,16 @@ from typer.testing import CliRunner
 from pyrite.checking import calibrating
 from pyrite.checking.asking import Answers
 from pyrite.checking.calibrating import Item, measure
-from pyrite.cli import app, judging
+from pyrite.cli import app
 from pyrite.errors import UserError
 from pyrite.judges import Judgment, Pair
+from pyrite.judges.base import HoldsNothing
 from stub_judge import MODEL, Stub, grade
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
-class Reader:
+class Reader(HoldsNothing):
     """Stands in for a language model with a known bias: it reads the true grade in the passage and errs as told.
 
     The passage begins with its true grade, a digit; the expected grade is half of what it should be above 1.
@@ -44,14 +44,6 @@ class Reader:
         upper = (int(text[0]) - 1) / 6  # on grade 4, the rest on 1: the mean is 1 + (grade - 1) / 2
         return Judgment(pair, 4 if upper > 0.5 else 1, (1 - upper, 0.0, 0.0, upper))
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del kind, error, trace
-
 
 @pytest.fixture
 def calibrate(monkeypatch: pytest.MonkeyPatch, run_file: Path, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
@@ -64,7 +56,6 @@ def calibrate(monkeypatch: pytest.MonkeyPatch, run_file: Path, tmp_path: Path) -
         return opened[-1]
 
     def call(file: Path, *words: str) -> tuple[str, Any]:
-        monkeypatch.setattr(judging, "interruptible", lambda: None)
         monkeypatch.setattr(calibrating, "open_judge", open_reader)
         judge = ("judge.kind=vllm", "judge.model=reader")
         arguments = ["calibrate", str(run_file), str(file), *judge, "--store", str(tmp_path / "store"), *words]

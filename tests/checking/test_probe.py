@@ -6,8 +6,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -16,9 +15,10 @@ from typer.testing import CliRunner
 from pyrite.checking import probe as probing
 from pyrite.checking.probe.findings import information
 from pyrite.checking.probe.sampling import sample_query
-from pyrite.cli import app, judging
+from pyrite.cli import app
 from pyrite.errors import PyriteError
 from pyrite.judges import Judgment, Missing, Pair
+from pyrite.judges.base import HoldsNothing
 from pyrite.judges.labels import LabelsJudge
 from pyrite.spec import JudgeSpec
 from stub_judge import MODEL, Stub
@@ -26,7 +26,7 @@ from stub_judge import MODEL, Stub
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
-class StubJudge:
+class StubJudge(HoldsNothing):
     """Stands in for a language model that cannot be made to answer as a test needs it: all alike, or never.
 
     ``answer`` gives a pair's grade, or a reason why it is missing.
@@ -44,14 +44,6 @@ class StubJudge:
             return Missing(pair, answer, 3)
         return Judgment(pair, answer, None, prompt_tokens=200, cached_tokens=50, latency=0.01)
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del kind, error, trace
-
 
 def die(pair: Pair, sides: int) -> int:
     """A throw from 0 that is the pair's own."""
@@ -65,7 +57,6 @@ def probe(
     """``pyrite probe`` in this process, with a judge of the test's own: (what it printed, probe.json)."""
 
     def call(judge: Any, *words: str) -> tuple[Result, dict[str, Any]]:
-        monkeypatch.setattr(judging, "interruptible", lambda: None)
         monkeypatch.setattr(probing, "open_judge", judge if callable(judge) else lambda *_: judge)
         arguments = ["probe", str(run_file), "--store", str(tmp_path / "store"), *words]
         result = CliRunner().invoke(app, arguments, env={"COLUMNS": "80"})

@@ -3,13 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.judges.base import Judgment, Missing, Pair
+from pyrite.judges.base import HoldsNothing, Judgment, Missing, Pair
 from pyrite.judges.choosing import choose
 from pyrite.judges.walking import walk_all
 from pyrite.spec import JudgeSpec, SampleSpec
@@ -55,10 +54,10 @@ def test_deeper_draws_decay_with_the_rank() -> None:
     assert near > 5 * far
 
 
-class Key:
+class Key(HoldsNothing):
     """Stands in for a judge, which has no patience of its own to test: grades by a table, or not at all."""
 
-    fingerprint, shared, account = "key", False, {}
+    fingerprint, shared = "key", False
 
     def __init__(self, grades: dict[Pair, int | None], in_flight: int = 3):
         self.grades, self.in_flight, self.asked = grades, in_flight, list[Pair]()
@@ -73,14 +72,6 @@ class Key:
         self.now[pair.query_id] -= 1
         grade = self.grades[pair]
         return Missing(pair, "no", 1) if grade is None else Judgment(pair, grade, None)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
 
 
 class Tally:
@@ -124,3 +115,14 @@ def test_every_pair_is_told_of_once_and_patience_stops_exactly(
             walked += 1
             below = below if grade is None else 0 if grade >= 3 else below + 1
         assert sum(pair.query_id == f"q{q}" for pair in tally.all) == walked
+
+
+def test_a_judge_that_holds_nothing_is_opened_as_itself_has_an_empty_account_and_hides_no_error() -> None:
+    async def fail_inside(judge: Key) -> None:
+        async with judge as opened:
+            assert opened is judge
+            assert opened.account == {}
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        asyncio.run(fail_inside(Key({})))

@@ -30,7 +30,7 @@ def test_parts_of_killed_and_living_writers_are_read_together_and_merged(tmp_pat
     assert again.read({"a"}).equals(before)
     assert again.read({"b"}).num_rows == 1
     names = sorted(path.name for path in (tmp_path / "judgments/f/run").iterdir())
-    assert names == ["1.0.second.merged.parquet", "1.1.third.000000.parquet"], "others' parts are left alone"
+    assert names == ["1.0.second.000001.merged.parquet", "1.1.third.000000.parquet"], "others' parts are left alone"
     again.merge()
     assert again.read({"a"}).equals(before), "merging twice loses nothing"
 

@@ -146,6 +146,8 @@ def test_told_to_stop_it_puts_its_work_away_and_shows_its_metrics_while_it_works
     assert 'pyrite_judge_pairs_total{outcome="judged"}' in shown
     assert f'pyrite_llm_concurrency_limit{{server="{stub.url}"}} 4.0' in shown
     assert "pyrite_llm_request_seconds_count" in shown
+    assert 'pyrite_step_work{unit="pairs judged"}' in shown
+    assert "pyrite_judge_missing_pairs_limit 0.0" not in shown
     before = stub.settled().answered.total()
 
     again = start(run_folder, stub, PYRITE_JUDGE_API_KEY=KEY)

@@ -36,6 +36,16 @@ def test_what_fits_by_its_bytes_is_neither_cut_nor_counted() -> None:
     assert count.asked == 0
 
 
+def test_marks_that_are_broken_up_count_as_they_stand_in_the_message() -> None:
+    """The bug: "<" becomes three bytes, so a passage full of it does not fit though its own bytes do."""
+    room = len(PROMPT.render("", "").encode()) + 1200
+    fitted = fit(Window(PROMPT, room, 0, None), "q", "<passage>" * 90)
+    assert fitted is not None
+    message, cut = fitted
+    assert cut
+    assert len(message.encode()) <= room
+
+
 def test_what_fits_by_its_tokens_is_counted_and_not_cut() -> None:
     count = Counter()
     window = Window(PROMPT, EMPTY + 500, EMPTY + 10, count)

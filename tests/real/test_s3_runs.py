@@ -122,6 +122,26 @@ def test_a_run_on_s3_gives_what_it_gives_in_a_folder_and_can_be_looked_at_from_a
     assert pyrite("judge", small, "-i", 1, "--shard", 0, "--force", **elsewhere).returncode == 0
 
 
+@pytest.fixture
+def run_among(
+    s3: str, proxy: Proxy, pyrite: Pyrite, small: Path, on_a_folder: dict[str, str]
+) -> Callable[..., tuple[Store, float]]:
+    """Does the small run among faults, and proves that it gives what it gives in peace: its store, and its seconds."""
+
+    def call(*faults: Fault) -> tuple[Store, float]:
+        proxy.faults += faults
+        began = time.monotonic()
+        done = pyrite("train", small, "--store", s3, timeout=900)
+        seconds = time.monotonic() - began
+        proxy.faults.clear()
+        assert done.returncode == 0, done.stderr + done.stdout
+        store = open_store(s3)
+        assert outputs(store) == on_a_folder
+        return store, seconds
+
+    return call
+
+
 #: By kind of fault: each how many-th request meets it. A stall takes 15 s of the run's time, so there are fewer.
 SPRINKLED: dict[Kind, int] = {
     "500": 5,
@@ -136,24 +156,11 @@ SPRINKLED: dict[Kind, int] = {
 
 @pytest.mark.parametrize("kind", SPRINKLED)
 def test_a_run_among_faults_gives_what_it_gives_in_peace(
-    kind: Kind,
-    s3: str,
-    proxy: Proxy,
-    pyrite: Pyrite,
-    small: Path,
-    on_a_folder: dict[str, str],
-    measured: Callable[..., None],
+    kind: Kind, run_among: Callable[..., tuple[Store, float]], proxy: Proxy, measured: Callable[..., None]
 ) -> None:
     fault = Fault(kind, every=SPRINKLED[kind])
-    proxy.faults.append(fault)
-    began = time.monotonic()
-    done = pyrite("train", small, "--store", s3, timeout=900)
-    seconds = time.monotonic() - began
-    proxy.faults.clear()
-    assert done.returncode == 0, done.stderr + done.stdout
+    store, seconds = run_among(fault)
     assert fault.fired > 3, "the fault did not happen"
-    store = open_store(s3)
-    assert outputs(store) == on_a_folder
     for step, fired in by_step(proxy, store).items():
         measured(table="steps", row=step, column=kind, fired=fired)
     measured(table="runs", column=kind, fired=fault.fired, requests=len(proxy.requests), seconds=seconds)
@@ -161,27 +168,17 @@ def test_a_run_among_faults_gives_what_it_gives_in_peace(
 
 @pytest.mark.parametrize("kind", ["answer lost", "503 SlowDown"])
 def test_every_manifests_put_is_broken_and_each_step_is_done_once(
-    kind: Kind,
-    s3: str,
-    proxy: Proxy,
-    pyrite: Pyrite,
-    small: Path,
-    on_a_folder: dict[str, str],
-    measured: Callable[..., None],
+    kind: Kind, run_among: Callable[..., tuple[Store, float]], proxy: Proxy, measured: Callable[..., None]
 ) -> None:
     judged = ("judge-1.0", "judge-1.1")
     steps = ("prepare", "validate-0", "retrieve-1", *judged, "mine-1", "finetune-1", "validate-1", "evaluate")
     faults = [Fault(kind, "PUT", part=f"/steps/{step}.json", times=5, conditional=True) for step in steps]
-    proxy.faults += faults
-    done = pyrite("train", small, "--store", s3, timeout=600)
-    assert done.returncode == 0, done.stderr + done.stdout
+    run_among(*faults)
     # An answer that is lost is the answer of a store that has acted: the second try is told so, and there is no third.
     expected = 1 if kind == "answer lost" else 5
     for step, fault in zip(steps, faults, strict=True):
         assert fault.fired >= expected, f"the fault did not happen to {step}"
         measured(table="manifests", row=step, column=kind, fired=fault.fired)
-    store = open_store(s3)
-    assert outputs(store) == on_a_folder
     puts = Counter(step_of(r, {}) for r in proxy.requests if r.method == "PUT" and r.conditional and not r.fault)
     assert all(puts[step] >= 1 for step in steps)
 

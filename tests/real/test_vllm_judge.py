@@ -252,7 +252,7 @@ def test_a_probe_says_that_this_small_model_cannot_judge_and_why(
     settings = ["judge.kind=vllm", "judge.model=judge", "judge.prompt=medical", f"resources.judge_urls=[{server}]"]
     done = pyrite("probe", run_file, *settings, "--queries", "10", "--candidates", "6")
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "no-go" in done.stdout
+    assert "No-go" in done.stdout
     told = json.loads((tmp_path / "store/runs/small/probe/probe.json").read_text())
     assert told["go"] is False
     failed = {check["name"] for check in told["checks"] if not check["passed"]}

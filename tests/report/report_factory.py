@@ -129,7 +129,7 @@ def make(
     seen = {name for name in names if parse_model_name(name)[1] in (0, 1)} | {choice.name}
     return ReportInputs(
         spec=spec,
-        manifests=_manifests(iterations, queries, hostile),
+        manifests=_manifests(iterations, queries, hostile, spec.judge.kind),
         chunks=pa.Table.from_pylist(chunks, tables.CHUNKS),
         queries=pa.Table.from_pylist(asked, tables.QUERIES),
         qrels=qrels,
@@ -177,7 +177,7 @@ def _judgments(iteration: int, queries: int, rng: np.random.Generator) -> pa.Tab
     return pa.Table.from_pylist(rows, tables.JUDGMENTS)
 
 
-def _manifests(iterations: int, queries: int, hostile: str) -> dict[str, dict[str, Any]]:
+def _manifests(iterations: int, queries: int, hostile: str, judge: str) -> dict[str, dict[str, Any]]:
     per_iteration = (
         ("retrieve", 46.0),
         ("judge", 1.5),
@@ -199,7 +199,7 @@ def _manifests(iterations: int, queries: int, hostile: str) -> dict[str, dict[st
             "started": now.isoformat(timespec="seconds"),
             "finished": finished.isoformat(timespec="seconds"),
             "seconds": seconds,
-            "summary": _summary(name, queries, hostile),
+            "summary": _summary(name, queries, hostile, judge),
             "versions": {"pyrite": "0.1.0", "torch": "2.13.0+cpu", "sentence-transformers": "6.2.0"},
             "machine": {"system": "Linux-6.1-x86_64", "cpus": 2},
             "outputs": [
@@ -215,7 +215,7 @@ def _manifests(iterations: int, queries: int, hostile: str) -> dict[str, dict[st
     return manifests
 
 
-def _summary(name: str, queries: int, hostile: str) -> dict[str, Any]:
+def _summary(name: str, queries: int, hostile: str, judge: str) -> dict[str, Any]:
     if name == "prepare":
         return {
             "documents": 412,
@@ -230,6 +230,11 @@ def _summary(name: str, queries: int, hostile: str) -> dict[str, Any]:
                 f"answer is empty{hostile}": [f"0000{n}.xml#{n}{hostile}" for n in range(5)],
             },
         }
+    if name.startswith("judge"):
+        counts = {"pairs": 250, "not_chosen": 40, "skipped": 30, "kept": 20, "judged": 178, "missing": 2}
+        if judge == "labels":
+            return {**counts, "kept": 0, "missing": 0, "judged": 180, "prompt_tokens": 0, "cached_tokens": 0}
+        return {**counts, "prompt_tokens": 100_000, "cached_tokens": 60_000, "way": "choice", "cut": 3}
     if name.startswith("mine"):
         return {
             "queries": 240,

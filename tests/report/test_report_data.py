@@ -171,3 +171,50 @@ def test_topics_on_two_sides_are_counted() -> None:
     inputs = make()
     leaking = inputs.queries.set_column(2, "topic", pa.array(["same"] * inputs.queries.num_rows, type=pa.string()))
     assert build(replace(inputs, queries=leaking))["data"]["shared_topics"] == 1
+
+
+LLM = {"kind": "vllm", "model": "a-model", "prompt": "medical"}
+
+
+def test_judging_by_a_language_model_is_told_with_its_tokens_speed_and_dollars() -> None:
+    """By hand: two shards an iteration, one after the other, 1.5 s each, of 178 pairs of which 20 were known before."""
+    inputs = make(judge=LLM)
+    inputs.manifests["judge-1.1"]["summary"]["way"] = None  # a shard whose pairs were all known asks nobody
+    judging = build(inputs)["judging"]
+    assert [row["iteration"] for row in judging["iterations"]] == [1, 2]
+    row = judging["iterations"][0]
+    counts = {"judged": 356, "kept": 40, "skipped": 60, "not_chosen": 80, "missing": 4, "cut": 6, "asked": 316}
+    assert {name: row[name] for name in counts} == counts
+    assert (row["prompt_tokens"], row["cached_share"], row["ways"]) == (200_000, 0.6, ["choice"])
+    assert row["seconds"] == pytest.approx(2.5, abs=0.51)  # starts are told in whole seconds
+    assert row["pairs_per_second"] == pytest.approx(316 / row["seconds"])
+    assert row["dollars"] == pytest.approx(row["seconds"] / 3600 * 5.672)
+    assert judging["dollars"] == pytest.approx(sum(row["dollars"] for row in judging["iterations"]))
+    assert (judging["model"], judging["prompt"], judging["asked"]) == ("a-model", "medical", 632)
+    assert judging["price"]["machine"] == "g5.12xlarge"
+
+
+def test_shards_at_work_at_once_are_paid_for_once_and_a_night_between_them_not_at_all() -> None:
+    inputs = make(judge=LLM, iterations=1)
+    first, second = (inputs.manifests[f"judge-1.{shard}"] for shard in (0, 1))
+    first |= {"started": "2026-11-22T20:00:00+00:00", "seconds": 100.0}
+    second |= {"started": "2026-11-22T20:00:40+00:00", "seconds": 100.0}
+    assert build(inputs)["judging"]["seconds"] == 140
+    second |= {"started": "2026-11-22T20:00:40+00:00", "seconds": 10.0}
+    assert build(inputs)["judging"]["seconds"] == 100
+    second |= {"started": "2026-11-23T08:00:00+00:00", "seconds": 10.0}
+    assert build(inputs)["judging"]["seconds"] == 110
+
+
+def test_pairs_that_were_all_known_before_cost_nothing_and_the_answer_key_has_counts_alone() -> None:
+    inputs = make(judge=LLM, iterations=1)
+    for shard in (0, 1):
+        inputs.manifests[f"judge-1.{shard}"]["summary"] |= {"kept": 178, "way": None}
+    judging = build(inputs)["judging"]
+    assert (judging["asked"], judging["dollars"]) == (0, 0)
+    assert judging["iterations"][0]["pairs_per_second"] is None
+    labels = build(make())["judging"]
+    assert labels["kind"] == "labels"
+    assert set(labels) == {"kind", "iterations"}
+    counts = {"iteration": 1, "judged": 360, "kept": 0, "skipped": 60, "not_chosen": 80, "missing": 0}
+    assert labels["iterations"][0] == counts

@@ -141,6 +141,7 @@ def test_ids_are_unique(page: Page) -> None:
         {"gain": 0.0},
         {"evaluate": {"blends": []}, "retention": False},
         {"queries": 4},
+        {"judge": {"kind": "vllm", "model": "a-model"}},
     ],
     ids=str,
 )
@@ -160,3 +161,26 @@ def test_page_of_a_run_that_keeps_the_base_is_honest() -> None:
 def test_page_without_manifests() -> None:
     report = build(replace(make(), manifests={}, candidates={}, judgments={}))
     assert "Nothing was left out." in Page(render(report)).texts["body"][0]
+
+
+def test_a_language_models_judging_has_its_table_and_the_answer_keys_has_rows_among_others() -> None:
+    llm = {"kind": "vllm", "model": "a-model", "prompt": "medical"}
+    page = Page(render(build(make(judge=llm))))
+    rows, text = page.texts["tr"], " ".join(page.texts["body"][0].split())
+    assert "Judging by a-model, prompt medical: 632 pairs asked in" in text
+    for row in ("pairs judged356356", "of them known before4040", "of them from the cache60%60%", "missing44"):
+        assert row in rows
+    assert "It was asked for one token that is held to the four grades, with their probabilities." in text
+    assert "5.672 dollars an hour (AWS on-demand price" in text
+    page = Page(render(build(make())))
+    assert {"judged pairs300300", "skipped6060", "not chosen8080"} <= set(page.texts["tr"])
+    for word in ("dollars", "prompt tokens", "known before", "a second"):
+        assert word not in page.texts["body"][0]
+    assert "missing00" not in page.texts["tr"], "what there is none of has no row"
+
+
+def test_the_names_of_model_and_prompt_stay_texts() -> None:
+    llm = {"kind": "vllm", "model": HOSTILE, "prompt": HOSTILE}
+    attacked = Page(render(build(make(judge=llm))))
+    assert "script" not in {tag for tag, _ in attacked.elements}
+    assert any(HOSTILE in text for text in attacked.texts["caption"])

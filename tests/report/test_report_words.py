@@ -1,5 +1,6 @@
 import pytest
 
+from pyrite.llm.abilities import WAYS
 from pyrite.report import words
 
 
@@ -52,3 +53,23 @@ def test_minus_signs_are_set_before_numbers_only() -> None:
         "\N{MINUS SIGN}5.2% to \N{MINUS SIGN}.1, well-known, c-1, iteration-2"
     )
     assert words.minus("p = .034") == "p\xa0=\xa0.034"
+
+
+@pytest.mark.parametrize(("value", "said"), [(3120.4, "3,120"), (85.2, "85"), (6.34, "6.3"), (None, "-")])
+def test_rates(value: float | None, said: str) -> None:
+    assert words.rate(value) == said
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.0, "0.00"), (0.004, "under 0.01"), (6.1, "6.10"), (1234.5, "1,234.50")])
+def test_dollars(value: float, said: str) -> None:
+    assert words.dollars(value) == said
+
+
+def test_ways_of_asking_are_told_once_or_by_iteration() -> None:
+    one, two, none = ({"iteration": i + 1, "ways": of} for i, of in enumerate((["choice"], ["text"], [])))
+    assert words.ways([one, none]) == words.ways([one]) == words.ways([one, {**one, "iteration": 2}])
+    assert words.ways([one, two]).startswith("in iteration 1 for one token")
+    assert "in iteration 2 for a few words" in words.ways([one, two])
+    assert words.ways([none]) == "not at all: all pairs were known before"
+    for way in WAYS:
+        assert words.ways([{"iteration": 1, "ways": [way]}]).startswith("for "), "every way has its words"

@@ -102,3 +102,15 @@ def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "page.tar.gz").write_text("<html>Not found</html>")
     with pytest.raises(UserError, match=r"page\.tar\.gz: not a readable archive"):
         list(members(tmp_path / "page.tar.gz", ".xml"))
+
+
+def test_a_zip_packed_in_a_way_that_is_not_known_is_an_error_with_its_name(tmp_path: Path) -> None:
+    made = tmp_path / "made.zip"
+    with zipfile.ZipFile(made, "w") as zipped:
+        zipped.writestr("a.xml", "A")
+    content = bytearray(made.read_bytes())
+    content[8] = 95  # the compression method (xz, which Python's zipfile does not know), in the member's own header
+    content[content.index(b"PK\1\2") + 10] = 95  # and in the directory
+    made.write_bytes(content)
+    with pytest.raises(UserError, match=r"made\.zip: not a readable archive .*compression method"):
+        list(members(made, ".xml"))

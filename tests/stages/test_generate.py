@@ -279,6 +279,7 @@ RUBBISH = {
 }
 
 
+@pytest.mark.slow
 def test_rubbish_is_counted_by_its_reason_and_what_is_left_is_used(
     pyrite: Pyrite, run_file: Path, tmp_path: Path, writer: Writer
 ) -> None:
@@ -304,6 +305,7 @@ def test_rubbish_is_counted_by_its_reason_and_what_is_left_is_used(
     assert f"{summary['questions']} questions of 50 asked for" in re.sub(r"\s+", " ", result.stdout)
 
 
+@pytest.mark.slow
 def test_nothing_left_or_no_server_is_an_error_that_says_why(
     pyrite: Pyrite, run_file: Path, tmp_path: Path, writer: Writer
 ) -> None:

@@ -80,16 +80,22 @@ def test_nearest_takes_the_highest_relevant_and_the_highest_irrelevant() -> None
 
 
 @pytest.mark.parametrize(
-    ("grades", "positive", "kind"),
+    ("grades", "examples"),
     [
-        ([1] + [3] * 4 + [1] * 10 + [3], "c15", "hard"),  # a relevant chunk below rank 10 comes first
-        ([3, 1], "c0", "hard"),  # an irrelevant one at rank 2
-        ([3, 3, 3, 3, 3, 3, 1], "c0", "easy"),  # the first irrelevant one at rank 7
+        # a relevant chunk below rank 10 and an irrelevant one in the first 5; beside them what is well placed
+        ([1] + [3] * 4 + [1] * 10 + [3], [("c15", "c0", "hard"), ("c1", "c5", "easy")]),
+        ([3, 1, 3] + [1] * 3, [("c0", "c5", "easy")]),  # nothing relevant is low, so the high irrelevant one is left
+        ([1] * 10 + [3], [("c10", "c0", "hard")]),  # nothing relevant is high
     ],
 )
-def test_rank_rule(grades: list[int | None], positive: str, kind: str) -> None:
-    examples, _ = one(ranked(grades), rule="rank")
-    assert (examples[0].positive.chunk_id, examples[0].kind) == (positive, kind)
+def test_rank_rule(grades: list[int | None], examples: list[tuple[str, str, str]]) -> None:
+    """The bug: hard examples alone, which teach a model to turn its order around until it knows nothing."""
+    found, _ = one(ranked(grades), rule="rank")
+    assert [(e.positive.chunk_id, e.negatives[0].chunk_id, e.kind) for e in found] == examples
+
+
+def test_rank_rule_without_a_pair_to_make_gives_its_reason() -> None:
+    assert one(ranked([3, 1]), rule="rank") == ([], "too few irrelevant candidates")
 
 
 def test_paper_rule_drops_grade_three() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from pyrite.errors import PyriteError
+from pyrite.errors import PyriteError, first_of
 from pyrite.judges.base import Judge, Judgment, Missing, Pair
 from pyrite.judges.walking import Walk, walk_all
 from pyrite.progress import Progress
@@ -39,7 +39,7 @@ def ask(judge: Judge, pairs: Sequence[Pair], progress: Progress) -> Answers:
     try:
         asyncio.run(_ask(judge, pairs, answers, progress))
     except BaseExceptionGroup as group:
-        raise _first(group) from group
+        raise first_of(group) from group
     return answers
 
 
@@ -86,11 +86,3 @@ class _Recorder:
 
     def skipped(self, query_id: str, chunk_ids: Sequence[str]) -> None:
         raise AssertionError(f"{query_id}: {len(chunk_ids)} pairs were left out without patience")
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error that a person should read: one of ours, where there is one."""
-    error: BaseException = group.subgroup(PyriteError) or group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

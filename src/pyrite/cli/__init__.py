@@ -1,15 +1,17 @@
 """The verbs a person types. Each is thin: it reads options, calls the library, and prints."""
 
 import os
+import signal
 import sys
 import traceback
+from pathlib import Path
 
 import typer
 
 from pyrite import __version__
-from pyrite.cli import data, inspect, judging, steps, train
-from pyrite.cli.common import errors
-from pyrite.errors import PyriteError
+from pyrite.cli import cluster, data, inspect, judging, steps, train
+from pyrite.cli.common import errors, interruptible, told_to_stop
+from pyrite.errors import Interrupted, PyriteError
 
 app = typer.Typer(
     name="pyrite",
@@ -38,7 +40,7 @@ def _root(
     del version
 
 
-for module in (train, data, judging, inspect, steps):
+for module in (train, data, judging, inspect, cluster, steps):
     module.register(app)
 
 
@@ -49,23 +51,33 @@ def main() -> None:
     Ctrl-C; 143: told to stop by SIGTERM, to be started again.
     """
     code: object = 0
+    interruptible()
     try:
         app()
     except SystemExit as leaving:
         code = leaving.code
         if code == INTERRUPTED:
             errors.print("\nstopped; the same command goes on from here")
+            code = Interrupted.exit_code if signal.SIGTERM in told_to_stop else code
     except PyriteError as error:
         errors.print(f"[bold red]error[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
+        _leave_word(str(error))
         code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception:
         traceback.print_exc()
+        _leave_word("a fault in Pyrite; the log has the lines to report")
         errors.print("[bold red]error[/] this is a fault in Pyrite; please report it with the lines above")
         code = 1
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave_word(text: str) -> None:
+    """Where a file for it is named, write there why this process ends: Kubernetes shows it with the pod."""
+    if path := os.environ.get("PYRITE_TERMINATION_LOG"):
+        Path(path).write_text(text[:4000], encoding="utf-8")
 
 
 def _escaped(text: str) -> str:

@@ -37,9 +37,9 @@ StoreOption = Annotated[
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run file, or the name of a run in the store.")]
 
 
-def run_from_file(path: Path, overrides: list[str] | None, store: str) -> Run:
-    """The run that a run file describes, its source and base model looked at as they are now."""
-    return open_run(load(path, overrides or ()), open_store(store))
+def run_from_file(path: Path, overrides: list[str] | None, store: str, stage: str | None = None) -> Run:
+    """The run that a run file describes, its source and base model (or what ``stage`` needs) as they are now."""
+    return open_run(load(path, overrides or ()), open_store(store), stage)
 
 
 def find_run(name: str, store: str) -> Run:
@@ -62,11 +62,16 @@ def find_run(name: str, store: str) -> Run:
     return Run(spec, place, {})
 
 
+#: The signals that have told this process to stop.
+told_to_stop: list[int] = []
+
+
 def interruptible() -> None:
     """SIGTERM stops a run as Ctrl-C does: children first, then this process."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        del signum, frame
+        del frame
+        told_to_stop.append(signum)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)

@@ -70,7 +70,7 @@ def register(app: typer.Typer) -> None:
         from pyrite import estimate as estimating
 
         run, on = run_from_file(run_file, overrides, store), machine_named(machine)
-        console.print(f"all but the judging: {estimating.estimate(run).words}", highlight=False)
+        console.print(f"all but the judging: {estimating.estimate(run, on, machines).words}", highlight=False)
         if run.spec.judge.kind == "labels":
             console.print("judging: by the data set's own answer key, free", highlight=False)
             return

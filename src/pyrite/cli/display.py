@@ -76,11 +76,14 @@ class Display:
                 self._console.print(f"      {escape(event['text'])}", highlight=False)
 
     def finished(self, step: Step, manifest: Mapping[str, Any]) -> None:
+        self.passed(step, manifest["seconds"], headline(step.stage, manifest["summary"]))
+
+    def passed(self, step: Step, seconds: float, text: str = "") -> None:
+        """A step is done, with its result in a few words."""
         if step in self._tasks:
             self._bars.remove_task(self._tasks.pop(step))
-        text = headline(step.stage, manifest["summary"])
         self._console.print(
-            f"[green]done[/]  {step.label:<29} {manifest['seconds']:>6.1f} s  [dim]{escape(text)}[/]",
+            f"[green]done[/]  {step.label:<29} {seconds:>6.1f} s  [dim]{escape(text)}[/]",
             highlight=False,
             no_wrap=True,
             overflow="ellipsis",

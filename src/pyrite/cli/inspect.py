@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from pyrite.cli.cluster import Namespace, show_status
 from pyrite.cli.common import RunName, StoreOption, console, find_run
 from pyrite.cli.display import headline
 from pyrite.errors import UserError
@@ -21,9 +22,17 @@ def register(app: typer.Typer) -> None:
     panel = "Looking at runs"
 
     @app.command(rich_help_panel=panel)
-    def status(run: RunName, store: StoreOption = "store") -> None:
+    def status(
+        run: RunName,
+        store: StoreOption = "store",
+        cluster: Annotated[bool, typer.Option("--cluster", help="Ask the cluster, which does the run.")] = False,
+        namespace: Namespace = None,
+    ) -> None:
         """Which steps are finished, running or failed, how long they took, and what is next."""
-        _status(find_run(run, store))
+        if cluster:
+            show_status(run, namespace)
+        else:
+            _status(find_run(run, store))
 
     @app.command(rich_help_panel=panel)
     def report(run: RunName, store: StoreOption = "store") -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pyrite.checking.graded import Scale
-from pyrite.cli.common import Overrides, RunFile, StoreOption, console, interruptible, run_from_file
+from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
 from pyrite.cli.display import Display
 from pyrite.config import dump
 from pyrite.errors import UserError
@@ -108,7 +108,6 @@ def register(app: typer.Typer) -> None:
 @contextmanager
 def _beside(run: Run) -> Iterator[Display]:
     """Work beside the run's steps: the store can be written to, and no `pyrite train` of the run is under way."""
-    interruptible()
     run.store.ensure_writable()
     with locked(run.lock("run"), f"run {run.spec.name}", shared=True), Display(console) as display:
         yield display

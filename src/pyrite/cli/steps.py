@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from pyrite.cli.common import Overrides, RunFile, StoreOption, console, interruptible, run_from_file
+from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
 from pyrite.cli.display import Display
 from pyrite.config import dump
 from pyrite.executors.step import run_step
@@ -101,13 +101,12 @@ def register(app: typer.Typer) -> None:
 
 def _do(run_file: RunFile, overrides: Overrides, store: str, force: bool, step: Step) -> None:
     assert step.stage in STAGES
-    run = run_from_file(run_file, overrides, store)
-    interruptible()
+    run = run_from_file(run_file, overrides, store, step.stage)
     run.store.ensure_writable()
     with locked(run.lock("run"), f"run {run.spec.name}", shared=True), Display(console) as display:
-        key = f"{run.prefix}/run.yaml"
-        if not run.store.exists(key):
-            run.store.write(key, dump(run.spec).encode())
+        key, description = f"{run.prefix}/run.yaml", dump(run.spec).encode()
+        if not run.store.exists(key) or run.store.read(key) != description:
+            run.store.write(key, description)
         display.started(step)
         manifest = run_step(run, step, Events(lambda event: display.event(step, event)), force=force)
         display.finished(step, manifest)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pyrite.cli.common import Overrides, RunFile, StoreOption, console, interruptible, run_from_file
+from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
 from pyrite.cli.display import Display
 from pyrite.estimate import estimate
 from pyrite.executors.local import execute
@@ -39,7 +39,6 @@ def register(app: typer.Typer) -> None:
         if dry_run:
             _show_plan(run)
             return
-        interruptible()
         if all(state.state == "done" for state in run.survey()):
             console.print(f"run {run.spec.name} is finished; nothing to do")
         else:

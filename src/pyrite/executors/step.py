@@ -6,7 +6,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,8 +16,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pyrite import metrics
 from pyrite.embedding.models import base_folder, model_digest
 from pyrite.errors import PyriteError, UserError
+from pyrite.executors.counted import Counted
 from pyrite.executors.publication import Publication, manifests_below
 from pyrite.generation import prompt as generate_prompt
 from pyrite.judges.prompting import load_prompt
@@ -65,23 +67,30 @@ class Run:
         return self.store.place(f"{self.prefix}/locks/{name}")
 
 
-def open_run(spec: RunSpec, store: Store) -> Run:
+def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
     """The run that ``spec`` describes, with the digests of its source, base model and retention set as they are now.
+
+    Args:
+        stage: look only at what this stage's result depends on. Elsewhere than on one machine the rest need not be
+            there; a step that is finished is trusted to have seen it.
 
     Raises:
         UserError: one of them is not there.
     """
-    external = {
-        "source": open_source(spec.source).digest(),
-        "model": model_digest(base_folder(spec.model.base, spec.model.revision)),
+    digests: dict[str, Callable[[], str]] = {
+        "source": lambda: open_source(spec.source).digest(),
+        "model": lambda: model_digest(base_folder(spec.model.base, spec.model.revision)),
     }
     if spec.judge.kind == "vllm":
-        external["prompt"] = load_prompt(spec.judge.prompt).digest
+        digests["prompt"] = lambda: load_prompt(spec.judge.prompt).digest
     if spec.generate:
-        external["generate_prompt"] = generate_prompt.digest(spec.generate.prompt)
+        prompt = spec.generate.prompt
+        digests["generate_prompt"] = lambda: generate_prompt.digest(prompt)
     if spec.evaluate.retention:
-        external["retention"] = open_source(BeirSource(path=spec.evaluate.retention.path)).digest()
-    return Run(spec, store, external)
+        path = spec.evaluate.retention.path
+        digests["retention"] = lambda: open_source(BeirSource(path=path)).digest()
+    wanted = STAGES[stage].external if stage else tuple(digests)
+    return Run(spec, store, {name: digest() for name, digest in digests.items() if name in wanted})
 
 
 def run_step(run: Run, step: Step, progress: Progress, *, force: bool = False) -> dict[str, Any]:
@@ -110,11 +119,14 @@ def run_step(run: Run, step: Step, progress: Progress, *, force: bool = False) -
 
 def _do(run: Run, state: StepState, manifests: dict[str, dict[str, Any]], progress: Progress) -> dict[str, Any]:
     step, key = state.step, state.key
+    metrics.serve_if_asked()
     assert key is not None
     assert state.inputs is not None
     below_scratch = f"{run.prefix}/scratch/{step.name}"
     run.store.drop(below_scratch, but=key[:16])  # of the same step with other inputs
-    context = StepContext(run.spec, step, run.store, run.prefix, manifests, f"{below_scratch}/{key[:16]}", progress)
+    context = StepContext(
+        run.spec, step, run.store, run.prefix, manifests, f"{below_scratch}/{key[:16]}", Counted(progress)
+    )
     shutil.rmtree(context.scratch / "outputs", ignore_errors=True)
     publication = Publication(run.store, run.prefix, step.name, key)
     started, clock = datetime.now(UTC), time.monotonic()

@@ -25,12 +25,12 @@ class Kept:
     """The kept answers below ``generated/<fingerprint>/``; ``writer`` and ``attempt`` as in Parts."""
 
     def __init__(self, store: Store, fingerprint: str, writer: str, attempt: str):
-        self._parts = Parts(store, f"generated/{fingerprint}", ANSWERS, writer, attempt)
+        self._parts = Parts(store, f"generated/{fingerprint}", ANSWERS, "key", writer, attempt)
 
     def read(self, keys: Collection[str]) -> dict[str, dict[str, Any]]:
         """The kept answers among ``keys``, as rows of ANSWERS; of several to one request, always the same one."""
         order = [(name, "descending") for name in ("attempts", "latency", "text")]
-        return {row["key"]: row for row in self._parts.read("key", keys).sort_by(order).to_pylist()}
+        return {row["key"]: row for row in self._parts.read(keys).sort_by(order).to_pylist()}
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Keep ``rows`` of ANSWERS."""

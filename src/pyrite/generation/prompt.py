@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError, field_validator
 
 from pyrite.errors import UserError
+from pyrite.llm.quoting import as_data
 from pyrite.spec import GenerateSpec, Section
 
 #: Reply tokens for each word that a question may have: enough for rare words and for scripts that cost more.
@@ -76,14 +77,15 @@ def fingerprint(model: str, prompt: Prompt, temperature: float) -> str:
 
 
 def about_passage(prompt: Prompt, spec: GenerateSpec, name: str, seed: int, title: str, text: str) -> Request:
-    """Ask for a question that the passage answers. It is data: what in it looks like our own mark is broken up."""
+    """Ask for a question that the passage answers."""
     whole = text if not title or text.startswith(title) else f"{title}\n\n{text}"
-    return _request(spec, name, seed, prompt.from_passage, "{passage}", whole.replace("</passage", "< /passage"))
+    return _request(spec, name, seed, prompt.from_passage, "{passage}", as_data(whole))
 
 
 def like(prompt: Prompt, spec: GenerateSpec, name: str, seed: int, questions: Sequence[str]) -> Request:
     """Ask for a new question of the kind of ``questions``."""
-    return _request(spec, name, seed, prompt.few_shot, "{questions}", "\n".join(f"- {each}" for each in questions))
+    shown = "\n".join(f"- {as_data(question)}" for question in questions)
+    return _request(spec, name, seed, prompt.few_shot, "{questions}", shown)
 
 
 def _request(spec: GenerateSpec, name: str, seed: int, template: str, mark: str, content: str) -> Request:

@@ -102,3 +102,19 @@ class Judge(Protocol):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class HoldsNothing:
+    """What a judge that opens nothing and has nothing to tell is besides its grades: for it to inherit."""
+
+    @property
+    def account(self) -> Mapping[str, Any]:
+        return {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None

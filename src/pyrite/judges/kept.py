@@ -15,11 +15,11 @@ class Kept:
     """The kept judgments of one judge, below ``judgments/<fingerprint>/``; ``writer`` and ``attempt`` as in Parts."""
 
     def __init__(self, store: Store, fingerprint: str, writer: str, attempt: str):
-        self._parts = Parts(store, f"judgments/{fingerprint}", tables.JUDGMENTS, writer, attempt)
+        self._parts = Parts(store, f"judgments/{fingerprint}", tables.JUDGMENTS, "query_id", writer, attempt)
 
     def read(self, query_ids: Collection[str]) -> pa.Table:
         """All kept judgments of the given queries; a pair that was asked twice comes once."""
-        return _once(self._parts.read("query_id", query_ids))
+        return _once(self._parts.read(query_ids))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Keep ``rows`` of ``tables.JUDGMENTS``."""

@@ -1,14 +1,11 @@
 """The data set's own answer key as judge: perfect on what it knows, blind to all else, and free."""
 
-from types import TracebackType
-from typing import Any, ClassVar, Self
-
 import pyarrow as pa
 
-from pyrite.judges.base import GRADES, Judgment, Pair
+from pyrite.judges.base import GRADES, HoldsNothing, Judgment, Pair
 
 
-class LabelsJudge:
+class LabelsJudge(HoldsNothing):
     """Grades by the answer key.
 
     4: the chunk is known to answer the query; 3: it stands in another document of the query's topic and type;
@@ -18,7 +15,6 @@ class LabelsJudge:
     fingerprint = "labels-v1"
     shared = False  # another run has another answer key
     in_flight = 1
-    account: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, queries: pa.Table, chunks: pa.Table, qrels: pa.Table):
         """The tables as ``pyrite.tables`` describes them."""
@@ -37,14 +33,6 @@ class LabelsJudge:
         grade = self._grade(pair)
         one, two, three, four = (1.0 if grade == g else 0.0 for g in GRADES)
         return Judgment(pair, grade, (one, two, three, four))
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        del kind, error, trace
 
     def _grade(self, pair: Pair) -> int:
         if pair in self._relevant:

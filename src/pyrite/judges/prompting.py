@@ -5,7 +5,6 @@ the model in the place of its chat template.
 """
 
 import hashlib
-import re
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -13,22 +12,13 @@ from pathlib import Path
 import yaml
 
 from pyrite.errors import UserError
+from pyrite.llm.quoting import as_data
 
 _PLACEHOLDERS = ("{query}", "{passage}")
 _KEYS = ("template",)
 
 #: Raise when ``render`` puts the same template and texts otherwise.
 _RENDERING = 1
-
-# Our own delimiters, and the marks with which the chat templates of common model families delimit turns: a tokenizer
-# that meets their text may take it for the mark itself. Invisible characters inside are seen through.
-_INVISIBLE = "[\\s\u200b-\u200f\u2060\ufeff]*"
-_MARKS = re.compile(
-    rf"[<\[](?={_INVISIBLE}(?:[|｜]|</?{_INVISIBLE}sys\b|/?{_INVISIBLE}(?:query|passage|inst|s|think|bos|eos|pad|"
-    rf"start_of_turn|end_of_turn|system_prompt|available_tools|tool_calls?){_INVISIBLE}[>\]]|/?{_INVISIBLE}(?:query|passage)\b))",
-    re.IGNORECASE,
-)
-_REPLACED = {"<": "‹", "[": "("}
 
 
 @dataclass(frozen=True)
@@ -48,8 +38,8 @@ class Prompt:
     def render(self, query: str, passage: str) -> str:
         """The message that asks for the grade of ``passage`` for ``query``."""
         return (
-            f"{self.before}<query>\n{_as_data(query)}\n</query>{self.between}"
-            f"<passage>\n{_as_data(passage)}\n</passage>{self.after}"
+            f"{self.before}<query>\n{as_data(query)}\n</query>{self.between}"
+            f"<passage>\n{as_data(passage)}\n</passage>{self.after}"
         )
 
 
@@ -103,7 +93,3 @@ def _parsed(text: str, where: str) -> Prompt:
     if not before.strip():
         raise UserError(f"{where}: template: the grades must be explained before {{query}}.")
     return Prompt(before, between, after.rstrip("\n"))
-
-
-def _as_data(text: str) -> str:
-    return _MARKS.sub(lambda found: _REPLACED[found[0]], text)

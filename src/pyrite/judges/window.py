@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from pyrite.judges.prompting import Prompt
+from pyrite.llm.quoting import as_data
 
 #: Tokens that joining texts may add, and the answer's own.
 _SPARE = 24
@@ -23,7 +24,7 @@ class Window:
 
     def __init__(self, prompt: Prompt, limit: int | None, sample_tokens: int, count: Count | None):
         self._prompt, self._limit, self._count = prompt, limit, count
-        self._around = _SPARE + (sample_tokens or _TEMPLATE_TOKENS + _bytes(prompt.render("", "")))
+        self._around = _SPARE + (sample_tokens or _TEMPLATE_TOKENS + len(prompt.render("", "").encode()))
 
     async def fit(self, query: str, passage: str) -> tuple[str, bool] | None:
         """The message, and whether its passage was cut; None where not even a character of the passage has room."""
@@ -53,4 +54,5 @@ class Window:
 
 
 def _bytes(text: str) -> int:
-    return len(text.encode())
+    """Of the text as it stands in the message, where marks are broken up."""
+    return len(as_data(text).encode())

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pyrite.report import words
-from pyrite.report.probe_page import rate
 
 
 def probe(content: Mapping[str, Any]) -> Iterator[Group | Text]:
@@ -25,7 +24,7 @@ def probe(content: Mapping[str, Any]) -> Iterator[Group | Text]:
             f"hard, {rule}",
             f"{words.plural(found['positives'], 'positive')}, {words.plural(found['negatives'], 'negative')}",
         )
-    table.add_row("pairs a second", rate(content["pairs_per_second"]))
+    table.add_row("pairs a second", words.rate(content["pairs_per_second"]))
     if content["prompt_tokens_per_pair"]:
         prompt, cached = content["prompt_tokens_per_pair"], content["cached_tokens_per_pair"]
         table.add_row("prompt tokens a pair", f"{prompt:,.0f}, {words.percent(cached / prompt, sign=False)} from cache")

@@ -10,6 +10,8 @@ from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, label
 from pyrite.report import plots, words
 
+_LEFT_ASIDE = {"skipped": "skipped", "not_chosen": "not chosen", "missing": "missing"}
+
 
 def render(report: dict[str, Any]) -> str:
     """The page for ``report`` (as ``data.build`` makes it): the same bytes for the same report."""
@@ -30,6 +32,7 @@ def render(report: dict[str, Any]) -> str:
             )
         },
         mined=_mined(report["mining"]),
+        left_aside=_left_aside(report["judging"]),
     )
 
 
@@ -37,6 +40,14 @@ def _mined(mining: list[dict[str, Any]]) -> list[tuple[str, list[float | None]]]
     """Counts of mining as rows: a label and one value per iteration, in their own order."""
     keys = dict.fromkeys(key for row in mining for key in row["mined"])
     return [(words.humanise(key), [row["mined"].get(key) for row in mining]) for key in keys]
+
+
+def _left_aside(judging: dict[str, Any]) -> list[tuple[str, list[int]]]:
+    """Candidates that the answer key was not asked about, as rows; only what there is. A language model has a table."""
+    if judging["kind"] != "labels":
+        return []
+    rows = [(label, [row[key] for row in judging["iterations"]]) for key, label in _LEFT_ASIDE.items()]
+    return [row for row in rows if any(row[1])]
 
 
 def _resource(name: str) -> str:
@@ -54,6 +65,10 @@ def _template() -> jinja2.Template:
         "direction": words.direction,
         "interval": lambda of: words.minus(words.interval(of)),
         "p": lambda value: words.minus(words.p_value(value)),
+        "share": lambda share: words.percent(share, sign=False),
+        "rate": words.rate,
+        "dollars": words.dollars,
+        "ways": words.ways,
         "minus": words.minus,
         "duration": words.duration,
         "bytes": words.size,

@@ -28,7 +28,7 @@ def render(content: dict[str, Any]) -> str:
         "number": lambda value, digits=2: words.minus(words.number(value, digits)),
         "share": lambda share: words.percent(share, sign=False),
         "count": lambda value: f"{value:,.0f}",
-        "rate": rate,
+        "rate": words.rate,
         "sentence": lambda text: text[0].upper() + text[1:] + ".",
         "when": words.when,
         "plural": words.plural,
@@ -39,11 +39,6 @@ def render(content: dict[str, Any]) -> str:
         headings=_HEADINGS,
         failed=[check for check in content["checks"] if not check["passed"]],
     )
-
-
-def rate(value: float) -> str:
-    """A speed with as many digits as it has worth: ``3,120``, ``85``, ``6.3``."""
-    return f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
 
 
 def _resource(name: str) -> str:

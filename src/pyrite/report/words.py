@@ -91,6 +91,36 @@ def size(count: float | None) -> str:
     raise AssertionError  # the loop always returns
 
 
+def rate(value: float | None) -> str:
+    """A speed with as many digits as it has worth: ``3,120``, ``85``, ``6.3``."""
+    if value is None:
+        return NONE
+    return f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
+
+
+def dollars(value: float) -> str:
+    """``6.10``; a price that would read as none is ``under 0.01``."""
+    return "under 0.01" if 0 < value < 0.005 else f"{value:,.2f}"
+
+
+_WAYS = {
+    "label ids": "for one free token, with the probabilities of the four grades",
+    "choice": "for one token that is held to the four grades, with their probabilities",
+    "logprobs": "for one free token, with the probabilities of the likeliest",
+    "text": "for a few words, which are read; there are no probabilities",
+}
+
+
+def ways(rows: list[dict[str, Any]]) -> str:
+    """How the judge was asked: once where it was the same in all iterations."""
+    told = [
+        (row["iteration"], "; and ".join(_WAYS.get(way, way) for way in row["ways"])) for row in rows if row["ways"]
+    ]
+    if len({words for _, words in told}) <= 1:
+        return told[0][1] if told else "not at all: all pairs were known before"
+    return "; ".join(f"in iteration {iteration} {words}" for iteration, words in told)
+
+
 def when(iso: str | None) -> str:
     """``2026-11-22 22:20 UTC``."""
     try:

@@ -6,6 +6,7 @@ from pyrite.sources.documents import Documents
 from pyrite.sources.huggingface import Huggingface
 from pyrite.sources.medquad import Medquad
 from pyrite.sources.qa import Qa
+from pyrite.sources.remote import brought, is_remote
 from pyrite.sources.sample import Sample
 from pyrite.spec import (
     BeirSource,
@@ -19,7 +20,13 @@ from pyrite.spec import (
 
 
 def open_source(spec: SourceSpec) -> Source:
-    """The source that ``spec`` describes. Nothing is read yet."""
+    """The source that ``spec`` describes. Nothing is read yet, but what lies on S3 is brought here.
+
+    Raises:
+        UserError: it lies on S3, and is not there.
+    """
+    if not isinstance(spec, SampleSource | HuggingfaceSource) and is_remote(spec.path):
+        spec = spec.model_copy(update={"path": str(brought(spec.path))})
     match spec:
         case SampleSource():
             return Sample(spec)

@@ -38,7 +38,7 @@ _BROKEN = (
     zlib.error,
     EOFError,
     OSError,
-    NotImplementedError,
+    NotImplementedError,  # zipfile, of a member packed in a way that it cannot unpack
     UnicodeDecodeError,
 )
 

@@ -1,8 +1,6 @@
 """Does a passage answer the question that was made from it? The run's judge says."""
 
-import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,6 +9,7 @@ from pyrite.generation.made import Made, to_tables
 from pyrite.judges import Judgment, Missing, Pair, open_judge
 from pyrite.judges.kept import Kept
 from pyrite.judges.walking import walk_all
+from pyrite.parts import Fresh
 from pyrite.stages.context import StepContext
 
 NOT_ANSWERED = "its own passage is graded below generate.answerable_grade"
@@ -23,10 +22,9 @@ class OwnPassages:
     def __init__(self, ctx: StepContext, chunks: pa.Table, attempt: str):
         self._ctx, self._chunks, self._attempt = ctx, chunks, attempt
         self._grades: dict[Pair, int] = {}
-        self._fresh: list[dict[str, Any]] = []
+        self._fresh = Fresh()
         self._kept: Kept | None = None
         self._fingerprint = ""
-        self._flushing = asyncio.Lock()
 
     async def grade(self, made: Sequence[Made]) -> list[str | None]:
         """For each question, which was made from one passage: why it is dropped, or None."""
@@ -54,11 +52,9 @@ class OwnPassages:
         await self.flush()
 
     async def flush(self) -> None:
-        """Keep what was judged since the last time. One at a time: when it returns, all is kept."""
-        async with self._flushing:
-            rows, self._fresh = self._fresh, []
-            if rows and self._kept:
-                await asyncio.to_thread(self._kept.add, rows)
+        """Keep what was judged since the last time."""
+        if self._kept:
+            await self._fresh.flush(self._kept.add)
 
     def merge(self) -> None:
         """Make one part of what was kept."""
@@ -67,7 +63,7 @@ class OwnPassages:
 
     def judged(self, judgment: Judgment) -> None:
         self._grades[judgment.pair] = judgment.grade
-        self._fresh.append(judgment.row(self._fingerprint))
+        self._fresh.rows.append(judgment.row(self._fingerprint))
         self._ctx.progress.advance()
 
     def missing(self, missing: Missing) -> None:

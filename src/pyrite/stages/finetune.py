@@ -18,6 +18,7 @@ from sentence_transformers import (
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
+from pyrite import metrics
 from pyrite.embedding import models
 from pyrite.errors import PyriteError
 from pyrite.progress import Progress
@@ -125,6 +126,7 @@ def _arguments(
         save_steps=spec.checkpoint_every,
         save_total_limit=1,
         logging_steps=5,
+        logging_first_step=True,  # a short training logs nothing else, and its loss is to be known
         report_to=spec.report_to or "none",
         disable_tqdm=True,
         dataloader_pin_memory=device == "cuda",
@@ -175,6 +177,18 @@ class _Tell(TrainerCallback):  # type: ignore[misc]  # the library is not typed
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         del args, state, control
         self._progress.advance()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        del args, state, control
+        if logs and "loss" in logs:
+            metrics.TRAINING_LOSS.set(logs["loss"])
 
 
 class _Keep(TrainerCallback):  # type: ignore[misc]  # the library is not typed

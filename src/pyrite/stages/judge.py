@@ -20,6 +20,7 @@ from pyrite.judges import Judge, Judgment, Missing, Pair, open_judge
 from pyrite.judges.choosing import choose
 from pyrite.judges.kept import Kept
 from pyrite.judges.walking import Walk, walk_all
+from pyrite.parts import Fresh
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import read_candidates, read_chunks, read_qrels, read_queries
 from pyrite.stages.working import work
@@ -82,11 +83,11 @@ class _Judging:
 
     def __init__(self, walks: Sequence[Walk], judge: Judge, kept: Kept | None, ctx: StepContext):
         self._walks, self._judge, self._kept, self._ctx = walks, judge, kept, ctx
-        self._fresh: list[dict[str, Any]] = []
+        self._fresh = Fresh()
         self._left: dict[str, int] = {}
-        self._flushing = asyncio.Lock()
         self.total = sum(len(chunks) for _, chunks in walks)
         self._most_missing = max(_FEW, math.ceil(ctx.spec.judge.max_missing * self.total))
+        metrics.MISSING_LIMIT.set(self._most_missing)
         self.absent: list[dict[str, Any]] = []
         self.reused = 0
         self.passed = 0
@@ -107,20 +108,21 @@ class _Judging:
             await walk_all(self._walks, self._judge, grades, self._ctx.spec.judge.patience, self)
 
     async def flush(self) -> None:
-        """Keep what was judged since the last time. One at a time: when it returns, all is kept."""
+        """Keep what was judged since the last time."""
         if self._kept:
-            async with self._flushing:
-                rows, self._fresh = self._fresh, []
-                if rows:
-                    await asyncio.to_thread(self._kept.add, rows)
+            await self._fresh.flush(self._kept.add)
 
     def result(self) -> pa.Table:
-        """The judgments of all walked pairs, in the order of the walks; of others, known from elsewhere, none."""
+        """The judgments of all walked pairs, in the order of the walks; of others, known from elsewhere, none.
+
+        Raises:
+            PyriteError: a pair is neither judged nor missing.
+        """
         walked = [(q, chunks[: len(chunks) - self._left.get(q, 0)]) for q, chunks in self._walks]
         if self._kept:
             table = self._kept.read({query for query, _ in self._walks})
         else:
-            table = pa.Table.from_pylist(self._fresh, tables.JUDGMENTS)
+            table = pa.Table.from_pylist(self._fresh.rows, tables.JUDGMENTS)
         order = pa.table(
             {
                 "query_id": pa.array((q for q, chunks in walked for _ in chunks), pa.string()),
@@ -129,10 +131,15 @@ class _Judging:
             }
         )
         found = order.join(table, ["query_id", "chunk_id"], join_type="inner").sort_by("position")
+        if found.num_rows + len(self.absent) != order.num_rows:
+            raise PyriteError(
+                f"{order.num_rows} pairs were asked for, but {found.num_rows} judgments are kept and "
+                f"{len(self.absent)} pairs are missing. The same command asks for the rest."
+            )
         return found.select(tables.JUDGMENTS.names).cast(tables.JUDGMENTS)
 
     def judged(self, judgment: Judgment) -> None:
-        self._fresh.append(judgment.row(self._judge.fingerprint))
+        self._fresh.rows.append(judgment.row(self._judge.fingerprint))
         self._ctx.progress.advance()
 
     def kept(self, pair: Pair) -> None:

@@ -1,6 +1,6 @@
 """mine: judged candidates become training examples, beside those of earlier iterations."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import cache
 from itertools import groupby
 from typing import Any
@@ -51,10 +51,13 @@ def run(ctx: StepContext) -> dict[str, Any]:
             f"mining found no example in {len(judged)} queries ({why}). "
             "Loosen mine.max_negative_share, mine.positive_grade or mine.rule, or raise retrieve.top_k."
         )
+    kinds = Counter(example.kind for example in found)
+    if not kinds["easy"]:
+        ctx.progress.say("warning: no easy example; trained on hard ones alone, a model can turn its order around")
     return {
         "queries": len(judged),
-        "hard": sum(example.kind == "hard" for example in found),
-        "easy": sum(example.kind == "easy" for example in found),
+        "hard": kinds["hard"],
+        "easy": kinds["easy"],
         "earlier": len(kept),
         "examples": total,
         "without": dict(reasons.most_common()),

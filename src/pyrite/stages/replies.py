@@ -9,6 +9,7 @@ from pyrite.errors import PyriteError
 from pyrite.generation.kept import Kept
 from pyrite.generation.prompt import Request
 from pyrite.llm.pool import Answer, GaveUp, Pool
+from pyrite.parts import Fresh
 from pyrite.spec import RunSpec
 from pyrite.stages.context import StepContext
 
@@ -21,9 +22,8 @@ class Replies:
 
     def __init__(self, ctx: StepContext, spec: RunSpec, kept: Kept):
         self._ctx, self._spec, self._kept = ctx, spec, kept
-        self._fresh: list[dict[str, Any]] = []
+        self._fresh = Fresh()
         self._unanswered: list[str] = []
-        self._flushing = asyncio.Lock()
         #: Requests made, how many of them were answered before, and the tokens of all answers.
         self.counts = Counter({"asked": 0, "kept": 0, "prompt_tokens": 0, "cached_tokens": 0})
 
@@ -61,7 +61,7 @@ class Replies:
             else:
                 replies[request.name] = answer.text
                 row = _row(request, answer)
-                self._fresh.append(row)
+                self._fresh.rows.append(row)
                 self._count_tokens(row)
             self._ctx.progress.advance()
 
@@ -78,11 +78,8 @@ class Replies:
         self.counts.update({name: row[name] for name in ("prompt_tokens", "cached_tokens")})
 
     async def flush(self) -> None:
-        """Keep what was answered since the last time. One at a time: when it returns, all is kept."""
-        async with self._flushing:
-            rows, self._fresh = self._fresh, []
-            if rows:
-                await asyncio.to_thread(self._kept.add, rows)
+        """Keep what was answered since the last time."""
+        await self._fresh.flush(self._kept.add)
 
     def merge(self) -> None:
         """Make one part of what was kept."""

@@ -37,10 +37,11 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """A mining rule: the default least grade of a positive, and what makes an example hard.
+    """A mining rule: the default least grade of a positive, and what stands beside what.
 
-    ``by_rank``: a positive below ``positive_rank`` or a negative at or above ``negative_rank``. Otherwise: any
-    irrelevant candidate that outranks the positive, be it chosen as a negative or filtered out.
+    ``by_rank``: a positive below ``positive_rank`` beside negatives down to ``negative_rank``, and a positive down to
+    ``positive_rank`` beside negatives below ``negative_rank``. Otherwise: any beside any. Whatever the rule, an example
+    is hard where an irrelevant candidate that may stand in it outranks the positive, be it chosen or filtered out.
     """
 
     positive_grade: int
@@ -76,8 +77,6 @@ def mine_query(
     if not positives:
         graded = any(c.grade is not None for c in candidates)
         return [], "no candidate is judged relevant" if graded else "no candidate was judged"
-    if rule.by_rank:
-        positives.sort(key=lambda c: c.rank <= spec.positive_rank)
     protected = frozenset(relevant | {c.chunk_id for c in ordered if c.grade is not None and c.grade >= 3})
     negatives = [
         c for c in ordered if c.grade is not None and c.grade <= spec.negative_grade and c.chunk_id not in protected
@@ -85,13 +84,29 @@ def mine_query(
     if not negatives:
         return [], "no candidate is judged irrelevant"
     examples = []
-    for positive in positives[: spec.positives]:
-        chosen = _choose(positive, negatives, protected, spec, is_duplicate)
-        if chosen:
-            examples.append(
-                Example(query_id, positive, chosen, _kind(rule, positive, chosen, negatives[0], spec), protected)
-            )
+    for some, others in _sides(rule, positives, negatives, spec):
+        for positive in some[: spec.positives]:
+            chosen = _choose(positive, others, protected, spec, is_duplicate)
+            if chosen:
+                kind: Kind = "hard" if others[0].rank < positive.rank else "easy"
+                examples.append(Example(query_id, positive, chosen, kind, protected))
     return examples, None if examples else "too few irrelevant candidates"
+
+
+def _sides(
+    rule: Rule, positives: Sequence[Candidate], negatives: Sequence[Candidate], spec: MineSpec
+) -> list[tuple[Sequence[Candidate], Sequence[Candidate]]]:
+    """Which positives stand beside which negatives: by rank, the misplaced together, and the well placed."""
+    if not rule.by_rank:
+        return [(positives, negatives)]
+    high, low = _split(positives, spec.positive_rank)
+    above, below = _split(negatives, spec.negative_rank)
+    return [(low, above), (high, below)]
+
+
+def _split(ordered: Sequence[Candidate], rank: int) -> tuple[Sequence[Candidate], Sequence[Candidate]]:
+    """Those down to ``rank``, and those below it."""
+    return [c for c in ordered if c.rank <= rank], [c for c in ordered if c.rank > rank]
 
 
 def _choose(
@@ -116,15 +131,6 @@ def _choose(
         if len(chosen) == spec.negatives:
             return tuple(chosen)
     return ()
-
-
-def _kind(rule: Rule, positive: Candidate, chosen: Sequence[Candidate], highest: Candidate, spec: MineSpec) -> Kind:
-    """``highest`` is the highest-ranked irrelevant candidate, chosen or not."""
-    if rule.by_rank:
-        hard = positive.rank > spec.positive_rank or any(n.rank <= spec.negative_rank for n in chosen)
-    else:
-        hard = highest.rank < positive.rank
-    return "hard" if hard else "easy"
 
 
 def mix(examples: Sequence[Example], easy_per_hard: float | None, seed: int) -> list[Example]:

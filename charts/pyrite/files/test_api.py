@@ -1,0 +1,31 @@
+"""helm test: what the controller needs of the API server, with its own account: TrainingRuns to list."""
+
+import os
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+HINTS = {
+    403: "its Role is not as the chart makes it: run helm upgrade",
+    404: "this cluster has no kind TrainingRun: kubectl apply --server-side --field-manager=helm -f charts/pyrite/crds",
+}
+
+time.sleep(3)  # network policies take a moment to reach a new pod, and may let it do anything till then
+
+host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
+host = f"[{host}]" if ":" in host else host
+url = f"https://{host}:{port}/apis/pyrite.dev/v1alpha1/namespaces/{os.environ['PYRITE_NAMESPACE']}/trainingruns?limit=1"
+token = (ACCOUNT / "token").read_text()
+request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+try:
+    context = ssl.create_default_context(cafile=str(ACCOUNT / "ca.crt"))
+    with urllib.request.urlopen(request, timeout=20, context=context):
+        print("ok: the controller's account can list TrainingRuns")
+except urllib.error.HTTPError as error:
+    sys.exit(f"FAILED: the API server answers {error.code}; {HINTS.get(error.code, error.reason)}")
+except OSError as error:
+    sys.exit(f"FAILED: no answer from the API server ({error}); look at networkPolicy.apiServer")

@@ -1,0 +1,42 @@
+"""helm test: what a judge pod needs, from inside one: the store, written and read, and the judge's servers."""
+
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+
+from pyrite.errors import PyriteError
+from pyrite.store.s3 import S3Store
+from pyrite.store.s3_faults import Patience
+
+KEY = "probe/helm-test"
+
+time.sleep(3)  # network policies take a moment to reach a new pod, and may let it do anything till then
+
+try:
+    # A run waits a quarter of an hour for its store; a person at a terminal does not.
+    store = S3Store(os.environ["PYRITE_STORE"], Patience(connect=5, between=5, total=45))
+    store.ensure_writable()
+    store.write(KEY, b"pyrite")
+    assert store.read(KEY) == b"pyrite"
+    store.delete(KEY)
+except PyriteError as error:
+    sys.exit(f"FAILED: {error}\nIf there was no answer at all, look at networkPolicy.store too.")
+print(f"ok: the store {store} can be written and read")
+
+failed = []
+for url in json.loads(os.environ["JUDGE_URLS"]):
+    key = os.environ.get("PYRITE_JUDGE_API_KEY")
+    request = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"} if key else {})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            names = [model["id"] for model in json.load(answer)["data"]]
+        print(f"ok: {url} serves {', '.join(names)}")
+    except (OSError, ValueError, KeyError) as error:
+        if os.environ["JUDGE_IS_SCALED"] == "true" and not isinstance(error, urllib.error.HTTPError):
+            print(f"not up: {url}; the controller starts it before judging")
+        else:
+            failed.append(f"FAILED: {url}/v1/models: {error}")
+sys.exit("\n".join(failed) or 0)

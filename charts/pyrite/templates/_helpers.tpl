@@ -1,0 +1,139 @@
+{{/* Start of all names. 40 characters leave room for "-controller", and for what a StatefulSet adds to its own name. */}}
+{{- define "pyrite.fullname" -}}
+{{- $name := ternary .Release.Name (printf "%s-pyrite" .Release.Name) (contains "pyrite" .Release.Name) -}}
+{{- default $name .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* What all of the release's pods have in common; the controller gives the same to the pods that it makes. */}}
+{{- define "pyrite.selector" -}}
+app.kubernetes.io/name: pyrite
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{/* Labels of objects, never of pods: a pod's would change, and vLLM be restarted, with every version of the chart. */}}
+{{- define "pyrite.labels" -}}
+{{ include "pyrite.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* An image: list $ .Values.worker */}}
+{{- define "pyrite.image" -}}
+{{- $image := (index . 1).image -}}
+{{ $image.repository }}:{{ default (index . 0).Chart.AppVersion $image.tag }}
+{{- end -}}
+
+{{/* Name of a component's service account: list $ "worker" .Values.worker. Pods of one that is not made here, and not
+named, run as the namespace's default. */}}
+{{- define "pyrite.serviceAccountName" -}}
+{{- $account := (index . 2).serviceAccount -}}
+{{- $made := printf "%s-%s" (include "pyrite.fullname" (index . 0)) (index . 1) -}}
+{{- default (ternary $made "default" $account.create) $account.name -}}
+{{- end -}}
+
+{{/* Restricted Pod Security, for pods */}}
+{{- define "pyrite.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* Restricted Pod Security, for containers */}}
+{{- define "pyrite.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsUser: 65532
+runAsGroup: 65532
+capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{/* Where and how a component's pods are placed: list $ .Values.worker */}}
+{{- define "pyrite.placement" -}}
+{{- $placement := dict -}}
+{{- with (index . 0).Values.imagePullSecrets }}{{ $_ := set $placement "imagePullSecrets" . }}{{ end -}}
+{{- range $name := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" -}}
+{{- with index (index $ 1) $name }}{{ $_ := set $placement $name . }}{{ end -}}
+{{- end -}}
+{{- with $placement }}{{ toYaml . }}{{ end -}}
+{{- end -}}
+
+{{/* Environment by which controller and workers find the store */}}
+{{- define "pyrite.storeEnv" -}}
+- {name: PYRITE_STORE, value: {{ .Values.store.url | quote }}}
+{{- with .Values.store.region }}
+- {name: AWS_REGION, value: {{ . | quote }}}
+{{- end }}
+{{- with .Values.store.endpointUrl }}
+- {name: AWS_ENDPOINT_URL, value: {{ . | quote }}}
+{{- end }}
+{{- with .Values.store.kmsKey }}
+- {name: PYRITE_S3_KMS_KEY, value: {{ . | quote }}}
+{{- end }}
+{{- end -}}
+
+{{/* Its credentials, where they are in a Secret */}}
+{{- define "pyrite.storeEnvFrom" -}}
+{{- with .Values.store.existingSecret -}}
+- secretRef: {name: {{ . | quote }}}
+{{- end -}}
+{{- end -}}
+
+{{/* The hub's token, where there is one */}}
+{{- define "pyrite.hubToken" -}}
+{{- with .Values.huggingface -}}
+{{- if .existingSecret -}}
+- name: HF_TOKEN
+  valueFrom: {secretKeyRef: {name: {{ .existingSecret | quote }}, key: {{ .key | quote }}}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Environment of every worker */}}
+{{- define "pyrite.workerEnv" -}}
+{{ include "pyrite.storeEnv" . }}
+{{ if .Values.networkPolicy.allowHub -}}
+{{ include "pyrite.hubToken" . }}
+{{- else -}}
+- {name: HF_HUB_OFFLINE, value: "1"}
+{{- end }}
+{{- with .Values.worker.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The server's addresses, or those of the user's own, as a YAML list. A server has one name per replica: the worker
+chooses among them by query, so that all of a query's pairs meet one prefix cache. */}}
+{{- define "pyrite.judgeUrls" -}}
+{{- if .Values.server.enabled -}}
+{{- if .Values.judge.urls }}{{ fail "judge.urls and server.enabled: the judge is either yours or the chart's; unset one" }}{{ end -}}
+{{- $server := include "pyrite.server" . -}}
+{{- range $index := until (int .Values.server.replicas) }}
+- http://{{ $server }}-{{ $index }}.{{ $server }}:8000
+{{- end -}}
+{{- else -}}
+{{ toYaml .Values.judge.urls }}
+{{- end -}}
+{{- end -}}
+
+{{/* Name of the server's StatefulSet and Service. Never just "vllm": a Service of that name sets VLLM_PORT. */}}
+{{- define "pyrite.server" -}}
+{{ include "pyrite.fullname" . }}-vllm
+{{- end -}}
+
+{{/* Port of a URL */}}
+{{- define "pyrite.port" -}}
+{{- $url := urlParse . -}}
+{{- $port := regexFind ":[0-9]+$" $url.host | trimPrefix ":" -}}
+{{- default (ternary "443" "80" (eq $url.scheme "https")) $port -}}
+{{- end -}}
+
+{{/* TCP ports of a NetworkPolicy's rule, from a list of numbers */}}
+{{- define "pyrite.ports" -}}
+{{- range . -}}
+- {protocol: TCP, port: {{ int . }}}
+{{ end -}}
+{{- end -}}

@@ -1,0 +1,1 @@
+"""Grafana's dashboards as code, a file each; `scripts/dashboards.py` writes them."""

@@ -1,0 +1,130 @@
+"""The judge's servers, by their own metrics."""
+
+from typing import Any
+
+from boards.parts import AMBER, GREEN, NAMESPACE, RED, SPACE, Query, made, number, over_time, quantiles, rate, variable
+
+VLLM = f'{SPACE}, pod=~"$pod"'
+
+
+def vllm() -> Any:
+    """The judge's server, by its own metrics."""
+    server = f'{SPACE}, state="%s"'
+    hits, asked = (f"vllm:prefix_cache_{kind}_total" for kind in ("hits", "queries"))
+    hit_rate = f"{rate(hits, VLLM, 'pod')} / ({rate(asked, VLLM, 'pod')} > 0)"
+    rows = {
+        "Now": [
+            number(
+                "Servers ready",
+                "vLLM pods that answer. The controller wants none while nobody judges.",
+                "none",
+                Query(f"sum(pyrite_server_replicas{{{server % 'ready'}}})"),
+            ),
+            number(
+                "Servers wanted",
+                "More than are ready, for long: look for a free GPU, or at the log of the pod that starts.",
+                "none",
+                Query(f"sum(pyrite_server_replicas{{{server % 'wanted'}}})"),
+            ),
+            number(
+                "Requests running",
+                "In execution, all servers together.",
+                "none",
+                Query(f"sum(vllm:num_requests_running{{{VLLM}}})"),
+            ),
+            number(
+                "Requests waiting",
+                "Queued inside vLLM. A few keep the GPU busy; hundreds only make each request slower.",
+                "none",
+                Query(f"sum(vllm:num_requests_waiting{{{VLLM}}})"),
+                [(100, AMBER), (500, RED)],
+            ),
+            number(
+                "KV cache used",
+                "Of the fullest server. Near 100% requests are preempted and computed again.",
+                "percentunit",
+                Query(f"max(vllm:kv_cache_usage_perc{{{VLLM}}})"),
+                [(0.9, AMBER), (0.98, RED)],
+                decimals=0,
+            ),
+            number(
+                "Prefix cache hits",
+                "Share of prompt tokens that were in the cache, all servers together.",
+                "percentunit",
+                Query(f"{rate(hits, VLLM)} / {rate(asked, VLLM)}"),
+                [(0, RED), (0.2, AMBER), (0.35, GREEN)],
+                decimals=0,
+            ),
+        ],
+        "Load": [
+            over_time(
+                "Requests running and waiting",
+                "By server. Running at its ceiling with some waiting is a GPU well used; servers that differ much get "
+                "queries of different size, or one of them is sick.",
+                "none",
+                Query(f"sum by (pod) (vllm:num_requests_running{{{VLLM}}})", "running {{pod}}"),
+                Query(f"sum by (pod) (vllm:num_requests_waiting{{{VLLM}}})", "waiting {{pod}}"),
+            ),
+            over_time(
+                "Tokens per second",
+                "Prompt tokens are nearly all the work: a judgment is one token.",
+                "suffix: /s",
+                Query(rate("vllm:prompt_tokens_total", VLLM), "prompt"),
+                Query(rate("vllm:generation_tokens_total", VLLM), "generated"),
+            ),
+        ],
+        "Time": [
+            over_time(
+                "To the first token",
+                "For a judgment, about the whole request.",
+                "s",
+                *quantiles("vllm:time_to_first_token_seconds", VLLM),
+                width=8,
+            ),
+            over_time(
+                "Of a whole request",
+                "From its arrival at the server to its end. Workers see the network on top.",
+                "s",
+                *quantiles("vllm:e2e_request_latency_seconds", VLLM),
+                width=8,
+            ),
+            over_time(
+                "In the queue",
+                "Time in which a request only waits. If it is most of the whole, workers ask for too much.",
+                "s",
+                *quantiles("vllm:request_queue_time_seconds", VLLM),
+                width=8,
+            ),
+        ],
+        "Memory": [
+            over_time(
+                "KV cache used",
+                "By server; it holds prompts being computed and prefixes that may be used again.",
+                "percentunit",
+                Query(f"max by (pod) (vllm:kv_cache_usage_perc{{{VLLM}}})", "{{pod}}"),
+                width=8,
+                most=1,
+                steps=[(0.98, RED)],
+            ),
+            over_time(
+                "Prefix cache hits",
+                "By server. All pairs of a query share a prefix, so a server that others' queries reach too hits less.",
+                "percentunit",
+                Query(hit_rate, "{{pod}}"),
+                width=8,
+                most=1,
+            ),
+            over_time(
+                "Preemptions, and how requests end",
+                "A preempted request is computed again: lower resources.judge_concurrency or give more memory. Ended "
+                "by length or stop is well; abort: the worker gave up.",
+                "suffix: /s",
+                Query(rate("vllm:num_preemptions_total", VLLM), "preempted"),
+                Query(rate("vllm:request_success_total", VLLM, "finished_reason"), "{{finished_reason}}"),
+                width=8,
+            ),
+        ],
+    }
+    pods = variable("pod", "Server", f"vllm:num_requests_running{{{SPACE}}}")
+    about = "The judge's vLLM servers: load, speed, memory."
+    return made("Pyrite / vLLM", "pyrite-vllm", about, [NAMESPACE, pods], rows)

@@ -1,0 +1,34 @@
+"""Write charts/pyrite/dashboards/*.json from scripts/boards; with --check, say whether they are in step.
+
+Usage: python scripts/dashboards.py [--check]
+"""
+
+import sys
+from pathlib import Path
+
+from boards.judging import judging
+from boards.run import run
+from boards.vllm import vllm
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
+FOLDER = Path(__file__).resolve().parents[1] / "charts" / "pyrite" / "dashboards"
+
+
+def main() -> int:
+    """Exit code 1 where --check finds a file out of step."""
+    encoder = JSONEncoder(sort_keys=True, indent=2)
+    wanted = {f"{f.__name__}.json": encoder.encode(f()) + "\n" for f in (judging, run, vllm)}
+    if "--check" in sys.argv[1:]:
+        there = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")}
+        if there != wanted:
+            print("charts/pyrite/dashboards is not in step with scripts/boards; run `make docs`", file=sys.stderr)
+            return 1
+        return 0
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in wanted.items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,157 @@
+"""pyrite submit, attach: runs on a Kubernetes cluster."""
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from pyrite.cli.common import Overrides, RunFile, console
+from pyrite.cli.display import Display
+from pyrite.cli.train import GATE_NOT_MET
+from pyrite.config import load
+from pyrite.errors import PyriteError
+from pyrite.plan import Step
+
+if TYPE_CHECKING:
+    from pyrite.controller.person import Runs
+    from pyrite.controller.resource import TrainingRun
+
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="The namespace; without it, the kubeconfig's own.")
+]
+Gate = Annotated[bool, typer.Option("--gate", help="Exit with code 3 where the gain does not meet evaluate.gate.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to ``app``."""
+    panel = "On a cluster"
+
+    @app.command(rich_help_panel=panel)
+    def submit(
+        run_file: RunFile,
+        overrides: Overrides = None,
+        namespace: Namespace = None,
+        queue: Annotated[str | None, typer.Option("--queue", help="Kueue's LocalQueue for the run's Jobs.")] = None,
+        detach: Annotated[bool, typer.Option("--detach", help="Do not follow it.")] = False,
+        gate: Gate = False,
+    ) -> None:
+        """Have the cluster do a run, and follow it. Ctrl-C detaches; the run goes on."""
+        spec = load(run_file, overrides or ())
+        runs = _runs(namespace)
+        new = runs.submit(spec, queue)
+        console.print(f"run {spec.name} is {'submitted to' if new else 'already in'} namespace {runs.namespace}")
+        if not detach:
+            _follow(runs, spec.name, gate)
+
+    @app.command(rich_help_panel=panel)
+    def attach(
+        run: Annotated[str, typer.Argument(metavar="RUN", help="The run's name.")],
+        namespace: Namespace = None,
+        gate: Gate = False,
+    ) -> None:
+        """Follow a run on the cluster, from where it is now to its end."""
+        _follow(_runs(namespace), run, gate)
+
+
+def _runs(namespace: str | None) -> "Runs":
+    # Here, so that other verbs do not wait for the Kubernetes client.
+    from pyrite.controller.person import Runs
+
+    return Runs(namespace)
+
+
+def _follow(runs: "Runs", name: str, gate: bool) -> None:
+    try:
+        with Display(console) as display:
+            run = runs.follow(name, _Teller(display).tell, _say_alone)
+    except KeyboardInterrupt:
+        console.print(f"\ndetached; the run goes on. `pyrite attach {name}` comes back.")
+        raise typer.Exit(0) from None
+    _show_result(run)
+    if run.status.phase != "Succeeded":
+        raise PyriteError(f"run {name} is {run.status.phase.lower()}: {run.status.message}")
+    if gate and not run.status.gate_passed:
+        raise typer.Exit(GATE_NOT_MET)
+
+
+class _Teller:
+    """Turns the changes of a status into what the display shows of a local run."""
+
+    def __init__(self, display: Display):
+        self._display = display
+        self._step: Step | None = None
+        self._since = time.monotonic()
+        self._done = 0
+        self._message = ""
+
+    def tell(self, run: "TrainingRun") -> None:
+        status = run.status
+        step = Step(status.stage, status.iteration) if status.stage else None
+        if step != self._step:
+            if self._step:
+                self._display.passed(self._step, time.monotonic() - self._since)
+            self._step, self._since, self._done = step, time.monotonic(), 0
+            if step:
+                self._display.started(step)
+        if step and status.shards:
+            if not self._done and status.shards.total > 1:
+                self._display.event(step, {"event": "begin", "total": status.shards.total, "unit": "shards"})
+            if status.shards.total > 1 and status.shards.done > self._done:
+                self._display.event(step, {"event": "advance", "n": status.shards.done - self._done})
+            self._done = max(self._done, status.shards.done)
+        noteworthy = status.phase == "Waiting" or any(
+            c.type == "Degraded" and c.status == "True" for c in status.conditions
+        )
+        if step and noteworthy and status.message != self._message:
+            self._display.event(step, {"event": "say", "text": status.message})
+        self._message = status.message
+
+
+def show_status(name: str, namespace: str | None) -> None:
+    """Where a run on the cluster stands now."""
+    run = _runs(namespace).find(name)
+    status = run.status
+    table = Table(box=None, pad_edge=False, show_header=False)
+    rows = [
+        ("phase", status.phase),
+        ("step", " ".join(filter(None, [status.step, status.progress]))),
+        ("message", status.message),
+        ("MRR@5 (val)", " ".join(filter(None, [status.best, status.best_mrr]))),
+        ("cost", status.cost),
+        ("job", status.job),
+    ]
+    for label, text in rows:
+        if text:
+            table.add_row(label, escape(text))
+    console.print(table, highlight=False)
+    if not status.observed_generation:
+        _say_alone()
+
+
+def _say_alone() -> None:
+    console.print(
+        "no controller has looked at the run yet: is one there? "
+        "`kubectl get pods -l app.kubernetes.io/component=controller`",
+        highlight=False,
+    )
+
+
+def _show_result(run: "TrainingRun") -> None:
+    """The validation scores, the verdict and, as the last line, the report's address."""
+    status = run.status
+    if status.scores:
+        table = Table(box=None, pad_edge=False)
+        table.add_column("model")
+        for metric in ("MRR@5", "DCG@5"):
+            table.add_column(f"{metric} (val)", justify="right")
+        for score in status.scores:
+            mark = " *" if score.model == status.best else ""
+            table.add_row(f"{score.model}{mark}", f"{score.mrr:.3f}", f"{score.dcg:.3f}")
+        console.print()
+        console.print(table)
+    if status.phase == "Succeeded":
+        console.print(escape(status.message), highlight=False)
+        for label, address in (("model", status.model_uri), ("report", status.report_uri)):
+            console.print(f"{label}: {address}", soft_wrap=True, highlight=False)

@@ -1,0 +1,92 @@
+"""The controller's process: ``python -m pyrite.controller``, configured by its environment."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from kubernetes import config
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
+
+from pyrite import metrics
+from pyrite.controller import health, settings
+from pyrite.controller.api import Cluster, said
+from pyrite.controller.exporting import Exporter
+from pyrite.controller.loop import Loop
+from pyrite.errors import PyriteError, UserError
+from pyrite.store import open_store
+
+#: Seconds from the end of a turn to the next one.
+_PAUSE = 3.0
+
+_log = logging.getLogger("pyrite.controller")
+
+
+def main() -> None:
+    """Turn the loop until told to stop. Exit code 2: the environment is wrong."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    try:
+        _serve()
+    except UserError as error:
+        _log.error("%s", error)
+        sys.exit(error.exit_code)
+
+
+def _serve() -> None:
+    stop = threading.Event()
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        stop.set()
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    try:
+        config.load_incluster_config()
+    except config.ConfigException:
+        config.load_kube_config()
+    places = Path(_needed("PYRITE_SETTINGS")), Path(_needed("PYRITE_JOBS"))
+    cluster = Cluster(_needed("PYRITE_NAMESPACE"))
+    store = open_store(_needed("PYRITE_STORE"))
+    loop, exporter = Loop(cluster, store, lambda: settings.load(*places)), Exporter(store)
+    settings.load(*places)
+    metrics.serve_if_asked()
+    alive = health.serve_if_asked()
+    _log.info("serving the training runs of namespace %s", cluster.namespace)
+    while not stop.is_set():
+        start, calls = time.monotonic(), cluster.calls
+        try:
+            turn = loop.turn()
+        except (ApiException, HTTPError, PyriteError, OSError) as error:
+            metrics.CONTROLLER_ERRORS.labels(type(error).__name__).inc()
+            _log.warning("this turn failed, the next one tries again: %s", _first_line(error))
+        else:
+            exporter.show(turn, datetime.now(UTC))
+        metrics.CONTROLLER_TURN.observe(time.monotonic() - start)
+        metrics.CONTROLLER_CALLS.inc(cluster.calls - calls)
+        alive()
+        stop.wait(_PAUSE)
+    _log.info("told to stop; what runs goes on, and the next controller takes over")
+
+
+def _needed(name: str) -> str:
+    value = os.environ.get(name, "")
+    if not value:
+        raise UserError(f"{name} is not set; the chart sets it.")
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ApiException):
+        return f"the API server answers {error.status} {error.reason}: {said(error)}"
+    return f"{type(error).__name__}: {error}".partition("\n")[0][:500]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""What to do about one run, and what to show of it: pure functions of what is stored and what is seen."""
+
+import hashlib
+import json
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from pyrite.controller import manifests
+from pyrite.controller.resource import ENDED, Phase, Status, TrainingRun
+from pyrite.controller.seen import Job, Server, Stored
+from pyrite.controller.settings import Settings
+from pyrite.controller.showing import conditions, results
+from pyrite.plan import Step, StepState, next_steps
+
+SECONDS_WITHOUT_POD = 30
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one turn sees of a run and of those beside it."""
+
+    jobs: Sequence[Job]
+    #: Why its pods do not run, and what the one that failed last said; in words.
+    trouble: str = ""
+    last_words: str = ""
+    #: None where a Job runs and nothing has been edited: there is nothing to look up then.
+    stored: Stored | None = None
+    server: Server | None = None
+    #: Other runs that ask the server or wait for it, and other runs whose Jobs hold GPUs.
+    asking: Set[str] = frozenset()
+    on_gpus: Set[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to create and delete, and the run's status."""
+
+    status: Status
+    create: list[manifests.Manifest] = field(default_factory=list)
+    delete: list[str] = field(default_factory=list)
+    #: Whether the run needs the server up, or its GPUs free; None: it does not care.
+    server: bool | None = None
+
+
+def is_settled(run: TrainingRun) -> bool:
+    """Whether the run has ended and was not edited since: nothing is looked up for it."""
+    return run.status.phase in ENDED and run.status.observed_generation == run.generation
+
+
+def needs_store(run: TrainingRun, jobs: Sequence[Job], trouble: str) -> bool:
+    """Whether the store is to be read: not where a Job just goes on, nor for a run that is stopped."""
+    if run.spec is None or run.control.cancel or run.control.suspend:
+        return False
+    if trouble:
+        return True
+    unfinished = [job for job in jobs if not job.ended]
+    return not (
+        len(unfinished) == 1
+        and not unfinished[0].deleting
+        and run.status.phase == "Running"
+        and run.status.job == unfinished[0].name
+        and run.status.observed_generation == run.generation
+    )
+
+
+def held_up(run: TrainingRun, message: str, now: datetime) -> Decision:
+    """What to show while the store or the cluster refuses: what runs goes on, and the next turn tries again."""
+    status = run.status.model_copy(update={"message": message})
+    return Decision(status.model_copy(update={"conditions": conditions(run.status, status, message, run, now)}))
+
+
+def decide(run: TrainingRun, seen: Seen, settings: Settings, store: str, now: datetime) -> Decision:
+    """The next thing to do for ``run``.
+
+    Args:
+        store: the store's URL, for the addresses that the status shows.
+    """
+    if is_settled(run):
+        return Decision(run.status)
+    decision = _decide(run, seen, settings, store)
+    status = decision.status
+    started = status.started or now.isoformat(timespec="seconds")
+    finished = (status.finished or now.isoformat(timespec="seconds")) if status.phase in ENDED else None
+    status = status.model_copy(
+        update={
+            "observed_generation": run.generation,
+            "started": started,
+            "finished": finished,
+        }
+    )
+    status = status.model_copy(update={"conditions": conditions(run.status, status, seen.trouble, run, now)})
+    return replace(decision, status=status)
+
+
+def _decide(run: TrainingRun, seen: Seen, settings: Settings, store: str) -> Decision:
+    unfinished = [job for job in seen.jobs if not job.ended]
+    if run.spec is None:
+        return _stopping(run, unfinished, "Failed", f"{run.wrong} Mend it: `kubectl edit trainingrun {run.name}`.")
+    if run.control.cancel:
+        return _stopping(run, unfinished, "Cancelled", "cancelled; what is finished stays in the store.")
+    if run.control.suspend:
+        return _stopping(run, unfinished, "Suspended", "suspended; set spec.suspend to false to go on.")
+    if seen.stored is None:
+        return _follow(run, unfinished[0], seen, run.status, settings)
+    return _advance(run, seen, seen.stored, settings, store)
+
+
+def _advance(run: TrainingRun, seen: Seen, stored: Stored, settings: Settings, store: str) -> Decision:
+    assert run.spec is not None
+    status = results(run, stored, settings, store)
+    voided = [state for state in stored.states if state.stale]
+    if voided and run.status.started is None:
+        return Decision(_at(status, "Failed", _name_taken(run, voided[0])))
+    todo = next_steps(stored.states)
+    if not todo:
+        all_done = f"{len(stored.states)}/{len(stored.states)}"
+        ended = {"phase": "Succeeded", "step": "", "stage": None, "iteration": None, "shards": None, "job": ""}
+        return Decision(status.model_copy(update={**ended, "progress": all_done}))
+    steps, key = _together(stored.states, todo[0].step)
+    status = _on(status, steps, stored.states)
+    manifest = manifests.job(run, steps, key, settings)
+    name = manifest["metadata"]["name"]
+    others = [job for job in seen.jobs if not job.ended and job.name != name]
+    if others:
+        words = f"stopping {others[0].name}: the run was edited; what is judged and trained so far is kept."
+        return Decision(_at(status, "Running", words), delete=[job.name for job in others if not job.deleting])
+    job = next((job for job in seen.jobs if job.name == name), None)
+    if job is None:
+        return _begin(run, manifest, status, seen, settings)
+    if job.deleting:
+        return Decision(_at(status, "Running", f"waiting for the pods of {name} to end."))
+    labels = manifest["metadata"]["labels"]
+    if not job.ended:
+        if seen.trouble and job.template != labels[manifests.TEMPLATE_LABEL]:
+            return Decision(_at(status, "Running", "trying again with the chart's new settings."), delete=[name])
+        return _follow(run, job, seen, status, settings)
+    if job.ended == "Failed" and job.description != labels[manifests.DESCRIPTION_LABEL]:
+        return Decision(_at(status, "Running", "trying again with the edited run."), delete=[name])
+    return Decision(_at(status.model_copy(update={"job": name}), "Failed", _failure(job, seen, store)))
+
+
+def _begin(run: TrainingRun, manifest: manifests.Manifest, status: Status, seen: Seen, settings: Settings) -> Decision:
+    """Create the step's Job, once the GPUs are with who needs them."""
+    assert run.spec is not None
+    server = seen.server
+    if manifests.uses_server(run.spec, status.stage, settings):
+        if seen.on_gpus:
+            return Decision(
+                _at(status, "Waiting", f"run {min(seen.on_gpus)} has the GPUs; the server starts after it.")
+            )
+        if server is None:
+            assert settings.server is not None
+            name = settings.server.stateful_set
+            return Decision(_at(status, "Waiting", f"there is no StatefulSet {name}: is server.enabled set?"))
+        if not server.ready:
+            words = f"the vLLM server is starting: none of {server.replicas or 'its'} replicas answers yet."
+            return Decision(_at(status, "Waiting", f"{words} {server.trouble}".strip()), server=True)
+        server_wanted: bool | None = True
+    elif manifests.needs_gpu(manifest):
+        if seen.asking:
+            return Decision(_at(status, "Waiting", f"run {min(seen.asking)} is judging on the GPUs."))
+        if server and (server.replicas or server.present):
+            return Decision(_at(status, "Waiting", "the vLLM server is making room on the GPUs."), server=False)
+        server_wanted = False
+    else:
+        server_wanted = None
+    name = manifest["metadata"]["name"]
+    status = _at(status.model_copy(update={"job": name}), "Running", f"{status.step}: started.")
+    return Decision(status, create=[manifests.description(run, settings), manifest], server=server_wanted)
+
+
+def _follow(run: TrainingRun, job: Job, seen: Seen, status: Status, settings: Settings) -> Decision:
+    """The status of a run whose Job goes on."""
+    shards = {"done": job.done, "total": job.total}
+    words = f"{status.step}: running." if job.total == 1 else f"{status.step}: {job.done} of {job.total} shards done."
+    server = seen.server
+    if server and not server.ready and run.spec and manifests.uses_server(run.spec, job.stage, settings):
+        words = f"{status.step}: the vLLM server does not answer. {server.trouble}".strip()
+    if job.queued:
+        words = f"{status.step}: waits to be admitted to the queue {run.control.queue}."
+    steps, _, _ = status.progress.partition(" ")
+    progress = steps if job.total == 1 else f"{steps} ({job.done}/{job.total})"
+    changes = {"job": job.name, "shards": shards, "progress": progress}
+    status = Status.model_validate({**status.model_dump(), **changes})
+    return Decision(_at(status, "Running", seen.trouble or words))
+
+
+def _stopping(run: TrainingRun, unfinished: Sequence[Job], phase: Phase, message: str) -> Decision:
+    """Delete what runs, and be in ``phase`` once it is gone."""
+    if unfinished:
+        words = f"stopping {unfinished[0].name}. {message}"
+        return Decision(_at(run.status, "Running", words), delete=[job.name for job in unfinished if not job.deleting])
+    return Decision(_at(run.status.model_copy(update={"job": "", "shards": None}), phase, message))
+
+
+def _failure(job: Job, seen: Seen, store: str) -> str:
+    again = "Then raise spec.retry, or edit what was wrong: the run goes on from here."
+    if job.ended == "Complete":
+        return (
+            f"Job {job.name} is complete, but {store} does not hold its result: do the controller and the workers use "
+            f"the same store? {again}"
+        )
+    said = seen.last_words or f"{job.reason}: {job.message}"
+    why = f" (the Job's deadline had passed: {job.message})" if job.reason == "DeadlineExceeded" else ""
+    return f"{job.name} failed{why}: {said} {again}"
+
+
+def _name_taken(run: TrainingRun, state: StepState) -> str:
+    return (
+        f"the store already holds a run {run.name} that was made otherwise ({state.step.label}: {state.stale}), and "
+        "this one would replace it. Give this run another name, or make the old one's settings its own."
+    )
+
+
+def _together(states: Sequence[StepState], first: Step) -> tuple[list[Step], str]:
+    """All shards of a step, done or not, and what their results depend on."""
+    beside = [state for state in states if state.step[:2] == first[:2]]
+    keys = json.dumps([state.key for state in beside])
+    return [state.step for state in beside], hashlib.sha256(keys.encode()).hexdigest()
+
+
+def _on(status: Status, steps: Sequence[Step], states: Sequence[StepState]) -> Status:
+    done = sum(state.state == "done" for state in states)
+    return status.model_copy(
+        update={
+            "step": steps[0]._replace(shard=None).label,
+            "stage": steps[0].stage,
+            "iteration": steps[0].iteration,
+            "progress": f"{done}/{len(states)}",
+            "shards": None,
+        }
+    )
+
+
+def _at(status: Status, phase: Phase, message: str) -> Status:
+    return status.model_copy(update={"phase": phase, "message": message})

@@ -1,0 +1,117 @@
+"""What the loop sees of the cluster: the API server's own objects, cut down to what is decided on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from pyrite.controller.manifests import DESCRIPTION_LABEL, ITERATION_LABEL, STAGE_LABEL, TEMPLATE_LABEL, needs_gpu
+from pyrite.controller.resource import TrainingRun
+from pyrite.controller.settings import Settings
+from pyrite.executors.publication import manifests_below
+from pyrite.plan import StepState, survey
+from pyrite.store import Store
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A Job of a run. ``reason`` and ``message`` say why it failed, in Kubernetes' words; Kueue has one ``queued``."""
+
+    name: str
+    stage: str
+    iteration: int | None
+    description: str
+    template: str
+    created: datetime
+    ended: Literal["Complete", "Failed"] | None
+    done: int
+    total: int
+    gpu: bool
+    queued: bool = False
+    deleting: bool = False
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Server:
+    """The vLLM server's StatefulSet."""
+
+    replicas: int
+    present: int
+    ready: int
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What the store holds of a run: where each step stands, and the manifests of the finished ones."""
+
+    states: list[StepState]
+    manifests: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of the loop: the runs as they were found, and what was seen of them by name.
+
+    ``jobs`` has runs that are not settled, ``stored`` those that the store was asked about.
+    """
+
+    runs: Sequence[TrainingRun]
+    jobs: Mapping[str, Sequence[Job]]
+    stored: Mapping[str, Stored]
+    server: Server | None
+    settings: Settings
+
+
+def read_job(found: Object) -> Job:
+    """A Job as the API server gives it."""
+    metadata, spec, status = found["metadata"], found["spec"], found.get("status") or {}
+    labels = metadata.get("labels", {})
+    ended, reason, message = None, "", ""
+    for condition in status.get("conditions") or ():
+        if condition["status"] == "True" and condition["type"] in ("Complete", "Failed"):
+            ended = condition["type"]
+            reason, message = condition.get("reason", ""), condition.get("message", "")
+    iteration = labels.get(ITERATION_LABEL)
+    return Job(
+        name=metadata["name"],
+        stage=labels.get(STAGE_LABEL, ""),
+        iteration=None if iteration is None else int(iteration),
+        description=labels.get(DESCRIPTION_LABEL, ""),
+        template=labels.get(TEMPLATE_LABEL, ""),
+        created=read_time(metadata["creationTimestamp"]),
+        ended=ended,
+        done=status.get("succeeded") or 0,
+        total=spec.get("completions") or 1,
+        gpu=needs_gpu(found),
+        queued=bool(spec.get("suspend")),
+        deleting="deletionTimestamp" in metadata,
+        reason=reason,
+        message=message,
+    )
+
+
+def read_server(found: Object, trouble: str) -> Server:
+    """A StatefulSet as the API server gives it."""
+    status = found.get("status") or {}
+    return Server(found["spec"]["replicas"], status.get("replicas") or 0, status.get("readyReplicas") or 0, trouble)
+
+
+def read_stored(store: Store, run: TrainingRun) -> Stored:
+    """What ``store`` holds of ``run``, which has a spec.
+
+    Raises:
+        PyriteError: it cannot be read.
+    """
+    assert run.spec is not None
+    found = manifests_below(store, f"runs/{run.name}")
+    return Stored(survey(run.spec, found, {}), found)
+
+
+def read_time(text: str) -> datetime:
+    """A time as Kubernetes writes it."""
+    return datetime.fromisoformat(text)

@@ -1,0 +1,66 @@
+"""What pods say of themselves, in words that a person can act on. Pure."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from pyrite.controller.seen import read_time
+
+#: A pod that is told to stop has its grace period; this much later it is its node that does not answer.
+_LOST = timedelta(seconds=60)
+
+_WAITING = {
+    "ImagePullBackOff": "Is the image's name and tag right, and may the node pull it (imagePullSecrets)?",
+    "ErrImagePull": "Is the image's name and tag right, and may the node pull it (imagePullSecrets)?",
+    "ErrImageNeverPull": "The image is not on the node, and imagePullPolicy is Never.",
+    "InvalidImageName": "Mend the image's name in the chart's values.",
+    "CreateContainerConfigError": "Is there a Secret or ConfigMap of that name in this namespace?",
+    "CreateContainerError": "The container cannot be made as the chart's values have it.",
+    "RunContainerError": "The container cannot be started as the chart's values have it.",
+    "CrashLoopBackOff": "It ends again and again: `kubectl logs --previous` says why.",
+}
+
+
+def trouble(pods: Iterable[dict[str, Any]], now: datetime) -> str:
+    """Why a pod does not run, or nothing where all that do not run have just been made."""
+    found = dict.fromkeys(text for pod in pods if (text := _stuck(pod, now)))
+    return " ".join(list(found)[:2])
+
+
+def _stuck(pod: dict[str, Any], now: datetime) -> str:
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    name = metadata["name"]
+    if "deletionTimestamp" in metadata and now - read_time(metadata["deletionTimestamp"]) > _LOST:
+        return (
+            f"pod {name} was told to stop and does not end: its node may be lost. "
+            f"`kubectl delete pod {name} --force` lets another take its place, once the node is known to be dead."
+        )
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return (
+                f"pod {name} finds no node: {condition.get('message', condition.get('reason', ''))} "
+                "Add a node that fits, or change the stage's resources, nodeSelector or tolerations in the chart."
+            )
+    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if hint := _WAITING.get(waiting.get("reason", "")):
+            said = waiting.get("message", "").rstrip(". ")[:200]
+            return f"pod {name} does not start: {waiting['reason']}{f' ({said})' if said else ''}. {hint}"
+    return ""
+
+
+def last_words(pods: Iterable[dict[str, Any]]) -> str:
+    """What the container said that failed last: its termination message, or how it was killed."""
+    ended = []
+    for pod in pods:
+        for container in (pod.get("status") or {}).get("containerStatuses") or ():
+            end = (container.get("state") or {}).get("terminated")
+            if end and end.get("exitCode"):
+                ended.append((end.get("finishedAt") or "", pod["metadata"]["name"], end))
+    if not ended:
+        return ""
+    _, name, end = max(ended, key=lambda entry: entry[:2])
+    if end.get("reason") == "OOMKilled":
+        return f"pod {name} ran out of memory: raise its stage's resources.limits.memory (worker.stages in the chart)."
+    said = (end.get("message") or "").strip()
+    return said or f"pod {name} ended with exit code {end['exitCode']} ({end.get('reason', 'Error')}); see its log."

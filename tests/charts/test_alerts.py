@@ -1,0 +1,256 @@
+"""The rules: each alert fires when its fault is in the series, and not otherwise. promtool evaluates them."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from charts.tools import CHART, objects, the
+
+RULES = CHART / "files" / "rules.yaml"
+RUN = 'namespace="ml", run="r"'
+POD = f'{RUN}, iteration="1", stage="judge", component="worker", pod="r-judge-1-0"'
+CONTROLLER = 'namespace="ml", component="controller", pod="c-1"'
+#: Series of a minute's steps. ``many`` are from a start and a growth to any number of steps; _ is a missing sample.
+Series = dict[str, str]
+Labels = dict[str, str]
+
+HEALTHY: Series = {
+    f"pyrite_controller_turn_seconds_count{{{CONTROLLER}}}": "0+15x120",
+    f'pyrite_run_phase{{{CONTROLLER}, run="r", phase="Running"}}': "1x120",
+    f'pyrite_run_phase{{{CONTROLLER}, run="r", phase="Failed"}}': "0x120",
+    f'pyrite_run_steps_done{{{CONTROLLER}, run="r"}}': "3x120",
+    f'pyrite_run_shards{{{CONTROLLER}, run="r"}}': "4x120",
+    f'pyrite_run_shards_done{{{CONTROLLER}, run="r"}}': "1x120",
+    f'pyrite_run_cost_dollars{{{CONTROLLER}, run="r"}}': "0+0.1x120",
+    f'pyrite_run_cost_budget_dollars{{{CONTROLLER}, run="r"}}': "100x120",
+    f'pyrite_server_replicas{{{CONTROLLER}, state="wanted"}}': "4x120",
+    f'pyrite_server_replicas{{{CONTROLLER}, state="ready"}}': "0x8 4x111",
+    f'pyrite_step_work{{{POD}, unit="pairs judged"}}': "100000x120",
+    f'pyrite_step_work_done{{{POD}, unit="pairs judged"}}': "0+60x120",
+    f'pyrite_judge_pairs_total{{{POD}, outcome="judged"}}': "0+60x120",
+    f'pyrite_judge_pairs_total{{{POD}, outcome="missing"}}': "0x60 4x59",
+    f"pyrite_judge_missing_pairs_limit{{{POD}}}": "10x120",
+    f'pyrite_judge_grades_total{{{POD}, grade="1"}}': "0+50x120",
+    f'pyrite_judge_grades_total{{{POD}, grade="4"}}': "0+10x120",
+}
+_RUN: Labels = {"namespace": "ml", "run": "r"}
+_ITERATION: Labels = {**_RUN, "iteration": "1"}
+
+
+def of(name: str, **labels: str) -> str:
+    """The healthy series of ``name``."""
+    [one] = [
+        key for key in HEALTHY if key.startswith(f"{name}{{") and all(f'{k}="{v}"' in key for k, v in labels.items())
+    ]
+    return one
+
+
+#: A fault (series in place of healthy ones; None: gone), the alert that it must raise, and the alert's labels.
+FAULTS: dict[str, tuple[dict[str, str | None], str, Labels]] = {
+    "the server hangs": (
+        {
+            of("pyrite_step_work_done"): "0+60x100 6000x19",
+            of("pyrite_judge_pairs_total", outcome="judged"): "0+60x100 6000x19",
+        },
+        "PyriteJudgingStalled",
+        _ITERATION,
+    ),
+    "six of ten missing pairs are used": (
+        {of("pyrite_judge_pairs_total", outcome="missing"): "0x60 6x59"},
+        "PyriteFailureBudgetHalfUsed",
+        {**_ITERATION, "pod": "r-judge-1-0"},
+    ),
+    "a server never gets ready": (
+        {of("pyrite_server_replicas", state="ready"): "3x120"},
+        "PyriteServerNotReady",
+        {"namespace": "ml"},
+    ),
+    "nearly all pairs get grade 1": (
+        {
+            of("pyrite_judge_grades_total", grade="1"): "0+97x120",
+            of("pyrite_judge_grades_total", grade="4"): "0+3x120",
+        },
+        "PyriteGradeCollapse",
+        {**_ITERATION, "grade": "1"},
+    ),
+    "the run fails": (
+        {
+            of("pyrite_run_phase", phase="Running"): "1x100 0x19",
+            of("pyrite_run_phase", phase="Failed"): "0x100 1x19",
+            f'pyrite_run_finished_timestamp_seconds{{{CONTROLLER}, run="r"}}': "_x101 6000x18",
+        },
+        "PyriteRunFailed",
+        _RUN,
+    ),
+    "the controller is gone": (
+        {key: f"{value.split('x')[0]}x100" for key, value in HEALTHY.items() if CONTROLLER in key and " " not in value},
+        "PyriteControllerDown",
+        {"namespace": "ml"},
+    ),
+    "there never was a controller": (dict.fromkeys(HEALTHY), "PyriteControllerDown", {"component": "controller"}),
+    "the controller hangs": (
+        {of("pyrite_controller_turn_seconds_count"): "0+15x60 900x59"},
+        "PyriteControllerDown",
+        {"namespace": "ml"},
+    ),
+    "one controller of two is gone": (
+        {
+            of("pyrite_controller_turn_seconds_count"): "0+15x60",
+            'pyrite_controller_turn_seconds_count{namespace="other", component="controller", pod="c-2"}': "0+15x120",
+        },
+        "PyriteControllerDown",
+        {"namespace": "ml"},
+    ),
+    "training hangs": (
+        {
+            of("pyrite_step_work"): None,
+            of("pyrite_step_work_done"): None,
+            f'pyrite_step_work_done{{{RUN}, stage="finetune", pod="r-f", unit="training steps"}}': "0+1x30 30x89",
+        },
+        "PyriteNoProgress",
+        _RUN,
+    ),
+    "the run costs more than it may": (
+        {of("pyrite_run_cost_dollars"): "0+1x120"},
+        "PyriteCostOverBudget",
+        _RUN,
+    ),
+}
+
+#: What looks like a fault and is none.
+FINE: dict[str, dict[str, str | None]] = {
+    "all is well": {},
+    "a server is scaled to zero": {
+        of("pyrite_server_replicas", state="wanted"): "0x120",
+        of("pyrite_server_replicas", state="ready"): "0x120",
+    },
+    "a shard has nothing left to judge": {
+        of("pyrite_step_work"): "1200x120",
+        of("pyrite_step_work_done"): "0+60x20 1200x99",
+        of("pyrite_run_steps_done"): "0+1x120",
+    },
+    "no pair judged yet, just begun": {
+        of("pyrite_step_work_done"): "_x117 0x3",
+        of("pyrite_step_work"): "_x117 9x3",
+        of("pyrite_run_steps_done"): "3x110 4x9",
+    },
+    "the first few pairs get the same grade": {
+        of("pyrite_judge_grades_total", grade="1"): "0+1x120",
+        of("pyrite_judge_grades_total", grade="4"): "0x120",
+    },
+    "a run failed long ago": {
+        of("pyrite_run_phase", phase="Running"): "0x120",
+        of("pyrite_run_phase", phase="Failed"): "1x120",
+        f'pyrite_run_finished_timestamp_seconds{{{CONTROLLER}, run="r"}}': "-90000x120",
+    },
+    "an ended run cost more than it may": {
+        of("pyrite_run_cost_dollars"): "200x120",
+        of("pyrite_run_phase", phase="Running"): "0x120",
+        f'pyrite_run_phase{{{CONTROLLER}, run="r", phase="Succeeded"}}': "1x120",
+    },
+    "a server starts": {of("pyrite_server_replicas", state="ready"): "4x112 0x7"},
+    "shards end that Prometheus cannot reach": {
+        of("pyrite_step_work"): None,
+        of("pyrite_step_work_done"): None,
+        of("pyrite_run_shards_done"): "0+1x120",
+    },
+    "a run has just begun": {
+        of("pyrite_step_work"): None,
+        of("pyrite_step_work_done"): None,
+        of("pyrite_run_phase", phase="Running"): "_x100 1x20",
+        of("pyrite_run_steps_done"): "_x100 0x20",
+    },
+    "a controller is replaced by another": {
+        **{
+            key: f"{value.split('x')[0]}x60" for key, value in HEALTHY.items() if CONTROLLER in key and " " not in value
+        },
+        **{
+            key.replace("c-1", "c-2"): f"_x59 {value.split('x')[0]}x60"
+            for key, value in HEALTHY.items()
+            if CONTROLLER in key and "ready" not in key
+        },
+    },
+    "training goes on slowly": {
+        of("pyrite_step_work"): None,
+        of("pyrite_step_work_done"): None,
+        f'pyrite_step_work_done{{{RUN}, stage="finetune", unit="training steps"}}': "0x20 1x25 2x25 3x25 4x25",
+    },
+}
+
+
+def promtool(*words: str) -> str:
+    program = shutil.which("promtool")
+    if not program:
+        pytest.skip("promtool is not on the PATH; scripts/install_prometheus.sh installs it")
+    done = subprocess.run([program, *words], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    return [rule for group in groups for rule in group["rules"] if "alert" in rule]
+
+
+def evaluated(folder: Path, changed: dict[str, str | None], wanted: list[Labels]) -> None:
+    """Have promtool say whether ``wanted`` fire after two hours of the healthy series, with some ``changed``."""
+    series = {name: values for name, values in {**HEALTHY, **changed}.items() if values is not None}
+    inside = [", ".join(f'{label}="{value}"' for label, value in one.items()) for one in wanted]
+    firing = [{"labels": f"ALERTS{{{labels}}}", "value": 1} for labels in inside]
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [{"expr": 'ALERTS{alertstate="firing"}', "eval_time": "2h", "exp_samples": firing}],
+    }
+    path = folder / "test.yaml"
+    path.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
+    promtool("test", "rules", str(path))
+
+
+def test_promtool_finds_nothing_wrong() -> None:
+    promtool("check", "rules", str(RULES))
+
+
+def test_every_alert_says_what_to_do() -> None:
+    for rule in alerts():
+        assert set(rule["annotations"]) == {"summary", "description"}
+        assert len(rule["annotations"]["description"]) > 150, f"{rule['alert']} has no runbook"
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert rule["alert"] in {alert for _, alert, _ in FAULTS.values()}, "an alert that no fault is tried for"
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_raises_its_alert_and_no_other(fault: str, tmp_path: Path) -> None:
+    changed, name, labels = FAULTS[fault]
+    [severity] = [rule["labels"]["severity"] for rule in alerts() if rule["alert"] == name]
+    firing = {"alertname": name, "alertstate": "firing", "severity": severity, **labels}
+    evaluated(tmp_path, changed, [firing])
+
+
+@pytest.mark.parametrize("case", FINE)
+def test_nothing_is_raised_where(case: str, tmp_path: Path) -> None:
+    evaluated(tmp_path, FINE[case], [])
+
+
+def test_what_is_left_counts_shards_that_have_not_begun(tmp_path: Path) -> None:
+    """Four shards, one done, one at work with 92800 pairs left: two more of 100000 are to come."""
+    path = tmp_path / "test.yaml"
+    sample = {"labels": 'run:pyrite_judge_work_left:sum{iteration="1", namespace="ml", run="r"}', "value": 292800}
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in HEALTHY.items()],
+        "promql_expr_test": [{"expr": "run:pyrite_judge_work_left:sum", "eval_time": "2h", "exp_samples": [sample]}],
+    }
+    path.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
+    promtool("test", "rules", str(path))
+
+
+def test_the_chart_wraps_the_file_as_it_is() -> None:
+    """Runbooks hold {{ $labels }}, which helm must leave to Prometheus."""
+    rule = the(objects("--set=metrics.rules.enabled=true,metrics.rules.labels.release=prometheus"), "PrometheusRule")
+    assert rule["spec"] == yaml.safe_load(RULES.read_text())
+    assert rule["metadata"]["labels"]["release"] == "prometheus"

@@ -1,0 +1,214 @@
+"""The dashboards: what they ask for is there, and every panel says what it shows."""
+
+import ast
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from charts.test_alerts import HEALTHY, promtool
+from charts.tools import CHART, objects
+from pyrite import metrics
+
+ROOT = CHART.parents[1]
+RULES = yaml.safe_load((CHART / "files" / "rules.yaml").read_text())
+BOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((CHART / "dashboards").glob("*.json"))}
+boards = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
+
+#: vLLM's metrics as 0.32's source declares them, a kind and a name a line.
+VLLM = Path(__file__).with_name("vllm_metrics.txt")
+
+#: What the panels' variables stand for, where a query is to be read without Grafana.
+VARIABLES = {"$__rate_interval": "5m", "$namespace": "ml", "$run": "r", "$iteration": ".*", "$pod": ".*"}
+
+#: Series as a scrape of a run on a cluster has them, with values over two hours. Of judging, what test_alerts has.
+WORKER = 'namespace="ml", run="r", iteration="1", stage="judge", component="worker", pod="r-judge-1-0"'
+SHOWN = 'namespace="ml", component="controller", pod="c-1"'
+SERVER = 'namespace="ml", component="vllm", pod="pyrite-vllm-0", engine="0", model_name="m"'
+SERIES = {
+    **HEALTHY,
+    **{
+        f'{name}_bucket{{{labels}, le="{le}"}}': f"0+{n}x120"
+        for name, labels in (
+            ("pyrite_llm_request_seconds", WORKER),
+            ("pyrite_controller_turn_seconds", SHOWN),
+            ("vllm:time_to_first_token_seconds", SERVER),
+            ("vllm:e2e_request_latency_seconds", SERVER),
+            ("vllm:request_queue_time_seconds", SERVER),
+        )
+        for le, n in (("0.1", 5), ("1.0", 9), ("+Inf", 10))
+    },
+    f'pyrite_judge_pairs_total{{{WORKER}, outcome="kept"}}': "0+1x120",
+    f"pyrite_judge_cut_passages_total{{{WORKER}}}": "1x120",
+    f'pyrite_llm_retries_total{{{WORKER}, reason="busy"}}': "0+1x120",
+    f'pyrite_llm_requests_in_flight{{{WORKER}, server="http://s:8000"}}': "7x120",
+    f'pyrite_llm_concurrency_limit{{{WORKER}, server="http://s:8000"}}': "8x120",
+    f'pyrite_llm_server_up{{{WORKER}, server="http://s:8000"}}': "1x120",
+    f"pyrite_llm_prompt_tokens_total{{{WORKER}}}": "0+600x120",
+    f"pyrite_llm_cached_tokens_total{{{WORKER}}}": "0+400x120",
+    f"pyrite_finetune_loss{{{WORKER}}}": "0.3x120",
+    f'pyrite_controller_errors_total{{{SHOWN}, kind="ApiException"}}': "0+1x120",
+    f"pyrite_controller_api_calls_total{{{SHOWN}}}": "0+9x120",
+    f'pyrite_controller_runs{{{SHOWN}, phase="Running"}}': "1x120",
+    f'pyrite_run_steps{{{SHOWN}, run="r"}}': "9x120",
+    f'pyrite_run_started_timestamp_seconds{{{SHOWN}, run="r"}}': "60x120",
+    f'pyrite_run_stage_seconds{{{SHOWN}, run="r", stage="prepare", iteration=""}}': "60x120",
+    f'pyrite_run_gate_passed{{{SHOWN}, run="r"}}': "0x120",
+    f'pyrite_run_examples{{{SHOWN}, run="r", iteration="1", kind="hard"}}': "60x120",
+    f'pyrite_run_training_loss{{{SHOWN}, run="r", iteration="1"}}': "0.2x120",
+    **{f'pyrite_run_pairs{{{SHOWN}, run="r", iteration="1", outcome="{o}"}}': "60x120" for o in ("judged", "kept")},
+    **{f'pyrite_run_grades{{{SHOWN}, run="r", iteration="1", grade="{g}"}}': "60x120" for g in (1, 4)},
+    **{
+        f'pyrite_run_validation_{metric}{{{SHOWN}, run="r", model="{model}", iteration="{i}"}}': "0.5x120"
+        for metric in ("mrr", "dcg")
+        for model, i in (("base", 0), ("tuned", 1), ("best", 1))
+    },
+    **{
+        f"{name}{{{SERVER}}}": "0+9x120"
+        for name in (
+            "vllm:num_requests_running",
+            "vllm:num_requests_waiting",
+            "vllm:kv_cache_usage_perc",
+            "vllm:prefix_cache_hits_total",
+            "vllm:prefix_cache_queries_total",
+            "vllm:prompt_tokens_total",
+            "vllm:generation_tokens_total",
+            "vllm:num_preemptions_total",
+        )
+    },
+    f'vllm:request_success_total{{{SERVER}, finished_reason="length"}}': "0+9x120",
+}
+
+
+def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
+    return [panel for panel in board["panels"] if panel["type"] != "row"]
+
+
+def queries(board: dict[str, Any]) -> list[str]:
+    asked = [target["expr"] for panel in panels(board) for target in panel["targets"]]
+    return asked + [one["query"] for one in board["templating"]["list"] if one["type"] == "query"]
+
+
+def series(declared: list[tuple[str, str]]) -> set[str]:
+    """The names in a scrape of metrics of (kind, name)."""
+    endings = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+    return {f"{name}{ending}" for kind, name in declared for ending in endings[kind]}
+
+
+def test_every_metric_that_is_asked_for_is_there() -> None:
+    """A metric that was renamed leaves a panel empty, and an alert silent, without a word."""
+    vllm = [tuple(line.split()) for line in VLLM.read_text().splitlines()]
+    there = series([(m.kind, m.name) for m in metrics.DESCRIBED]) | series(vllm)  # type: ignore[arg-type]
+    rules = [rule for group in RULES["groups"] for rule in group["rules"]]
+    there |= {rule["record"] for rule in rules if "record" in rule}
+    asked = [query for board in BOARDS.values() for query in queries(board)] + [rule["expr"] for rule in rules]
+    names = {name for query in asked for name in re.findall(r"(?:run:)?(?:pyrite_|vllm:)[\w:]+", query)}
+    assert len(names) > 50
+    assert names - there == set()
+
+
+def test_every_series_that_is_recorded_is_used() -> None:
+    recorded = {rule["record"] for group in RULES["groups"] for rule in group["rules"] if "record" in rule}
+    asked = " ".join(query for board in BOARDS.values() for query in queries(board)) + yaml.safe_dump(
+        RULES["groups"][1]
+    )
+    assert {name for name in recorded if name not in asked} == set()
+
+
+def test_the_saved_list_of_vllms_metrics_is_what_its_source_says() -> None:
+    """Where a vLLM is installed (make real-vllm); after an upgrade of vLLM this says what the list lacks."""
+    found = sorted(ROOT.glob(".venv-real-vllm/lib/python3*/site-packages/vllm/v1/metrics/loggers.py"))
+    if not found:
+        pytest.skip("no vLLM is installed; make real-vllm installs it")
+    assert declared(found[0]) == VLLM.read_text().splitlines()
+
+
+def declared(source: Path) -> list[str]:
+    """Kind and name, as a scrape has it, of each metric that ``source`` makes."""
+    made = []
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            kind = node.func.attr.removeprefix("_").removesuffix("_cls")
+            given = {word.arg: word.value for word in node.keywords}
+            name = given.get("name")
+            if kind in ("counter", "gauge", "histogram") and isinstance(name, ast.Constant):
+                ending = "_total" if kind == "counter" else ""
+                made.append(f"{kind} {str(name.value).removesuffix(ending)}{ending}")
+    return sorted(set(made))
+
+
+def test_the_files_are_what_the_code_makes() -> None:
+    if not importlib.util.find_spec("grafana_foundation_sdk"):
+        pytest.skip("grafana-foundation-sdk is not installed")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / "dashboards.py"), "--check"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@boards
+def test_every_panel_says_what_it_shows(board: dict[str, Any]) -> None:
+    for panel in panels(board):
+        defaults = panel["fieldConfig"]["defaults"]
+        assert len(panel["description"]) > 15, panel["title"]
+        assert defaults["unit"], panel["title"]
+        assert defaults["thresholds"]["steps"], panel["title"]
+        assert panel["datasource"]["uid"] == "${datasource}", panel["title"]
+
+
+@boards
+def test_panels_are_wide_enough_and_do_not_overlap(board: dict[str, Any]) -> None:
+    """At 1280 pixels a column has about 50: four hold a number, eight a plot with its legend."""
+    lines: dict[int, list[dict[str, int]]] = {}
+    for panel in board["panels"]:
+        place = panel["gridPos"]
+        lines.setdefault(place.get("y", 0), []).append({"x": 0, "y": 0, **place})
+        assert place["w"] >= (4 if panel["type"] == "stat" else 8), panel["title"]
+    bottom = 0
+    for y, line in sorted(lines.items()):
+        assert y >= bottom, "a panel begins above the end of the line before"
+        assert sum(place["w"] for place in line) == 24
+        assert all(a["x"] + a["w"] == b["x"] for a, b in pairwise(sorted(line, key=lambda place: place["x"])))
+        bottom = y + max(place["h"] for place in line)
+
+
+@boards
+def test_every_query_finds_something(board: dict[str, Any], tmp_path: Path) -> None:
+    """Over series with the labels of real ones: labels that do not match leave a panel empty without a word."""
+    tests = []
+    for panel in panels(board):
+        for target in panel["targets"]:
+            expr = target["expr"]
+            for name, value in VARIABLES.items():
+                expr = expr.replace(name, value)
+            assert "$" not in expr, panel["title"]
+            one = {"labels": "{}", "value": 1}
+            tests.append({"expr": f"clamp_max(count({expr}), 1)", "eval_time": "2h", "exp_samples": [one]})
+            for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
+                kept = rf'by \([^)]*\b{label}\b|label_replace\(.*"{label}"'
+                assert re.search(kept, expr), f"{panel['title']}: the legend's {label} is summed away"
+    content = {"rule_files": [str(CHART / "files" / "rules.yaml")], "evaluation_interval": "1m"}
+    given = [{"series": name, "values": values} for name, values in SERIES.items()]
+    path = tmp_path / "test.yaml"
+    path.write_text(
+        yaml.safe_dump({**content, "tests": [{"interval": "1m", "input_series": given, "promql_expr_test": tests}]})
+    )
+    promtool("test", "rules", str(path))
+
+
+def test_the_chart_hands_each_dashboard_to_the_sidecar() -> None:
+    """A ConfigMap that the sidecar does not find by its label is one that nobody ever sees."""
+    found = objects("--set=metrics.rules.enabled=true,metrics.dashboards.enabled=true")
+    maps = [one for one in found if one["metadata"].get("labels", {}).get("grafana_dashboard") == "1"]
+    loaded = {name: json.loads(text) for one in maps for name, text in one["data"].items()}
+    assert loaded == {f"pyrite-{name}.json": board for name, board in BOARDS.items()}

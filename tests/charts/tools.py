@@ -1,0 +1,100 @@
+"""helm and kube-score, and what they make of the chart."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CHART = Path(__file__).parents[2] / "charts" / "pyrite"
+_HERE = Path(__file__).parent
+
+Object = dict[str, Any]
+
+#: Ways to install the chart, each of which must be without fault.
+WAYS: dict[str, tuple[str, ...]] = {
+    "defaults": (),
+    "a laptop": (
+        "--set=store.url=s3://pyrite/runs,store.endpointUrl=http://10.200.0.1:8333",
+        "--set=store.existingSecret=s3",
+    ),
+    "eks": ("--values", str(CHART / "values-eks.yaml"), "--set=store.url=s3://bucket/prefix,store.region=us-east-1"),
+    "your own endpoint": (
+        "--set=store.url=s3://bucket/prefix,judge.existingSecret=key",
+        "--set=judge.urls={https://judge.example:8443,http://10.0.0.7}",
+    ),
+    "everything": ("--values", str(_HERE / "everything.yaml")),
+}
+KINDS = tuple(f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in ("PodMonitor", "PrometheusRule"))
+
+
+def program(name: str) -> str:
+    """Where ``name`` is: on the PATH, or in bin/ beside the kubeconfig. The test is skipped where it is not."""
+    beside = Path(os.environ.get("KUBECONFIG", "")).absolute().parent / "bin"
+    found = shutil.which(name) or shutil.which(name, path=str(beside))
+    if not found:
+        pytest.skip(f"{name} is neither on the PATH nor in bin/ beside KUBECONFIG")
+    return found
+
+
+def helm(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """helm, as a person types it."""
+    return subprocess.run(
+        [program("helm"), *words], capture_output=True, text=True, timeout=180, env={**os.environ, **environment}
+    )
+
+
+@cache
+def rendered(*words: str, chart: Path = CHART) -> str:
+    """What `helm template` makes of the chart, as text."""
+    done = helm("template", "pyrite", str(chart), "--namespace=pyrite", *KINDS, *words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def objects(*words: str, chart: Path = CHART) -> list[Object]:
+    """The same as objects."""
+    return [one for one in yaml.safe_load_all(rendered(*words, chart=chart)) if one]
+
+
+def the(found: list[Object], kind: str, name: str | None = None) -> Object:
+    """The one object of ``kind`` (and ``name``)."""
+    [one] = [o for o in found if o["kind"] == kind and name in (None, o["metadata"]["name"])]
+    return one
+
+
+def pod_specs(found: list[Object]) -> Iterator[tuple[str, Object]]:
+    """The pods that the objects make, the Jobs of the ConfigMap included, each with a name to say."""
+    for one in found:
+        name = f"{one['kind']} {one['metadata']['name']}"
+        if one["kind"] == "Pod":
+            yield name, one["spec"]
+        elif one["kind"] in ("Deployment", "StatefulSet", "Job"):
+            yield name, one["spec"]["template"]["spec"]
+        elif one["kind"] == "ConfigMap" and name.endswith("-jobs"):
+            for file, text in one["data"].items():
+                yield f"{name}/{file}", yaml.safe_load(text)["spec"]["template"]["spec"]
+
+
+def kube_score(text: str, *words: str) -> dict[str, set[str]]:
+    """Findings (checks that are not fully met) per object."""
+    done = subprocess.run(
+        [program("kube-score"), "score", "--kubernetes-version=v1.34", "--output-format=json", *words, "-"],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    best = 10
+    return {
+        item["object_name"]: {
+            check["check"]["id"] for check in item["checks"] or () if not check["skipped"] and check["grade"] < best
+        }
+        for item in json.loads(done.stdout)
+    }

@@ -1,0 +1,85 @@
+"""A real cluster (KUBECONFIG), our images on its node, and a real S3 server that its pods reach."""
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from real.cluster.place import ROOT, Object, Place, kubectl
+from real.seaweed import NOT_INSTALLED, SCRIPT
+
+IMAGES = ("worker", "controller")
+
+
+@pytest.fixture(scope="session")
+def node() -> Object:
+    """The cluster's node, on which our images are."""
+    if not os.environ.get("KUBECONFIG"):
+        pytest.skip("KUBECONFIG is not set; `make kube` starts a cluster and says what to export")
+    found: Object = json.loads(kubectl("get", "nodes", "-o", "json"))["items"][0]
+    if os.environ.get("PYRITE_IMAGES") != "loaded":
+        done = subprocess.run(
+            ["bash", str(ROOT / "scripts/kube.sh"), "load"], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            pytest.skip(f"our images are not on the node: {done.stderr.strip()[-300:]}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def s3_server(node: Object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment by which a client finds an S3 server on the node's address."""
+    address = next(a["address"] for a in node["status"]["addresses"] if a["type"] == "InternalIP")
+    folder = tmp_path_factory.mktemp("s3")
+    command = [sys.executable, str(SCRIPT), "--port=0", "--no-install", f"--host={address}", f"--folder={folder}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    found = {}
+    for line in process.stdout:
+        if line.startswith("# ready"):
+            break
+        name, _, value = line.removeprefix("export ").strip().partition("=")
+        found[name] = value
+    else:
+        assert process.wait() == NOT_INSTALLED, "the S3 server did not start"
+        pytest.skip("SeaweedFS is not installed; `make real-s3` installs it")
+    yield {**found, "PYRITE_S3_PROCESS": str(process.pid)}
+    process.terminate()
+    process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def place(s3_server: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A namespace with the chart installed; a module may set VALUES."""
+    name = Path(request.path).stem.removeprefix("test_")
+    found = Place(f"{name}-{uuid.uuid4().hex[:6]}", s3_server, getattr(request.module, "VALUES", {}))
+    yield found
+    if os.environ.get("PYRITE_KEEP") != "1":
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def small(place: Place, questions: Path) -> Callable[..., Object]:
+    """The spec of a run that takes a minute or two, with settings of one's own."""
+    address = place.put("questions.jsonl", questions.read_bytes())
+
+    def spec(**settings: Any) -> Object:
+        return {
+            "source": {"kind": "jsonl", "path": address, "topic": "topic", "type": "type"},
+            "prepare": {"min_chars": 40, "max_chars": 400},
+            "iterations": 1,
+            "judge": {"shards": 4},
+            "retrieve": {"top_k": 20},
+            "mine": {"negatives": 2, "max_negative_share": None},
+            "finetune": {"batch_size": 8, "checkpoint_every": 2, "max_tokens": 32},
+            "evaluate": {"blends": [], "resamples": 200},
+            **settings,
+        }
+
+    return spec

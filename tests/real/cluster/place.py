@@ -1,0 +1,172 @@
+"""A namespace of a real cluster, with the chart installed and a store on a real S3 server."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import boto3
+
+from charts.tools import CHART, program
+from pyrite.plan import STAGES
+
+ROOT = Path(__file__).parents[3]
+_SMALL: "Object" = {
+    "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
+}
+T = TypeVar("T")
+Object = dict[str, Any]
+
+
+def kubectl(*words: str, stdin: str | None = None, check: bool = True, seconds: float = 120) -> str:
+    """What kubectl prints; what it complains of where it fails and ``check`` is not set."""
+    done = subprocess.run(
+        [program("kubectl"), *words], input=stdin, capture_output=True, text=True, timeout=seconds, check=False
+    )
+    if done.returncode and check:
+        raise AssertionError(f"kubectl {' '.join(words)}: {done.stderr}")
+    return done.stdout if done.returncode == 0 else done.stdout + done.stderr
+
+
+def until(what: str, look: Callable[[], T | None], seconds: float = 120, every: float = 0.5) -> T:
+    """The first result of ``look`` that is something."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {seconds:.0f} s")
+        time.sleep(every)
+
+
+class Place:
+    """``store`` is the environment by which a client outside finds the S3 server."""
+
+    def __init__(self, namespace: str, store: dict[str, str], values: Object):
+        self.namespace, self.environment = namespace, store
+        self.url = f"s3://pyrite/{namespace}"
+        kubectl("create", "namespace", namespace)
+        kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+        keys = [f"--from-literal={name}={store[name]}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
+        kubectl("-n", namespace, "create", "secret", "generic", "store", *keys)
+        image = "localhost/pyrite-{}"
+        self.values: Object = {
+            "store": {
+                "url": self.url,
+                "region": "us-east-1",
+                "endpointUrl": store["AWS_ENDPOINT_URL"],
+                "existingSecret": "store",
+            },
+            "controller": {"image": {"repository": image.format("controller")}},
+            # Small requests, so that two runs fit on a node of two cores.
+            "worker": {"image": {"repository": image.format("worker")}, "stages": dict.fromkeys(STAGES, _SMALL)},
+            **values,
+        }
+        self.helm("install")
+
+    def helm(self, verb: str, **changes: Any) -> str:
+        """Install or upgrade the chart with the place's values, some of them changed."""
+        command = [program("helm"), verb, "pyrite", str(CHART), "-n", self.namespace, "--values=-", "--wait"]
+        values = json.dumps({**self.values, **changes})
+        done = subprocess.run(command, input=values, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def close(self) -> None:
+        kubectl("-n", self.namespace, "delete", "trainingruns", "--all", "--wait=false", check=False)
+        subprocess.run([program("helm"), "uninstall", "pyrite", "-n", self.namespace], capture_output=True, check=False)
+        kubectl("delete", "namespace", self.namespace, "--wait=false", check=False)
+
+    def get(self, *words: str) -> Object:
+        """An object, or a list of them."""
+        found: Object = json.loads(kubectl("-n", self.namespace, "get", *words, "-o", "json"))
+        return found
+
+    def items(self, kind: str, **labels: str) -> list[Object]:
+        words = [f"-l={name.replace('_', '/')}={value}" for name, value in labels.items()]
+        return list(self.get(kind, *words)["items"])
+
+    def status(self, run: str) -> Object:
+        found: Object = self.get("trainingrun", run).get("status", {})
+        return found
+
+    def apply(self, name: str, spec: Object) -> None:
+        manifest = {
+            "apiVersion": "pyrite.dev/v1alpha1",
+            "kind": "TrainingRun",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
+        kubectl("-n", self.namespace, "apply", "-f", "-", stdin=json.dumps(manifest))
+
+    def edit(self, run: str, **spec: Any) -> None:
+        patch = json.dumps({"spec": spec})
+        kubectl("-n", self.namespace, "patch", "trainingrun", run, "--type=merge", "-p", patch)
+
+    def pods(self, run: str, stage: str | None = None) -> list[Object]:
+        labels = f"pyrite.dev/run={run}" + (f",pyrite.dev/stage={stage}" if stage else "")
+        return list(self.get("pods", "-l", labels)["items"])
+
+    def wait(self, run: str, *phases: str, seconds: float = 1200) -> Object:
+        """The run's status, once its phase is one of ``phases`` (Succeeded where none is named)."""
+        wanted = phases or ("Succeeded",)
+        last: Object = {}
+
+        def look() -> Object | None:
+            last.clear()
+            last.update(self.status(run))
+            if not phases:
+                assert last.get("phase") != "Failed", last
+            return last if last.get("phase") in wanted else None
+
+        try:
+            return until(f"run {run} is {wanted}", look, seconds, every=1)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it is {last}") from None
+
+    def wait_stage(self, run: str, stage: str, seconds: float = 600) -> Object:
+        """The run's status, once a pod of ``stage`` runs."""
+        running = ("Running",)
+        until(
+            f"{stage} of {run} runs",
+            lambda: [pod for pod in self.pods(run, stage) if pod["status"]["phase"] in running],
+            seconds,
+            every=0.3,
+        )
+        return self.status(run)
+
+    def pyrite(self, *words: str, seconds: float = 900) -> "subprocess.CompletedProcess[str]":
+        """The command line, as a person outside uses it."""
+        command = [sys.executable, "-m", "pyrite", *words]
+        environment = {**os.environ, **self.environment, "PYRITE_STORE": self.url}
+        return subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False)
+
+    def digests(self, run: str) -> dict[str, str]:
+        """The digest of every table and weight that a run has made, by its key."""
+        client = self.s3()
+        prefix = f"{self.namespace}/runs/{run}/steps/"
+        found = {}
+        for entry in client.list_objects_v2(Bucket="pyrite", Prefix=prefix).get("Contents", []):
+            manifest = json.loads(client.get_object(Bucket="pyrite", Key=entry["Key"])["Body"].read())
+            for output in manifest.get("outputs", []):
+                found[output["key"]] = output["sha256"]
+        return found
+
+    def put(self, name: str, data: bytes) -> str:
+        """The address of a new file on S3."""
+        self.s3().put_object(Bucket="pyrite", Key=f"{self.namespace}-data/{name}", Body=data)
+        return f"s3://pyrite/{self.namespace}-data/{name}"
+
+    def s3(self) -> Any:
+        return boto3.client(
+            "s3",
+            endpoint_url=self.environment["AWS_ENDPOINT_URL"],
+            aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
+            region_name="us-east-1",
+        )

@@ -1,0 +1,139 @@
+"""What people get wrong on a cluster ends in words that say what to do, and loses nothing."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pyrite.config import load
+from pyrite.controller.schema import RULES
+from pyrite.errors import UserError
+from real.cluster.place import Object, Place, kubectl, until
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+SAMPLE: Object = {"source": {"kind": "sample"}}
+
+
+def said(place: Place, run: str, words: str, seconds: float = 60) -> Object:
+    """The run's status, once its message holds ``words``."""
+    return until(
+        f"{run} says {words!r}", lambda: s if words in (s := place.status(run)).get("message", "") else None, seconds
+    )
+
+
+@pytest.mark.parametrize(
+    ("spec", "name", "words"),
+    [
+        ({**SAMPLE, "finetune": {"loss": "triplet"}, "mine": {"negatives": 2}}, "r", "triplet takes one negative"),
+        ({**SAMPLE, "generate": {}}, "r", "generate needs generate.model"),
+        ({"source": {"kind": "jsonl"}}, "r", "needs path"),
+        ({"source": {"kind": "huggingface"}}, "r", "needs id"),
+        ({**SAMPLE, "judge": {"kind": "vllm"}}, "r", "kind vllm needs model"),
+        ({**SAMPLE, "prepare": {"min_chars": 2000}}, "r", "min_chars is above max_chars"),
+        ({**SAMPLE, "prepare": {"split": {"train": 0.8}}}, "r", "must add up to 1"),
+        ({**SAMPLE, "mine": {"negative_grade": 3}, "seed": -1}, "r", "spec.seed"),
+        ({**SAMPLE, "iteration": 3}, "r", 'unknown field "spec.iteration"'),
+        (SAMPLE, "a" * 40, "letters, digits and dashes"),
+    ],
+)
+def test_the_api_server_refuses_what_the_run_file_refuses(
+    place: Place, spec: Object, name: str, words: str, tmp_path: Any
+) -> None:
+    """Every CEL rule, tried on a real server; the RunSpec's own validators agree."""
+    manifest = {"apiVersion": "pyrite.dev/v1alpha1", "kind": "TrainingRun", "metadata": {"name": name}, "spec": spec}
+    answer = kubectl("-n", place.namespace, "create", "-f", "-", stdin=json.dumps(manifest), check=False)
+    assert words in answer, answer
+    if len(name) == 1:
+        run_file = tmp_path / "run.yaml"
+        run_file.write_text(json.dumps({**spec, "name": "r"}))
+        with pytest.raises(UserError):
+            load(run_file)
+    assert sum(len(rules) for rules in RULES.values()) == 8, "a rule without a case here"
+
+
+def test_a_bucket_that_is_not_there(place: Place, small: Callable[..., Object]) -> None:
+    place.helm("upgrade", store={**place.values["store"], "url": "s3://no-such-bucket/x"})
+    place.apply("nobucket", small())
+    status = said(place, "nobucket", "no-such-bucket", 120)
+    assert "bucket" in status["message"]
+    place.helm("upgrade")
+    place.wait("nobucket")
+
+
+def test_an_image_that_is_not_there_then_the_right_one(place: Place, small: Callable[..., Object]) -> None:
+    """Within a minute it says so; once the chart is right, the run goes on by itself."""
+    worker = {**place.values["worker"], "image": {**place.values["worker"]["image"], "tag": "no-such-tag"}}
+    place.helm("upgrade", worker=worker)
+    place.apply("noimage", small())
+    began = time.monotonic()
+    status = said(place, "noimage", "no-such-tag")
+    assert time.monotonic() - began < 60
+    assert any(c["type"] == "Degraded" and c["status"] == "True" for c in status["conditions"])
+    place.helm("upgrade")
+    place.wait("noimage")
+
+
+def test_a_gpu_that_no_node_has(place: Place, small: Callable[..., Object]) -> None:
+    gpus = {"resources": {"limits": {"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": 8}}}
+    stages = {**place.values["worker"]["stages"], "prepare": gpus}
+    place.helm("upgrade", worker={**place.values["worker"], "stages": stages})
+    place.apply("nogpu", small())
+    status = said(place, "nogpu", "finds no node")
+    assert "nvidia.com/gpu" in status["message"]
+    place.helm("upgrade")
+    place.edit("nogpu", cancel=True)
+    place.wait("nogpu", "Cancelled", seconds=90)
+    assert not [pod for pod in place.pods("nogpu") if pod["status"]["phase"] in ("Pending", "Running")]
+
+
+def test_bad_data_says_file_and_line_and_is_not_tried_again(place: Place, small: Callable[..., Object]) -> None:
+    address = place.put("bad.jsonl", b'{"question": "What is gout?", "answer": "A disease."}\n{"question": 7}\n')
+    place.apply("baddata", small(source={"kind": "jsonl", "path": address}))
+    status = place.wait("baddata", "Failed", seconds=120)
+    assert "bad.jsonl:2" in status["message"]
+    assert len(place.pods("baddata", "prepare")) == 1, "a mistake of the user's is not tried again"
+
+
+def test_an_edit_in_the_middle_does_again_what_it_changes_and_no_more(
+    place: Place, small: Callable[..., Object]
+) -> None:
+    place.apply("edited", small())
+    place.wait_stage("edited", "finetune")
+    before = place.digests("edited")
+    place.edit("edited", mine={"negatives": 1, "max_negative_share": None})
+    place.wait("edited")
+    after = place.digests("edited")
+    kept = [
+        key for key in before if key.startswith(("corpus/", "queries/", "iterations/1/candidates", "iterations/1/judg"))
+    ]
+    assert kept
+    assert all(before[key] == after[key] for key in kept)
+    assert before["iterations/1/examples.parquet"] != after["iterations/1/examples.parquet"]
+
+
+def test_two_runs_at_once_and_one_deleted_while_it_judges(place: Place, small: Callable[..., Object]) -> None:
+    place.apply("one", small(judge={"shards": 20}))
+    place.apply("two", small(seed=1))
+    place.wait_stage("one", "judge")
+    kubectl("-n", place.namespace, "delete", "trainingrun", "one")
+    until("its pods are gone", lambda: not place.pods("one"), 90)
+    left = place.digests("one")
+    assert any(key.startswith("corpus/") for key in left), "deleting a run took what it had made in the store"
+    place.wait("two")
+    place.apply("one", small(judge={"shards": 20}))
+    place.wait("one")
+    assert left.items() <= place.digests("one").items(), "it did not go on from what was there"
+
+
+def test_the_name_of_an_old_run(place: Place, small: Callable[..., Object]) -> None:
+    place.apply("again", small())
+    place.wait("again")
+    made = place.digests("again")
+    kubectl("-n", place.namespace, "delete", "trainingrun", "again")
+    place.apply("again", small(prepare={"min_chars": 30, "max_chars": 300}))
+    status = place.wait("again", "Failed", seconds=60)
+    assert "already holds a run again" in status["message"]
+    assert "another name" in status["message"]
+    assert place.digests("again") == made

@@ -1,0 +1,118 @@
+"""What is said of a run before it starts, where a language model makes its questions; reckoned by hand."""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyrite.config import load
+from pyrite.costs import USUAL_MACHINE, machine
+from pyrite.estimate import estimate, estimate_judging
+from pyrite.executors.step import Run, open_run, run_step
+from pyrite.plan import Step
+from pyrite.progress import Silent
+from pyrite.store import open_store
+from stub_judge import MODEL, Pair, Stub
+
+Pyrite = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Asker(Stub):
+    """Stands in for an LLM that makes questions: another one for every seed."""
+
+    def _completion(self, body: dict[str, Any], pair: Pair | None, length: int) -> dict[str, Any]:
+        reply = super()._completion(body, pair, length)
+        if "seed" in body:
+            reply["choices"][0]["message"]["content"] = f"What is known of thing number {body['seed']}?"
+        return reply
+
+
+@pytest.fixture
+def server() -> Iterator[Asker]:
+    with Asker() as asker:
+        yield asker
+
+
+@pytest.fixture
+def run_file(tmp_path: Path, tiny_model: Path, server: Asker) -> Path:
+    """100 documents of one passage of 840 characters each: 200 tokens at 4.2 characters."""
+    rows = [{"text": f"{number:03d} " + "thing " * 139 + ".."} for number in range(100)]
+    assert {len(row["text"]) for row in rows} == {840}
+    (tmp_path / "documents.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        f"""\
+source: {{kind: documents, path: {tmp_path / "documents.jsonl"}}}
+model: {{base: {tiny_model}}}
+generate: {{queries: 40000, share_from_chunks: 0.5}}
+judge: {{kind: vllm, model: {MODEL}, rank_window: 10}}
+resources: {{judge_urls: ["{server.url}"]}}
+"""
+    )
+    return path
+
+
+def opened(run_file: Path, tmp_path: Path, *words: str) -> Run:
+    return open_run(load(run_file, words), open_store(str(tmp_path / "store")))
+
+
+@pytest.mark.parametrize("verb", [["estimate"], ["train", "--dry-run"]], ids=lambda verb: verb[0])
+def test_documents_alone_show_the_questions_to_be_made_and_what_asking_for_them_takes(
+    pyrite: Pyrite, run_file: Path, verb: list[str]
+) -> None:
+    # 100 passages give a question each, 70 of them for training; 20,000 more are made after examples.
+    prompt = 100 * (150 + 200) + 20_000 * (150 + 5 * 20) + 100 * (350 + 200 + 24)
+    seconds = (100 * 224 + 20_000 * 250 + 100 * 574) / 9600 + 20_100 * 20 / 6000
+    result = pyrite(*verb, run_file)
+    assert result.returncode == 0, result.stderr
+    said = " ".join(result.stdout.split())
+    assert "at most 20,070 training queries (20,070 of them still to be made; filters leave fewer)" in said
+    assert "at most 20,200 LLM calls (20,100 for a question and 100 checks" in said
+    assert f"{prompt:,} prompt tokens and {20_100 * 20:,} written" in said
+    assert f"about {seconds / 60:.0f} minutes and {seconds / 3600 * 5.672:.2f} dollars on 1 x g5.12xlarge" in said
+    if verb == ["estimate"]:
+        assert f"{20_070 * 10 * 2:,} at most" in said, "pairs: the questions to be made are judged as well"
+    else:
+        assert f"generate, shard 1 to do {3 + seconds / 2:,.0f} s" in said
+
+
+def test_nobody_is_asked_whether_passages_answer_where_the_answer_key_judges_or_the_run_does_not_want_it(
+    run_file: Path, tmp_path: Path
+) -> None:
+    for words in (["generate.answerable_grade=null"], ["judge.kind=labels", "generate.share_from_chunks=1"]):
+        said = estimate(opened(run_file, tmp_path, *words)).words
+        assert "LLM calls (" in said
+        assert "check" not in said
+
+
+def test_two_machines_take_half_the_time_and_the_same_dollars(run_file: Path, tmp_path: Path) -> None:
+    on = replace(machine(USUAL_MACHINE), name="ours", computed_tokens_per_second=960, written_tokens_per_second=600)
+    run = opened(run_file, tmp_path)
+    one, two = (estimate(run, on, machines).words for machines in (1, 2))
+    assert "about 1.7 hours and 9.39 dollars on 1 x ours" in one
+    assert "about 50 minutes and 9.39 dollars on 2 x ours" in two
+
+
+def test_what_is_made_is_counted_and_what_is_left_is_at_most(run_file: Path, tmp_path: Path) -> None:
+    words = ("generate.queries=40", "generate.answerable_grade=null", "evaluate.blends=[]")
+    run = opened(run_file, tmp_path, *words)
+
+    def pairs() -> int:
+        return estimate_judging(run, machine(USUAL_MACHINE), 1).pairs // 20  # of 10 passages, in 2 iterations
+
+    assert "at most 34 training queries (34 of them still" in estimate(run).words
+    run_step(run, Step("prepare"), Silent())
+    assert "at most 34 training queries (34 of them still" in estimate(run).words
+    made = run_step(run, Step("generate", None, 0), Silent())["summary"]["splits"]["train"]
+    assert f"at most {made + 17} training queries (17 of them still" in estimate(run).words
+    assert pairs() == made + 17
+    made += run_step(run, Step("generate", None, 1), Silent())["summary"]["splits"]["train"]
+    after = estimate(run).words
+    assert f" {made} training queries; about" in after
+    assert "at most" not in after
+    assert "LLM calls" not in after
+    assert pairs() == made
