@@ -7,6 +7,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from pyrite.controller.manifests import ASKING, RUN_LABEL, needs_gpu
@@ -15,7 +16,11 @@ from pyrite.plan import Step, survey
 from pyrite.spec import RunSpec
 
 Object = dict[str, Any]
-NOW = "2026-11-23T08:00:00Z"
+
+
+def now() -> str:
+    """The time as Kubernetes writes it: the loop asks the real clock how long something has waited."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class CutOff(Exception):
@@ -84,7 +89,7 @@ class SmallCluster:
         self.calls = 0
 
     def add(self, name: str, spec: Object) -> None:
-        metadata = {"name": name, "uid": f"uid-{name}", "generation": 1, "creationTimestamp": NOW}
+        metadata = {"name": name, "uid": f"uid-{name}", "generation": 1, "creationTimestamp": now()}
         self.resources[name] = {"metadata": metadata, "spec": spec}
 
     def edit(self, name: str, **changes: Any) -> None:
@@ -185,7 +190,7 @@ class SmallCluster:
         assert not self.unfinished(manifest["metadata"]["labels"][RUN_LABEL]), "two Jobs of a run at once"
         assert not (needs_gpu(manifest) and self.present), "a Job waits for GPUs that the server holds"
         job = copy.deepcopy(manifest)
-        job["metadata"]["creationTimestamp"] = NOW
+        job["metadata"]["creationTimestamp"] = now()
         job["status"] = {}
         self.made[name] = job
         return True
@@ -193,7 +198,7 @@ class SmallCluster:
     def delete_job(self, name: str) -> None:
         self._call()
         if name in self.made:
-            self.made[name]["metadata"]["deletionTimestamp"] = NOW
+            self.made[name]["metadata"]["deletionTimestamp"] = now()
 
     def show(self, run: TrainingRun, status: Object) -> None:
         self._call()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.small_cluster import NOW, CutOff, SmallCluster, SmallStore, names
+from controller.small_cluster import CutOff, SmallCluster, SmallStore, names, now
 from pyrite.controller.loop import JOB_LABEL, Loop
 from pyrite.controller.resource import ENDED
 from pyrite.controller.settings import Settings, load
@@ -161,7 +161,7 @@ def test_a_failed_job_says_why_and_a_retry_goes_on_from_there(chart: Settings) -
     world.turn()
     (job,) = world.cluster.unfinished()
     world.cluster.end(job, "Failed")
-    end = {"exitCode": 2, "message": "data.jsonl:7: no question", "finishedAt": NOW}
+    end = {"exitCode": 2, "message": "data.jsonl:7: no question", "finishedAt": now()}
     status = _ended(end)
     labels = {JOB_LABEL: job["metadata"]["name"]}
     older = {"exitCode": 1, "message": "of another Job", "finishedAt": "2030-01-01T00:00:00Z"}
