@@ -18,7 +18,7 @@ _PARTS = {
     "pyrite_llm_": "The judge's servers, as a worker sees them",
     "pyrite_controller_": "The controller",
     "pyrite_server_": "The chart's vLLM server, as the controller sees it",
-    "pyrite_run_": "Runs, as the controller sees them",
+    "pyrite_run_": "Runs, as the controller and `pyrite train` see them",
 }
 
 _HEAD = """\

@@ -1,22 +1,19 @@
-"""Every Prometheus metric, named and described once, and the endpoint that shows them.
+"""Every Prometheus metric, named and described once.
 
-A process serves them where PYRITE_METRICS_PORT is set. Units are base units: seconds, tokens, pairs, dollars. Workers
-count what they do; what a run has come to is shown by the controller, from the manifests and the status that it reads.
+Units are base units: seconds, tokens, pairs, dollars. Workers count what they do; what a run has come to is shown by
+who leads it, the controller or `pyrite train`, from the manifests that it reads. ``endpoint`` serves them.
 docs/metrics.md is made from this file.
 """
 
-import logging
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from pyrite.errors import UserError
-
-PORT_VARIABLE = "PYRITE_METRICS_PORT"
+# A second series for each counter and histogram, which no dashboard asks for.
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY = CollectorRegistry()
 
@@ -131,7 +128,7 @@ CONTROLLER_ERRORS = _counter("pyrite_controller_errors", "Turns that failed, by 
 RUNS = _shown("pyrite_controller_runs", "Training runs by phase", "phase")
 SERVERS = _shown("pyrite_server_replicas", "Pods of the vLLM server: wanted now, present, and ready to answer", "state")
 
-# --- runs, as the controller sees them --------------------------------------------------------------------------------
+# --- runs, as the controller and `pyrite train` see them --------------------------------------------------------------
 
 RUN_PHASE = _shown("pyrite_run_phase", "1 for the phase that the run is in, 0 for the others", "run", "phase")
 RUN_STEPS = _shown("pyrite_run_steps", "Steps of the run, each shard counting as one", "run")
@@ -172,12 +169,9 @@ RUN_MRR = _shown("pyrite_run_validation_mrr", "MRR@5 on the validation queries",
 RUN_DCG = _shown("pyrite_run_validation_dcg", "DCG@5 on the validation queries", "run", "model", "iteration")
 RUN_GATE = _shown("pyrite_run_gate_passed", "1 where the gain on test meets evaluate.gate, 0 where it does not", "run")
 
-_log = logging.getLogger(__name__)
-_served: list[int] = []
-
 
 class _Shown(Collector):
-    """Gauges whose values are all replaced at once: a scrape sees one turn of the controller, never half of one."""
+    """Gauges whose values are all replaced at once: a scrape never sees half of a turn."""
 
     def __init__(self) -> None:
         self._samples: tuple[Sample, ...] = ()
@@ -197,30 +191,3 @@ class _Shown(Collector):
 
 SHOWN = _Shown()
 REGISTRY.register(SHOWN)
-
-
-def serve(port: int) -> None:
-    """Serve /metrics on ``port`` from a thread, once in a process; a port that is taken is said and no error."""
-    if port in _served:
-        return
-    try:
-        start_http_server(port, registry=REGISTRY)
-    except OSError as error:
-        # Judge shards share a machine: one of them has the port, and none may fail for it.
-        _log.warning("no metrics from this process: port %d cannot be used (%s)", port, error.strerror)
-        return
-    _served.append(port)
-
-
-def serve_if_asked() -> None:
-    """Serve on the port that PYRITE_METRICS_PORT names, if it does.
-
-    Raises:
-        UserError: it is not a port number.
-    """
-    text = os.environ.get(PORT_VARIABLE, "")
-    if not text:
-        return
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise UserError(f"{PORT_VARIABLE} is {text!r}; give a port number such as 9100.")
-    serve(int(text))

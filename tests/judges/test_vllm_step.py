@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,10 @@ def test_killed_mid_way_and_started_again_every_pair_is_there_once(run_folder: P
     assert 0 <= twice == before - summary["kept"], "asked again is only what the killed worker had not put away"
     assert summary["judged"] == pairs
     assert summary["missing"] == 0
+    timeline = summary["timeline"]
+    assert sum(map(sum, timeline["grades"])) == pairs - summary["kept"], "what this start has asked, and no more"
+    began = datetime.fromisoformat(timeline["started"]) - datetime.fromisoformat(manifest(run_folder)["started"])
+    assert 0 <= began.total_seconds() < 60
 
 
 def test_told_to_stop_it_puts_its_work_away_and_shows_its_metrics_while_it_works(run_folder: Path, stub: Stub) -> None:

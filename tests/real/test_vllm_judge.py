@@ -4,10 +4,8 @@ The model cannot judge; what is proved is that a real server understands what we
 """
 
 import asyncio
-import importlib.util
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -32,8 +30,8 @@ from pyrite.judges.vllm import VllmJudge
 from pyrite.llm.abilities import Abilities, look
 from pyrite.llm.pool import Pool
 from pyrite.stages.judge import shard_of
+from real.vllm import free_port, serving
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "real_vllm.py"
 KEY = "sk-real-secret-0123456789"
 T = TypeVar("T")
 
@@ -60,32 +58,10 @@ HOSTILE = {
 pytestmark = pytest.mark.real
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    spec = importlib.util.spec_from_file_location("real_vllm", SCRIPT)
-    assert spec
-    assert spec.loader
-    real_vllm = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(real_vllm)
-    if not real_vllm.READY.exists():
-        pytest.skip("no real vLLM here: `make real-vllm ARGS=--install-only` installs it (3.4 GB)")
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, str(SCRIPT), "--port", str(port), "--api-key", KEY], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout
-    said = process.stdout.readline()
-    assert said.startswith("up: "), f"it did not start; see {real_vllm.LOG}"
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(60)
+    with serving("--api-key", KEY) as url:
+        yield url
 
 
 def judge_of(url: str, passages: dict[str, str], prompt: str = "medical") -> VllmJudge:

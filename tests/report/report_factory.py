@@ -1,5 +1,6 @@
 """Made-up but realistic inputs of a report: 60 test queries, two iterations, two blends."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 from pyrite import tables
 from pyrite.evaluation.scoring import per_query
 from pyrite.evaluation.selection import Candidate, choose, model_name, parse_model_name
+from pyrite.judges.timeline import Timeline
 from pyrite.report.data import ReportInputs
 from pyrite.spec import RunSpec
 
@@ -145,6 +147,32 @@ def make(
     )
 
 
+def with_timelines(inputs: ReportInputs, seconds: float = 600, pairs: int = 2000, changed: int = 0) -> ReportInputs:
+    """The same run, had its shards judged side by side and kept timelines, a shard so many ``pairs``, all new.
+
+    In the middle of iteration ``changed`` another model begins to answer; the first iteration's server stalls once.
+    """
+    rng, manifests = np.random.default_rng(1), dict(inputs.manifests)
+    judged: dict[int, list[dict[str, Any]]] = {}
+    for name in [name for name in manifests if name.startswith("judge-")]:
+        iteration, shard = (int(number) for number in name.removeprefix("judge-").split("."))
+        now = started = datetime.fromisoformat(manifests[f"judge-{iteration}.0"]["started"]) + timedelta(seconds=shard)
+        timeline = Timeline(started, lambda: now.timestamp())  # noqa: B023  # the clock is where the loop is
+        for number in range(pairs):
+            stalled = iteration == 1 and number == pairs // 3
+            now += timedelta(seconds=seconds / pairs * rng.exponential() + stalled * seconds / 8)
+            learned = 0.1 / iteration
+            usual, other = [0.46, 0.24, 0.1 + learned, 0.2 - learned], [0.2, 0.5, 0.2, 0.1]
+            grade = int(rng.choice([1, 2, 3, 4], p=other if iteration == changed and number > pairs / 2 else usual))
+            timeline.add(grade)
+            pair = {"query_id": f"train-{shard}-{number}", "chunk_id": f"c{iteration:03d}"}
+            judged.setdefault(iteration, []).append({**pair, "grade": grade, "expected": grade, "judge": "llm"})
+        summary = manifests[name]["summary"] | {"judged": pairs, "kept": 0, "timeline": timeline.as_json()}
+        manifests[name] = manifests[name] | {"seconds": (now - started).total_seconds() + 2, "summary": summary}
+    tables_ = {iteration: pa.Table.from_pylist(rows, tables.JUDGMENTS) for iteration, rows in judged.items()}
+    return replace(inputs, manifests=manifests, judgments=tables_)
+
+
 def _chunk(number: int, hostile: str) -> dict[str, Any]:
     subject = SUBJECTS[number % len(SUBJECTS)]
     return {
@@ -169,7 +197,7 @@ def _judgments(iteration: int, queries: int, rng: np.random.Generator) -> pa.Tab
     grades = rng.choice([1, 2, 3, 4], size=queries * 5, p=[0.46, 0.24, 0.1 + 0.1 / iteration, 0.2 - 0.1 / iteration])
     rows = [
         {
-            "query_id": f"train-{n // 5:03d}", "chunk_id": f"c{n % 5:03d}", "grade": int(grade),
+            "query_id": f"train-{n // 5:03d}", "chunk_id": f"c{n % 5 + 4 * iteration:03d}", "grade": int(grade),
             "p1": 0.25, "p2": 0.25, "p3": 0.25, "p4": 0.25, "expected": 2.5, "judge": "labels",
         }
         for n, grade in enumerate(grades)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from report_factory import make
+from report_factory import make, with_timelines
 from test_report_data import keeping_base
 
 from pyrite.report.data import build
@@ -177,6 +177,30 @@ def test_a_language_models_judging_has_its_table_and_the_answer_keys_has_rows_am
     for word in ("dollars", "prompt tokens", "known before", "a second"):
         assert word not in page.texts["body"][0]
     assert "missing00" not in page.texts["tr"], "what there is none of has no row"
+
+
+def test_speed_and_grades_over_time_are_drawn_where_a_language_model_judged_long_enough() -> None:
+    llm = {"kind": "vllm", "model": "a-model"}
+    report = build(with_timelines(make(judge=llm, iterations=3), changed=3))
+    html = render(report)
+    assert render(report) == html
+    page = Page(html)
+    pace, drift = [a["aria-label"] or "" for tag, a in page.elements if tag == "svg"][-2:]
+    assert pace.startswith("Pairs judged a second over time, least and most. iteration 1: 0.0 to ")
+    assert [drift.count(f"iteration {number}: grade 1 ") for number in (1, 2, 3)] == [1, 1, 1]
+    drawings = dict(re.findall(r'(?s)<g id="(pace|drift)-figure_1">(.*?)</svg>', html))
+    dashed = drawings["drift"].count("stroke-dasharray")
+    assert dashed == 8, "four grades in each iteration but the first"
+    assert all(f"var(--g{grade})" in drawings["drift"] for grade in (1, 2, 3, 4))
+    assert set(re.findall(r"var\((--[\w-]+)\)", html)) <= set(re.findall(r"(--[\w-]+):", html))
+    (said,) = (text for text in page.texts["figure"] if "changed most" in text)
+    assert "among the pairs that were new in each, the share of grade 1 changed most: from 4" in said
+    assert "in iteration 2 to 3" in said
+    short = render(build(with_timelines(make(judge=llm, iterations=1), pairs=40)))
+    assert "Grades over time" not in short, "80 pairs make two slices: nothing to see"
+    for iterations in (1, 7):
+        other = build(with_timelines(make(judge=llm, iterations=iterations), pairs=200))
+        assert Page(render(other)).count("svg") == 8
 
 
 def test_the_names_of_model_and_prompt_stay_texts() -> None:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from pyrite import endpoint
 from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
 from pyrite.cli.display import Display
 from pyrite.config import dump
@@ -13,6 +14,9 @@ from pyrite.plan import STAGES, Step
 from pyrite.progress import Events
 
 Iteration = Annotated[int, typer.Option("--iteration", "-i", min=1, help="Which iteration, from 1.")]
+#: Stages whose metrics are worth a last scrape; what the others come to is all in their manifests.
+_LONG = ("generate", "retrieve", "judge", "finetune")
+
 Force = Annotated[bool, typer.Option("--force", help="Do it again even where it is finished.")]
 
 
@@ -101,6 +105,7 @@ def register(app: typer.Typer) -> None:
 
 def _do(run_file: RunFile, overrides: Overrides, store: str, force: bool, step: Step) -> None:
     assert step.stage in STAGES
+    endpoint.serve_if_asked()
     run = run_from_file(run_file, overrides, store, step.stage)
     run.store.ensure_writable()
     with locked(run.lock("run"), f"run {run.spec.name}", shared=True), Display(console) as display:
@@ -110,3 +115,5 @@ def _do(run_file: RunFile, overrides: Overrides, store: str, force: bool, step: 
         display.started(step)
         manifest = run_step(run, step, Events(lambda event: display.event(step, event)), force=force)
         display.finished(step, manifest)
+    if step.stage in _LONG:
+        endpoint.linger()

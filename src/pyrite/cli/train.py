@@ -6,10 +6,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from pyrite import endpoint
 from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
 from pyrite.cli.display import Display
+from pyrite.errors import PyriteError, UserError
 from pyrite.estimate import estimate
 from pyrite.executors.local import execute
+from pyrite.executors.relayed import Watched
 from pyrite.executors.step import Run
 from pyrite.report import terminal
 
@@ -27,6 +30,15 @@ def register(app: typer.Typer) -> None:
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Show the plan, what is done, and what the rest will take.")
         ] = False,
+        metrics_port: Annotated[
+            int | None,
+            typer.Option(
+                min=1,
+                max=65535,
+                envvar=endpoint.PORT_VARIABLE,
+                help="Serve metrics of the run and its steps on this port, at /metrics, while it goes.",
+            ),
+        ] = None,
         gate: Annotated[
             bool, typer.Option("--gate", help="Exit with code 3 where the gain does not meet evaluate.gate.")
         ] = False,
@@ -43,10 +55,28 @@ def register(app: typer.Typer) -> None:
             console.print(f"run {run.spec.name} is finished; nothing to do")
         else:
             with Display(console) as display:
-                execute(run, display)
+                if metrics_port is None:
+                    execute(run, display)
+                else:
+                    _execute_watched(run, display, metrics_port)
         passed = _show_result(run)
+        with console.status("a last scrape of the metrics ..."):
+            endpoint.linger()
         if gate and not passed:
             raise typer.Exit(GATE_NOT_MET)
+
+
+def _execute_watched(run: Run, display: Display, port: int) -> None:
+    watched = Watched(run.spec.name, run.manifests(), display)
+    if not endpoint.serve(port, watched.registry):
+        raise UserError(f"--metrics-port: port {port} cannot be used; another process may have it. Give another one.")
+    try:
+        execute(run, watched, watched=True)
+    except PyriteError:
+        watched.over("Failed")
+        endpoint.linger()
+        raise
+    watched.over("Succeeded")
 
 
 def _show_result(run: Run) -> bool:

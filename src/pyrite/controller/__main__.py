@@ -14,7 +14,7 @@ from kubernetes import config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from pyrite import metrics
+from pyrite import endpoint, metrics
 from pyrite.controller import health, settings
 from pyrite.controller.api import Cluster, said
 from pyrite.controller.exporting import Exporter
@@ -56,7 +56,7 @@ def _serve() -> None:
     store = open_store(_needed("PYRITE_STORE"))
     loop, exporter = Loop(cluster, store, lambda: settings.load(*places)), Exporter(store)
     settings.load(*places)
-    metrics.serve_if_asked()
+    endpoint.serve_if_asked()
     alive = health.serve_if_asked()
     _log.info("serving the training runs of namespace %s", cluster.namespace)
     while not stop.is_set():

@@ -1,16 +1,12 @@
 """What the status shows of results: scores, the model that is ahead, addresses, cost, conditions. Pure."""
 
-from collections import defaultdict
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from pyrite.controller.resource import Condition, Score, Status, TrainingRun
-from pyrite.controller.seen import Stored, read_time
+from pyrite.controller.seen import Stored
 from pyrite.controller.settings import Settings
-
-#: The base model's name in tables (``evaluation.selection``, which would bring numpy into the controller).
-BASE = "base"
+from pyrite.outcomes import BASE, step_seconds
 
 #: Scores shown beside the base's and the best one's, however many iterations there are.
 _LATEST = 4
@@ -74,14 +70,6 @@ def _verdict(summary: dict[str, Any]) -> str:
         for label, metric in (("MRR@5", "mrr@5"), ("DCG@5", "dcg@5"))
     )
     return f"{chosen} on test: {changes}; {words}."
-
-
-def step_seconds(manifests: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of each step, all its shards together: from the first one's start to the last one's end."""
-    spans: dict[str, list[datetime]] = defaultdict(list)
-    for name, manifest in manifests.items():
-        spans[name.partition(".")[0]] += [read_time(manifest["started"]), read_time(manifest["finished"])]
-    return {name: (max(times) - min(times)).total_seconds() for name, times in spans.items()}
 
 
 def _cost(manifests: dict[str, Any], dollars_per_hour: float) -> str:

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 from pyrite.config import dump
 from pyrite.errors import PyriteError, UserError
 from pyrite.executors.step import Run, run_step
+from pyrite.executors.telling import tell
 from pyrite.locks import locked
 from pyrite.plan import Step, StepState, next_steps
 from pyrite.progress import Events
@@ -54,8 +56,11 @@ class _Child:
     error: tuple[str, int] | None = None
 
 
-def execute(run: Run, listener: Listener) -> None:
+def execute(run: Run, listener: Listener, *, watched: bool = False) -> None:
     """Do every step that is not done, in order, and return when the run is finished.
+
+    Args:
+        watched: have steps tell their metrics too, as events "metrics".
 
     Raises:
         UserError: another process works on the run, or a step met bad input.
@@ -73,13 +78,13 @@ def execute(run: Run, listener: Listener) -> None:
                 raise PyriteError(
                     f"{steps[0].label} finished but is still not done; its log is in {_log(run, steps[0])}"
                 )
-            _together(run, steps, listener)
+            _together(run, steps, listener, watched)
             states, before = run.survey(), steps
 
 
-def _together(run: Run, steps: Sequence[Step], listener: Listener) -> None:
+def _together(run: Run, steps: Sequence[Step], listener: Listener, watched: bool) -> None:
     """Run ``steps`` side by side and wait for all. On an error or an interrupt the others are stopped first."""
-    children = [_start(run, step) for step in steps]
+    children = [_start(run, step, watched) for step in steps]
     try:
         for step in steps:
             listener.started(step)
@@ -134,7 +139,7 @@ def _log(run: Run, step: Step) -> Path:
     return run.store.place(f"{run.prefix}/logs/{step.name}.log")
 
 
-def _start(run: Run, step: Step) -> _Child:
+def _start(run: Run, step: Step, watched: bool) -> _Child:
     if sys.platform == "linux":
         context: Any = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["pyrite.executors.preload"])
@@ -147,6 +152,7 @@ def _start(run: Run, step: Step) -> _Child:
         dict(run.external),
         tuple(step),
         sender,
+        watched,
     )
     process = context.Process(target=_child, args=arguments, name=step.name)
     process.start()
@@ -154,7 +160,9 @@ def _start(run: Run, step: Step) -> _Child:
     return _Child(step, process, receiver)
 
 
-def _child(spec: str, store: str, external: dict[str, str], step: tuple[Any, ...], pipe: Connection) -> None:
+def _child(
+    spec: str, store: str, external: dict[str, str], step: tuple[Any, ...], pipe: Connection, watched: bool
+) -> None:
     """Body of a step's process: run the step, tell the parent by the pipe, leave with the error's exit code."""
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
@@ -162,9 +170,13 @@ def _child(spec: str, store: str, external: dict[str, str], step: tuple[Any, ...
     run = Run(RunSpec.model_validate_json(spec), open_store(store), external)
     doing = Step(*step)
 
-    def emit(event: dict[str, Any]) -> None:
-        pipe.send_bytes(json.dumps(event).encode())
+    one_at_a_time = threading.Lock()
 
+    def emit(event: dict[str, Any]) -> None:
+        with one_at_a_time:
+            pipe.send_bytes(json.dumps(event).encode())
+
+    told = tell(emit) if watched else None
     log = _log(run, doing)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", buffering=1) as file:
@@ -180,6 +192,8 @@ def _child(spec: str, store: str, external: dict[str, str], step: tuple[Any, ...
             traceback.print_exc()
         else:
             code, text = 0, ""
+    if told:
+        told()
     if code:
         emit({"event": "error", "text": text, "code": code})
     pipe.close()

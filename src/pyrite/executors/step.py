@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pyrite import metrics
 from pyrite.embedding.models import base_folder, model_digest
 from pyrite.errors import PyriteError, UserError
 from pyrite.executors.counted import Counted
@@ -119,7 +118,6 @@ def run_step(run: Run, step: Step, progress: Progress, *, force: bool = False) -
 
 def _do(run: Run, state: StepState, manifests: dict[str, dict[str, Any]], progress: Progress) -> dict[str, Any]:
     step, key = state.step, state.key
-    metrics.serve_if_asked()
     assert key is not None
     assert state.inputs is not None
     below_scratch = f"{run.prefix}/scratch/{step.name}"

@@ -76,7 +76,6 @@ class VllmJudge:
         return {"way": self.way, "cut": self.cut}
 
     async def __aenter__(self) -> Self:
-        metrics.serve_if_asked()
         await self._pool.__aenter__()
         return self
 

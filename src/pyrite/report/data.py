@@ -12,6 +12,7 @@ from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, Choice, model_name, parse_model_name, score_of
 from pyrite.evaluation.significance import Comparison, compare
 from pyrite.report import bookkeeping, queries, words
+from pyrite.report.course import course
 from pyrite.report.judging import judging
 from pyrite.spec import RunSpec
 
@@ -81,6 +82,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "curve": _curve(spec.iterations, val, test),
         "mining": _mining(inputs),
         "judging": judging(spec, inputs.manifests),
+        "course": course(spec.iterations, inputs.manifests, inputs.judgments),
         "loss": _loss(inputs),
         "shifts": queries.shifts(inputs.rankings, inputs.qrels, ids, compared),
         "types": queries.by_type(inputs.queries, test, compared, spec.evaluate.resamples, spec.seed),

@@ -20,8 +20,7 @@ def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
     llm = spec.judge.kind == "vllm"
     rows = []
     for iteration in range(1, spec.iterations + 1):
-        shards = [each for name, each in manifests.items() if name.partition(".")[0] == f"judge-{iteration}"]
-        shards = [each for each in shards if each.get("summary")]
+        shards = shards_of(manifests, iteration)
         if shards:
             summaries = [each["summary"] for each in shards]
             counts = {name: _sum(summaries, name) for name in _COUNTS}
@@ -38,6 +37,12 @@ def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
             "price": {"machine": on.name, "dollars_per_hour": on.dollars_per_hour, "source": on.price_source},
         }
     return found
+
+
+def shards_of(manifests: Mapping[str, Mapping[str, Any]], iteration: int) -> list[Mapping[str, Any]]:
+    """The manifests of the iteration's shards of the judge step; those without a summary are left aside."""
+    shards = (each for name, each in manifests.items() if name.partition(".")[0] == f"judge-{iteration}")
+    return [each for each in shards if each.get("summary")]
 
 
 def _asking(shards: Sequence[Mapping[str, Any]], summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

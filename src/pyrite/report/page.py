@@ -29,6 +29,8 @@ def render(report: dict[str, Any]) -> str:
                 ("shifts", plots.shifts(report)),
                 ("grades", plots.grades(report)),
                 ("loss", plots.loss(report)),
+                ("pace", plots.pace(report)),
+                ("drift", plots.drift(report)),
             )
         },
         mined=_mined(report["mining"]),
@@ -69,6 +71,7 @@ def _template() -> jinja2.Template:
         "rate": words.rate,
         "dollars": words.dollars,
         "ways": words.ways,
+        "change_of_grades": words.change_of_grades,
         "minus": words.minus,
         "duration": words.duration,
         "bytes": words.size,

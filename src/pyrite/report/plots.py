@@ -6,8 +6,11 @@ to draw.
 """
 
 import io
+import math
 import re
+from collections.abc import Callable
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import matplotlib
@@ -67,11 +70,12 @@ def series(iteration: int) -> str:
     return C[f"s{(iteration - 1) % 4 + 1}"]
 
 
-def _draw(name: str, description: str, paint: Any, height: float = 3.1) -> str:
+def _draw(name: str, description: str, paint: Any, height: float = 3.1, panels: int = 1) -> str:
+    """``paint`` is called with so many axes, one below the other, on one scale of y."""
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(4.8, height), layout="constrained")
         FigureCanvasSVG(figure)
-        paint(figure.add_subplot())
+        paint(*figure.subplots(panels, sharey=True, squeeze=False)[:, 0])
         buffer = io.StringIO()
         figure.savefig(
             buffer,
@@ -380,3 +384,86 @@ def loss(report: dict[str, Any]) -> str | None:
         f"iteration {row['iteration']} from {row['points'][0][1]:.3f} to {row['points'][-1][1]:.3f}" for row in rows
     )
     return _draw("loss", f"Training loss: {said}.", paint)
+
+
+def pace(report: dict[str, Any]) -> str | None:
+    """Pairs judged a second over the time of each iteration's judging."""
+    rows = _judged_long_enough(report)
+    if not rows:
+        return None
+
+    def panel(axes: Axes, row: dict[str, Any], edges: list[float]) -> None:
+        axes.stairs(row["pairs_per_second"], edges, fill=True, color=C["s1"], alpha=0.16, linewidth=0)
+        axes.stairs(row["pairs_per_second"], edges, color=C["s1"], linewidth=1.5)
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+
+    said = "; ".join(
+        f"iteration {row['iteration']}: {words.rate(min(row['pairs_per_second']))} to "
+        f"{words.rate(max(row['pairs_per_second']))}"
+        for row in rows
+    )
+    return _over_time("pace", f"Pairs judged a second over time, least and most. {said}.", rows, panel)
+
+
+def drift(report: dict[str, Any]) -> str | None:
+    """Shares of the grades over the time of each iteration's judging, and those of the iteration before."""
+    rows = _judged_long_enough(report)
+    if not rows:
+        return None
+
+    def panel(axes: Axes, row: dict[str, Any], edges: list[float]) -> None:
+        middles = [(low + high) / 2 for low, high in pairwise(edges)]
+        for grade, name in enumerate(("1, irrelevant", "2", "3", "4, relevant")):
+            shares = [each[grade] if each else math.nan for each in row["shares"]]
+            colour = C[f"g{grade + 1}"]
+            axes.plot(middles, shares, color=colour, linewidth=1.5, marker="o", markersize=2, label=name)
+            if row["before"]:
+                axes.axhline(row["before"][grade], color=colour, linewidth=1, linestyle=(0, (4, 3)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.percent(value, sign=False)))
+        if row is rows[0]:
+            beside: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0, "ncols": 4}
+            axes.legend(frameon=False, fontsize=8.5, handlelength=1.2, columnspacing=1.2, **beside)
+
+    said = "; ".join(f"iteration {row['iteration']}: {_ends(row)}" for row in rows)
+    return _over_time("drift", f"Shares of the grades while judging, first and last. {said}.", rows, panel)
+
+
+def _judged_long_enough(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Iterations whose judging has a course to draw; the first and the last ones where there are many."""
+    rows = [row for row in report["course"]["iterations"] if sum(each is not None for each in row["shares"]) >= 3]
+    return rows if len(rows) <= 5 else [rows[0], *rows[-4:]]
+
+
+def _over_time(
+    name: str,
+    description: str,
+    rows: list[dict[str, Any]],
+    panel: Callable[[Axes, dict[str, Any], list[float]], None],
+) -> str:
+    """A panel for each iteration's course; ``panel`` paints a row, given the edges of its slices."""
+    longest = max(len(row["shares"]) * row["slice_seconds"] for row in rows)
+    units = (("hours", 3600), ("minutes", 60), ("seconds", 1))
+    unit, length = next((unit for unit in units if longest >= 3 * unit[1]), units[-1])
+
+    def paint(*panels: Axes) -> None:
+        for axes, row in zip(panels, rows, strict=True):
+            edges = [number * row["slice_seconds"] / length for number in range(len(row["shares"]) + 1)]
+            panel(axes, row, edges)
+            axes.set_title(f"iteration {row['iteration']}", loc="left", fontsize=9, color=C["mute"])
+            axes.set_xlim(0, edges[-1])
+            axes.grid(axis="y")
+            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+            axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+        panels[0].set_ylim(bottom=0)
+        panels[-1].set_xlabel(f"{unit} since the iteration's judging began")
+
+    return _draw(name, description, paint, 1 + 1.25 * len(rows), len(rows))
+
+
+def _ends(row: dict[str, Any]) -> str:
+    shares = [each for each in row["shares"] if each]
+    ends = zip(range(1, 5), shares[0], shares[-1], strict=True)
+    return ", ".join(
+        f"grade {grade} {words.percent(first, sign=False)} to {words.percent(last, sign=False)}"
+        for grade, first, last in ends
+    )

@@ -121,6 +121,15 @@ def ways(rows: list[dict[str, Any]]) -> str:
     return "; ".join(f"in iteration {iteration} {words}" for iteration, words in told)
 
 
+def change_of_grades(of: dict[str, Any]) -> str:
+    """The largest change of a grade's share from one iteration to the next, as ``course`` found it: a sentence."""
+    before, after = (percent(of[key], sign=False) for key in ("before", "after"))
+    return (
+        f"From one iteration to the next, among the pairs that were new in each, the share of grade {of['grade']} "
+        f"changed most: from {before} in iteration {of['iteration'] - 1} to {after} in iteration {of['iteration']}."
+    )
+
+
 def when(iso: str | None) -> str:
     """``2026-11-22 22:20 UTC``."""
     try:

@@ -6,9 +6,11 @@ A query belongs to one shard, whole. What the judge answers is kept as it comes,
 import asyncio
 import hashlib
 import math
+import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +21,7 @@ from pyrite.errors import PyriteError
 from pyrite.judges import Judge, Judgment, Missing, Pair, open_judge
 from pyrite.judges.choosing import choose
 from pyrite.judges.kept import Kept
+from pyrite.judges.timeline import Timeline
 from pyrite.judges.walking import Walk, walk_all
 from pyrite.parts import Fresh
 from pyrite.stages.context import StepContext
@@ -75,6 +78,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         "cached_tokens": sum(table["cached_tokens"].to_pylist()),
         "judge": judge.fingerprint,
         **judge.account,
+        **({"timeline": judging.timeline.as_json()} if judge.shared else {}),
     }
 
 
@@ -89,6 +93,7 @@ class _Judging:
         self._most_missing = max(_FEW, math.ceil(ctx.spec.judge.max_missing * self.total))
         metrics.MISSING_LIMIT.set(self._most_missing)
         self.absent: list[dict[str, Any]] = []
+        self.timeline = Timeline(datetime.now(UTC), time.monotonic)
         self.reused = 0
         self.passed = 0
 
@@ -140,6 +145,7 @@ class _Judging:
 
     def judged(self, judgment: Judgment) -> None:
         self._fresh.rows.append(judgment.row(self._judge.fingerprint))
+        self.timeline.add(judgment.grade)
         self._ctx.progress.advance()
 
     def kept(self, pair: Pair) -> None:

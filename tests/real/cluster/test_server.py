@@ -5,7 +5,6 @@ StatefulSet. Nothing is behind the GPUs but the scheduler's count of them, and t
 judge: its grades prove the way, not the quality.
 """
 
-import importlib.util
 import io
 import json
 import subprocess
@@ -13,33 +12,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pyarrow.parquet as pq
 import pytest
 
 from real.cluster.faults import UP
-from real.cluster.place import ROOT, Object, Place, kubectl, until
+from real.cluster.place import Object, Place, kubectl, until
+from real.vllm import REAL_VLLM, SCRIPT, VARYING
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-SCRIPT = ROOT / "scripts/real_vllm.py"
 GPU, GPUS = "nvidia.com/gpu", 2
 SERVER = "app.kubernetes.io/component=vllm"
 #: The image's own; the worker image serves for the server too, since it has a Python.
 PYTHON = "python3.11"
-
-
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("real_vllm", SCRIPT)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-REAL_VLLM = load_script()
 
 
 def volume() -> list[Object]:
@@ -59,16 +45,6 @@ def volume() -> list[Object]:
         {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": there},
         {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "vllm"}, "spec": claim},
     ]
-
-
-#: Left to itself this model grades every passage 1, and mining then finds no example. So where a prompt's length is
-#: even, it is shown that it has said 4 four times over, and says it again: grades that vary, and mean nothing.
-TURN = "<|im_start|>assistant\\n4<|im_end|>\\n<|im_start|>user\\nGrade the passage.<|im_end|>\\n"
-TEMPLATE = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}{% endfor %}"
-    f"{{% if messages[0].content | length is even %}}{{{{ '{TURN}' * 4 }}}}{{% endif %}}"
-    "{{ '<|im_start|>assistant\\n' }}"
-)
 
 
 def claiming(cpu: str, memory: str, most: str) -> Object:
@@ -95,7 +71,7 @@ VALUES: Object = {
     "server": {
         "enabled": True,
         "image": {"repository": "localhost/pyrite-worker", "tag": "0.1.0"},
-        "args": [*REAL_VLLM.arguments(Path("/vllm/model"), "0.0.0.0", 8000), f"--chat-template={TEMPLATE}"],
+        "args": [*REAL_VLLM.arguments(Path("/vllm/model"), "0.0.0.0", 8000), VARYING],
         "model": {"allowHub": False},
         "resources": claiming("100m", "3Gi", "6Gi"),
         "startupSeconds": 600,
