@@ -13,7 +13,7 @@ export PYRITE_STORE := $(STORE)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-real test-cluster kube images chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-encode bench-search bench-judge docs clean
+.PHONY: help setup train test test-slow test-real test-cluster kube images chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-encode bench-search bench-judge docs dashboards-preview clean
 
 help: ## show this menu
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ docs: $(VENV)/.ready-dev ## write anew what is made from the code: docs/cli.md a
 	@$(BIN)/python scripts/chart_values.py
 	@$(BIN)/python scripts/metrics_reference.py
 	@$(BIN)/python scripts/dashboards.py
+
+dashboards-preview: $(VENV)/.ready-dev ## draw the dashboards as pages, with made-up numbers or a Prometheus': ARGS='--url http://localhost:9090'
+	@$(BIN)/python scripts/dashboards_preview.py $(ARGS)
 
 bench-quality: $(VENV)/.ready ## real MedQuAD: base, ours, and the known public recipe on the same split
 	@$(BIN)/python scripts/bench_quality.py $(ARGS)

@@ -29,7 +29,9 @@ names a port: on a cluster all do, on 9100. The first four parts are a worker's,
 the controller's: what runs have come to, read from the store and the cluster, so that no gateway has to keep it.
 
 On a cluster the chart's PodMonitor adds labels to a worker's metrics: `namespace`, `pod`, `component` (worker,
-controller or vllm), `run`, `stage` and `iteration`. vLLM's own metrics (`vllm:...`) are in its documentation.
+controller or vllm), `run`, `stage`, `iteration` and `shard`; `pyrite train --metrics-port` gives them to the metrics
+of its steps, all but `namespace`, which the scrape should add. vLLM's own metrics (`vllm:...`) are in its
+documentation.
 """
 
 

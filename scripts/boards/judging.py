@@ -5,14 +5,17 @@ from typing import Any
 from boards.parts import (
     AMBER,
     AT,
+    GRADES,
     GREEN,
     ITERATION,
     NAMESPACE,
+    OUTCOMES,
+    PER_SECOND,
     RED,
     RUN,
     SPACE,
     Query,
-    bars,
+    columns,
     made,
     number,
     over_time,
@@ -42,7 +45,7 @@ def judging() -> Any:
                 "Pairs judged per second",
                 "Pairs that the LLM graded, over the last 5 minutes, all workers together. Pairs known already are not "
                 "among them.",
-                "suffix: /s",
+                PER_SECOND,
                 Query(speed),
                 decimals=1,
             ),
@@ -88,19 +91,21 @@ def judging() -> Any:
         "Throughput": [
             over_time(
                 "Pairs judged per second, by worker",
-                "Stacked, so that the top is the total. A worker that falls to zero while others go on is waiting for "
-                "its server, or has ended.",
-                "suffix: /s",
-                Query(rate(pairs, f'{JUDGE}, outcome="judged"', "pod"), "{{pod}}"),
+                "A worker judges one shard. Stacked, so that the top is the total. One that falls to zero while others "
+                "go on is waiting for its server, or has ended.",
+                PER_SECOND,
+                Query(rate(pairs, f'{JUDGE}, outcome="judged"', "shard"), "shard {{shard}}"),
                 stacked=True,
+                legend="names",
             ),
             over_time(
                 "Requests answered per second, by server",
                 "What each vLLM pod finished. They should be even: a query's pairs stay with one server, but queries "
                 "are spread over all.",
-                "suffix: /s",
+                PER_SECOND,
                 Query(rate("vllm:request_success_total", SPACE, "pod"), "{{pod}}"),
                 stacked=True,
+                legend="list",
             ),
             over_time(
                 "Time of a request",
@@ -114,17 +119,18 @@ def judging() -> Any:
             ),
             over_time(
                 "Requests in flight, and their limit",
-                "By server, all workers together. The limit grows while a server keeps up and halves when it is busy. "
-                "In flight well below it: the workers are the bottleneck; raise judge.parallelism.",
+                "All workers and servers together. The limit grows while servers keep up; a server's halves when it is "
+                "busy. In flight well below it: the workers are the bottleneck; raise judge.parallelism.",
                 "none",
-                Query(f"sum by (server) (pyrite_llm_requests_in_flight{{{JUDGE}}})", "in flight {{server}}"),
-                Query(f"sum by (server) (pyrite_llm_concurrency_limit{{{JUDGE}}})", "limit {{server}}"),
+                Query(f"sum(pyrite_llm_requests_in_flight{{{JUDGE}}})", "in flight"),
+                Query(f"sum(pyrite_llm_concurrency_limit{{{JUDGE}}})", "limit"),
                 width=8,
+                dashed="limit",
             ),
             over_time(
                 "Prompt tokens per second",
                 "Computed ones cost GPU time; cached ones are nearly free.",
-                "suffix: /s",
+                PER_SECOND,
                 Query(f"{rate(prompt, JUDGE)} - {rate(cached, JUDGE)}", "computed"),
                 Query(rate(cached, JUDGE), "cached"),
                 width=8,
@@ -136,10 +142,11 @@ def judging() -> Any:
                 "Retries per second, by reason",
                 "Requests that failed and were sent again. busy: the server asks for less; timeout: it is too slow; "
                 "connection, cut: it is gone; garbled, unparsable: it answers something else than a grade.",
-                "suffix: /s",
+                PER_SECOND,
                 Query(rate("pyrite_llm_retries_total", JUDGE, "reason"), "{{reason}}"),
                 width=8,
                 stacked=True,
+                legend="list",
             ),
             over_time(
                 "Servers that are asked",
@@ -148,6 +155,7 @@ def judging() -> Any:
                 Query(f"avg by (server) (pyrite_llm_server_up{{{JUDGE}}})", "{{server}}"),
                 width=8,
                 most=1,
+                legend="names",
             ),
             over_time(
                 "Pairs without a grade, and passages cut",
@@ -168,13 +176,17 @@ def judging() -> Any:
                 Query(f"avg by (grade) (run:pyrite_judge_grades:share30m{{{AT}}})", "grade {{grade}}"),
                 stacked=True,
                 most=1,
+                legend="list",
+                colors={f"grade {grade}": color for grade, color in GRADES.items()},
             ),
-            bars(
+            columns(
                 "Share of each grade, by finished iteration",
                 "As the model learns, it ranks better passages high, so grades rise slowly. A large change from one "
                 "iteration to the next is drift: another model or prompt behind the same name.",
                 "percentunit",
-                Query(before, "iteration {{iteration}}, grade {{grade}}"),
+                Query(before),
+                "grade",
+                GRADES,
                 width=12,
                 most=1,
                 decimals=0,
@@ -188,13 +200,17 @@ def judging() -> Any:
                 Query(f"sum by (outcome) ({pairs}{{{JUDGE}}})", "{{outcome}}"),
                 width=8,
                 stacked=True,
+                legend="list",
+                colors=OUTCOMES,
             ),
-            bars(
+            columns(
                 "Pairs of finished iterations",
                 "All pairs of an iteration. not_chosen: their rank can yield no example (judge.rank_window, "
                 "judge.sample); skipped: judge.patience; kept: known already. These three cost nothing.",
                 "percentunit",
-                Query(chosen, "iteration {{iteration}}, {{outcome}}"),
+                Query(chosen),
+                "outcome",
+                OUTCOMES,
                 most=1,
                 decimals=0,
             ),
@@ -205,6 +221,7 @@ def judging() -> Any:
                 Query(f"max by (run) (pyrite_run_cost_dollars{{{RUN}}})", "{{run}}"),
                 Query(f"max by (run) (pyrite_run_cost_budget_dollars{{{RUN}}})", "{{run}}: may cost"),
                 width=8,
+                dashed="may cost",
             ),
         ],
     }

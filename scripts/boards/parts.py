@@ -4,18 +4,29 @@ A dashboard is 24 columns wide; widths of a line of panels add up to 24, and six
 at 1280 pixels.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
-from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat, timeseries
+from grafana_foundation_sdk.builders import barchart, bargauge, common, dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models import prometheus as asked
 
 Panel = Any  # the builders of panels have no base of their own
 
 SOURCE = options.DataSourceRef(type_val="prometheus", uid="${datasource}")
 GREEN, AMBER, RED = "green", "orange", "red"
+_NEUTRAL, _GREY = "text", "#808080"  # a number that is neither good nor bad; what only serves to compare
+PER_SECOND = "count:/s"
 
+#: The same colour wherever the same thing is shown.
+GRADES = {"1": "blue", "2": "light-blue", "3": "light-green", "4": "green"}
+OUTCOMES = {"judged": "blue", "kept": GREEN, "skipped": "light-green", "not_chosen": _GREY, "missing": RED}
+EXAMPLES = {"hard": "purple", "easy": "light-blue", "earlier": _GREY}
+MODELS = {"base": _GREY, "tuned": "blue"}
+
+#: Values from which on a colour holds, the first of them (None) from the lowest on.
+Steps = Sequence[tuple[float | None, str]]
 
 #: Labels that the variables of the dashboards choose.
 SPACE = 'namespace=~"$namespace"'
@@ -48,10 +59,10 @@ def number(
     about: str,
     unit: str,
     query: Query,
-    steps: Sequence[tuple[float, str]] = (),
+    steps: Steps = (),
     decimals: int | None = None,
 ) -> Panel:
-    """One number as it is now; ``steps`` are the values from which on it is coloured."""
+    """One number as it is now; it has a colour where ``steps`` say which."""
     panel = _dressed(stat.Panel(), title, about, unit, [query], steps, instant=True).span(4).height(4)
     panel = panel.graph_mode(options.BigValueGraphMode.NONE).reduce_options(_last()).no_value("-")
     return panel if decimals is None else panel.decimals(decimals)
@@ -61,11 +72,7 @@ def words(title: str, about: str, query: Query, colors: dict[str, str]) -> Panel
     """The name of the one series that there is, in a colour of its own."""
     panel = _dressed(stat.Panel(), title, about, "none", [query], (), instant=True).span(4).height(4)
     panel = panel.graph_mode(options.BigValueGraphMode.NONE).reduce_options(_last()).no_value("-")
-    panel = panel.text_mode(options.BigValueTextMode.NAME)
-    for name, color in colors.items():
-        fixed = {"mode": "fixed", "fixedColor": color}
-        panel = panel.override_by_name(name, [model.DynamicConfigValue(id_val="color", value=fixed)])
-    return panel
+    return _colored(panel.text_mode(options.BigValueTextMode.NAME), colors)
 
 
 def over_time(
@@ -76,41 +83,67 @@ def over_time(
     width: int = 12,
     stacked: bool = False,
     most: float | None = None,
-    steps: Sequence[tuple[float, str]] = (),
+    steps: Steps = (),
+    legend: Literal["table", "list", "names"] = "table",
+    colors: Mapping[str, str] | None = None,
+    dashed: str = "",
 ) -> Panel:
-    """Lines over time, or what adds up, stacked; ``most``: end of the axis. ``steps`` are drawn as lines."""
+    """Lines over time, or what adds up, stacked; ``most``: end of the axis. ``steps`` are drawn as lines.
+
+    A legend has room for three lines: a table of up to three series, a list of more, and of names alone where these are
+    long. ``dashed`` are series, by a regular expression, that others are to be compared with.
+    """
     panel = _dressed(timeseries.Panel(), title, about, unit, queries, steps).span(width).height(8).min(0)
     panel = panel.fill_opacity(30 if stacked else 5).line_width(1).show_points(options.VisibilityMode.AUTO)
-    legend = common.VizLegendOptions().show_legend(True).display_mode(options.LegendDisplayMode.TABLE)
-    panel = panel.legend(legend.placement(options.LegendPlacement.BOTTOM).calcs(["lastNotNull", "max"]))
+    mode = options.LegendDisplayMode.TABLE if legend == "table" else options.LegendDisplayMode.LIST
+    below = common.VizLegendOptions().show_legend(True).display_mode(mode).placement(options.LegendPlacement.BOTTOM)
+    panel = panel.legend(below.calcs({"table": ["lastNotNull", "max"], "list": ["lastNotNull"], "names": []}[legend]))
     panel = panel.tooltip(common.VizTooltipOptions().mode(options.TooltipDisplayMode.MULTI))
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(options.StackingMode.NORMAL).group("A"))
     if steps:
         style = common.GraphThresholdsStyleConfig().mode(options.GraphThresholdsStyleMode.DASHED)
         panel = panel.thresholds_style(style)
+    if dashed:
+        line = model.DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]})
+        grey = model.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": _GREY})
+        panel = panel.override_by_regexp(f"/{dashed}/", [line, grey])
+    panel = _colored(panel, colors or {})
     return panel if most is None else panel.max(most)
 
 
-def bars(
+def bars(title: str, about: str, unit: str, query: Query, width: int = 8) -> Panel:
+    """A bar for each series, as it is now; for ten at most."""
+    panel = _dressed(bargauge.Panel(), title, about, unit, [query], (), instant=True).span(width).height(8).min(0)
+    panel = panel.orientation(options.VizOrientation.HORIZONTAL).display_mode(options.BarGaugeDisplayMode.BASIC)
+    return panel.reduce_options(_last()).no_value("-").color_scheme(_fixed("blue"))
+
+
+def columns(
     title: str,
     about: str,
     unit: str,
-    *queries: Query,
+    query: Query,
+    part: str,
+    colors: Mapping[str, str],
     width: int = 8,
     most: float | None = None,
     decimals: int | None = None,
-    steps: Sequence[tuple[float, str]] = (),
 ) -> Panel:
-    """A bar for each series, as it is now."""
-    panel = _dressed(bargauge.Panel(), title, about, unit, queries, steps, instant=True).span(width).height(8).min(0)
-    panel = panel.orientation(options.VizOrientation.HORIZONTAL).display_mode(options.BarGaugeDisplayMode.BASIC)
-    panel = panel.reduce_options(_last()).no_value("-")
+    """A column for each iteration, made up of a part for each value of the label ``part``, as it is now."""
+    panel = _dressed(barchart.Panel(), title, about, unit, [query], (), instant=True).span(width).height(8).min(0)
+    # A table of one row for each iteration: Grafana's bar chart takes the first column of words as names.
+    matrix = {"columnField": part, "rowField": "iteration", "valueField": "Value", "emptyValue": "null"}
+    panel = panel.with_transformation(model.DataTransformerConfig(id_val="groupingToMatrix", options=matrix))
+    panel = panel.stacking(options.StackingMode.NORMAL).show_value(options.VisibilityMode.AUTO).fill_opacity(80)
+    legend = common.VizLegendOptions().show_legend(True).display_mode(options.LegendDisplayMode.LIST)
+    panel = panel.legend(legend.placement(options.LegendPlacement.BOTTOM).calcs([])).no_value("-")
+    panel = _colored(panel, colors, prefix="grade " if part == "grade" else "")
     panel = panel if decimals is None else panel.decimals(decimals)
     return panel if most is None else panel.max(most)
 
 
-def made(title: str, uid: str, about: str, variables: Sequence[Any], rows: dict[str, Sequence[Panel]]) -> Any:
+def made(title: str, uid: str, about: str, variables: Sequence[Any], rows: Mapping[str, Sequence[Panel]]) -> Any:
     """The dashboard of ``rows`` of panels by heading."""
     links = dashboard.DashboardLink("Pyrite's other dashboards").type(model.DashboardLinkType.DASHBOARDS)
     links = links.tags(["pyrite"]).as_dropdown(True).keep_time(True).include_vars(True)
@@ -144,19 +177,39 @@ def _dressed(
     about: str,
     unit: str,
     queries: Sequence[Query],
-    steps: Sequence[tuple[float, str]],
+    steps: Steps,
     instant: bool = False,
 ) -> Panel:
     panel = panel.title(title).description(about).unit(unit).datasource(SOURCE)
     for letter, (expr, legend) in zip("ABCDEFGH", queries, strict=False):
         query = prometheus.Dataquery().expr(expr).legend_format(legend or title).ref_id(letter).datasource(SOURCE)
+        if isinstance(panel, barchart.Panel):
+            query = query.format(asked.PromQueryFormat.TABLE)
         panel = panel.with_target(query.instant() if instant else query.range())
-    levels = [model.Threshold(value=None, color=GREEN), *(model.Threshold(value=v, color=c) for v, c in steps)]
-    scheme = model.FieldColorModeId.THRESHOLDS if steps else model.FieldColorModeId.PALETTE_CLASSIC
-    if isinstance(panel, timeseries.Panel):
-        scheme = model.FieldColorModeId.PALETTE_CLASSIC
-    panel = panel.color_scheme(dashboard.FieldColor().mode(scheme))
+    levels = [model.Threshold(value=value, color=color) for value, color in steps]
+    if not levels or levels[0].value is not None:
+        levels.insert(0, model.Threshold(value=None, color=GREEN))
+    if not isinstance(panel, stat.Panel):
+        panel = panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
+    elif steps:
+        panel = panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
+    else:
+        panel = panel.color_scheme(_fixed(_NEUTRAL))
     return panel.thresholds(dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(levels))
+
+
+def _fixed(color: str) -> Any:
+    return dashboard.FieldColor().mode(model.FieldColorModeId.FIXED).fixed_color(color)
+
+
+def _colored(panel: Panel, colors: Mapping[str, str], prefix: str = "") -> Panel:
+    """Series by name in colours of their own, and with ``prefix`` before their names."""
+    for name, color in colors.items():
+        values = [model.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": color})]
+        if prefix:
+            values.append(model.DynamicConfigValue(id_val="displayName", value=f"{prefix}{name}"))
+        panel = panel.override_by_name(name, values)
+    return panel
 
 
 def _last() -> Any:

@@ -4,13 +4,18 @@ from typing import Any
 
 from boards.parts import (
     AMBER,
+    EXAMPLES,
+    GRADES,
     GREEN,
     ITERATION,
+    MODELS,
     NAMESPACE,
+    OUTCOMES,
     RED,
     SPACE,
     Query,
     bars,
+    columns,
     made,
     number,
     over_time,
@@ -27,8 +32,10 @@ def run() -> Any:
     part = f'{mine}, iteration=~"$iteration"'
     ended = f"(max(pyrite_run_finished_timestamp_seconds{{{mine}}}) or vector(time()))"
     best, base = (f'max(pyrite_run_validation_mrr{{{mine}, model="{model}"}})' for model in ("best", "base"))
+    training = f'{part}, stage="finetune"'
     tried = f'{mine}, model=~"base|tuned"'
     shares = f"sum by (iteration, grade) (pyrite_run_grades{{{part}}}) / on (iteration) group_left () "
+    of = "stage, iteration, unit"
     turn, labels = "pyrite_controller_turn_seconds", f'{SPACE}, component="controller"'
     colors = {"Succeeded": GREEN, "Failed": RED, "Running": "blue", "Waiting": AMBER, "Suspended": AMBER}
     rows = {
@@ -64,7 +71,7 @@ def run() -> Any:
                 "MRR@5 of the best model so far against the base model's. The final verdict is on test, in the report.",
                 "percentunit",
                 Query(f"{best} / {base} - 1"),
-                [(0, AMBER), (0.15, GREEN)],
+                [(None, RED), (0, AMBER), (0.15, GREEN)],
                 decimals=0,
             ),
             words(
@@ -72,26 +79,31 @@ def run() -> Any:
                 "Whether the gain on test meets evaluate.gate. Known once the run has ended.",
                 Query(
                     f'label_replace(max(pyrite_run_gate_passed{{{mine}}}) == 1, "gate", "passed", "", "") or '
-                    f'label_replace(max(pyrite_run_gate_passed{{{mine}}}) == 0, "gate", "not passed", "", "")',
+                    f'label_replace(max(pyrite_run_gate_passed{{{mine}}}) == 0, "gate", "not passed", "", "") or '
+                    'on () label_replace(vector(1), "gate", "not known", "", "")',
                     "{{gate}}",
                 ),
                 {"passed": GREEN, "not passed": RED},
             ),
         ],
         "Is the model getting better?": [
-            bars(
+            columns(
                 "MRR@5 on validation, by iteration",
                 "How high the first relevant passage ranks: 1 is always first. Iteration 0 is the base model.",
                 "none",
-                Query(f"max by (model, iteration) (pyrite_run_validation_mrr{{{tried}}})", "{{model}}, {{iteration}}"),
+                Query(f"max by (model, iteration) (pyrite_run_validation_mrr{{{tried}}})"),
+                "model",
+                MODELS,
                 most=1,
                 decimals=3,
             ),
-            bars(
+            columns(
                 "DCG@5 on validation, by iteration",
                 "How much of what is relevant is among the first five, the first ones counting most.",
                 "none",
-                Query(f"max by (model, iteration) (pyrite_run_validation_dcg{{{tried}}})", "{{model}}, {{iteration}}"),
+                Query(f"max by (model, iteration) (pyrite_run_validation_dcg{{{tried}}})"),
+                "model",
+                MODELS,
                 decimals=3,
             ),
             over_time(
@@ -99,57 +111,68 @@ def run() -> Any:
                 "While an iteration trains, mean of the last few steps. It should fall and level off; values of "
                 "different losses do not compare.",
                 "none",
-                Query(f"max by (iteration) (pyrite_finetune_loss{{{part}}})", "iteration {{iteration}}"),
+                Query(f"max by (iteration) (pyrite_finetune_loss{{{training}}})", "iteration {{iteration}}"),
                 Query(
                     f"max by (iteration) (pyrite_run_training_loss{{{part}}})", "iteration {{iteration}}, at its end"
                 ),
                 width=8,
+                legend="list",
+                dashed="at its end",
             ),
         ],
         "What was found to learn from": [
-            bars(
+            columns(
                 "Examples, by iteration",
                 "hard: the model and the judge disagree; easy: they agree, mixed in against forgetting; earlier: kept "
                 "from iterations before. Fewer hard ones each time is what learning looks like.",
                 "short",
-                Query(f"max by (iteration, kind) (pyrite_run_examples{{{part}}})", "{{iteration}}, {{kind}}"),
+                Query(f"max by (iteration, kind) (pyrite_run_examples{{{part}}})"),
+                "kind",
+                EXAMPLES,
             ),
-            bars(
+            columns(
                 "Grades, by iteration",
                 "Share of each grade among an iteration's judgments. A large change between iterations is drift.",
                 "percentunit",
-                Query(f"{shares} sum by (iteration) (pyrite_run_grades{{{part}}})", "{{iteration}}, grade {{grade}}"),
+                Query(f"{shares} sum by (iteration) (pyrite_run_grades{{{part}}})"),
+                "grade",
+                GRADES,
                 most=1,
                 decimals=0,
             ),
-            bars(
+            columns(
                 "Pairs, by iteration",
                 "judged ones cost; kept (known already), skipped (patience) and not_chosen (rank) ones do not; missing "
                 "ones got no grade.",
                 "short",
-                Query(f"max by (iteration, outcome) (pyrite_run_pairs{{{part}}})", "{{iteration}}, {{outcome}}"),
+                Query(f"max by (iteration, outcome) (pyrite_run_pairs{{{part}}})"),
+                "outcome",
+                OUTCOMES,
             ),
         ],
         "Where the time goes": [
             bars(
                 "Time of finished stages",
-                "Wall time, from a stage's first shard to its last, waiting for a server not counted.",
+                "Wall time, all iterations together, each from its first shard to its last; waiting for a server not "
+                "counted.",
                 "s",
                 Query(
-                    f"sort_desc(max by (stage, iteration) (pyrite_run_stage_seconds{{{mine}}}))",
-                    "{{stage}} {{iteration}}",
+                    f"sort_desc(sum by (stage) (max by (stage, iteration) (pyrite_run_stage_seconds{{{mine}}})))",
+                    "{{stage}}",
                 ),
                 width=12,
             ),
             over_time(
                 "How far the running step is",
-                "Work done of all work, by pod. A stage may count several things one after the other.",
+                "Work done of all work, of the shards that run or have run together. A stage may count several things "
+                "one after the other.",
                 "percentunit",
                 Query(
-                    f"max by (pod, unit) (pyrite_step_work_done{{{mine}}} / pyrite_step_work{{{mine}}})",
-                    "{{pod}}: {{unit}}",
+                    f"sum by ({of}) (pyrite_step_work_done{{{mine}}}) / sum by ({of}) (pyrite_step_work{{{mine}}})",
+                    "{{stage}} {{iteration}}: {{unit}}",
                 ),
                 most=1,
+                legend="names",
             ),
         ],
         "The controller": [
@@ -168,14 +191,16 @@ def run() -> Any:
                 Query(f"60 * {rate('pyrite_controller_errors_total', SPACE, 'kind')}", "{{kind}}"),
                 Query(f"60 * {rate(f'{turn}_count', labels)}", "all turns"),
                 width=8,
+                dashed="all turns",
             ),
             over_time(
                 "Runs, by phase",
                 "All TrainingRuns of the namespace.",
                 "none",
                 Query(f"sum by (phase) (pyrite_controller_runs{{{SPACE}}})", "{{phase}}"),
-                Query(f"60 * {rate('pyrite_controller_api_calls_total', labels)}", "API calls per minute"),
                 width=8,
+                legend="list",
+                colors=colors,
             ),
         ],
     }

@@ -2,7 +2,21 @@
 
 from typing import Any
 
-from boards.parts import AMBER, GREEN, NAMESPACE, RED, SPACE, Query, made, number, over_time, quantiles, rate, variable
+from boards.parts import (
+    AMBER,
+    GREEN,
+    NAMESPACE,
+    PER_SECOND,
+    RED,
+    SPACE,
+    Query,
+    made,
+    number,
+    over_time,
+    quantiles,
+    rate,
+    variable,
+)
 
 VLLM = f'{SPACE}, pod=~"$pod"'
 
@@ -58,38 +72,54 @@ def vllm() -> Any:
         ],
         "Load": [
             over_time(
-                "Requests running and waiting",
-                "By server. Running at its ceiling with some waiting is a GPU well used; servers that differ much get "
-                "queries of different size, or one of them is sick.",
+                "Requests running, by server",
+                "At its ceiling with some waiting is a GPU well used; servers that differ much get queries of "
+                "different size, or one of them is sick.",
                 "none",
-                Query(f"sum by (pod) (vllm:num_requests_running{{{VLLM}}})", "running {{pod}}"),
-                Query(f"sum by (pod) (vllm:num_requests_waiting{{{VLLM}}})", "waiting {{pod}}"),
+                Query(f"sum by (pod) (vllm:num_requests_running{{{VLLM}}})", "{{pod}}"),
+                stacked=True,
+                legend="list",
+            ),
+            over_time(
+                "Requests waiting, by server",
+                "None, while others wait for answers: the workers ask for too little. More than run: for too much.",
+                "none",
+                Query(f"sum by (pod) (vllm:num_requests_waiting{{{VLLM}}})", "{{pod}}"),
+                stacked=True,
+                legend="list",
             ),
             over_time(
                 "Tokens per second",
                 "Prompt tokens are nearly all the work: a judgment is one token.",
-                "suffix: /s",
+                PER_SECOND,
                 Query(rate("vllm:prompt_tokens_total", VLLM), "prompt"),
                 Query(rate("vllm:generation_tokens_total", VLLM), "generated"),
+            ),
+            over_time(
+                "Requests ended per second, by reason",
+                "length or stop is well: a judgment is one token. abort: the worker gave up waiting.",
+                PER_SECOND,
+                Query(rate("vllm:request_success_total", VLLM, "finished_reason"), "{{finished_reason}}"),
+                legend="list",
             ),
         ],
         "Time": [
             over_time(
-                "To the first token",
+                "Time to the first token",
                 "For a judgment, about the whole request.",
                 "s",
                 *quantiles("vllm:time_to_first_token_seconds", VLLM),
                 width=8,
             ),
             over_time(
-                "Of a whole request",
+                "Time of a whole request",
                 "From its arrival at the server to its end. Workers see the network on top.",
                 "s",
                 *quantiles("vllm:e2e_request_latency_seconds", VLLM),
                 width=8,
             ),
             over_time(
-                "In the queue",
+                "Time in the queue",
                 "Time in which a request only waits. If it is most of the whole, workers ask for too much.",
                 "s",
                 *quantiles("vllm:request_queue_time_seconds", VLLM),
@@ -104,6 +134,7 @@ def vllm() -> Any:
                 Query(f"max by (pod) (vllm:kv_cache_usage_perc{{{VLLM}}})", "{{pod}}"),
                 width=8,
                 most=1,
+                legend="list",
                 steps=[(0.98, RED)],
             ),
             over_time(
@@ -113,14 +144,13 @@ def vllm() -> Any:
                 Query(hit_rate, "{{pod}}"),
                 width=8,
                 most=1,
+                legend="list",
             ),
             over_time(
-                "Preemptions, and how requests end",
-                "A preempted request is computed again: lower resources.judge_concurrency or give more memory. Ended "
-                "by length or stop is well; abort: the worker gave up.",
-                "suffix: /s",
+                "Preemptions per second",
+                "A preempted request is computed again: lower resources.judge_concurrency or give more memory.",
+                PER_SECOND,
                 Query(rate("vllm:num_preemptions_total", VLLM), "preempted"),
-                Query(rate("vllm:request_success_total", VLLM, "finished_reason"), "{{finished_reason}}"),
                 width=8,
             ),
         ],

@@ -47,9 +47,9 @@ def step_seconds(manifests: Mapping[str, Any]) -> dict[str, float]:
     return {name: (max(times) - min(times)).total_seconds() for name, times in spans.items()}
 
 
-def number(iteration: int | None) -> str:
-    """An iteration as a label."""
-    return "" if iteration is None else str(iteration)
+def number(value: int | None) -> str:
+    """An iteration or a shard as a label."""
+    return "" if value is None else str(value)
 
 
 def _of_results(run: str, summaries: Mapping[Key, list[dict[str, Any]]]) -> Iterator[Sample]:

@@ -29,7 +29,8 @@ VLLM = Path(__file__).with_name("vllm_metrics.txt")
 VARIABLES = {"$__rate_interval": "5m", "$namespace": "ml", "$run": "r", "$iteration": ".*", "$pod": ".*"}
 
 #: Series as a scrape of a run on a cluster has them, with values over two hours. Of judging, what test_alerts has.
-WORKER = 'namespace="ml", run="r", iteration="1", stage="judge", component="worker", pod="r-judge-1-0"'
+WORKER = 'namespace="ml", run="r", iteration="1", stage="judge", shard="0", component="worker", pod="r-judge-1-0"'
+TRAINING = WORKER.replace("judge", "finetune")
 SHOWN = 'namespace="ml", component="controller", pod="c-1"'
 SERVER = 'namespace="ml", component="vllm", pod="pyrite-vllm-0", engine="0", model_name="m"'
 SERIES = {
@@ -53,7 +54,7 @@ SERIES = {
     f'pyrite_llm_server_up{{{WORKER}, server="http://s:8000"}}': "1x120",
     f"pyrite_llm_prompt_tokens_total{{{WORKER}}}": "0+600x120",
     f"pyrite_llm_cached_tokens_total{{{WORKER}}}": "0+400x120",
-    f"pyrite_finetune_loss{{{WORKER}}}": "0.3x120",
+    f"pyrite_finetune_loss{{{TRAINING}}}": "0.3x120",
     f'pyrite_controller_errors_total{{{SHOWN}, kind="ApiException"}}': "0+1x120",
     f"pyrite_controller_api_calls_total{{{SHOWN}}}": "0+9x120",
     f'pyrite_controller_runs{{{SHOWN}, phase="Running"}}': "1x120",

@@ -9,6 +9,9 @@ from pyrite.controller.seen import read_time
 #: A pod that is told to stop has its grace period; this much later it is its node that does not answer.
 _LOST = timedelta(seconds=60)
 
+#: On a full node a pod's turn comes when another ends; one that waits longer is told of.
+_FULL = timedelta(seconds=20)
+
 _WAITING = {
     "ImagePullBackOff": "Is the image's name and tag right, and may the node pull it (imagePullSecrets)?",
     "ErrImagePull": "Is the image's name and tag right, and may the node pull it (imagePullSecrets)?",
@@ -37,6 +40,8 @@ def _stuck(pod: dict[str, Any], now: datetime) -> str:
         )
     for condition in status.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            if now - read_time(condition["lastTransitionTime"]) < _FULL:
+                return ""
             return (
                 f"pod {name} finds no node: {condition.get('message', condition.get('reason', ''))} "
                 "Add a node that fits, or change the stage's resources, nodeSelector or tolerations in the chart."

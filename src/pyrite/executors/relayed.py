@@ -57,6 +57,7 @@ class _Relay(Collector):
         shown: dict[str, Metric] = {}
         for step, found in told.items():
             labels = {"run": self._run, "stage": step.stage, "iteration": number(step.iteration)}
+            labels["shard"] = number(step.shard)
             labels |= {"component": "worker", "pod": step.name}
             for name, kind, text, samples in found.families:
                 family = shown.setdefault(name, Metric(name, text, kind))

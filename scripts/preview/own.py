@@ -1,0 +1,93 @@
+"""A Prometheus of our own on this machine, over samples that are made up, with our rules' series recorded."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import requests
+
+from preview.asking import SCRAPE, Span
+from pyrite.errors import UserError
+
+_READY_SECONDS = 60.0
+
+
+@contextmanager
+def prometheus(folder: Path, lines: Iterable[str], rules: Path, span: Span) -> Iterator[str]:
+    """The address of a Prometheus over ``lines`` (OpenMetrics text) in ``folder``; it ends with the block.
+
+    Raises:
+        UserError: Prometheus is not installed, or does not start.
+    """
+    server, promtool = _program("prometheus"), _program("promtool")
+    scraped, data = folder / "scraped.txt", folder / "data"
+    with scraped.open("w", encoding="utf-8") as file:
+        file.writelines(lines)
+    _told(promtool, "tsdb", "create-blocks-from", "openmetrics", str(scraped), str(data))
+    with _running(server, folder, data) as url:
+        when = [f"--start={span.start:.0f}", f"--end={span.end:.0f}", f"--eval-interval={SCRAPE}s"]
+        _told(
+            promtool, "tsdb", "create-blocks-from", "rules", f"--url={url}", *when, f"--output-dir={data}", str(rules)
+        )
+    # A running server takes up new blocks each minute only; a start takes them up at once.
+    with _running(server, folder, data) as url:
+        yield url
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if not found:
+        raise UserError(f"{name} is not on the PATH; `make real-prometheus` installs it, or give --url.")
+    return found
+
+
+def _told(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    if done.returncode:
+        raise UserError(f"{' '.join(command[:4])} failed: {(done.stdout + done.stderr).strip()[-500:]}")
+
+
+@contextmanager
+def _running(server: str, folder: Path, data: Path) -> Iterator[str]:
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    config = folder / "prometheus.yml"
+    config.write_text("{}\n", encoding="utf-8")
+    command = [
+        server,
+        f"--config.file={config}",
+        f"--storage.tsdb.path={data}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        # A scrape marks a series that has ended; samples from a file cannot, and would linger for 5 minutes.
+        f"--query.lookback-delta={2 * SCRAPE}s",
+        "--log.level=error",
+    ]
+    with (folder / "prometheus.log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        try:
+            _wait(url, process, folder / "prometheus.log")
+            yield url
+        finally:
+            process.terminate()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if requests.get(f"{url}/-/ready", timeout=1).ok:
+                return
+        except requests.RequestException:
+            pass
+        time.sleep(0.05)
+    raise UserError(f"Prometheus does not start: {log.read_text(errors='replace')[-500:]}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
