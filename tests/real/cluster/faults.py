@@ -26,7 +26,7 @@ def _is_gone(place: Place, pod: Object) -> bool:
 def kill_pods(place: Place, run: str, stage: str, times: int, dice: random.Random) -> int:
     """Delete random running pods of a stage, half of them without a moment to put work away; how many."""
     killed: set[str] = set()
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 600  # a shard that fails is kept back for longer each time
     while len(killed) < times and time.monotonic() < deadline:
         if killed and place.status(run).get("stage") != stage:
             break

@@ -1,50 +1,27 @@
 """A real vLLM server in the cluster as judge, sharing the node's GPUs with training, in time.
 
 The server is vLLM's CPU build with a small model (scripts/real_vllm.py), mounted read-only into pods of the chart's own
-StatefulSet. Nothing is behind the GPUs but the scheduler's count of them, and that is what is shared. The model cannot
-judge: its grades prove the way, not the quality.
+StatefulSet. Nothing is behind the GPUs but the scheduler's count of them, and that is what is shared.
 """
 
 import io
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from real.cluster.faults import UP
 from real.cluster.place import Object, Place, kubectl, until
-from real.vllm import REAL_VLLM, SCRIPT, VARYING
+from real.cluster.serving import RUN, on_disk, ready, server
+from real.vllm import REAL_VLLM
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 GPU, GPUS = "nvidia.com/gpu", 2
 SERVER = "app.kubernetes.io/component=vllm"
-#: The image's own; the worker image serves for the server too, since it has a Python.
-PYTHON = "python3.11"
-
-
-def volume() -> list[Object]:
-    """The server's environment as a volume of this machine's disk: a claim, which restricted pods may use."""
-    name = "{{ .Release.Namespace }}-vllm"
-    size = {"storage": "8Gi"}
-    shared: Object = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
-    there = {
-        **shared,
-        "capacity": size,
-        "persistentVolumeReclaimPolicy": "Retain",
-        "hostPath": {"path": str(REAL_VLLM.VENV), "type": "Directory"},
-        "claimRef": {"namespace": "{{ .Release.Namespace }}", "name": "vllm"},
-    }
-    claim = {**shared, "volumeName": name, "resources": {"requests": size}}
-    return [
-        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": there},
-        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "vllm"}, "spec": claim},
-    ]
 
 
 def claiming(cpu: str, memory: str, most: str) -> Object:
@@ -68,45 +45,15 @@ VALUES: Object = {
             "finetune": {"resources": claiming("100m", "1Gi", "4Gi")},
         },
     },
-    "server": {
-        "enabled": True,
-        "image": {"repository": "localhost/pyrite-worker", "tag": "0.1.0"},
-        "args": [*REAL_VLLM.arguments(Path("/vllm/model"), "0.0.0.0", 8000), VARYING],
-        "model": {"allowHub": False},
-        "resources": claiming("100m", "3Gi", "6Gi"),
-        "startupSeconds": 600,
-        "extraVolumes": [{"name": "vllm", "persistentVolumeClaim": {"claimName": "vllm", "readOnly": True}}],
-        "extraVolumeMounts": [{"name": "vllm", "mountPath": "/vllm", "readOnly": True}],
-        "extraEnv": [
-            {"name": "PYTHONPATH", "value": f"/vllm/lib/{PYTHON}/site-packages"},
-            {"name": "LD_LIBRARY_PATH", "value": "/vllm/lib"},
-            {"name": "VLLM_CPU_KVCACHE_SPACE", "value": "1"},
-            {"name": "TORCH_COMPILE_DISABLE", "value": "1"},  # the image has no compiler
-        ],
-    },
-    "extraObjects": volume(),
-}
-
-#: 32 pairs: on a CPU a pair takes a second.
-RUN: Object = {
-    "prepare": {"min_chars": 40, "max_chars": 400, "max_train_queries": 8},
-    "retrieve": {"top_k": 4},
-    "mine": {"negatives": 1, "max_negative_share": None},
-    "finetune": {"batch_size": 2, "epochs": 3, "max_tokens": 32},
-    "judge": {"kind": "vllm", "model": REAL_VLLM.MODEL_NAME, "shards": 2},
+    "server": server(**claiming("100m", "3Gi", "6Gi")),
+    "extraObjects": on_disk("vllm", str(REAL_VLLM.VENV)),
 }
 
 
 @pytest.fixture(scope="module", autouse=True)
 def gpus(node: Object) -> Iterator[None]:
     """The node claims to have GPUS."""
-    if not REAL_VLLM.READY.exists():
-        pytest.skip("no real vLLM here: `make real-vllm ARGS=--for-pods` installs it (3.4 GB)")
-    if not (REAL_VLLM.VENV / "lib" / PYTHON).is_dir():
-        pytest.skip(f"{REAL_VLLM.VENV.name} was made with another Python than the worker image's {PYTHON}")
-    if not UP.is_file():
-        pytest.skip("needs a node on this machine that can claim GPUs")
-    subprocess.run([sys.executable, str(SCRIPT), "--for-pods"], check=True, capture_output=True)
+    ready()
     before = node["status"]["allocatable"].get(GPU, "0")
     subprocess.run([str(UP), "--gpus", str(GPUS)], check=True, capture_output=True)
     yield
@@ -117,14 +64,14 @@ def seen(place: Place, run: str) -> Object:
     """Who has the GPUs now."""
     status = place.status(run)
     pods = place.get("pods")["items"]
-    server = [pod for pod in pods if pod["metadata"]["labels"].get("app.kubernetes.io/component") == "vllm"]
+    serving = [pod for pod in pods if pod["metadata"]["labels"].get("app.kubernetes.io/component") == "vllm"]
     training = [pod for pod in pods if pod["metadata"]["labels"].get("pyrite.dev/stage") == "finetune"]
     return {
         "stage": status.get("stage") or "",
         "phase": status.get("phase"),
         "message": status.get("message", ""),
         "replicas": place.get("statefulset", "pyrite-vllm")["spec"]["replicas"],
-        "server": [pod["metadata"]["name"] for pod in server],
+        "server": [pod["metadata"]["name"] for pod in serving],
         "training": [pod["metadata"]["name"] for pod in training],
     }
 

@@ -74,7 +74,9 @@ def _changed(place: Place) -> Object:
     return {**place.values["worker"], "extraEnv": [{"name": "UPGRADED", "value": "1"}]}
 
 
-def test_the_controller_killed_at_every_stage(place: Place, small: Callable[..., Object]) -> None:
+def test_the_controller_killed_at_every_stage(
+    place: Place, small: Callable[..., Object], measured: Callable[..., None]
+) -> None:
     place.apply("orphan", small())
     stages = ["prepare", "validate", "retrieve", "judge", "mine", "finetune", "evaluate"]
     for stage in stages:
@@ -82,3 +84,4 @@ def test_the_controller_killed_at_every_stage(place: Place, small: Callable[...,
         faults.kill_controller(place)
     place.wait("orphan")
     assert tables(place, "orphan")["model/model.safetensors"]
+    measured(table="cluster", row="each stage", fault="controller killed", times=len(stages))

@@ -1,0 +1,76 @@
+"""The chart's vLLM server with a real vLLM in it: the CPU build (scripts/real_vllm.py), mounted into its pods.
+
+The model cannot judge: its grades prove the way, not the quality.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from real.cluster.faults import UP
+from real.cluster.place import Object
+from real.vllm import REAL_VLLM, SCRIPT, VARYING
+
+#: The worker image serves for the server too, since it has a Python: this one.
+_PYTHON = "python3.11"
+
+#: 32 pairs: on a CPU a pair takes a second.
+RUN: Object = {
+    "prepare": {"min_chars": 40, "max_chars": 400, "max_train_queries": 8},
+    "retrieve": {"top_k": 4},
+    "mine": {"negatives": 1, "max_negative_share": None},
+    "finetune": {"batch_size": 2, "epochs": 3, "max_tokens": 32},
+    "judge": {"kind": "vllm", "model": REAL_VLLM.MODEL_NAME, "shards": 2},
+}
+
+
+def ready() -> None:
+    """Make vLLM fit for pods; the test is skipped where there is none, or no node on this machine."""
+    if not REAL_VLLM.READY.exists():
+        pytest.skip("no real vLLM here: `make real-vllm ARGS=--for-pods` installs it (3.4 GB)")
+    if not (REAL_VLLM.VENV / "lib" / _PYTHON).is_dir():
+        pytest.skip(f"{REAL_VLLM.VENV.name} was made with another Python than the worker image's {_PYTHON}")
+    if not UP.is_file():
+        pytest.skip("needs a node on this machine")
+    subprocess.run([sys.executable, str(SCRIPT), "--for-pods"], check=True, capture_output=True)
+
+
+def on_disk(name: str, folder: str) -> list[Object]:
+    """A folder of this machine as the claim ``name``, which restricted pods may mount; {{ }} is for helm."""
+    whole = f"{{{{ .Release.Namespace }}}}-{name}"
+    size = {"storage": "8Gi"}
+    shared: Object = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
+    there = {
+        **shared,
+        "capacity": size,
+        "persistentVolumeReclaimPolicy": "Retain",
+        "hostPath": {"path": folder, "type": "Directory"},
+        "claimRef": {"namespace": "{{ .Release.Namespace }}", "name": name},
+    }
+    claim = {**shared, "volumeName": whole, "resources": {"requests": size}}
+    return [
+        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": whole}, "spec": there},
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": claim},
+    ]
+
+
+def server(**resources: Object) -> Object:
+    """The chart's ``server`` values; they need ``on_disk("vllm", ...)`` among its extraObjects."""
+    return {
+        "enabled": True,
+        "image": {"repository": "localhost/pyrite-worker", "tag": "0.1.0"},
+        "args": [*REAL_VLLM.arguments(Path("/vllm/model"), "0.0.0.0", 8000), VARYING],
+        "model": {"allowHub": False},
+        "resources": resources,
+        "startupSeconds": 600,
+        "extraVolumes": [{"name": "vllm", "persistentVolumeClaim": {"claimName": "vllm", "readOnly": True}}],
+        "extraVolumeMounts": [{"name": "vllm", "mountPath": "/vllm", "readOnly": True}],
+        "extraEnv": [
+            {"name": "PYTHONPATH", "value": f"/vllm/lib/{_PYTHON}/site-packages"},
+            {"name": "LD_LIBRARY_PATH", "value": "/vllm/lib"},
+            {"name": "VLLM_CPU_KVCACHE_SPACE", "value": "1"},
+            {"name": "TORCH_COMPILE_DISABLE", "value": "1"},  # the image has no compiler
+        ],
+    }
