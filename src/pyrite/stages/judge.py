@@ -92,6 +92,7 @@ class _Judging:
         self.total = sum(len(chunks) for _, chunks in walks)
         self._most_missing = max(_FEW, math.ceil(ctx.spec.judge.max_missing * self.total))
         metrics.MISSING_LIMIT.set(self._most_missing)
+        self._reused, self._passed = (metrics.PAIRS.labels(outcome) for outcome in ("kept", "skipped"))  # 0, not absent
         self.absent: list[dict[str, Any]] = []
         self.timeline = Timeline(datetime.now(UTC), time.monotonic)
         self.reused = 0
@@ -151,13 +152,13 @@ class _Judging:
     def kept(self, pair: Pair) -> None:
         del pair
         self.reused += 1
-        metrics.PAIRS.labels("kept").inc()
+        self._reused.inc()
         self._ctx.progress.advance()
 
     def skipped(self, query_id: str, chunk_ids: Sequence[str]) -> None:
         self.passed += len(chunk_ids)
         self._left[query_id] = len(chunk_ids)
-        metrics.PAIRS.labels("skipped").inc(len(chunk_ids))
+        self._passed.inc(len(chunk_ids))
         self._ctx.progress.advance(len(chunk_ids))
 
     def missing(self, missing: Missing) -> None:
