@@ -49,7 +49,7 @@ class StageInfo:
 
 
 #: Raise when a stage's output would differ for the same inputs, so that finished steps of older versions are redone.
-FORMAT = 1
+FORMAT = 2
 
 _MODEL = ("model.query_prompt", "model.passage_prompt", "model.max_tokens")
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pyrite.training.batching import ConflictFreeSampler, Row, order, pack
 
 ids = st.frozensets(st.sampled_from("abcdefgh"), max_size=3)
-rows = st.lists(st.builds(Row, st.sampled_from("123456"), ids, ids), max_size=40)
+rows = st.lists(st.builds(Row, st.sampled_from("123456"), ids, ids, st.sampled_from("xy")), max_size=40)
 
 
 @given(rows=rows, batch_size=st.integers(1, 8), random=st.randoms(use_true_random=False))
@@ -25,7 +25,7 @@ def test_every_row_once_and_no_false_negative_in_a_batch(rows: list[Row], batch_
 
 
 def test_the_order_of_an_epoch_is_its_own_and_comes_again() -> None:
-    rows = [Row(str(i), frozenset([str(i)]), frozenset([str(i)])) for i in range(64)]
+    rows = [Row(str(i), frozenset([str(i)]), frozenset([str(i)]), str(i)) for i in range(64)]
 
     def epoch(number: int) -> list[list[int]]:
         sampler = ConflictFreeSampler(rows, 4, rows, seed=1)
@@ -38,7 +38,7 @@ def test_the_order_of_an_epoch_is_its_own_and_comes_again() -> None:
 
 
 def test_a_group_stands_together() -> None:
-    rows = [Row(str(i), frozenset([str(i)]), frozenset([str(i)]), group=str(i % 16)) for i in range(64)]
+    rows = [Row(str(i), frozenset([str(i)]), frozenset([str(i)]), str(i % 16)) for i in range(64)]
     for batch in pack(rows, order(rows, seed=3), 16):
         groups = [rows[position].group for position in batch]
         assert len(set(groups)) == 4

@@ -40,7 +40,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         model.max_seq_length = min(spec.max_tokens, window or spec.max_tokens)
     if not spec.dropout:
         _without_dropout(model)
-    dataset, rows = _read(examples, spec.loss, ctx.spec.mine.negatives, ctx.scratch / "arrow")
+    dataset, rows = read_examples(examples, spec.loss, ctx.spec.mine.negatives, ctx.scratch / "arrow")
     trainer = _Trainer(
         rows,
         ctx.spec.seed,
@@ -85,7 +85,7 @@ class _Trainer(SentenceTransformerTrainer):  # type: ignore[misc]  # the library
         self.model.save_pretrained(output_dir or self.args.output_dir, create_model_card=False)
 
 
-def _read(path: Path, loss: str, negatives: int, cache: Path) -> tuple[Dataset, list[Row]]:
+def read_examples(path: Path, loss: str, negatives: int, cache: Path) -> tuple[Dataset, list[Row]]:
     """The examples as a memory-mapped dataset of the columns that the loss takes, and what the sampler needs."""
     texts = ["anchor", "positive", *(f"negative_{i}" for i in range(1, negatives + 1))]
     wanted = [*texts, "label"] if loss == "distill" else texts
@@ -96,6 +96,7 @@ def _read(path: Path, loss: str, negatives: int, cache: Path) -> tuple[Dataset, 
             row["query_id"],
             frozenset([row["positive_id"], *row["negative_ids"]]),
             frozenset(row["relevant_ids"]),
+            row["group"],
         )
         for row in table.to_pylist()
     ]

@@ -1,6 +1,7 @@
 """mine: judged candidates become training examples, beside those of earlier iterations."""
 
 from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby
 from typing import Any
@@ -44,7 +45,8 @@ def run(ctx: StepContext) -> dict[str, Any]:
     ]
     kept = _earlier(ctx, rows)
     schema = tables.examples(spec.negatives)
-    total = tables.write(ctx.output(f"iterations/{ctx.iteration}/examples.parquet"), kept + rows, schema)
+    written = shielded(kept + rows, shingles)
+    total = tables.write(ctx.output(f"iterations/{ctx.iteration}/examples.parquet"), written, schema)
     if not total:
         why = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
         raise UserError(
@@ -107,6 +109,19 @@ def _earlier(ctx: StepContext, new: list[dict[str, Any]]) -> list[dict[str, Any]
     before: list[dict[str, Any]] = tables.read(ctx.input(key), tables.examples(ctx.spec.mine.negatives)).to_pylist()
     again = {_identity(row) for row in new}
     return [row for row in before if _identity(row) not in again]
+
+
+def shielded(
+    rows: Sequence[dict[str, Any]], shingles: Callable[[str], frozenset[tuple[str, ...]]]
+) -> list[dict[str, Any]]:
+    """The rows, with the near-duplicates of what is relevant relevant too: a batch takes its rows' passages for each
+    other's negatives, and must not hold these together."""
+    passages = {chunk for row in rows for chunk in (row["positive_id"], *row["negative_ids"])}
+    twins = mining.twins({chunk for row in rows for chunk in row["relevant_ids"]}, passages, shingles)
+    return [
+        {**row, "relevant_ids": sorted({*row["relevant_ids"], *(t for c in row["relevant_ids"] for t in twins[c])})}
+        for row in rows
+    ]
 
 
 def _identity(row: dict[str, Any]) -> tuple[str, str, tuple[str, ...]]:

@@ -8,19 +8,19 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 
 
 class Row(NamedTuple):
-    """What decides which examples may share a batch: the ids of its passages, and of those relevant to its query."""
+    """What decides which examples share a batch: the ids of its passages, of those relevant to its query, its group."""
 
     query_id: str
     passages: frozenset[str]
     relevant: frozenset[str]
-    group: str = ""
+    group: str
 
 
 def order(rows: Sequence[Row], seed: int) -> list[int]:
     """All positions of ``rows``, in an order drawn by ``seed`` in which the rows of a group stand together."""
     groups: dict[str, list[int]] = {}
     for position, row in enumerate(rows):
-        groups.setdefault(row.group or str(position), []).append(position)
+        groups.setdefault(row.group, []).append(position)
     shuffled = random.Random(seed).sample(list(groups.values()), len(groups))
     return [position for group in shuffled for position in group]
 

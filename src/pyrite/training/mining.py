@@ -5,7 +5,7 @@ wrong as it is now. Whatever the rule, a chunk that the data reveals to be relev
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -212,3 +212,19 @@ def near_duplicates(a: frozenset[tuple[str, ...]], b: frozenset[tuple[str, ...]]
     """Whether the smaller of two shingle sets is nearly contained in the other (Broder's containment, 1997)."""
     smaller = min(len(a), len(b))
     return smaller > 0 and len(a & b) >= threshold * smaller
+
+
+def twins(
+    wanted: Iterable[str], among: Iterable[str], shingles_of: Callable[[str], frozenset[tuple[str, ...]]]
+) -> dict[str, set[str]]:
+    """For each id of ``wanted``, the ids of ``among`` whose text is nearly the same, its own left out."""
+    holders: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for other in among:
+        for shingle in shingles_of(other):
+            holders[shingle].append(other)
+    found = {}
+    for one in wanted:
+        own = shingles_of(one)
+        near = {other for shingle in own for other in holders.get(shingle, ())} - {one}
+        found[one] = {other for other in near if near_duplicates(own, shingles_of(other))}
+    return found
