@@ -19,6 +19,8 @@ MOST_SLICES = 60
 ENOUGH_PAIRS = 40
 #: A slice that holds less than this by a stall of the judge has no shares.
 _FEWEST_PAIRS = 10
+#: What a timeline tells apart: a last pair at the very start of its bucket is taken to be so much later.
+_INSTANT = 0.001
 _KEYS = ["query_id", "chunk_id"]
 
 
@@ -75,7 +77,7 @@ def lay(timelines: Sequence[Mapping[str, Any]]) -> tuple[float, float, npt.NDArr
     edges = []
     for began, each in zip(starts, timelines, strict=True):
         inner = each["bucket_seconds"] * np.arange(len(each["grades"]))
-        edges.append(began - start + np.append(inner, each["seconds"]))
+        edges.append(began - start + np.append(inner, max(each["seconds"], inner[-1] + _INSTANT)))
     sums = [np.cumsum([[0] * 4, *each["grades"]], axis=0) for each in timelines]
     widest = max(each["bucket_seconds"] for each in timelines)
     span = max(widest, *(float(each[-1]) for each in edges))
