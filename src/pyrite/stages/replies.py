@@ -33,7 +33,7 @@ class Replies:
         Raises:
             PyriteError: too many were not to be had, or the server cannot be used.
         """
-        known = self._kept.read({request.key for request in requests})
+        known = await asyncio.to_thread(self._kept.read, {request.key for request in requests})
         replies = {request.name: known[request.key]["text"] for request in requests if request.key in known}
         todo = [request for request in requests if request.key not in known]
         self.counts.update(asked=len(requests), kept=len(replies))
