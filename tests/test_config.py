@@ -63,6 +63,18 @@ def test_overrides_win_and_paths_are_from_the_file(tmp_path: Path) -> None:
         load(path, ["iterations"])
 
 
+def test_paths_in_overrides_are_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "source: {kind: medquad, path: data}\n")
+    here = tmp_path / "elsewhere"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    spec = load(path, ["source.path=mine", "evaluate.retention={path: ../other}"])
+    assert spec.source.kind == "medquad"
+    assert spec.source.path == str(here / "mine")
+    assert spec.evaluate.retention is not None
+    assert spec.evaluate.retention.path == str(here / "../other")
+
+
 def test_a_dumped_run_reads_as_itself(tmp_path: Path) -> None:
     spec = load(write(tmp_path, "source: {kind: sample}\nevaluate: {gate: {mrr@5: 0.2}}\n"))
     assert load(write(tmp_path, dump(spec))) == spec

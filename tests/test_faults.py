@@ -1,12 +1,23 @@
 """Faults at the front door: each ends in a sentence that says what to do, and nothing half-written looks finished."""
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from pyrite.cli import main
+from pyrite.config import load
+from pyrite.errors import UserError
+from pyrite.executors.step import open_run, run_step
+from pyrite.plan import Step
+from pyrite.progress import Silent
+from pyrite.store import open_store
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -104,3 +115,75 @@ def test_passages_cut_at_the_models_window_are_counted(pyrite: Pyrite, run_file:
     assert "1 of 60 passages is longer than the model's window of 128 tokens" in result.stdout.replace("\n", " ")
     manifest = json.loads((tmp_path / "store/runs/small/steps/validate-0.json").read_text())
     assert manifest["summary"]["cut_passages"] == 1
+
+
+def _out_of_bounds(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    """What lies at or below ``place`` cannot be opened, as for a user without the right to (root has it always)."""
+    opened = Path.open
+
+    def refuse(path: Path, *words: Any, **more: Any) -> Any:
+        if path.is_relative_to(place):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *words, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+
+
+@pytest.mark.parametrize("what", ["source", "model"])
+def test_what_cannot_be_opened_is_named(
+    what: str,
+    run_file: Path,
+    questions: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = {"source": questions, "model": tiny_model}[what]
+    _out_of_bounds(monkeypatch, place)
+    monkeypatch.setattr("sys.argv", ["pyrite", "train", str(run_file), "--store", str(tmp_path / "store")])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    said = capsys.readouterr().err
+    assert f"{place}" in said
+    assert "cannot be opened (Permission denied)" in said
+    assert "store" not in said.replace(str(tmp_path), "")
+
+
+def test_a_step_that_meets_an_unreadable_file_blames_the_file_and_not_the_store(
+    run_file: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(load(run_file), open_store(str(tmp_path / "store")))
+    with monkeypatch.context() as patched:
+        _out_of_bounds(patched, questions)
+        with pytest.raises(UserError, match=f"{questions}: cannot be opened"):
+            run_step(run, Step("prepare"), Silent())
+    _out_of_bounds(monkeypatch, tmp_path / "store/runs/small/scratch")
+    with pytest.raises(UserError, match=r"the store .* cannot be written to"):
+        run_step(run, Step("prepare"), Silent())
+
+
+def _elsewhere(folder: Path, relevant: str) -> Path:
+    (folder / "qrels").mkdir(parents=True)
+    (folder / "corpus.jsonl").write_text('{"_id": "d1", "text": "Ships"}\n{"_id": "d2", "text": "Trains"}\n')
+    (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "What floats?"}\n')
+    (folder / "qrels/test.tsv").write_text(f"query-id\tcorpus-id\tscore\nq1\td1\t{relevant}\n")
+    return folder
+
+
+def test_a_retention_set_is_looked_at_before_the_first_step(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+    setting = "evaluate.retention.path"
+    refused(pyrite("train", run_file, f"{setting}=none"), f"{tmp_path / 'none'}: no such file", f"Correct {setting}")
+    _elsewhere(tmp_path / "useless", relevant="0")
+    refused(pyrite("train", run_file, f"{setting}=useless"), f"{setting}: no query of", "has a relevant document")
+    assert not (tmp_path / "store/runs/small/steps").exists()
+
+
+def test_a_retention_set_may_be_an_archive(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "other"), "xztar", root_dir=_elsewhere(tmp_path / "other", "1"))
+    path = f"evaluate.retention.path={Path(archive).name}"
+    assert pyrite("prepare", run_file, path).returncode == 0
+    result = pyrite("evaluate", run_file, "-i", 0, path)
+    assert result.returncode == 0, result.stderr
+    manifest = json.loads((tmp_path / "store/runs/small/steps/validate-0.json").read_text())
+    assert manifest["summary"]["retention"]["base"] > 0

@@ -25,7 +25,8 @@ _PATHS = (
 def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
     """Read the run file at ``path`` and apply ``key.sub=value`` overrides.
 
-    Relative paths in the file are taken from the file's own folder, and the RunSpec holds them absolute.
+    Relative paths in the file are taken from the file's own folder, those in overrides from the working directory, and
+    the RunSpec holds them absolute.
 
     Raises:
         UserError: the file cannot be read, is not well formed, or holds an unknown key or a wrong value.
@@ -54,6 +55,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
         _make_absolute(content, place, path.parent)
     for override in overrides:
         _apply(content, override)
+        key = override.partition("=")[0].split(".")
+        for place in _PATHS:
+            if list(place[: len(key)]) == key:
+                _make_absolute(content, place, Path.cwd())
     try:
         return RunSpec.model_validate(content)
     except ValidationError as error:

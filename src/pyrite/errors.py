@@ -22,6 +22,11 @@ class Interrupted(PyriteError):
     exit_code = 143
 
 
+def unreadable(error: OSError) -> UserError:
+    """For a file, other than the store's, that the system does not let Pyrite open."""
+    return UserError(f"{error.filename}: cannot be opened ({error.strerror}). Mend its permissions, or name another.")
+
+
 def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The error of a group of tasks that a person should read: one of ours, where there is one."""
     error: BaseException = group.subgroup(PyriteError) or group

@@ -52,10 +52,10 @@ class QaSource(Section):
 
 
 class BeirSource(Section):
-    """A BEIR folder: corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv."""
+    """A BEIR folder, or an archive of one: corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv."""
 
     kind: Literal["beir"] = "beir"
-    path: str = Field(description="folder; a path, or s3://bucket/key")
+    path: str = Field(description="folder, or .tar.xz, .tar.gz or .zip of it; a path, or s3://bucket/key")
 
 
 class HuggingfaceSource(Section):
@@ -300,7 +300,7 @@ class FinetuneSpec(Section):
 class RetentionSpec(Section):
     """A BEIR folder from another field, and how much may be lost there."""
 
-    path: str
+    path: str = Field(description="folder, or .tar.xz, .tar.gz or .zip of it; a path, or s3://bucket/key")
     max_loss: float = Field(default=0.02, ge=0, le=1, description="share of base nDCG@10 that a candidate may lose")
 
 

@@ -1,6 +1,8 @@
 """BEIR folders."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from pyrite.spec import BeirSource
 
 
 def _folder(tmp_path: Path, **qrels: str) -> Path:
+    tmp_path.mkdir(parents=True, exist_ok=True)
     corpus = [{"_id": f"d{n}", "title": "T" if n == 1 else "", "text": f"text {n}"} for n in (1, 2, 3)]
     corpus.append({"_id": "d4", "title": "", "text": " "})
     queries = [{"_id": f"q{n}", "text": f"query {n}"} for n in (1, 2, 3)]
@@ -75,3 +78,34 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 def test_the_digest_follows_the_qrels(tmp_path: Path) -> None:
     first = open_source(BeirSource(path=str(_folder(tmp_path, test="q1 d1 1\n")))).digest()
     assert open_source(BeirSource(path=str(_folder(tmp_path, test="q1 d2 1\n")))).digest() != first
+
+
+@pytest.mark.parametrize("suffix", [".tar.xz", ".tar.gz", ".zip"])
+def test_an_archive_is_read_as_its_folder_is(tmp_path: Path, suffix: str) -> None:
+    folder = _folder(tmp_path / "set", train="q1 d1 2\n", test="q3 d3 1\n")
+    archive = Path(
+        shutil.make_archive(
+            str(tmp_path / "packed"),
+            {".tar.xz": "xztar", ".tar.gz": "gztar", ".zip": "zip"}[suffix],
+            root_dir=tmp_path,
+            base_dir="set",
+        )
+    )
+    named = [
+        replace(record, where=record.where.replace(f"{folder}/", f"{archive}: set/"))
+        if isinstance(record, Dropped)
+        else record
+        for record in _read(folder)
+    ]
+    assert _read(archive) == named
+    assert open_source(BeirSource(path=str(archive))).digest()
+
+
+def test_an_archive_of_something_else(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        _folder(tmp_path / "sets" / name, test="q1 d1 1\n")
+    with pytest.raises(UserError, match=r"two\.zip: more than one BEIR folder \(a, b\)"):
+        _read(Path(shutil.make_archive(str(tmp_path / "two"), "zip", root_dir=tmp_path / "sets")))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UserError, match=r"none\.tar\.gz: corpus\.jsonl: no such file.*Correct source\.path"):
+        _read(Path(shutil.make_archive(str(tmp_path / "none"), "gztar", root_dir=tmp_path / "other")))

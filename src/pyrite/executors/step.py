@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pyrite.embedding.models import base_folder, model_digest
-from pyrite.errors import PyriteError, UserError
+from pyrite.errors import PyriteError, UserError, unreadable
 from pyrite.executors.counted import Counted
 from pyrite.executors.publication import Publication, manifests_below
 from pyrite.generation import prompt as generate_prompt
@@ -25,8 +25,8 @@ from pyrite.judges.prompting import load_prompt
 from pyrite.locks import locked
 from pyrite.plan import STAGES, Step, StepState, survey
 from pyrite.progress import Progress
-from pyrite.sources import open_source
-from pyrite.spec import BeirSource, RunSpec
+from pyrite.sources import open_source, retention
+from pyrite.spec import RunSpec
 from pyrite.stages.context import StepContext
 from pyrite.store import Store, sha256_file
 
@@ -74,7 +74,7 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
             there; a step that is finished is trusted to have seen it.
 
     Raises:
-        UserError: one of them is not there.
+        UserError: one of them is not there, or cannot be read.
     """
     digests: dict[str, Callable[[], str]] = {
         "source": lambda: open_source(spec.source).digest(),
@@ -87,9 +87,12 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
         digests["generate_prompt"] = lambda: generate_prompt.digest(prompt)
     if spec.evaluate.retention:
         path = spec.evaluate.retention.path
-        digests["retention"] = lambda: open_source(BeirSource(path=path)).digest()
+        digests["retention"] = lambda: retention.digest(path)
     wanted = STAGES[stage].external if stage else tuple(digests)
-    return Run(spec, store, {name: digest() for name, digest in digests.items() if name in wanted})
+    try:
+        return Run(spec, store, {name: digest() for name, digest in digests.items() if name in wanted})
+    except OSError as error:
+        raise unreadable(error) from error
 
 
 def run_step(run: Run, step: Step, progress: Progress, *, force: bool = False) -> dict[str, Any]:
@@ -188,6 +191,9 @@ def _explained(error: Exception, store: Store) -> Exception:
     free = shutil.disk_usage(store.local).free
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or free < 1 << 20:
         return store.no_room()
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if isinstance(error, OSError) and code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        place = Path(os.fsdecode(error.filename)) if error.filename else store.local
+        if not place.absolute().is_relative_to(store.local):
+            return unreadable(error)
         return UserError(f"the store {store.local} cannot be written to ({error}). Mend its permissions and try again.")
     return error

@@ -26,7 +26,7 @@ def open_source(spec: SourceSpec) -> Source:
         UserError: it lies on S3, and is not there.
     """
     if not isinstance(spec, SampleSource | HuggingfaceSource) and is_remote(spec.path):
-        spec = spec.model_copy(update={"path": str(brought(spec.path))})
+        spec = spec.model_copy(update={"path": str(brought(spec.path, "source.path"))})
     match spec:
         case SampleSource():
             return Sample(spec)

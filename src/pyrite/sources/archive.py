@@ -43,8 +43,8 @@ _BROKEN = (
 )
 
 
-def members(archive: Path, suffix: str, limits: Limits = LIMITS) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, contents) of each regular file whose name ends with ``suffix``, in the archive's order.
+def members(archive: Path, suffix: str | tuple[str, ...], limits: Limits = LIMITS) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, contents) of each regular file whose name ends with (one) ``suffix``, in the archive's order.
 
     Every member is checked, also those that are not yielded.
 
@@ -98,7 +98,7 @@ class _Bounded:
         return self._position
 
 
-def _tar(archive: Path, head: bytes, suffix: str, limits: Limits) -> Iterator[tuple[str, bytes]]:
+def _tar(archive: Path, head: bytes, suffix: str | tuple[str, ...], limits: Limits) -> Iterator[tuple[str, bytes]]:
     with _unpacked(archive, head) as stream:
         bounded = _Bounded(stream, archive, limits)
         with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r:") as tar:
@@ -128,7 +128,7 @@ def _unpacked(archive: Path, head: bytes) -> IO[bytes]:
     return archive.open("rb")
 
 
-def _zip(archive: Path, suffix: str, limits: Limits) -> Iterator[tuple[str, bytes]]:
+def _zip(archive: Path, suffix: str | tuple[str, ...], limits: Limits) -> Iterator[tuple[str, bytes]]:
     total = 0
     with zipfile.ZipFile(archive) as opened:
         for count, info in enumerate(opened.infolist()):

@@ -1,13 +1,15 @@
-"""A BEIR folder: corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv."""
+"""A BEIR folder, or an archive of one: corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv."""
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 from pyrite.errors import UserError
-from pyrite.sources import files
+from pyrite.sources import archive, files
 from pyrite.sources.base import Document, Dropped, Question, Record, Split
-from pyrite.sources.qa import read_jsonl
+from pyrite.sources.qa import parse_jsonl
 from pyrite.spec import BeirSource
 
 NO_TEXT = "document without text"
@@ -20,12 +22,32 @@ OTHER_SPLIT = "query is in the qrels of an earlier split"
 # The order decides which file wins when a query is in several.
 _SPLITS: dict[str, Split] = {"train.tsv": "train", "dev.tsv": "val", "val.tsv": "val", "test.tsv": "test"}
 
+_NEEDED = ("corpus.jsonl", "queries.jsonl")
+_QRELS = tuple(f"qrels/{name}" for name in _SPLITS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One of the files: as messages call it, and where its bytes are."""
+
+    where: str
+    held: Path | bytes
+
+    @property
+    def name(self) -> str:
+        return PurePosixPath(self.where).name
+
+    def open(self) -> IO[bytes]:
+        return self.held.open("rb") if isinstance(self.held, Path) else BytesIO(self.held)
+
 
 class Beir:
     """The source ``beir``. With one qrels file alone, questions carry no split."""
 
-    def __init__(self, spec: BeirSource) -> None:
+    def __init__(self, spec: BeirSource, setting: str = "source.path") -> None:
+        """``setting`` holds the path, and is named where the path is wrong."""
         self._spec = spec
+        self._setting = setting
 
     def records(self) -> Iterator[Record]:
         """Yield every document of the corpus, then every query that has a relevant document.
@@ -35,7 +57,7 @@ class Beir:
         Raises:
             UserError: a file is missing or has a line that cannot be read. Names file and line.
         """
-        corpus, queries, *qrels = self._files()
+        corpus, queries, *qrels = self._parts()
         documents: set[str] = set()
         for where, row in _rows(corpus):
             key = _field(where, row, "_id")
@@ -55,29 +77,55 @@ class Beir:
 
     def digest(self) -> str:
         """Hex sha256 of the files that are read."""
-        return files.digest(
-            files.existing(self._spec.path), self._files(), self._spec.model_dump_json(exclude={"path"})
-        )
+        path = files.existing(self._spec.path, self._setting)
+        held = [path] if path.is_file() else [part.held for part in self._parts() if isinstance(part.held, Path)]
+        return files.digest(path, held, self._spec.model_dump_json(exclude={"path"}))
 
-    def _files(self) -> list[Path]:
+    def _parts(self) -> list[_Part]:
         """corpus.jsonl, queries.jsonl and the qrels files in the order of ``_SPLITS``."""
-        folder = files.existing(self._spec.path)
-        needed = [folder / "corpus.jsonl", folder / "queries.jsonl"]
-        for file in needed:
-            if not file.is_file():
+        path = files.existing(self._spec.path, self._setting)
+        above, held = _packed(path) if path.is_file() else _lying(path)
+        for name in _NEEDED:
+            if name not in held:
                 raise UserError(
-                    f"{file.absolute()}: no such file. A BEIR folder has corpus.jsonl, queries.jsonl and qrels/."
+                    f"{above}{name}: no such file. A BEIR folder has corpus.jsonl, queries.jsonl and qrels/. "
+                    f"Correct {self._setting}."
                 )
-        qrels = [folder / "qrels" / name for name in _SPLITS if (folder / "qrels" / name).is_file()]
+        qrels = [name for name in _QRELS if name in held]
         if not qrels:
-            raise UserError(f"{(folder / 'qrels').absolute()}: no {', '.join(_SPLITS)} in it. Add at least one.")
-        return needed + qrels
+            raise UserError(f"{above}qrels: no {', '.join(_SPLITS)} in it. Add at least one.")
+        return [_Part(above + name, held[name]) for name in (*_NEEDED, *qrels)]
 
 
-def _questions(texts: dict[str, tuple[str, str]], qrels: list[Path], documents: set[str]) -> Iterator[Record]:
-    owner: dict[str, Path] = {}
+def _lying(folder: Path) -> tuple[str, Mapping[str, Path]]:
+    """What stands before a file's name in messages, and the files by their names in ``folder``."""
+    there = {name: folder / name for name in (*_NEEDED, *_QRELS)}
+    return f"{folder.absolute()}/", {name: file for name, file in there.items() if file.is_file()}
+
+
+def _packed(path: Path) -> tuple[str, Mapping[str, bytes]]:
+    """As ``_lying``, of the archive ``path``, in which the folder may lie in others.
+
+    Raises:
+        UserError: it cannot be read, or holds more than one BEIR folder.
+    """
+    found: dict[PurePosixPath, dict[str, bytes]] = {}
+    for member, content in archive.members(path, (*_NEEDED, *_QRELS)):
+        place = PurePosixPath(member)
+        name = place.name if place.name in _NEEDED else f"qrels/{place.name}"
+        if name in (*_NEEDED, *_QRELS):
+            found.setdefault(place.parents[name.count("/")], {})[name] = content
+    if len(found) > 1:
+        folders = ", ".join(sorted(map(str, found)))
+        raise UserError(f"{path.absolute()}: more than one BEIR folder ({folders}). Unpack it, and name one of them.")
+    folder, held = next(iter(found.items()), (PurePosixPath(), {}))
+    return f"{path.absolute()}: {'' if folder == PurePosixPath() else f'{folder}/'}", held
+
+
+def _questions(texts: dict[str, tuple[str, str]], qrels: list[_Part], documents: set[str]) -> Iterator[Record]:
+    owner: dict[str, _Part] = {}
     relevant: dict[str, dict[str, int]] = {}
-    refused: set[tuple[str, Path]] = set()
+    refused: set[tuple[str, str]] = set()
     for file in qrels:
         for where, query, document, grade in _judged(file):
             if query not in texts:
@@ -87,8 +135,8 @@ def _questions(texts: dict[str, tuple[str, str]], qrels: list[Path], documents: 
             elif grade <= 0:
                 continue
             elif owner.setdefault(query, file) != file:
-                if (query, file) not in refused:
-                    refused.add((query, file))
+                if (query, file.name) not in refused:
+                    refused.add((query, file.name))
                     yield Dropped(where, OTHER_SPLIT)
             else:
                 graded = relevant.setdefault(query, {})
@@ -103,9 +151,10 @@ def _questions(texts: dict[str, tuple[str, str]], qrels: list[Path], documents: 
             yield Question(query, text, relevant=relevant[query], split=split)
 
 
-def _rows(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, row in read_jsonl(file):
-        yield f"{file.absolute()}:{number}", row
+def _rows(part: _Part) -> Iterator[tuple[str, dict[str, Any]]]:
+    with part.open() as lines:
+        for number, row in parse_jsonl(lines, part.where):
+            yield f"{part.where}:{number}", row
 
 
 def _field(where: str, row: dict[str, Any], name: str, required: bool = True) -> str:
@@ -132,11 +181,11 @@ def _unique(where: str, key: str, seen: set[str]) -> None:
     seen.add(key)
 
 
-def _judged(file: Path) -> Iterator[tuple[str, str, str, int]]:
+def _judged(part: _Part) -> Iterator[tuple[str, str, str, int]]:
     """Yield (where, query id, document id, grade) of each line of a qrels file."""
-    with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            where = f"{file.absolute()}:{number}"
+    with part.open() as lines:
+        for number, line in enumerate(lines, start=1):
+            where = f"{part.where}:{number}"
             try:
                 fields = line.decode("utf-8-sig").strip("\r\n").split("\t")
             except UnicodeDecodeError as error:

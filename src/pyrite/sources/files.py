@@ -4,7 +4,8 @@ one.
 
 import difflib
 import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pyrite.errors import UserError
@@ -31,13 +32,14 @@ def find(path: Path, *suffixes: str) -> list[Path]:
 
     Raises:
         UserError: ``path`` is a folder and holds none.
+        OSError: a folder in it cannot be read; ``rglob`` would pass over it.
     """
     if path.is_file():
         return [path]
     found = sorted(
         (
             file
-            for file in path.rglob("*")
+            for file in _below(path)
             if file.suffix.lower() in suffixes
             and not any(part.startswith(".") for part in file.relative_to(path).parts)
             and file.is_file()
@@ -47,6 +49,14 @@ def find(path: Path, *suffixes: str) -> list[Path]:
     if not found:
         raise UserError(f"{path.absolute()}: no {' or '.join(suffixes)} file in this folder. Correct source.path.")
     return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for above, _, names in os.walk(folder, onerror=refuse):
+        yield from (Path(above, name) for name in names)
 
 
 def digest(root: Path, files: Iterable[Path], settings: str) -> str:

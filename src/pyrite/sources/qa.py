@@ -1,7 +1,7 @@
 """Questions with their answers in JSONL or Parquet files."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,27 +58,31 @@ def read_jsonl(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         UserError: a line is not UTF-8, not JSON or not an object. Names file and line.
     """
     with file.open("rb") as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
-                continue
-            where = f"{file.absolute()}:{number}"
-            try:
-                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{where}: not UTF-8 (byte {error.start + 1} of the line is 0x{line[error.start]:02x}). "
-                    "Save the file as UTF-8."
-                ) from error
-            except (ValueError, RecursionError) as error:
-                raise UserError(
-                    f"{where}: not JSON ({error}). A JSONL file holds one JSON object a line: mend or remove the line."
-                ) from error
-            if not isinstance(value, dict):
-                raise UserError(
-                    f"{where}: JSON, but not an object. Each line must look like "
-                    '{"question": "...", "answer": "..."}.'
-                )
-            yield number, value
+        yield from parse_jsonl(stream, str(file.absolute()))
+
+
+def parse_jsonl(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As ``read_jsonl``, of the ``lines`` of a file that messages call ``name``."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{name}:{number}"
+        try:
+            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{where}: not UTF-8 (byte {error.start + 1} of the line is 0x{line[error.start]:02x}). "
+                "Save the file as UTF-8."
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{where}: not JSON ({error}). A JSONL file holds one JSON object a line: mend or remove the line."
+            ) from error
+        if not isinstance(value, dict):
+            raise UserError(
+                f'{where}: JSON, but not an object. Each line must look like {{"question": "...", "answer": "..."}}.'
+            )
+        yield number, value
 
 
 def read_parquet(file: Path, wanted: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:

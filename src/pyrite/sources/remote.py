@@ -11,11 +11,11 @@ def is_remote(path: str) -> bool:
     return path.startswith("s3://")
 
 
-def brought(url: str) -> Path:
+def brought(url: str, setting: str) -> Path:
     """The local path of a copy of the file, or of the folder, at s3://bucket/key. What is here already stays.
 
     Raises:
-        UserError: nothing is there.
+        UserError: nothing is there; names the ``setting`` that holds the address.
     """
     above, _, name = url.rstrip("/").rpartition("/")
     store = open_store(above)
@@ -23,5 +23,5 @@ def brought(url: str) -> Path:
         return store.fetch(name)
     keys = store.keys(name)
     if not keys:
-        raise UserError(f"source.path: there is neither a file nor a folder at {url}.")
+        raise UserError(f"{setting}: there is neither a file nor a folder at {url}.")
     return store.fetch_folder(name, keys)

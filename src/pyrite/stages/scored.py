@@ -11,9 +11,7 @@ from pyrite.embedding.encoder import Encoder
 from pyrite.embedding.search import read_blocks, top_k
 from pyrite.evaluation import scoring
 from pyrite.progress import Progress
-from pyrite.sources import open_source
-from pyrite.sources.base import Document, Question
-from pyrite.spec import BeirSource
+from pyrite.sources import retention
 
 #: Deep enough for every metric.
 DEPTH = 10
@@ -82,13 +80,7 @@ class Retention(NamedTuple):
 @cache
 def read_retention(path: str) -> Retention:
     """The BEIR folder at ``path``; a document is one passage, cut at the model's window. Raises UserError."""
-    documents: list[Document] = []
-    questions: list[Question] = []
-    for record in open_source(BeirSource(path=path)).records():
-        if isinstance(record, Document):
-            documents.append(record)
-        elif isinstance(record, Question):
-            questions.append(record)
+    documents, questions = retention.read(path)
     qrels = [(q.id, document, grade) for q in questions for document, grade in q.relevant.items()]
     query_ids, chunk_ids, grades = zip(*qrels, strict=True)
     return Retention(
