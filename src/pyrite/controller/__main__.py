@@ -12,18 +12,21 @@ from types import FrameType
 
 from kubernetes import config
 from kubernetes.client.exceptions import ApiException
-from urllib3.exceptions import HTTPError
 
 from pyrite import endpoint, metrics
 from pyrite.controller import health, settings
 from pyrite.controller.api import Cluster, said
 from pyrite.controller.exporting import Exporter
 from pyrite.controller.loop import Loop
-from pyrite.errors import PyriteError, UserError
+from pyrite.errors import UserError
 from pyrite.store import open_store
+from pyrite.store.s3_faults import Patience
 
 #: Seconds from the end of a turn to the next one.
 _PAUSE = 3.0
+
+#: With the store: the next turn asks it again, and /healthz does not take a turn that waits for one that is stuck.
+_PATIENCE = Patience(connect=3, read=5, between=2, total=15, quick=1)
 
 _log = logging.getLogger("pyrite.controller")
 
@@ -53,7 +56,7 @@ def _serve() -> None:
         config.load_kube_config()
     places = Path(_needed("PYRITE_SETTINGS")), Path(_needed("PYRITE_JOBS"))
     cluster = Cluster(_needed("PYRITE_NAMESPACE"))
-    store = open_store(_needed("PYRITE_STORE"))
+    store = open_store(_needed("PYRITE_STORE"), _PATIENCE)
     loop, exporter = Loop(cluster, store, lambda: settings.load(*places)), Exporter(store)
     settings.load(*places)
     endpoint.serve_if_asked()
@@ -62,12 +65,10 @@ def _serve() -> None:
     while not stop.is_set():
         start, calls = time.monotonic(), cluster.calls
         try:
-            turn = loop.turn()
-        except (ApiException, HTTPError, PyriteError, OSError) as error:
+            exporter.show(loop.turn(), datetime.now(UTC))
+        except Exception as error:  # whatever it is: to end would help no run, and an alert says that turns fail
             metrics.CONTROLLER_ERRORS.labels(type(error).__name__).inc()
             _log.warning("this turn failed, the next one tries again: %s", _first_line(error))
-        else:
-            exporter.show(turn, datetime.now(UTC))
         metrics.CONTROLLER_TURN.observe(time.monotonic() - start)
         metrics.CONTROLLER_CALLS.inc(cluster.calls - calls)
         alive()

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyrite.errors import PyriteError
+from pyrite.errors import PyriteError, UserError
 from pyrite.store import Stamp, Store
 
 #: Times that somebody else's manifest may come between before this process gives up.
@@ -26,10 +26,17 @@ Entry = Mapping[str, Any]
 
 
 def manifests_below(store: Store, prefix: str) -> dict[str, Manifest]:
-    """The manifests of a run's finished steps, by step name."""
+    """The manifests of a run's finished steps, by step name.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
     found = {}
     for key in store.keys(f"{prefix}/steps"):
-        manifest = json.loads(store.read(key))
+        try:
+            manifest = json.loads(store.read(key))
+        except ValueError as error:
+            raise UserError(f"{store}: {key} is no JSON ({error}); delete it, and its step is done again.") from None
         if not _is_void(manifest):
             found[manifest["step"]] = manifest
     return found

@@ -81,7 +81,7 @@ class S3Store(Store):
         config = Config(
             connect_timeout=self._patience.connect,
             read_timeout=self._patience.read,
-            retries={"mode": "standard", "total_max_attempts": 4},
+            retries={"mode": "standard", "total_max_attempts": self._patience.quick},
             max_pool_connections=16,
             # Behind an endpoint of one's own, bucket.host is seldom a name that can be looked up.
             s3={"addressing_style": "path"} if self._endpoint else None,

@@ -34,12 +34,16 @@ class _Again(Exception):
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, in seconds: for a connection, for bytes on one, between two tries, and in all."""
+    """How long to wait, in seconds: for a connection, for bytes on one, between two tries, and in all.
+
+    ``quick`` is how often boto itself asks again before that counts as a try; the last try may begin at the very end.
+    """
 
     connect: float = 10
     read: float = 15
     between: float = 20
     total: float = 900
+    quick: int = 4
 
 
 PATIENCE = Patience()
@@ -126,7 +130,7 @@ def patiently(action: Callable[[], T], where: str, patience: Patience) -> T:
         return retrying(attempt)
     except _Again as error:
         raise PyriteError(
-            f"{where} has not answered as it should for {patience.total / 60:.0f} minutes ({error}). What is finished "
+            f"{where} has not answered as it should for {_long(patience.total)} ({error}). What is finished "
             "is kept; when it answers, the same command goes on from there."
         ) from error
 
@@ -162,6 +166,10 @@ def _answer(error: ClientError, where: str) -> Exception:
         return UserError(f"{where}: {_REFUSED['AccessDenied']} (it says {code}).")
     said = f"{status} {code} {message}".rstrip(" .")
     return PyriteError(f"{where}: the store refused {error.operation_name}: {said}.")
+
+
+def _long(seconds: float) -> str:
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
 
 
 def _one_line(error: Exception) -> str:
