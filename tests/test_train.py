@@ -130,12 +130,18 @@ def test_one_step_at_a_time_gives_what_train_gives(pyrite: Pyrite, run_file: Pat
 
 
 def test_a_second_writer_is_told_who_the_first_is(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
-    with locked(tmp_path / "store/runs/small/locks/run", "run small"):
-        for verb in ("train", "prepare"):
-            result = pyrite(verb, run_file)
-            assert result.returncode == 2
-            assert f"process {os.getpid()}" in result.stderr
-            assert "Traceback" not in result.stderr
+    lock = tmp_path / "store/runs/small/locks/run"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("process 99999 on elsewhere since 2020, which was killed and could not wipe out its name")
+    # A step by hand shares the run with other steps by hand, and not with train.
+    for shared, verbs in ((False, ("train", "prepare")), (True, ("train",))):
+        with locked(lock, "run small", shared=shared):
+            for verb in verbs:
+                result = pyrite(verb, run_file)
+                assert result.returncode == 2
+                assert f"worked on by process {os.getpid()}" in result.stderr.replace("\n", " ")
+                assert "Traceback" not in result.stderr
+    assert lock.read_text() == ""
 
 
 @pytest.mark.parametrize(

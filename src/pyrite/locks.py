@@ -28,18 +28,33 @@ def locked(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
     try:
         while not _try_lock(descriptor, shared):
             if time.monotonic() > deadline:
-                holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
                 raise UserError(
-                    f"{what} is being worked on by {holder}. Wait for it, or stop it, and give the same command again."
+                    f"{what} is being worked on by {_named(descriptor)}. Wait for it, or stop it, and give the same "
+                    "command again."
                 )
             time.sleep(0.1)
-        if not shared:
-            now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()} since {now}".encode(), 0)
-        yield
+        with _signed(descriptor):
+            yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _signed(descriptor: int) -> Iterator[None]:
+    """The file says who holds it. Of several who share it, the last to come; once that one is gone, nobody by name."""
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    name = f"process {os.getpid()} on {socket.gethostname()} since {now}"
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, name.encode(), 0)
+    try:
+        yield
+    finally:
+        if _named(descriptor) == name:
+            os.ftruncate(descriptor, 0)
+
+
+def _named(descriptor: int) -> str:
+    return os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
 
 
 def _try_lock(descriptor: int, shared: bool) -> bool:
@@ -58,6 +73,6 @@ def holder(path: Path) -> str | None:
     try:
         if _try_lock(descriptor, shared=False):
             return None
-        return os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
+        return _named(descriptor)
     finally:
         os.close(descriptor)
