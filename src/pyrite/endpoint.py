@@ -4,13 +4,14 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
-from pyrite.errors import UserError
+from pyrite.errors import Interrupted, PyriteError, UserError
 from pyrite.metrics import REGISTRY
 
 PORT_VARIABLE = "PYRITE_METRICS_PORT"
@@ -68,6 +69,19 @@ def serve_if_asked() -> None:
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise UserError(f"{PORT_VARIABLE} is {text!r}; give a port number such as 9100.")
     serve(int(text))
+
+
+@contextmanager
+def lingering() -> Iterator[None]:
+    """Linger after what is done here, where it fails too: its last numbers say why. Not where it was told to stop."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except PyriteError:
+        linger()
+        raise
+    linger()
 
 
 def linger() -> None:

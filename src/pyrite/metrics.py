@@ -24,7 +24,7 @@ LABELS = {
     "reason": "one word for a kind of fault, of about ten; never a message",
     "server": "address of a judge's server; as many as the run names",
     "unit": "what is counted, such as `pairs judged`; one or two a stage",
-    "kind": "of an error: the name of its class; of an example: hard, easy or earlier",
+    "kind": "of an error: its class, or unreadable; of an example: hard, easy or earlier; of a hard pair: positive or negative",
     "phase": "of a run: Pending, Waiting, Running, Suspended, Succeeded, Failed or Cancelled",
     "state": "of servers: wanted, present or ready",
     "run": "name of a TrainingRun that is in the cluster; its series go when it is deleted",
@@ -89,23 +89,24 @@ TRAINING_LOSS = _gauge("pyrite_finetune_loss", "Training loss, mean of the last 
 
 PAIRS = _counter(
     "pyrite_judge_pairs",
-    "Pairs by what became of them: judged, kept (known already), skipped (patience) or missing (no grade)",
+    "Pairs by what became of them: judged, kept (known already), skipped (patience), not_chosen (rank) or missing",
     "outcome",
 )
 MISSING_LIMIT = _gauge(
     "pyrite_judge_missing_pairs_limit",
     "Failure budget: with more pairs missing than this the shard fails (judge.max_missing)",
 )
-GRADES = _counter(
-    "pyrite_judge_grades", "Pairs that the LLM judged by grade, 1 (irrelevant) to 4 (answers it)", "grade"
-)
+MISSING = _counter("pyrite_judge_missing_pairs", "Pairs that end without a grade, by what was wrong last", "reason")
+GRADES = _counter("pyrite_judge_grades", "Judged pairs by grade, 1 (irrelevant) to 4 (answers it)", "grade")
 CUT = _counter("pyrite_judge_cut_passages", "Passages cut to fit the LLM's window")
 LATENCY = _histogram(
     "pyrite_llm_request_seconds",
     "Time that a successful request took, from sending it to its whole answer",
     (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
 )
-RETRIES = _counter("pyrite_llm_retries", "Requests that failed and were sent again, by reason", "reason")
+RETRIES = _counter(
+    "pyrite_llm_retries", "Requests that failed, by reason; each is sent again while its pair has tries left", "reason"
+)
 IN_FLIGHT = _gauge("pyrite_llm_requests_in_flight", "Requests on their way to a server", "server")
 LIMIT = _gauge(
     "pyrite_llm_concurrency_limit", "Most requests that may be in flight now; it falls when a server is busy", "server"
@@ -124,13 +125,24 @@ CONTROLLER_TURN = _histogram(
     (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 CONTROLLER_CALLS = _counter("pyrite_controller_api_calls", "Calls to the Kubernetes API")
-CONTROLLER_ERRORS = _counter("pyrite_controller_errors", "Turns that failed, by kind of error", "kind")
+CONTROLLER_ERRORS = _counter(
+    "pyrite_controller_errors",
+    "Turns that failed, by kind of error; unreadable: what the store holds of a run cannot be shown",
+    "kind",
+)
+for _usual in ("ApiException", "MaxRetryError", "UserError", "unreadable"):
+    CONTROLLER_ERRORS.labels(_usual)  # 0, not absent: one error in a series that it begins is no growth
 RUNS = _shown("pyrite_controller_runs", "Training runs by phase", "phase")
 SERVERS = _shown("pyrite_server_replicas", "Pods of the vLLM server: wanted now, present, and ready to answer", "state")
 
 # --- runs, as the controller and `pyrite train` see them --------------------------------------------------------------
 
 RUN_PHASE = _shown("pyrite_run_phase", "1 for the phase that the run is in, 0 for the others", "run", "phase")
+RUN_QUEUED = _shown(
+    "pyrite_run_queued",
+    "1 where the run waits its turn: for another run to leave the GPUs, or for Kueue to admit its Job",
+    "run",
+)
 RUN_STEPS = _shown("pyrite_run_steps", "Steps of the run, each shard counting as one", "run")
 RUN_STEPS_DONE = _shown("pyrite_run_steps_done", "Steps that are finished", "run")
 RUN_SHARDS = _shown("pyrite_run_shards", "Shards of the step that runs now", "run")
@@ -140,13 +152,15 @@ RUN_STARTED = _shown("pyrite_run_started_timestamp_seconds", "When the run began
 RUN_FINISHED = _shown("pyrite_run_finished_timestamp_seconds", "When it ended, in seconds since 1970", "run")
 RUN_STAGE_SECONDS = _shown(
     "pyrite_run_stage_seconds",
-    "Wall time of a finished stage, from its first shard's start to its last one's end",
+    "Time in which at least one shard of a finished stage was at work; tries that failed do not count",
     "run",
     "stage",
     "iteration",
 )
 RUN_COST = _shown(
-    "pyrite_run_cost_dollars", "Cost so far: hours of its steps, the running one too, times cost.dollarsPerHour", "run"
+    "pyrite_run_cost_dollars",
+    "Cost so far: hours of its steps, the running one too, times cost.dollarsPerHour; tries that failed do not count",
+    "run",
 )
 RUN_BUDGET = _shown("pyrite_run_cost_budget_dollars", "What a run may cost before an alert says so", "run")
 RUN_PAIRS = _shown(
@@ -160,6 +174,13 @@ RUN_GRADES = _shown("pyrite_run_grades", "Judgments of a judged iteration by gra
 RUN_EXAMPLES = _shown(
     "pyrite_run_examples",
     "Training examples of an iteration: hard, easy, or kept from earlier iterations",
+    "run",
+    "iteration",
+    "kind",
+)
+RUN_HARD = _shown(
+    "pyrite_run_hard_pairs",
+    "What an iteration's hard examples are made of: positives that a negative outranks, and negatives that do",
     "run",
     "iteration",
     "kind",

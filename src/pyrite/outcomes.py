@@ -5,7 +5,7 @@ The controller shows it of runs on a cluster, `pyrite train` of the run that it 
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pyrite import metrics
@@ -40,11 +40,24 @@ def of_steps(run: str, steps: Sequence[Step], manifests: Mapping[str, Any]) -> I
 
 
 def step_seconds(manifests: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of each stage and iteration, its shards together: from the first one's start to the last one's end."""
-    spans: dict[str, list[datetime]] = defaultdict(list)
+    """Seconds of each stage and iteration in which at least one of its shards was at work.
+
+    A manifest tells of the try that finished its step: tries before it, and what lies between, do not count.
+    """
+    spans: dict[str, list[tuple[datetime, datetime]]] = defaultdict(list)
     for name, manifest in manifests.items():
-        spans[name.partition(".")[0]] += [datetime.fromisoformat(manifest[at]) for at in ("started", "finished")]
-    return {name: (max(times) - min(times)).total_seconds() for name, times in spans.items()}
+        start, end = (datetime.fromisoformat(manifest[at]) for at in ("started", "finished"))
+        spans[name.partition(".")[0]].append((start, end))
+    return {name: _together(found).total_seconds() for name, found in spans.items()}
+
+
+def _together(spans: Sequence[tuple[datetime, datetime]]) -> timedelta:
+    """The length of ``spans`` laid over each other."""
+    total, reached = timedelta(), min(start for start, _ in spans)
+    for start, end in sorted(spans):
+        total += max(end - max(start, reached), timedelta())
+        reached = max(reached, end)
+    return total
 
 
 def number(value: int | None) -> str:
@@ -61,6 +74,9 @@ def _of_results(run: str, summaries: Mapping[Key, list[dict[str, Any]]]) -> Iter
             for kind in ("hard", "easy", "earlier"):
                 if kind in found[0]:
                     yield Sample(metrics.RUN_EXAMPLES, (run, at, kind), found[0][kind])
+            for kind in ("positive", "negative"):
+                if f"hard_{kind}s" in found[0]:
+                    yield Sample(metrics.RUN_HARD, (run, at, kind), found[0][f"hard_{kind}s"])
         elif stage == "finetune" and "loss" in found[0]:
             yield Sample(metrics.RUN_LOSS, (run, at), found[0]["loss"])
         elif stage == "evaluate":

@@ -41,7 +41,7 @@ class StubJudge(HoldsNothing):
     async def grade(self, pair: Pair) -> Judgment | Missing:
         answer = self.answer(pair)
         if isinstance(answer, str):
-            return Missing(pair, answer, 3)
+            return Missing(pair, answer, 3, "unparsable")
         return Judgment(pair, answer, None, prompt_tokens=200, cached_tokens=50, latency=0.01)
 
 

@@ -71,7 +71,7 @@ class Key(HoldsNothing):
         await asyncio.sleep(0)
         self.now[pair.query_id] -= 1
         grade = self.grades[pair]
-        return Missing(pair, "no", 1) if grade is None else Judgment(pair, grade, None)
+        return Missing(pair, "no", 1, "window") if grade is None else Judgment(pair, grade, None)
 
 
 class Tally:

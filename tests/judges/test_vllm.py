@@ -87,22 +87,22 @@ def test_a_server_with_plain_completions_gives_grades_without_a_distribution(cap
 @pytest.mark.parametrize("said", ["banana", "5", "", "3/4", "I would say 4"])
 def test_a_reply_that_is_no_grade_is_asked_again_then_missing_and_never_a_grade(stub: Stub, said: str) -> None:
     stub.fault = lambda _number, pair: said if pair[1] in ("passage 3", "passage 7") else None
-    before = counted("pyrite_judge_pairs_total", outcome="missing")
+    before = counted("pyrite_llm_retries_total", reason="unparsable")
     results = graded(judge_of(TEXTS, stub), *PAIRS)
     assert stub.faults[said] == 6, "two pairs, three times each"
     missing = [result for result in results if isinstance(result, Missing)]
     assert {result.pair.chunk_id for result in missing} == {"c3", "c7"}
-    assert {(result.reason, result.attempts) for result in missing} == {
-        ("the model's reply is none of the grades 1 to 4", 3)
+    assert {(result.reason, result.attempts, result.kind) for result in missing} == {
+        ("the model's reply is none of the grades 1 to 4", 3, "unparsable")
     }
-    assert counted("pyrite_judge_pairs_total", outcome="missing") == before + 2
+    assert counted("pyrite_llm_retries_total", reason="unparsable") == before + 6
 
 
 def test_a_pair_that_the_server_fails_at_is_missing_with_the_servers_reason(stub: Stub) -> None:
     stub.fault = lambda _number, pair: (500, {}) if pair[1] == "passage 3" else None
     results = graded(judge_of(TEXTS, stub), *PAIRS[:5])
     assert stub.faults["500"] == 6
-    assert results[3] == Missing(Pair("q", "c3"), "HTTP 500: stub says 500", 6)
+    assert results[3] == Missing(Pair("q", "c3"), "HTTP 500: stub says 500", 6, "server")
     assert all(isinstance(result, Judgment) for result in results[:3] + results[4:])
 
 

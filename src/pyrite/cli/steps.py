@@ -1,5 +1,6 @@
 """One verb a stage: a step of a run by hand, as the executors do it."""
 
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
@@ -8,7 +9,7 @@ from pyrite import endpoint
 from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
 from pyrite.cli.display import Display
 from pyrite.config import dump
-from pyrite.executors.step import run_step
+from pyrite.executors.step import Run, run_step
 from pyrite.locks import locked
 from pyrite.plan import STAGES, Step
 from pyrite.progress import Events
@@ -106,7 +107,11 @@ def register(app: typer.Typer) -> None:
 def _do(run_file: RunFile, overrides: Overrides, store: str, force: bool, step: Step) -> None:
     assert step.stage in STAGES
     endpoint.serve_if_asked()
-    run = run_from_file(run_file, overrides, store, step.stage)
+    with endpoint.lingering() if step.stage in _LONG else nullcontext():
+        _do_now(run_from_file(run_file, overrides, store, step.stage), force, step)
+
+
+def _do_now(run: Run, force: bool, step: Step) -> None:
     run.store.ensure_writable()
     with locked(run.lock("run"), f"run {run.spec.name}", shared=True), Display(console) as display:
         key, description = f"{run.prefix}/run.yaml", dump(run.spec).encode()
@@ -115,5 +120,3 @@ def _do(run_file: RunFile, overrides: Overrides, store: str, force: bool, step: 
         display.started(step)
         manifest = run_step(run, step, Events(lambda event: display.event(step, event)), force=force)
         display.finished(step, manifest)
-    if step.stage in _LONG:
-        endpoint.linger()

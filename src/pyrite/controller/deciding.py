@@ -8,12 +8,10 @@ from datetime import datetime
 
 from pyrite.controller import manifests
 from pyrite.controller.resource import ENDED, Phase, Status, TrainingRun
-from pyrite.controller.seen import Job, Server, Stored
+from pyrite.controller.seen import Job, Pods, Server, Stored
 from pyrite.controller.settings import Settings
 from pyrite.controller.showing import conditions, results
 from pyrite.plan import Step, StepState, next_steps
-
-SECONDS_WITHOUT_POD = 30
 
 
 @dataclass(frozen=True)
@@ -21,13 +19,11 @@ class Seen:
     """What one turn sees of a run and of those beside it."""
 
     jobs: Sequence[Job]
-    #: Why its pods do not run, and what the one that failed last said; in words.
-    trouble: str = ""
-    last_words: str = ""
+    pods: Pods
     #: None where a Job runs and nothing has been edited: there is nothing to look up then.
     stored: Stored | None = None
     server: Server | None = None
-    #: Other runs that ask the server or wait for it, and other runs whose Jobs hold GPUs.
+    #: Other runs that ask the server or wait for it, and other runs whose Jobs hold GPUs or will.
     asking: Set[str] = frozenset()
     on_gpus: Set[str] = frozenset()
 
@@ -41,6 +37,10 @@ class Decision:
     delete: list[str] = field(default_factory=list)
     #: Whether the run needs the server up, or its GPUs free; None: it does not care.
     server: bool | None = None
+    #: What is wrong with the server, where the run can do nothing without it.
+    trouble: str = ""
+    #: Whether the run only waits its turn: nothing is wrong, however long it takes.
+    queued: bool = False
 
 
 def is_settled(run: TrainingRun) -> bool:
@@ -48,17 +48,17 @@ def is_settled(run: TrainingRun) -> bool:
     return run.status.phase in ENDED and run.status.observed_generation == run.generation
 
 
-def needs_store(run: TrainingRun, jobs: Sequence[Job], trouble: str) -> bool:
+def needs_store(run: TrainingRun, jobs: Sequence[Job], pods: Pods) -> bool:
     """Whether the store is to be read: not where a Job just goes on, nor for a run that is stopped."""
     if run.spec is None or run.control.cancel or run.control.suspend:
         return False
-    if trouble:
+    if pods.stuck:
         return True
     unfinished = [job for job in jobs if not job.ended]
     return not (
         len(unfinished) == 1
         and not unfinished[0].deleting
-        and run.status.phase == "Running"
+        and run.status.phase in ("Waiting", "Running")
         and run.status.job == unfinished[0].name
         and run.status.observed_generation == run.generation
     )
@@ -89,18 +89,22 @@ def decide(run: TrainingRun, seen: Seen, settings: Settings, store: str, now: da
             "finished": finished,
         }
     )
-    status = status.model_copy(update={"conditions": conditions(run.status, status, seen.trouble, run, now)})
+    trouble = seen.pods.stuck or decision.trouble
+    status = status.model_copy(update={"conditions": conditions(run.status, status, trouble, run, now)})
     return replace(decision, status=status)
 
 
 def _decide(run: TrainingRun, seen: Seen, settings: Settings, store: str) -> Decision:
     unfinished = [job for job in seen.jobs if not job.ended]
     if run.spec is None:
-        return _stopping(run, unfinished, "Failed", f"{run.wrong} Mend it: `kubectl edit trainingrun {run.name}`.")
+        mend = f"{run.wrong} Mend it: `kubectl edit trainingrun {run.name}`."
+        return _stopping(run, unfinished, seen.pods, "Failed", mend)
     if run.control.cancel:
-        return _stopping(run, unfinished, "Cancelled", "cancelled; what is finished stays in the store.")
+        kept = "cancelled; what is finished stays in the store."
+        return _stopping(run, unfinished, seen.pods, "Cancelled", kept)
     if run.control.suspend:
-        return _stopping(run, unfinished, "Suspended", "suspended; set spec.suspend to false to go on.")
+        again = "suspended; set spec.suspend to false to go on."
+        return _stopping(run, unfinished, seen.pods, "Suspended", again)
     if seen.stored is None:
         return _follow(run, unfinished[0], seen, run.status, settings)
     return _advance(run, seen, seen.stored, settings, store)
@@ -123,18 +127,24 @@ def _advance(run: TrainingRun, seen: Seen, stored: Stored, settings: Settings, s
     name = manifest["metadata"]["name"]
     others = [job for job in seen.jobs if not job.ended and job.name != name]
     if others:
-        words = f"stopping {others[0].name}: the run was edited; what is judged and trained so far is kept."
-        return Decision(_at(status, "Running", words), delete=[job.name for job in others if not job.deleting])
+        why = "the run was edited" if others[0].owner == run.uid else "it is of an earlier run of this name"
+        words = f"stopping {others[0].name}: {why}; what is judged and trained so far is kept."
+        return Decision(
+            _at(status, "Running", words, seen.pods.trouble), delete=[job.name for job in others if not job.deleting]
+        )
     job = next((job for job in seen.jobs if job.name == name), None)
     if job is None:
         return _begin(run, manifest, status, seen, settings)
     if job.deleting:
-        return Decision(_at(status, "Running", f"waiting for the pods of {name} to end."))
+        return Decision(_at(status, "Running", f"waiting for the pods of {name} to end.", seen.pods.trouble))
     labels = manifest["metadata"]["labels"]
     if not job.ended:
-        if seen.trouble and job.template != labels[manifests.TEMPLATE_LABEL]:
+        if not seen.pods.stuck:
+            return _follow(run, job, seen, status, settings)
+        if job.template != labels[manifests.TEMPLATE_LABEL]:  # what is done stays done: pods find it in the store
             return Decision(_at(status, "Running", "trying again with the chart's new settings."), delete=[name])
-        return _follow(run, job, seen, status, settings)
+        # Its pods may wait for the description, which a person may have deleted.
+        return replace(_follow(run, job, seen, status, settings), create=[manifests.description(run, settings)])
     if job.ended == "Failed" and job.description != labels[manifests.DESCRIPTION_LABEL]:
         return Decision(_at(status, "Running", "trying again with the edited run."), delete=[name])
     return Decision(_at(status.model_copy(update={"job": name}), "Failed", _failure(job, seen, store)))
@@ -146,20 +156,20 @@ def _begin(run: TrainingRun, manifest: manifests.Manifest, status: Status, seen:
     server = seen.server
     if manifests.uses_server(run.spec, status.stage, settings):
         if seen.on_gpus:
-            return Decision(
-                _at(status, "Waiting", f"run {min(seen.on_gpus)} has the GPUs; the server starts after it.")
-            )
+            words = f"run {min(seen.on_gpus)} has the GPUs; the server starts after it."
+            return Decision(_at(status, "Waiting", words), queued=True)
         if server is None:
             assert settings.server is not None
             name = settings.server.stateful_set
             return Decision(_at(status, "Waiting", f"there is no StatefulSet {name}: is server.enabled set?"))
         if not server.ready:
             words = f"the vLLM server is starting: none of {server.replicas or 'its'} replicas answers yet."
-            return Decision(_at(status, "Waiting", f"{words} {server.trouble}".strip()), server=True)
+            waiting = _at(status, "Waiting", words, server.trouble)
+            return Decision(waiting, server=True, trouble=server.trouble)
         server_wanted: bool | None = True
     elif manifests.needs_gpu(manifest):
         if seen.asking:
-            return Decision(_at(status, "Waiting", f"run {min(seen.asking)} is judging on the GPUs."))
+            return Decision(_at(status, "Waiting", f"run {min(seen.asking)} is judging on the GPUs."), queued=True)
         if server and (server.replicas or server.present):
             return Decision(_at(status, "Waiting", "the vLLM server is making room on the GPUs."), server=False)
         server_wanted = False
@@ -172,25 +182,31 @@ def _begin(run: TrainingRun, manifest: manifests.Manifest, status: Status, seen:
 
 def _follow(run: TrainingRun, job: Job, seen: Seen, status: Status, settings: Settings) -> Decision:
     """The status of a run whose Job goes on."""
-    shards = {"done": job.done, "total": job.total}
-    words = f"{status.step}: running." if job.total == 1 else f"{status.step}: {job.done} of {job.total} shards done."
-    server = seen.server
-    if server and not server.ready and run.spec and manifests.uses_server(run.spec, job.stage, settings):
-        words = f"{status.step}: the vLLM server does not answer. {server.trouble}".strip()
-    if job.queued:
-        words = f"{status.step}: waits to be admitted to the queue {run.control.queue}."
     steps, _, _ = status.progress.partition(" ")
     progress = steps if job.total == 1 else f"{steps} ({job.done}/{job.total})"
-    changes = {"job": job.name, "shards": shards, "progress": progress}
+    changes = {"job": job.name, "shards": {"done": job.done, "total": job.total}, "progress": progress}
     status = Status.model_validate({**status.model_dump(), **changes})
-    return Decision(_at(status, "Running", seen.trouble or words))
+    if job.queued:
+        words = f"{status.step}: waits to be admitted to the queue {run.control.queue}."
+        return Decision(_at(status, "Waiting", words), queued=True)
+    going = "running." if job.total == 1 else f"{job.done} of {job.total} shards done."
+    server, wanted, lost, trouble = seen.server, None, "", seen.pods.trouble
+    if server and run.spec and manifests.uses_server(run.spec, job.stage, settings):
+        wanted = None if server.replicas else True  # somebody else took it away
+        trouble = f"{server.trouble} {trouble}".strip()
+        if not server.ready:
+            lost = going = "the vLLM server does not answer."
+    elif server and job.gpu and not seen.pods.running and (server.replicas or server.present):
+        wanted = False  # a second controller scaled it up as this Job began, and each would wait for the other's GPUs
+    words = f"{status.step}:" if job.total == 1 and seen.pods.stuck else f"{status.step}: {going}"
+    return Decision(_at(status, "Running", words, trouble), server=wanted, trouble=f"{lost} {trouble}" if lost else "")
 
 
-def _stopping(run: TrainingRun, unfinished: Sequence[Job], phase: Phase, message: str) -> Decision:
+def _stopping(run: TrainingRun, unfinished: Sequence[Job], pods: Pods, phase: Phase, message: str) -> Decision:
     """Delete what runs, and be in ``phase`` once it is gone."""
     if unfinished:
-        words = f"stopping {unfinished[0].name}. {message}"
-        return Decision(_at(run.status, "Running", words), delete=[job.name for job in unfinished if not job.deleting])
+        status = _at(run.status, "Running", f"stopping {unfinished[0].name}.", message, pods.trouble)
+        return Decision(status, delete=[job.name for job in unfinished if not job.deleting])
     return Decision(_at(run.status.model_copy(update={"job": "", "shards": None}), phase, message))
 
 
@@ -201,7 +217,7 @@ def _failure(job: Job, seen: Seen, store: str) -> str:
             f"Job {job.name} is complete, but {store} does not hold its result: do the controller and the workers use "
             f"the same store? {again}"
         )
-    said = seen.last_words or f"{job.reason}: {job.message}"
+    said = seen.pods.last_words.get(job.name) or f"{job.reason}: {job.message}"
     why = f" (the Job's deadline had passed: {job.message})" if job.reason == "DeadlineExceeded" else ""
     return f"{job.name} failed{why}: {said} {again}"
 
@@ -233,5 +249,5 @@ def _on(status: Status, steps: Sequence[Step], states: Sequence[StepState]) -> S
     )
 
 
-def _at(status: Status, phase: Phase, message: str) -> Status:
-    return status.model_copy(update={"phase": phase, "message": message})
+def _at(status: Status, phase: Phase, *words: str) -> Status:
+    return status.model_copy(update={"phase": phase, "message": " ".join(filter(None, words))})

@@ -1,13 +1,14 @@
 """What the loop sees of the cluster: the API server's own objects, cut down to what is decided on."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from pyrite.controller.manifests import DESCRIPTION_LABEL, ITERATION_LABEL, STAGE_LABEL, TEMPLATE_LABEL, needs_gpu
 from pyrite.controller.resource import TrainingRun
 from pyrite.controller.settings import Settings
+from pyrite.errors import UserError
 from pyrite.executors.publication import manifests_below
 from pyrite.plan import StepState, survey
 from pyrite.store import Store
@@ -17,7 +18,10 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """A Job of a run. ``reason`` and ``message`` say why it failed, in Kubernetes' words; Kueue has one ``queued``."""
+    """A Job of a run. ``reason`` and ``message`` say why it failed, in Kubernetes' words; Kueue has one ``queued``.
+
+    ``owner`` is the uid of the run that it was made for: another of the same name may have been deleted since.
+    """
 
     name: str
     stage: str
@@ -33,6 +37,22 @@ class Job:
     deleting: bool = False
     reason: str = ""
     message: str = ""
+    owner: str = ""
+
+
+@dataclass(frozen=True)
+class Pods:
+    """What a run's pods say. ``trouble``: why some do not run; ``running``: whether others do."""
+
+    trouble: str = ""
+    running: bool = False
+    #: What the pods of a failed Job said last, by the Job's name.
+    last_words: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def stuck(self) -> str:
+        """The trouble, where nothing goes on."""
+        return "" if self.running else self.trouble
 
 
 @dataclass(frozen=True)
@@ -57,12 +77,14 @@ class Stored:
 class Turn:
     """One turn of the loop: the runs as they were found, and what was seen of them by name.
 
-    ``jobs`` has runs that are not settled, ``stored`` those that the store was asked about.
+    ``jobs`` has runs that are not settled, ``stored`` those that the store was asked about, ``queued`` those that only
+    wait their turn.
     """
 
     runs: Sequence[TrainingRun]
     jobs: Mapping[str, Sequence[Job]]
     stored: Mapping[str, Stored]
+    queued: Set[str]
     server: Server | None
     settings: Settings
 
@@ -92,6 +114,7 @@ def read_job(found: Object) -> Job:
         deleting="deletionTimestamp" in metadata,
         reason=reason,
         message=message,
+        owner=next((owner["uid"] for owner in metadata.get("ownerReferences") or () if owner.get("controller")), ""),
     )
 
 
@@ -105,11 +128,19 @@ def read_stored(store: Store, run: TrainingRun) -> Stored:
     """What ``store`` holds of ``run``, which has a spec.
 
     Raises:
-        PyriteError: it cannot be read.
+        PyriteError: the store does not answer.
+        UserError: it refuses, or what it holds makes no sense.
     """
     assert run.spec is not None
-    found = manifests_below(store, f"runs/{run.name}")
-    return Stored(survey(run.spec, found, {}), found)
+    place = f"runs/{run.name}"
+    try:
+        found = manifests_below(store, place)
+        return Stored(survey(run.spec, found, {}), found)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"a manifest in {store}/{place}/steps is not as Pyrite writes it ({type(error).__name__}: {error}). "
+            "Delete it, and its step is done again."
+        ) from None
 
 
 def read_time(text: str) -> datetime:

@@ -16,21 +16,25 @@ from pyrite.metrics import Sample
 from pyrite.outcomes import number, of_steps
 from pyrite.plan import Step, StepState
 
+#: Seconds for which a step that has ended is shown: longer than a usual scrape interval.
+_STAYS = 60.0
+
 _PHASES = ("Running", "Succeeded", "Failed")
 
 
 @dataclass
 class _Told:
-    """What a step last told, and whether it has ended."""
+    """What a step last told, and when it ended, on the clock of this process."""
 
     families: list[Any]
-    ended: bool = False
+    ended: float | None = None
 
 
 class _Relay(Collector):
     """Shows the metrics of steps with the labels that the chart's PodMonitor gives to pods.
 
-    Those of a step that has ended are shown once more: a short step is seen by a scrape that comes later.
+    Those of a step that has ended are shown for a minute more, and once at least: a short step is seen by a scrape that
+    comes later, be there others who look.
     """
 
     def __init__(self, run: str) -> None:
@@ -45,15 +49,15 @@ class _Relay(Collector):
     def ended(self, step: Step) -> None:
         with self._lock:
             if step in self._told:
-                self._told[step].ended = True
+                self._told[step].ended = time.monotonic()
 
     def describe(self) -> Iterator[Metric]:
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
-            told = dict(self._told)
-            self._told = {step: found for step, found in told.items() if not found.ended}
+            told, before = dict(self._told), time.monotonic() - _STAYS
+            self._told = {s: found for s, found in told.items() if found.ended is None or found.ended > before}
         shown: dict[str, Metric] = {}
         for step, found in told.items():
             labels = {"run": self._run, "stage": step.stage, "iteration": number(step.iteration)}

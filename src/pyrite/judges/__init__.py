@@ -2,11 +2,11 @@
 
 import pyarrow as pa
 
-from pyrite.judges.base import Judge, Judgment, Missing, Pair
+from pyrite.judges.base import GRADES, Judge, Judgment, Missing, Pair
 from pyrite.judges.labels import LabelsJudge
 from pyrite.spec import RunSpec
 
-__all__ = ["Judge", "Judgment", "Missing", "Pair", "open_judge"]
+__all__ = ["GRADES", "Judge", "Judgment", "Missing", "Pair", "open_judge"]
 
 
 def open_judge(spec: RunSpec, queries: pa.Table, chunks: pa.Table, qrels: pa.Table) -> Judge:

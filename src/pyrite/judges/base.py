@@ -59,11 +59,15 @@ class Judgment(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """A pair that could not be graded, and why. A missing grade is never a grade."""
+    """A pair that could not be graded, and why. A missing grade is never a grade.
+
+    ``kind`` is the reason in one word of a few, for metrics.
+    """
 
     pair: Pair
     reason: str
     attempts: int
+    kind: str
 
 
 class Judge(Protocol):

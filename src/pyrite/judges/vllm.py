@@ -9,7 +9,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from pyrite import metrics
-from pyrite.judges.base import GRADES, Judgment, Missing, Pair
+from pyrite.judges.base import Judgment, Missing, Pair
 from pyrite.judges.grading import LABELS, read_grade
 from pyrite.judges.prompting import Prompt, load_prompt
 from pyrite.judges.window import Window
@@ -50,9 +50,7 @@ class VllmJudge:
         self._looking = asyncio.Lock()
         self._abilities: Abilities | None = None
         self._window: Window | None = None
-        self._judged = metrics.PAIRS.labels("judged")
-        self._missing = metrics.PAIRS.labels("missing")
-        self._graded = {grade: metrics.GRADES.labels(str(grade)) for grade in GRADES}
+        self._unparsable = metrics.RETRIES.labels("unparsable")  # 0, not absent
 
     @classmethod
     def open(cls, spec: RunSpec, queries: pa.Table, chunks: pa.Table) -> Self:
@@ -93,20 +91,15 @@ class VllmJudge:
         """
         abilities, window = await self._look()
         try:
-            result = await self._ask(pair, abilities, window)
+            return await self._ask(pair, abilities, window)
         except GaveUp as error:
-            result = Missing(pair, error.reason, error.attempts)
-        if isinstance(result, Missing):
-            self._missing.inc()
-        else:
-            self._judged.inc()
-            self._graded[result.grade].inc()
-        return result
+            return Missing(pair, error.reason, error.attempts, error.kind)
 
     async def _ask(self, pair: Pair, abilities: Abilities, window: Window) -> Judgment | Missing:
         fitted = await window.fit(self._queries[pair.query_id], self._texts[self._rows[pair.chunk_id]].as_py())
         if fitted is None:
-            return Missing(pair, f"the prompt and the query fill the model's window of {abilities.window} tokens", 0)
+            reason = f"the prompt and the query fill the model's window of {abilities.window} tokens"
+            return Missing(pair, reason, 0, "window")
         message, was_cut = fitted
         if was_cut:
             self.cut += 1
@@ -120,8 +113,8 @@ class VllmJudge:
             if graded:
                 tokens, cached = answer.prompt_tokens, answer.cached_tokens
                 return Judgment(pair, graded.grade, graded.distribution, tokens, cached, answer.latency, attempts)
-            metrics.RETRIES.labels("unparsable").inc()
-        return Missing(pair, "the model's reply is none of the grades 1 to 4", attempts)
+            self._unparsable.inc()
+        return Missing(pair, "the model's reply is none of the grades 1 to 4", attempts, "unparsable")
 
     async def _look(self) -> tuple[Abilities, Window]:
         """What the servers can do: asked once, by the first pair."""

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -18,7 +18,7 @@ from pyrite.llm.backoff import pause
 from pyrite.llm.key import read_key
 from pyrite.llm.placement import first_usable, ranked
 from pyrite.llm.server import Server
-from pyrite.llm.wire import CHAT, Answer, Trouble, Wire, read_answer
+from pyrite.llm.wire import CHAT, Answer, Kind, Trouble, Wire, read_answer
 from pyrite.spec import RunSpec
 
 __all__ = ["Answer", "GaveUp", "Pool"]
@@ -43,9 +43,10 @@ T = TypeVar("T")
 class GaveUp(PyriteError):
     """One request failed as often, or for as long, as it may."""
 
-    def __init__(self, reason: str, attempts: int):
+    def __init__(self, reason: str, attempts: int, kind: Kind):
+        """``kind``: of the last trouble."""
         super().__init__(f"gave up after {attempts} attempts: {reason}")
-        self.reason, self.attempts = reason, attempts
+        self.reason, self.attempts, self.kind = reason, attempts, kind
 
 
 class Pool:
@@ -77,6 +78,8 @@ class Pool:
         self.servers: list[Server] = []
         self._session: aiohttp.ClientSession | None = None
         self._said = 0.0
+        for kind in get_args(Kind):
+            metrics.RETRIES.labels(kind)  # 0, not absent: one failure in a series that it begins is no growth
 
     @classmethod
     def from_spec(cls, spec: RunSpec) -> Self:
@@ -138,11 +141,12 @@ class Pool:
         attempts = strikes = 0
         since: float | None = None
         reason = "all servers are set aside"
+        kind: Kind = "unavailable"
         while True:
             server = self._find(order)
             if server is None:
                 since = since or time.monotonic()
-                self._check_patience(since, reason, attempts)
+                self._check_patience(since, reason, attempts, kind)
                 self._say_waiting(reason)
                 await asyncio.sleep(_LOOK)
                 continue
@@ -157,9 +161,9 @@ class Pool:
                 return answer
             except Trouble as trouble:
                 server.failed(trouble, epoch)
-                metrics.RETRIES.labels(trouble.kind).inc()
-                reason, asked = trouble.reason, trouble.asked
-                strikes += trouble.kind not in _NOT_ITS_FAULT
+                kind, reason, asked = trouble.kind, trouble.reason, trouble.asked
+                metrics.RETRIES.labels(kind).inc()
+                strikes += kind not in _NOT_ITS_FAULT
             except BaseException:
                 server.health.abandoned()
                 raise
@@ -167,8 +171,8 @@ class Pool:
                 server.gate.leave()
             since = since or time.monotonic()
             if strikes >= STRIKES:
-                raise GaveUp(reason, attempts)
-            self._check_patience(since, reason, attempts)
+                raise GaveUp(reason, attempts, kind)
+            self._check_patience(since, reason, attempts, kind)
             await asyncio.sleep(pause(attempts, asked, random.random()))
 
     def _find(self, order: Sequence[int]) -> Server | None:
@@ -186,9 +190,9 @@ class Pool:
                 server.health.abandoned()
         return entered
 
-    def _check_patience(self, since: float, reason: str, attempts: int) -> None:
+    def _check_patience(self, since: float, reason: str, attempts: int, kind: Kind) -> None:
         if time.monotonic() - since > self.patience:
-            raise GaveUp(f"no answer for {self.patience:g} s; last: {reason}", attempts)
+            raise GaveUp(f"no answer for {self.patience:g} s; last: {reason}", attempts, kind)
 
     def _say_waiting(self, reason: str) -> None:
         now = time.monotonic()

@@ -54,6 +54,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
             "Loosen mine.max_negative_share, mine.positive_grade or mine.rule, or raise retrieve.top_k."
         )
     kinds = Counter(example.kind for example in found)
+    hard = [example for example in found if example.kind == "hard"]
     if not kinds["easy"]:
         ctx.progress.say("warning: no easy example; trained on hard ones alone, a model can turn its order around")
     return {
@@ -61,6 +62,15 @@ def run(ctx: StepContext) -> dict[str, Any]:
         "hard": kinds["hard"],
         "easy": kinds["easy"],
         "earlier": len(kept),
+        "hard_positives": len({(example.query_id, example.positive.chunk_id) for example in hard}),
+        "hard_negatives": len(
+            {
+                (example.query_id, negative.chunk_id)
+                for example in hard
+                for negative in example.negatives
+                if negative.rank < example.positive.rank
+            }
+        ),
         "examples": total,
         "without": dict(reasons.most_common()),
     }
