@@ -2,12 +2,15 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from pyrite.errors import PyriteError
 from pyrite.parts import Parts
 from pyrite.store import Store, open_store
 
@@ -69,8 +72,11 @@ def test_no_part_is_read_twice_from_start_to_merge_and_ones_own_are_not_read_at_
     shard.add(rows("c"))
     shard.add(rows("d"))
     after = [*texts(before), ("c", "")]
-    assert texts(shard.read({"a", "c"})) == after
+    parts(store, "run/2.0", "meanwhile").add(rows("x"))
+    assert texts(shard.held({"a", "c"})) == after
+    assert not [key for key in reads if "meanwhile" in key]
     shard.merge()
+    assert texts(shard.held({"a", "c"})) == after
     assert texts(shard.read({"a", "c"})) == after
     assert max(reads.values()) == 1
     assert not [key for key in reads if "alive" in key]
@@ -124,3 +130,49 @@ def test_what_is_added_after_a_merge_is_merged_too_and_seen_by_who_has_read_befo
     writer.merge()
     assert [text for _, text in texts(reader.read({"a"}))] == ["1", "2", "3"]
     assert len(store.keys("kept")) == 1
+
+
+def test_parts_are_read_and_deleted_side_by_side(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(8):
+        parts(store, f"w/0.{number}", "killed").add(rows(f"{number}"))
+    read, delete, together = store.read, store.delete, Barrier(8, timeout=30)
+
+    def when_all_are_there(action: Callable[[str], Any]) -> Callable[[str], Any]:
+        return lambda key: together.wait() < 8 and action(key)
+
+    monkeypatch.setattr(store, "read", when_all_are_there(read))
+    monkeypatch.setattr(store, "delete", when_all_are_there(delete))
+    writer = parts(store, "w/0", "again")
+    writer.merge()
+    monkeypatch.undo()
+    assert len(store.keys("kept")) == 1
+    assert parts(store, "w/1", "reader").read({"0", "7"}).num_rows == 2
+
+
+def test_a_part_that_goes_between_listing_and_reading_is_found_where_it_was_merged(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = parts(store, "w/0", "one")
+    writer.add(rows("a", text="1"))
+    writer.add(rows("a", text="2"))
+    keys = store.keys
+    merged: list[str] = []
+
+    def then_merged(prefix: str) -> list[str]:
+        found = keys(prefix)
+        if not merged:
+            merged.extend(found)
+            writer.merge()
+        return found
+
+    monkeypatch.setattr(store, "keys", then_merged)
+    assert texts(parts(store, "w/1", "reader").read({"a"})) == [("a", "1"), ("a", "2")]
+    assert len(merged) == 2
+    assert not set(merged) & set(keys("kept"))
+
+
+def test_a_part_that_is_listed_and_never_there_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyrite.parts._PAUSE", 0.001)
+    monkeypatch.setattr(store, "keys", lambda _: ["kept/lost.parquet"])
+    with pytest.raises(PyriteError, match=r"has no kept/lost.parquet, though it lists it"):
+        parts(store, "w/1", "reader").read({"a"})

@@ -5,15 +5,26 @@ those of killed ones before it, are merged into one. A part never changes, so no
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pyrite.errors import PyriteError
 from pyrite.store import Absent, Store
+
+T = TypeVar("T")
+
+#: Parts that are read, or deleted, side by side: there are thousands, and a store may take long to answer each.
+_AT_ONCE = 8
+
+#: Times to look, and seconds between two, before a part that is listed and is not there is called missing.
+_LOOKS, _PAUSE = 60, 0.5
 
 
 class _Wanted(NamedTuple):
@@ -49,13 +60,21 @@ class Parts:
 
     def read(self, values: Collection[str]) -> pa.Table:
         """All rows, of every writer, whose ``column`` is among ``values``, in no order. Some may be there twice."""
-        wanted = _Wanted(frozenset(values), pa.array(sorted(values), pa.string()))
+        wanted = _wanted(values)
+        looks = 0
         while True:
             try:
-                found = [self._only(self._part(key, wanted), wanted) for key in self._keys()]
-            except Absent:
-                continue  # its writer has merged it in the meantime: look again
-            return pa.concat_tables([self._schema.empty_table(), *found])
+                return self._together(_each(lambda key: self._part(key, wanted), self._keys()), wanted)
+            except Absent as absent:
+                # Its writer has merged it in the meantime. But a store may also list what it has lost.
+                looks += 1
+                if looks == _LOOKS:
+                    raise PyriteError(f"{absent}, though it lists it; delete it, and it is asked anew.") from absent
+                time.sleep(_PAUSE)
+
+    def held(self, values: Collection[str]) -> pa.Table:
+        """As ``read``, of what this process has read for ``values`` before and added since: the store is not asked."""
+        return self._together([part.rows for part in list(self._held.values())], _wanted(values))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Keep ``rows`` as one more part."""
@@ -65,13 +84,14 @@ class Parts:
         """Make one part of all that this writer has added, in this process and in killed ones before it."""
         keys = [key for key in self._keys() if key.startswith(self._own)]
         try:
-            tables = [self._part(key, _NOTHING) for key in keys]
+            tables = _each(lambda key: self._part(key, _NOTHING), keys)
         except Absent:
             return  # another attempt at the same work is merging them now
         if len(keys) > 1:
             self._write(f"{self._attempt}.{next(self._numbers):06d}.merged", pa.concat_tables(tables))
+            _each(self._store.delete, keys)
             for key in keys:
-                self._store.delete(key)
+                self._held.pop(key, None)
 
     def _keys(self) -> list[str]:
         """Keys of all parts. What is held of those that are merged away is let go."""
@@ -89,6 +109,9 @@ class Parts:
             self._held[key] = held
         return held.rows
 
+    def _together(self, parts: Iterable[pa.Table], wanted: _Wanted) -> pa.Table:
+        return pa.concat_tables([self._schema.empty_table(), *(self._only(rows, wanted) for rows in parts)])
+
     def _only(self, rows: pa.Table, wanted: _Wanted) -> pa.Table:
         return rows.filter(pc.is_in(rows[self._column], wanted.array))
 
@@ -98,6 +121,15 @@ class Parts:
         key = f"{self._own}{name}.parquet"
         self._store.write(key, buffer.getvalue().to_pybytes())
         self._held[key] = _Held(table, None)
+
+
+def _wanted(values: Collection[str]) -> _Wanted:
+    return _Wanted(frozenset(values), pa.array(sorted(values), pa.string()))
+
+
+def _each(action: Callable[[str], T], keys: Sequence[str]) -> list[T]:
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(pool.map(action, keys))
 
 
 class Fresh:

@@ -21,6 +21,10 @@ class Kept:
         """All kept judgments of the given queries; a pair that was asked twice comes once."""
         return _once(self._parts.read(query_ids))
 
+    def held(self, query_ids: Collection[str]) -> pa.Table:
+        """As ``read``, of what was read for these queries before and added since: the store is not asked again."""
+        return _once(self._parts.held(query_ids))
+
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Keep ``rows`` of ``tables.JUDGMENTS``."""
         self._parts.add(rows)
