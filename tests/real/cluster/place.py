@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from charts.tools import CHART, program
 from pyrite.plan import STAGES
 
 ROOT = Path(__file__).parents[3]
+CONTROLLER = "app.kubernetes.io/component=controller"
 _SMALL: "Object" = {
     "resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
 }
@@ -42,6 +44,10 @@ def until(what: str, look: Callable[[], T | None], seconds: float = 120, every: 
         if time.monotonic() > deadline:
             raise AssertionError(f"{what}: not within {seconds:.0f} s")
         time.sleep(every)
+
+
+def is_running(pod: Object) -> bool:
+    return pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
 
 
 class Place:
@@ -112,6 +118,43 @@ class Place:
         labels = f"pyrite.dev/run={run}" + (f",pyrite.dev/stage={stage}" if stage else "")
         return list(self.get("pods", "-l", labels)["items"])
 
+    def running(self, run: str, stage: str) -> Object:
+        """A pod of ``stage``, once one runs."""
+
+        def look() -> Object | None:
+            return next(filter(is_running, self.pods(run, stage)), None)
+
+        return until(f"{stage} of {run} runs", look, 600, every=0.3)
+
+    def jobs(self, run: str, stage: str | None = None) -> list[Object]:
+        labels = f"pyrite.dev/run={run}" + (f",pyrite.dev/stage={stage}" if stage else "")
+        return list(self.get("jobs", "-l", labels)["items"])
+
+    def controllers(self, number: int) -> list[Object]:
+        """The controller's pods, once as many as they should be have started."""
+
+        def look() -> list[Object] | None:
+            pods = self.get("pods", "-l", CONTROLLER)["items"]
+            ready = [
+                pod
+                for pod in filter(is_running, pods)
+                if all(container["ready"] for container in pod["status"]["containerStatuses"])
+            ]
+            return ready if len(ready) == len(pods) == number else None
+
+        return until(f"{number} controllers run", look, 150)
+
+    def controller(self) -> Object:
+        (pod,) = self.controllers(1)
+        return pod
+
+    def metric(self, pod: Object, name: str) -> float:
+        """A metric without labels, as a pod shows it now."""
+        address = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}:9100/proxy/metrics"
+        found = re.search(rf"^{name} (\S+)$", kubectl("get", "--raw", address), re.MULTILINE)
+        assert found, f"{name} is not shown"
+        return float(found[1])
+
     def wait(self, run: str, *phases: str, seconds: float = 1200) -> Object:
         """The run's status, once its phase is one of ``phases`` (Succeeded where none is named)."""
         wanted = phases or ("Succeeded",)
@@ -129,15 +172,9 @@ class Place:
         except AssertionError as error:
             raise AssertionError(f"{error}; it is {last}") from None
 
-    def wait_stage(self, run: str, stage: str, seconds: float = 600) -> Object:
+    def wait_stage(self, run: str, stage: str) -> Object:
         """The run's status, once a pod of ``stage`` runs."""
-        running = ("Running",)
-        until(
-            f"{stage} of {run} runs",
-            lambda: [pod for pod in self.pods(run, stage) if pod["status"]["phase"] in running],
-            seconds,
-            every=0.3,
-        )
+        self.running(run, stage)
         return self.status(run)
 
     def pyrite(self, *words: str, seconds: float = 900) -> "subprocess.CompletedProcess[str]":
