@@ -26,7 +26,8 @@ HEAD = """\
 
 Work may be done more than once; its result is published once. A fault that passes costs time and nothing else; one that
 does not pass is told at once, in one sentence. This page is written by `make reliability` from tests against a real S3
-server (SeaweedFS) behind a proxy that breaks requests; each test fails where its fault did not happen.
+server (SeaweedFS) behind a proxy that breaks requests; each test fails where its fault did not happen. What pods, nodes
+and the controller can meet: [what faults of a cluster cost](reliability-cluster.md).
 
 How it is done: [design](design.md). A request is given up after 15 s without a byte and tried again: by boto3 up to
 four times, and then by Pyrite for 15 minutes, with pauses of up to 20 s. Every object carries its sha256, and readers

@@ -312,15 +312,18 @@ def stop_s3(place: Place, seconds: float) -> None:
         time.sleep(seconds)
 
 
-def stop_s3_as_a_step_ends(place: Place, run: str, stage: str, seconds: float) -> None:
-    """S3 is silent when the controller looks there for what comes next: the run says so, and the controller lives."""
+def stop_s3_as_a_step_ends(place: Place, run: str, stage: str) -> None:
+    """S3 is silent when the controller looks there for what comes next, and for a minute.
+
+    The run says so, and the controller lives.
+    """
     before = place.controller()
     with ExitStack() as silence:
         with frozen(processes(before)):  # for less than its probe's patience: a step that takes seconds
             _complete(place, place.jobs(run, stage)[-1]["metadata"]["name"], 40)
             silence.enter_context(no_s3(place))
-        ends = time.monotonic() + seconds
-        until("the run tells of the store", lambda: "the store" in place.status(run).get("message", ""), seconds)
+        ends = time.monotonic() + 60
+        until("the run tells of the store", lambda: "the store" in place.status(run).get("message", ""), 60)
         time.sleep(max(0.0, ends - time.monotonic()))
     until("the run goes on", lambda: place.status(run).get("stage") != stage, 120)
     assert _start(place.controller()) == _start(before)

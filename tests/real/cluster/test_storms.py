@@ -61,7 +61,7 @@ STORMS: dict[str, Storm] = {
     "cluster": [
         ("validate", 0, "kubelet killed, away for 30 s", 1, lambda *_: faults.restart("kubelet", 30)),
         ("judge", 1, "API server killed, away for 10 s", 1, lambda *_: faults.restart("kube-apiserver", 10)),
-        ("mine", 1, "S3 silent for 60 s as it ends", 1, lambda *what: faults.stop_s3_as_a_step_ends(*what, 60)),
+        ("mine", 1, "S3 silent for 60 s as it ends", 1, faults.stop_s3_as_a_step_ends),
         ("finetune", 1, "API server killed, away for 10 s", 1, lambda *_: faults.restart("kube-apiserver", 10)),
         ("validate", 1, "node lost until the run told of it", 1, faults.lose_the_node),
     ],
