@@ -65,7 +65,7 @@ def measured() -> list[Row]:
         if done.returncode != 0:
             sys.exit(f"{PAGE.name} is not written: a test failed")
         cases = ET.parse(results).getroot().findall(".//testcase")
-        if skipped := {str(found.get("message")) for case in cases if (found := case.find("skipped")) is not None}:
+        if skipped := {str(why.get("message")) for case in cases if (why := case.find("skipped")) is not None}:
             sys.exit(f"{PAGE.name} is not written: tests were skipped: {'; '.join(sorted(skipped))}")
         passed = Counter(str(case.get("classname")).rpartition("test_")[2] for case in cases)
         found = [json.loads(line) for line in rows.read_text().splitlines()]

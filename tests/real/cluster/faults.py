@@ -248,26 +248,30 @@ def _uids(place: Place, run: str, stage: str) -> dict[str, set[str]]:
     return {kind: {one["metadata"]["uid"] for one in those} for kind, those in found.items()}
 
 
-def restart(component: str, down: float) -> None:
+def restart(name: str, down: float) -> None:
     """kill -9 to a part of the cluster itself, and start it again after ``down`` seconds."""
-    with without(component):
+    with without(name):
         time.sleep(down)
 
 
 @contextmanager
-def without(component: str) -> Iterator[None]:
+def without(name: str) -> Iterator[None]:
     """A part of the cluster itself is killed, and started again after the body."""
-    if not UP.is_file():
-        pytest.skip("this cluster's own processes are not ours to kill")
-    home = Path(os.environ["KUBECONFIG"]).parent
-    process = int((home / "run" / f"{component}.pid").read_text())
+    process = component(name)
     os.kill(process, signal.SIGKILL)
     try:
-        until(f"{component} is dead", lambda: _state(process) == "Z", 20)
+        until(f"{name} is dead", lambda: _state(process) == "Z", 20)
         yield
     finally:
         subprocess.run([str(UP)], check=True, capture_output=True, timeout=180)
-    assert int((home / "run" / f"{component}.pid").read_text()) != process
+    assert component(name) != process
+
+
+def component(name: str) -> int:
+    """The process of a part of the cluster itself."""
+    if not UP.is_file():
+        pytest.skip("this cluster's own processes are not ours to kill")
+    return int((Path(os.environ["KUBECONFIG"]).parent / "run" / f"{name}.pid").read_text())
 
 
 def lose_the_node(place: Place, run: str, stage: str) -> None:

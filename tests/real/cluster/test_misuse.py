@@ -1,8 +1,10 @@
 """What people get wrong on a cluster ends in words that say what to do, and loses nothing."""
 
 import json
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from pyrite.config import load
 from pyrite.controller.schema import RULES
 from pyrite.errors import UserError
+from real.cluster import faults
 from real.cluster.place import Object, Place, kubectl, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -83,17 +86,34 @@ def test_a_gpu_that_no_node_has(place: Place, small: Callable[..., Object]) -> N
     status = said(place, "nogpu", "finds no node")
     assert "nvidia.com/gpu" in status["message"]
     place.helm("upgrade")
-    place.edit("nogpu", cancel=True)
-    place.wait("nogpu", "Cancelled", seconds=90)
-    assert not [pod for pod in place.pods("nogpu") if pod["status"]["phase"] in ("Pending", "Running")]
+    place.wait("nogpu")
 
 
-def test_bad_data_says_file_and_line_and_is_not_tried_again(place: Place, small: Callable[..., Object]) -> None:
+def test_an_upgrade_while_some_shards_wait_for_room(place: Place, small: Callable[..., Object]) -> None:
+    """That they wait is told, and is no reason to stop those that run."""
+    most_of_it = f"{(os.cpu_count() or 1) * 600}m"
+    large = {"resources": {"requests": {"cpu": most_of_it}, "limits": {"memory": "1Gi"}}}
+    stages = {**place.values["worker"]["stages"], "judge": large}
+    place.helm("upgrade", worker={**place.values["worker"], "stages": stages})
+    place.apply("crowded", small())
+    with faults.frozen(faults.processes(place.running("crowded", "judge"))):
+        said(place, "crowded", "finds no node")
+        faults.upgrade(place, "crowded", "judge")
+    place.wait("crowded")
+
+
+def test_bad_data_says_file_and_line_and_is_tried_again_when_asked(
+    place: Place, small: Callable[..., Object], questions: Path
+) -> None:
     address = place.put("bad.jsonl", b'{"question": "What is gout?", "answer": "A disease."}\n{"question": 7}\n')
     place.apply("baddata", small(source={"kind": "jsonl", "path": address}))
     status = place.wait("baddata", "Failed", seconds=120)
     assert "bad.jsonl:2" in status["message"]
-    assert len(place.pods("baddata", "prepare")) == 1, "a mistake of the user's is not tried again"
+    assert len(place.pods("baddata", "prepare")) == 1, "a mistake of the user's is not tried again by itself"
+    place.put("bad.jsonl", questions.read_bytes())
+    place.edit("baddata", retry=1)
+    until("it begins again", lambda: place.status("baddata")["phase"] != "Failed", 60)
+    place.wait("baddata")
 
 
 def test_an_edit_in_the_middle_does_again_what_it_changes_and_no_more(
@@ -125,6 +145,27 @@ def test_two_runs_at_once_and_one_deleted_while_it_judges(place: Place, small: C
     place.apply("one", small(judge={"shards": 20}))
     place.wait("one")
     assert left.items() <= place.digests("one").items(), "it did not go on from what was there"
+
+
+def test_deleted_and_submitted_again_at_once(place: Place, small: Callable[..., Object]) -> None:
+    """The Jobs of the deleted run are still there when the new one is seen, and are not taken for its own."""
+
+    def owners() -> set[str]:
+        return {job["metadata"]["ownerReferences"][0]["uid"] for job in place.jobs("twice")}
+
+    def uid() -> str:
+        return str(place.get("trainingrun", "twice")["metadata"]["uid"])
+
+    place.apply("twice", small(judge={"shards": 10}))
+    place.wait_stage("twice", "judge")
+    old = uid()
+    with faults.frozen([faults.component("kube-controller-manager")]):  # it is what removes them
+        kubectl("-n", place.namespace, "delete", "trainingrun", "twice")
+        assert owners() == {old}
+        place.apply("twice", small(judge={"shards": 10}))
+        until("the controller has seen it", lambda: place.status("twice").get("phase"), 60)
+    place.wait("twice")
+    assert owners() == {uid()}
 
 
 def test_the_name_of_an_old_run(place: Place, small: Callable[..., Object]) -> None:

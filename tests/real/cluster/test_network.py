@@ -5,6 +5,8 @@ A release's policies select its own pods. So a stranger in the namespace reaches
 """
 
 import json
+import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from charts.tools import helm
+from real.cluster.faults import UP
 from real.cluster.place import Object, Place, kubectl, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -24,7 +27,10 @@ VALUES: Object = {
         "stages": {"prepare": {"pod": {"nodeSelector": {"no": "node"}}}},
     },
     "server": {"enabled": True, "model": {"allowHub": False}},
-    "networkPolicy": {"metricsFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]},
+    "networkPolicy": {
+        "metricsFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}],
+        "judge": {"to": [{"podSelector": {"matchLabels": {"app": "own-judge"}}}], "ports": [5555]},
+    },
 }
 
 CONTROLLER = "app.kubernetes.io/component=controller"
@@ -41,23 +47,28 @@ LOOKING: dict[str, dict[str, str]] = {
     "stranger": {},
     "prometheus": {"app": "prometheus"},
 }
-FOUND = {"the-vllm": VLLM, "the-worker": {**WORKER, "pyrite.dev/stage": "judge"}, "the-stranger": {}}
+FOUND: dict[str, dict[str, str]] = {
+    "the-vllm": VLLM,
+    "the-worker": {**WORKER, "pyrite.dev/stage": "judge"},
+    "the-stranger": {},
+    "own-judge": {"app": "own-judge"},
+}
 
 #: What each of them holds open: a vLLM server's port, that of metrics, and one that is nobody's.
 PORTS = (8000, 9100, 5555)
 
+#: What nobody refuses: no policy of the release's stands between these.
+ANYBODY = {"dns", "s3", "api", "api, by its own address", "a stranger", "own judge's Service", "node's link-local"}
+
 REACHES: dict[str, set[str]] = {
-    "judge": {"dns", "s3", "vllm"},
-    "generate": {"dns", "s3", "vllm"},
+    "judge": {"dns", "s3", "vllm", "own judge's Service"},
+    "generate": {"dns", "s3", "vllm", "own judge's Service"},
     "mine": {"dns", "s3"},
     "vllm": {"dns"},
     # Its own ports too: no policy stands between a pod and itself.
     "controller": {"dns", "s3", "api", "api, by its own address", "controller's metrics", "controller's health"},
-    "stranger": {"dns", "s3", "api", "api, by its own address", "a stranger"},
-    "prometheus": {
-        *("dns", "s3", "api", "api, by its own address", "a stranger"),
-        *("vllm", "worker's metrics", "controller's metrics"),
-    },
+    "stranger": ANYBODY,
+    "prometheus": ANYBODY | {"vllm", "worker's metrics", "controller's metrics"},
 }
 
 #: A connection that the kernel takes without anybody accepting it is enough for a probe.
@@ -130,12 +141,30 @@ def pod(name: str, labels: dict[str, str]) -> Object:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
 
 
+#: Stands in for 169.254.169.254, from which a node hands out its own rights: this machine's own may be in use.
+LINK_LOCAL = "169.254.77.77"
+
+
 @pytest.fixture(scope="module")
-def targets(place: Place) -> dict[str, tuple[str, int]]:
+def link_local() -> Iterator[tuple[str, int]]:
+    """An address of the node's, on a port that workers may reach anywhere else."""
+    if not UP.is_file():
+        pytest.skip("needs a node on this machine")
+    subprocess.run(["ip", "address", "replace", f"{LINK_LOCAL}/32", "dev", "lo"], check=True)
+    with socket.create_server((LINK_LOCAL, 443)):
+        yield LINK_LOCAL, 443
+    subprocess.run(["ip", "address", "del", f"{LINK_LOCAL}/32", "dev", "lo"], check=True)
+
+
+@pytest.fixture(scope="module")
+def targets(place: Place, link_local: tuple[str, int]) -> dict[str, tuple[str, int]]:
     """What there is to reach, once all pods run and policies hold for them. Port 0: a name, not a connection."""
     pods = {**LOOKING, **FOUND}
-    made = {"apiVersion": "v1", "kind": "List", "items": [pod(name, labels) for name, labels in pods.items()]}
-    kubectl("-n", place.namespace, "apply", "-f", "-", stdin=json.dumps(made))
+    ports = {"selector": {"app": "own-judge"}, "ports": [{"port": 80, "targetPort": 5555}]}
+    service_of_it = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "own-judge"}, "spec": ports}
+    made = [*(pod(name, labels) for name, labels in pods.items()), service_of_it]
+    listed = {"apiVersion": "v1", "kind": "List", "items": made}
+    kubectl("-n", place.namespace, "apply", "-f", "-", stdin=json.dumps(listed))
     kubectl("-n", place.namespace, "wait", "pod", *pods, "--for=condition=Ready", "--timeout=120s", seconds=150)
     time.sleep(3)  # a policy takes a moment to reach a new pod
     at = {one["metadata"]["name"]: one["status"]["podIP"] for one in place.items("pods") if "podIP" in one["status"]}
@@ -157,6 +186,8 @@ def targets(place: Place) -> dict[str, tuple[str, int]]:
         "controller's metrics": (controller["status"]["podIP"], 9100),
         "controller's health": (controller["status"]["podIP"], 8080),
         "a stranger": (at["the-stranger"], 5555),
+        "own judge's Service": (place.get("service", "own-judge")["spec"]["clusterIP"], 80),
+        "node's link-local": link_local,
     }
 
 

@@ -110,6 +110,24 @@ def test_the_server_is_up_for_judging_and_gone_for_training(
     )
 
 
+def test_a_suspended_run_gives_the_gpus_back(place: Place, small: Callable[..., Object]) -> None:
+    def replicas() -> int:
+        return int(place.get("statefulset", "pyrite-vllm")["spec"]["replicas"])
+
+    # More pairs than the run before has had judged.
+    place.apply("paused", small(**{**RUN, "retrieve": {"top_k": 8}}))
+    place.running("paused", "judge")
+    assert replicas() == 1
+    place.edit("paused", suspend=True)
+    place.wait("paused", "Suspended", seconds=120)
+    until("the server is at zero", lambda: not replicas(), 60)
+    place.edit("paused", suspend=False)
+    until("the server is asked for again", replicas, 60)
+    place.edit("paused", cancel=True)
+    place.wait("paused", "Cancelled", seconds=120)
+    until("the server is at zero", lambda: not replicas(), 60)
+
+
 def judgments(place: Place, run: str) -> list[Object]:
     """What the judge said, as the store holds it."""
     client = place.s3()

@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 def test_the_sample_on_the_cluster_gives_what_it_gives_here(place: Place, tmp_path: Path) -> None:
     """`make train ITER=2 ON=cluster`, with 4 shards, against the same run on this machine.
 
-    Tables without floats must be equal; scores may differ in the last digits, since a pod's threads add up in another
-    order than ours.
+    Tables without floats must be equal. Scores may differ by 0.01: a pod's threads add up in another order than ours,
+    so that embeddings differ in their last digits, two passages change places, and training sees other examples.
     """
     settings = "judge.shards=4 name=sample"
     command = ["make", "train", "ITER=2", "ON=cluster", f"ARGS={settings} -n {place.namespace}"]
@@ -39,9 +39,13 @@ def test_the_sample_on_the_cluster_gives_what_it_gives_here(place: Place, tmp_pa
     theirs = json.loads(
         place.s3().get_object(Bucket="pyrite", Key=f"{place.namespace}/runs/sample/report/report.json")["Body"].read()
     )
-    for model, metrics in ours["means"]["test"].items():
-        for name, value in metrics.items():
-            assert theirs["means"]["test"][model][name] == pytest.approx(value, abs=0.01), (model, name)
+    apart = {
+        (model, name): abs(theirs["means"]["test"][model][name] - value)
+        for model, metrics in ours["means"]["test"].items()
+        for name, value in metrics.items()
+    }
+    print(f"farthest apart: {max(apart.values()):.5f}")
+    assert {where: by for where, by in apart.items() if by > 0.01} == {}
     local = {
         output["key"]: output["sha256"]
         for path in (tmp_path / "store/runs/sample/steps").glob("*.json")
