@@ -190,7 +190,7 @@ def test_every_value_arrives() -> None:
     wanted = set(re.findall(r"seen-[a-z-]+", values))
     assert wanted - set(re.findall(r"seen-[a-z-]+", rendered(*way))) == set()
     untried = untouched(yaml.safe_load((CHART / "values.yaml").read_text()), yaml.safe_load(values))
-    assert untried == ["judge.urls", "networkPolicy.judge"], "what the chart's own server excludes"
+    assert untried == ["judge.urls"], "what the chart's own server excludes"
     found = objects(*way)
     stateful = the(found, "StatefulSet")["spec"]
     [vllm] = stateful["template"]["spec"]["containers"]
@@ -313,6 +313,13 @@ def test_network_policies_allow_each_component_what_it_needs() -> None:
     elsewhere = objects(*WAYS["your own endpoint"])
     assert ports(elsewhere, "egress", component="worker", stage="judge") == dns | {443} | agent | {8443, 80}
     assert ports(elsewhere, "egress", component="worker", stage="mine") == dns | {443} | agent
+
+    # A server behind a Service that translates, and one that only a run names.
+    for urls in ("judge.urls={http://judge.example},", ""):
+        runs_own = objects(f"--set=store.url=s3://bucket/prefix,{urls}networkPolicy.judge.ports={{8000}}")
+        named = {80, 8000} if urls else {8000}
+        assert ports(runs_own, "egress", component="worker", stage="judge") == dns | {443} | agent | named
+        assert ports(runs_own, "egress", component="worker", stage="mine") == dns | {443} | agent
 
 
 def test_nobody_reaches_the_nodes_metadata() -> None:

@@ -38,5 +38,5 @@ for url in json.loads(os.environ["JUDGE_URLS"]):
         if os.environ["JUDGE_IS_SCALED"] == "true" and not isinstance(error, urllib.error.HTTPError):
             print(f"not up: {url}; the controller starts it before judging")
         else:
-            failed.append(f"FAILED: {url}/v1/models: {error}")
+            failed.append(f"FAILED: {url}/v1/models: {error}; if there was no answer, look at networkPolicy.judge.ports")
 sys.exit("\n".join(failed) or 0)
