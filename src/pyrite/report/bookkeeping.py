@@ -32,7 +32,7 @@ def data(
             {
                 "split": split,
                 "queries": len(ids),
-                "topics": len({topic for _, of, topic in rows if of == split}),
+                "topics": len({topic for _, of, topic in rows if of == split and topic}),
                 "relevant_per_query": sum(relevant.get(q, 0) for q in ids) / len(ids) if ids else None,
             }
         )
@@ -46,6 +46,7 @@ def data(
         "merged": told.get("merged", told.get("merged_chunks")),
         "median_chars": float(np.median(lengths)) if lengths else None,
         "splits": splits,
+        "splits_given": bool(told.get("splits_given")),
         "shared_topics": sum(len(of) > 1 for topic, of in sides.items() if topic),
         "dropped": _dropped(told.get("dropped") or {}, told.get("dropped_examples") or {}),
         "notes": [str(note) for note in told.get("notes") or []] + _cut(base, chunks.num_rows),

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     tables.write(ctx.output("report/test.parquet"), test, tables.PER_QUERY)
     tables.write(ctx.output("report/rankings.parquet"), rankings, tables.RANKINGS)
 
+    judgments = {i: read_judgments(ctx, i) for i in iterations}
     report = build(
         ReportInputs(
             spec=ctx.spec,
@@ -65,14 +66,15 @@ def run(ctx: StepContext) -> dict[str, Any]:
             test=test,
             rankings=rankings,
             candidates={i: read_candidates(ctx, i) for i in iterations},
-            judgments={i: read_judgments(ctx, i) for i in iterations},
+            judgments=judgments,
             choice=choice,
             retention=retention,
         )
     )
     ctx.output("report/report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
     ctx.output("report/report.html").write_text(render(report), encoding="utf-8")
-    card.write(chosen, report, ctx.spec, Counter(queries["split"].to_pylist()))
+    judges = {judge for table in judgments.values() for judge in table["judge"].unique().to_pylist()}
+    card.write(chosen, report, ctx.spec, queries, judges, encoder_of(ctx, chosen).model, model_folder(ctx, 0))
     scores = {name: means([row for row in rows if row["model"] == name]) for name in {row["model"] for row in rows}}
     return {
         "chosen": choice.name,
@@ -98,12 +100,9 @@ def _choose(ctx: StepContext, val: pa.Table, retention: dict[str, float]) -> Cho
 def _hand_over(ctx: StepContext, name: str, folder: Path) -> None:
     """Write the model called ``name`` to ``folder``."""
     iteration, weight = parse_model_name(name)
-    if 0 < weight < 1:
+    if iteration == 0:
+        models.hand_over_base(model_folder(ctx, 0), ctx.spec.model, folder)
+    elif weight < 1:
         models.blend(model_folder(ctx, 0), model_folder(ctx, iteration), weight, folder)
     else:
-        shutil.copytree(model_folder(ctx, iteration), folder, dirs_exist_ok=True, ignore=_NOT_THE_MODEL)
-
-
-_NOT_THE_MODEL = shutil.ignore_patterns(
-    "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "onnx", "openvino", ".*"
-)
+        shutil.copytree(model_folder(ctx, iteration), folder, dirs_exist_ok=True)

@@ -1,0 +1,48 @@
+"""A run whose training changes nothing keeps the base, and hands it over as it was used."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+Pyrite = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_the_base_is_handed_over_with_its_familys_prompts_and_the_runs_window(
+    pyrite: Pyrite, run_file: Path, tiny_model: Path, questions: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    base = tmp_path / "e5-small-tiny"
+    shutil.copytree(tiny_model, base)
+    (base / "README.md").write_text("---\nlicense: mit\n---\n# A model\n")
+    result = pyrite(
+        "train",
+        run_file,
+        "iterations=1",
+        "finetune.learning_rate=1e-12",
+        f"model={{base: {base}, max_tokens: 64}}",
+        f"source={{kind: jsonl, path: {questions}}}",
+    )
+    assert result.returncode == 0, result.stderr
+    handed_over = tmp_path / "store/runs/small/model"
+    model = SentenceTransformer(str(handed_over), device="cpu")
+    assert (model.prompts["query"], model.prompts["document"]) == ("query: ", "passage: ")
+    assert model.max_seq_length == 64
+
+    card = (handed_over / "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["license"] == "mit"
+    for fact in ("`query: `", "64 tokens", "| dimensions | 32 |", "fingerprint labels-v1", "split | by question"):
+        assert fact in card
+    assert "topics that training never saw" not in card
+
+    found = pyrite("search", "small", "How is gout treated?").stdout
+    assert "tuned" not in found
+    assert "base model, as chosen" in found
+    refused = pyrite("search", tiny_model, "How is gout treated?")
+    assert (refused.returncode, "--run RUN" in refused.stderr) == (2, True)
+    other = pyrite("search", tiny_model, "How is gout treated?", "--run", "small")
+    assert other.returncode == 0, other.stderr
+    assert tiny_model.name in other.stdout
