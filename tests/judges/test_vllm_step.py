@@ -18,7 +18,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from stub_judge import MODEL, Stub, grade
+from pyrite.judges import Judgment
+from pyrite.judges import Pair as JudgedPair
+from pyrite.judges.kept import Kept
+from pyrite.judges.prompting import load_prompt
+from pyrite.judges.vllm import fingerprint
+from pyrite.store import open_store
+from stub_judge import MODEL, Fault, Pair, Stub, grade
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 KEY = "sk-very-secret-0123456789"
@@ -63,6 +69,8 @@ def words(stub: Stub, *more: str) -> list[str]:
 def start(folder: Path, stub: Stub, *more: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "pyrite", *words(stub, *more)],
+        # A test run started in the background ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         cwd=folder,
         env={**os.environ, "PYRITE_STORE": "store", **environment},
         stdout=subprocess.PIPE,
@@ -131,7 +139,13 @@ def test_killed_mid_way_and_started_again_every_pair_is_there_once(run_folder: P
     assert 0 <= began.total_seconds() < 60
 
 
-def test_told_to_stop_it_puts_its_work_away_and_shows_its_metrics_while_it_works(run_folder: Path, stub: Stub) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "told"),
+    [(signal.SIGTERM, 143, "is kept. The same command goes on from here"), (signal.SIGINT, 130, "stopped; the same")],
+)
+def test_told_to_stop_it_puts_its_work_away_and_shows_its_metrics_while_it_works(
+    run_folder: Path, stub: Stub, number: signal.Signals, code: int, told: str
+) -> None:
     stub.delay = 0.05
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -143,11 +157,11 @@ def test_told_to_stop_it_puts_its_work_away_and_shows_its_metrics_while_it_works
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
         shown = response.read().decode()
     began = time.monotonic()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     output, said = process.communicate(timeout=30)
-    assert process.returncode == 143, said
+    assert process.returncode == code, said
     assert time.monotonic() - began < 5
-    assert "is kept. The same command goes on from here" in said.replace("\n", " ")
+    assert told in said.replace("\n", " ")
     assert 'pyrite_judge_pairs_total{outcome="judged"}' in shown
     assert f'pyrite_llm_concurrency_limit{{server="{stub.url}"}} 4.0' in shown
     assert "pyrite_llm_request_seconds_count" in shown
@@ -182,23 +196,50 @@ def test_what_is_judged_is_asked_by_no_later_run_and_needs_no_server(
     assert check_complete(run_folder, "other") == manifest(run_folder, "other")["summary"]["kept"] == pairs
 
 
+@pytest.mark.parametrize(("share", "said", "most"), [(0.02, "(2%)", 9), (0, "(0%)", 1)])
 def test_over_its_failure_budget_it_stops_with_one_sentence_and_keeps_what_it_has(
-    run_folder: Path, stub: Stub, pyrite: Pyrite
+    run_folder: Path, stub: Stub, pyrite: Pyrite, share: float, said: str, most: int
 ) -> None:
     stub.fault = lambda number, _pair: "banana" if number > 100 else None
-    result = pyrite(*words(stub))
+    result = pyrite(*words(stub, f"judge.max_missing={share}"))
     assert result.returncode == 1
-    assert stub.faults["banana"] >= 9 * 3
-    said = result.stderr.replace("\n", " ")
-    assert "more than judge.max_missing (2%) allows" in said
-    assert "the model's reply is none of the grades 1 to 4" in said
-    assert "Look at the judge's server" in said
-    assert "Traceback" not in said
+    assert stub.faults["banana"] >= most * 3
+    told = result.stderr.replace("\n", " ")
+    assert f"more than judge.max_missing {said} allows" in told
+    assert "the model's reply is none of the grades 1 to 4" in told
+    assert "Look at the judge's server" in told
+    assert "Traceback" not in told
     assert stub.asked.total() < 200, "it stops at the budget, not at the end"
     stub.fault = lambda _number, _pair: None
     assert pyrite(*words(stub)).returncode == 0
     assert manifest(run_folder)["summary"]["kept"] == 100
     check_complete(run_folder)
+
+
+def test_what_is_missing_here_and_was_judged_for_another_run_meanwhile_stays_missing_here(
+    run_folder: Path, stub: Stub, pyrite: Pyrite
+) -> None:
+    """The bug: the pair is there as missing and as judged, so the counts do not add up and the shard fails."""
+    place = run_folder / "store/runs/small"
+    ids = {row["text"]: row["query_id"] for row in pq.read_table(place / "queries/queries.parquet").to_pylist()}
+    ids |= {row["text"]: row["chunk_id"] for row in pq.read_table(place / "corpus/chunks.parquet").to_pylist()}
+    judge = fingerprint(MODEL, load_prompt("general"))
+    kept = Kept(open_store(str(run_folder / "store")), judge, "other/1.0", "one")
+    first: list[Pair] = []
+
+    def another_run_has_it_judged(_number: int, pair: Pair) -> Fault | None:
+        if not first:
+            judgment = Judgment(JudgedPair(ids[pair[0]], ids[pair[1]]), grade(pair), None)
+            kept.add([judgment.row(judge)])
+            first.append(pair)
+        return "banana" if pair == first[0] else None
+
+    stub.fault = another_run_has_it_judged
+    result = pyrite(*words(stub))
+    assert result.returncode == 0, result.stderr
+    assert stub.faults["banana"] == 3
+    summary = manifest(run_folder)["summary"]
+    assert (summary["missing"], summary["judged"]) == (1, summary["pairs"] - 1)
 
 
 @pytest.mark.parametrize(

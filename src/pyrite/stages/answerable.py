@@ -1,5 +1,6 @@
 """Does a passage answer the question that was made from it? The run's judge says."""
 
+import asyncio
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -7,6 +8,7 @@ import pyarrow.compute as pc
 
 from pyrite.generation.made import Made, to_tables
 from pyrite.judges import Judgment, Missing, Pair, open_judge
+from pyrite.judges.budget import Budget
 from pyrite.judges.kept import Kept
 from pyrite.judges.walking import walk_all
 from pyrite.parts import Fresh
@@ -25,9 +27,14 @@ class OwnPassages:
         self._fresh = Fresh()
         self._kept: Kept | None = None
         self._fingerprint = ""
+        self._budget = Budget(ctx.spec.judge.max_missing, 0)
 
     async def grade(self, made: Sequence[Made]) -> list[str | None]:
-        """For each question, which was made from one passage: why it is dropped, or None."""
+        """For each question, which was made from one passage: why it is dropped, or None.
+
+        Raises:
+            PyriteError: too many could not be graded, or the judge cannot go on.
+        """
         least = self._ctx.spec.generate.answerable_grade if self._ctx.spec.generate else None
         assert least is not None
         pairs = [Pair(question.id, chunk) for question in made for chunk in question.chunk_ids]
@@ -44,8 +51,10 @@ class OwnPassages:
         if judge.shared:
             writer = f"{self._ctx.spec.name}/generate.{self._ctx.step.shard}"
             self._kept = Kept(self._ctx.store, judge.fingerprint, writer, self._attempt)
-            for row in self._kept.read({pair.query_id for pair in pairs}).to_pylist():
+            table = await asyncio.to_thread(self._kept.read, {pair.query_id for pair in pairs})
+            for row in table.to_pylist():
                 self._grades[Pair(row["query_id"], row["chunk_id"])] = row["grade"]
+        self._budget = Budget(self._ctx.spec.judge.max_missing, len(pairs))
         walks = [(pair.query_id, [pair.chunk_id]) for pair in pairs]
         async with judge:
             await walk_all(walks, judge, dict(self._grades), None, self)
@@ -67,8 +76,8 @@ class OwnPassages:
         self._ctx.progress.advance()
 
     def missing(self, missing: Missing) -> None:
-        del missing  # no grade, so the question is dropped: see ``grade``
         self._ctx.progress.advance()
+        self._budget.spend(missing)
 
     def kept(self, pair: Pair) -> None:
         del pair

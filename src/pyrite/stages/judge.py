@@ -5,20 +5,22 @@ A query belongs to one shard, whole. What the judge answers is kept as it comes,
 
 import asyncio
 import hashlib
-import math
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyrite import metrics, tables
 from pyrite.errors import PyriteError
-from pyrite.judges import Judge, Judgment, Missing, Pair, open_judge
+from pyrite.judges import GRADES, Judge, Judgment, Missing, Pair, open_judge
+from pyrite.judges.budget import Budget
 from pyrite.judges.choosing import choose
 from pyrite.judges.kept import Kept
 from pyrite.judges.timeline import Timeline
@@ -27,9 +29,6 @@ from pyrite.parts import Fresh
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import read_candidates, read_chunks, read_qrels, read_queries
 from pyrite.stages.working import work
-
-#: So few ungraded pairs are never too many, be the shard ever so small.
-_FEW = 5
 
 
 def shard_of(query_id: str, shards: int) -> int:
@@ -43,20 +42,20 @@ def run(ctx: StepContext) -> dict[str, Any]:
     shard, spec = ctx.step.shard, ctx.spec.judge
     queries, qrels = read_queries(ctx), read_qrels(ctx)
     judge = open_judge(ctx.spec, queries, read_chunks(ctx), qrels)
+    candidates = _of_shard(read_candidates(ctx, ctx.iteration), shard, spec.shards)
     known: dict[str, set[str]] = defaultdict(set)
-    for query, chunk in zip(qrels["query_id"].to_pylist(), qrels["chunk_id"].to_pylist(), strict=True):
+    for query, chunk in _rows(_of_shard(qrels, shard, spec.shards), "query_id", "chunk_id"):
         known[query].add(chunk)
-    candidates = read_candidates(ctx, ctx.iteration).select(["query_id", "chunk_id", "rank"]).to_pylist()
-    candidates = [row for row in candidates if shard_of(row["query_id"], spec.shards) == shard]
     walks = [
-        (query, choose(query, [(row["chunk_id"], row["rank"]) for row in rows], known[query], spec, ctx.spec.seed))
-        for query, rows in groupby(candidates, key=lambda row: row["query_id"])
+        (query, choose(query, [row[1:] for row in rows], known[query], spec, ctx.spec.seed))
+        for query, rows in groupby(_rows(candidates, "query_id", "chunk_id", "rank"), key=itemgetter(0))
     ]
     kept = None
     if judge.shared:
         writer = f"{ctx.spec.name}/{ctx.iteration}.{shard}"
         kept = Kept(ctx.store, judge.fingerprint, writer, uuid.uuid4().hex[:12])
-    judging = _Judging(walks, judge, kept, ctx)
+    not_chosen = candidates.num_rows - sum(len(chunks) for _, chunks in walks)
+    judging = _Judging(walks, not_chosen, judge, kept, ctx)
     asyncio.run(work(judging.walk(), judging.flush))
     table = judging.result()
     place = f"iterations/{ctx.iteration}/judgments"
@@ -66,14 +65,14 @@ def run(ctx: StepContext) -> dict[str, Any]:
         kept.merge()
     grades = Counter(table["grade"].to_pylist())
     return {
-        "pairs": len(candidates),
-        "not_chosen": len(candidates) - judging.total,
+        "pairs": candidates.num_rows,
+        "not_chosen": not_chosen,
         "skipped": judging.passed,
         "kept": judging.reused,
         "judged": table.num_rows,
         "missing": len(judging.absent),
         "missing_reasons": dict(Counter(row["reason"] for row in judging.absent).most_common()),
-        "grades": {str(grade): grades[grade] for grade in (1, 2, 3, 4)},
+        "grades": {str(grade): grades[grade] for grade in GRADES},
         "prompt_tokens": sum(table["prompt_tokens"].to_pylist()),
         "cached_tokens": sum(table["cached_tokens"].to_pylist()),
         "judge": judge.fingerprint,
@@ -82,17 +81,32 @@ def run(ctx: StepContext) -> dict[str, Any]:
     }
 
 
+def _of_shard(table: pa.Table, shard: int, shards: int) -> pa.Table:
+    """The rows of the shard's queries. All shards' rows as Python objects would not fit in a worker's memory."""
+    queries = table["query_id"].unique().to_pylist()
+    own = pa.array((query for query in queries if shard_of(query, shards) == shard), pa.string())
+    return table.filter(pc.is_in(table["query_id"], own))
+
+
+def _rows(table: pa.Table, *columns: str) -> Iterator[tuple[Any, ...]]:
+    return zip(*(table[column].to_pylist() for column in columns), strict=True)
+
+
 class _Judging:
     """The work on one shard: takes what the walks bring, keeps it as it comes, and watches how much is missing."""
 
-    def __init__(self, walks: Sequence[Walk], judge: Judge, kept: Kept | None, ctx: StepContext):
+    def __init__(self, walks: Sequence[Walk], not_chosen: int, judge: Judge, kept: Kept | None, ctx: StepContext):
         self._walks, self._judge, self._kept, self._ctx = walks, judge, kept, ctx
         self._fresh = Fresh()
         self._left: dict[str, int] = {}
         self.total = sum(len(chunks) for _, chunks in walks)
-        self._most_missing = max(_FEW, math.ceil(ctx.spec.judge.max_missing * self.total))
-        metrics.MISSING_LIMIT.set(self._most_missing)
-        self._reused, self._passed = (metrics.PAIRS.labels(outcome) for outcome in ("kept", "skipped"))  # 0, not absent
+        self._budget = Budget(ctx.spec.judge.max_missing, self.total)
+        metrics.MISSING_LIMIT.set(self._budget.most)
+        # All of them, so that they are 0 and not absent where none is counted.
+        outcomes = ("judged", "kept", "skipped", "not_chosen", "missing")
+        self._pairs = {outcome: metrics.PAIRS.labels(outcome) for outcome in outcomes}
+        self._grades = {grade: metrics.GRADES.labels(str(grade)) for grade in GRADES}
+        self._pairs["not_chosen"].inc(not_chosen)
         self.absent: list[dict[str, Any]] = []
         self.timeline = Timeline(datetime.now(UTC), time.monotonic)
         self.reused = 0
@@ -107,7 +121,7 @@ class _Judging:
         self._ctx.progress.begin(self.total, "pairs judged")
         grades: dict[Pair, int] = {}
         if self._kept:
-            table = self._kept.read({query for query, _ in self._walks})
+            table = await asyncio.to_thread(self._kept.read, {query for query, _ in self._walks})
             pairs = map(Pair, table["query_id"].to_pylist(), table["chunk_id"].to_pylist())
             grades = dict(zip(pairs, table["grade"].to_pylist(), strict=True))
         async with self._judge:
@@ -126,7 +140,7 @@ class _Judging:
         """
         walked = [(q, chunks[: len(chunks) - self._left.get(q, 0)]) for q, chunks in self._walks]
         if self._kept:
-            table = self._kept.read({query for query, _ in self._walks})
+            table = self._kept.held({query for query, _ in self._walks})
         else:
             table = pa.Table.from_pylist(self._fresh.rows, tables.JUDGMENTS)
         order = pa.table(
@@ -147,18 +161,20 @@ class _Judging:
     def judged(self, judgment: Judgment) -> None:
         self._fresh.rows.append(judgment.row(self._judge.fingerprint))
         self.timeline.add(judgment.grade)
+        self._pairs["judged"].inc()
+        self._grades[judgment.grade].inc()
         self._ctx.progress.advance()
 
     def kept(self, pair: Pair) -> None:
         del pair
         self.reused += 1
-        self._reused.inc()
+        self._pairs["kept"].inc()
         self._ctx.progress.advance()
 
     def skipped(self, query_id: str, chunk_ids: Sequence[str]) -> None:
         self.passed += len(chunk_ids)
         self._left[query_id] = len(chunk_ids)
-        self._passed.inc(len(chunk_ids))
+        self._pairs["skipped"].inc(len(chunk_ids))
         self._ctx.progress.advance(len(chunk_ids))
 
     def missing(self, missing: Missing) -> None:
@@ -166,10 +182,7 @@ class _Judging:
         self.absent.append(
             {"query_id": query_id, "chunk_id": chunk_id, "reason": missing.reason, "attempts": missing.attempts}
         )
+        self._pairs["missing"].inc()
+        metrics.MISSING.labels(missing.kind).inc()
         self._ctx.progress.advance()
-        if len(self.absent) > self._most_missing:
-            reason, times = Counter(row["reason"] for row in self.absent).most_common(1)[0]
-            raise PyriteError(
-                f"{len(self.absent)} of {self.total} pairs could not be graded, more than judge.max_missing "
-                f"({self._ctx.spec.judge.max_missing:.0%}) allows; {times} times: {reason}. Look at the judge's server."
-            )
+        self._budget.spend(missing)

@@ -33,7 +33,8 @@ async def work(doing: Coroutine[Any, Any, T], flush: Callable[[], Awaitable[None
     loop, told, before = asyncio.get_running_loop(), asyncio.Event(), signal.getsignal(signal.SIGTERM)
     loop.set_default_executor(_Unawaited())
     loop.add_signal_handler(signal.SIGTERM, told.set)
-    task, flushing, telling = (loop.create_task(each) for each in (doing, _often(flush), told.wait()))
+    task, flushing = loop.create_task(doing), loop.create_task(_often(flush))
+    telling = loop.create_task(told.wait())
     try:
         await asyncio.wait({task, flushing, telling}, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:  # Ctrl-C
