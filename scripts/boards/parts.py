@@ -16,17 +16,32 @@ Panel = Any  # the builders of panels have no base of their own
 
 SOURCE = options.DataSourceRef(type_val="prometheus", uid="${datasource}")
 GREEN, AMBER, RED = "green", "orange", "red"
-_NEUTRAL, _GREY = "text", "#808080"  # a number that is neither good nor bad; what only serves to compare
+_PLAIN, _GREY = "text", "#808080"  # a number that is neither good nor bad; what only serves to compare
 PER_SECOND = "count:/s"
 
 #: The same colour wherever the same thing is shown.
 GRADES = {"1": "blue", "2": "light-blue", "3": "light-green", "4": "green"}
 OUTCOMES = {"judged": "blue", "kept": GREEN, "skipped": "light-green", "not_chosen": _GREY, "missing": RED}
 EXAMPLES = {"hard": "purple", "easy": "light-blue", "earlier": _GREY}
+HARD = {"positive": "purple", "negative": AMBER}
 MODELS = {"base": _GREY, "tuned": "blue"}
 
 #: Values from which on a colour holds, the first of them (None) from the lowest on.
 Steps = Sequence[tuple[float | None, str]]
+
+#: The steps of a panel whose values are neither good nor bad.
+NEUTRAL: Steps = ((None, _PLAIN),)
+
+
+def worse(amber: float, red: float) -> Steps:
+    """The higher the worse: green below ``amber``."""
+    return ((None, GREEN), (amber, AMBER), (red, RED))
+
+
+def better(amber: float, green: float) -> Steps:
+    """The higher the better: red below ``amber``."""
+    return ((None, RED), (amber, AMBER), (green, GREEN))
+
 
 #: Labels that the variables of the dashboards choose.
 SPACE = 'namespace=~"$namespace"'
@@ -54,15 +69,35 @@ def quantiles(histogram: str, labels: str) -> list[Query]:
     ]
 
 
+def time_left(labels: str) -> str:
+    """Seconds until the iteration is judged that is being judged; none while nothing moves."""
+    return (
+        f"sum(run:pyrite_judge_work_left:sum{{{labels}}}) / (sum(run:pyrite_judge_work_done:rate10m{{{labels}}}) > 0)"
+    )
+
+
+def shares(series: str, part: str) -> str:
+    """Of each iteration, the share of each value of the label ``part``."""
+    return f"sum by (iteration, {part}) ({series}) / on (iteration) group_left () (sum by (iteration) ({series}) > 0)"
+
+
+def budget_used(labels: str) -> str:
+    """Dollars spent of those that a run may cost, of the run that is worst off."""
+    cost, most = (
+        f"max by (namespace, run) (pyrite_run_cost_{name}{{{labels}}})" for name in ("dollars", "budget_dollars")
+    )
+    return f"max({cost} / ({most} > 0))"
+
+
 def number(
     title: str,
     about: str,
     unit: str,
     query: Query,
-    steps: Steps = (),
+    steps: Steps,
     decimals: int | None = None,
 ) -> Panel:
-    """One number as it is now; it has a colour where ``steps`` say which."""
+    """One number as it is now, in the colour that ``steps`` say."""
     panel = _dressed(stat.Panel(), title, about, unit, [query], steps, instant=True).span(4).height(4)
     panel = panel.graph_mode(options.BigValueGraphMode.NONE).reduce_options(_last()).no_value("-")
     return panel if decimals is None else panel.decimals(decimals)
@@ -70,7 +105,7 @@ def number(
 
 def words(title: str, about: str, query: Query, colors: dict[str, str]) -> Panel:
     """The name of the one series that there is, in a colour of its own."""
-    panel = _dressed(stat.Panel(), title, about, "none", [query], (), instant=True).span(4).height(4)
+    panel = _dressed(stat.Panel(), title, about, "none", [query], NEUTRAL, instant=True).span(4).height(4)
     panel = panel.graph_mode(options.BigValueGraphMode.NONE).reduce_options(_last()).no_value("-")
     return _colored(panel.text_mode(options.BigValueTextMode.NAME), colors)
 
@@ -80,10 +115,10 @@ def over_time(
     about: str,
     unit: str,
     *queries: Query,
+    steps: Steps,
     width: int = 12,
     stacked: bool = False,
     most: float | None = None,
-    steps: Steps = (),
     legend: Literal["table", "list", "names"] = "table",
     colors: Mapping[str, str] | None = None,
     dashed: str = "",
@@ -101,7 +136,7 @@ def over_time(
     panel = panel.tooltip(common.VizTooltipOptions().mode(options.TooltipDisplayMode.MULTI))
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(options.StackingMode.NORMAL).group("A"))
-    if steps:
+    if steps != NEUTRAL:
         style = common.GraphThresholdsStyleConfig().mode(options.GraphThresholdsStyleMode.DASHED)
         panel = panel.thresholds_style(style)
     if dashed:
@@ -112,11 +147,12 @@ def over_time(
     return panel if most is None else panel.max(most)
 
 
-def bars(title: str, about: str, unit: str, query: Query, width: int = 8) -> Panel:
-    """A bar for each series, as it is now; for ten at most."""
-    panel = _dressed(bargauge.Panel(), title, about, unit, [query], (), instant=True).span(width).height(8).min(0)
+def bars(title: str, about: str, unit: str, *queries: Query, most: float | None = None) -> Panel:
+    """A bar for each series, as it is now; for ten at most. ``most``: where bars end."""
+    panel = _dressed(bargauge.Panel(), title, about, unit, queries, NEUTRAL, instant=True).span(12).height(8).min(0)
     panel = panel.orientation(options.VizOrientation.HORIZONTAL).display_mode(options.BarGaugeDisplayMode.BASIC)
-    return panel.reduce_options(_last()).no_value("-").color_scheme(_fixed("blue"))
+    panel = panel.reduce_options(_last()).no_value("-").color_scheme(_fixed("blue"))
+    return panel if most is None else panel.max(most)
 
 
 def columns(
@@ -126,15 +162,23 @@ def columns(
     query: Query,
     part: str,
     colors: Mapping[str, str],
-    width: int = 8,
+    width: int = 12,
     most: float | None = None,
     decimals: int | None = None,
 ) -> Panel:
     """A column for each iteration, made up of a part for each value of the label ``part``, as it is now."""
-    panel = _dressed(barchart.Panel(), title, about, unit, [query], (), instant=True).span(width).height(8).min(0)
-    # A table of one row for each iteration: Grafana's bar chart takes the first column of words as names.
+    panel = _dressed(barchart.Panel(), title, about, unit, [query], NEUTRAL, instant=True).span(width).height(8).min(0)
+    # A table of one row for each iteration: Grafana's bar chart takes the first column of words as names. Sorted
+    # before, by number: 10 comes after 9.
+    as_number = {"conversions": [{"targetField": "iteration", "destinationType": "number"}], "fields": {}}
     matrix = {"columnField": part, "rowField": "iteration", "valueField": "Value", "emptyValue": "null"}
-    panel = panel.with_transformation(model.DataTransformerConfig(id_val="groupingToMatrix", options=matrix))
+    for id_, done in (
+        ("sortBy", {"fields": {}, "sort": [{"field": part}]}),
+        ("convertFieldType", as_number),
+        ("sortBy", {"fields": {}, "sort": [{"field": "iteration"}]}),
+        ("groupingToMatrix", matrix),
+    ):
+        panel = panel.with_transformation(model.DataTransformerConfig(id_val=id_, options=done))
     panel = panel.stacking(options.StackingMode.NORMAL).show_value(options.VisibilityMode.AUTO).fill_opacity(80)
     legend = common.VizLegendOptions().show_legend(True).display_mode(options.LegendDisplayMode.LIST)
     panel = panel.legend(legend.placement(options.LegendPlacement.BOTTOM).calcs([])).no_value("-")
@@ -187,14 +231,10 @@ def _dressed(
             query = query.format(asked.PromQueryFormat.TABLE)
         panel = panel.with_target(query.instant() if instant else query.range())
     levels = [model.Threshold(value=value, color=color) for value, color in steps]
-    if not levels or levels[0].value is not None:
-        levels.insert(0, model.Threshold(value=None, color=GREEN))
     if not isinstance(panel, stat.Panel):
         panel = panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
-    elif steps:
-        panel = panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
     else:
-        panel = panel.color_scheme(_fixed(_NEUTRAL))
+        panel = panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
     return panel.thresholds(dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(levels))
 
 

@@ -7,22 +7,29 @@ from boards.parts import (
     EXAMPLES,
     GRADES,
     GREEN,
+    HARD,
     ITERATION,
     MODELS,
     NAMESPACE,
+    NEUTRAL,
     OUTCOMES,
     RED,
     SPACE,
     Query,
     bars,
+    better,
+    budget_used,
     columns,
     made,
     number,
     over_time,
     quantiles,
     rate,
+    shares,
+    time_left,
     variable,
     words,
+    worse,
 )
 
 
@@ -34,8 +41,8 @@ def run() -> Any:
     best, base = (f'max(pyrite_run_validation_mrr{{{mine}, model="{model}"}})' for model in ("best", "base"))
     training = f'{part}, stage="finetune"'
     tried = f'{mine}, model=~"base|tuned"'
-    shares = f"sum by (iteration, grade) (pyrite_run_grades{{{part}}}) / on (iteration) group_left () "
-    of = "stage, iteration, unit"
+    work = "sum by (stage, iteration, unit)"
+    step = f"{work} (pyrite_step_work_done{{{mine}}}) / ({work} (pyrite_step_work{{{mine}}}) > 0)"
     turn, labels = "pyrite_controller_turn_seconds", f'{SPACE}, component="controller"'
     colors = {"Succeeded": GREEN, "Failed": RED, "Running": "blue", "Waiting": AMBER, "Suspended": AMBER}
     rows = {
@@ -50,7 +57,8 @@ def run() -> Any:
                 "Steps done",
                 "Of all steps of the run, each shard counting as one. Steps differ widely in length.",
                 "percentunit",
-                Query(f"max(pyrite_run_steps_done{{{mine}}}) / max(pyrite_run_steps{{{mine}}})"),
+                Query(f"max(pyrite_run_steps_done{{{mine}}}) / (max(pyrite_run_steps{{{mine}}}) > 0)"),
+                NEUTRAL,
                 decimals=0,
             ),
             number(
@@ -58,20 +66,61 @@ def run() -> Any:
                 "To now, or to its end; waiting and suspension count.",
                 "s",
                 Query(f"{ended} - max(pyrite_run_started_timestamp_seconds{{{mine}}})"),
+                NEUTRAL,
+            ),
+            number(
+                "Judging: time left",
+                "For the iteration that is being judged, at the speed of the last 10 minutes. Empty while none is.",
+                "s",
+                Query(time_left(mine)),
+                NEUTRAL,
+            ),
+            number(
+                "Judging: done at",
+                "When judging of this iteration will end, if it goes on like this.",
+                "dateTimeAsLocalNoDateIfToday",
+                Query(f"(time() + {time_left(mine)}) * 1000"),
+                NEUTRAL,
+            ),
+            number(
+                "Pairs judged so far",
+                "Pairs that the LLM graded, in all iterations, the one that is being judged too. Pairs known already "
+                "are not among them.",
+                "short",
+                Query(f"sum(run:pyrite_judge_pairs:judged{{{mine}}})"),
+                NEUTRAL,
             ),
             number(
                 "Dollars",
-                "Hours of its steps, the running one too, times cost.dollarsPerHour. Empty where no price is set.",
+                "Hours of its steps, the running one too, times cost.dollarsPerHour; tries that failed do not count. "
+                "Empty where no price is set.",
                 "currencyUSD",
                 Query(f"max(pyrite_run_cost_dollars{{{mine}}})"),
+                NEUTRAL,
                 decimals=2,
+            ),
+            number(
+                "Dollar budget used",
+                "Cost so far against cost.budgetDollars. Empty where there is no price or no budget.",
+                "percentunit",
+                Query(budget_used(mine)),
+                worse(0.8, 1),
+                decimals=0,
+            ),
+            number(
+                "MRR@5 on validation",
+                "Of the best model so far: how high the first relevant passage ranks; 1 is always first.",
+                "none",
+                Query(best),
+                NEUTRAL,
+                decimals=3,
             ),
             number(
                 "Gain on validation",
                 "MRR@5 of the best model so far against the base model's. The final verdict is on test, in the report.",
                 "percentunit",
-                Query(f"{best} / {base} - 1"),
-                [(None, RED), (0, AMBER), (0.15, GREEN)],
+                Query(f"{best} / ({base} > 0) - 1"),
+                better(0, 0.15),
                 decimals=0,
             ),
             words(
@@ -85,6 +134,14 @@ def run() -> Any:
                 ),
                 {"passed": GREEN, "not passed": RED},
             ),
+            number(
+                "Running step",
+                "Work done of all work, of the step that runs, its shards together.",
+                "percentunit",
+                Query(f"max({step})"),
+                NEUTRAL,
+                decimals=0,
+            ),
         ],
         "Is the model getting better?": [
             columns(
@@ -94,6 +151,7 @@ def run() -> Any:
                 Query(f"max by (model, iteration) (pyrite_run_validation_mrr{{{tried}}})"),
                 "model",
                 MODELS,
+                width=8,
                 most=1,
                 decimals=3,
             ),
@@ -104,6 +162,7 @@ def run() -> Any:
                 Query(f"max by (model, iteration) (pyrite_run_validation_dcg{{{tried}}})"),
                 "model",
                 MODELS,
+                width=8,
                 decimals=3,
             ),
             over_time(
@@ -115,6 +174,7 @@ def run() -> Any:
                 Query(
                     f"max by (iteration) (pyrite_run_training_loss{{{part}}})", "iteration {{iteration}}, at its end"
                 ),
+                steps=NEUTRAL,
                 width=8,
                 legend="list",
                 dashed="at its end",
@@ -131,10 +191,20 @@ def run() -> Any:
                 EXAMPLES,
             ),
             columns(
+                "Hard positives and negatives, by iteration",
+                "What hard examples are made of. positive: passages that answer a question and that another outranks "
+                "which does not; negative: those others, as far as examples hold them.",
+                "short",
+                Query(f"max by (iteration, kind) (pyrite_run_hard_pairs{{{part}}})"),
+                "kind",
+                HARD,
+            ),
+            columns(
                 "Grades, by iteration",
-                "Share of each grade among an iteration's judgments. A large change between iterations is drift.",
+                "Share of each grade among an iteration's judgments; of the one that is being judged, those so far. A "
+                "large change between iterations is drift.",
                 "percentunit",
-                Query(f"{shares} sum by (iteration) (pyrite_run_grades{{{part}}})"),
+                Query(shares(f"run:pyrite_judge_grades:sum{{{part}}}", "grade")),
                 "grade",
                 GRADES,
                 most=1,
@@ -153,24 +223,21 @@ def run() -> Any:
         "Where the time goes": [
             bars(
                 "Time of finished stages",
-                "Wall time, all iterations together, each from its first shard to its last; waiting for a server not "
-                "counted.",
+                "Time in which they were at work, all iterations together, shards side by side counting once. Waiting "
+                "for a server, and tries that failed, do not count.",
                 "s",
                 Query(
                     f"sort_desc(sum by (stage) (max by (stage, iteration) (pyrite_run_stage_seconds{{{mine}}})))",
                     "{{stage}}",
                 ),
-                width=12,
             ),
             over_time(
                 "How far the running step is",
                 "Work done of all work, of the shards that run or have run together. A stage may count several things "
                 "one after the other.",
                 "percentunit",
-                Query(
-                    f"sum by ({of}) (pyrite_step_work_done{{{mine}}}) / sum by ({of}) (pyrite_step_work{{{mine}}})",
-                    "{{stage}} {{iteration}}: {{unit}}",
-                ),
+                Query(step, "{{stage}} {{iteration}}: {{unit}}"),
+                steps=NEUTRAL,
                 most=1,
                 legend="names",
             ),
@@ -182,24 +249,28 @@ def run() -> Any:
                 "s",
                 *quantiles(turn, labels),
                 width=8,
-                steps=[(10, RED)],
+                steps=worse(5, 10),
             ),
             over_time(
-                "Failed turns per minute, by kind",
-                "Each is tried again; nothing is lost. Many in a row: its log says why.",
+                "Errors per minute, by kind",
+                "Each but unreadable is of a turn that failed and was tried again; as many as there are turns are an "
+                "alert. unreadable: what the store holds of a run cannot be shown. The log says why.",
                 "none",
                 Query(f"60 * {rate('pyrite_controller_errors_total', SPACE, 'kind')}", "{{kind}}"),
                 Query(f"60 * {rate(f'{turn}_count', labels)}", "all turns"),
                 width=8,
+                steps=worse(1, 10),
+                legend="names",
                 dashed="all turns",
             ),
             over_time(
                 "Runs, by phase",
                 "All TrainingRuns of the namespace.",
                 "none",
-                Query(f"sum by (phase) (pyrite_controller_runs{{{SPACE}}})", "{{phase}}"),
+                Query(f"sum by (phase) (max by (namespace, phase) (pyrite_controller_runs{{{SPACE}}}))", "{{phase}}"),
+                steps=NEUTRAL,
                 width=8,
-                legend="list",
+                legend="names",
                 colors=colors,
             ),
         ],

@@ -3,19 +3,19 @@
 from typing import Any
 
 from boards.parts import (
-    AMBER,
-    GREEN,
     NAMESPACE,
+    NEUTRAL,
     PER_SECOND,
-    RED,
     SPACE,
     Query,
+    better,
     made,
     number,
     over_time,
     quantiles,
     rate,
     variable,
+    worse,
 )
 
 VLLM = f'{SPACE}, pod=~"$pod"'
@@ -23,7 +23,9 @@ VLLM = f'{SPACE}, pod=~"$pod"'
 
 def vllm() -> Any:
     """The judge's server, by its own metrics."""
-    server = f'{SPACE}, state="%s"'
+    ready, wanted = (
+        f'max by (namespace) (pyrite_server_replicas{{{SPACE}, state="{state}"}})' for state in ("ready", "wanted")
+    )
     hits, asked = (f"vllm:prefix_cache_{kind}_total" for kind in ("hits", "queries"))
     hit_rate = f"{rate(hits, VLLM, 'pod')} / ({rate(asked, VLLM, 'pod')} > 0)"
     rows = {
@@ -32,41 +34,44 @@ def vllm() -> Any:
                 "Servers ready",
                 "vLLM pods that answer. The controller wants none while nobody judges.",
                 "none",
-                Query(f"sum(pyrite_server_replicas{{{server % 'ready'}}})"),
+                Query(f"sum({ready})"),
+                NEUTRAL,
             ),
             number(
-                "Servers wanted",
-                "More than are ready, for long: look for a free GPU, or at the log of the pod that starts.",
+                "Servers not ready",
+                "Of those that are wanted. For long: look for a free GPU, or at the log of the pod that starts.",
                 "none",
-                Query(f"sum(pyrite_server_replicas{{{server % 'wanted'}}})"),
+                Query(f"sum({wanted} - {ready})"),
+                worse(1, 2),
             ),
             number(
                 "Requests running",
                 "In execution, all servers together.",
                 "none",
                 Query(f"sum(vllm:num_requests_running{{{VLLM}}})"),
+                NEUTRAL,
             ),
             number(
                 "Requests waiting",
                 "Queued inside vLLM. A few keep the GPU busy; hundreds only make each request slower.",
                 "none",
                 Query(f"sum(vllm:num_requests_waiting{{{VLLM}}})"),
-                [(100, AMBER), (500, RED)],
+                worse(100, 500),
             ),
             number(
                 "KV cache used",
                 "Of the fullest server. Near 100% requests are preempted and computed again.",
                 "percentunit",
                 Query(f"max(vllm:kv_cache_usage_perc{{{VLLM}}})"),
-                [(0.9, AMBER), (0.98, RED)],
+                worse(0.9, 0.98),
                 decimals=0,
             ),
             number(
                 "Prefix cache hits",
                 "Share of prompt tokens that were in the cache, all servers together.",
                 "percentunit",
-                Query(f"{rate(hits, VLLM)} / {rate(asked, VLLM)}"),
-                [(0, RED), (0.2, AMBER), (0.35, GREEN)],
+                Query(f"{rate(hits, VLLM)} / ({rate(asked, VLLM)} > 0)"),
+                better(0.2, 0.35),
                 decimals=0,
             ),
         ],
@@ -77,6 +82,7 @@ def vllm() -> Any:
                 "different size, or one of them is sick.",
                 "none",
                 Query(f"sum by (pod) (vllm:num_requests_running{{{VLLM}}})", "{{pod}}"),
+                steps=NEUTRAL,
                 stacked=True,
                 legend="list",
             ),
@@ -85,6 +91,7 @@ def vllm() -> Any:
                 "None, while others wait for answers: the workers ask for too little. More than run: for too much.",
                 "none",
                 Query(f"sum by (pod) (vllm:num_requests_waiting{{{VLLM}}})", "{{pod}}"),
+                steps=worse(100, 500),
                 stacked=True,
                 legend="list",
             ),
@@ -94,12 +101,14 @@ def vllm() -> Any:
                 PER_SECOND,
                 Query(rate("vllm:prompt_tokens_total", VLLM), "prompt"),
                 Query(rate("vllm:generation_tokens_total", VLLM), "generated"),
+                steps=NEUTRAL,
             ),
             over_time(
                 "Requests ended per second, by reason",
                 "length or stop is well: a judgment is one token. abort: the worker gave up waiting.",
                 PER_SECOND,
                 Query(rate("vllm:request_success_total", VLLM, "finished_reason"), "{{finished_reason}}"),
+                steps=NEUTRAL,
                 legend="list",
             ),
         ],
@@ -109,6 +118,7 @@ def vllm() -> Any:
                 "For a judgment, about the whole request.",
                 "s",
                 *quantiles("vllm:time_to_first_token_seconds", VLLM),
+                steps=worse(10, 60),
                 width=8,
             ),
             over_time(
@@ -116,6 +126,7 @@ def vllm() -> Any:
                 "From its arrival at the server to its end. Workers see the network on top.",
                 "s",
                 *quantiles("vllm:e2e_request_latency_seconds", VLLM),
+                steps=worse(10, 60),
                 width=8,
             ),
             over_time(
@@ -123,6 +134,7 @@ def vllm() -> Any:
                 "Time in which a request only waits. If it is most of the whole, workers ask for too much.",
                 "s",
                 *quantiles("vllm:request_queue_time_seconds", VLLM),
+                steps=worse(5, 30),
                 width=8,
             ),
         ],
@@ -135,13 +147,14 @@ def vllm() -> Any:
                 width=8,
                 most=1,
                 legend="list",
-                steps=[(0.98, RED)],
+                steps=worse(0.9, 0.98),
             ),
             over_time(
                 "Prefix cache hits",
                 "By server. All pairs of a query share a prefix, so a server that others' queries reach too hits less.",
                 "percentunit",
                 Query(hit_rate, "{{pod}}"),
+                steps=better(0.2, 0.35),
                 width=8,
                 most=1,
                 legend="list",
@@ -151,6 +164,7 @@ def vllm() -> Any:
                 "A preempted request is computed again: lower resources.judge_concurrency or give more memory.",
                 PER_SECOND,
                 Query(rate("vllm:num_preemptions_total", VLLM), "preempted"),
+                steps=worse(0.1, 1),
                 width=8,
             ),
         ],

@@ -70,7 +70,7 @@ def _stat(panel: Json, series: list[Series], span: Span) -> str:
 
 def _bars(panel: Json, series: list[Series], span: Span) -> str:
     _, height = size(panel)
-    most = max(one.points[-1][1] for one in series) or 1.0
+    most = panel["fieldConfig"]["defaults"].get("max") or max(one.points[-1][1] for one in series) or 1.0
     tall = max(panel["options"]["minVizHeight"], (height - 10 * (len(series) - 1)) / len(series))
     rows = []
     for index, one in enumerate(series):
@@ -104,11 +104,11 @@ def _lines(panel: Json, series: list[Series], span: Span) -> str:
 
 
 def _columns(panel: Json, series: list[Series], span: Span) -> str:
-    """A column for each value of one label, stacked by another: Grafana's `grouping to matrix`."""
+    """A column for each value of one label, stacked by another: sorted, and Grafana's `grouping to matrix`."""
     [matrix] = [one["options"] for one in panel["transformations"] if one["id"] == "groupingToMatrix"]
     row, column = matrix["rowField"], matrix["columnField"]
-    names = list(dict.fromkeys(one.labels.get(row, "") for one in series))
-    kinds = list(dict.fromkeys(one.labels.get(column, "") for one in series))
+    names = sorted({one.labels.get(row, "") for one in series}, key=lambda name: name.zfill(20))
+    kinds = sorted({one.labels.get(column, "") for one in series})
     drawn = []
     for index, kind in enumerate(kinds):
         points = [(names.index(s.labels.get(row, "")), s.points[-1][1]) for s in series if s.labels.get(column) == kind]

@@ -6,11 +6,12 @@ of which hangs for a while in the second. Every number is an invention.
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from preview.asking import SCRAPE
+from pyrite.llm.wire import Kind
 
 SECONDS = 7200
 NAMESPACE, RUN = "ml", "sample"
@@ -38,6 +39,7 @@ class _Iteration(NamedTuple):
     grades: tuple[float, float, float, float]
     outcomes: dict[str, float]
     examples: dict[str, int]
+    hard: dict[str, int]
     loss: tuple[float, float]
     mrr: float
     dcg: float
@@ -49,6 +51,7 @@ _ITERATIONS = {
         (0.52, 0.22, 0.15, 0.11),
         {"judged": 0.86, "kept": 0.0, "skipped": 0.14, "not_chosen": 0.31, "missing": 0.0002},
         {"hard": 5210, "easy": 1740, "earlier": 0},
+        {"positive": 4030, "negative": 7650},
         (1.42, 0.61),
         0.671,
         2.58,
@@ -57,12 +60,19 @@ _ITERATIONS = {
         (0.45, 0.23, 0.18, 0.14),
         {"judged": 0.55, "kept": 0.34, "skipped": 0.11, "not_chosen": 0.29, "missing": 0.0006},
         {"hard": 3180, "easy": 1060, "earlier": 2600},
+        {"positive": 2510, "negative": 4270},
         (0.93, 0.47),
         0.709,
         2.71,
     ),
     3: _Iteration(
-        (0.41, 0.22, 0.20, 0.17), {"judged": 0.49, "kept": 0.42, "skipped": 0.09, "missing": 0.0003}, {}, (0, 0), 0, 0
+        (0.41, 0.22, 0.20, 0.17),
+        {"judged": 0.49, "kept": 0.42, "skipped": 0.09, "not_chosen": 0.28, "missing": 0.0003},
+        {},
+        {},
+        (0, 0),
+        0,
+        0,
     ),
 }
 
@@ -120,9 +130,11 @@ def _controller(rng: np.random.Generator) -> Iterator[_Found]:
     yield from _histogram("pyrite_controller_turn_seconds", _SHOWN, np.full(len(_at), 3.0), 0.32 * slow)
     yield "pyrite_controller_api_calls_total", _SHOWN, 7 * turns
     errors = np.cumsum(np.where((_at > 3000) & (_at < 3180), 1.0, 0.0))
-    yield "pyrite_controller_errors_total", {**_SHOWN, "kind": "ApiException"}, errors
-    for phase, number in (("Running", _during(240, math.inf)), ("Succeeded", np.full(len(_at), 2.0))):
-        yield "pyrite_controller_runs", {**_SHOWN, "phase": phase}, _or_gone(number)
+    for kind in ("ApiException", "MaxRetryError", "UserError", "unreadable"):
+        yield "pyrite_controller_errors_total", {**_SHOWN, "kind": kind}, errors * (kind == "ApiException")
+    for phase in _PHASES:
+        number = {"Running": _during(240, math.inf), "Succeeded": np.full(len(_at), 2.0)}.get(phase, np.zeros(len(_at)))
+        yield "pyrite_controller_runs", {**_SHOWN, "phase": phase}, number
     wanted, ready = np.zeros(len(_at)), np.zeros(len(_at))
     for stage, iteration, begin, end in _STAGES:
         if stage == "judge":
@@ -152,6 +164,7 @@ def _run(start: float) -> Iterator[_Found]:
     shards = sum(_SHARDS * _during(begin, end) for stage, _, begin, end in _STAGES if stage == "judge")
     yield "pyrite_run_shards", mine, np.maximum(shards, 1) * begun
     yield "pyrite_run_shards_done", mine, 0 * begun
+    yield "pyrite_run_queued", mine, 0 * begun
     yield "pyrite_run_steps", mine, _STEPS * begun
     yield "pyrite_run_steps_done", mine, done * begun
     yield "pyrite_run_iterations", mine, 3 * begun
@@ -170,6 +183,8 @@ def _run(start: float) -> Iterator[_Found]:
             yield "pyrite_run_grades", {**at, "grade": str(grade)}, np.round(judged * 0.88 * share)
         for kind, number in found.examples.items():
             yield "pyrite_run_examples", {**at, "kind": kind}, number * ends["mine", iteration]
+        for kind, number in found.hard.items():
+            yield "pyrite_run_hard_pairs", {**at, "kind": kind}, number * ends["mine", iteration]
         yield "pyrite_run_training_loss", at, found.loss[1] * ends["finetune", iteration]
     yield from _validation(mine, ends)
 
@@ -226,6 +241,10 @@ def _pairs(pod: dict[str, str], found: _Iteration, growth: Values, there: Values
             {**pod, "outcome": outcome},
             np.floor(done * found.outcomes[outcome]) * alive,
         )
+    not_chosen = round(_PAIRS * found.outcomes["not_chosen"])
+    yield "pyrite_judge_pairs_total", {**pod, "outcome": "not_chosen"}, not_chosen * alive
+    missing = np.floor(done * found.outcomes["missing"])
+    yield "pyrite_judge_missing_pairs_total", {**pod, "reason": "timeout"}, missing * alive
     yield "pyrite_judge_missing_pairs_limit", pod, _PAIRS * 0.001 * alive
     drift = 1 + 0.15 * np.sin(done / 1900)
     shares = np.array(found.grades)[:, None] * np.stack([1 / drift, np.ones_like(drift), drift, drift])
@@ -246,7 +265,9 @@ def _requests(
     tokens = np.cumsum(judged * 430)
     yield "pyrite_llm_prompt_tokens_total", pod, np.floor(tokens) * alive
     yield "pyrite_llm_cached_tokens_total", pod, np.floor(np.cumsum(judged * 430 * (0.62 - 0.1 * hangs))) * alive
-    for reason, often in (("busy", 0.5), ("timeout", 9 * hangs), ("connection", 4 * hangs), ("unparsable", 0.04)):
+    fails = {"busy": 0.5, "timeout": 9 * hangs, "connection": 4 * hangs, "unparsable": 0.04}
+    for reason in (*get_args(Kind), "unparsable"):
+        often = fails.get(reason, 0)
         growth = rng.poisson(often * there)
         yield "pyrite_llm_retries_total", {**pod, "reason": reason}, np.cumsum(growth) * alive
     for server in range(_SERVERS):

@@ -24,7 +24,9 @@ LABELS = {
     "reason": "one word for a kind of fault, of about ten; never a message",
     "server": "address of a judge's server; as many as the run names",
     "unit": "what is counted, such as `pairs judged`; one or two a stage",
-    "kind": "of an error: its class, or unreadable; of an example: hard, easy or earlier; of a hard pair: positive or negative",
+    "kind": (
+        "of an error: its class, or unreadable; of an example: hard, easy or earlier; of a hard pair: positive, negative"
+    ),
     "phase": "of a run: Pending, Waiting, Running, Suspended, Succeeded, Failed or Cancelled",
     "state": "of servers: wanted, present or ready",
     "run": "name of a TrainingRun that is in the cluster; its series go when it is deleted",

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ Labels = dict[str, str]
 HEALTHY: Series = {
     f"pyrite_controller_turn_seconds_count{{{CONTROLLER}}}": "0+15x120",
     f'pyrite_run_phase{{{CONTROLLER}, run="r", phase="Running"}}': "1x120",
+    f'pyrite_run_phase{{{CONTROLLER}, run="r", phase="Waiting"}}': "0x120",
     f'pyrite_run_phase{{{CONTROLLER}, run="r", phase="Failed"}}': "0x120",
+    f'pyrite_run_queued{{{CONTROLLER}, run="r"}}': "0x120",
+    f'pyrite_controller_errors_total{{{CONTROLLER}, kind="ApiException"}}': "0x120",
+    f'pyrite_controller_errors_total{{{CONTROLLER}, kind="unreadable"}}': "0+15x120",
     f'pyrite_run_steps_done{{{CONTROLLER}, run="r"}}': "3x120",
     f'pyrite_run_shards{{{CONTROLLER}, run="r"}}': "4x120",
     f'pyrite_run_shards_done{{{CONTROLLER}, run="r"}}': "1x120",
@@ -49,12 +54,50 @@ def of(name: str, **labels: str) -> str:
     return one
 
 
+#: In place of the healthy series: no step reports what it does.
+SILENT: dict[str, str | None] = {of("pyrite_step_work"): None, of("pyrite_step_work_done"): None}
+WAITING: dict[str, str | None] = {
+    of("pyrite_run_phase", phase="Running"): "0x120",
+    of("pyrite_run_phase", phase="Waiting"): "1x120",
+}
+
+
+def replaced(at: int, **runs_phase: str) -> dict[str, str | None]:
+    """The controller's series where another one takes over at minute ``at``; ``runs_phase`` as that one says them."""
+    mine = {key: value for key, value in HEALTHY.items() if CONTROLLER in key and " " not in value}
+    old = {key: f"{value.split('x')[0]}x{at} stale" for key, value in mine.items()}
+    new = {key.replace("c-1", "c-2"): f"_x{at} {value.split('x')[0]}x{120 - at}" for key, value in mine.items()}
+    told = {
+        f'pyrite_run_phase{{{CONTROLLER.replace("c-1", "c-2")}, run="r", phase="{phase}"}}': value
+        for phase, value in runs_phase.items()
+    }
+    return {**old, **new, **told}
+
+
 #: A fault (series in place of healthy ones; None: gone), the alert that it must raise, and the alert's labels.
 FAULTS: dict[str, tuple[dict[str, str | None], str, Labels]] = {
     "the server hangs": (
         {
             of("pyrite_step_work_done"): "0+60x100 6000x19",
             of("pyrite_judge_pairs_total", outcome="judged"): "0+60x100 6000x19",
+        },
+        "PyriteJudgingStalled",
+        _ITERATION,
+    ),
+    "workers crash and start anew, each time with the same kept pairs": (
+        {
+            of("pyrite_step_work_done"): "0+60x60 stale",
+            of("pyrite_step_work"): "100000x60 stale",
+            of("pyrite_judge_pairs_total", outcome="judged"): "0+60x60 stale",
+            **{
+                series.replace("r-judge-1-0", f"r-judge-1-{again}"): f"_x{61 + 5 * again} {values} stale"
+                for again in range(1, 12)
+                for series, values in {
+                    of("pyrite_step_work"): "100000x2",
+                    of("pyrite_step_work_done"): "1000+1000x2",
+                    of("pyrite_judge_pairs_total", outcome="judged"): "0x2",
+                }.items()
+            },
         },
         "PyriteJudgingStalled",
         _ITERATION,
@@ -105,10 +148,15 @@ FAULTS: dict[str, tuple[dict[str, str | None], str, Labels]] = {
         "PyriteControllerDown",
         {"namespace": "ml"},
     ),
+    "all turns fail": (
+        {of("pyrite_controller_errors_total", kind="ApiException"): "0x60 0+15x59"},
+        "PyriteControllerFailing",
+        {"namespace": "ml"},
+    ),
+    "a run waits for a server that never comes": ({**SILENT, **WAITING}, "PyriteNoProgress", _RUN),
     "training hangs": (
         {
-            of("pyrite_step_work"): None,
-            of("pyrite_step_work_done"): None,
+            **SILENT,
             f'pyrite_step_work_done{{{RUN}, stage="finetune", pod="r-f", unit="training steps"}}': "0+1x30 30x89",
         },
         "PyriteNoProgress",
@@ -133,11 +181,31 @@ FINE: dict[str, dict[str, str | None]] = {
         of("pyrite_step_work_done"): "0+60x20 1200x99",
         of("pyrite_run_steps_done"): "0+1x120",
     },
-    "no pair judged yet, just begun": {
-        of("pyrite_step_work_done"): "_x117 0x3",
-        of("pyrite_step_work"): "_x117 9x3",
+    "no pair judged yet, begun seven minutes ago": {
+        of("pyrite_step_work_done"): "_x113 0x7",
+        of("pyrite_step_work"): "_x113 9x7",
+        of("pyrite_judge_pairs_total", outcome="judged"): "_x113 0x7",
+        of("pyrite_judge_pairs_total", outcome="missing"): "_x113 0x7",
         of("pyrite_run_steps_done"): "3x110 4x9",
     },
+    "judging has ended, and nearly all pairs got grade 1": {
+        of("pyrite_step_work"): "100000x110 stale",
+        of("pyrite_step_work_done"): "0+900x110 stale",
+        of("pyrite_judge_grades_total", grade="1"): "0+97x110 stale",
+        of("pyrite_judge_grades_total", grade="4"): "0+3x110 stale",
+    },
+    "a run ended while the controller was replaced": {
+        **SILENT,
+        **replaced(100, Running="_x100 0x19", Succeeded="_x100 1x19"),
+    },
+    "a run's Job waits in Kueue's queue": {**SILENT, of("pyrite_run_queued"): "1x120"},
+    "a run waits for another one to leave the GPUs": {**SILENT, **WAITING, of("pyrite_run_queued"): "1x120"},
+    "a run waits for a server that has just been asked for": {
+        **SILENT,
+        of("pyrite_run_phase", phase="Running"): "1x80 0x39",
+        of("pyrite_run_phase", phase="Waiting"): "0x80 1x39",
+    },
+    "some turns fail": {of("pyrite_controller_errors_total", kind="ApiException"): "0+10x120"},
     "the first few pairs get the same grade": {
         of("pyrite_judge_grades_total", grade="1"): "0+1x120",
         of("pyrite_judge_grades_total", grade="4"): "0x120",
@@ -154,29 +222,17 @@ FINE: dict[str, dict[str, str | None]] = {
     },
     "a server starts": {of("pyrite_server_replicas", state="ready"): "4x112 0x7"},
     "shards end that Prometheus cannot reach": {
-        of("pyrite_step_work"): None,
-        of("pyrite_step_work_done"): None,
+        **SILENT,
         of("pyrite_run_shards_done"): "0+1x120",
     },
     "a run has just begun": {
-        of("pyrite_step_work"): None,
-        of("pyrite_step_work_done"): None,
+        **SILENT,
         of("pyrite_run_phase", phase="Running"): "_x100 1x20",
         of("pyrite_run_steps_done"): "_x100 0x20",
     },
-    "a controller is replaced by another": {
-        **{
-            key: f"{value.split('x')[0]}x60" for key, value in HEALTHY.items() if CONTROLLER in key and " " not in value
-        },
-        **{
-            key.replace("c-1", "c-2"): f"_x59 {value.split('x')[0]}x60"
-            for key, value in HEALTHY.items()
-            if CONTROLLER in key and "ready" not in key
-        },
-    },
+    "a controller is replaced by another": replaced(60),
     "training goes on slowly": {
-        of("pyrite_step_work"): None,
-        of("pyrite_step_work_done"): None,
+        **SILENT,
         f'pyrite_step_work_done{{{RUN}, stage="finetune", unit="training steps"}}': "0x20 1x25 2x25 3x25 4x25",
     },
 }
@@ -198,13 +254,19 @@ def alerts() -> list[dict[str, Any]]:
 
 def evaluated(folder: Path, changed: dict[str, str | None], wanted: list[Labels]) -> None:
     """Have promtool say whether ``wanted`` fire after two hours of the healthy series, with some ``changed``."""
-    series = {name: values for name, values in {**HEALTHY, **changed}.items() if values is not None}
     inside = [", ".join(f'{label}="{value}"' for label, value in one.items()) for one in wanted]
     firing = [{"labels": f"ALERTS{{{labels}}}", "value": 1} for labels in inside]
+    asked(folder, {**HEALTHY, **changed}, {'ALERTS{alertstate="firing"}': firing})
+
+
+def asked(folder: Path, series: Mapping[str, str | None], wanted: dict[str, list[dict[str, Any]]]) -> None:
+    """Have promtool say whether each query of ``wanted`` gives its samples after two hours of ``series``."""
     test = {
         "interval": "1m",
-        "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "promql_expr_test": [{"expr": 'ALERTS{alertstate="firing"}', "eval_time": "2h", "exp_samples": firing}],
+        "input_series": [{"series": name, "values": values} for name, values in series.items() if values is not None],
+        "promql_expr_test": [
+            {"expr": expr, "eval_time": "2h", "exp_samples": samples} for expr, samples in wanted.items()
+        ],
     }
     path = folder / "test.yaml"
     path.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
@@ -236,17 +298,43 @@ def test_nothing_is_raised_where(case: str, tmp_path: Path) -> None:
     evaluated(tmp_path, FINE[case], [])
 
 
-def test_what_is_left_counts_shards_that_have_not_begun(tmp_path: Path) -> None:
-    """Four shards, one done, one at work with 92800 pairs left: two more of 100000 are to come."""
-    path = tmp_path / "test.yaml"
-    sample = {"labels": 'run:pyrite_judge_work_left:sum{iteration="1", namespace="ml", run="r"}', "value": 292800}
-    test = {
-        "interval": "1m",
-        "input_series": [{"series": name, "values": values} for name, values in HEALTHY.items()],
-        "promql_expr_test": [{"expr": "run:pyrite_judge_work_left:sum", "eval_time": "2h", "exp_samples": [sample]}],
+def test_time_left_goes_by_shards_to_come_and_by_workers_that_are_there(tmp_path: Path) -> None:
+    """Four shards, one done, one at work with 92800 pairs left: two more of 100000 are to come.
+
+    The bug: a worker that ended three minutes ago, ten times as fast, was taken to go on like this. One that is done
+    and waits for its last scrape is no shard at work.
+    """
+    ended = {
+        of(name).replace("r-judge-1-0", "r-judge-1-1"): values
+        for name, values in {
+            "pyrite_step_work": "100000x117 stale",
+            "pyrite_step_work_done": "30000+600x116 100000 stale",
+        }.items()
     }
-    path.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]}))
-    promtool("test", "rules", str(path))
+    done = {
+        of(name).replace("r-judge-1-0", "r-judge-1-2"): "100000x120"
+        for name in ("pyrite_step_work", "pyrite_step_work_done")
+    }
+    labels = '{iteration="1", namespace="ml", run="r"}'
+    wanted = {"run:pyrite_judge_work_left:sum": 292800, "run:pyrite_judge_work_done:rate10m": 1}
+    samples = {record: [{"labels": record + labels, "value": value}] for record, value in wanted.items()}
+    asked(tmp_path, {**HEALTHY, **ended, **done}, samples)
+
+
+def test_pairs_so_far_are_those_of_all_workers_that_there_were_or_of_the_manifests(tmp_path: Path) -> None:
+    """Iteration 1 has a worker that ended and one that is there; of iteration 0 nobody remembers the workers."""
+    judged = of("pyrite_judge_pairs_total", outcome="judged")
+    series = {
+        **HEALTHY,
+        judged.replace("r-judge-1-0", "r-judge-1-1"): "0+10x30 stale",
+        f'pyrite_run_pairs{{{CONTROLLER}, run="r", iteration="0", outcome="judged"}}': "5000x120",
+    }
+    record = "run:pyrite_judge_pairs:judged"
+    wanted = {"1": 7200 + 300, "0": 5000}
+    samples = [
+        {"labels": f'{record}{{iteration="{at}", namespace="ml", run="r"}}', "value": n} for at, n in wanted.items()
+    ]
+    asked(tmp_path, series, {record: samples})
 
 
 def test_the_chart_wraps_the_file_as_it_is() -> None:

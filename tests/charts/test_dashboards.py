@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from charts.test_alerts import HEALTHY, promtool
+from charts.test_alerts import HEALTHY, asked
 from charts.tools import CHART, objects
 from pyrite import metrics
 
@@ -26,7 +26,10 @@ boards = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
 VLLM = Path(__file__).with_name("vllm_metrics.txt")
 
 #: What the panels' variables stand for, where a query is to be read without Grafana.
-VARIABLES = {"$__rate_interval": "5m", "$namespace": "ml", "$run": "r", "$iteration": ".*", "$pod": ".*"}
+VARIABLES = {
+    **{"$__rate_interval": "5m", "$namespace": "ml", "$iteration": ".*", "$pod": ".*"},
+    **{'~"$run"': '~".*"', "$run": "r"},  # All, where several may be chosen
+}
 
 #: Series as a scrape of a run on a cluster has them, with values over two hours. Of judging, what test_alerts has.
 WORKER = 'namespace="ml", run="r", iteration="1", stage="judge", shard="0", component="worker", pod="r-judge-1-0"'
@@ -46,7 +49,7 @@ SERIES = {
         )
         for le, n in (("0.1", 5), ("1.0", 9), ("+Inf", 10))
     },
-    f'pyrite_judge_pairs_total{{{WORKER}, outcome="kept"}}': "0+1x120",
+    **{f'pyrite_judge_pairs_total{{{WORKER}, outcome="{o}"}}': "0+1x120" for o in ("kept", "skipped", "not_chosen")},
     f"pyrite_judge_cut_passages_total{{{WORKER}}}": "1x120",
     f'pyrite_llm_retries_total{{{WORKER}, reason="busy"}}': "0+1x120",
     f'pyrite_llm_requests_in_flight{{{WORKER}, server="http://s:8000"}}': "7x120",
@@ -55,7 +58,6 @@ SERIES = {
     f"pyrite_llm_prompt_tokens_total{{{WORKER}}}": "0+600x120",
     f"pyrite_llm_cached_tokens_total{{{WORKER}}}": "0+400x120",
     f"pyrite_finetune_loss{{{TRAINING}}}": "0.3x120",
-    f'pyrite_controller_errors_total{{{SHOWN}, kind="ApiException"}}': "0+1x120",
     f"pyrite_controller_api_calls_total{{{SHOWN}}}": "0+9x120",
     f'pyrite_controller_runs{{{SHOWN}, phase="Running"}}': "1x120",
     f'pyrite_run_steps{{{SHOWN}, run="r"}}': "9x120",
@@ -63,6 +65,7 @@ SERIES = {
     f'pyrite_run_stage_seconds{{{SHOWN}, run="r", stage="prepare", iteration=""}}': "60x120",
     f'pyrite_run_gate_passed{{{SHOWN}, run="r"}}': "0x120",
     f'pyrite_run_examples{{{SHOWN}, run="r", iteration="1", kind="hard"}}': "60x120",
+    f'pyrite_run_hard_pairs{{{SHOWN}, run="r", iteration="1", kind="positive"}}': "60x120",
     f'pyrite_run_training_loss{{{SHOWN}, run="r", iteration="1"}}': "0.2x120",
     **{f'pyrite_run_pairs{{{SHOWN}, run="r", iteration="1", outcome="{o}"}}': "60x120" for o in ("judged", "kept")},
     **{f'pyrite_run_grades{{{SHOWN}, run="r", iteration="1", grade="{g}"}}': "60x120" for g in (1, 4)},
@@ -86,6 +89,10 @@ SERIES = {
     },
     f'vllm:request_success_total{{{SERVER}, finished_reason="length"}}': "0+9x120",
 }
+
+
+#: The same twice: another run on another machine has pods of the same name.
+TWICE = {**SERIES, **{name.replace('run="r"', 'run="s"'): values for name, values in SERIES.items()}}
 
 
 def panels(board: dict[str, Any]) -> list[dict[str, Any]]:
@@ -160,11 +167,45 @@ def test_the_files_are_what_the_code_makes() -> None:
 @boards
 def test_every_panel_says_what_it_shows(board: dict[str, Any]) -> None:
     for panel in panels(board):
-        defaults = panel["fieldConfig"]["defaults"]
         assert len(panel["description"]) > 15, panel["title"]
-        assert defaults["unit"], panel["title"]
-        assert defaults["thresholds"]["steps"], panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
         assert panel["datasource"]["uid"] == "${datasource}", panel["title"]
+
+
+@boards
+def test_every_panel_says_from_which_value_on_to_worry_or_that_there_is_none(board: dict[str, Any]) -> None:
+    """Grafana's own default, green up to 80, must be nowhere: it says of any number that it is well."""
+    for panel in panels(board):
+        defaults = panel["fieldConfig"]["defaults"]
+        first, *steps = [(step.get("value"), step["color"]) for step in defaults["thresholds"]["steps"]]
+        if not steps:
+            assert first == (None, "text"), panel["title"]
+            continue
+        values = [value for value, _ in steps]
+        assert values == sorted(values), panel["title"]
+        assert {first[1], steps[-1][1]} == {"green", "red"}, panel["title"]
+        assert defaults["unit"] != "percentunit" or max(values) <= 1, f"{panel['title']}: 100% is 1"
+        if panel["type"] == "timeseries":
+            assert defaults["custom"]["thresholdsStyle"]["mode"] == "dashed", f"{panel['title']}: nobody sees them"
+
+
+def test_what_an_alert_goes_by_has_a_colour_before_it_fires() -> None:
+    """An alert's limit that is changed and the panel's not: red and no alert, or an alert and no red."""
+    limits = {
+        f"{name}: {panel['title']}": [
+            step.get("value") for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        ]
+        for name, board in BOARDS.items()
+        for panel in panels(board)
+    }
+    alerts = {rule["alert"]: rule["expr"] for group in RULES["groups"] for rule in group["rules"] if "alert" in rule}
+    assert "> 0.95" in alerts["PyriteGradeCollapse"]
+    assert limits["judging: Most frequent grade"][-1] == 0.95
+    assert "0.5 *" in alerts["PyriteFailureBudgetHalfUsed"]
+    assert limits["judging: Failure budget used"][1] == 0.5
+    assert limits["run: Dollar budget used"][-1] == limits["judging: Dollar budget used"][-1] == 1
+    assert limits["vllm: Servers not ready"][1] == 1
+    assert limits["judging: Servers that are asked"][-1] == 1
 
 
 @boards
@@ -186,25 +227,33 @@ def test_panels_are_wide_enough_and_do_not_overlap(board: dict[str, Any]) -> Non
 @boards
 def test_every_query_finds_something(board: dict[str, Any], tmp_path: Path) -> None:
     """Over series with the labels of real ones: labels that do not match leave a panel empty without a word."""
-    tests = []
+    one = [{"labels": "{}", "value": 1}]
+    asked(tmp_path, TWICE, {f"clamp_max(count({expr}), 1)": one for expr in filled(board).values()})
+    for (title, legend), expr in filled(board).items():
+        for label in re.findall(r"{{(\w+)}}", legend):
+            kept = rf'by \([^)]*\b{label}\b|label_replace\(.*"{label}"'
+            assert re.search(kept, expr), f"{title}: the legend's {label} is summed away"
+
+
+@boards
+def test_where_nothing_moves_no_panel_says_nan(board: dict[str, Any], tmp_path: Path) -> None:
+    """Between two steps, and before the first pair: 0 of 0 is no number, and a panel of one number shows it large."""
+    idle = {name: "0x120" for name in SERIES if "_limit{" not in name}
+    numbers = filled({"panels": [panel for panel in panels(board) if panel["type"] != "timeseries"]})
+    asked(tmp_path, idle, {f"({expr}) != ({expr})": [] for expr in numbers.values()})
+
+
+def filled(board: dict[str, Any]) -> dict[tuple[str, str], str]:
+    """Each panel's queries as Prometheus is asked them, by title and legend."""
+    found = {}
     for panel in panels(board):
         for target in panel["targets"]:
             expr = target["expr"]
             for name, value in VARIABLES.items():
                 expr = expr.replace(name, value)
             assert "$" not in expr, panel["title"]
-            one = {"labels": "{}", "value": 1}
-            tests.append({"expr": f"clamp_max(count({expr}), 1)", "eval_time": "2h", "exp_samples": [one]})
-            for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
-                kept = rf'by \([^)]*\b{label}\b|label_replace\(.*"{label}"'
-                assert re.search(kept, expr), f"{panel['title']}: the legend's {label} is summed away"
-    content = {"rule_files": [str(CHART / "files" / "rules.yaml")], "evaluation_interval": "1m"}
-    given = [{"series": name, "values": values} for name, values in SERIES.items()]
-    path = tmp_path / "test.yaml"
-    path.write_text(
-        yaml.safe_dump({**content, "tests": [{"interval": "1m", "input_series": given, "promql_expr_test": tests}]})
-    )
-    promtool("test", "rules", str(path))
+            found[panel["title"], target["legendFormat"]] = expr
+    return found
 
 
 def test_the_chart_hands_each_dashboard_to_the_sidecar() -> None:

@@ -88,9 +88,12 @@ def refusing() -> Iterator[str]:
 def test_a_query_that_is_refused_does_not_look_like_one_without_data(refusing: str, tmp_path: Path) -> None:
     done = preview(tmp_path / "out", "--url", refusing)
     assert done.returncode == 1
-    assert "error: Retries per second, by reason: A: parse error: unexpected <rate>" in done.stdout
+    assert "error: Failed requests per second, by reason: A: parse error: unexpected <rate>" in done.stdout
     found = sections(tmp_path / "out" / "judging.html")
-    assert '<p class="error">A: parse error: unexpected &lt;rate&gt;' in found["Retries per second, by reason", "error"]
+    assert (
+        '<p class="error">A: parse error: unexpected &lt;rate&gt;'
+        in found["Failed requests per second, by reason", "error"]
+    )
     assert '<p class="empty">' in found["Time left", "empty"]
     assert "made up" not in (tmp_path / "out" / "judging.html").read_text()
 
