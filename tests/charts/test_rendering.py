@@ -1,5 +1,6 @@
 """What the chart makes of its values, without a cluster."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -12,8 +13,9 @@ import pytest
 import yaml
 
 from charts.tools import CHART, WAYS, Object, helm, kube_score, objects, pod_specs, rendered, the
-from pyrite.controller import settings
-from pyrite.plan import STAGES
+from pyrite.controller import manifests, settings
+from pyrite.controller.resource import parse
+from pyrite.plan import STAGES, Step
 
 ROOT = CHART.parents[1]
 #: The kinds of volume that the restricted standard allows, as far as the chart needs them.
@@ -37,6 +39,24 @@ def test_kube_score_finds_nothing_but_what_is_ignored_for_a_reason() -> None:
         ignored |= {check for line in re.findall(r"kube-score/ignore: (.+)", text) for check in line.split(",")}
         found |= set().union(*kube_score(text, "--disable-ignore-checks-annotations").values())
     assert ignored == found
+
+
+@pytest.mark.parametrize("way", ["a laptop", "eks"])
+def test_kube_score_finds_nothing_in_the_jobs_that_are_made(way: str, tmp_path: Path) -> None:
+    """As the controller makes them of jobs/ and the chart's settings, beside the rest of the chart.
+
+    Ignored: container-image-pull-policy, since tags are versions; Always would make each start depend on the registry.
+    """
+    found = objects(*WAYS[way])
+    metadata = {"name": "run", "uid": "u", "generation": 1, "resourceVersion": "1"}
+    metadata["creationTimestamp"] = "2026-11-23T08:00:00Z"
+    run = parse({"metadata": metadata, "spec": {"source": {"kind": "sample"}}})
+    read = read_settings(found, tmp_path)
+    jobs = [manifests.job(run, [Step(stage, 1)], "key", read) for stage in STAGES]
+    text = "\n---\n".join(map(json.dumps, [*found, *jobs]))  # in YAML some digests would be read as numbers
+    scored = kube_score(text, "--ignore-test=container-image-pull-policy")
+    assert len([name for name in scored if name.startswith("Job/")]) == len(jobs)
+    assert {name: checks for name, checks in scored.items() if checks} == {}
 
 
 @pytest.mark.parametrize(
@@ -349,6 +369,8 @@ def test_the_chart_is_in_step_with_the_code() -> None:
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert (about["version"], about["appVersion"]) == (version, version)
+    eks = yaml.safe_load((CHART / "values-eks.yaml").read_text())
+    assert eks["worker"]["image"]["tag"] == f"{version}-cuda", "what images.py --gpu calls it"
     schema = yaml.safe_load((CHART / "values.schema.json").read_text())
     assert set(schema["properties"]["worker"]["properties"]["stages"]["properties"]) == set(STAGES)
     done = subprocess.run(
