@@ -1,13 +1,15 @@
 """The metrics endpoint: a wrong port is named, a taken one stops nobody."""
 
 import socket
+import time
 import urllib.request
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from pyrite import endpoint, metrics
-from pyrite.errors import UserError
+from pyrite.errors import Interrupted, PyriteError, UserError
 from pyrite.executors.counted import Counted
 from pyrite.progress import Events
 
@@ -33,6 +35,25 @@ def test_of_several_workers_on_a_machine_one_has_the_port_and_the_others_say_so(
     endpoint.serve_if_asked()  # once in a process, however often it is asked for
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
         assert b"# TYPE pyrite_judge_pairs_total counter" in response.read()
+
+
+@pytest.mark.parametrize(("error", "waits"), [(PyriteError("no"), True), (Interrupted("told to stop"), False)])
+def test_a_step_that_fails_waits_for_a_last_scrape_and_one_that_is_told_to_stop_does_not(
+    error: PyriteError, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bug: the pairs that a shard failed for were never seen."""
+    monkeypatch.setattr(endpoint._looks, "times", [])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    assert endpoint.serve(port, CollectorRegistry())
+    for _ in range(2):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").close()
+        time.sleep(0.4)
+    began = time.monotonic()
+    with pytest.raises(type(error)), endpoint.lingering():
+        raise error
+    assert (time.monotonic() - began > 0.7) == waits, "nobody looks again: after twice the usual pause it ends"
 
 
 def test_every_metric_keeps_the_conventions() -> None:

@@ -7,8 +7,10 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -26,7 +28,16 @@ def test_a_run_and_its_steps_are_seen_at_one_address_up_to_the_end(run_file: Pat
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "pyrite", "train", str(run_file), f"--metrics-port={port}", "judge.shards=3"]
+    command = [
+        sys.executable,
+        "-m",
+        "pyrite",
+        "train",
+        str(run_file),
+        f"--metrics-port={port}",
+        "judge.shards=3",
+        "judge.rank_window=6",
+    ]
     environment = {**os.environ, "PYRITE_STORE": str(tmp_path / "store")}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     scrapes = []
@@ -47,10 +58,22 @@ def test_a_run_and_its_steps_are_seen_at_one_address_up_to_the_end(run_file: Pat
     assert last["pyrite_run_steps_done", run] == last["pyrite_run_steps", run] > 15
     assert ("pyrite_run_gate_passed", run) in last
     assert last["pyrite_run_validation_mrr", ("iteration", "2"), ("model", "tuned"), run] > 0
+    examples = pq.read_table(tmp_path / "store/runs/small/iterations/1/examples.parquet").to_pylist()
+    hard = {(row["query_id"], row["positive_id"]) for row in examples if row["kind"] == "hard"}
+    first = ("iteration", "1")
+    assert last["pyrite_run_hard_pairs", first, ("kind", "positive"), run] == len(hard) > 0
+    assert last["pyrite_run_hard_pairs", first, ("kind", "negative"), run] > 0
 
     done = [s for scrape in scrapes for s in scrape if s.name == "pyrite_step_work_done" and s.value]
-    assert {s.labels["pod"] for s in done} >= {f"judge-{i}.{shard}" for i in (1, 2) for shard in range(3)}
+    pods = {f"judge-{i}.{shard}" for i in (1, 2) for shard in range(3)}
+    assert {s.labels["pod"] for s in done} >= pods
     assert {s.labels["run"] for s in done} == {"small"}
+    seen = Counter(s.labels["pod"] for s in done if s.labels["pod"] in pods)
+    assert min(seen.values()) > 2, "others look too: what a step came to is there for more than one look"
+    judged = {
+        s.labels["outcome"] for scrape in scrapes for s in scrape if s.name == "pyrite_judge_pairs_total" and s.value
+    }
+    assert {"judged", "not_chosen"} <= judged, "whoever the judge is"
     assert any(s.labels["stage"] == "finetune" and s.labels["iteration"] == "2" for s in done)
 
 

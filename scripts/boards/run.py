@@ -256,7 +256,7 @@ def run() -> Any:
                 "Each but unreadable is of a turn that failed and was tried again; as many as there are turns are an "
                 "alert. unreadable: what the store holds of a run cannot be shown. The log says why.",
                 "none",
-                Query(f"60 * {rate('pyrite_controller_errors_total', SPACE, 'kind')}", "{{kind}}"),
+                Query(f"60 * {rate('pyrite_controller_errors_total', labels, 'kind')}", "{{kind}}"),
                 Query(f"60 * {rate(f'{turn}_count', labels)}", "all turns"),
                 width=8,
                 steps=worse(1, 10),

@@ -132,8 +132,6 @@ CONTROLLER_ERRORS = _counter(
     "Turns that failed, by kind of error; unreadable: what the store holds of a run cannot be shown",
     "kind",
 )
-for _usual in ("ApiException", "MaxRetryError", "UserError", "unreadable"):
-    CONTROLLER_ERRORS.labels(_usual)  # 0, not absent: one error in a series that it begins is no growth
 RUNS = _shown("pyrite_controller_runs", "Training runs by phase", "phase")
 SERVERS = _shown("pyrite_server_replicas", "Pods of the vLLM server: wanted now, present, and ready to answer", "state")
 

@@ -18,13 +18,14 @@ from stub_judge import MODEL, Stub
 pytestmark = pytest.mark.real
 
 #: What only a cluster has: metrics of the controller, of the server that it scales, and of a node's price.
-OF_A_CLUSTER = ("pyrite_controller_", "pyrite_server_", "pyrite_run_cost_")
+OF_A_CLUSTER = ("pyrite_controller_", "pyrite_server_", "pyrite_run_cost_", "pyrite_run_queued")
 
-#: Panels of those, and one of a fault that does not happen.
+#: Panels of those.
 EMPTY = {
-    *("judging: Dollars", "run: Dollars", "run: Runs, by phase", "run: Time of a turn"),
-    *("run: Failed turns per minute, by kind", "vllm: Servers wanted", "vllm: Servers ready"),
-    "judging: Retries per second, by reason",
+    *("judging: Dollars", "judging: Dollar budget used", "judging: Pairs per dollar"),
+    *("run: Dollars", "run: Dollar budget used"),
+    *("run: Runs, by phase", "run: Time of a turn", "run: Errors per minute, by kind"),
+    *("vllm: Servers not ready", "vllm: Servers ready"),
 }
 
 

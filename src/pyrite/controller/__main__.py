@@ -25,6 +25,9 @@ from pyrite.store.s3_faults import Patience
 #: Seconds from the end of a turn to the next one.
 _PAUSE = 3.0
 
+#: Kinds of errors that may be expected.
+_USUAL = ("ApiException", "MaxRetryError", "UserError", "unreadable")
+
 #: With the store: the next turn asks it again, and /healthz does not take a turn that waits for one that is stuck.
 _PATIENCE = Patience(connect=3, read=5, between=2, total=15, quick=1)
 
@@ -59,6 +62,8 @@ def _serve() -> None:
     store = open_store(_needed("PYRITE_STORE"), _PATIENCE)
     loop, exporter = Loop(cluster, store, lambda: settings.load(*places)), Exporter(store)
     settings.load(*places)
+    for kind in _USUAL:
+        metrics.CONTROLLER_ERRORS.labels(kind)  # 0, not absent: one error in a series that it begins is no growth
     endpoint.serve_if_asked()
     alive = health.serve_if_asked()
     _log.info("serving the training runs of namespace %s", cluster.namespace)

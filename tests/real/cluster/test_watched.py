@@ -45,7 +45,7 @@ VALUES: Object = {
 #: Those that a run of minutes shows; judging that goes wrong is tests/real/test_watching.py's.
 ALERTS = {
     *("PyriteServerNotReady", "PyriteCostOverBudget", "PyriteJudgingStalled", "PyriteControllerDown"),
-    "PyriteRunFailed",
+    *("PyriteRunFailed", "PyriteControllerFailing"),
 }
 
 
@@ -245,7 +245,7 @@ def test_dashboards_and_rules_find_what_they_ask_for_and_alerts_fire(
         seen.until("a judge that hangs is told", firing("PyriteJudgingStalled"), 90)
     assert seen.now(firing("PyriteCostOverBudget"))
     with forbidden(place):
-        seen.until("failed turns are counted", "pyrite_controller_errors_total > 0", 60)
+        seen.until("turns that all fail are told", firing("PyriteControllerFailing"), 90)
     place.wait("watched", seconds=900)
     seen.until("its end is shown", 'pyrite_run_phase{run="watched", phase="Succeeded"} == 1', 60)
     until("what it cost is no alarm any more", lambda: not seen.now(firing("PyriteCostOverBudget")), 60)
