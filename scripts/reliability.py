@@ -17,7 +17,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/reliability.md"
-TESTS = ["tests/real/test_s3_faults.py", "tests/real/test_s3_runs.py"]
+TESTS = ["tests/real/test_s3_faults.py", "tests/real/test_s3_runs.py", "tests/real/test_s3_llm.py"]
 
 Rows = list[dict[str, Any]]
 
@@ -34,6 +34,12 @@ four times, and then by Pyrite for 15 minutes, with pauses of up to 20 s. Every 
 check it. The manifest that makes a step finished is put last, with a condition (`If-None-Match`, `If-Match`), and read
 back: 409 is tried again; 412 may be Pyrite's own work whose answer was lost, which what stands there says. Nothing is
 taken away after an answer that can be read two ways.
+
+A process that is killed while it uploads leaves the parts of that upload in the bucket, where no listing shows them. Let
+the bucket drop them:
+
+    aws s3api put-bucket-lifecycle-configuration --bucket BUCKET --lifecycle-configuration '{"Rules": [{"ID":
+      "unfinished uploads", "Status": "Enabled", "Filter": {}, "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7}}]}'
 
 """
 
@@ -66,6 +72,13 @@ def page(rows: Rows) -> str:
         _grid(tables["steps"], "step", lambda row: str(row["fired"]), add=True),
         "\nEvery step's manifest broken, up to five times in a row:\n\n",
         _grid(tables["manifests"], "step", lambda row: str(row["fired"])),
+        "\n## What an LLM is paid for\n\n"
+        "Questions (`generate`) and judgments of an LLM are kept in the store every five seconds, in parts that a shard\n"
+        "merges at its end. A run with both, on two shards each, with a stub in the LLM's place: each ended with the\n"
+        "tables of an undisturbed run in a folder, every pair in them once, and what was kept was not asked again.\n\n",
+        _llm_runs(tables["llm runs"]),
+        "\nHow often a fault met what is done with parts, and the steps' own outputs and manifests:\n\n",
+        _grid(tables["llm"], "done with", lambda row: str(row["fired"])),
         "\n## One operation at a time\n\n"
         "Faults in a row / requests made until it was done. Waits are scaled down in these tests. What was written\n"
         "stood there, and what was read was right, in all of them.\n\n",
@@ -88,6 +101,12 @@ def page(rows: Rows) -> str:
 def _runs(rows: Rows) -> str:
     lines = ["| fault | requests | of them broken | seconds |", "| --- | --: | --: | --: |"]
     lines += [f"| {r['column']} | {r['requests']:,} | {r['fired']} | {r['seconds']:.0f} |" for r in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _llm_runs(rows: Rows) -> str:
+    lines = ["| fault | requests broken | seconds | pairs asked again |", "| --- | --: | --: | --: |"]
+    lines += [f"| {r['column']} | {r.get('fired', '')} | {r['seconds']:.0f} | {r['twice']} |" for r in rows]
     return "\n".join(lines) + "\n"
 
 

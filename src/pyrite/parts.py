@@ -7,8 +7,8 @@ those of killed ones before it, are merged into one. A part never changes, so no
 import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from multiprocessing.pool import ThreadPool
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -128,8 +128,9 @@ def _wanted(values: Collection[str]) -> _Wanted:
 
 
 def _each(action: Callable[[str], T], keys: Sequence[str]) -> list[T]:
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(action, keys))
+    # Not an executor's threads, for which a process that is told to stop would wait as long as for the store.
+    with ThreadPool(_AT_ONCE) as pool:
+        return pool.map(action, keys, chunksize=1)
 
 
 class Fresh:

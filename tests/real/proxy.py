@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
+from urllib.parse import unquote
 
 Kind = Literal[
     "500",
@@ -21,6 +22,7 @@ Kind = Literal[
     "stall",
     "answer lost",
     "expired",
+    "denied",
     "412 as 200",
 ]
 
@@ -30,17 +32,25 @@ _ERRORS = {
     "429": (429, "TooManyRequests", "Too many requests."),
     "409": (409, "ConditionalRequestConflict", "A conflicting operation occurred during the upload."),
     "expired": (400, "ExpiredToken", "The provided token has expired."),
+    "denied": (403, "AccessDenied", "User: somebody is not authorized to perform: s3:PutObject"),
 }
 
 
 class Request(NamedTuple):
-    """What was asked: method, path with query, body's length, and whether a fault met it."""
+    """What was asked: method, path with query, headers by name in small letters, and whether a fault met it."""
 
     method: str
     target: str
-    length: int
-    fault: str | None
-    conditional: bool
+    headers: dict[str, str]
+    fault: str | None = None
+
+    @property
+    def length(self) -> int:
+        return int(self.headers.get("content-length", 0))
+
+    @property
+    def conditional(self) -> bool:
+        return "if-none-match" in self.headers or "if-match" in self.headers
 
 
 @dataclass
@@ -60,9 +70,11 @@ class Fault:
     seen: int = field(default=0, init=False)
     fired: int = field(default=0, init=False)
 
-    def hits(self, method: str, target: str, conditional: bool) -> bool:
+    def hits(self, request: Request) -> bool:
         """Whether this request is to be broken; counts it."""
-        if self.method not in ("", method) or self.part not in target or (self.conditional and not conditional):
+        if self.method not in ("", request.method) or self.part not in request.target:
+            return False
+        if self.conditional and not request.conditional:
             return False
         self.seen += 1
         due = self.seen % self.every == 0 if self.every else self.first <= self.seen < self.first + self.times
@@ -148,18 +160,16 @@ class Proxy:
             return False
         first, headers = head
         method, target, _ = first.split(" ", 2)
-        names = {name.lower(): value for name, value in headers}
-        conditional = "if-none-match" in names or "if-match" in names
-        fault = next((f for f in self.faults if f.hits(method, target, conditional)), None)
-        length = int(names.get("content-length", 0))
-        assert "chunked" not in names.get("transfer-encoding", ""), "this proxy takes bodies of a given length"
-        self.requests.append(Request(method, target, length, fault and fault.kind, conditional))
-        if names.get("expect", "").lower() == "100-continue":
+        request = Request(method, unquote(target), {name.lower(): value for name, value in headers})
+        fault = next((f for f in self.faults if f.hits(request)), None)
+        assert "transfer-encoding" not in request.headers, "this proxy takes bodies of a given length"
+        self.requests.append(request._replace(fault=fault and fault.kind))
+        if request.headers.get("expect", "").lower() == "100-continue":
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if fault and fault.kind == "cut request":
-            await reader.readexactly(length // 2)
+            await reader.readexactly(request.length // 2)
             return False
-        body = await reader.readexactly(length)
+        body = await reader.readexactly(request.length)
         if fault and fault.kind in _ERRORS:
             writer.write(_error(*_ERRORS[fault.kind], method))
             await writer.drain()

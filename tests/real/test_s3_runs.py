@@ -1,6 +1,5 @@
 """Whole runs on a real S3 server through the front door: as on a folder, whatever befalls."""
 
-import json
 import os
 import shutil
 import signal
@@ -10,32 +9,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from pyrite.store import Store, open_store
-from real.proxy import Fault, Kind, Proxy, Request, eventually
+from real.proxy import Fault, Kind, Proxy, eventually
+from real.s3_run import RUN, by_step, manifests, outputs, step_of
 
 pytestmark = pytest.mark.real
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
-RUN = "runs/small"
-
-
-def manifests(store: Store) -> dict[str, dict[str, Any]]:
-    return {key: json.loads(store.read(key)) for key in store.keys(f"{RUN}/steps")}
-
-
-def outputs(store: Store) -> dict[str, str]:
-    """Digest of every output of the run but those that tell of times, from the manifests; each is what stands there."""
-    found = {}
-    for manifest in manifests(store).values():
-        for entry in manifest["outputs"]:
-            assert store.stamp(f"{RUN}/{entry['key']}") == (entry["bytes"], entry["sha256"])
-            if not entry["key"].startswith("report/report.") and not entry["key"].endswith("model/README.md"):
-                found[entry["key"]] = entry["sha256"]
-    return found
 
 
 @pytest.fixture(scope="session")
@@ -68,21 +51,6 @@ def small(tmp_path: Path, questions: Path, tiny_model: Path) -> Path:
     path = tmp_path / "small.yaml"
     path.write_text(SMALL_RUN.format(questions=questions, model=tiny_model))
     return path
-
-
-def step_of(request: Request, made: dict[str, str]) -> str:
-    """The step whose output or manifest was asked for; ``made`` gives steps by key of an output."""
-    key = request.target.partition("?")[0].partition(f"/{RUN}/")[2]
-    for folder in ("steps/", "scratch/"):
-        if key.startswith(folder):
-            return key.removeprefix(folder).partition("/")[0].removesuffix(".json")
-    return made.get(key, "the run")
-
-
-def by_step(proxy: Proxy, store: Store) -> Counter[str]:
-    """How often faults met a step's outputs, its manifest, or its kept checkpoints, by step."""
-    made = {entry["key"]: m["step"] for m in manifests(store).values() for entry in m["outputs"]}
-    return Counter(step_of(request, made) for request in list(proxy.requests) if request.fault)
 
 
 def test_a_run_on_s3_gives_what_it_gives_in_a_folder_and_can_be_looked_at_from_anywhere(
