@@ -35,11 +35,12 @@ check it. The manifest that makes a step finished is put last, with a condition 
 back: 409 is tried again; 412 may be Pyrite's own work whose answer was lost, which what stands there says. Nothing is
 taken away after an answer that can be read two ways.
 
-A process that is killed while it uploads leaves the parts of that upload in the bucket, where no listing shows them. Let
-the bucket drop them:
+A process that is killed while it uploads a large file leaves pieces of it in the bucket, which cost money and stand in
+no listing. A lifecycle rule lets the bucket drop them:
 
-    aws s3api put-bucket-lifecycle-configuration --bucket BUCKET --lifecycle-configuration '{"Rules": [{"ID":
-      "unfinished uploads", "Status": "Enabled", "Filter": {}, "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7}}]}'
+    aws s3api put-bucket-lifecycle-configuration --bucket BUCKET --lifecycle-configuration '{"Rules": [{
+      "ID": "unfinished uploads", "Status": "Enabled", "Filter": {},
+      "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7}}]}'
 
 """
 
@@ -73,9 +74,9 @@ def page(rows: Rows) -> str:
         "\nEvery step's manifest broken, up to five times in a row:\n\n",
         _grid(tables["manifests"], "step", lambda row: str(row["fired"])),
         "\n## What an LLM is paid for\n\n"
-        "Questions (`generate`) and judgments of an LLM are kept in the store every five seconds, in parts that a shard\n"
-        "merges at its end. A run with both, on two shards each, with a stub in the LLM's place: each ended with the\n"
-        "tables of an undisturbed run in a folder, every pair in them once, and what was kept was not asked again.\n\n",
+        "Questions (`generate`) and judgments of an LLM are kept every five seconds, in parts that a shard merges at\n"
+        "its end. A run with both, two shards each, with a stub in the LLM's place: each ended with the tables of an\n"
+        "undisturbed run in a folder, every pair in them once, and what was kept was not asked again.\n\n",
         _llm_runs(tables["llm runs"]),
         "\nHow often a fault met what is done with parts, and the steps' own outputs and manifests:\n\n",
         _grid(tables["llm"], "done with", lambda row: str(row["fired"])),

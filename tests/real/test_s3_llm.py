@@ -116,11 +116,12 @@ def check(store: Store, undisturbed: Made, llm: Writer) -> int:
 
 
 @pytest.fixture
-def on_s3(s3: str, run_file: Path, tmp_path: Path) -> Callable[[], "subprocess.Popen[str]"]:
+def on_s3(s3: str, run_file: Path, tmp_path: Path) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
     """Starts the run on S3, in a process group of its own."""
+    started: list[subprocess.Popen[str]] = []
 
     def start() -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "pyrite", "train", str(run_file), "--store", s3],
             cwd=tmp_path,
             stdout=subprocess.PIPE,
@@ -128,8 +129,14 @@ def on_s3(s3: str, run_file: Path, tmp_path: Path) -> Callable[[], "subprocess.P
             text=True,
             start_new_session=True,
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 #: What is done with kept parts, by the method that tells it.
