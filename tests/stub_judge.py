@@ -42,7 +42,10 @@ class Stub:
     def __init__(self, *abilities: str, window: int | None = 4096):
         self.abilities = abilities or ("label ids", "choice", "logprobs", "tokenize")
         self.window = window
+        #: The window that a server has and does not tell.
+        self.untold_window: int | None = None
         self.models = [MODEL]
+        self.root = MODEL
         self.key: str | None = None
         self.delay = 0.0
         #: Says what to do instead of answering a pair: given its number (from 1) and the pair.
@@ -107,7 +110,7 @@ class Stub:
             said = f"Incorrect API key provided: {request.headers.get('Authorization')}"
             return web.json_response({"error": {"message": said}}, status=401)
         if request.path == "/v1/models":
-            entry = {"max_model_len": self.window} if self.window else {}
+            entry = {"root": self.root} | ({"max_model_len": self.window} if self.window else {})
             return web.json_response({"data": [{"id": name, **entry} for name in self.models]})
         if request.path not in ("/tokenize", "/v1/chat/completions"):
             return web.json_response({"detail": "Not Found"}, status=404)
@@ -145,8 +148,9 @@ class Stub:
                 return await self._misbehave(request, fault)
             self.answered[pair] += 1
         length = tokens(message) + 10
-        if self.window and length + body["max_tokens"] > self.window:
-            said = f"This model's maximum context length is {self.window} tokens, and the prompt has {length}."
+        most = self.window or self.untold_window
+        if most and length + body["max_tokens"] > most:
+            said = f"This model's maximum context length is {most} tokens, and the prompt has {length}."
             return web.json_response({"error": {"message": said}}, status=400)
         return web.json_response(self._completion(body, pair if found else None, length))
 

@@ -1,6 +1,7 @@
 """Reading a run file: YAML and overrides to a RunSpec, with errors that name the file, the line and the field."""
 
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -50,6 +51,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
         raise UserError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}.") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: a run file is a mapping of settings, such as `name: my-run`; this is not one.")
+    _drop_empty_sections(content, RunSpec)
     content.setdefault("name", path.stem.lower().replace("_", "-"))
     for place in _PATHS:
         _make_absolute(content, place, path.parent)
@@ -68,6 +70,18 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
 def dump(spec: RunSpec) -> str:
     """The RunSpec as YAML, whole; reading it gives the same RunSpec."""
     return yaml.safe_dump(spec.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+def _drop_empty_sections(content: dict[str, Any], model: type[BaseModel]) -> None:
+    """A section with everything under it commented out is read by YAML as null, and means the defaults."""
+    for name, field in model.model_fields.items():
+        sections = list(_models(field.annotation))
+        if not sections or name not in content:
+            continue
+        if isinstance(content[name], dict):
+            _drop_empty_sections(content[name], sections[0])
+        elif content[name] is None and type(None) not in get_args(field.annotation):
+            del content[name]
 
 
 def _make_absolute(content: dict[str, Any], place: Sequence[str], folder: Path) -> None:
@@ -90,7 +104,9 @@ def _apply(content: dict[str, Any], override: str) -> None:
     *above, last = key.split(".")
     node = content
     for name in above:
-        node = node.setdefault(name, {})
+        if node.get(name) is None:
+            node[name] = {}
+        node = node[name]
         if not isinstance(node, dict):
             raise UserError(f"{override!r}: {name} is a value, not a section, and has no {last}.")
     try:
@@ -114,8 +130,17 @@ def problems(error: ValidationError) -> Iterator[tuple[Sequence[int | str], str]
         else:
             text = problem["msg"].removeprefix("Value error, ")
             given = problem.get("input")
-            shown = f" (it is {given!r})" if isinstance(given, str | int | float | bool) else ""
-            yield loc, f"{field}: {text[0].lower() + text[1:]}{shown}."
+            # An address may hold a password.
+            plain = isinstance(given, str | int | float | bool) and "://" not in str(given)
+            shown = f" (it is {given!r})" if plain else ""
+            yield loc, f"{field}: {text[0].lower() + text[1:]}{shown}.{_nearest_choice(problem)}"
+
+
+def _nearest_choice(problem: Any) -> str:
+    told = problem.get("ctx", {})
+    choices = re.findall(r"'([^']*)'", told.get("expected") or told.get("expected_tags") or "")
+    near = difflib.get_close_matches(str(told.get("tag", problem.get("input"))), choices, n=1)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def _messages(path: Path, tree: yaml.Node | None, error: ValidationError) -> Iterator[str]:

@@ -7,7 +7,9 @@ what a step's result depends on.
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pyrite.addresses import servers
 
 
 class Section(BaseModel):
@@ -214,7 +216,12 @@ class JudgeSpec(Section):
         default="general",
         description="vllm: general, medical, finance, legal or programming, or the path of a prompt file",
     )
-    rank_window: int | None = Field(default=None, ge=2, description="judge this many ranks of a query; unset: all")
+    rank_window: int | None = Field(
+        default=None,
+        ge=2,
+        description="judge this many ranks of a query; null: all. Unset: all, but 10 with kind vllm where neither "
+        "patience nor sample is set",
+    )
     patience: int | None = Field(
         default=None, ge=1, description="leave a query after so many passages in a row graded below 3; unset: never"
     )
@@ -222,6 +229,15 @@ class JudgeSpec(Section):
     max_missing: float = Field(
         default=0.02, ge=0, le=1, description="share of a shard's pairs that may stay ungraded before the shard stops"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_where_they_cost(cls, values: Any) -> Any:
+        """A fifth of the judgments gave as good a model: docs/judging.md."""
+        if not isinstance(values, dict) or values.get("kind") != "vllm":
+            return values
+        said = "rank_window" in values or values.get("patience") or values.get("sample")
+        return values if said else {**values, "rank_window": 10}
 
     @model_validator(mode="after")
     def _named(self) -> "JudgeSpec":
@@ -333,7 +349,7 @@ class ResourcesSpec(Section):
     encode_tokens: int = Field(default=4096, ge=256, description="tokens in one encoding batch")
     search_block: int = Field(default=65_536, ge=1, description="chunks held in memory at a time while searching")
     judge_workers: int = Field(default=2, ge=1, description="judge shards that run at once on this machine")
-    judge_urls: list[str] = Field(
+    judge_urls: Annotated[list[str], AfterValidator(servers)] = Field(
         default=[], description="vllm: addresses of servers that serve the same model, e.g. [http://localhost:8000]"
     )
     judge_concurrency: int = Field(default=64, ge=1, description="vllm: most pairs in flight per server and shard")

@@ -121,6 +121,25 @@ def test_an_overlong_passage_is_cut_here_counted_and_never_by_the_server() -> No
     assert 1000 < sent.count("word ") * 5 < 4000
 
 
+def test_a_passage_that_a_server_finds_too_long_is_missing_and_the_others_are_not() -> None:
+    """The bug: with a server that does not tell its window, one long passage stops the run."""
+    with Stub(window=None) as stub:
+        stub.untold_window = 1000
+        results = graded(
+            judge_of({"short": "a short passage", "long": "word " * 5000}, stub),
+            *(Pair("q", name) for name in ("short", "long")),
+        )
+    assert isinstance(results[0], Judgment)
+    assert results[1] == Missing(Pair("q", "long"), "it does not fit the model's window, says the server", 1, "window")
+
+
+def test_what_was_tried_before_a_pair_is_given_up_counts(stub: Stub) -> None:
+    stub.fault = lambda number, _pair: "banana" if number == 1 else (500, {})
+    results = graded(judge_of(TEXTS, stub), PAIRS[0])
+    assert stub.faults == {"banana": 1, "500": 6}
+    assert results == [Missing(PAIRS[0], "HTTP 500: stub says 500", 7, "server")]
+
+
 def test_a_query_that_leaves_no_room_makes_its_pair_missing() -> None:
     with Stub(window=500) as stub:
         results = graded(judge_of({"c": "passage"}, stub, queries=["q" * 4000]), Pair("q" * 4000, "c"))

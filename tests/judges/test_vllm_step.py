@@ -40,7 +40,7 @@ source: {{kind: jsonl, path: {questions}, topic: topic, type: type}}
 model: {{base: {tiny_model}}}
 prepare: {{min_chars: 40, max_chars: 400}}
 retrieve: {{top_k: 20}}
-judge: {{kind: vllm, model: {MODEL}, shards: 2}}
+judge: {{kind: vllm, model: {MODEL}, shards: 2, rank_window: null}}
 """
     )
     for words in (["prepare", "small.yaml"], ["retrieve", "small.yaml", "-i", "1"]):

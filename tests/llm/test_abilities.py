@@ -60,6 +60,14 @@ def test_all_servers_are_asked_in_the_same_way(several: list[tuple[str, ...]], w
     assert (result.way, result.window) == (way, 1000)
 
 
+def test_what_servers_do_not_tell_and_where_they_differ_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with Stub(window=None) as one, Stub(window=None) as two:
+        one.root, two.root = "model-of-7b", "model-of-70b"
+        assert found(one, two).window is None
+    assert "does not tell its model's window" in caplog.text
+    assert "different models as stub (model-of-70b, model-of-7b)" in caplog.text
+
+
 def test_a_model_that_is_not_served_is_named_with_those_that_are() -> None:
     with Stub() as stub:
         stub.models = ["llama", "qwen"]

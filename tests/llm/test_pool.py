@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from pyrite.errors import UserError
-from pyrite.llm.pool import Answer, GaveUp, Pool
+from pyrite.llm.pool import Answer, GaveUp, NoServer, Pool
 from stub_judge import MODEL, Fault, Pair, Stub
 
 KEY = "sk-very-secret-0123456789"
@@ -197,25 +197,39 @@ def test_all_servers_down_for_a_while_costs_time_and_nothing_else(stub: Stub, ca
     assert max(answer.attempts for answer in answers) > 1
 
 
-def test_servers_that_stay_down_are_given_up_per_request() -> None:
-    with Stub() as stub:
-        pool = pool_of(stub, patience=1.0)
+def test_servers_that_stay_down_are_an_outage_and_no_fault_of_the_requests(stub: Stub) -> None:
+    """The bug: an outage makes dead letters of what is in flight, one patience after the other."""
+
+    async def work(pool: Pool) -> None:
+        await ask_all(pool, 3)
+        await asyncio.to_thread(stub.down)
+        await ask_all(pool, 30)
+
     began = time.monotonic()
-    with pytest.raises(GaveUp, match="no answer for 1 s; last: no connection"):
-        with_pool(pool, lambda pool: pool.chat("q", body("q")))
+    with pytest.raises(NoServer, match=r"nothing for 1 s; last: (no connection|the connection was cut)"):
+        with_pool(pool_of(stub, patience=1.0), work)
     assert 1.0 < time.monotonic() - began < 5.0
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "http://x/v1?a=b"])
-def test_an_address_that_is_none_is_named(url: str) -> None:
-    with pytest.raises(UserError, match=r"resources.judge_urls"):
-        Pool([url], MODEL, None, 1, 1.0)
+def test_a_server_that_is_only_ever_busy_is_an_outage_too(stub: Stub) -> None:
+    stub.fault = lambda _number, _pair: (429, {"Retry-After": "0.2"})
+    with pytest.raises(NoServer, match=r"nothing for 1 s; last: HTTP 429"):
+        with_pool(pool_of(stub, patience=1.0), lambda pool: ask_all(pool, 4))
+    assert stub.faults["429"] >= 4
 
 
-def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
-    with pytest.raises(UserError, match="password") as stopped:
-        Pool([f"http://me:{KEY}@host:8000"], MODEL, None, 1, 1.0)
-    assert KEY not in str(stopped.value)
+def test_one_that_waits_long_while_others_are_answered_is_not_given_up(stub: Stub) -> None:
+    stub.fault = lambda number, pair: (429, {}) if pair[0] == "q0" and number < 40 else None
+    stub.delay = 0.05
+
+    async def work(pool: Pool) -> int:
+        walk = asyncio.ensure_future(ask_all(pool, 1))
+        while not walk.done():
+            await pool.chat("other", body("other"))
+        return len(await walk)
+
+    assert with_pool(pool_of(stub, patience=0.2), work) == 1
+    assert stub.faults["429"] > 1
 
 
 def test_a_request_that_is_called_off_leaves_its_place(stub: Stub) -> None:

@@ -93,6 +93,10 @@ class Judge(Protocol):
         """What a person should know of how the pairs were graded, for the step's summary."""
         ...
 
+    async def ready(self) -> None:
+        """Wait until pairs can be graded at full speed, where that is to be timed. Raises as ``grade`` does."""
+        ...
+
     async def grade(self, pair: Pair) -> Judgment | Missing:
         """Grade ``pair``.
 
@@ -114,6 +118,9 @@ class HoldsNothing:
     @property
     def account(self) -> Mapping[str, Any]:
         return {}
+
+    async def ready(self) -> None:
+        return None
 
     async def __aenter__(self) -> Self:
         return self

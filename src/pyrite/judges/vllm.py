@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import random
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from pyrite.judges.grading import LABELS, read_grade
 from pyrite.judges.prompting import Prompt, load_prompt
 from pyrite.judges.window import Window
 from pyrite.llm.abilities import Abilities, look
+from pyrite.llm.backoff import pause
 from pyrite.llm.pool import GaveUp, Pool
 from pyrite.spec import RunSpec
 
@@ -59,7 +61,7 @@ class VllmJudge:
         Raises:
             UserError: no server, or no sound prompt or key, is named.
         """
-        pool = Pool.from_spec(spec)
+        pool = Pool.from_spec(spec, spec.judge.model)
         in_flight = spec.resources.judge_concurrency * len(pool.urls)
         return cls(pool, load_prompt(spec.judge.prompt), queries, chunks, in_flight)
 
@@ -82,12 +84,21 @@ class VllmJudge:
     ) -> None:
         await self._pool.__aexit__(kind, error, trace)
 
+    async def ready(self) -> None:
+        """Wait for a server, and find out what it can do: else the first pair does.
+
+        Raises:
+            UserError: a server refuses what is asked, and would again.
+            PyriteError: no server answers.
+        """
+        await self._look()
+
     async def grade(self, pair: Pair) -> Judgment | Missing:
         """Grade ``pair``, as ``pyrite.judges.base.Judge`` says.
 
         Raises:
             UserError: a server refuses what is asked, and would again.
-            PyriteError: at the first pair, no server answers.
+            PyriteError: no server answers.
         """
         abilities, window = await self._look()
         try:
@@ -106,14 +117,20 @@ class VllmJudge:
             metrics.CUT.inc()
         body = {"messages": _messages(message), **abilities.request(LABELS)}
         attempts = 0
-        for _ in range(_TRIES):
-            answer = await self._pool.chat(pair.query_id, body)
+        for tries in range(1, _TRIES + 1):
+            try:
+                answer = await self._pool.chat(pair.query_id, body)
+            except GaveUp as error:
+                error.attempts += attempts
+                raise
             attempts += answer.attempts
             graded = read_grade(answer, abilities.way)
             if graded:
                 tokens, cached = answer.prompt_tokens, answer.cached_tokens
                 return Judgment(pair, graded.grade, graded.distribution, tokens, cached, answer.latency, attempts)
             self._unparsable.inc()
+            if tries < _TRIES:
+                await asyncio.sleep(pause(tries, None, random.random()))
         return Missing(pair, "the model's reply is none of the grades 1 to 4", attempts, "unparsable")
 
     async def _look(self) -> tuple[Abilities, Window]:

@@ -7,11 +7,11 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from pyrite.errors import PyriteError, UserError
+from pyrite.errors import UserError
 from pyrite.llm.backoff import pause
-from pyrite.llm.pool import Pool
+from pyrite.llm.pool import NoServer, Pool
 from pyrite.llm.server import Server
 from pyrite.llm.wire import CHAT, Answer, Refused, Trouble, read_answer
 
@@ -60,11 +60,18 @@ class Abilities:
         return _request(self.way, labels, self.label_ids)
 
 
+class _Listed(NamedTuple):
+    """What a server says of its model: its window, and what it is beside its name; None where it does not say."""
+
+    window: int | None = None
+    root: str | None = None
+
+
 @dataclass(frozen=True)
 class _Found:
     ways: tuple[Way, ...]
     label_ids: tuple[int, ...]
-    window: int | None
+    model: _Listed
     tokenizes: bool
     sample_tokens: int
 
@@ -74,7 +81,7 @@ async def look(pool: Pool, messages: Sequence[Mapping[str, str]], labels: Sequen
 
     Raises:
         UserError: a server refuses the key or does not serve the model.
-        PyriteError: no server answers for as long as the pool is patient.
+        NoServer: none answers for as long as the pool is patient.
     """
     began, tries = time.monotonic(), 0
     while True:
@@ -85,7 +92,7 @@ async def look(pool: Pool, messages: Sequence[Mapping[str, str]], labels: Sequen
             return _common(found, pool)
         told = "; ".join(f"{server.url}: {result}" for server, result in zip(pool.servers, results, strict=True))
         if time.monotonic() - began > pool.patience:
-            raise PyriteError(f"no server of resources.judge_urls answers ({told}). Start it, or mend its address.")
+            raise NoServer(told)
         _log.warning("waiting for a server: %s", told)
         await asyncio.sleep(1 + pause(tries, None, random.random()))
 
@@ -97,7 +104,16 @@ def _common(found: Sequence[_Found], pool: Pool) -> Abilities:
     way = ways[0]
     if way in _DEGRADED:
         _log.warning("%s: %s", ", ".join(pool.urls), _DEGRADED[way])
-    windows = [one.window for one in found if one.window]
+    windows = [one.model.window for one in found if one.model.window]
+    if not windows:
+        _log.warning("%s: it does not tell its model's window: what does not fit stays ungraded", ", ".join(pool.urls))
+    roots = sorted({one.model.root for one in found if one.model.root})
+    if len(roots) > 1:
+        _log.warning(
+            "the servers serve different models as %s (%s): their judgments are mixed. Serve one model alone",
+            pool.model,
+            ", ".join(roots),
+        )
     return Abilities(
         way,
         found[0].label_ids if way == "label ids" else (),
@@ -122,7 +138,7 @@ async def _look_at(
 
 
 async def _find(server: Server, model: str, messages: Sequence[Mapping[str, str]], labels: Sequence[str]) -> _Found:
-    window = await _window(server, model)
+    listed = await _listed(server, model)
     label_ids = await _label_ids(server, model, labels)
     plain = await _send(server, model, messages, _request("text", labels, ()))
     ways: list[Way] = []
@@ -136,7 +152,7 @@ async def _find(server: Server, model: str, messages: Sequence[Mapping[str, str]
     answer = await _chat(server, model, messages, _request("logprobs", labels, ()))
     if answer and answer.logprobs:
         ways.append("logprobs")
-    return _Found((*ways, "text"), label_ids or (), window, label_ids is not None, plain.prompt_tokens)
+    return _Found((*ways, "text"), label_ids or (), listed, label_ids is not None, plain.prompt_tokens)
 
 
 def _request(way: Way, labels: Sequence[str], label_ids: Sequence[int]) -> dict[str, Any]:
@@ -171,26 +187,25 @@ async def _send(
     return read_answer(await server.wire.post(CHAT, body), time.perf_counter(), 1)
 
 
-async def _window(server: Server, model: str) -> int | None:
-    """The model's window as the server lists it.
+async def _listed(server: Server, model: str) -> _Listed:
+    """The model as the server lists it.
 
     Raises:
         UserError: the server lists its models, and this is none of them.
     """
     try:
-        listed = (await server.wire.get("/v1/models"))["data"]
-        served = {entry["id"]: entry.get("max_model_len") for entry in listed}
+        served = {entry["id"]: entry for entry in (await server.wire.get("/v1/models"))["data"]}
     except Refused as refused:
         if refused.status in (401, 403):
             raise
-        return None
-    except (KeyError, TypeError, AttributeError):
-        return None
+        return _Listed()
+    except (KeyError, TypeError):
+        return _Listed()
     if model not in served:
         names = ", ".join(map(str, served)) or "nothing"
         raise UserError(f"{server.url} does not serve {model!r} but {names}. Set judge.model to what it serves.")
-    window = served[model]
-    return window if isinstance(window, int) and window > 0 else None
+    window, root = served[model].get("max_model_len"), served[model].get("root")
+    return _Listed(window if isinstance(window, int) and window > 0 else None, root if isinstance(root, str) else None)
 
 
 async def _label_ids(server: Server, model: str, labels: Sequence[str]) -> tuple[int, ...] | None:

@@ -7,8 +7,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, get_args
-from urllib.parse import urlsplit
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import aiohttp
 
@@ -18,12 +17,12 @@ from pyrite.llm.backoff import pause
 from pyrite.llm.key import read_key
 from pyrite.llm.placement import first_usable, ranked
 from pyrite.llm.server import Server
-from pyrite.llm.wire import CHAT, Answer, Kind, Trouble, Wire, read_answer
+from pyrite.llm.wire import CHAT, Answer, Kind, TooLong, Trouble, Wire, read_answer
 from pyrite.spec import RunSpec
 
-__all__ = ["Answer", "GaveUp", "Pool"]
+__all__ = ["Answer", "GaveUp", "NoServer", "Pool"]
 
-#: Seconds for which a request that meets no server, or only busy ones, is tried again.
+#: Seconds without any answer, to whatever request, after which the servers are not waited for any more.
 PATIENCE = 600.0
 
 #: So often may a server answer a request wrongly, or not at all, before the request is to blame.
@@ -41,12 +40,22 @@ T = TypeVar("T")
 
 
 class GaveUp(PyriteError):
-    """One request failed as often, or for as long, as it may."""
+    """One request failed as often as it may, or does not fit the model's window. Others may still be answered."""
 
-    def __init__(self, reason: str, attempts: int, kind: Kind):
+    def __init__(self, reason: str, attempts: int, kind: Kind | Literal["window"]):
         """``kind``: of the last trouble."""
         super().__init__(f"gave up after {attempts} attempts: {reason}")
         self.reason, self.attempts, self.kind = reason, attempts, kind
+
+
+class NoServer(PyriteError):
+    """An outage, which is no request's fault."""
+
+    def __init__(self, told: str):
+        super().__init__(
+            f"no server of resources.judge_urls answers ({told}). Start it, or mend its address; what was answered is "
+            "kept."
+        )
 
 
 class Pool:
@@ -67,23 +76,21 @@ class Pool:
     ):
         """``concurrency``: most requests in flight per server. ``timeout``: seconds for one answer.
 
-        ``patience``: seconds for which a request that no server takes is tried again.
-
-        Raises:
-            UserError: an address is not one.
+        ``patience``: seconds without any answer after which that is an outage.
         """
-        self.urls = [_address(url) for url in dict.fromkeys(urls)]
+        self.urls = list(urls)
         self.model, self.patience = model, patience
         self._key, self._concurrency, self._timeout = key, concurrency, timeout
         self.servers: list[Server] = []
         self._session: aiohttp.ClientSession | None = None
-        self._said = 0.0
+        self._said = self._answered = 0.0
+        self._trouble = ""  # the last one, of whatever request
         for kind in get_args(Kind):
             metrics.RETRIES.labels(kind)  # 0, not absent: one failure in a series that it begins is no growth
 
     @classmethod
-    def from_spec(cls, spec: RunSpec) -> Self:
-        """The pool that a run's settings describe.
+    def from_spec(cls, spec: RunSpec, model: str | None) -> Self:
+        """The pool that a run's settings describe, of servers that serve ``model``. None of them is asked yet.
 
         Raises:
             UserError: no address or no model is named, or the key cannot be read.
@@ -93,11 +100,11 @@ class Pool:
             raise UserError(
                 "resources.judge_urls is empty: name the servers to ask, such as resources.judge_urls=[http://localhost:8000]."
             )
-        if not spec.judge.model:
+        if not model:
             raise UserError("judge.model is not set: give the name under which the server serves its model.")
         return cls(
             resources.judge_urls,
-            spec.judge.model,
+            model,
             read_key(resources.judge_key_file),
             resources.judge_concurrency,
             resources.judge_timeout,
@@ -122,7 +129,8 @@ class Pool:
         """What the model says to ``body`` (of /v1/chat/completions, without the model's name).
 
         Raises:
-            GaveUp: no server gave an answer in the time or the attempts that one request has.
+            GaveUp: no server gave an answer in the attempts that one request has.
+            NoServer: no server has answered anything for as long as the pool is patient.
             UserError: a server refuses it, and would again.
         """
         answer = await self._ask(affinity, CHAT, body, read_answer)
@@ -140,14 +148,12 @@ class Pool:
         order = ranked(affinity, self.urls)
         attempts = strikes = 0
         since: float | None = None
-        reason = "all servers are set aside"
-        kind: Kind = "unavailable"
         while True:
             server = self._find(order)
             if server is None:
                 since = since or time.monotonic()
-                self._check_patience(since, reason, attempts, kind)
-                self._say_waiting(reason)
+                self._check_patience(since)
+                self._say_waiting()
                 await asyncio.sleep(_LOOK)
                 continue
             server.health.asked()
@@ -158,21 +164,25 @@ class Pool:
             try:
                 answer = read(await server.wire.post(path, content), started, attempts)
                 server.answered(time.perf_counter() - started if path == CHAT else None)
+                self._answered = time.monotonic()
                 return answer
+            except TooLong:
+                server.health.abandoned()
+                raise GaveUp("it does not fit the model's window, says the server", attempts, "window") from None
             except Trouble as trouble:
                 server.failed(trouble, epoch)
-                kind, reason, asked = trouble.kind, trouble.reason, trouble.asked
-                metrics.RETRIES.labels(kind).inc()
-                strikes += kind not in _NOT_ITS_FAULT
+                self._trouble, asked = trouble.reason, trouble.asked
+                metrics.RETRIES.labels(trouble.kind).inc()
+                strikes += trouble.kind not in _NOT_ITS_FAULT
+                if strikes >= STRIKES:
+                    raise GaveUp(trouble.reason, attempts, trouble.kind) from None
             except BaseException:
                 server.health.abandoned()
                 raise
             finally:
                 server.gate.leave()
             since = since or time.monotonic()
-            if strikes >= STRIKES:
-                raise GaveUp(reason, attempts, kind)
-            self._check_patience(since, reason, attempts, kind)
+            self._check_patience(since)
             await asyncio.sleep(pause(attempts, asked, random.random()))
 
     def _find(self, order: Sequence[int]) -> Server | None:
@@ -190,15 +200,15 @@ class Pool:
                 server.health.abandoned()
         return entered
 
-    def _check_patience(self, since: float, reason: str, attempts: int, kind: Kind) -> None:
-        if time.monotonic() - since > self.patience:
-            raise GaveUp(f"no answer for {self.patience:g} s; last: {reason}", attempts, kind)
+    def _check_patience(self, since: float) -> None:
+        if time.monotonic() - max(since, self._answered) > self.patience:
+            raise NoServer(f"{', '.join(self.urls)}: nothing for {self.patience:g} s; last: {self._trouble}")
 
-    def _say_waiting(self, reason: str) -> None:
+    def _say_waiting(self) -> None:
         now = time.monotonic()
         if now - self._said > _SAY:
             self._said = now
-            _log.warning("no server answers (%s; last: %s); still trying", ", ".join(self.urls), reason)
+            _log.warning("no server answers (%s; last: %s); still trying", ", ".join(self.urls), self._trouble)
 
 
 def _read_count(reply: Any, started: float, attempts: int) -> int:
@@ -207,19 +217,3 @@ def _read_count(reply: Any, started: float, attempts: int) -> int:
         return int(reply["count"])
     except (KeyError, TypeError, ValueError):
         raise Trouble("garbled", "the answer was not a token count") from None
-
-
-def _address(url: str) -> str:
-    """``url`` as requests are built on it: without a closing slash or /v1."""
-    try:
-        parts = urlsplit(url)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        sound = False
-    if not sound or parts.query or parts.fragment:
-        raise UserError(f"resources.judge_urls: {url!r} is not an address; write http://host:port.")
-    if "@" in parts.netloc:
-        raise UserError(
-            f"resources.judge_urls: the address of {parts.hostname} holds a password. Use PYRITE_JUDGE_API_KEY instead."
-        )
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")

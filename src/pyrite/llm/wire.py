@@ -1,6 +1,7 @@
 """One request to one server, and what went wrong with it in few words. No retries here."""
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -14,6 +15,9 @@ from pyrite.llm.backoff import retry_after
 CHAT = "/v1/chat/completions"
 
 Kind = Literal["connection", "cut", "timeout", "busy", "unavailable", "server", "conflict", "garbled"]
+
+#: How servers say that a request does not fit the model's window: vLLM and OpenAI, llama.cpp, TGI.
+_TOO_LONG = re.compile(r"context[ _](?:length|size|window)|maximum.{0,20}(?:length|tokens)|too (?:long|large)", re.I)
 
 #: No server's own words are repeated beyond this many characters.
 _LONGEST_MESSAGE = 300
@@ -39,6 +43,10 @@ class Refused(UserError):
     def __init__(self, status: int, message: str):
         super().__init__(message)
         self.status = status
+
+
+class TooLong(Refused):
+    """What is asked does not fit the model's window."""
 
 
 class Answer(NamedTuple):
@@ -87,8 +95,10 @@ class Wire:
                 status, headers = response.status, response.headers
         except aiohttp.InvalidURL:
             raise UserError(f"resources.judge_urls: {self.url} is not an address; write http://host:port.") from None
-        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
+        except aiohttp.ClientConnectorCertificateError as error:
             raise UserError(f"the TLS certificate of {self.url} is not accepted ({error}). Mend it.") from None
+        except aiohttp.ClientSSLError:
+            raise Trouble("connection", "no TLS connection") from None
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise Trouble("connection", "no connection") from None
         except TimeoutError:
@@ -114,6 +124,8 @@ class Wire:
             return Trouble("conflict", reason)
         if status >= 500:
             return Trouble("server", reason)
+        if status == 413 or (status in (400, 422) and _TOO_LONG.search(said)):
+            return TooLong(status, f"{self.url} finds the request too long ({reason}).")
         if status in (401, 403):
             text = (
                 f"{self.url} does not accept the API key ({reason}). "

@@ -21,7 +21,7 @@ from pyrite.generation.drawing import Place
 from pyrite.generation.filters import clean, refusal
 from pyrite.generation.kept import Kept
 from pyrite.generation.made import Made, to_tables
-from pyrite.spec import RunSpec
+from pyrite.llm.pool import Pool
 from pyrite.stages.answerable import OwnPassages
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import read_chunks, read_prepared
@@ -65,10 +65,10 @@ class _Shard:
         self._existing: list[str] = own["text"].to_pylist()
         self._shown: list[str] = own.filter(pc.equal(own["split"], "train"))["text"].to_pylist()
         self._prompt = prompt.load(self._spec.prompt)
-        speaker, attempt = _speaker(ctx.spec), uuid.uuid4().hex[:12]
-        self.fingerprint = prompt.fingerprint(speaker.judge.model or "", self._prompt, self._spec.temperature)
+        pool, attempt = Pool.from_spec(ctx.spec, self._spec.model or ctx.spec.judge.model), uuid.uuid4().hex[:12]
+        self.fingerprint = prompt.fingerprint(pool.model, self._prompt, self._spec.temperature)
         kept = Kept(ctx.store, self.fingerprint, f"{ctx.spec.name}/{self.number}", attempt)
-        self.replies = Replies(ctx, speaker, kept)
+        self.replies = Replies(ctx, pool, kept)
         self._passages = OwnPassages(ctx, self._chunks, attempt)
         self.dropped: Counter[str] = Counter()
         self.examples: dict[str, list[str]] = {}
@@ -198,14 +198,6 @@ class _Shard:
         """Make one part of what was kept."""
         self.replies.merge()
         self._passages.merge()
-
-
-def _speaker(spec: RunSpec) -> RunSpec:
-    """``spec`` with the model that makes questions in the place of the judge's: both are asked at the same servers."""
-    assert spec.generate is not None
-    if spec.generate.model is None:
-        return spec
-    return spec.model_copy(update={"judge": spec.judge.model_copy(update={"model": spec.generate.model})})
 
 
 def _places(chunks: pa.Table) -> list[Place]:

@@ -10,7 +10,6 @@ from pyrite.generation.kept import Kept
 from pyrite.generation.prompt import Request
 from pyrite.llm.pool import Answer, GaveUp, Pool
 from pyrite.parts import Fresh
-from pyrite.spec import RunSpec
 from pyrite.stages.context import StepContext
 
 #: So many requests, and this share of them, may stay without an answer before the shard stops.
@@ -18,10 +17,10 @@ _FEW_UNANSWERED, _SHARE_UNANSWERED = 5, 0.05
 
 
 class Replies:
-    """The model that ``spec.judge.model`` names, behind the judge's servers. What is kept is not asked again."""
+    """The model behind a pool of servers. What is kept is not asked again."""
 
-    def __init__(self, ctx: StepContext, spec: RunSpec, kept: Kept):
-        self._ctx, self._spec, self._kept = ctx, spec, kept
+    def __init__(self, ctx: StepContext, pool: Pool, kept: Kept):
+        self._ctx, self._pool, self._kept = ctx, pool, kept
         self._fresh = Fresh()
         self._unanswered: list[str] = []
         #: Requests made, how many of them were answered before, and the tokens of all answers.
@@ -48,8 +47,9 @@ class Replies:
 
     async def _ask_all(self, todo: Sequence[Request], replies: dict[str, str]) -> None:
         waiting = iter(todo)
-        async with Pool.from_spec(self._spec) as pool, asyncio.TaskGroup() as group:
-            for _ in range(min(len(todo), self._spec.resources.judge_concurrency * len(pool.urls))):
+        at_once = self._ctx.spec.resources.judge_concurrency * len(self._pool.urls)
+        async with self._pool as pool, asyncio.TaskGroup() as group:
+            for _ in range(min(len(todo), at_once)):
                 group.create_task(self._worker(pool, waiting, replies, len(todo)))
 
     async def _worker(self, pool: Pool, waiting: Iterator[Request], replies: dict[str, str], total: int) -> None:
