@@ -16,15 +16,15 @@ Panel = Any  # the builders of panels have no base of their own
 
 SOURCE = options.DataSourceRef(type_val="prometheus", uid="${datasource}")
 GREEN, AMBER, RED = "green", "orange", "red"
-_PLAIN, _GREY = "text", "#808080"  # a number that is neither good nor bad; what only serves to compare
+_PLAIN, GREY = "text", "#808080"  # a number that is neither good nor bad; what only serves to compare
 PER_SECOND = "count:/s"
 
 #: The same colour wherever the same thing is shown.
 GRADES = {"1": "blue", "2": "light-blue", "3": "light-green", "4": "green"}
-OUTCOMES = {"judged": "blue", "kept": GREEN, "skipped": "light-green", "not_chosen": _GREY, "missing": RED}
-EXAMPLES = {"hard": "purple", "easy": "light-blue", "earlier": _GREY}
+OUTCOMES = {"judged": "blue", "kept": GREEN, "skipped": "light-green", "not_chosen": GREY, "missing": RED}
+EXAMPLES = {"hard": "purple", "easy": "light-blue", "earlier": GREY}
 HARD = {"positive": "purple", "negative": AMBER}
-MODELS = {"base": _GREY, "tuned": "blue"}
+MODELS = {"base": GREY, "tuned": "blue"}
 
 #: Values from which on a colour holds, the first of them (None) from the lowest on.
 Steps = Sequence[tuple[float | None, str]]
@@ -141,7 +141,7 @@ def over_time(
         panel = panel.thresholds_style(style)
     if dashed:
         line = model.DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]})
-        grey = model.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": _GREY})
+        grey = model.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": GREY})
         panel = panel.override_by_regexp(f"/{dashed}/", [line, grey])
     panel = _colored(panel, colors or {})
     return panel if most is None else panel.max(most)

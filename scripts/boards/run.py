@@ -7,6 +7,7 @@ from boards.parts import (
     EXAMPLES,
     GRADES,
     GREEN,
+    GREY,
     HARD,
     ITERATION,
     MODELS,
@@ -45,6 +46,7 @@ def run() -> Any:
     step = f"{work} (pyrite_step_work_done{{{mine}}}) / ({work} (pyrite_step_work{{{mine}}}) > 0)"
     turn, labels = "pyrite_controller_turn_seconds", f'{SPACE}, component="controller"'
     colors = {"Succeeded": GREEN, "Failed": RED, "Running": "blue", "Waiting": AMBER, "Suspended": AMBER}
+    colors |= {"Pending": "light-blue", "Cancelled": GREY}
     rows = {
         "At a glance": [
             words(
