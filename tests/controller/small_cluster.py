@@ -5,11 +5,13 @@ It knows what the controller asks: runs, Jobs, pods, one StatefulSet. Jobs end w
 
 import copy
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from pyrite.controller.api import JOB_LABEL
 from pyrite.controller.manifests import ASKING, RUN_LABEL, needs_gpu
 from pyrite.controller.resource import TrainingRun, parse
 from pyrite.plan import Step, survey
@@ -23,8 +25,17 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class CutOff(Exception):
-    """The controller died, or the API server did, in the middle of a turn."""
+class CutOff(BaseException):
+    """The controller died in the middle of a turn."""
+
+
+class Broken(BaseException):
+    """The controller did what it must never do; no Exception, for it would go on after one."""
+
+
+def must(holds: object, words: str) -> None:
+    if not holds:
+        raise Broken(words)
 
 
 class SmallStore:
@@ -76,27 +87,37 @@ def _summary(step: Step) -> Object:
 
 
 class SmallCluster:
-    """The calls of ``pyrite.controller.api.Cluster``. ``die_after`` makes a later call fail."""
+    """The calls of ``pyrite.controller.api.Cluster``. ``die_after`` makes a later call fail.
 
-    def __init__(self, store: SmallStore) -> None:
-        self._store = store
+    ``alone``: one controller serves it, so that at no time two Jobs of a run, or a Job and the server, want the same.
+    """
+
+    def __init__(self, store: SmallStore, alone: bool = True) -> None:
+        self._store, self._alone = store, alone
+        self._versions = itertools.count(1)
         self.resources: dict[str, Object] = {}
         self.made: dict[str, Object] = {}
         self.described: dict[str, Object] = {}
         self.replicas = self.present = 0
         self.die_after: int | None = None
         self.pods_seen: list[Object] = []
+        self.server_pods_seen: list[Object] = []
+        self.events_seen: dict[str, list[Object]] = {}
+        #: What the API server answers to the creation of a run's Job, or to an Event.
+        self.refuses: dict[str, Exception] = {}
         self.calls = 0
 
     def add(self, name: str, spec: Object) -> None:
-        metadata = {"name": name, "uid": f"uid-{name}", "generation": 1, "creationTimestamp": now()}
-        self.resources[name] = {"metadata": metadata, "spec": spec}
+        version = str(next(self._versions))
+        metadata = {"name": name, "uid": f"uid-{version}", "generation": 1, "creationTimestamp": now()}
+        self.resources[name] = {"metadata": {**metadata, "resourceVersion": version}, "spec": spec}
 
     def edit(self, name: str, **changes: Any) -> None:
         found = self.resources[name]
         if found["spec"] != {**found["spec"], **changes}:
             found["spec"] |= changes
             found["metadata"]["generation"] += 1
+            found["metadata"]["resourceVersion"] = str(next(self._versions))
 
     def run(self, name: str) -> TrainingRun:
         return parse(copy.deepcopy(self.resources[name]))
@@ -114,7 +135,9 @@ class SmallCluster:
         ]
 
     def complete(self, job: Object) -> None:
-        """Its pods do their work."""
+        """Its pods do their work, if they have a node and somebody to ask."""
+        if (needs_gpu(job) and self.present) or (self._asks(job) and not min(self.present, self.replicas)):
+            return
         labels = job["metadata"]["labels"]
         spec = self.run(labels[RUN_LABEL]).spec
         assert spec is not None
@@ -154,17 +177,21 @@ class SmallCluster:
     def pods(self, run: str) -> list[Object]:
         self._call()
         del run
-        return self.pods_seen
+        return [pod for pod in self.pods_seen if pod["status"].get("phase") != "Failed"]
+
+    def failed_pods(self, job: str) -> list[Object]:
+        self._call()
+        its = [pod for pod in self.pods_seen if pod["metadata"]["labels"][JOB_LABEL] == job]
+        return [pod for pod in its if pod["status"].get("phase") == "Failed"]
 
     def server_pods(self, instance: str) -> list[Object]:
         self._call()
         del instance
-        return []
+        return self.server_pods_seen
 
-    def refusals(self, job: str) -> list[str]:
+    def events(self, name: str) -> list[Object]:
         self._call()
-        del job
-        return ["refused"]
+        return self.events_seen.get(name, [])
 
     def server(self, name: str) -> Object | None:
         self._call()
@@ -177,7 +204,7 @@ class SmallCluster:
         del name
         if replicas == 0:
             asking = [job for job in self.unfinished() if self._asks(job)]
-            assert not asking, "the server is taken from under a run that asks it"
+            must(not (self._alone and asking), "the server is taken from under a run that asks it")
         self.replicas = replicas
 
     def create(self, manifest: Object) -> bool:
@@ -187,8 +214,12 @@ class SmallCluster:
             return self.described.setdefault(name, manifest) is manifest
         if name in self.made:
             return False
-        assert not self.unfinished(manifest["metadata"]["labels"][RUN_LABEL]), "two Jobs of a run at once"
-        assert not (needs_gpu(manifest) and self.present), "a Job waits for GPUs that the server holds"
+        run = manifest["metadata"]["labels"][RUN_LABEL]
+        if run in self.refuses:
+            raise self.refuses[run]
+        if self._alone:
+            must(not self.unfinished(run), "two Jobs of a run at once")
+            must(not (needs_gpu(manifest) and self.present), "a Job waits for GPUs that the server holds")
         job = copy.deepcopy(manifest)
         job["metadata"]["creationTimestamp"] = now()
         job["status"] = {}
@@ -200,17 +231,51 @@ class SmallCluster:
         if name in self.made:
             self.made[name]["metadata"]["deletionTimestamp"] = now()
 
-    def show(self, run: TrainingRun, status: Object) -> None:
+    def show(self, run: TrainingRun, status: Object) -> bool:
         self._call()
-        self.resources[run.name]["status"] = json.loads(json.dumps(status))
+        found = self.resources.get(run.name)
+        if not found or found["metadata"]["resourceVersion"] != run.version:
+            return False
+        found["metadata"]["resourceVersion"] = str(next(self._versions))
+        found["status"] = json.loads(json.dumps(status))
+        return True
 
     def tell(self, *_: Any) -> None:
         self._call()
+        if "event" in self.refuses:
+            raise self.refuses["event"]
 
     def _asks(self, job: Object) -> bool:
         labels = job["metadata"]["labels"]
-        spec = self.run(labels[RUN_LABEL]).spec
+        spec = self.run(labels[RUN_LABEL]).spec if labels[RUN_LABEL] in self.resources else None
         return labels["pyrite.dev/stage"] in ASKING and spec is not None and spec.judge.kind == "vllm"
+
+
+class Behind:
+    """The same cluster for a second controller, whose lists are as old as its last ``look``."""
+
+    def __init__(self, cluster: SmallCluster) -> None:
+        self._cluster = cluster
+        self.look()
+
+    def look(self) -> None:
+        cluster = self._cluster
+        self._runs, self._jobs = cluster.runs(), cluster.jobs(cluster.resources)
+        self._server = cluster.server("")
+
+    def runs(self) -> list[Object]:
+        return copy.deepcopy(self._runs)
+
+    def jobs(self, runs: Iterable[str]) -> list[Object]:
+        wanted = set(runs)
+        return copy.deepcopy([job for job in self._jobs if job["metadata"]["labels"][RUN_LABEL] in wanted])
+
+    def server(self, name: str) -> Object | None:
+        del name
+        return self._server
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cluster, name)
 
 
 def names(jobs: Sequence[Object]) -> list[str]:

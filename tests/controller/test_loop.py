@@ -1,5 +1,6 @@
 """The loop: whatever happens to it and to its Jobs, a run goes on to its end, one step at a time."""
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.small_cluster import CutOff, SmallCluster, SmallStore, names, now
-from pyrite.controller.loop import JOB_LABEL, Loop
+from controller.small_cluster import Behind, CutOff, SmallCluster, SmallStore, names, now
+from pyrite.controller.api import JOB_LABEL
+from pyrite.controller.loop import Loop
 from pyrite.controller.resource import ENDED
 from pyrite.controller.settings import Settings, load
+from pyrite.plan import chain
 
 JOBS = Path(__file__).parents[2] / "jobs"
 WITH_GPUS = """
@@ -34,14 +37,16 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 class World:
-    """A cluster, a store and the controller."""
+    """A cluster, a store and the controller. Not ``alone``: a second one acts on what it saw a while ago."""
 
-    def __init__(self, chart: Settings, **runs: dict[str, Any]):
+    def __init__(self, chart: Settings, alone: bool = True, **runs: dict[str, Any]):
         self.store = SmallStore()
-        self.cluster = SmallCluster(self.store)
+        self.cluster = SmallCluster(self.store, alone)
         for name, spec in runs.items():
             self.cluster.add(name, dict(spec))
         self.loop = Loop(self.cluster, self.store, lambda: chart)  # type: ignore[arg-type]
+        self.behind = Behind(self.cluster)
+        self.second = Loop(self.behind, self.store, lambda: chart)  # type: ignore[arg-type]
 
     def turn(self, die_after: int | None = None) -> None:
         self.cluster.die_after = die_after
@@ -51,14 +56,60 @@ class World:
             assert die_after is not None
         self.cluster.die_after = None
 
+    def happens(self, kind: str, number: int | None) -> None:
+        cluster = self.cluster
+        jobs = cluster.unfinished()
+        job = jobs[number % len(jobs)] if jobs and number is not None else None
+        name = list(cluster.resources)[(number or 0) % 3]
+        match kind:
+            case "turn" | "cut off":
+                self.turn(die_after=number)
+            case "go on":
+                for _ in range(number or 0):
+                    self.go_on_once()
+            case "complete" if job:
+                cluster.complete(job)
+            case "fail" if job:
+                cluster.end(job, "Failed")
+            case "delete" if job:
+                cluster.delete_job(job["metadata"]["name"])
+            case "delete finished":
+                cluster.made = {n: job for n, job in cluster.made.items() if job in cluster.unfinished()}
+            case "reap":
+                cluster.reap()
+            case "settle":
+                cluster.settle()
+            case "scale":
+                cluster.replicas = (number or 0) % 3
+            case "suspend" | "resume":
+                cluster.edit(name, suspend=kind == "suspend")
+            case "retry":
+                cluster.edit(name, retry=cluster.resources[name]["spec"].get("retry", 0) + 1)
+            case "edit":
+                cluster.edit(name, mine={"negatives": 1 + (number or 0) % 3})
+            case "look":
+                self.behind.look()
+            case "second":
+                self.second.turn()
+
+    def has_done(self, name: str, before: str) -> None:
+        """The run's steps up to the first of stage ``before`` are finished."""
+        spec = self.cluster.run(name).spec
+        assert spec
+        for step in takewhile(lambda step: step.stage != before, chain(spec)):
+            self.store.finish(spec, [step])
+
+    def go_on_once(self) -> None:
+        self.turn()
+        self.cluster.settle()
+        self.cluster.reap()
+        for job in self.cluster.unfinished():
+            self.cluster.complete(job)
+
     def go_on(self, most: int = 400) -> None:
         """Everything goes well from here, until all runs have ended."""
         for _ in range(most):
-            self.turn()
-            self.cluster.settle()
-            self.cluster.reap()
-            for job in self.cluster.unfinished():
-                self.cluster.complete(job)
+            self.go_on_once()
             if all(self.cluster.run(name).status.phase in ENDED for name in self.cluster.resources):
                 return
         phases = {name: self.cluster.run(name).status for name in self.cluster.resources}
@@ -68,54 +119,67 @@ class World:
 EVENTS = st.one_of(
     st.tuples(st.just("turn"), st.none()),
     st.tuples(st.just("cut off"), st.integers(0, 12)),
+    st.tuples(st.just("go on"), st.integers(1, 12)),
     st.tuples(st.sampled_from(["complete", "fail", "delete", "delete finished"]), st.integers(0, 5)),
     st.tuples(st.sampled_from(["reap", "settle"]), st.none()),
-    st.tuples(st.sampled_from(["suspend", "resume", "retry", "edit"]), st.integers(0, 5)),
+    st.tuples(st.sampled_from(["suspend", "resume", "retry", "edit", "scale"]), st.integers(0, 5)),
 )
+OF_TWO = st.one_of(EVENTS, st.tuples(st.sampled_from(["look", "second"]), st.none()))
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(EVENTS, max_size=40))
+@settings(max_examples=25, deadline=None)
+@given(st.lists(EVENTS, min_size=5, max_size=30))
 def test_whatever_happens_each_run_ends_well_one_job_at_a_time(chart: Settings, events: list[tuple[str, Any]]) -> None:
     """The cluster itself asserts: never two Jobs of a run, no GPU Job beside the server, none without a judge."""
     world = World(chart, one=LABELS, two=VLLM, three=VLLM)
+    for event in events:
+        world.happens(*event)
+    for number in range(3):
+        world.happens("suspend", number)
+    for _ in range(4):
+        world.turn()
+        world.cluster.reap()
+        world.cluster.settle()
+    assert world.cluster.replicas == 0, "the server is up while all runs are suspended"
+    ends_well(world)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(OF_TWO, min_size=10, max_size=30))
+def test_two_controllers_of_which_one_is_behind_do_no_harm(chart: Settings, events: list[tuple[str, Any]]) -> None:
+    """A rolling update has two for a moment; each may act on lists that the other has made old."""
+    world = World(chart, alone=False, one=LABELS, two=VLLM, three=VLLM)
+    for event in events:
+        world.happens(*event)
+    ends_well(world)
+
+
+def ends_well(world: World) -> None:
     cluster = world.cluster
-    for kind, number in events:
-        jobs = cluster.unfinished()
-        job = jobs[number % len(jobs)] if jobs and isinstance(number, int) else None
-        name = list(cluster.resources)[(number or 0) % 3]
-        if kind == "turn":
-            world.turn()
-        elif kind == "cut off":
-            world.turn(die_after=number)
-        elif kind == "complete" and job:
-            cluster.complete(job)
-        elif kind == "fail" and job:
-            cluster.end(job, "Failed")
-        elif kind == "delete" and job:
-            cluster.delete_job(job["metadata"]["name"])
-        elif kind == "delete finished":
-            cluster.made = {n: job for n, job in cluster.made.items() if job in cluster.unfinished()}
-        elif kind == "reap":
-            cluster.reap()
-        elif kind == "settle":
-            cluster.settle()
-        elif kind == "suspend":
-            cluster.edit(name, suspend=True)
-        elif kind == "resume":
-            cluster.edit(name, suspend=False)
-        elif kind == "retry":
-            cluster.edit(name, retry=cluster.resources[name]["spec"].get("retry", 0) + 1)
-        elif kind == "edit":
-            cluster.edit(name, mine={"negatives": 1 + number % 3})
     for name in cluster.resources:
         cluster.edit(name, suspend=False, retry=cluster.resources[name]["spec"].get("retry", 0) + 1)
     world.go_on()
-    assert {name: cluster.run(name).status.phase for name in cluster.resources} == dict.fromkeys(
-        cluster.resources, "Succeeded"
-    )
+    phases = {name: cluster.run(name).status.phase for name in cluster.resources}
+    assert phases == dict.fromkeys(cluster.resources, "Succeeded")
     world.turn()
     assert cluster.replicas == 0, "the server is left running with nobody to ask it"
+
+
+def test_gpus_that_two_controllers_give_to_two_runs_are_with_one_of_them_in_the_end(chart: Settings) -> None:
+    """The bug: a Job waits for the server's GPUs, and the run that asks the server for that Job, for ever."""
+    world = World(chart, alone=False, training=LABELS)
+    world.has_done("training", before="finetune")
+    world.behind.look()
+    world.cluster.edit("training", suspend=True)
+    world.cluster.add("asking", dict(VLLM))
+    world.has_done("asking", before="judge")
+    world.turn()
+    world.cluster.settle()
+    world.second.turn()
+    assert world.cluster.present
+    assert world.cluster.unfinished("training")
+    world.cluster.edit("training", suspend=False)
+    world.go_on()
 
 
 def test_a_run_goes_through_its_steps_and_says_so(chart: Settings) -> None:
@@ -153,7 +217,7 @@ def test_a_run_goes_through_its_steps_and_says_so(chart: Settings) -> None:
 
 
 def _ended(end: dict[str, Any]) -> dict[str, Any]:
-    return {"containerStatuses": [{"state": {"terminated": end}}]}
+    return {"phase": "Failed", "containerStatuses": [{"state": {"terminated": end}}]}
 
 
 def test_a_failed_job_says_why_and_a_retry_goes_on_from_there(chart: Settings) -> None:

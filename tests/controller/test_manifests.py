@@ -40,7 +40,13 @@ def chart(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 def run(spec: dict[str, Any], name: str = LONGEST) -> TrainingRun:
-    metadata = {"name": name, "uid": "u", "generation": 1, "creationTimestamp": "2026-11-23T08:00:00Z"}
+    metadata = {
+        "name": name,
+        "uid": "u",
+        "generation": 1,
+        "creationTimestamp": "2026-11-23T08:00:00Z",
+        "resourceVersion": "1",
+    }
     return parse({"metadata": metadata, "spec": {**spec, "iterations": 100}})
 
 

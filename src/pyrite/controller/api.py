@@ -13,6 +13,12 @@ from pyrite.controller.resource import API_VERSION, GROUP, KIND, PLURAL, VERSION
 _SECONDS = 10
 _CONFLICT, _NOT_FOUND = 409, 404
 
+#: Kubernetes' own label of a Job's pods.
+JOB_LABEL = "batch.kubernetes.io/job-name"
+
+#: Pods or events in one answer: more than a run has at once, and what a turn can hold in memory.
+_MOST = 500
+
 Object = dict[str, Any]
 
 
@@ -39,25 +45,29 @@ class Cluster:
         return self._list("batch", "v1", "jobs", label_selector=f"{RUN_LABEL} in ({','.join(sorted(runs))})")
 
     def pods(self, run: str) -> list[Object]:
-        """The pods of a run that have not succeeded, up to a hundred."""
-        return self._pods(f"{RUN_LABEL}={run}", "status.phase!=Succeeded")
+        """The pods of a run that have not ended."""
+        return self._pods(f"{RUN_LABEL}={run}", "status.phase!=Succeeded,status.phase!=Failed")
+
+    def failed_pods(self, job: str) -> list[Object]:
+        """The pods of a Job that have failed."""
+        return self._pods(f"{JOB_LABEL}={job}", "status.phase=Failed")
 
     def server_pods(self, instance: str) -> list[Object]:
         """The pods of the vLLM server."""
         return self._pods(f"app.kubernetes.io/instance={instance},app.kubernetes.io/component=vllm", None)
 
-    def refusals(self, job: str) -> list[str]:
-        """Why no pod of a Job could be made, as its events say."""
+    def events(self, name: str) -> list[Object]:
+        """The events of a Job or a pod."""
         self.calls += 1
         answer = self._core.list_namespaced_event(
             self.namespace,
-            field_selector=f"involvedObject.name={job},type=Warning",
-            limit=20,
+            field_selector=f"involvedObject.name={name}",
+            limit=_MOST,
             _preload_content=False,
             _request_timeout=_SECONDS,
         )
-        items = json.loads(answer.data)["items"]
-        return list(dict.fromkeys(item["message"] for item in items if item.get("reason") == "FailedCreate"))
+        items: list[Object] = json.loads(answer.data)["items"]
+        return items
 
     def server(self, name: str) -> Object | None:
         """A StatefulSet, or None where there is none."""
@@ -125,8 +135,8 @@ class Cluster:
             if error.status != _NOT_FOUND:
                 raise
 
-    def show(self, run: TrainingRun, status: Object) -> None:
-        """Replace the run's status; a run that is gone, or that another has shown meanwhile, is no error."""
+    def show(self, run: TrainingRun, status: Object) -> bool:
+        """Replace the run's status; False where the run is gone, or not as it was when it was listed."""
         self.calls += 1
         try:
             self._custom.patch_namespaced_custom_object_status(
@@ -135,13 +145,15 @@ class Cluster:
                 self.namespace,
                 PLURAL,
                 run.name,
-                {"status": status},
+                {"metadata": {"resourceVersion": run.version}, "status": status},
                 _content_type="application/merge-patch+json",
                 _request_timeout=_SECONDS,
             )
         except ApiException as error:
             if error.status not in (_NOT_FOUND, _CONFLICT):
                 raise
+            return False
+        return True
 
     def tell(self, run: TrainingRun, kind: str, reason: str, message: str, at: str) -> None:
         """Put an Event beside the run."""
@@ -176,7 +188,7 @@ class Cluster:
             self.namespace,
             label_selector=labels,
             field_selector=fields,
-            limit=100,
+            limit=_MOST,
             _preload_content=False,
             _request_timeout=_SECONDS,
         )

@@ -8,6 +8,7 @@ from typing import Any
 from pyrite.config import dump
 from pyrite.controller.resource import API_VERSION, KIND, TrainingRun
 from pyrite.controller.settings import Settings
+from pyrite.errors import UserError
 from pyrite.plan import Step
 from pyrite.spec import RunSpec
 
@@ -25,7 +26,7 @@ def description(run: TrainingRun, settings: Settings) -> Manifest:
     """The immutable ConfigMap of the run's description as it is now."""
     assert run.spec is not None
     text = dump(_with_judge(run.spec, settings))
-    name = f"{run.name}-run-{_digest(text)}"
+    name = f"{run.name}-run-{_digest(text, run.uid)}"
     metadata = {"name": name, "labels": _labels(run, settings), "ownerReferences": [_owner(run)]}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": {_KEY: text}}
 
@@ -35,6 +36,9 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
 
     Args:
         key: what the steps' results depend on; the Job's name holds it, so that the same work has the same name.
+
+    Raises:
+        UserError: the chart's settings leave no Job that could do it.
     """
     stage, iteration, _ = steps[0]
     manifest = copy.deepcopy(settings.jobs[stage])
@@ -58,7 +62,15 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
     template = spec["template"]
     template["metadata"]["labels"] |= labels
     pod = template["spec"]
-    for change in (settings.worker.pod, extra.pod if extra else {}):
+    for place, change in (
+        ("worker.pod", settings.worker.pod),
+        (f"worker.stages.{stage}.pod", extra.pod if extra else {}),
+    ):
+        if lists := {"containers", "volumes"} & change.keys():
+            raise UserError(
+                f"the chart's {place} replaces the {' and '.join(sorted(lists))} of the worker's pods, which cannot "
+                "work without their own. Leave that out; worker.extraEnv and resources change the container."
+            )
         pod = merged(pod, change)
     template["spec"] = pod
     for volume in pod["volumes"]:
@@ -67,7 +79,7 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
     worker = pod["containers"][0]
     worker |= {"image": settings.worker.image, "imagePullPolicy": settings.worker.image_pull_policy}
     worker["args"] = _arguments(worker["args"], iteration)
-    worker["env"] = [*worker.get("env", []), *settings.worker.env, *_key_of(stage, settings)]
+    worker["env"] = [*worker.get("env", []), *settings.worker.env, *_key_of(run, stage, settings)]
     worker["envFrom"] = settings.worker.env_from
     if extra and extra.resources is not None:
         worker["resources"] = extra.resources
@@ -76,9 +88,12 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
 
 
 def job_name(run: TrainingRun, step: Step, key: str) -> str:
-    """The name of the Job that does a step: the same for the same work, another after a retry."""
+    """The name of the Job that does a step: the same for the same work of the same run, another after a retry.
+
+    The uid: a run that was deleted and made anew must not take its predecessor's Jobs, which are going, for its own.
+    """
     text = f"{run.name}-{step.stage}" if step.iteration is None else f"{run.name}-{step.stage}-{step.iteration}"
-    return f"{text}-{_digest(key, run.control.retry)}"
+    return f"{text}-{_digest(key, run.control.retry, run.uid)}"
 
 
 def needs_gpu(manifest: Manifest) -> bool:
@@ -89,8 +104,8 @@ def needs_gpu(manifest: Manifest) -> bool:
 
 def uses_server(spec: RunSpec, stage: str | None, settings: Settings) -> bool:
     """Whether a run's stage asks the vLLM server that the controller scales."""
-    asks = stage == "generate" or (stage == "judge" and spec.judge.kind == "vllm")
-    return asks and settings.server is not None and not spec.resources.judge_urls
+    asks = (stage == "generate" and spec.generate) or (stage == "judge" and spec.judge.kind == "vllm")
+    return bool(asks) and settings.server is not None and not spec.resources.judge_urls
 
 
 def merged(target: Any, change: Any) -> Any:
@@ -122,9 +137,11 @@ def _arguments(arguments: list[str], iteration: int | None) -> list[str]:
     return [*arguments[:position], str(iteration), *arguments[position + 1 :]]
 
 
-def _key_of(stage: str, settings: Settings) -> list[dict[str, Any]]:
-    secret = settings.judge.key_secret
-    if not secret or stage not in ASKING:
+def _key_of(run: TrainingRun, stage: str, settings: Settings) -> list[dict[str, Any]]:
+    """The API key, for the chart's own servers alone: who may make a run could have it sent to an address of theirs."""
+    assert run.spec is not None
+    secret, urls = settings.judge.key_secret, settings.judge.urls
+    if not secret or stage not in ASKING or not set(run.spec.resources.judge_urls) <= set(urls):
         return []
     reference = {"secretKeyRef": {"name": secret, "key": "api-key"}}
     return [{"name": "PYRITE_JUDGE_API_KEY", "valueFrom": reference}]

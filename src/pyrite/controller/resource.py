@@ -92,10 +92,17 @@ class TrainingRun:
     uid: str
     generation: int
     created: str
+    #: Changes with each change of the resource, and no two runs have the same.
+    version: str
     control: Control
     status: Status
     spec: RunSpec | None = None
     wrong: str = ""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no controller has looked at it yet."""
+        return not self.status.observed_generation and not self.status.message
 
 
 def parse(found: dict[str, Any]) -> TrainingRun:
@@ -117,6 +124,7 @@ def parse(found: dict[str, Any]) -> TrainingRun:
         metadata["uid"],
         metadata["generation"],
         metadata["creationTimestamp"],
+        metadata["resourceVersion"],
         steering,
         status,
         spec,

@@ -1,4 +1,4 @@
-"""What pods say of themselves, in words that a person can act on. Pure."""
+"""What pods and their events say, in words that a person can act on. Pure."""
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -11,6 +11,9 @@ _LOST = timedelta(seconds=60)
 
 #: On a full node a pod's turn comes when another ends; one that waits longer is told of.
 _FULL = timedelta(seconds=20)
+
+#: A pod whose volumes and network are there has its containers within seconds, unless the image is pulled.
+_UNMADE = timedelta(seconds=45)
 
 _WAITING = {
     "ImagePullBackOff": "Is the image's name and tag right, and may the node pull it (imagePullSecrets)?",
@@ -33,7 +36,9 @@ def trouble(pods: Iterable[dict[str, Any]], now: datetime) -> str:
 def _stuck(pod: dict[str, Any], now: datetime) -> str:
     metadata, status = pod["metadata"], pod.get("status") or {}
     name = metadata["name"]
-    if "deletionTimestamp" in metadata and now - read_time(metadata["deletionTimestamp"]) > _LOST:
+    if "deletionTimestamp" in metadata:
+        if now - read_time(metadata["deletionTimestamp"]) < _LOST:
+            return ""
         return (
             f"pod {name} was told to stop and does not end: its node may be lost. "
             f"`kubectl delete pod {name} --force` lets another take its place, once the node is known to be dead."
@@ -46,12 +51,52 @@ def _stuck(pod: dict[str, Any], now: datetime) -> str:
                 f"pod {name} finds no node: {condition.get('message', condition.get('reason', ''))} "
                 "Add a node that fits, or change the stage's resources, nodeSelector or tolerations in the chart."
             )
-    for container in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
-        waiting = (container.get("state") or {}).get("waiting") or {}
+    for waiting in _waiting(status):
         if hint := _WAITING.get(waiting.get("reason", "")):
             said = waiting.get("message", "").rstrip(". ")[:200]
             return f"pod {name} does not start: {waiting['reason']}{f' ({said})' if said else ''}. {hint}"
     return ""
+
+
+def _waiting(status: dict[str, Any]) -> list[dict[str, Any]]:
+    containers = (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
+    return [(container.get("state") or {}).get("waiting") or {} for container in containers]
+
+
+def is_running(pod: dict[str, Any]) -> bool:
+    """Whether it is at work, and not told to stop."""
+    return (pod.get("status") or {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+
+
+def is_unmade(pod: dict[str, Any], now: datetime) -> bool:
+    """Whether its node has not made its containers for long; only its events say why."""
+    status = pod.get("status") or {}
+    if "startTime" not in status or now - read_time(status["startTime"]) < _UNMADE:
+        return False
+    return any(waiting.get("reason") == "ContainerCreating" for waiting in _waiting(status))
+
+
+def not_made(pod: str, events: Iterable[dict[str, Any]]) -> str:
+    """Why ``pod`` has no containers yet; nothing where its image is being pulled."""
+    last = max((event for event in events if event["type"] == "Warning" or _pulls(event)), key=_when, default=None)
+    if last is None or _pulls(last):
+        return ""
+    said = last["message"].rstrip(". ")[:300]
+    return f"pod {pod} does not start: {said}. It will, once that is there; `kubectl describe pod {pod}` has the rest."
+
+
+def refused(job: str, events: Iterable[dict[str, Any]]) -> str:
+    """Why no pod of ``job`` can be made."""
+    last = max((event for event in events if event.get("reason") == "FailedCreate"), key=_when, default=None)
+    return f"no pod of {job} can be made: {last['message']}" if last else ""
+
+
+def _pulls(event: dict[str, Any]) -> bool:
+    return event.get("reason") == "Pulling"
+
+
+def _when(event: dict[str, Any]) -> datetime:
+    return read_time(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"])
 
 
 def last_words(pods: Iterable[dict[str, Any]]) -> str:

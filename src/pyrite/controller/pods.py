@@ -1,0 +1,35 @@
+"""What a run's pods say of themselves: which are asked for, and when their events are read too."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from pyrite.controller import words
+from pyrite.controller.api import JOB_LABEL, Cluster
+from pyrite.controller.resource import TrainingRun
+from pyrite.controller.seen import Job, Pods
+
+#: A Job has its first pod within a second; one that has none for so long may not make any.
+_NO_POD = timedelta(seconds=30)
+
+
+def look(cluster: Cluster, run: TrainingRun, jobs: Sequence[Job], now: datetime) -> Pods:
+    """Why the run's pods do not run; where none is to run, what the failed ones said last."""
+    going = [job for job in jobs if not job.ended]
+    if not going:
+        failed = [job.name for job in jobs if job.ended == "Failed"]
+        return Pods(last_words={name: words.last_words(cluster.failed_pods(name)) for name in failed})
+    found = cluster.pods(run.name)
+    of = {job.name: [pod for pod in found if pod["metadata"]["labels"].get(JOB_LABEL) == job.name] for job in going}
+    pods = [pod for each in of.values() for pod in each]
+    trouble = words.trouble(pods, now) or _not_made(cluster, pods, now)
+    for job in going:
+        if not of[job.name] and not job.queued and not job.done and now - job.created > _NO_POD:
+            trouble = words.refused(job.name, cluster.events(job.name)) or trouble
+    return Pods(trouble, any(words.is_running(pod) for pod in pods))
+
+
+def _not_made(cluster: Cluster, pods: Sequence[dict[str, Any]], now: datetime) -> str:
+    """Of the first pod alone, so that a turn does not ask once a shard: the others wait for the same thing."""
+    name = next((pod["metadata"]["name"] for pod in pods if words.is_unmade(pod, now)), None)
+    return words.not_made(name, cluster.events(name)) if name else ""
