@@ -32,13 +32,14 @@ def test_a_probe_corrects_the_guess() -> None:
     ("settings", "pairs"),
     [
         ({}, 50),
-        ({"rank_window": 20}, 20),
-        ({"sample": SampleSpec()}, 15),
-        ({"sample": SampleSpec(), "rank_window": 8}, 8),
+        ({"rank_window": 20}, 22),
+        ({"rank_window": 49}, 50),
+        ({"sample": SampleSpec()}, 17),
+        ({"sample": SampleSpec(), "rank_window": 8}, 10),
     ],
 )
-def test_pairs_of_a_query(settings: dict[str, Any], pairs: int) -> None:
-    assert pairs_per_query(JudgeSpec(**settings), 50) == pairs
+def test_pairs_of_a_query_with_two_that_are_known(settings: dict[str, Any], pairs: int) -> None:
+    assert pairs_per_query(JudgeSpec(**settings), 50, known=2) == pairs
 
 
 def test_unknown_machine_names_the_known() -> None:

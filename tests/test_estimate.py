@@ -67,6 +67,7 @@ def test_documents_alone_show_the_questions_to_be_made_and_what_asking_for_them_
     # 100 passages give a question each, 70 of them for training; 20,000 more are made after examples.
     prompt = 100 * (150 + 200) + 20_000 * (150 + 5 * 20) + 100 * (350 + 200 + 24)
     seconds = (100 * 224 + 20_000 * 250 + 100 * 574) / 9600 + 20_100 * 20 / 6000
+    pairs = (20_070 * 10 + 70) * 2  # the first ranks, and a question's own passage whatever its rank
     result = pyrite(*verb, run_file)
     assert result.returncode == 0, result.stderr
     said = " ".join(result.stdout.split())
@@ -75,9 +76,13 @@ def test_documents_alone_show_the_questions_to_be_made_and_what_asking_for_them_
     assert f"{prompt:,} prompt tokens and {20_100 * 20:,} written" in said
     assert f"about {seconds / 60:.0f} minutes and {seconds / 3600 * 5.672:.2f} dollars on 1 x g5.12xlarge" in said
     if verb == ["estimate"]:
-        assert f"{20_070 * 10 * 2:,} at most" in said, "pairs: the questions to be made are judged as well"
+        assert f"{pairs:,} at most" in said, "pairs: the questions to be made are judged as well"
     else:
         assert f"generate, shard 1 to do {3 + seconds / 2:,.0f} s" in said
+        judging = (pairs * 224 + 20_070 * 2 * 350) / 9600
+        assert f"judge, iteration 2, shard 1 to do {3 + judging / 4:,.0f} s" in said
+        assert f"Judging: at most {pairs:,} pairs, {pairs * 574:,} prompt tokens" in said
+        assert f"about {judging / 3600:.1f} hours and {judging / 3600 * 5.672:.2f} dollars on 1 x g5.12xlarge" in said
 
 
 def test_nobody_is_asked_whether_passages_answer_where_the_answer_key_judges_or_the_run_does_not_want_it(
@@ -101,18 +106,19 @@ def test_what_is_made_is_counted_and_what_is_left_is_at_most(run_file: Path, tmp
     words = ("generate.queries=40", "generate.answerable_grade=null", "evaluate.blends=[]")
     run = opened(run_file, tmp_path, *words)
 
-    def pairs() -> int:
-        return estimate_judging(run, machine(USUAL_MACHINE), 1).pairs // 20  # of 10 passages, in 2 iterations
+    def judged(queries: int) -> bool:
+        """Whether pairs are counted for so many: of 10 passages, and, for 14 of 34, their own, in 2 iterations."""
+        return estimate_judging(run, machine(USUAL_MACHINE), 1).pairs == round(queries * (10 + 14 / 34) * 2)
 
     assert "at most 34 training queries (34 of them still" in estimate(run).words
     run_step(run, Step("prepare"), Silent())
     assert "at most 34 training queries (34 of them still" in estimate(run).words
     made = run_step(run, Step("generate", None, 0), Silent())["summary"]["splits"]["train"]
     assert f"at most {made + 17} training queries (17 of them still" in estimate(run).words
-    assert pairs() == made + 17
+    assert judged(made + 17)
     made += run_step(run, Step("generate", None, 1), Silent())["summary"]["splits"]["train"]
     after = estimate(run).words
     assert f" {made} training queries; about" in after
     assert "at most" not in after
     assert "LLM calls" not in after
-    assert pairs() == made
+    assert judged(made)

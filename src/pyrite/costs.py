@@ -75,15 +75,19 @@ def machine(name: str) -> Machine:
     return Machine(name=name, **table[name])
 
 
-def pairs_per_query(judge: JudgeSpec, top_k: int) -> int:
-    """Most pairs of one query that are sent: patience and judgments already kept can only lower it."""
+def pairs_per_query(judge: JudgeSpec, top_k: int, known: float) -> float:
+    """Most pairs of one query that are sent: patience and judgments already kept can only lower it.
+
+    ``known``: passages that the data set knows to be relevant to it, which are judged whatever their rank.
+    """
     window = min(top_k, judge.rank_window or top_k)
-    return window if judge.sample is None else min(window, judge.sample.top + judge.sample.deeper)
+    chosen = window if judge.sample is None else min(window, judge.sample.top + judge.sample.deeper)
+    return min(top_k, chosen + known)
 
 
 def judge_cost(
     queries: float,
-    per_query: int,
+    per_query: float,
     iterations: int,
     passage_characters: float,
     on: Machine,

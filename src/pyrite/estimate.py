@@ -17,6 +17,8 @@ from pyrite.costs import (
 )
 from pyrite.executors.step import Run
 from pyrite.generation.drawing import shares
+from pyrite.judges.prompting import load_prompt
+from pyrite.judges.vllm import fingerprint
 from pyrite.plan import Step, chain, survey
 from pyrite.sources import open_source
 from pyrite.sources.base import Document, Question
@@ -31,21 +33,24 @@ _MODEL_MEBIBYTES = 900
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds for each step, and a sentence on the whole."""
+    """Seconds for each step, a sentence on the whole, and one on what a language model's judgments take, if any."""
 
     seconds: Mapping[Step, float]
     words: str
+    judging: str
 
 
 @dataclass(frozen=True)
 class _Size:
-    """What a run works on. ``own``: whether its source has questions; ``made``: training queries among those of
-    ``train`` that are not made yet, which is the most that can come of asking.
+    """What a run works on. ``known``: chunks known to answer a training query, in the mean; ``own``: whether its source
+    has questions; ``made``: training queries among those of ``train`` that are not made yet, which is the most that can
+    come of asking.
     """
 
     chunks: float
     characters: float
     train: float
+    known: float
     own: bool
     made: float = 0
 
@@ -70,6 +75,7 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     per_example = min(spec.prepare.max_chars, size.passage) * (1 + spec.mine.negatives)
     train = size.train * spec.mine.positives * spec.finetune.epochs * per_example / _TRAINED_CHARACTERS_PER_SECOND
     making = _estimate_making(run, size, on, machines)
+    judging = _estimate_judging(run, size, on, machines) if spec.judge.kind == "vllm" else None
     seconds = {}
     for step in chain(spec):
         base = _START_SECONDS
@@ -82,6 +88,8 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
                 base += making.hours * 3600 / spec.generate.shards
             case "validate":
                 base += encode if step.iteration == 0 else encode * models
+            case "judge" if judging:
+                base += judging.hours * 3600 / spec.iterations / spec.judge.shards
             case "judge" | "mine":
                 base += size.train * spec.retrieve.top_k / 100_000
             case "finetune":
@@ -91,7 +99,8 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
                 base += encode
         seconds[step] = base
     todo = [state.step for state in survey(spec, manifests, run.external) if state.state != "done"]
-    left = sum(seconds[step] for step in todo if step.stage != "generate")
+    asking = {"generate", "judge"} if judging else {"generate"}
+    left = sum(seconds[step] for step in todo if step.stage not in asking)
     block = spec.resources.search_block * 384 * 4 / 2**20
     text = size.characters * 3 / 2**20
     queries = f"{size.train:,.0f} training queries"
@@ -103,7 +112,9 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     )
     if making and any(step.stage == "generate" for step in todo):
         words += f" {_words_of(making, on, machines)}"
-    return Estimate(seconds, words)
+    shards = sum(step.stage == "judge" for step in todo)
+    share = shards / spec.iterations / spec.judge.shards
+    return Estimate(seconds, words, _words_of_judging(judging, share, on, machines) if judging and share else "")
 
 
 def _words_of(making: GenerateCost, on: Machine, machines: int) -> str:
@@ -112,6 +123,15 @@ def _words_of(making: GenerateCost, on: Machine, machines: int) -> str:
         f"Making the questions: at most {making.questions + making.checks:,} LLM calls ({making.questions:,} for a "
         f"question{checks}), {making.prompt_tokens:,} prompt tokens and {making.written_tokens:,} written; about "
         f"{_duration(making.hours * 3600)} and {making.dollars:,.2f} dollars on {machines} x {on.name}, by estimate."
+    )
+
+
+def _words_of_judging(cost: JudgeCost, share: float, on: Machine, machines: int) -> str:
+    """In words, what the ``share`` of the judging that is left takes."""
+    how = f"{machines} x {on.name}, " + ("at the speed that the probe measured" if cost.measured else "by estimate")
+    return (
+        f"Judging: at most {cost.pairs * share:,.0f} pairs, {cost.prompt_tokens * share:,.0f} prompt tokens; about "
+        f"{_duration(cost.hours * share * 3600)} and {cost.dollars * share:,.2f} dollars on {how}."
     )
 
 
@@ -149,18 +169,21 @@ def estimate_judging(run: Run, on: Machine, machines: int) -> JudgeCost:
     Raises:
         UserError: the source cannot be read.
     """
-    spec, size = run.spec, _size(run, run.manifests())
-    per_query = pairs_per_query(spec.judge, spec.retrieve.top_k)
+    return _estimate_judging(run, _size(run, run.manifests()), on, machines)
+
+
+def _estimate_judging(run: Run, size: _Size, on: Machine, machines: int) -> JudgeCost:
+    spec = run.spec
+    per_query = pairs_per_query(spec.judge, spec.retrieve.top_k, size.known)
     return judge_cost(size.train, per_query, spec.iterations, size.passage, on, machines, _probed(run))
 
 
 def _probed(run: Run) -> dict[str, Any] | None:
-    """What a probe of the run's judge as it is now has measured; None where none has run."""
+    """What a probe of the run's language model as it is now has measured; None where none has run."""
     key = f"{run.prefix}/probe/probe.json"
     probe: dict[str, Any] | None = json.loads(run.store.read(key)) if run.store.exists(key) else None
-    if probe and any(probe["judge"][name] != getattr(run.spec.judge, name) for name in ("kind", "model", "prompt")):
-        return None
-    return probe
+    judge = fingerprint(run.spec.judge.model or "", load_prompt(run.spec.judge.prompt))
+    return probe if probe and probe["judge"]["fingerprint"] == judge else None
 
 
 def _size(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> _Size:
@@ -169,10 +192,13 @@ def _size(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> _Size:
         return size
     states = survey(run.spec, manifests, run.external)
     done = [state.step.name for state in states if state.step.stage == "generate" and state.state == "done"]
-    whole = _drawn(run.spec, size)["train"] + _after_examples(run.spec)
+    from_passages = _drawn(run.spec, size)["train"]
+    whole = from_passages + _after_examples(run.spec)
     left = whole * (1 - len(done) / run.spec.generate.shards)
     found = sum(manifests[name]["summary"]["splits"].get("train", 0) for name in done)
-    return replace(size, train=size.train + found + left, made=left)
+    train = size.train + found + left
+    known = size.train * size.known + (found + left) * from_passages / whole  # each of these knows its own passage
+    return replace(size, train=train, known=known / max(1, train), made=left)
 
 
 def _own_size(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> _Size:
@@ -180,16 +206,21 @@ def _own_size(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> _Size:
     if prepared := manifests.get("prepare"):
         summary = prepared["summary"]
         queries = summary["queries"]
-        return _Size(summary["chunks"], summary["characters"], queries["train"], any(queries.values()))
-    characters = questions = chunks = 0
+        qrels = next(each["rows"] for each in prepared["outputs"] if each["key"] == "queries/qrels.parquet")
+        known = qrels / max(1, sum(queries.values()))
+        return _Size(summary["chunks"], summary["characters"], queries["train"], known, any(queries.values()))
+    characters = questions = chunks = documents = relevant = 0
     for record in open_source(run.spec.source).records():
         if isinstance(record, Document):
+            documents += 1
             characters += len(record.text)
             chunks += max(1, round(len(record.text) / (0.8 * run.spec.prepare.max_chars)))
         elif isinstance(record, Question):
             questions += 1
+            relevant += len(record.relevant)
+    known = relevant / max(1, questions) * chunks / max(1, documents)
     train = questions * run.spec.prepare.split.train
-    return _Size(chunks, characters, min(train, run.spec.prepare.max_train_queries or train), questions > 0)
+    return _Size(chunks, characters, min(train, run.spec.prepare.max_train_queries or train), known, questions > 0)
 
 
 def _duration(seconds: float) -> str:

@@ -101,3 +101,5 @@ def _show_plan(run: Run) -> None:
         table.add_row(state.step.label, words, "" if state.state == "done" else f"{seconds:,.0f} s")
     console.print(table)
     console.print(guess.words, highlight=False)
+    if guess.judging:
+        console.print(guess.judging, highlight=False)
