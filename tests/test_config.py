@@ -24,7 +24,9 @@ def write(tmp_path: Path, text: str) -> Path:
         ("source: {kind: sample}\niteratons: 3\n", ["run.yaml:2", "iteratons", "Did you mean iterations?"]),
         ("source:\n  kind: medquad\n  pth: x\n", ["run.yaml:3", "source.pth", "Did you mean path?"]),
         ("source: {kind: medquad}\n", ["source.path", "is needed"]),
-        ("source: {kind: sampel}\n", ["run.yaml:1", "source", "sampel"]),
+        ("source: {kind: sampel}\n", ["run.yaml:1", "source", "sampel", "Did you mean sample?"]),
+        ("source: {kind: sample}\nmine: {rule: nearst}\n", ["run.yaml:2", "mine.rule", "Did you mean nearest?"]),
+        ("source:\n", ["source", "is needed"]),
         (
             "source: {kind: sample}\niterations: 0\n",
             ["run.yaml:2", "iterations", "greater than or equal to 1"],
@@ -73,6 +75,15 @@ def test_paths_in_overrides_are_from_the_working_directory(tmp_path: Path, monke
     assert spec.source.path == str(here / "mine")
     assert spec.evaluate.retention is not None
     assert spec.evaluate.retention.path == str(here / "../other")
+
+
+def test_a_section_that_is_commented_out_is_the_default_and_overrides_can_fill_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "source: {kind: sample}\nevaluate:\n  # blends: []\nprepare: {split: }\n")
+    assert load(path).evaluate == load(write(tmp_path, "source: {kind: sample}\n")).evaluate
+    path = write(tmp_path, "source: {kind: sample}\nevaluate: {retention: null}\n")
+    retention = load(path, ["evaluate.retention.path=/other"]).evaluate.retention
+    assert retention is not None
+    assert retention.path == "/other"
 
 
 def test_a_dumped_run_reads_as_itself(tmp_path: Path) -> None:

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from pyrite.errors import UserError
 
 #: A killed run's last step may hold its lock for a moment after its parent is gone.
 _PATIENCE_SECONDS = 5.0
+
+_TIME = "%Y-%m-%d %H:%M:%S UTC"
 
 
 @contextmanager
@@ -42,8 +45,7 @@ def locked(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
 @contextmanager
 def _signed(descriptor: int) -> Iterator[None]:
     """The file says who holds it. Of several who share it, the last to come; once that one is gone, nobody by name."""
-    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    name = f"process {os.getpid()} on {socket.gethostname()} since {now}"
+    name = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC).strftime(_TIME)}"
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, name.encode(), 0)
     try:
@@ -65,7 +67,14 @@ def _try_lock(descriptor: int, shared: bool) -> bool:
     return True
 
 
-def holder(path: Path) -> str | None:
+class Holder(NamedTuple):
+    """Who holds a lock, in words, and since when where that is known."""
+
+    name: str
+    since: datetime | None
+
+
+def holder(path: Path) -> Holder | None:
     """Who holds the lock file ``path`` now, or None where nobody does."""
     if not path.is_file():
         return None
@@ -73,6 +82,11 @@ def holder(path: Path) -> str | None:
     try:
         if _try_lock(descriptor, shared=False):
             return None
-        return _named(descriptor)
+        name = _named(descriptor)
+        try:
+            since = datetime.strptime(name.rpartition(" since ")[2], _TIME).replace(tzinfo=UTC)
+        except ValueError:
+            since = None
+        return Holder(name, since)
     finally:
         os.close(descriptor)

@@ -1,6 +1,7 @@
 """pyrite status, report, compare, search: looking at runs."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from pyrite.cli.cluster import Namespace, show_status
 from pyrite.cli.common import RunName, StoreOption, console, find_run
 from pyrite.cli.display import headline
 from pyrite.errors import UserError
+from pyrite.executors.local import FAILED
 from pyrite.executors.step import Run
 from pyrite.locks import holder
 from pyrite.report import compare as comparing
@@ -121,14 +123,14 @@ def _status(run: Run) -> None:
                 headline(state.step.stage, manifest["summary"]),
             )
         elif by:
-            words, result = "[cyan]running[/]", by
+            words, result = "[cyan]running[/]", by.name
+            took = f"{(datetime.now(UTC) - by.since).total_seconds():.0f} s" if by.since else ""
         elif state.stale:
             words, result = "[yellow]to do again[/]", state.stale
-        elif state.state == "ready" and log.is_file() and log.stat().st_size:
-            words, result = (
-                "[red]stopped[/]",
-                f"last line of its log: {_last_line(log.read_text(errors='replace'))}",
-            )
+        elif state.state == "ready" and log.is_file() and (last := _last_line(log.read_text(errors="replace"))):
+            failed = last.startswith(FAILED)
+            words = "[red]failed[/]" if failed else "[red]stopped[/]"
+            result = last.removeprefix(FAILED) if failed else f"last line of its log: {last}"
         else:
             words = "to do" if following else "next"
         following = following or state.state != "done"

@@ -31,6 +31,9 @@ from pyrite.store import open_store
 
 _GRACE_SECONDS = 20
 
+#: How the last line of a failed step's log begins.
+FAILED = "failed: "
+
 
 class Listener(Protocol):
     """Who is told how a run goes."""
@@ -128,6 +131,10 @@ def _failure(run: Run, child: _Child) -> PyriteError:
         code = child.process.exitcode or 0
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        # What kills a process leaves it no time to say so.
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as file:
+            file.write(f"{FAILED}it {how}{hint}\n")
         return PyriteError(f"{child.step.label} {how}{hint}. Its log: {log}. The same command goes on from here.")
     text, code = child.error
     if code == UserError.exit_code:
@@ -192,6 +199,8 @@ def _child(
             traceback.print_exc()
         else:
             code, text = 0, ""
+        if code:
+            print(f"{FAILED}{' '.join(text.split())}", flush=True)
     if told:
         told()
     if code:

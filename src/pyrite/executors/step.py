@@ -28,6 +28,7 @@ from pyrite.progress import Progress
 from pyrite.sources import open_source, retention
 from pyrite.spec import RunSpec
 from pyrite.stages.context import StepContext
+from pyrite.stages.trackers import check as check_trackers
 from pyrite.store import Store, sha256_file
 
 _PACKAGES = (
@@ -74,7 +75,7 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
             there; a step that is finished is trusted to have seen it.
 
     Raises:
-        UserError: one of them is not there, or cannot be read.
+        UserError: one of them is not there, or cannot be read; or a tracker is not there.
     """
     digests: dict[str, Callable[[], str]] = {
         "source": lambda: open_source(spec.source).digest(),
@@ -88,6 +89,8 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
     if spec.evaluate.retention:
         path = spec.evaluate.retention.path
         digests["retention"] = lambda: retention.digest(path)
+    if spec.finetune.report_to and stage in (None, "finetune"):
+        check_trackers(spec.finetune.report_to)
     wanted = STAGES[stage].external if stage else tuple(digests)
     try:
         return Run(spec, store, {name: digest() for name, digest in digests.items() if name in wanted})

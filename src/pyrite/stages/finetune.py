@@ -24,6 +24,7 @@ from pyrite.errors import PyriteError
 from pyrite.progress import Progress
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import model_folder
+from pyrite.stages.trackers import kept_logs
 from pyrite.training.batching import ConflictFreeSampler, Row
 from pyrite.training.losses import LOSSES
 
@@ -41,20 +42,21 @@ def run(ctx: StepContext) -> dict[str, Any]:
     if not spec.dropout:
         _without_dropout(model)
     dataset, rows = read_examples(examples, spec.loss, ctx.spec.mine.negatives, ctx.scratch / "arrow")
-    trainer = _Trainer(
-        rows,
-        ctx.spec.seed,
-        model=model,
-        args=_arguments(ctx, model, dataset.column_names, device),
-        train_dataset=dataset,
-        loss=LOSSES[spec.loss](model, spec),
-        callbacks=[_Tell(ctx.progress), _Keep(ctx)],
-    )
-    checkpoint = _last_checkpoint(ctx.kept_scratch("checkpoints"))
-    if checkpoint:
-        ctx.progress.say(f"going on from {checkpoint.name}")
-    set_seed(ctx.spec.seed)
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with kept_logs(ctx):
+        trainer = _Trainer(
+            rows,
+            ctx.spec.seed,
+            model=model,
+            args=_arguments(ctx, model, dataset.column_names, device),
+            train_dataset=dataset,
+            loss=LOSSES[spec.loss](model, spec),
+            callbacks=[_Tell(ctx.progress), _Keep(ctx)],
+        )
+        checkpoint = _last_checkpoint(ctx.kept_scratch("checkpoints"))
+        if checkpoint:
+            ctx.progress.say(f"going on from {checkpoint.name}")
+        set_seed(ctx.spec.seed)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.max_seq_length = window
     model.save_pretrained(str(folder), safe_serialization=True)
     _restore_configuration(start, folder)

@@ -1,0 +1,41 @@
+"""What `pyrite status` says of steps that run and of steps that failed."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from pyrite.locks import locked
+
+Pyrite = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def test_a_step_that_was_killed_has_failed_and_one_that_runs_says_since_when(
+    pyrite: Pyrite, run_file: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "store"
+    train = subprocess.Popen(
+        [sys.executable, "-m", "pyrite", "train", str(run_file), "--store", str(store)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lock, deadline = store / "runs/small/locks/finetune-1", time.monotonic() + 240
+    while not (found := re.match(r"process (\d+) ", lock.read_text() if lock.exists() else "")):
+        assert time.monotonic() < deadline
+        assert train.poll() is None, train.communicate()
+        time.sleep(0.005)
+    os.kill(int(found[1]), signal.SIGKILL)
+    _, err = train.communicate(timeout=60)
+    assert train.returncode == 1
+    assert "was killed by SIGKILL" in err.replace("\n", " ")
+
+    said = pyrite("status", run_file, COLUMNS="200").stdout
+    assert re.search(r"finetune, iteration 1 +failed +it was killed by SIGKILL", said)
+    with locked(lock, "finetune"):
+        said = pyrite("status", run_file, COLUMNS="200").stdout
+    assert re.search(rf"finetune, iteration 1 +running +\d+ s +process {os.getpid()} on .* since 20", said)
