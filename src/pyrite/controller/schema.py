@@ -40,8 +40,14 @@ RULES: dict[str, list[tuple[str, str]]] = {
             "finetune.loss triplet takes one negative: set mine.negatives to 1",
         ),
         (
-            "!has(self.generate) || has(self.generate.model) || (has(self.judge) && has(self.judge.model))",
+            "!has(self.generate) || (has(self.generate.model) && self.generate.model != '') || "
+            "(has(self.judge) && has(self.judge.model) && self.judge.model != '')",
             "generate needs generate.model (or judge.model): the name under which the server serves it",
+        ),
+        (
+            "!has(self.generate) || (has(self.judge) && has(self.judge.kind) && self.judge.kind != 'labels') || "
+            "(has(self.generate.share_from_chunks) && self.generate.share_from_chunks >= 1.0)",
+            "judge.kind labels cannot grade a question that is tied to no passage: set generate.share_from_chunks to 1",
         ),
     ],
     "spec.source": [
@@ -53,8 +59,20 @@ RULES: dict[str, list[tuple[str, str]]] = {
     ],
     "spec.judge": [
         (
-            "!has(self.kind) || self.kind != 'vllm' || has(self.model)",
+            "!has(self.kind) || self.kind != 'vllm' || (has(self.model) && self.model != '')",
             "kind vllm needs model: the name under which the server serves it",
+        )
+    ],
+    "spec.generate": [
+        (
+            "(has(self.min_words) ? self.min_words : 4) <= (has(self.max_words) ? self.max_words : 40)",
+            "min_words is above max_words",
+        )
+    ],
+    "spec.mine": [
+        (
+            "!has(self.negative_grade) || self.negative_grade < 3",
+            "a chunk graded 3 or above is relevant and can never be a negative: set negative_grade to 1 or 2",
         )
     ],
     "spec.prepare": [

@@ -31,12 +31,16 @@ def said(place: Place, run: str, words: str, seconds: float = 60) -> Object:
     [
         ({**SAMPLE, "finetune": {"loss": "triplet"}, "mine": {"negatives": 2}}, "r", "triplet takes one negative"),
         ({**SAMPLE, "generate": {}}, "r", "generate needs generate.model"),
+        ({**SAMPLE, "generate": {"model": "m"}}, "r", "tied to no passage"),
+        ({**SAMPLE, "generate": {"model": "m", "share_from_chunks": 1, "min_words": 50}}, "r", "min_words is above"),
         ({"source": {"kind": "jsonl"}}, "r", "needs path"),
         ({"source": {"kind": "huggingface"}}, "r", "needs id"),
         ({**SAMPLE, "judge": {"kind": "vllm"}}, "r", "kind vllm needs model"),
+        ({**SAMPLE, "judge": {"kind": "vllm", "model": ""}}, "r", "kind vllm needs model"),
         ({**SAMPLE, "prepare": {"min_chars": 2000}}, "r", "min_chars is above max_chars"),
         ({**SAMPLE, "prepare": {"split": {"train": 0.8}}}, "r", "must add up to 1"),
-        ({**SAMPLE, "mine": {"negative_grade": 3}, "seed": -1}, "r", "spec.seed"),
+        ({**SAMPLE, "mine": {"negative_grade": 3}}, "r", "can never be a negative"),
+        ({**SAMPLE, "seed": -1}, "r", "spec.seed"),
         ({**SAMPLE, "iteration": 3}, "r", 'unknown field "spec.iteration"'),
         (SAMPLE, "a" * 40, "letters, digits and dashes"),
     ],
@@ -53,7 +57,7 @@ def test_the_api_server_refuses_what_the_run_file_refuses(
         run_file.write_text(json.dumps({**spec, "name": "r"}))
         with pytest.raises(UserError):
             load(run_file)
-    assert sum(len(rules) for rules in RULES.values()) == 8, "a rule without a case here"
+    assert sum(len(rules) for rules in RULES.values()) == 11, "a rule without a case here"
 
 
 def test_a_bucket_that_is_not_there(place: Place, small: Callable[..., Object]) -> None:
