@@ -21,7 +21,6 @@ from real.cluster.place import CONTROLLER, ROOT, Object, Place, is_running, kube
 
 UP = ROOT.parent / "shared/kube/up"
 INDEX = "batch.kubernetes.io/job-completion-index"
-JOB = "batch.kubernetes.io/job-name"
 
 
 def kill_pods(place: Place, run: str, stage: str, times: int, dice: random.Random) -> None:
@@ -63,7 +62,6 @@ def evict(place: Place, run: str, stage: str) -> None:
     """What a node's drain or an autoscaler does to one pod."""
     with stopping(place, run, stage) as pod:
         _ask_to_evict(place, pod)
-    _await_another(place, pod)
 
 
 def _ask_to_evict(place: Place, pod: Object) -> None:
@@ -75,7 +73,7 @@ def _ask_to_evict(place: Place, pod: Object) -> None:
 
 @contextmanager
 def stopping(place: Place, run: str, stage: str) -> Iterator[Object]:
-    """A pod that the body has told to stop. It hears of it, and cannot end by itself before that."""
+    """A pod that the body has told to stop: it hears of it, cannot end by itself before that, and ends."""
     pod = place.running(run, stage)
     found = processes(pod)
     # A container's first process is deaf to what it does not catch, and Python starts without a hand on SIGTERM.
@@ -83,6 +81,7 @@ def stopping(place: Place, run: str, stage: str) -> Iterator[Object]:
     with frozen(found):
         yield pod
         until("the kubelet tells it to stop", lambda: _has_sigterm(found, "ShdPnd"), 60)
+    until("it has ended", lambda: _has_ended(place, pod), 120)
 
 
 def _has_sigterm(found: Sequence[int], mask: str) -> bool:
@@ -95,19 +94,9 @@ def _has_sigterm(found: Sequence[int], mask: str) -> bool:
     return False
 
 
-def _await_another(place: Place, pod: Object) -> None:
-    until("another pod takes its place", lambda: _is_replaced(place, pod), 120)
-
-
-def _is_replaced(place: Place, pod: Object) -> bool:
-    """Whether a younger pod does its work. None comes after a pod that ended well by itself."""
-
-    def work(one: Object) -> tuple[str, str | None]:
-        return one["metadata"]["labels"][JOB], one["metadata"].get("annotations", {}).get(INDEX)
-
-    made = pod["metadata"]["creationTimestamp"]
-    others = place.get("pods", "-l", f"{JOB}={work(pod)[0]}")["items"]
-    return any(work(one) == work(pod) and one["metadata"]["creationTimestamp"] > made for one in others)
+def _has_ended(place: Place, pod: Object) -> bool:
+    phases = {one["metadata"]["uid"]: one["status"]["phase"] for one in place.items("pods")}
+    return phases.get(pod["metadata"]["uid"], "Gone") in ("Gone", "Failed", "Succeeded")
 
 
 def processes(pod: Object) -> list[int]:
@@ -283,7 +272,6 @@ def lose_the_node(place: Place, run: str, stage: str) -> None:
         _ask_to_evict(place, pod)
         name = pod["metadata"]["name"]
         until("the run tells of the pod", lambda: name in place.status(run).get("message", ""), 240)
-    _await_another(place, pod)
 
 
 def drain(place: Place, run: str, stage: str) -> None:
@@ -293,13 +281,12 @@ def drain(place: Place, run: str, stage: str) -> None:
     words = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=150s"]
     chosen = "--pod-selector=app.kubernetes.io/name=pyrite"
     try:
-        with stopping(place, run, stage) as pod:
+        with stopping(place, run, stage):
             draining = subprocess.Popen([program("kubectl"), "drain", node, *words, chosen])
         assert draining.wait(200) == 0
         assert not [one for one in place.items("pods") if is_running(one)], "something of Pyrite's still runs"
     finally:
         kubectl("uncordon", node)
-    _await_another(place, pod)
     assert place.controller()["metadata"]["uid"] != controller["metadata"]["uid"]
 
 
