@@ -1,4 +1,4 @@
-"""RunSpec: the one description of a run. A YAML file, command-line overrides and (later) a custom resource share it.
+"""RunSpec: the one description of a run. A YAML file, command-line overrides and a custom resource share it.
 
 Everything under ``resources`` decides how a run is done and never what comes out of it; all other settings are part of
 what a step's result depends on.

@@ -10,6 +10,7 @@ import pytest
 
 from pyrite import tables
 from pyrite.errors import UserError
+from pyrite.identity import normalise
 from pyrite.sources import open_source
 from pyrite.sources.base import Document, Dropped, Question, Record, Split
 from pyrite.spec import MedquadSource, PrepareSpec, RunSpec, SplitSpec
@@ -47,8 +48,8 @@ def _check_no_leak(prepared: Prepared) -> None:
     split_of = {row["query_id"]: row["split"] for row in prepared.queries.to_pylist()}
     sides: dict[str, set[str]] = defaultdict(set)
     for row in prepared.queries.to_pylist():
-        sides["topic " + prepare.normalise(row["topic"])].add(row["split"])
-        sides["text " + prepare.normalise(row["text"])].add(row["split"])
+        sides["topic " + normalise(row["topic"])].add(row["split"])
+        sides["text " + normalise(row["text"])].add(row["split"])
     chunk_split = dict(zip(*(prepared.chunks[name].to_pylist() for name in ("chunk_id", "split")), strict=True))
     for row in prepared.qrels.to_pylist():
         sides["chunk " + row["chunk_id"]] |= {split_of[row["query_id"]], chunk_split[row["chunk_id"]]}
@@ -286,7 +287,7 @@ def test_published_medquad_is_split_without_leaks() -> None:
     for row in prepared.chunks.to_pylist():
         for parent in row["parents"]:
             text = text_of[parent["document_id"]][parent["start"] : parent["end"]]
-            assert prepare.normalise(text) == prepare.normalise(row["text"])
+            assert normalise(text) == normalise(row["text"])
             seen[parent["document_id"]] += len("".join(text.split()))
     assert seen == {key: len("".join(text.split())) for key, text in text_of.items()}
 

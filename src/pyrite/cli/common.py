@@ -29,12 +29,13 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         envvar="PYRITE_STORE",
-        help="What keeps runs, models and embeddings: a folder, or s3://bucket/prefix. For S3, credentials, "
-        "AWS_REGION and AWS_ENDPOINT_URL are found as any AWS tool finds them; PYRITE_S3_KMS_KEY names a KMS key to "
-        "encrypt with, and PYRITE_CACHE the folder for local copies (~/.cache/pyrite).",
+        help="What keeps runs, models and embeddings: a folder, or s3://bucket/prefix.",
     ),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run file, or the name of a run in the store.")]
+_RUN = "A run file, or the name of a run in the store."
+RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN)]
+RunA = Annotated[str, typer.Argument(metavar="RUN_A", help=_RUN)]
+RunB = Annotated[str, typer.Argument(metavar="RUN_B", help="Another one.")]
 
 
 def run_from_file(path: Path, overrides: list[str] | None, store: str, stage: str | None = None) -> Run:
@@ -57,7 +58,8 @@ def find_run(name: str, store: str) -> Run:
             found = (re.fullmatch(r"runs/([^/]+)/run.yaml", key) for key in place.keys("runs"))
             runs = sorted(match[1] for match in found if match)
             known = f"It has: {', '.join(runs)}." if runs else "It has none yet; `pyrite train` makes one."
-            raise UserError(f"the store {place} has no run {name!r}. {known}")
+            there = f"One on a cluster: `pyrite status {name} --cluster`."
+            raise UserError(f"the store {place} has no run {name!r}. {known} {there}")
         spec = load(place.fetch(key))
     return Run(spec, place, {})
 

@@ -35,8 +35,10 @@ def register(app: typer.Typer) -> None:
 
     @app.command(rich_help_panel=panel)
     def init(
-        kind: Annotated[Kind, typer.Argument(help="Where questions and documents come from.")],
-        path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("run.yaml"),
+        kind: Annotated[
+            Kind, typer.Argument(metavar="KIND", help=f"Where questions and documents come from: {', '.join(Kind)}.")
+        ],
+        path: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("run.yaml"),
     ) -> None:
         """Write a commented run file to start from."""
         text = resources.files("pyrite").joinpath(f"examples/{kind.value}.yaml").read_text(encoding="utf-8")
@@ -97,7 +99,7 @@ def register(app: typer.Typer) -> None:
     @app.command(rich_help_panel=panel)
     def fetch(
         data_set: Annotated[str, typer.Argument(metavar="DATA_SET", help="medquad")],
-        folder: Annotated[Path, typer.Argument(help="Where to put it.")] = Path("data"),
+        folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to put it.")] = Path("data"),
     ) -> None:
         """Download a public data set, checked and resumable, with its licence shown."""
         from pyrite.sources.fetch import fetch_medquad

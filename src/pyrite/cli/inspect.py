@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pyrite.cli.cluster import Namespace, show_status
-from pyrite.cli.common import RunName, StoreOption, console, find_run
+from pyrite.cli.common import RunA, RunB, RunName, StoreOption, console, find_run
 from pyrite.cli.display import headline
 from pyrite.errors import UserError
 from pyrite.executors.local import FAILED
@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
         console.print(str(found.store.fetch(f"{found.prefix}/report/report.html")), soft_wrap=True, highlight=False)
 
     @app.command(rich_help_panel=panel)
-    def compare(run_a: RunName, run_b: RunName, store: StoreOption = "store") -> None:
+    def compare(run_a: RunA, run_b: RunB, store: StoreOption = "store") -> None:
         """The chosen models of two runs side by side on the same test queries."""
         a, b = _report(find_run(run_a, store)), _report(find_run(run_b, store))
         console.print(comparing.table(comparing.compare_reports(a, b)))

@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 
+from pyrite.identity import normalise
 from pyrite.judges.base import GRADES, HoldsNothing, Judgment, Pair
 
 
@@ -20,11 +21,11 @@ class LabelsJudge(HoldsNothing):
         """The tables as ``pyrite.tables`` describes them."""
         self._relevant = set(zip(qrels["query_id"].to_pylist(), qrels["chunk_id"].to_pylist(), strict=True))
         self._queries = {
-            row["query_id"]: (_folded(row["topic"]), _folded(row["type"]))
+            row["query_id"]: (normalise(row["topic"]), normalise(row["type"]))
             for row in queries.select(["query_id", "topic", "type"]).to_pylist()
         }
         self._chunks = {
-            row["chunk_id"]: {(_folded(parent["topic"]), _folded(parent["type"])) for parent in row["parents"]}
+            row["chunk_id"]: {(normalise(parent["topic"]), normalise(parent["type"])) for parent in row["parents"]}
             for row in chunks.select(["chunk_id", "parents"]).to_pylist()
         }
 
@@ -42,7 +43,3 @@ class LabelsJudge(HoldsNothing):
         if not topic or all(topic != place for place, _ in places):
             return 1
         return 3 if kind and (topic, kind) in places else 2
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())

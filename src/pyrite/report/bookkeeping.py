@@ -18,8 +18,7 @@ def data(
     prepare: dict[str, Any], base: dict[str, Any], chunks: pa.Table, queries: pa.Table, qrels: pa.Table
 ) -> dict[str, Any]:
     """The corpus and its splits from the tables, with what only prepare and the base model's scoring know."""
-    summary: dict[str, Any] = prepare.get("summary") or {}
-    told: dict[str, Any] = summary.get("counts") or summary
+    told: dict[str, Any] = prepare.get("summary") or {}
     columns = (queries.column(name).to_pylist() for name in ("query_id", "split", "topic"))
     rows = list(zip(*columns, strict=True))
     relevant: dict[str, int] = {}
@@ -43,13 +42,13 @@ def data(
     return {
         "documents": told.get("documents"),
         "chunks": chunks.num_rows,
-        "merged": told.get("merged", told.get("merged_chunks")),
+        "merged": told.get("merged_chunks"),
         "median_chars": float(np.median(lengths)) if lengths else None,
         "splits": splits,
         "splits_given": bool(told.get("splits_given")),
         "shared_topics": sum(len(of) > 1 for topic, of in sides.items() if topic),
         "dropped": _dropped(told.get("dropped") or {}, told.get("dropped_examples") or {}),
-        "notes": [str(note) for note in told.get("notes") or []] + _cut(base, chunks.num_rows),
+        "notes": [*(told.get("notes") or []), *_cut(base, chunks.num_rows)],
     }
 
 
@@ -58,20 +57,13 @@ def _cut(base: dict[str, Any], chunks: int) -> list[str]:
     return [f"{cut:,} of {chunks:,} passages are longer than the model's window and are cut there."] if cut else []
 
 
-def _dropped(told: dict[str, Any], examples: dict[str, list[Any]]) -> list[dict[str, Any]]:
+def _dropped(told: dict[str, int], examples: dict[str, list[str]]) -> list[dict[str, Any]]:
     """Reasons with counts and a few examples, the most frequent first."""
-    rows = []
-    for reason, of in told.items():
-        known = of if isinstance(of, dict) else {"count": of, "examples": examples.get(reason)}
-        shown = [_line(example) for example in (known.get("examples") or [])[:DROPPED_EXAMPLES]]
-        rows.append({"reason": str(reason), "count": known.get("count"), "examples": shown})
-    return sorted(rows, key=lambda row: (-(row["count"] or 0), row["reason"]))
-
-
-def _line(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(str(item) for item in value.values() if item not in (None, ""))
-    return str(value)
+    rows = [
+        {"reason": reason, "count": count, "examples": examples.get(reason, [])[:DROPPED_EXAMPLES]}
+        for reason, count in told.items()
+    ]
+    return sorted(rows, key=lambda row: (-row["count"], row["reason"]))
 
 
 def counts(summary: dict[str, Any], prefix: str = "") -> dict[str, float]:

@@ -145,7 +145,7 @@ def _best_tuned(val: PerQuery, models: list[str]) -> str:
     """The tuned model to show where the base is kept: the best on val of those that test has seen."""
     means = _means(val)
     tuned = [model for model in models if model != BASE and model in means]
-    return max(tuned, key=lambda model: means[model]["mrr@5"], default=BASE)
+    return max(tuned, key=lambda model: score_of(means[model]), default=BASE)
 
 
 def _gate(spec: RunSpec, chosen: dict[str, Any] | None) -> dict[str, Any]:
@@ -246,9 +246,7 @@ def _loss(inputs: ReportInputs) -> list[dict[str, Any]]:
     rows = []
     for iteration in range(1, inputs.spec.iterations + 1):
         summary = inputs.manifests.get(f"finetune-{iteration}", {}).get("summary") or {}
-        named = (summary[key] for key in ("loss", "loss_history", "history", "losses") if key in summary)
-        history = next((value for value in named if isinstance(value, list)), [])
-        points = [[int(step), float(loss)] for step, loss in history if math.isfinite(float(loss))]
+        points = [[step, loss] for step, loss in summary.get("history", []) if math.isfinite(loss)]
         if points or summary:
             rows.append(
                 {

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, label
-from pyrite.report import plots, words
+from pyrite.report import judging_plots, plots, words
 
 _LEFT_ASIDE = {"skipped": "skipped", "not_chosen": "not chosen", "missing": "missing"}
 
@@ -27,10 +27,10 @@ def render(report: dict[str, Any]) -> str:
                 ("learning", plots.learning(report)),
                 ("tradeoff", plots.tradeoff(report)),
                 ("shifts", plots.shifts(report)),
-                ("grades", plots.grades(report)),
+                ("grades", judging_plots.grades(report)),
                 ("loss", plots.loss(report)),
-                ("pace", plots.pace(report)),
-                ("drift", plots.drift(report)),
+                ("pace", judging_plots.pace(report)),
+                ("drift", judging_plots.drift(report)),
             )
         },
         mined=_mined(report["mining"]),

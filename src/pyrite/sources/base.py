@@ -6,6 +6,11 @@ from typing import Literal, Protocol
 
 Split = Literal["train", "val", "test"]
 
+#: Why a record is left out, in the words that all sources share.
+NO_ANSWER = "question without an answer"
+NO_QUESTION = "empty question"
+NO_TEXT = "document without text"
+
 
 @dataclass(frozen=True, slots=True)
 class Document:

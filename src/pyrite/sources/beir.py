@@ -8,12 +8,10 @@ from typing import IO, Any
 
 from pyrite.errors import UserError
 from pyrite.sources import archive, files
-from pyrite.sources.base import Document, Dropped, Question, Record, Split
+from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, Question, Record, Split
 from pyrite.sources.qa import parse_jsonl
 from pyrite.spec import BeirSource
 
-NO_TEXT = "document without text"
-NO_QUESTION = "empty question"
 NO_RELEVANT = "no relevant document"
 UNKNOWN_DOCUMENT = "qrels name an unknown document"
 UNKNOWN_QUERY = "qrels name an unknown query"

@@ -12,11 +12,9 @@ from defusedxml.common import DefusedXmlException
 
 from pyrite.errors import UserError
 from pyrite.sources import archive, files
-from pyrite.sources.base import Document, Dropped, Question, Record, Split
+from pyrite.sources.base import NO_ANSWER, NO_QUESTION, Document, Dropped, Question, Record, Split
 from pyrite.spec import MedquadSource
 
-NO_ANSWER = "question without an answer"
-NO_QUESTION = "empty question"
 OLD_MARKUP = "file in MedQuAD's older markup"
 NOT_MEDQUAD = "XML file that is not MedQuAD's"
 

@@ -5,10 +5,7 @@ from typing import Any, Protocol
 
 from pyrite.errors import UserError
 from pyrite.sources import files
-from pyrite.sources.base import Document, Dropped, Question, Record
-
-NO_ANSWER = "question without an answer"
-NO_QUESTION = "empty question"
+from pyrite.sources.base import NO_ANSWER, NO_QUESTION, Document, Dropped, Question, Record
 
 
 class Columns(Protocol):

@@ -2,30 +2,22 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
 from pyrite import splitting, tables
-from pyrite.chunking import chunk
 from pyrite.errors import UserError
-from pyrite.identity import chunk_id, normalise, query_id
 from pyrite.progress import Progress
 from pyrite.sources import open_source
-from pyrite.sources.base import Document, Dropped, Question, Record, Split
+from pyrite.sources.base import Record, Split
 from pyrite.spec import PrepareSpec
 from pyrite.splitting import SPLITS, Groups
 from pyrite.stages.context import StepContext
+from pyrite.stages.corpus import Corpus, Drops, Query
 
-EMPTY_DOCUMENT = "document without text"
-EMPTY_QUESTION = "empty question"
-NO_RELEVANT = "query without a relevant chunk"
-UNKNOWN_DOCUMENT = "question names an unknown document"
-EARLIER_SPLIT = "the same question is in an earlier split"
 NOT_DRAWN = "training query beyond prepare.max_train_queries"
-
-_EXAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +72,7 @@ def prepare_tables(
         UserError: an id is there twice, some questions have a split and others not, there is no document, no
             query with a relevant chunk, or a split without a query. Says what to do.
     """
-    corpus = _Corpus(spec)
+    corpus = Corpus(spec)
     for record in records:
         corpus.add(record)
     if not corpus.chunks:
@@ -108,133 +100,7 @@ def prepare_tables(
     return Prepared(*_tables(corpus, queries, chunk_split), _summary(corpus, queries, chunk_split, notes))
 
 
-@dataclass(slots=True)
-class _Chunk:
-    text: str
-    title: str
-    parents: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _Query:
-    id: str
-    first: Question
-    split: Split | None
-    question_ids: list[str] = field(default_factory=list)
-    topics: dict[str, str] = field(default_factory=dict)
-    grades: dict[str, int] = field(default_factory=dict)
-
-
-class _Drops:
-    """What was left out: how often for each reason, and the first few places."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.examples: dict[str, list[str]] = defaultdict(list)
-
-    def add(self, where: str, reason: str) -> None:
-        self.counts[reason] += 1
-        if len(self.examples[reason]) < _EXAMPLES:
-            self.examples[reason].append(where)
-
-    def told(self) -> str:
-        """For a message: what was left out, with an example each."""
-        told = [f"{reason}: {count:,}, such as {self.examples[reason][0]}" for reason, count in self.counts.items()]
-        return f" (left out: {'; '.join(told)})" if told else ""
-
-
-class _Corpus:
-    """All that was read: distinct chunks by id, which chunks each document has, and the questions."""
-
-    def __init__(self, spec: PrepareSpec) -> None:
-        self._spec = spec
-        self.chunks: dict[str, _Chunk] = {}
-        self.chunks_of: dict[str, list[str]] = {}
-        self.topic_of: dict[str, str] = {}
-        self.characters = self.cuts = 0
-        self.questions: list[Question] = []
-        self.dropped = _Drops()
-        self._question_ids: set[str] = set()
-
-    def add(self, record: Record) -> None:
-        if isinstance(record, Dropped):
-            self.dropped.add(record.where, record.reason)
-        elif isinstance(record, Question):
-            if record.id in self._question_ids:
-                raise UserError(f"question id '{record.id}' is there twice. Ids must be unique in a source.")
-            self._question_ids.add(record.id)
-            self.questions.append(record)
-        else:
-            self._cut(record)
-
-    def _cut(self, document: Document) -> None:
-        if document.id in self.chunks_of:
-            raise UserError(f"document id '{document.id}' is there twice. Ids must be unique in a source.")
-        own: dict[str, None] = {}
-        for start, end in chunk(document.text, self._spec.min_chars, self._spec.max_chars):
-            text = document.text[start:end]
-            key = chunk_id(text)
-            own[key] = None
-            self.cuts += 1
-            parent = {"document_id": document.id, "start": start, "end": end}
-            parent |= {"topic": document.topic, "type": document.type}
-            self.chunks.setdefault(key, _Chunk(text, document.title)).parents.append(parent)
-        self.chunks_of[document.id] = list(own)
-        self.topic_of[document.id] = normalise(document.topic)
-        self.characters += len(document.text)
-        if not own:
-            self.dropped.add(document.id, EMPTY_DOCUMENT)
-
-    @property
-    def has_splits(self) -> bool:
-        """Whether the data set assigns the splits itself."""
-        given = [question.split is not None for question in self.questions]
-        if any(given) and not all(given):
-            lacking = self.questions[given.index(False)].id
-            raise UserError(f"question '{lacking}' has no split, and others have. Give all questions a split, or none.")
-        return any(given)
-
-    def queries(self) -> list[_Query]:
-        """The distinct questions that have a relevant chunk, in the order in which they were first seen."""
-        found: dict[str, _Query] = {}
-        rank = SPLITS.index
-        # Of equal questions in several splits the earliest split stays, wherever it stands in the source.
-        best: dict[str, Split] = {}
-        texts = {question.id: normalise(question.text) for question in self.questions}
-        for question in self.questions:
-            if question.split is not None:
-                text = texts[question.id]
-                best[text] = min(best.get(text, question.split), question.split, key=rank)
-        for question in self.questions:
-            text = texts[question.id]
-            if not text:
-                self.dropped.add(question.id, EMPTY_QUESTION)
-                continue
-            if question.split != best.get(text):
-                self.dropped.add(question.id, EARLIER_SPLIT)
-                continue
-            key = query_id(text)
-            query = found.setdefault(key, _Query(key, question, question.split))
-            query.question_ids.append(question.id)
-            query.topics[normalise(question.topic)] = question.topic
-            self._grade(question, query.grades)
-        for query in found.values():
-            if not query.grades:
-                self.dropped.add(query.first.id, NO_RELEVANT)
-        return [query for query in found.values() if query.grades]
-
-    def _grade(self, question: Question, grades: dict[str, int]) -> None:
-        for document, grade in question.relevant.items():
-            if document not in self.chunks_of:
-                self.dropped.add(f"{question.id}: {document}", UNKNOWN_DOCUMENT)
-            elif not 0 < grade < 128:
-                raise UserError(f"question '{question.id}': grade {grade} of '{document}'. Use grades from 1 to 127.")
-            else:
-                for key in self.chunks_of[document]:
-                    grades[key] = max(grade, grades.get(key, 0))
-
-
-def _given_splits(corpus: _Corpus, queries: list[_Query]) -> dict[str, Split]:
+def _given_splits(corpus: Corpus, queries: list[Query]) -> dict[str, Split]:
     """Split of each chunk where the data set gives them: its queries' earliest, or train if it has none."""
     split: dict[str, Split] = {}
     for query in queries:
@@ -244,7 +110,7 @@ def _given_splits(corpus: _Corpus, queries: list[_Query]) -> dict[str, Split]:
     return {key: split.get(key, "train") for key in corpus.chunks}
 
 
-def _document_groups(corpus: _Corpus) -> Groups:
+def _document_groups(corpus: Corpus) -> Groups:
     """Topics and chunks; joined are those of one topic, and of one document, and documents that share a chunk."""
     groups = Groups()
     for document, keys in corpus.chunks_of.items():
@@ -253,7 +119,7 @@ def _document_groups(corpus: _Corpus) -> Groups:
     return groups
 
 
-def _document_splits(corpus: _Corpus, spec: PrepareSpec, seed: int, name: str, notes: list[str]) -> dict[str, Split]:
+def _document_splits(corpus: Corpus, spec: PrepareSpec, seed: int, name: str, notes: list[str]) -> dict[str, Split]:
     """Split of each chunk where there is no question: as ``_topic_splits``, shared out by number of chunks.
 
     Raises:
@@ -282,7 +148,7 @@ def _document_splits(corpus: _Corpus, spec: PrepareSpec, seed: int, name: str, n
 
 
 def _topic_splits(
-    corpus: _Corpus, queries: list[_Query], spec: PrepareSpec, seed: int, notes: list[str]
+    corpus: Corpus, queries: list[Query], spec: PrepareSpec, seed: int, notes: list[str]
 ) -> dict[str, Split]:
     """Give each query a split, and return that of each chunk.
 
@@ -294,7 +160,7 @@ def _topic_splits(
     for query in queries:
         topics = (("topic", topic) for topic in query.topics if topic)
         groups.join([("query", query.id), *topics, *(("chunk", key) for key in query.grades)])
-    members: dict[Hashable, list[_Query]] = defaultdict(list)
+    members: dict[Hashable, list[Query]] = defaultdict(list)
     for query in queries:
         members[groups.find(("query", query.id))].append(query)
     # A group is named by the least of its query ids, so that its draw does not depend on the order of the
@@ -317,7 +183,7 @@ def _topic_splits(
     return {key: split_of_root.get(groups.find(("chunk", key)), "train") for key in corpus.chunks}
 
 
-def _drawn(queries: list[_Query], most: int | None, seed: int, dropped: _Drops) -> list[_Query]:
+def _drawn(queries: list[Query], most: int | None, seed: int, dropped: Drops) -> list[Query]:
     """``queries`` with at most ``most`` for training, drawn by ``seed``."""
     train = sorted((q.id for q in queries if q.split == "train"), key=lambda key: splitting.draw(seed, key))
     beyond = set(train[most:]) if most is not None else set()
@@ -327,7 +193,7 @@ def _drawn(queries: list[_Query], most: int | None, seed: int, dropped: _Drops) 
     return [query for query in queries if query.id not in beyond]
 
 
-def _check_splits(queries: list[_Query], given: bool, name: str, notes: list[str]) -> None:
+def _check_splits(queries: list[Query], given: bool, name: str, notes: list[str]) -> None:
     present = {query.split for query in queries}
     empty = [split for split in SPLITS if split not in present]
     if empty and given:
@@ -344,7 +210,7 @@ def _check_splits(queries: list[_Query], given: bool, name: str, notes: list[str
         )
 
 
-def _summary(corpus: _Corpus, queries: list[_Query], chunk_split: dict[str, Split], notes: list[str]) -> dict[str, Any]:
+def _summary(corpus: Corpus, queries: list[Query], chunk_split: dict[str, Split], notes: list[str]) -> dict[str, Any]:
     def topics(split: Split) -> int:
         return len({topic or query.id for query in queries if query.split == split for topic in query.topics})
 
@@ -369,9 +235,7 @@ def _summary(corpus: _Corpus, queries: list[_Query], chunk_split: dict[str, Spli
     }
 
 
-def _tables(
-    corpus: _Corpus, queries: list[_Query], chunk_split: dict[str, Split]
-) -> tuple[pa.Table, pa.Table, pa.Table]:
+def _tables(corpus: Corpus, queries: list[Query], chunk_split: dict[str, Split]) -> tuple[pa.Table, pa.Table, pa.Table]:
     chunks = [
         {
             "chunk_id": key,
