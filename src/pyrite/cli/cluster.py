@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
         new = runs.submit(spec, queue)
         console.print(f"run {spec.name} is {'submitted to' if new else 'already in'} namespace {runs.namespace}")
         if not detach:
-            _follow(runs, spec.name, gate)
+            _follow(runs, spec.name, namespace, gate)
 
     @app.command(rich_help_panel=panel)
     def attach(
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
         gate: Gate = False,
     ) -> None:
         """Follow a run on the cluster, from where it is now to its end."""
-        _follow(_runs(namespace), run, gate)
+        _follow(_runs(namespace), run, namespace, gate)
 
 
 def _runs(namespace: str | None) -> "Runs":
@@ -62,12 +62,18 @@ def _runs(namespace: str | None) -> "Runs":
     return Runs(namespace)
 
 
-def _follow(runs: "Runs", name: str, gate: bool) -> None:
+def _follow(runs: "Runs", name: str, namespace: str | None, gate: bool) -> None:
     try:
         with Display(console) as display:
             run = runs.follow(name, _Teller(display).tell, _say_alone)
     except KeyboardInterrupt:
-        console.print(f"\ndetached; the run goes on. `pyrite attach {name}` comes back.")
+        there = f" -n {namespace}" if namespace else ""
+        console.print(
+            f"\ndetached; the run goes on. `pyrite attach {name}{there}` comes back, and "
+            f"`pyrite status {name} --cluster{there}` says where it is.",
+            soft_wrap=True,
+            highlight=False,
+        )
         raise typer.Exit(0) from None
     _show_result(run)
     if run.status.phase != "Succeeded":
@@ -101,11 +107,10 @@ class _Teller:
             if status.shards.total > 1 and status.shards.done > self._done:
                 self._display.event(step, {"event": "advance", "n": status.shards.done - self._done})
             self._done = max(self._done, status.shards.done)
-        noteworthy = status.phase == "Waiting" or any(
-            c.type == "Degraded" and c.status == "True" for c in status.conditions
-        )
-        if step and noteworthy and status.message != self._message:
-            self._display.event(step, {"event": "say", "text": status.message})
+        degraded = any(c.type == "Degraded" and c.status == "True" for c in status.conditions)
+        noteworthy = status.phase in ("Waiting", "Suspended") or (degraded and status.phase != "Failed")
+        if noteworthy and status.message != self._message:
+            self._display.say(status.message)
         self._message = status.message
 
 
@@ -126,7 +131,7 @@ def show_status(name: str, namespace: str | None) -> None:
         if text:
             table.add_row(label, escape(text))
     console.print(table, highlight=False)
-    if not status.observed_generation:
+    if run.is_alone:
         _say_alone()
 
 

@@ -73,7 +73,11 @@ class Display:
                 self._bars.advance(self._tasks[step], event["n"])
                 self._tell_plainly(step)
             case "say":
-                self._console.print(f"      {escape(event['text'])}", highlight=False)
+                self.say(event["text"])
+
+    def say(self, text: str) -> None:
+        """A sentence that a person should read, among the lines of steps."""
+        self._console.print(f"      {escape(text)}", highlight=False)
 
     def finished(self, step: Step, manifest: Mapping[str, Any]) -> None:
         self.passed(step, manifest["seconds"], headline(step.stage, manifest["summary"]))

@@ -49,11 +49,8 @@ class Runs:
         Raises:
             UserError: the name cannot be a Kubernetes name, or another run has it.
         """
-        if path := _of_this_machine(spec):
-            raise UserError(
-                f"source.path: {path} is a file of this machine, which the cluster's pods do not see. Put it on S3 "
-                f"(`aws s3 cp {path} s3://bucket/data/`) and say source.path=s3://bucket/data/..."
-            )
+        if words := _of_this_machine(spec):
+            raise UserError(words)
         manifest = to_resource(spec, queue)
         if "." in spec.name or len(spec.name) > MOST_CHARACTERS:
             raise UserError(
@@ -116,7 +113,7 @@ class Runs:
                 if run.status != last:
                     tell(run)
                     last = run.status
-                if not run.status.observed_generation and not told_alone and time.monotonic() - began > _LONELY:
+                if run.is_alone and not told_alone and time.monotonic() - began > _LONELY:
                     told_alone = True
                     alone()
                 if run.status.phase in ENDED and run.status.observed_generation == run.generation:
@@ -144,8 +141,23 @@ class Runs:
 
 
 def _of_this_machine(spec: RunSpec) -> str | None:
-    path = getattr(spec.source, "path", None)
-    return path if path and "://" not in path and Path(path).exists() else None
+    """What to say of the first setting that names a file here, which a pod would look for in vain."""
+    on_s3 = "Put it on S3 (`aws s3 cp --recursive {path} s3://bucket/data/`) and say {setting}=s3://bucket/data/..."
+    mounted = "Name one that a hub or Pyrite has, or have it mounted into the pods and say where it is there."
+    retention = spec.evaluate.retention
+    named = {
+        "source.path": (getattr(spec.source, "path", None), on_s3),
+        "source.id": (getattr(spec.source, "id", None) if spec.source.kind == "huggingface" else None, mounted),
+        "evaluate.retention.path": (retention.path if retention else None, on_s3),
+        "model.base": (spec.model.base, mounted),
+        "judge.prompt": (spec.judge.prompt if spec.judge.kind == "vllm" else None, mounted),
+        "generate.prompt": (spec.generate.prompt if spec.generate else None, mounted),
+    }
+    for setting, (path, advice) in named.items():
+        if path and Path(path).is_absolute() and Path(path).exists():
+            words = f"{setting}: {path} is on this machine, whose files the cluster's pods do not see."
+            return f"{words} {advice.format(path=path, setting=setting)}"
+    return None
 
 
 class _Away(PyriteError):
