@@ -11,7 +11,7 @@ import pytest
 
 from pyrite.config import load
 from pyrite.costs import USUAL_MACHINE, machine
-from pyrite.estimate import estimate, estimate_judging
+from pyrite.estimate import Estimate, estimate, estimate_judging
 from pyrite.executors.step import Run, open_run, run_step
 from pyrite.plan import Step
 from pyrite.progress import Silent
@@ -122,3 +122,24 @@ def test_what_is_made_is_counted_and_what_is_left_is_at_most(run_file: Path, tmp
     assert "at most" not in after
     assert "LLM calls" not in after
     assert judged(made)
+
+
+def test_a_larger_model_takes_longer_and_more_memory_and_equal_texts_are_one(tmp_path: Path, tiny_model: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "qrels").mkdir(parents=True)
+    (elsewhere / "corpus.jsonl").write_text(json.dumps({"_id": "d", "text": "sea " * 50_000}))
+    (elsewhere / "queries.jsonl").write_text('{"_id": "q", "text": "What is the sea?"}')
+    (elsewhere / "qrels/test.tsv").write_text("q\td\t1\n")
+    path = tmp_path / "sample.yaml"
+    path.write_text("source: {kind: sample}\n")
+
+    def estimated(*words: str) -> Estimate:
+        return estimate(opened(path, tmp_path, *words))
+
+    tiny, packaged = estimated(f"model.base={tiny_model}"), estimated()
+    validate, finetune = Step("validate", 0), Step("finetune", 1)
+    assert packaged.seconds[finetune] > tiny.seconds[finetune]
+    assert "with this model of 23 million weights" in packaged.words
+    assert 1000 < int(packaged.words.split(" chunks")[0].replace(",", "")) < 1100
+    retained = estimated(f"evaluate.retention.path={elsewhere}")
+    assert retained.seconds[validate] > packaged.seconds[validate] + 3

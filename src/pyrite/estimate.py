@@ -15,12 +15,14 @@ from pyrite.costs import (
     machine,
     pairs_per_query,
 )
+from pyrite.embedding.models import Size, base_folder, size
 from pyrite.executors.step import Run
 from pyrite.generation.drawing import shares
+from pyrite.identity import chunk_id
 from pyrite.judges.prompting import load_prompt
 from pyrite.judges.vllm import fingerprint
 from pyrite.plan import Step, chain, survey
-from pyrite.sources import open_source
+from pyrite.sources import open_source, retention
 from pyrite.sources.base import Document, Question
 from pyrite.spec import RunSpec
 
@@ -28,7 +30,10 @@ from pyrite.spec import RunSpec
 _ENCODED_CHARACTERS_PER_SECOND = 55_000
 _TRAINED_CHARACTERS_PER_SECOND = 15_000
 _START_SECONDS = 3.0
-_MODEL_MEBIBYTES = 900
+_MEBIBYTES = 900
+_MEASURED = Size(22_700_000, 10_800_000, 384)
+#: A weight, its gradient and the optimizer's two moments.
+_BYTES_PER_TRAINED_WEIGHT = 16
 
 
 @dataclass(frozen=True)
@@ -69,29 +74,33 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
         UserError: the source cannot be read.
     """
     spec, manifests, on = run.spec, run.manifests(), on or machine(USUAL_MACHINE)
-    size = _size(run, manifests)
-    encode = size.characters / _ENCODED_CHARACTERS_PER_SECOND
+    work = _size(run, manifests)
+    model = size(base_folder(spec.model.base, spec.model.revision))
+    slower = max(0.1, model.multiplied / _MEASURED.multiplied)
+    encode = slower * work.characters / _ENCODED_CHARACTERS_PER_SECOND
+    elsewhere = slower * _retained_characters(spec) / _ENCODED_CHARACTERS_PER_SECOND
     models = 1 + len(spec.evaluate.blends)
-    per_example = min(spec.prepare.max_chars, size.passage) * (1 + spec.mine.negatives)
-    train = size.train * spec.mine.positives * spec.finetune.epochs * per_example / _TRAINED_CHARACTERS_PER_SECOND
-    making = _estimate_making(run, size, on, machines)
-    judging = _estimate_judging(run, size, on, machines) if spec.judge.kind == "vllm" else None
+    per_example = min(spec.prepare.max_chars, work.passage) * (1 + spec.mine.negatives)
+    examples = work.train * spec.mine.positives * spec.finetune.epochs
+    train = slower * examples * per_example / _TRAINED_CHARACTERS_PER_SECOND
+    making = _estimate_making(run, work, on, machines)
+    judging = _estimate_judging(run, work, on, machines) if spec.judge.kind == "vllm" else None
     seconds = {}
     for step in chain(spec):
         base = _START_SECONDS
         match step.stage:
             case "prepare":
-                base += size.characters / 2_000_000
+                base += work.characters / 2_000_000
             case "generate":
                 assert making is not None
                 assert spec.generate is not None
                 base += making.hours * 3600 / spec.generate.shards
             case "validate":
-                base += encode if step.iteration == 0 else encode * models
+                base += (encode + elsewhere) * (models if step.iteration else 1)
             case "judge" if judging:
                 base += judging.hours * 3600 / spec.iterations / spec.judge.shards
             case "judge" | "mine":
-                base += size.train * spec.retrieve.top_k / 100_000
+                base += work.train * spec.retrieve.top_k / 100_000
             case "finetune":
                 assert step.iteration is not None
                 base += train * (1 + 0.5 * (step.iteration - 1) if spec.mine.accumulate else 1)
@@ -101,20 +110,27 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     todo = [state.step for state in survey(spec, manifests, run.external) if state.state != "done"]
     asking = {"generate", "judge"} if judging else {"generate"}
     left = sum(seconds[step] for step in todo if step.stage not in asking)
-    block = spec.resources.search_block * 384 * 4 / 2**20
-    text = size.characters * 3 / 2**20
-    queries = f"{size.train:,.0f} training queries"
-    if size.made:
-        queries = f"at most {queries} ({size.made:,.0f} of them still to be made; filters leave fewer)"
+    trained = max(0, model.weights - _MEASURED.weights) * _BYTES_PER_TRAINED_WEIGHT
+    held = spec.resources.search_block * model.dims * 4 + work.characters * 3 + trained
+    queries = f"{work.train:,.0f} training queries"
+    if work.made:
+        queries = f"at most {queries} ({work.made:,.0f} of them still to be made; filters leave fewer)"
     words = (
-        f"{size.chunks:,.0f} chunks, {queries}; about {_duration(left)} left on 2 CPU "
-        f"cores with a small model (a GPU is far faster), and {_MODEL_MEBIBYTES + block + text:,.0f} MiB of memory."
+        f"{work.chunks:,.0f} chunks, {queries}; about {_duration(left)} left on 2 CPU cores with this model of "
+        f"{model.weights / 1e6:,.0f} million weights (a GPU is far faster), and "
+        f"{_MEBIBYTES + held / 2**20:,.0f} MiB of memory."
     )
     if making and any(step.stage == "generate" for step in todo):
         words += f" {_words_of(making, on, machines)}"
     shards = sum(step.stage == "judge" for step in todo)
     share = shards / spec.iterations / spec.judge.shards
     return Estimate(seconds, words, _words_of_judging(judging, share, on, machines) if judging and share else "")
+
+
+def _retained_characters(spec: RunSpec) -> int:
+    if not spec.evaluate.retention:
+        return 0
+    return sum(len(document.text) for document in retention.read(spec.evaluate.retention.path)[0])
 
 
 def _words_of(making: GenerateCost, on: Machine, machines: int) -> str:
@@ -208,17 +224,22 @@ def _own_size(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> _Size:
         queries = summary["queries"]
         qrels = next(each["rows"] for each in prepared["outputs"] if each["key"] == "queries/qrels.parquet")
         known = qrels / max(1, sum(queries.values()))
-        return _Size(summary["chunks"], summary["characters"], queries["train"], known, any(queries.values()))
-    characters = questions = chunks = documents = relevant = 0
+        distinct = summary["chunks"] / (summary["chunks"] + summary["merged_chunks"])
+        characters = summary["characters"] * distinct
+        return _Size(summary["chunks"], characters, queries["train"], known, any(queries.values()))
+    characters = questions = chunks = relevant = 0
+    seen = set[str]()
     for record in open_source(run.spec.source).records():
         if isinstance(record, Document):
-            documents += 1
+            if (text := chunk_id(record.text)) in seen:
+                continue
+            seen.add(text)
             characters += len(record.text)
             chunks += max(1, round(len(record.text) / (0.8 * run.spec.prepare.max_chars)))
         elif isinstance(record, Question):
             questions += 1
             relevant += len(record.relevant)
-    known = relevant / max(1, questions) * chunks / max(1, documents)
+    known = relevant / max(1, questions) * chunks / max(1, len(seen))
     train = questions * run.spec.prepare.split.train
     return _Size(chunks, characters, min(train, run.spec.prepare.max_train_queries or train), known, questions > 0)
 

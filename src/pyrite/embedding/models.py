@@ -2,11 +2,12 @@
 
 import hashlib
 import json
+import math
 import shutil
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyrite.embedding.families import family_prompts
 from pyrite.errors import PyriteError, UserError
@@ -76,6 +77,30 @@ def model_digest(folder: Path) -> str:
         if path.is_file() and path.suffix in (".safetensors", ".json", ".txt", ".model"):
             digest.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+class Size(NamedTuple):
+    """How large a model is: all its weights, those that are multiplied for each token, and an embedding's length."""
+
+    weights: int
+    multiplied: int
+    dims: int
+
+
+def size(folder: Path) -> Size:
+    """The size of the model in ``folder``, from its configuration and the headers of its weights."""
+    from safetensors import safe_open
+
+    weights = looked_up = 0
+    for path in folder.rglob("*.safetensors"):
+        with safe_open(path, "numpy") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                many = math.prod(tensors.get_slice(name).get_shape())
+                weights += many
+                looked_up += many if "embed" in name else 0
+    config = next(folder.rglob("config.json"), None)
+    told = json.loads(config.read_text()) if config else {}
+    return Size(weights, weights - looked_up, told.get("hidden_size", 384))
 
 
 def prompts(folder: Path, spec: ModelSpec) -> dict[str, str]:
