@@ -1,120 +1,14 @@
 """The loop: whatever happens to it and to its Jobs, a run goes on to its end, one step at a time."""
 
-from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controller.small_cluster import Behind, CutOff, SmallCluster, SmallStore, names, now
+from controller.small_cluster import names, now
+from controller.world import LABELS, VLLM, World
 from pyrite.controller.api import JOB_LABEL
-from pyrite.controller.loop import Loop
-from pyrite.controller.resource import ENDED
-from pyrite.controller.settings import Settings, load
-from pyrite.plan import chain
-
-JOBS = Path(__file__).parents[2] / "jobs"
-WITH_GPUS = """
-instance: pyrite
-worker:
-  image: pyrite-worker:test
-  stages: {finetune: {resources: {limits: {nvidia.com/gpu: 1}}}}
-judge: {parallelism: 2, urls: [http://vllm:8000]}
-server: {statefulSet: pyrite-vllm, replicas: 2}
-cost: {dollarsPerHour: 2}
-"""
-LABELS: dict[str, Any] = {"source": {"kind": "sample"}, "iterations": 1, "judge": {"shards": 3}}
-VLLM: dict[str, Any] = {**LABELS, "iterations": 2, "judge": {"kind": "vllm", "model": "m", "shards": 2}}
-
-
-@pytest.fixture(scope="module")
-def chart(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    path = tmp_path_factory.mktemp("chart") / "settings.yaml"
-    path.write_text(WITH_GPUS)
-    return load(path, JOBS)
-
-
-class World:
-    """A cluster, a store and the controller. Not ``alone``: a second one acts on what it saw a while ago."""
-
-    def __init__(self, chart: Settings, alone: bool = True, **runs: dict[str, Any]):
-        self.store = SmallStore()
-        self.cluster = SmallCluster(self.store, alone)
-        for name, spec in runs.items():
-            self.cluster.add(name, dict(spec))
-        self.loop = Loop(self.cluster, self.store, lambda: chart)  # type: ignore[arg-type]
-        self.behind = Behind(self.cluster)
-        self.second = Loop(self.behind, self.store, lambda: chart)  # type: ignore[arg-type]
-
-    def turn(self, die_after: int | None = None) -> None:
-        self.cluster.die_after = die_after
-        try:
-            self.loop.turn()
-        except CutOff:
-            assert die_after is not None
-        self.cluster.die_after = None
-
-    def happens(self, kind: str, number: int | None) -> None:
-        cluster = self.cluster
-        jobs = cluster.unfinished()
-        job = jobs[number % len(jobs)] if jobs and number is not None else None
-        name = list(cluster.resources)[(number or 0) % 3]
-        match kind:
-            case "turn" | "cut off":
-                self.turn(die_after=number)
-            case "go on":
-                for _ in range(number or 0):
-                    self.go_on_once()
-            case "complete" if job:
-                cluster.complete(job)
-            case "fail" if job:
-                cluster.end(job, "Failed")
-            case "delete" if job:
-                cluster.delete_job(job["metadata"]["name"])
-            case "delete finished":
-                cluster.made = {n: job for n, job in cluster.made.items() if job in cluster.unfinished()}
-            case "reap":
-                cluster.reap()
-            case "settle":
-                cluster.settle()
-            case "scale":
-                cluster.replicas = (number or 0) % 3
-            case "suspend" | "resume":
-                cluster.edit(name, suspend=kind == "suspend")
-            case "retry":
-                cluster.edit(name, retry=cluster.resources[name]["spec"].get("retry", 0) + 1)
-            case "edit":
-                cluster.edit(name, mine={"negatives": 1 + (number or 0) % 3})
-            case "look":
-                self.behind.look()
-            case "second":
-                self.second.turn()
-
-    def has_done(self, name: str, before: str) -> None:
-        """The run's steps up to the first of stage ``before`` are finished."""
-        spec = self.cluster.run(name).spec
-        assert spec
-        for step in takewhile(lambda step: step.stage != before, chain(spec)):
-            self.store.finish(spec, [step])
-
-    def go_on_once(self) -> None:
-        self.turn()
-        self.cluster.settle()
-        self.cluster.reap()
-        for job in self.cluster.unfinished():
-            self.cluster.complete(job)
-
-    def go_on(self, most: int = 400) -> None:
-        """Everything goes well from here, until all runs have ended."""
-        for _ in range(most):
-            self.go_on_once()
-            if all(self.cluster.run(name).status.phase in ENDED for name in self.cluster.resources):
-                return
-        phases = {name: self.cluster.run(name).status for name in self.cluster.resources}
-        raise AssertionError(f"not ended: {phases}")
-
+from pyrite.controller.settings import Settings
 
 EVENTS = st.one_of(
     st.tuples(st.just("turn"), st.none()),
@@ -244,42 +138,6 @@ def test_a_failed_job_says_why_and_a_retry_goes_on_from_there(chart: Settings) -
     world.cluster.pods_seen = []
     world.go_on()
     assert world.cluster.run("small").status.phase == "Succeeded"
-
-
-def test_a_stuck_job_is_made_anew_once_the_chart_is_mended_and_a_running_one_is_left_alone(chart: Settings) -> None:
-    """The bug: a Job whose image has a wrong tag waits for ever, though the chart has been right for hours."""
-    world = World(chart, small=LABELS)
-    world.turn()
-    (job,) = world.cluster.unfinished()
-    mended = chart.model_copy(update={"worker": chart.worker.model_copy(update={"image": "pyrite-worker:right"})})
-    world.loop = Loop(world.cluster, world.store, lambda: mended)  # type: ignore[arg-type]
-    world.turn()
-    assert world.cluster.unfinished() == [job]
-    assert "deletionTimestamp" not in job["metadata"]
-    waiting = {"containerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull"}}}]}
-    labels = {JOB_LABEL: job["metadata"]["name"]}
-    world.cluster.pods_seen = [{"metadata": {"name": "pod-1", "labels": labels}, "status": waiting}]
-    world.turn()
-    assert "deletionTimestamp" in job["metadata"]
-    world.cluster.reap()
-    world.cluster.pods_seen = []
-    world.turn()
-    (again,) = world.cluster.unfinished()
-    assert again["spec"]["template"]["spec"]["containers"][0]["image"] == "pyrite-worker:right"
-
-
-def test_a_server_that_is_lost_while_a_run_judges_is_told(chart: Settings) -> None:
-    """The bug: hours of "0 of 2 shards done" while nobody answers the judges."""
-    world = World(chart, asking=VLLM)
-    while world.cluster.run("asking").status.stage != "judge" or not world.cluster.unfinished():
-        world.turn()
-        world.cluster.settle()
-        for job in world.cluster.unfinished():
-            if job["metadata"]["labels"]["pyrite.dev/stage"] != "judge":
-                world.cluster.complete(job)
-    world.cluster.present = 0
-    world.turn()
-    assert "the vLLM server does not answer" in world.cluster.run("asking").status.message
 
 
 def test_a_run_with_the_name_of_an_old_one_does_not_replace_it(chart: Settings) -> None:

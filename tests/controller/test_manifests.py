@@ -7,7 +7,7 @@ import pytest
 import yaml
 from kubernetes.client import V1Job
 
-from controller.test_loop import JOBS, LABELS, VLLM
+from controller.world import JOBS, LABELS, VLLM
 from pyrite.controller import manifests
 from pyrite.controller.resource import TrainingRun, parse
 from pyrite.controller.schema import MOST_CHARACTERS
