@@ -13,7 +13,6 @@ import pytest
 from typer.testing import CliRunner
 
 from pyrite.checking import calibrating
-from pyrite.checking.asking import Answers
 from pyrite.checking.calibrating import Item, measure
 from pyrite.cli import app
 from pyrite.errors import UserError
@@ -139,8 +138,8 @@ def test_a_document_counts_as_its_best_passage_and_only_if_all_were_graded() -> 
     ]
     given = {"a": 1, "b": 4, "c": 1, "d": 3, "f": 2}  # e is missing
     query_of = {chunk: item.query_id for item in items for chunk in item.chunk_ids}
-    answers = Answers([Judgment(Pair(query_of[chunk], chunk), grade, None) for chunk, grade in given.items()])
-    content = measure(items, answers, 0)
+    pairs = {Pair(query_of[chunk], chunk): grade for chunk, grade in given.items()}
+    content = measure(items, {pair: Judgment(pair, grade, None) for pair, grade in pairs.items()}, 0)
     assert content["n"] == 3
     assert content["confusion"] == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
 
@@ -203,6 +202,26 @@ def test_texts_go_to_the_server_as_they_stand_in_the_file(pyrite: Pyrite, run_fi
     assert content["n"] == 20
     assert content["kappa"] == 1
     assert content["calibration_error"] > 0  # the expected grade is no whole number: the distribution came through
+
+
+def test_what_a_probe_or_a_calibration_has_paid_for_is_kept(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+    with Stub() as server:
+        judge = ("judge.kind=vllm", f"judge.model={MODEL}", f"resources.judge_urls=[{server.url}]")
+        assert pyrite("probe", run_file, *judge).returncode == 3
+        probed = len(server.answered)
+        folder = tmp_path / "store/runs/small/queries"
+        split = {row["query_id"]: row["split"] for row in pq.read_table(folder / "queries.parquet").to_pylist()}
+        qrels = pq.read_table(folder / "qrels.parquet").to_pylist()
+        path = tmp_path / "people.qrels"
+        path.write_text("".join(f"{row['query_id']} 0 {row['chunk_id']} {n % 2}\n" for n, row in enumerate(qrels)))
+        for _ in range(2):
+            result = pyrite("calibrate", run_file, path, *judge)
+            assert result.returncode == 0, result.stderr
+            assert set(server.answered.values()) == {1}, "no pair is paid for twice"
+            server.down()  # nothing is asked the second time
+    assert len(server.answered) - probed >= sum(split[row["query_id"]] != "train" for row in qrels) > 0
+    content = json.loads(Path(result.stdout.rstrip().splitlines()[-1]).read_text())
+    assert content["n"] == content["known"] == len(qrels)
 
 
 def test_the_answer_key_cannot_judge_texts(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:

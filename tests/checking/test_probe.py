@@ -1,5 +1,6 @@
 """pyrite probe: go where grades can be mined, no-go with the reason where they cannot."""
 
+import asyncio
 import json
 import random
 import re
@@ -103,7 +104,7 @@ def test_the_answer_key_is_a_go(pyrite: Pyrite, run_file: Path, tmp_path: Path) 
             lambda _: 1, {"not all alike", "informative", "hard examples"}, "grade 1 was given to", id="all 1"
         ),
         pytest.param(
-            lambda pair: "none of the labels" if die(pair, 10) == 0 else 1 + die(pair, 4),
+            lambda pair: "none of the labels" if die(pair, 25) == 0 else 1 + die(pair, 4),
             {"few missing"},
             "were left without a grade",
             id="missing",
@@ -138,6 +139,9 @@ def test_dice_behind_a_server_are_a_no_go(pyrite: Pyrite, run_file: Path, tmp_pa
     check = {check["name"]: check for check in content["checks"]}["known above random"]
     assert not check["passed"]
     assert "not clearly graded above random" in " ".join(result.stdout.split())
+    assert (content["judge"]["way"], content["judge"]["cut"]) == ("label ids", 0)
+    page = (tmp_path / "store/runs/small/probe/probe.html").read_text()
+    assert "asked by label ids, 0 passages cut" in page
     assert content["prompt_tokens_per_pair"] > content["cached_tokens_per_pair"] >= 0
     assert 0 < content["pairs_per_second"] < 1e6
     assert content["samples"]["1"][0]["distribution"] is not None
@@ -156,6 +160,27 @@ def test_a_judge_that_never_answers_is_given_up_and_nothing_is_written(
         probe(StubJudge(answer))
     assert 20 <= len(asked) < 40
     assert not (tmp_path / "store/runs/small/probe").exists()
+
+
+def test_far_too_many_missing_is_no_verdict_and_stops_at_once(probe: Callable[..., Any]) -> None:
+    asked: list[Pair] = []
+
+    def answer(pair: Pair) -> int | str:
+        asked.append(pair)
+        return 1 if len(asked) < 10 else "timed out"
+
+    with pytest.raises(PyriteError, match=r"21 of \d+ pairs could not be graded, .*; 21 times: timed out"):
+        probe(StubJudge(answer))
+    assert len(asked) < 50
+
+
+def test_the_time_until_a_server_is_there_is_none_of_the_judges_speed(probe: Callable[..., Any]) -> None:
+    class Slow(StubJudge):
+        async def ready(self) -> None:
+            await asyncio.sleep(3)
+
+    _, content = probe(Slow(lambda pair: 1 + die(pair, 4)))
+    assert content["seconds"] < 3
 
 
 def test_an_answer_key_with_errors_loses_certainty_and_is_shown_where_it_errs(probe: Callable[..., Any]) -> None:

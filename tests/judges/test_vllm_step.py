@@ -266,6 +266,26 @@ def test_what_a_person_must_mend_stops_at_once_with_exit_code_2(
     assert not stub.answered
 
 
+def test_train_names_a_wrong_setting_before_any_work_and_says_what_a_server_cannot_do(
+    run_folder: Path, pyrite: Pyrite
+) -> None:
+    steps = run_folder / "store/runs/small/steps"
+    result = pyrite("train", "small.yaml", "evaluate.blends=[]", "resources.judge_urls=[]")
+    assert result.returncode == 2
+    assert "resources.judge_urls is empty" in result.stderr
+    assert not (steps / "validate-0.json").exists()
+    with Stub("none") as stub:
+        stub.fault = lambda _number, _pair: "banana"
+        urls = f"resources.judge_urls=[{stub.url}]"
+        result = pyrite("train", "small.yaml", "evaluate.blends=[]", "resources.judge_workers=1", urls)
+    assert result.returncode == 1
+    assert stub.faults["banana"], result.stderr
+    told = " ".join(result.stdout.split())
+    assert told.count("warning: ") == 1
+    assert "it has neither structured outputs nor logprobs" in told
+    assert "it has neither" in (run_folder / "store/runs/small/logs/judge-1.0.log").read_text()
+
+
 def test_a_changed_prompt_is_judged_anew(run_folder: Path, stub: Stub, pyrite: Pyrite) -> None:
     prompt = run_folder / "mine.yaml"
     prompt.write_text("template: |\n  Grade 1 to 4.\n  {query}\n  {passage}\n")

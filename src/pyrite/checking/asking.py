@@ -9,44 +9,50 @@ from itertools import groupby
 
 from pyrite.errors import PyriteError, first_of
 from pyrite.judges.base import Judge, Judgment, Missing, Pair
+from pyrite.judges.budget import Budget
 from pyrite.judges.walking import Walk, walk_all
 from pyrite.progress import Progress
 
-#: So many ungraded pairs before the first grade say that there will be none.
-_HOPELESS = 20
+#: So many ungraded pairs are worth a verdict on the judge. With more of them, or where all are, there is none to give.
+_FEW = 20
 
 
 @dataclass
 class Answers:
-    """What a judge answered. ``seconds`` run from the first question to the last answer."""
+    """What a judge answered. ``seconds`` run from the first question to the last answer, of a judge that was ready."""
 
     judgments: list[Judgment] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
     seconds: float = 0.0
 
 
-def ask(judge: Judge, pairs: Sequence[Pair], progress: Progress) -> Answers:
+def ask(judge: Judge, pairs: Sequence[Pair], max_missing: float, progress: Progress) -> Answers:
     """Have every pair graded, a query's pairs together as in a run, and as many at once as the judge takes.
 
     Args:
         pairs: distinct; those of one query stand together.
+        max_missing: judge.max_missing.
 
     Raises:
-        PyriteError: the judge cannot go on, or grades nothing.
+        PyriteError: the judge cannot go on, grades nothing, or leaves far too many pairs without a grade.
     """
     answers = Answers()
+    if not pairs:
+        return answers  # there may be no server
     progress.begin(len(pairs), "pairs judged")
     try:
-        asyncio.run(_ask(judge, pairs, answers, progress))
+        asyncio.run(_ask(judge, pairs, max_missing, answers, progress))
     except BaseExceptionGroup as group:
         raise first_of(group) from group
     return answers
 
 
-async def _ask(judge: Judge, pairs: Sequence[Pair], answers: Answers, progress: Progress) -> None:
+async def _ask(judge: Judge, pairs: Sequence[Pair], max_missing: float, answers: Answers, progress: Progress) -> None:
+    recorder = _Recorder(len(pairs), max_missing, answers, progress)
     async with judge:
+        await judge.ready()
         started = time.perf_counter()
-        await walk_all(_walks(pairs, judge.in_flight), judge, {}, None, _Recorder(len(pairs), answers, progress))
+        await walk_all(_walks(pairs, judge.in_flight), judge, {}, None, recorder)
         answers.seconds = time.perf_counter() - started
 
 
@@ -64,8 +70,9 @@ def _walks(pairs: Sequence[Pair], in_flight: int) -> list[Walk]:
 
 
 class _Recorder:
-    def __init__(self, total: int, answers: Answers, progress: Progress):
+    def __init__(self, total: int, max_missing: float, answers: Answers, progress: Progress):
         self._total, self._answers, self._progress = total, answers, progress
+        self._budget = Budget(max_missing, total, _FEW)
 
     def judged(self, judgment: Judgment) -> None:
         self._answers.judgments.append(judgment)
@@ -74,7 +81,8 @@ class _Recorder:
     def missing(self, missing: Missing) -> None:
         self._answers.missing.append(missing)
         self._progress.advance()
-        if len(self._answers.missing) >= min(_HOPELESS, self._total) and not self._answers.judgments:
+        self._budget.spend(missing)
+        if len(self._answers.missing) >= min(_FEW, self._total) and not self._answers.judgments:
             reason, times = Counter(each.reason for each in self._answers.missing).most_common(1)[0]
             raise PyriteError(
                 f"the judge graded none of the first {len(self._answers.missing)} pairs; {times} times: {reason}. "

@@ -2,8 +2,9 @@
 
 import hashlib
 import math
+import uuid
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,17 +13,17 @@ import numpy as np
 import pyarrow as pa
 
 from pyrite import __version__, tables
-from pyrite.checking.asking import Answers, ask
+from pyrite.checking.asking import ask
 from pyrite.checking.graded import GradedFile, Row, Scale
 from pyrite.checking.prepared import prepared_context
 from pyrite.errors import UserError
 from pyrite.evaluation import agreement
 from pyrite.evaluation.significance import Interval
 from pyrite.executors.step import Run
-from pyrite.judges import Pair, open_judge
+from pyrite.judges import Judgment, Pair, open_judge
 from pyrite.judges.base import RELEVANT
+from pyrite.judges.kept import Kept
 from pyrite.progress import Progress, Silent
-from pyrite.spec import RunSpec
 from pyrite.stages.inputs import read_chunks, read_qrels, read_queries
 
 
@@ -50,12 +51,15 @@ class Tables:
 
 @dataclass(frozen=True)
 class Graded:
-    """A graded file, ready to be judged. ``unknown`` counts its rows that name nothing in the tables."""
+    """A graded file, ready to be judged. ``unknown`` counts its rows that name nothing in the tables; ``own``: the
+    tables are the run's.
+    """
 
     items: list[Item]
     scale: Scale
     tables: Tables
     unknown: int
+    own: bool
 
 
 def prepared_tables(run: Run) -> Tables:
@@ -67,7 +71,7 @@ def prepared_tables(run: Run) -> Tables:
 def of_texts(file: GradedFile, scale: Scale) -> Graded:
     """The pairs of a file that holds texts, in small tables of their own."""
     items = [Item(_id(row.query), (_id(row.passage),), scale.to_judge(row.grade)) for row in file.rows]
-    return Graded(items, scale, _text_tables(file.rows), 0)
+    return Graded(items, scale, _text_tables(file.rows), 0, own=False)
 
 
 def of_ids(file: GradedFile, scale: Scale, prepared: Tables) -> Graded:
@@ -83,11 +87,13 @@ def of_ids(file: GradedFile, scale: Scale, prepared: Tables) -> Graded:
             f"{first.where}: neither query {first.query!r} with document {first.passage!r} nor any other row names a "
             "query and a document of this run: give its own query and chunk ids, or those of its source."
         )
-    return Graded(items, scale, prepared, len(file.rows) - len(items))
+    return Graded(items, scale, prepared, len(file.rows) - len(items), own=True)
 
 
-def calibrate(spec: RunSpec, graded: Graded, progress: Progress) -> dict[str, Any]:
+def calibrate(run: Run, graded: Graded, progress: Progress) -> dict[str, Any]:
     """Have every pair graded by the run's judge, and measure how far it agrees.
+
+    What is kept of the run's own pairs is not asked again, and what is answered of them is kept.
 
     Returns:
         The content of the JSON file: plain values, None where something is undefined.
@@ -96,9 +102,17 @@ def calibrate(spec: RunSpec, graded: Graded, progress: Progress) -> dict[str, An
         UserError: the judge's settings or server are wrong in a way that asking again cannot mend.
         PyriteError: the judge grades nothing.
     """
+    spec = run.spec
     judge = open_judge(spec, graded.tables.queries, graded.tables.chunks, graded.tables.qrels)
     pairs = sorted({Pair(item.query_id, chunk) for item in graded.items for chunk in item.chunk_ids})
-    answers = ask(judge, pairs, progress)
+    kept = None
+    if judge.shared and graded.own:
+        kept = Kept(run.store, judge.fingerprint, f"{spec.name}/calibrate", uuid.uuid4().hex[:12])
+    known = _known_judgments(kept.read({pair.query_id for pair in pairs}), set(pairs)) if kept else {}
+    answers = ask(judge, [pair for pair in pairs if pair not in known], spec.judge.max_missing, progress)
+    if kept and answers.judgments:
+        kept.add([judgment.row(judge.fingerprint) for judgment in answers.judgments])
+        kept.merge()
     return {
         "pyrite": __version__,
         "run": spec.name,
@@ -108,19 +122,20 @@ def calibrate(spec: RunSpec, graded: Graded, progress: Progress) -> dict[str, An
             "model": spec.judge.model,
             "prompt": spec.judge.prompt,
             "fingerprint": judge.fingerprint,
+            **judge.account,
         },
         "scale": {"name": str(graded.scale), "read_as": graded.scale.words},
         "rows_unknown": graded.unknown,
         "rows_of_several_passages": sum(len(item.chunk_ids) > 1 for item in graded.items),
+        "known": len(known),
         "missing": len(answers.missing),
         "pairs_per_second": round(len(answers.judgments) / max(answers.seconds, 1e-6), 3),
-        **measure(graded.items, answers, spec.seed),
+        **measure(graded.items, known | {judgment.pair: judgment for judgment in answers.judgments}, spec.seed),
     }
 
 
-def measure(items: Sequence[Item], answers: Answers, seed: int) -> dict[str, Any]:
+def measure(items: Sequence[Item], judgments: Mapping[Pair, Judgment], seed: int) -> dict[str, Any]:
     """Agreement over the items of which every passage was graded."""
-    judgments = {judgment.pair: judgment for judgment in answers.judgments}
     rows = []
     for item in items:
         given = [judgments.get(Pair(item.query_id, chunk)) for chunk in item.chunk_ids]
@@ -153,6 +168,11 @@ def measure(items: Sequence[Item], answers: Answers, seed: int) -> dict[str, Any
     }
     plain: dict[str, Any] = _plain(content)
     return plain
+
+
+def _known_judgments(table: pa.Table, wanted: Collection[Pair]) -> dict[Pair, Judgment]:
+    found = (Judgment.from_row(row) for row in table.to_pylist())
+    return {judgment.pair: judgment for judgment in found if judgment.pair in wanted}
 
 
 def _plain(value: Any) -> Any:

@@ -97,7 +97,7 @@ def register(app: typer.Typer) -> None:
             else:
                 _prepare(run, display)
                 graded = of_ids(file, found, prepared_tables(run))
-            content = do_calibrate(run.spec, graded, _listen(display, Step("calibrate")))
+            content = do_calibrate(run, graded, _listen(display, Step("calibrate")))
         key = f"{run.prefix}/calibration/{re.sub(r'[^A-Za-z0-9._-]+', '-', graded_file.name)}.json"
         run.store.write(key, _json({"file": str(graded_file), **content}))
         for shown in judge_terminal.calibration(content):

@@ -6,13 +6,14 @@ process, however it dies; the step's own lock keeps a last moment of an orphan f
 
 import ctypes
 import json
+import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -22,7 +23,8 @@ from typing import Any, Protocol
 from pyrite.config import dump
 from pyrite.errors import PyriteError, UserError
 from pyrite.executors.step import Run, run_step
-from pyrite.executors.telling import tell
+from pyrite.executors.telling import Warnings, tell
+from pyrite.llm.pool import Pool
 from pyrite.locks import locked
 from pyrite.plan import Step, StepState, next_steps
 from pyrite.progress import Events
@@ -73,6 +75,7 @@ def execute(run: Run, listener: Listener, *, watched: bool = False) -> None:
     with locked(run.lock("run"), f"run {run.spec.name}"):
         run.store.write(f"{run.prefix}/run.yaml", dump(run.spec).encode())
         states = run.survey()
+        _check_judge(run.spec, {state.step.stage for state in states if state.state != "done"})
         listener.planned(states)
         before: list[Step] = []
         while todo := next_steps(states):
@@ -83,6 +86,14 @@ def execute(run: Run, listener: Listener, *, watched: bool = False) -> None:
                 )
             _together(run, steps, listener, watched)
             states, before = run.survey(), steps
+
+
+def _check_judge(spec: RunSpec, stages: Collection[str]) -> None:
+    """What is wrong with a language model's settings is told now, and not after hours of what comes before it."""
+    if "generate" in stages and spec.generate:
+        Pool.from_spec(spec, spec.generate.model or spec.judge.model)
+    if "judge" in stages and spec.judge.kind == "vllm":
+        Pool.from_spec(spec, spec.judge.model)
 
 
 def _together(run: Run, steps: Sequence[Step], listener: Listener, watched: bool) -> None:
@@ -189,6 +200,8 @@ def _child(
     with log.open("a", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+        logging.basicConfig(format="%(asctime)s %(message)s")
+        logging.getLogger("pyrite").addHandler(Warnings(emit))
         try:
             run_step(run, doing, Events(emit))
         except PyriteError as error:

@@ -1,12 +1,17 @@
-"""A step's process tells its metrics to whoever started it."""
+"""A step's process tells its metrics and its warnings to whoever started it."""
 
+import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 from pyrite import metrics
 
 _EVERY_SECONDS = 2.0
+
+#: A warning that comes again sooner is not said again: a store that is away gives one a few seconds.
+_QUIET_SECONDS = 60.0
 
 
 def tell(emit: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
@@ -30,3 +35,18 @@ def tell(emit: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         now()
 
     return end
+
+
+class Warnings(logging.Handler):
+    """Says warnings, as events; of those that differ in their values alone, one in a while."""
+
+    def __init__(self, send: Callable[[dict[str, Any]], None]):
+        super().__init__(logging.WARNING)
+        self._send = send
+        self._said: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        now = time.monotonic()
+        if now - self._said.get(record.msg, -_QUIET_SECONDS) >= _QUIET_SECONDS:
+            self._said[record.msg] = now
+            self._send({"event": "say", "text": f"warning: {record.getMessage()}"})

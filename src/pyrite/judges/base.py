@@ -38,6 +38,13 @@ class Judgment(NamedTuple):
             return float(self.grade)
         return sum(grade * p for grade, p in zip(GRADES, self.distribution, strict=True))
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """The judgment that ``row`` made a row of."""
+        distribution = None if row["p1"] is None else (row["p1"], row["p2"], row["p3"], row["p4"])
+        costs = (row[name] for name in ("prompt_tokens", "cached_tokens", "latency", "attempts"))
+        return cls(Pair(row["query_id"], row["chunk_id"]), row["grade"], distribution, *costs)
+
     def row(self, fingerprint: str) -> dict[str, Any]:
         """This judgment of the judge called ``fingerprint`` as a row of ``tables.JUDGMENTS``."""
         p1, p2, p3, p4 = self.distribution or (None, None, None, None)

@@ -24,6 +24,9 @@ def probe(content: Mapping[str, Any]) -> Iterator[Group | Text]:
             f"hard, {rule}",
             f"{words.plural(found['positives'], 'positive')}, {words.plural(found['negatives'], 'negative')}",
         )
+    if "way" in content["judge"]:
+        way, cut = content["judge"]["way"], words.plural(content["judge"]["cut"], "passage")
+        table.add_row("asked by", f"{way}; {cut} cut to the model's window")
     table.add_row("pairs a second", words.rate(content["pairs_per_second"]))
     if content["prompt_tokens_per_pair"]:
         prompt, cached = content["prompt_tokens_per_pair"], content["cached_tokens_per_pair"]
@@ -63,6 +66,8 @@ def _notes(content: Mapping[str, Any]) -> Iterator[str]:
     if content["rows_of_several_passages"]:
         count = words.plural(content["rows_of_several_passages"], "document")
         yield f"{count} of several passages: each counts as its best passage does"
+    if content["known"]:
+        yield f"{words.plural(content['known'], 'judgment')} known before"
     if content["missing"]:
         yield f"{words.plural(content['missing'], 'pair')} left without a grade by the judge"
 

@@ -1,5 +1,6 @@
 """A probe: a few of a run's pairs are judged for real, before any money goes into judging them all."""
 
+import uuid
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from pyrite.checking.probe.samples import samples
 from pyrite.checking.probe.sampling import Asked, draw_queries, sample_query
 from pyrite.executors.step import Run
 from pyrite.judges import Pair, open_judge
+from pyrite.judges.kept import Kept
 from pyrite.progress import Progress
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import encoder, read_chunks, read_qrels, read_queries
@@ -52,7 +54,11 @@ def probe(run: Run, queries: int, candidates: int, progress: Progress) -> dict[s
     asked = _sample(
         ctx, chunks, train.filter(pc.is_in(train["query_id"], pa.array(drawn))), qrels, relevant, candidates
     )
-    answers = ask(judge, [each.pair for each in asked], progress)
+    answers = ask(judge, [each.pair for each in asked], run.spec.judge.max_missing, progress)
+    if judge.shared:
+        kept = Kept(run.store, judge.fingerprint, f"{run.spec.name}/probe", uuid.uuid4().hex[:12])
+        kept.add([judgment.row(judge.fingerprint) for judgment in answers.judgments])
+        kept.merge()
 
     judgments = {judgment.pair: judgment for judgment in answers.judgments}
     text_of = dict(zip(chunks["chunk_id"].to_pylist(), chunks["text"].to_pylist(), strict=True))
@@ -75,6 +81,7 @@ def probe(run: Run, queries: int, candidates: int, progress: Progress) -> dict[s
             "model": run.spec.judge.model,
             "prompt": run.spec.judge.prompt,
             "fingerprint": judge.fingerprint,
+            **judge.account,
         },
         "base_model": run.spec.model.base,
         "rule": run.spec.mine.rule,
@@ -111,7 +118,7 @@ def _sample(
     trained = chunks.filter(pc.equal(chunks["split"], "train"))["chunk_id"].to_pylist()
     in_training = set(trained)
     ranked: dict[str, dict[str, tuple[int, float]]] = defaultdict(dict)
-    for row in retrieve(encoder(ctx, 0), ctx, chunks, queries, qrels).to_pylist():
+    for row in retrieve(encoder(ctx, 0), ctx, queries, qrels).to_pylist():
         ranked[row["query_id"]][row["chunk_id"]] = (row["rank"], row["score"])
     return [
         each
