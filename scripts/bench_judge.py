@@ -1,12 +1,14 @@
 """What the judge's worker costs, and what the order of the pairs saves.
 
     python scripts/bench_judge.py                                  against a stub that answers at once
+    python scripts/bench_judge.py --whole                          the whole stage against it, tables and store and all
     python scripts/bench_judge.py --url http://localhost:8000 --model judge   against a real server
 
 The first prints pairs/s, the worker's CPU seconds and its memory at the start and the end, over 200,000 pairs of 1,000
-characters. The second sends the same prompts through the worker and through a bare client (asyncio and aiohttp, nothing
-else) at the same concurrency, in turns. Then it sends pairs grouped by query, shuffled, and shuffled with the rubric
-last, and prints what the server had to compute of them by its own count: prompt tokens less cached tokens.
+characters. The second does one shard of as many candidates as `pyrite judge` does it. The third sends the same prompts
+through the worker and through a bare client (asyncio and aiohttp, nothing else) at the same concurrency, in turns. Then
+it sends pairs grouped by query, shuffled, and shuffled with the rubric last, and prints what the server had to compute
+of them by its own count: prompt tokens less cached tokens.
 """
 
 import argparse
@@ -14,17 +16,16 @@ import asyncio
 import json
 import multiprocessing
 import random
-import re
-import resource
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pyarrow as pa
+from bench_stub import memory, stub, tables_of, texts
 
 from pyrite import tables
 from pyrite.judges import Judgment, Missing, Pair
@@ -34,13 +35,12 @@ from pyrite.judges.vllm import VllmJudge
 from pyrite.judges.walking import Walk, walk_all
 from pyrite.llm.abilities import look
 from pyrite.llm.pool import Pool
-
-#: Plain English words, in the frequency in which the practice corpus has them.
-WORDS = [
-    word
-    for entry in sorted((resources.files("pyrite.sample") / "facts").iterdir(), key=lambda entry: entry.name)
-    for word in re.findall(r"[A-Za-z]+", entry.read_text(encoding="utf-8"))
-]
+from pyrite.plan import Step
+from pyrite.progress import Silent
+from pyrite.spec import JudgeSpec, ResourcesSpec, RunSpec, SampleSource
+from pyrite.stages import judge as judge_stage
+from pyrite.stages.context import StepContext
+from pyrite.store import open_store, sha256_file
 
 
 class Counting:
@@ -65,110 +65,12 @@ class Counting:
         del query_id, chunk_ids
 
 
-def texts(count: int, characters: int, seed: int) -> list[str]:
-    draw = random.Random(seed)
-    return [" ".join(draw.choices(WORDS, k=characters // 6))[:characters] for _ in range(count)]
-
-
-def tables_of(queries: Sequence[str], chunks: Sequence[str]) -> tuple[pa.Table, pa.Table]:
-    asked = [
-        {"query_id": f"q{i}", "text": text, "topic": "", "type": "", "split": "train", "question_ids": []}
-        for i, text in enumerate(queries)
-    ]
-    stored = [
-        {"chunk_id": f"c{i}", "text": text, "title": "", "split": "train", "parents": []}
-        for i, text in enumerate(chunks)
-    ]
-    return pa.Table.from_pylist(asked, tables.QUERIES), pa.Table.from_pylist(stored, tables.CHUNKS)
-
-
-def memory() -> float:
-    """Resident memory of this process now, MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 1e6
-
-
 # --- against a stub ---------------------------------------------------------------------------------------------------
 
 
-class Stub(asyncio.Protocol):
-    """The least that is a server: it answers every chat request with the same bytes, in the shape of vLLM's."""
-
-    def __init__(self) -> None:
-        self._got = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport: Any = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._got += data
-        while (end := self._got.find(b"\r\n\r\n")) >= 0:
-            head = self._got[:end].lower()
-            found = head.find(b"content-length:")
-            length = int(head[found + 15 :].split(b"\r\n", 1)[0]) if found >= 0 else 0
-            if len(self._got) < end + 4 + length:
-                return
-            body, self._got = self._got[end + 4 : end + 4 + length], self._got[end + 4 + length :]
-            self._transport.write(_reply(head.split(b" ", 2)[1], body))
-
-
-def _reply(path: bytes, body: bytes) -> bytes:
-    if path == b"/v1/models":
-        return _http({"data": [{"id": "stub", "max_model_len": 4096}]})
-    if path == b"/tokenize":
-        return _http({"count": 1, "tokens": [ord(json.loads(body)["prompt"][0])]})
-    return _CHAT
-
-
-def _http(content: Any) -> bytes:
-    body = json.dumps(content).encode()
-    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-
-
-_TOP = [{"token": label, "logprob": -1.5 + i / 4, "bytes": [49 + i]} for i, label in enumerate(LABELS)]
-_CHAT = _http(
-    {
-        "id": "chatcmpl-0123456789abcdef0123456789abcdef",
-        "object": "chat.completion",
-        "created": 1_700_000_000,
-        "model": "stub",
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": "4", "refusal": None, "tool_calls": []},
-                "logprobs": {"content": [{"token": "4", "logprob": -0.75, "bytes": [52], "top_logprobs": _TOP}]},
-                "finish_reason": "stop",
-                "stop_reason": None,
-            }
-        ],
-        "usage": {
-            "prompt_tokens": 520,
-            "total_tokens": 521,
-            "completion_tokens": 1,
-            "prompt_tokens_details": {"cached_tokens": 304},
-        },
-    }
-)
-
-
-def _serve(port: Any) -> None:
-    async def run() -> None:
-        server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", 0)
-        port.send(server.sockets[0].getsockname()[1])
-        await server.serve_forever()
-
-    asyncio.run(run())
-
-
 def against_stub(pairs: int, concurrency: int) -> dict[str, Any]:
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.Process(target=_serve, args=(sender,), daemon=True)
-    process.start()
-    url = f"http://127.0.0.1:{receiver.recv()}"
-    try:
+    with stub() as url:
         return asyncio.run(_against_stub(url, pairs, concurrency))
-    finally:
-        process.kill()
 
 
 async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any]:
@@ -199,6 +101,86 @@ async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any
         "memory_mb": {"start": seen[0], "after_a_tenth": seen[2], "end": round(memory(), 1)},
         "way": judge.way,
     }
+
+
+# --- the whole stage --------------------------------------------------------------------------------------------------
+
+
+def whole(pairs: int, concurrency: int) -> dict[str, Any]:
+    """One shard of ``pairs`` candidates, 50 a query, on a folder: read, judged, kept every few seconds, written."""
+    with tempfile.TemporaryDirectory() as folder, stub() as url:
+        # In a process of its own, whose memory is then not this one's.
+        making = multiprocessing.Process(target=_make, args=(folder, pairs))
+        making.start()
+        making.join()
+        spec = RunSpec(
+            name="bench",
+            source=SampleSource(),
+            judge=JudgeSpec(kind="vllm", model="stub", prompt="medical", shards=1, rank_window=None),
+            resources=ResourcesSpec(judge_urls=[url], judge_concurrency=concurrency),
+        )
+        store = open_store(folder)
+        paths = sorted(path for path in store.place("runs/bench").rglob("*.parquet"))
+        outputs = [
+            {
+                "key": path.relative_to(store.place("runs/bench")).as_posix(),
+                "bytes": path.stat().st_size,
+                "sha256": sha256_file(path),
+            }
+            for path in paths
+        ]
+        manifests = {"made": {"outputs": outputs}}
+        ctx = StepContext(spec, Step("judge", 1, 0), store, "runs/bench", manifests, "runs/bench/scratch", Silent())
+        seen, over = [memory()], threading.Event()
+
+        def watch() -> None:
+            while not over.wait(0.5):
+                seen.append(memory())
+
+        threading.Thread(target=watch, daemon=True).start()
+        wall, cpu = time.perf_counter(), time.process_time()
+        summary = judge_stage.run(ctx)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        over.set()
+    timeline = summary["timeline"]["seconds"]
+    return {
+        "pairs": summary["judged"],
+        "missing": summary["missing"],
+        "seconds": round(wall, 2),
+        "of_them_judging": timeline,
+        "pairs_per_second": round(summary["judged"] / wall),
+        "cpu_seconds": round(cpu, 2),
+        "concurrency": concurrency,
+        "memory_mb": {
+            "start": round(seen[0]),
+            "after_a_tenth": round(seen[len(seen) // 10]),
+            "half_way": round(seen[len(seen) // 2]),
+            "most": round(max(seen)),
+        },
+    }
+
+
+def _make(folder: str, pairs: int) -> None:
+    each, chunks = 50, 2000
+    queries, stored = tables_of(texts(pairs // each + 2, 60, 0), texts(chunks, 1000, 1))
+    splits = pa.array(["train"] * (pairs // each) + ["val", "test"])
+    queries = queries.set_column(queries.schema.get_field_index("split"), "split", splits)
+    draw = random.Random(0)
+    found = [
+        {"query_id": f"q{i}", "chunk_id": f"c{n}", "rank": rank, "score": 1 / rank}
+        for i in range(pairs // each)
+        for rank, n in enumerate(draw.sample(range(chunks), each), 1)
+    ]
+    run = open_store(folder).place("runs/bench")
+    for key, table, schema in (
+        ("corpus/chunks", stored, tables.CHUNKS),
+        ("queries/queries", queries, tables.QUERIES),
+        ("queries/qrels", tables.QRELS.empty_table(), tables.QRELS),
+        ("iterations/1/candidates", pa.Table.from_pylist(found, tables.CANDIDATES), tables.CANDIDATES),
+    ):
+        path = run / f"{key}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tables.write(path, table, schema)
 
 
 # --- against a real server --------------------------------------------------------------------------------------------
@@ -313,6 +295,7 @@ async def _bare(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=200_000, help="against the stub")
+    parser.add_argument("--whole", action="store_true", help="the whole stage, not its client alone")
     parser.add_argument("--concurrency", type=int, default=None, help="default: 64 for the stub, 16 for a server")
     parser.add_argument("--url", help="a real server; without it, the stub")
     parser.add_argument("--model", default="judge")
@@ -325,7 +308,7 @@ def main() -> None:
         work = against_server(given.url, given.model, given.queries, given.each, concurrency, given.rounds)
         result = asyncio.run(work)
     else:
-        result = against_stub(given.pairs, given.concurrency or 64)
+        result = (whole if given.whole else against_stub)(given.pairs, given.concurrency or 64)
     print(json.dumps(result, indent=1))
 
 

@@ -38,7 +38,7 @@ iterations: 1
 prepare: {{min_chars: 40, max_chars: 400}}
 generate: {{queries: 16}}
 retrieve: {{top_k: 12}}
-judge: {{kind: vllm, model: {llm}}}
+judge: {{kind: vllm, model: {llm}, rank_window: null}}
 mine: {{negatives: 2, max_negative_share: null}}
 finetune: {{batch_size: 8, learning_rate: 1.0e-3}}
 evaluate: {{blends: [], resamples: 200}}

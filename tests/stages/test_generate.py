@@ -17,7 +17,7 @@ import pytest
 
 from pyrite.generation import filters
 from pyrite.generation.distinct import NEARLY_SAME, SAME
-from pyrite.stages.answerable import NOT_ANSWERED
+from pyrite.stages.answerable import NOT_ANSWERED, NOT_GRADED
 from pyrite.stages.generate import NO_ANSWER
 from small_data import KINDS, TOPICS
 from stub_judge import MODEL, grade
@@ -287,6 +287,24 @@ def test_nothing_left_or_no_server_is_an_error_that_says_why(
     assert without.returncode == 2
     assert "no query has a relevant chunk" in without.stderr
     assert "set generate" in without.stderr
+
+
+def test_a_judge_that_fails_stops_the_shard_and_drops_no_question(
+    pyrite: Pyrite, run_file: Path, tmp_path: Path, writer: Writer
+) -> None:
+    """The bug: questions that nobody could grade are dropped for good, and the step is done."""
+    shard = ("generate", run_file, "--shard", 0, *LLM_JUDGE)
+    assert pyrite("prepare", run_file).returncode == 0
+    writer.fault = lambda _number, _pair: "banana"
+    result = pyrite(*shard)
+    assert result.returncode == 1
+    assert writer.faults["banana"] >= 6
+    assert "pairs could not be graded, more than judge.max_missing" in " ".join(result.stderr.split())
+    writer.fault = lambda _number, _pair: None
+    asked = writer.written.copy()
+    assert pyrite(*shard).returncode == 0
+    assert not any(writer.written[key] > times for key, times in asked.items()), "its questions were kept"
+    assert NOT_GRADED not in summaries(tmp_path / "store/runs/small", "generate")[0]["dropped"]
 
 
 def test_a_data_set_with_questions_gets_more_for_training_and_keeps_its_own_measure(
