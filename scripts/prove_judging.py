@@ -5,28 +5,36 @@
 
 Every --every seconds a random worker gets the signal and is started again, as Kubernetes would; the server is killed
 with SIGKILL when a third and when two thirds of the pairs are judged. In the end every pair must stand in the shards'
-tables exactly once. How many pairs the server answered in vain is counted from its own log. The last line is JSON.
+tables exactly once. Between workers and server stands a counter, so how often each pair was answered is known, and not
+mixed with the questions by which a worker finds out what a server can do. The last line is JSON.
 """
 
 import argparse
+import asyncio
 import contextlib
 import importlib.util
 import json
 import os
 import random
-import re
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
+import aiohttp
 import pyarrow.parquet as pq
+from aiohttp import web
+
+from pyrite.judges.prompting import load_prompt
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARDS = 4
@@ -77,9 +85,38 @@ class Server:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
-    def answered(self) -> int:
-        """Chat requests that it answered with 200, over all its lives."""
-        return len(re.findall(rb'POST /v1/chat/completions HTTP/1\.1" 200', self._log.read_bytes()))
+
+class Between:
+    """Passes requests on to the server at ``port`` and counts what it answers, by the message. A thread of its own."""
+
+    def __init__(self, port: int):
+        self.answered: Counter[str] = Counter()
+        self._server = f"http://127.0.0.1:{port}"
+        ready: Future[int] = Future()
+        threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True).start()
+        self.url = f"http://127.0.0.1:{ready.result(10)}"
+
+    async def _serve(self, ready: Future[int]) -> None:
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as self._session:
+            place = await asyncio.get_running_loop().create_server(web.Server(self._pass_on), "127.0.0.1", 0)
+            ready.set_result(place.sockets[0].getsockname()[1])
+            await place.serve_forever()
+
+    async def _pass_on(self, request: web.BaseRequest) -> web.Response:
+        body = await request.read()
+        kind = {"Content-Type": "application/json"}
+        try:
+            async with self._session.request(
+                request.method, self._server + request.path, data=body, headers=kind
+            ) as reply:
+                content = await reply.read()
+        except (aiohttp.ClientError, OSError):
+            assert request.transport
+            request.transport.abort()  # as the server does that was killed
+            return web.Response()
+        if reply.status == 200 and request.path == "/v1/chat/completions":
+            self.answered[json.loads(body)["messages"][0]["content"]] += 1
+        return web.Response(body=content, status=reply.status, content_type="application/json")
 
 
 @dataclass
@@ -126,6 +163,16 @@ def kept(store: Path) -> int:
     return total
 
 
+def messages(run: Path, pairs: Iterable[tuple[str, str]]) -> set[str]:
+    """What the server is asked about each of ``pairs``."""
+    texts: dict[str, str] = {}
+    for name, key in (("queries/queries", "query_id"), ("corpus/chunks", "chunk_id")):
+        table = pq.read_table(run / f"{name}.parquet", columns=[key, "text"])
+        texts |= dict(zip(table[key].to_pylist(), table["text"].to_pylist(), strict=True))
+    prompt = load_prompt("medical")
+    return {prompt.render(texts[query], texts[chunk]) for query, chunk in pairs}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=2000)
@@ -147,12 +194,14 @@ def prove(vllm: ModuleType, folder: Path, arguments: argparse.Namespace) -> dict
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
+    between = Between(port)
     store, draw = folder / "store", random.Random(arguments.seed)
     environment = {**os.environ, "PYRITE_STORE": str(store), "OMP_NUM_THREADS": "1"}
     run = [
         str(ROOT / "src/pyrite/examples/sample.yaml"), "judge.kind=vllm", "judge.model=judge", "judge.prompt=medical",
-        f"judge.shards={SHARDS}", f"retrieve.top_k={TOP_K}", f"prepare.max_train_queries={arguments.pairs // TOP_K}",
-        f"resources.judge_urls=[http://127.0.0.1:{port}]", "resources.judge_concurrency=8", "iterations=1",
+        f"judge.shards={SHARDS}", "judge.rank_window=null", f"retrieve.top_k={TOP_K}",
+        f"prepare.max_train_queries={arguments.pairs // TOP_K}",
+        f"resources.judge_urls=[{between.url}]", "resources.judge_concurrency=8", "iterations=1",
     ]  # fmt: skip
     pyrite = [sys.executable, "-m", "pyrite"]
     for words in (["prepare", *run], ["retrieve", *run, "-i", "1"]):
@@ -187,7 +236,6 @@ def prove(vllm: ModuleType, folder: Path, arguments: argparse.Namespace) -> dict
                 hits, next_hit = hits + 1, time.monotonic() + arguments.every
                 print(f"{time.monotonic() - started:5.0f} s: worker hit, {done} pairs kept", flush=True)
         seconds = time.monotonic() - started
-        answered = server.answered()
     finally:
         for worker in workers:
             worker.process.kill()
@@ -195,6 +243,8 @@ def prove(vllm: ModuleType, folder: Path, arguments: argparse.Namespace) -> dict
     assert hits, "no worker was ever hit"
     assert server.kills == 2, "the server was not killed twice"
     rows = [row for path in sorted(place.glob("judgments/shard-*.parquet")) for row in pq.read_table(path).to_pylist()]
+    asked = messages(store / "runs/sample", wanted)
+    answered = sum(between.answered[message] for message in asked)
     found = Counter((row["query_id"], row["chunk_id"]) for row in rows)
     exits = [code for worker in workers for code in worker.exits]
     waits = [wait for worker in workers for wait in worker.seconds_to_exit]
@@ -211,6 +261,7 @@ def prove(vllm: ModuleType, folder: Path, arguments: argparse.Namespace) -> dict
         "seconds_to_exit_max": max(waits),
         "worker_starts": sum(worker.starts for worker in workers),
         "answered_by_server": answered,
+        "answered_more_than_once": answered - sum(message in between.answered for message in asked),
         "seconds": round(seconds),
     }
 
