@@ -1,7 +1,10 @@
 """What holds a run up is told with it, in words, and holds up no other run."""
 
+import socket
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +12,13 @@ from kubernetes.client.exceptions import ApiException
 
 from controller.small_cluster import names, now
 from controller.world import LABELS, VLLM, World
+from pyrite.controller.__main__ import STORE_PATIENCE
 from pyrite.controller.api import JOB_LABEL
+from pyrite.controller.health import LONGEST_TURN
 from pyrite.controller.loop import Loop
 from pyrite.controller.settings import Settings, StageSettings
 from pyrite.errors import PyriteError
+from pyrite.store import open_store
 
 AN_HOUR_AGO = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
 UNSCHEDULABLE = {
@@ -68,6 +74,26 @@ def test_a_store_that_is_away_is_asked_once_a_turn_and_each_run_says_so(
     world.turn()
     assert "runs/one/steps/prepare.json" in world.status("one").message
     assert world.status("two").phase == "Running"
+
+
+@pytest.mark.slow
+def test_a_silent_store_takes_less_of_a_turn_than_healthz_allows(
+    chart: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Twice: the metrics may ask it too."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("PYRITE_CACHE", str(tmp_path))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+            monkeypatch.setenv(name, "us-east-1")
+        world = World(chart, one=LABELS, two=LABELS)
+        store = open_store("s3://bucket/store", STORE_PATIENCE)
+        began = time.monotonic()
+        Loop(world.cluster, store, lambda: chart).turn()  # type: ignore[arg-type]
+    assert time.monotonic() - began < LONGEST_TURN / 2
+    assert "has not answered as it should for 15 seconds" in world.status("two").message
 
 
 @pytest.mark.parametrize("error", [ApiException(status=500, reason="a webhook of theirs"), KeyError("a bug of ours")])

@@ -29,7 +29,7 @@ _PAUSE = 3.0
 _USUAL = ("ApiException", "MaxRetryError", "UserError", "unreadable")
 
 #: With the store: the next turn asks it again, and /healthz does not take a turn that waits for one that is stuck.
-_PATIENCE = Patience(connect=3, read=5, between=2, total=15, quick=1)
+STORE_PATIENCE = Patience(connect=3, read=5, between=2, total=15, quick=1)
 
 _log = logging.getLogger("pyrite.controller")
 
@@ -59,7 +59,7 @@ def _serve() -> None:
         config.load_kube_config()
     places = Path(_needed("PYRITE_SETTINGS")), Path(_needed("PYRITE_JOBS"))
     cluster = Cluster(_needed("PYRITE_NAMESPACE"))
-    store = open_store(_needed("PYRITE_STORE"), _PATIENCE)
+    store = open_store(_needed("PYRITE_STORE"), STORE_PATIENCE)
     loop, exporter = Loop(cluster, store, lambda: settings.load(*places)), Exporter(store)
     settings.load(*places)
     for kind in _USUAL:
