@@ -13,7 +13,7 @@ export PYRITE_STORE := $(STORE)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-real test-cluster kube images chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-encode bench-search bench-judge docs dashboards-preview clean
+.PHONY: help setup train test test-slow test-real test-cluster kube images chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-encode bench-search bench-judge prove-judging docs dashboards-preview clean
 
 help: ## show this menu
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -94,8 +94,11 @@ bench-quality: $(VENV)/.ready ## real MedQuAD: base, ours, and the known public 
 bench-encode: $(VENV)/.ready ## encoding speed against plain SentenceTransformer.encode, in the same run
 	@$(BIN)/python scripts/bench_encode.py $(ARGS)
 
-bench-judge: $(VENV)/.ready ## the judge's worker against a stub, or a real server with ARGS='--url http://localhost:8000'
+bench-judge: $(VENV)/.ready ## the judge's worker against a stub, the whole stage with ARGS=--whole, or a real server with ARGS='--url http://localhost:8000'
 	@$(BIN)/python scripts/bench_judge.py $(ARGS)
+
+prove-judging: $(VENV)/.ready ## judging under fire: workers and a real vLLM server are killed again and again: ARGS='--signal TERM'
+	@$(BIN)/python scripts/prove_judging.py $(ARGS)
 
 bench-search: $(VENV)/.ready ## exact search over 1,000,000 chunks: seconds and peak memory
 	@$(BIN)/python scripts/bench_search.py $(ARGS)
