@@ -6,6 +6,7 @@ from typing import Any
 
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
 
 from pyrite.controller.manifests import RUN_LABEL
 from pyrite.controller.resource import API_VERSION, GROUP, KIND, PLURAL, VERSION, TrainingRun
@@ -196,8 +197,10 @@ class Cluster:
         return items
 
 
-def said(error: ApiException) -> str:
-    """What the API server says of a request that it refuses."""
+def said(error: ApiException | HTTPError) -> str:
+    """What the API server says of a request that it refuses, or what came in place of an answer."""
+    if isinstance(error, HTTPError):
+        return f"no answer ({type(error).__name__})"
     try:
         return str(json.loads(str(error.body))["message"])
     except (ValueError, KeyError, TypeError):

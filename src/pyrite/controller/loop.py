@@ -101,7 +101,7 @@ class Loop:
         try:
             self._act(run, decision)
         except (ApiException, HTTPError) as again:
-            _log.warning("run %s: this cannot be shown: %s", run.name, again)
+            _log.warning("run %s: this cannot be shown: %s", run.name, said(again))
         return decision
 
     def _decide(
@@ -177,7 +177,7 @@ class Loop:
         try:
             self._cluster.tell(run, kind, reason, status.message, at)
         except (ApiException, HTTPError) as error:
-            _log.warning("run %s: no event: %s", run.name, error)
+            _log.warning("run %s: no event: %s", run.name, said(error))
 
 
 def _asks(run: TrainingRun, status: Status, settings: Settings) -> bool:
