@@ -1,9 +1,9 @@
-"""The Arrow schema of every table that a run writes, and the two functions that write and read them.
+"""The Arrow schema of every table that a run writes, and the functions that write and read them.
 
 Every table is Parquet and can be opened with ``datasets.load_dataset("parquet", data_files=...)``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,9 @@ CHUNKS = pa.schema(
         ("parents", pa.list_(_parent)),
     ]
 )
+
+#: What retrieve holds of a chunk in memory.
+CHUNK_IDS = pa.schema([("chunk_id", pa.string()), ("split", pa.string())])
 
 #: One row per distinct question. ``split`` is train, val or test.
 QUERIES = pa.schema(
@@ -141,14 +144,32 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]] | pa.Table, schema: pa.S
     return int(table.num_rows)
 
 
+def in_blocks(path: Path, column: str) -> Callable[[int], Iterator[list[str]]]:
+    """The texts of a column of the Parquet file at ``path``, so many at a time as is asked for, never all at once."""
+
+    def read_blocks(rows: int) -> Iterator[list[str]]:
+        block: list[str] = []
+        with pq.ParquetFile(path, memory_map=True) as file:
+            for batch in file.iter_batches(rows, columns=[column]):
+                block += batch.column(0).to_pylist()
+                while len(block) >= rows:
+                    yield block[:rows]
+                    block = block[rows:]
+        if block:
+            yield block
+
+    return read_blocks
+
+
 def read(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read the Parquet file at ``path``.
+    """Read the Parquet file at ``path``; only the columns of ``schema``, where the file has more.
 
     Raises:
         PyriteError: the file is not Parquet or its columns are not those of ``schema``.
     """
     try:
-        table = pq.read_table(path)
+        names = pq.read_schema(path).names
+        table = pq.read_table(path, columns=[name for name in schema.names if name in names])
     except (pa.ArrowInvalid, OSError) as error:
         raise PyriteError(
             f"{path}: not a readable Parquet file ({error}). Delete it and run the step again."

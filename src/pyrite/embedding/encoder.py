@@ -6,7 +6,7 @@ killed encoding goes on with the first block that is not there.
 
 import hashlib
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Kind = Literal["query", "document"]
+
+#: Texts that need not fit into memory: asked for so many at a time, they are given in order, as often as is asked.
+Texts = Callable[[int], Iterable[Sequence[str]]]
 
 #: Texts in one stored block: small enough that a kill costs seconds, large enough to batch texts of equal length.
 _BLOCK = 2048
@@ -97,23 +100,31 @@ class Encoder:
         ids = self.model.tokenizer([prompt + text for text in texts], truncation=False)["input_ids"] if texts else []
         return np.array([len(tokens) for tokens in ids], dtype=np.int64)
 
-    def corpus(self, texts: Sequence[str], progress: Progress) -> list[Path]:
+    def corpus(self, texts: Texts, progress: Progress) -> list[Path]:
         """Files with the embeddings of the passages ``texts``, in order (.npy, float32, of length 1 each)."""
-        digest = hashlib.sha256(self.digest.encode())
-        for text in texts:
-            digest.update(hashlib.sha256(text.encode()).digest())
+        digest, sizes = hashlib.sha256(self.digest.encode()), []
+        for block in texts(_BLOCK):
+            sizes.append(len(block))
+            for text in block:
+                digest.update(hashlib.sha256(text.encode()).digest())
         prefix = f"embeddings/{digest.hexdigest()[:32]}"
-        keys = [f"{prefix}/block-{i:06d}.npy" for i in range((len(texts) + _BLOCK - 1) // _BLOCK)]
-        there = set(self.store.keys(prefix))
-        missing = [i for i, key in enumerate(keys) if key not in there]
+        keys = [f"{prefix}/block-{i:06d}.npy" for i in range(len(sizes))]
+        missing = set(keys) - set(self.store.keys(prefix))
         if missing:
-            progress.begin(sum(len(texts[i * _BLOCK : (i + 1) * _BLOCK]) for i in missing), "passages encoded")
-        for i in missing:
-            buffer = io.BytesIO()
-            block = self.encode(texts[i * _BLOCK : (i + 1) * _BLOCK], "document", progress.advance)
-            np.save(buffer, block, allow_pickle=False)
-            self.store.write(keys[i], buffer.getvalue())
+            progress.begin(
+                sum(size for key, size in zip(keys, sizes, strict=True) if key in missing), "passages encoded"
+            )
+            for key, block in zip(keys, texts(_BLOCK), strict=True):
+                if key in missing:
+                    buffer = io.BytesIO()
+                    np.save(buffer, self.encode(block, "document", progress.advance), allow_pickle=False)
+                    self.store.write(key, buffer.getvalue())
         return [self.store.fetch(key) for key in keys]
+
+
+def held(texts: Sequence[str]) -> Texts:
+    """Texts that are in memory."""
+    return lambda rows: (texts[start : start + rows] for start in range(0, len(texts), rows))
 
 
 def _batches(lengths: npt.NDArray[np.int64], tokens: int) -> list[slice]:

@@ -7,17 +7,29 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.embedding import models
-from pyrite.embedding.encoder import Encoder
+from pyrite.embedding.encoder import Encoder, Texts
 from pyrite.errors import UserError
 from pyrite.generation.distinct import distinct
 from pyrite.generation.made import from_tables, to_tables
 from pyrite.splitting import SPLITS
 from pyrite.stages.context import StepContext
 
+_CHUNKS = "corpus/chunks.parquet"
+
 
 def read_chunks(ctx: StepContext) -> pa.Table:
     """All chunks, in the order that prepare gave them."""
-    return tables.read(ctx.input("corpus/chunks.parquet"), tables.CHUNKS)
+    return tables.read(ctx.input(_CHUNKS), tables.CHUNKS)
+
+
+def read_chunk_ids(ctx: StepContext) -> pa.Table:
+    """Id and split of all chunks, in the order that prepare gave them."""
+    return tables.read(ctx.input(_CHUNKS), tables.CHUNK_IDS)
+
+
+def chunk_texts(ctx: StepContext) -> Texts:
+    """The texts of all chunks, in the same order; they are read as they are asked for."""
+    return tables.in_blocks(ctx.input(_CHUNKS), "text")
 
 
 def read_queries(ctx: StepContext, split: str | None = None) -> pa.Table:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyrite.embedding.encoder import Encoder
+from pyrite.embedding.encoder import Encoder, held
 from pyrite.embedding.search import read_blocks, top_k
 from pyrite.evaluation import scoring
 from pyrite.progress import Progress
@@ -28,7 +28,7 @@ def rank(
     ``corpus`` and ``queries`` are (ids, texts); all of the corpus is searched.
     """
     (chunk_ids, chunk_texts), (query_ids, query_texts) = corpus, queries
-    files = encoder.corpus(chunk_texts, progress)
+    files = encoder.corpus(held(chunk_texts), progress)
     k = min(DEPTH, len(chunk_ids))
     blocks = read_blocks(files, encoder.spec.resources.search_block)
     scores, found = top_k(encoder.encode(query_texts, "query"), blocks, k)
