@@ -229,7 +229,7 @@ def upgrade(place: Place, run: str, stage: str) -> None:
         new = place.controller()
         assert new["metadata"]["uid"] != old["metadata"]["uid"]
         until("it has looked", lambda: turns(place, new) > 2, 60)
-        assert _uids(place, run, stage) == before
+        assert _uids(place, run, stage) == before, "the upgrade took the Job or its pods away"
 
 
 def _uids(place: Place, run: str, stage: str) -> dict[str, set[str]]:
