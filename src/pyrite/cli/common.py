@@ -1,8 +1,10 @@
 """What the verbs share: consoles, options, and finding a run."""
 
+import os
 import re
 import signal
 import sys
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -68,12 +70,23 @@ def find_run(name: str, store: str) -> Run:
 told_to_stop: list[int] = []
 
 
+#: Seconds after which a process that was told to stop is gone in any case; stopping in order takes up to 20.
+_AT_THE_LATEST = 25.0
+
+
 def interruptible() -> None:
-    """SIGTERM stops a run as Ctrl-C does: children first, then this process."""
+    """SIGTERM stops a run as Ctrl-C does: children first, then this process.
+
+    Python drops an exception that meets it in a callback from a library's C code. Then the process would go on until
+    it is killed, and Kubernetes count a failure.
+    """
 
     def stop(signum: int, frame: FrameType | None) -> None:
         del frame
         told_to_stop.append(signum)
+        last = threading.Timer(_AT_THE_LATEST, os._exit, [128 + signum])
+        last.daemon = True
+        last.start()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
