@@ -9,9 +9,9 @@ import time
 from pyrite.cli import common
 common._AT_THE_LATEST = 0.5
 common.interruptible()
-print("ready", flush=True)
 while True:
     try:
+        print("ready", flush=True)
         time.sleep(60)
     except KeyboardInterrupt:
         print("dropped", flush=True)
