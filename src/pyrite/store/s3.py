@@ -4,16 +4,15 @@ Each object carries its sha256 as metadata. What was fetched or published lies i
 anew only where size or digest differ. Safety does not rest on the store's conditional writes: a commit is read back.
 """
 
-import hashlib
 import json
 import logging
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +25,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pyrite.errors import PyriteError, UserError
 from pyrite.store.base import Absent, Stamp, Standing, Store, stamp_file
 from pyrite.store.files import below, beside_of, drop_folders, replace, write_whole
-from pyrite.store.s3_faults import PATIENCE, NotThere, Patience, Taken, patiently
+from pyrite.store.s3_answers import Seen, cut_heads, digest, first_byte_of, head_of, note, noted, sha256, whole
+from pyrite.store.s3_faults import PATIENCE, NotThere, Patience, Taken, ensure_known, patiently
 
 T = TypeVar("T")
 
@@ -35,10 +35,13 @@ _log = logging.getLogger("pyrite.store")
 #: Files over 32 MiB go up and come down in parts, four side by side.
 _TRANSFER = TransferConfig(multipart_threshold=32 << 20, multipart_chunksize=32 << 20, max_concurrency=4)
 
+#: Variables that name the store's address, where it is not AWS, in boto3's order.
+_ENDPOINT = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
 #: Writers of one fresh key, of which one may win.
 _PROBES = 4
 
-#: Times to ask before believing that an object has no digest or another content: answers may have been cut short.
+#: Times to fetch before believing that an object is not what its digest says: answers may have been cut short.
 _SURE = 8
 
 #: Times to fetch an object that somebody replaces meanwhile.
@@ -63,9 +66,10 @@ class S3Store(Store):
         self.url = f"s3://{self._bucket}/{prefix}".rstrip("/")
         self._root = f"{prefix}/" if prefix else ""
         self._patience = patience
-        self._endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        digest = hashlib.sha256(f"{self._endpoint or ''} {self.url}".encode()).hexdigest()
-        self.local = Path(os.environ.get("PYRITE_CACHE") or "~/.cache/pyrite").expanduser().absolute() / digest[:16]
+        self._variable = next((name for name in _ENDPOINT if os.environ.get(name)), "")
+        self._endpoint = os.environ.get(self._variable, "")
+        name = sha256(f"{self._endpoint} {self.url}".encode())[:16]
+        self.local = Path(os.environ.get("PYRITE_CACHE") or "~/.cache/pyrite").expanduser().absolute() / name
         self._bucket_seen = False
 
     @cached_property
@@ -87,13 +91,16 @@ class S3Store(Store):
             s3={"addressing_style": "path"} if self._endpoint else None,
         )
         try:
-            return boto3.session.Session().client("s3", region_name=os.environ.get("AWS_REGION") or None, config=config)
+            region = os.environ.get("AWS_REGION") or None
+            client = boto3.session.Session().client("s3", region_name=region, config=config)
         except (BotoCoreError, ValueError) as error:
             raise UserError(f"{self._where}: {str(error).rstrip('.')}; look at your AWS settings.") from error
+        ensure_known(client.meta.endpoint_url, self._where, self._variable or "AWS_REGION", self._patience)
+        return client
 
     @property
     def _where(self) -> str:
-        return f"the store {self.url} at {self._endpoint}" if self._endpoint else f"the store {self.url}"
+        return f"the store {self.url}" + (f" at {self._endpoint} ({self._variable})" if self._endpoint else "")
 
     @property
     def _encryption(self) -> dict[str, str]:
@@ -112,8 +119,13 @@ class S3Store(Store):
                 return False
             return True
 
-        with ThreadPoolExecutor(_PROBES) as pool:
-            winners = sum(pool.map(wins, range(_PROBES)))
+        try:
+            with ThreadPoolExecutor(_PROBES) as pool:
+                winners = sum(pool.map(wins, range(_PROBES)))
+        except PyriteError:
+            with suppress(BotoCoreError, ClientError):  # without patience: there is something to tell
+                self._client.delete_object(Bucket=self._bucket, Key=self._root + key)
+            raise
         self.delete(key)
         if winners > 1:
             _log.warning(
@@ -125,18 +137,16 @@ class S3Store(Store):
             )
 
     def exists(self, key: str) -> bool:
-        return self.stamp(key) is not None
+        return self._patiently(lambda: self._head(key)) is not None
 
     def stamp(self, key: str) -> Stamp | None:
-        """Size and digest as its metadata says it, without reading it; the digest is "" where another tool put it."""
-        for _ in range(_SURE):
-            stamp = self._patiently(lambda: self._head(key))
-            if stamp is None or stamp.sha256:
-                break
-        return stamp
+        """As its metadata says it; where another tool put it, with the digest of what was fetched here, or ""."""
+        seen = self._seen(key)
+        return seen and seen.stamp
 
     def keys(self, prefix: str) -> list[str]:
-        return [key for key in self._all_below(prefix) if not key.rpartition("/")[2].startswith(".")]
+        """As in every store; a key that ends with a slash is what consoles put there to show a folder."""
+        return [key for key in self._all_below(prefix) if not key.rpartition("/")[2].startswith(".") and key[-1] != "/"]
 
     def read(self, key: str) -> bytes:
         standing = self.look(key)
@@ -155,9 +165,9 @@ class S3Store(Store):
     def look(self, key: str) -> Standing | None:
         def get() -> Standing:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._root + key)
-            _whole(answer, "ContentLength", "ETag")
+            whole(answer, "ContentLength", "ETag")
             data = answer["Body"].read()
-            if _digest(answer) not in ("", _sha256(data)):
+            if digest(answer) not in ("", sha256(data)):
                 raise PyriteError(f"{self}/{key} is not what was put there: it was changed or damaged.")
             return Standing(data, answer["ETag"])
 
@@ -180,15 +190,19 @@ class S3Store(Store):
     def fetch(self, key: str) -> Path:
         path = self.place(key)
         for _ in range(_ROUNDS):
-            stamp = self.stamp(key)
-            if stamp is None:
+            seen = self._seen(key)
+            if seen is None:
                 raise Absent(f"the store {self} has no {key}")
-            if _is(path, stamp):
+            if _is(path, seen.stamp):
                 return path
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = beside_of(path)
             try:
-                if self._download(key, beside, stamp):
+                if self._download(key, beside, seen.stamp):
+                    if not seen.stamp.sha256:
+                        if self._seen(key) != seen:
+                            continue  # who knows of which of the two it is a copy
+                        note(path, seen._replace(stamp=stamp_file(beside)))
                     replace(beside, path)
                     return path
             except (NotThere, Taken):
@@ -264,7 +278,23 @@ class S3Store(Store):
     def _patiently(self, action: Callable[[], T]) -> T:
         return patiently(action, self._where, self._patience)
 
-    def _head(self, key: str) -> Stamp | None:
+    def _seen(self, key: str) -> Seen | None:
+        def ask() -> Seen | None:
+            seen = self._head(key)
+            if seen is None or seen.stamp.sha256:
+                return seen
+            if known := noted(self.place(key), seen.version):
+                return seen._replace(stamp=Stamp(seen.stamp.size, known))
+            if seen.stamp.size == 0:
+                return seen
+            return first_byte_of(self._client.get_object(Bucket=self._bucket, Key=self._root + key, Range="bytes=0-0"))
+
+        try:
+            return self._patiently(ask)
+        except NotThere:
+            return None
+
+    def _head(self, key: str) -> Seen | None:
         try:
             answer = self._client.head_object(Bucket=self._bucket, Key=self._root + key)
         except ClientError as error:
@@ -276,15 +306,18 @@ class S3Store(Store):
             if status != 404:
                 raise
             return None
-        _whole(answer, "ContentLength")
-        return Stamp(answer["ContentLength"], _digest(answer))
+        return head_of(answer)
+
+    def _stands(self, key: str, stamp: Stamp) -> bool:
+        seen = self._head(key)
+        return seen is not None and seen.stamp == stamp
 
     def _put(self, key: str, data: bytes, **condition: str) -> None:
-        about = {"Metadata": {"sha256": _sha256(data)}, **self._encryption, **condition}
+        about = {"Metadata": {"sha256": sha256(data)}, **self._encryption, **condition}
 
         def put() -> None:
             answer = self._client.put_object(Bucket=self._bucket, Key=self._root + key, Body=data, **about)
-            _whole(answer, "ETag")
+            whole(answer, "ETag")
 
         self._patiently(put)
 
@@ -294,10 +327,10 @@ class S3Store(Store):
         def send() -> None:
             nonlocal tries
             tries += 1
-            if tries > 1 and self._head(key) == stamp:
+            if tries > 1 and self._stands(key, stamp):
                 return  # it was the answer that was lost
             about = {"Metadata": {"sha256": stamp.sha256}, **self._encryption}
-            with path.open("rb") as file, _cut_heads():
+            with path.open("rb") as file, cut_heads():
                 self._client.upload_fileobj(file, self._bucket, self._root + key, ExtraArgs=about, Config=_TRANSFER)
 
         self._patiently(send)
@@ -309,11 +342,11 @@ class S3Store(Store):
         def receive() -> bool:
             nonlocal tries
             tries += 1
-            with path.open("wb") as file, _cut_heads():
+            with path.open("wb") as file, cut_heads():
                 self._client.download_fileobj(self._bucket, self._root + key, file, Config=_TRANSFER)
             if not stamp.sha256 or stamp_file(path) == stamp:
                 return True
-            if tries < _SURE and self._head(key) == stamp:
+            if tries < _SURE and self._stands(key, stamp):
                 raise ConnectionError("what came is not what stands there")
             return False
 
@@ -324,7 +357,7 @@ class S3Store(Store):
             found: list[str] = []
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self._bucket, Prefix=f"{self._root}{prefix}/"):
-                _whole(page, "IsTruncated")
+                whole(page, "IsTruncated")
                 found += (entry["Key"][len(self._root) :] for entry in page.get("Contents", ()))
             return sorted(found)
 
@@ -341,31 +374,6 @@ def _list_key(prefix: str) -> str:
 
 def _kept_key(prefix: str, stamp: Stamp) -> str:
     return f"{prefix}.kept/{stamp.sha256}"
-
-
-def _digest(answer: dict[str, Any]) -> str:
-    """The digest that an object's metadata says, or "". Some servers write metadata's names with a capital."""
-    return next((value for name, value in answer["Metadata"].items() if name.lower() == "sha256"), "")
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _whole(answer: dict[str, Any], *needed: str) -> None:
-    """A connection cut in the head of an answer leaves one that looks good and says little: it is no answer."""
-    with _cut_heads():
-        for name in needed:
-            answer[name]
-
-
-@contextmanager
-def _cut_heads() -> Iterator[None]:
-    """What an answer should have said and did not, in boto3 too, is a connection cut in its head."""
-    try:
-        yield
-    except KeyError as error:
-        raise ConnectionError(f"the connection was cut in the head of the answer, before {error}") from error
 
 
 def _is(path: Path, stamp: Stamp) -> bool:

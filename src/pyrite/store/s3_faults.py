@@ -4,12 +4,16 @@ A fault that passes costs time and nothing else; one that does not is told at on
 """
 
 import logging
+import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.utils import get_environ_proxies
 from s3transfer.exceptions import RetriesExceededError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
@@ -48,6 +52,9 @@ class Patience:
 
 PATIENCE = Patience()
 
+#: Seconds between two times of looking up the store's name, which may be about to be made known.
+_NAME_PAUSE = 2.0
+
 #: Botocore's errors that no second try mends, and what a person can do.
 _NOT_SET_UP: tuple[tuple[type[BotoCoreError], str], ...] = (
     (
@@ -70,7 +77,7 @@ _NOT_SET_UP: tuple[tuple[type[BotoCoreError], str], ...] = (
 _REFUSED = {
     "NoSuchBucket": "the bucket does not exist: make it, or name another with --store",
     "AccessDenied": "access is denied: allow s3:ListBucket on the bucket, and s3:GetObject, s3:PutObject and "
-    "s3:DeleteObject on what is in it",
+    "s3:DeleteObject on what is in it ({message})",
     "InvalidAccessKeyId": "the store does not know this access key: look at AWS_ACCESS_KEY_ID or AWS_PROFILE",
     "SignatureDoesNotMatch": "the secret key is not the one of this access key: look at AWS_SECRET_ACCESS_KEY",
     "ExpiredToken": "the AWS credentials have expired: get new ones, and give the same command again",
@@ -79,7 +86,8 @@ _REFUSED = {
     "PermanentRedirect": "the bucket is in another region: set AWS_REGION",
     "NotImplemented": "the store cannot do what Pyrite needs of it ({message})",
     "InsufficientStorage": "the store is full: make room in it, and give the same command again",
-    "KMS": "the key in PYRITE_S3_KMS_KEY cannot be used ({message})",
+    "KMS": "the KMS key, of PYRITE_S3_KMS_KEY or the bucket's own, cannot be used: allow kms:GenerateDataKey and "
+    "kms:Decrypt on it ({message})",
 }
 _ALSO = {
     "403": "AccessDenied",
@@ -109,6 +117,8 @@ def patiently(action: Callable[[], T], where: str, patience: Patience) -> T:
         PyriteError: there was no answer for ``patience.total`` seconds.
     """
 
+    whole = _long(patience.total)
+
     def attempt() -> T:
         try:
             return action()
@@ -117,7 +127,7 @@ def patiently(action: Callable[[], T], where: str, patience: Patience) -> T:
 
     def say(state: RetryCallState) -> None:
         assert state.outcome is not None
-        _log.warning("%s: %s; trying again", where, state.outcome.exception())
+        _log.warning("%s: %s; trying again, for %s in all", where, state.outcome.exception(), whole)
 
     retrying = Retrying(
         retry=retry_if_exception_type(_Again),
@@ -130,9 +140,25 @@ def patiently(action: Callable[[], T], where: str, patience: Patience) -> T:
         return retrying(attempt)
     except _Again as error:
         raise PyriteError(
-            f"{where} has not answered as it should for {_long(patience.total)} ({error}). What is finished "
-            "is kept; when it answers, the same command goes on from there."
+            f"{where} has not answered as it should for {whole} ({error}). If that is its address, what "
+            "is finished is kept, and when it answers the same command goes on from there."
         ) from error
+
+
+def ensure_known(url: str, where: str, variable: str, patience: Patience) -> None:
+    """Raise UserError where nobody knows the host of ``url``: a mistyped ``variable``, which waiting does not mend."""
+    if get_environ_proxies(url):
+        return  # who looks names up is the proxy
+    for again in (True, True, False):
+        try:
+            socket.getaddrinfo(urlsplit(url).hostname, None)
+            return
+        except socket.gaierror as error:
+            if error.errno != socket.EAI_NONAME:
+                return  # it is the network that is away, and that passes
+            if not again:
+                raise UserError(f"{where}: no host is called {urlsplit(url).hostname}: look at {variable}.") from error
+        time.sleep(min(_NAME_PAUSE, patience.between))
 
 
 def _meaning(error: Exception, where: str) -> Exception:
@@ -151,9 +177,13 @@ def _meaning(error: Exception, where: str) -> Exception:
 def _answer(error: ClientError, where: str) -> Exception:
     code, message = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    code = "KMS" if code.startswith("KMS.") else _ALSO.get(code, code)
+    code, said = _ALSO.get(code, code), message.rstrip(" .") or f"it says {code or status}"
+    if code.startswith("KMS.") or (code == "AccessDenied" and "kms:" in message):
+        code = "KMS"
+    if status == 403 and code not in _REFUSED:
+        code, said = "AccessDenied", f"it says {code}: {said}"
     if code in _REFUSED:
-        return UserError(f"{where}: {_REFUSED[code].format(message=message)}.")
+        return UserError(f"{where}: {_REFUSED[code].format(message=said)}.")
     # Joining parts of which an answer came cut short, and so what the store called them.
     joined_wrong = error.operation_name == "CompleteMultipartUpload" and status == 400
     if status in (409, 429) or status >= 500 or code in _PASSING or joined_wrong:
@@ -162,10 +192,7 @@ def _answer(error: ClientError, where: str) -> Exception:
         return Taken()
     if status == 404:
         return NotThere()
-    if status == 403:
-        return UserError(f"{where}: {_REFUSED['AccessDenied']} (it says {code}).")
-    said = f"{status} {code} {message}".rstrip(" .")
-    return PyriteError(f"{where}: the store refused {error.operation_name}: {said}.")
+    return PyriteError(f"{where}: the store refused {error.operation_name}: {status} {code} {said}.")
 
 
 def _long(seconds: float) -> str:
