@@ -59,7 +59,7 @@ def _is_free(port: int) -> bool:
 
 
 def identities() -> dict[str, object]:
-    """The server's configuration: one who may do all, and one who may only read."""
+    """The server's configuration: one who may do all, one who may only read, and who keeps keys to encrypt with."""
     return {
         "identities": [
             {
@@ -71,7 +71,8 @@ def identities() -> dict[str, object]:
                 ("admin", ["Admin", "Read", "Write", "List", "Tagging"]),
                 ("reader", ["Read", "List"]),
             )
-        ]
+        ],
+        "kms": {"default_provider": "local", "providers": {"local": {"type": "local", "enableOnDemandCreate": True}}},
     }
 
 

@@ -3,16 +3,20 @@
 import hashlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import boto3
 import pytest
 
 from pyrite.errors import UserError
+from pyrite.sources.remote import brought
 from pyrite.store import Stamp
+from pyrite.store.files import below
 from pyrite.store.s3 import S3Store
 from pyrite.store.s3_faults import Patience
-from real.proxy import Fault, Kind, Proxy
+from real.proxy import Fault, Kind, Proxy, Request
 
 pytestmark = pytest.mark.real
 
@@ -198,6 +202,75 @@ def test_a_model_that_is_cached_is_not_downloaded_twice(
     folder = S3Store(s3, SCALED).fetch_folder("runs/r/model", keys)
     assert proxy.count("GET", "/model/") == 3
     assert (folder / "config.json").read_bytes().startswith(b"xxx")
+
+
+def test_what_another_tool_put_there_is_fetched_once_and_again_when_it_changes(
+    s3: str, proxy: Proxy, tmp_path: Path
+) -> None:
+    bucket, prefix = s3.removeprefix("s3://").split("/")
+    client = boto3.client("s3", endpoint_url=proxy.url)
+    (tmp_path / "docs").mkdir()
+    for name, data in (("one.jsonl", SMALL), ("deep/two.jsonl", OLD), ("empty.txt", b""), ("", b"")):
+        client.put_object(Bucket=bucket, Key=f"{prefix}/docs/{name}", Body=data)  # the last as a console shows a folder
+    files = ["deep/two.jsonl", "empty.txt", "one.jsonl"]
+
+    def bring() -> tuple[Path, Counter[str]]:
+        before = len(proxy.requests)
+        folder = brought(f"{s3}/docs", "source.path")
+        assert sorted(path.relative_to(folder).as_posix() for path in below(folder)) == files
+        return folder, Counter(r.method for r in proxy.requests[before:] if "list-type" not in r.target)
+
+    folder, first = bring()
+    assert first["GET"] >= len(files)
+    folder, again = bring()
+    assert again == {"HEAD": 1 + len(files)}, "the folder itself, and each file once"
+    # Changed in the store under the same size.
+    client.put_object(Bucket=bucket, Key=f"{prefix}/docs/one.jsonl", Body=SMALL[::-1])
+    assert (bring()[0] / "one.jsonl").read_bytes() == SMALL[::-1]
+    # Damaged here: it is fetched anew.
+    (folder / "one.jsonl").write_bytes(b"damaged")
+    assert (bring()[0] / "one.jsonl").read_bytes() == SMALL[::-1]
+    assert bring()[1] == {"HEAD": 1 + len(files)}
+
+
+def test_everything_is_encrypted_with_the_key_that_is_named(
+    s3: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYRITE_S3_KMS_KEY", "alias/ours")
+    store = S3Store(s3, SCALED)
+    (store.scratch("runs/r/scratch/checkpoints") / "state").write_bytes(SMALL)
+    for act in (
+        lambda: store.ensure_writable(),
+        lambda: store.write("a", SMALL),
+        lambda: publish(store, SMALL),
+        lambda: publish(store, LARGE),
+        lambda: store.commit("b", SMALL, None),
+        lambda: store.keep("runs/r/scratch/checkpoints"),
+    ):
+        asked = len(proxy.requests)
+        act()
+        makes = [r for r in proxy.requests[asked:] if r.target.endswith("?uploads") or _puts_an_object(r)]
+        assert makes
+        for request in makes:
+            assert request.headers["x-amz-server-side-encryption"] == "aws:kms"
+            assert request.headers["x-amz-server-side-encryption-aws-kms-key-id"] == "alias/ours"
+    assert any(request.target.endswith("?uploads") for request in proxy.requests)
+    assert store.read(KEY) == LARGE
+
+
+def _puts_an_object(request: Request) -> bool:
+    return request.method == "PUT" and "uploadId" not in request.target
+
+
+def test_a_probe_that_fails_leaves_nothing(s3: str, proxy: Proxy) -> None:
+    fault = Fault("denied", "PUT", first=3)
+    proxy.faults.append(fault)
+    store = S3Store(s3, SCALED)
+    with pytest.raises(UserError, match="not authorized to perform: s3:PutObject"):
+        store.ensure_writable()
+    assert fault.fired == 1
+    assert store.keys(".probe") == []
+    assert proxy.count("DELETE", ".probe") == 1
 
 
 def test_a_store_that_lets_two_writers_win_is_named(s3: str, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:

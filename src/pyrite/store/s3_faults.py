@@ -140,8 +140,8 @@ def patiently(action: Callable[[], T], where: str, patience: Patience) -> T:
         return retrying(attempt)
     except _Again as error:
         raise PyriteError(
-            f"{where} has not answered as it should for {whole} ({error}). If that is its address, what "
-            "is finished is kept, and when it answers the same command goes on from there."
+            f"{where} has not answered as it should for {whole} ({error}). Look at its address. What "
+            "is finished is kept; when it answers, the same command goes on from there."
         ) from error
 
 
@@ -177,11 +177,11 @@ def _meaning(error: Exception, where: str) -> Exception:
 def _answer(error: ClientError, where: str) -> Exception:
     code, message = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    code, said = _ALSO.get(code, code), message.rstrip(" .") or f"it says {code or status}"
+    code, said = _ALSO.get(code, code), message.rstrip(" .") or f"{code or status}"
     if code.startswith("KMS.") or (code == "AccessDenied" and "kms:" in message):
         code = "KMS"
     if status == 403 and code not in _REFUSED:
-        code, said = "AccessDenied", f"it says {code}: {said}"
+        code, said = "AccessDenied", f"{code}: {said}"
     if code in _REFUSED:
         return UserError(f"{where}: {_REFUSED[code].format(message=said)}.")
     # Joining parts of which an answer came cut short, and so what the store called them.
