@@ -171,6 +171,20 @@ def test_a_part_that_goes_between_listing_and_reading_is_found_where_it_was_merg
     assert not set(merged) & set(keys("kept"))
 
 
+def test_what_is_added_while_others_are_listed_is_held(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bug: not in the list, it was taken for merged away, and the shard's result lacked it."""
+    writer, keys = parts(store, "w/0", "one"), store.keys
+
+    def then_added(prefix: str) -> list[str]:
+        found = keys(prefix)
+        writer.add(rows("a"))
+        return found
+
+    monkeypatch.setattr(store, "keys", then_added)
+    assert writer.read({"a"}).num_rows == 0
+    assert texts(writer.held({"a"})) == [("a", "")]
+
+
 def test_a_part_that_is_listed_and_never_there_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyrite.parts._PAUSE", 0.001)
     monkeypatch.setattr(store, "keys", lambda _: ["kept/lost.parquet"])

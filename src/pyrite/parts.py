@@ -95,8 +95,9 @@ class Parts:
 
     def _keys(self) -> list[str]:
         """Keys of all parts. What is held of those that are merged away is let go."""
+        before = set(self._held.copy())  # a part that is added while they are listed is not gone
         keys = self._store.keys(self._prefix)
-        for gone in set(self._held.copy()).difference(keys):
+        for gone in before.difference(keys):
             self._held.pop(gone, None)
         return keys
 
