@@ -48,6 +48,15 @@ def members(group: int) -> list[int]:
     return alive
 
 
+def started(process: subprocess.Popen[str]) -> list[int]:
+    """The processes of a run beside its parent, once there are any, or none where it ends before."""
+    while process.poll() is None:
+        if children := [member for member in members(process.pid) if member != process.pid]:
+            return children
+        time.sleep(0.01)
+    return []
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds a run's processes in /proc (Linux)")
 def test_killed_at_20_random_moments_a_run_ends_as_if_undisturbed(run_file: Path, tmp_path: Path) -> None:
@@ -69,9 +78,14 @@ def test_killed_at_20_random_moments_a_run_ends_as_if_undisturbed(run_file: Path
             # Finished before all kills were spent: take a step back, at random, and go on killing.
             rng.choice(done).unlink()
             continue
-        # The parent alone, or any one of its processes: a step that dies alone must end the run with a message.
-        victim = rng.choice([process.pid, rng.choice(members(process.pid))])
-        os.kill(victim, signal.SIGKILL)
+        # The parent alone, or one of its processes: a step that dies alone must end the run with a message.
+        children = started(process) if len(hits) % 2 else []
+        victim = rng.choice(children or [process.pid])
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:  # it ended by itself just now
+            victim = process.pid
+            os.kill(victim, signal.SIGKILL)
         hits.append("parent" if victim == process.pid else "child")
         process.communicate(timeout=120)
         assert process.returncode != 0 or victim != process.pid
