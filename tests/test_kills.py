@@ -72,18 +72,18 @@ def test_killed_at_20_random_moments_a_run_ends_as_if_undisturbed(run_file: Path
         process = start(run_file, killed)
         # A third of a run, so that 20 kills fall on all of its steps and each attempt gets somewhere.
         time.sleep(rng.uniform(0.5, length / 3))
+        # The parent alone, or one of its processes: a step that dies alone must end the run with a message.
+        children = started(process) if len(hits) % 2 else []
+        victim = rng.choice(children or [process.pid])
         if process.poll() is not None:
             assert process.returncode == 0, process.communicate()[0]
             done = sorted((killed / "runs/small/steps").glob("*.json"))
             # Finished before all kills were spent: take a step back, at random, and go on killing.
             rng.choice(done).unlink()
             continue
-        # The parent alone, or one of its processes: a step that dies alone must end the run with a message.
-        children = started(process) if len(hits) % 2 else []
-        victim = rng.choice(children or [process.pid])
         try:
             os.kill(victim, signal.SIGKILL)
-        except ProcessLookupError:  # it ended by itself just now
+        except ProcessLookupError:  # a child that ended by itself just now; its parent waits to be reaped here
             victim = process.pid
             os.kill(victim, signal.SIGKILL)
         hits.append("parent" if victim == process.pid else "child")
