@@ -38,7 +38,7 @@ kube: ## a one-node Kubernetes on this machine, for tests and first steps
 	@bash scripts/kube.sh
 
 test: $(VENV)/.ready-dev ## the tests, in minutes
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "not slow and not real" $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not real" $(ARGS)
 
 test-slow: $(VENV)/.ready-dev ## the tests that take long: kills, memory
 	@$(BIN)/python -m pytest -m "slow and not real" $(ARGS)

@@ -5,11 +5,13 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.mark.slow
 def test_the_base_is_handed_over_with_its_familys_prompts_and_the_runs_window(
     pyrite: Pyrite, run_file: Path, tiny_model: Path, questions: Path, tmp_path: Path
 ) -> None:

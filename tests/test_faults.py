@@ -88,17 +88,16 @@ def test_an_unknown_setting_and_an_unknown_run(pyrite: Pyrite, run_file: Path) -
 def test_a_changed_artifact_is_found_by_who_reads_it_and_force_mends_it(
     pyrite: Pyrite, run_file: Path, tmp_path: Path
 ) -> None:
-    for words in (["prepare"], ["evaluate", "-i", 0], ["retrieve", "-i", 1]):
-        assert pyrite(words[0], run_file, *words[1:]).returncode == 0
-    path = tmp_path / "store/runs/small/iterations/1/candidates.parquet"
+    assert pyrite("prepare", run_file).returncode == 0
+    path = tmp_path / "store/runs/small/corpus/chunks.parquet"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    result = pyrite("judge", run_file, "-i", 1, "--shard", 0)
+    result = pyrite("evaluate", run_file, "-i", 0)
     assert result.returncode == 1
     assert "is not what its manifest says" in result.stderr.replace("\n", " ")
-    assert pyrite("retrieve", run_file, "-i", 1, "--force").returncode == 0
-    assert pyrite("judge", run_file, "-i", 1, "--shard", 0).returncode == 0
+    assert pyrite("prepare", run_file, "--force").returncode == 0
+    assert pyrite("evaluate", run_file, "-i", 0).returncode == 0
 
 
 def test_passages_cut_at_the_models_window_are_counted(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:

@@ -89,10 +89,8 @@ def test_the_gate_is_in_the_exit_code(pyrite: Pyrite, run_file: Path) -> None:
     assert pyrite("train", run_file, *impossible).returncode == 0
 
 
-_SLOW_LOSSES = [pytest.param(loss, marks=pytest.mark.slow) for loss in ("triplet", "cached-multiple-negatives")]
-
-
-@pytest.mark.parametrize("loss", ["distill", *_SLOW_LOSSES])
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["distill", "triplet", "cached-multiple-negatives"])
 def test_every_loss_trains_and_the_saved_model_has_moved(
     loss: str, pyrite: Pyrite, run_file: Path, tmp_path: Path
 ) -> None:
