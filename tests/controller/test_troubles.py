@@ -18,6 +18,7 @@ from pyrite.controller.health import LONGEST_TURN
 from pyrite.controller.loop import Loop
 from pyrite.controller.settings import Settings, StageSettings
 from pyrite.errors import PyriteError
+from pyrite.plan import Step
 from pyrite.store import open_store
 
 AN_HOUR_AGO = (datetime.now(UTC) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -228,6 +229,20 @@ def test_a_run_made_anew_does_not_take_its_predecessors_job_for_its_own(chart: S
     before = world.status("small")
     world.turn()
     assert world.status("small") == before, "a run that is being deleted is looked after"
+
+
+def test_a_job_that_is_deleted_as_its_step_is_done_is_waited_for(chart: Settings) -> None:
+    """The bug: the status told that the run was edited, which nobody had done."""
+    world = World(chart, small=LABELS)
+    world.turn()
+    (job,) = world.cluster.unfinished()
+    world.store.finish(world.cluster.run("small").spec, [Step("prepare", None, None)])
+    job["metadata"]["deletionTimestamp"] = now()
+    world.turn()
+    assert world.status("small").message == f"waiting for the pods of {job['metadata']['name']} to end."
+    world.cluster.reap()
+    world.turn()
+    assert world.status("small").step == "validate, base"
 
 
 def test_a_stuck_job_is_made_anew_once_the_chart_is_mended_and_a_running_one_is_left_alone(chart: Settings) -> None:

@@ -129,6 +129,8 @@ def _advance(run: TrainingRun, seen: Seen, stored: Stored, settings: Settings, s
     if others:
         why = "the run was edited" if others[0].owner == run.uid else "it is of an earlier run of this name"
         words = f"stopping {others[0].name}: {why}; what is judged and trained so far is kept."
+        if others[0].deleting:  # by whom and why cannot be known: it may have done its step, and a person deleted it
+            words = f"waiting for the pods of {others[0].name} to end."
         return Decision(
             _at(status, "Running", words, seen.pods.trouble), delete=[job.name for job in others if not job.deleting]
         )

@@ -214,11 +214,11 @@ def _complete(place: Place, job: str, seconds: int) -> None:
 
 
 def delete_running_job(place: Place, run: str, stage: str) -> None:
-    """A person deletes a Job that runs."""
-    job = place.jobs(run, stage)[-1]
-    kubectl("-n", place.namespace, "delete", "job", job["metadata"]["name"], "--cascade=foreground")
-    uids = [found["metadata"]["uid"] for found in place.items("jobs")]
-    assert job["metadata"]["uid"] not in uids
+    """A person deletes a Job that runs, and could not have ended before it is told to stop."""
+    with stopping(place, run, stage):
+        job = place.jobs(run, stage)[-1]["metadata"]
+        kubectl("-n", place.namespace, "delete", "job", job["name"], "--cascade=foreground", "--wait=false")
+    until("it is gone", lambda: job["uid"] not in [found["metadata"]["uid"] for found in place.items("jobs")], 60)
 
 
 def upgrade(place: Place, run: str, stage: str) -> None:
