@@ -98,8 +98,7 @@ def _scale(row: Row) -> str:
     lines = [
         "\n## Many shards, many runs\n\n",
         "The controller's own metrics over half a minute each. A turn begins 3 s after the last one ended. It lists\n"
-        "the runs; where one is open, all Jobs; and for each run with a Job its pods: three calls for one run, and a\n"
-        "fourth where its pods are stuck, as here: its ConfigMap is made again, should that be what they wait for.\n\n",
+        "the runs; where one is open, all Jobs; and for each run with a Job its pods: three calls for one run.\n\n",
         "| | seconds a turn | API calls a minute |\n| --- | --: | --: |\n",
     ]
     for name, key in (("nothing", "empty"), ("50 finished runs", "full"), ("and a run of 500 shards", "wide")):

@@ -144,6 +144,20 @@ def test_a_job_that_makes_progress_is_left_alone_and_says_what_waits(chart: Sett
     assert "deletionTimestamp" in job["metadata"], "where nothing runs the chart may have been mended for it"
 
 
+def test_a_run_that_waits_for_a_node_asks_no_more_of_the_api_server_than_one_that_runs(chart: Settings) -> None:
+    """The bug: its ConfigMap was made again at every turn, which only pods with a node can wait for."""
+    world = World(chart, small=LABELS)
+    job = world.judging("small")
+    calls = []
+    for status in ({"phase": "Running"}, UNSCHEDULABLE):
+        world.cluster.pods_seen = [pod(job, status)]
+        world.turn()
+        before = world.cluster.calls
+        world.turn()
+        calls.append(world.cluster.calls - before)
+    assert calls[0] == calls[1] > 2
+
+
 def test_a_pod_that_is_not_made_is_told_and_its_description_made_anew(chart: Settings) -> None:
     """The bug: days of silence after somebody had deleted a ConfigMap."""
     world = World(chart, small=LABELS)

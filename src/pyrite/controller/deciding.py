@@ -127,26 +127,24 @@ def _advance(run: TrainingRun, seen: Seen, stored: Stored, settings: Settings, s
     name = manifest["metadata"]["name"]
     others = [job for job in seen.jobs if not job.ended and job.name != name]
     if others:
-        why = "the run was edited" if others[0].owner == run.uid else "it is of an earlier run of this name"
-        words = f"stopping {others[0].name}: {why}; what is judged and trained so far is kept."
-        if others[0].deleting:  # by whom and why cannot be known: it may have done its step, and a person deleted it
-            words = f"waiting for the pods of {others[0].name} to end."
         return Decision(
-            _at(status, "Running", words, seen.pods.trouble), delete=[job.name for job in others if not job.deleting]
+            _at(status, "Running", _leaving(run, others[0]), seen.pods.trouble),
+            delete=[job.name for job in others if not job.deleting],
         )
     job = next((job for job in seen.jobs if job.name == name), None)
     if job is None:
         return _begin(run, manifest, status, seen, settings)
     if job.deleting:
-        return Decision(_at(status, "Running", f"waiting for the pods of {name} to end.", seen.pods.trouble))
+        return Decision(_at(status, "Running", _leaving(run, job), seen.pods.trouble))
     labels = manifest["metadata"]["labels"]
     if not job.ended:
         if not seen.pods.stuck:
             return _follow(run, job, seen, status, settings)
         if job.template != labels[manifests.TEMPLATE_LABEL]:  # what is done stays done: pods find it in the store
             return Decision(_at(status, "Running", "trying again with the chart's new settings."), delete=[name])
-        # Its pods may wait for the description, which a person may have deleted.
-        return replace(_follow(run, job, seen, status, settings), create=[manifests.description(run, settings)])
+        # What its pods wait for may be the description, which a person may have deleted.
+        create = [manifests.description(run, settings)] if seen.pods.unmade else []
+        return replace(_follow(run, job, seen, status, settings), create=create)
     if job.ended == "Failed" and job.description != labels[manifests.DESCRIPTION_LABEL]:
         return Decision(_at(status, "Running", "trying again with the edited run."), delete=[name])
     return Decision(_at(status.model_copy(update={"job": name}), "Failed", _failure(job, seen, store)))
@@ -222,6 +220,14 @@ def _failure(job: Job, seen: Seen, store: str) -> str:
     said = seen.pods.last_words.get(job.name) or f"{job.reason}: {job.message}"
     why = f" (the Job's deadline had passed: {job.message})" if job.reason == "DeadlineExceeded" else ""
     return f"{job.name} failed{why}: {said} {again}"
+
+
+def _leaving(run: TrainingRun, job: Job) -> str:
+    """What is said of a Job that has to go first. Of one that goes already nobody knows who deleted it, and why."""
+    if job.deleting:
+        return f"waiting for the pods of {job.name} to end."
+    why = "the run was edited" if job.owner == run.uid else "it is of an earlier run of this name"
+    return f"stopping {job.name}: {why}; what is judged and trained so far is kept."
 
 
 def _name_taken(run: TrainingRun, state: StepState) -> str:

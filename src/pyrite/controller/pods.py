@@ -26,7 +26,8 @@ def look(cluster: Cluster, run: TrainingRun, jobs: Sequence[Job], now: datetime)
     for job in going:
         if not of[job.name] and not job.queued and not job.done and now - job.created > _NO_POD:
             trouble = words.refused(job.name, cluster.events(job.name)) or trouble
-    return Pods(trouble, any(words.is_running(pod) for pod in pods))
+    running = any(words.is_running(pod) for pod in pods)
+    return Pods(trouble, running, unmade=any(words.is_unmade(pod, now) for pod in pods))
 
 
 def _not_made(cluster: Cluster, pods: Sequence[dict[str, Any]], now: datetime) -> str:

@@ -42,10 +42,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Pods:
-    """What a run's pods say. ``trouble``: why some do not run; ``running``: whether others do."""
+    """What a run's pods say. ``trouble``: why some do not run; ``running``: whether others do.
+
+    ``unmade``: whether one has been without its containers for long, as where something that it mounts is not there.
+    """
 
     trouble: str = ""
     running: bool = False
+    unmade: bool = False
     #: What the pods of a failed Job said last, by the Job's name.
     last_words: Mapping[str, str] = field(default_factory=dict)
 

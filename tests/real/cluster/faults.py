@@ -252,7 +252,7 @@ def without(name: str) -> Iterator[None]:
         until(f"{name} is dead", lambda: _state(process) == "Z", 20)
         yield
     finally:
-        subprocess.run([str(UP)], check=True, capture_output=True, timeout=180)
+        subprocess.run([str(UP)], check=True, timeout=180)
     assert component(name) != process
 
 
