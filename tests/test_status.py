@@ -9,11 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from pyrite.locks import locked
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.mark.slow
 def test_a_step_that_was_killed_has_failed_and_one_that_runs_says_since_when(
     pyrite: Pyrite, run_file: Path, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
@@ -23,6 +24,7 @@ def scraped(text: str) -> list[Sample]:
     return samples
 
 
+@pytest.mark.slow
 def test_a_run_and_its_steps_are_seen_at_one_address_up_to_the_end(run_file: Path, tmp_path: Path) -> None:
     """The bugs: a step's metrics die unseen with its process; the run ends before its last numbers are scraped."""
     with socket.socket() as free:

@@ -43,6 +43,7 @@ def do(run_file: Path, *steps: Step, overrides: Sequence[str] = ()) -> None:
 TO_MINE = (Step("prepare"), Step("retrieve", 1), Step("judge", 1, 0), Step("judge", 1, 1), Step("mine", 1))
 
 
+@pytest.mark.slow
 def test_the_trainer_heeds_the_settings_and_a_trackers_logs_stay(
     pyrite: Pyrite, run_file: Path, tmp_path: Path
 ) -> None:

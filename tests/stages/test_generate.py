@@ -307,6 +307,7 @@ def test_a_judge_that_fails_stops_the_shard_and_drops_no_question(
     assert NOT_GRADED not in summaries(tmp_path / "store/runs/small", "generate")[0]["dropped"]
 
 
+@pytest.mark.slow
 def test_a_data_set_with_questions_gets_more_for_training_and_keeps_its_own_measure(
     pyrite: Pyrite, run_file: Path, questions: Path, tmp_path: Path, writer: Writer
 ) -> None:
