@@ -54,6 +54,7 @@ def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
         assert part in result.stderr.replace("\n", " ")
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_named_and_with_room_the_same_command_goes_on(
     pyrite: Pyrite, run_file: Path, small_disk: Path
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_retention_set_is_looked_at_before_the_first_step(pyrite: Pyrite, run_
     assert not (tmp_path / "store/runs/small/steps").exists()
 
 
+@pytest.mark.slow
 def test_a_retention_set_may_be_an_archive(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     archive = shutil.make_archive(str(tmp_path / "other"), "xztar", root_dir=_elsewhere(tmp_path / "other", "1"))
     path = f"evaluate.retention.path={Path(archive).name}"

@@ -63,6 +63,7 @@ def test_the_trainer_heeds_the_settings_and_a_trackers_logs_stay(
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tracker", "said"), [("tensorbord", "Did you mean 'tensorboard'?"), ("comet_ml", "comet_ml is not installed")]
 )

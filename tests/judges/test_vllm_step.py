@@ -266,6 +266,7 @@ def test_what_a_person_must_mend_stops_at_once_with_exit_code_2(
     assert not stub.answered
 
 
+@pytest.mark.slow
 def test_train_names_a_wrong_setting_before_any_work_and_says_what_a_server_cannot_do(
     run_folder: Path, pyrite: Pyrite
 ) -> None:
