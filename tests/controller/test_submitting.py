@@ -161,6 +161,8 @@ def test_one_comes_back_to_a_run_by_what_was_said_on_leaving(
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "KUBECONFIG": str(kubeconfig)},
+        # A test run started in the background ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert left.stdout
     assert "start judge" in left.stdout.readline()

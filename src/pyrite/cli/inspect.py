@@ -16,7 +16,6 @@ from pyrite.errors import UserError
 from pyrite.executors.local import FAILED
 from pyrite.executors.step import Run
 from pyrite.locks import holder
-from pyrite.report import compare as comparing
 from pyrite.report import terminal
 
 
@@ -49,6 +48,9 @@ def register(app: typer.Typer) -> None:
     @app.command(rich_help_panel=panel)
     def compare(run_a: RunA, run_b: RunB, store: StoreOption = "store") -> None:
         """The chosen models of two runs side by side on the same test queries."""
+        # Here, so that other verbs do not wait a second for scipy.
+        from pyrite.report import compare as comparing
+
         a, b = _report(find_run(run_a, store)), _report(find_run(run_b, store))
         console.print(comparing.table(comparing.compare_reports(a, b)))
 
