@@ -14,7 +14,7 @@ from typing import Any
 from pyrite.controller.api import JOB_LABEL
 from pyrite.controller.manifests import ASKING, RUN_LABEL, needs_gpu
 from pyrite.controller.resource import TrainingRun, parse
-from pyrite.plan import Step, survey
+from pyrite.plan import STAGES, Step, survey
 from pyrite.spec import RunSpec
 
 Object = dict[str, Any]
@@ -58,15 +58,16 @@ class SmallStore:
         return {manifest["step"]: manifest for manifest in found}
 
     def finish(self, spec: RunSpec, steps: Sequence[Step]) -> None:
-        """What workers do: the manifests of steps whose parents are done."""
-        for state in survey(spec, self.manifests(spec.name), {}):
+        """What workers do: the manifests of steps whose parents are done, with digests that only workers know."""
+        outside = {name: f"the {name}" for stage in STAGES.values() for name in stage.external}
+        for state in survey(spec, self.manifests(spec.name), outside):
             if state.step in steps:
                 digest = hashlib.sha256(str(state.key).encode()).hexdigest()
                 assert state.state != "waiting", f"{state.step.label} was begun before what it comes after"
                 manifest = {
                     "step": state.step.name,
                     "key": state.key,
-                    "external": {},
+                    "external": {name: outside[name] for name in STAGES[state.step.stage].external},
                     "inputs": dict(state.inputs or {}),
                     "settings": {},
                     "outputs": [{"key": state.step.name, "sha256": digest}],

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -140,17 +141,23 @@ def test_a_failed_job_says_why_and_a_retry_goes_on_from_there(chart: Settings) -
     assert world.cluster.run("small").status.phase == "Succeeded"
 
 
-def test_a_run_with_the_name_of_an_old_one_does_not_replace_it(chart: Settings) -> None:
+@pytest.mark.parametrize("edits", [{"retry": 1}, {"seed": 7}, {"suspend": False}], ids=str)
+def test_a_run_with_the_name_of_an_old_one_does_not_replace_it(chart: Settings, edits: dict[str, Any]) -> None:
+    """The bug: refused once only. Any edit, or resuming a run that was made suspended, and the old one was gone."""
     world = World(chart, small=LABELS)
     world.go_on()
     before = dict(world.store.files)
     world.cluster.resources.clear()
     world.cluster.made.clear()
-    world.cluster.add("small", {**LABELS, "prepare": {"max_chars": 800}})
+    world.cluster.add("small", {**LABELS, "prepare": {"max_chars": 800}, "suspend": "suspend" in edits})
+    world.turn()
+    assert world.cluster.run("small").status.phase == ("Suspended" if "suspend" in edits else "Failed")
+    world.cluster.edit("small", **edits)
     world.turn()
     shown = world.cluster.run("small").status
     assert shown.phase == "Failed"
     assert "already holds a run small" in shown.message
+    assert not world.cluster.made
     assert world.store.files == before
     world.cluster.resources.clear()
     world.cluster.add("small", dict(LABELS))

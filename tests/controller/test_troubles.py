@@ -126,6 +126,26 @@ def test_a_chart_that_takes_the_workers_container_away_is_told(chart: Settings) 
     assert "worker.stages.prepare.pod replaces the containers" in world.status("small").message
 
 
+def test_the_judges_job_keeps_its_name_while_its_shards_finish(chart: Settings) -> None:
+    """The bug: it was named by digests that the controller reads from finished shards. One done, it was another Job's:
+    the running one was stopped as if somebody had edited the run, and one that had failed began anew."""
+    world = World(chart, small=VLLM)
+    job = world.judging("small")
+    spec = world.cluster.run("small").spec
+    assert spec
+    world.store.finish(spec, [Step("judge", 1, 0)])
+    world.cluster.pods_seen = [pod(job, UNSCHEDULABLE)]
+    world.turn()
+    assert "finds no node" in world.status("small").message, "so the store was read"
+    assert world.cluster.unfinished("small") == [job]
+    world.cluster.pods_seen = []
+    world.cluster.end(job, "Failed")
+    world.turn()
+    world.turn()
+    assert world.status("small").phase == "Failed"
+    assert list(world.cluster.made.values()) == [job]
+
+
 def test_a_job_that_makes_progress_is_left_alone_and_says_what_waits(chart: Settings) -> None:
     """The bug: a helm upgrade deleted a judge at work, since one of its pods found no node."""
     world = World(chart, small=LABELS)

@@ -11,7 +11,8 @@ from pyrite.controller.resource import ENDED, Phase, Status, TrainingRun
 from pyrite.controller.seen import Job, Pods, Server, Stored
 from pyrite.controller.settings import Settings
 from pyrite.controller.showing import conditions, results
-from pyrite.plan import Step, StepState, next_steps
+from pyrite.plan import Step, StepState, next_steps, step_key
+from pyrite.spec import RunSpec
 
 
 @dataclass(frozen=True)
@@ -78,23 +79,16 @@ def decide(run: TrainingRun, seen: Seen, settings: Settings, store: str, now: da
     """
     if is_settled(run):
         return Decision(run.status)
-    decision = _decide(run, seen, settings, store)
+    decision = _decide(run, seen, settings, store, now)
     status = decision.status
-    started = status.started or now.isoformat(timespec="seconds")
     finished = (status.finished or now.isoformat(timespec="seconds")) if status.phase in ENDED else None
-    status = status.model_copy(
-        update={
-            "observed_generation": run.generation,
-            "started": started,
-            "finished": finished,
-        }
-    )
+    status = status.model_copy(update={"observed_generation": run.generation, "finished": finished})
     trouble = seen.pods.stuck or decision.trouble
     status = status.model_copy(update={"conditions": conditions(run.status, status, trouble, run, now)})
     return replace(decision, status=status)
 
 
-def _decide(run: TrainingRun, seen: Seen, settings: Settings, store: str) -> Decision:
+def _decide(run: TrainingRun, seen: Seen, settings: Settings, store: str, now: datetime) -> Decision:
     unfinished = [job for job in seen.jobs if not job.ended]
     if run.spec is None:
         mend = f"{run.wrong} Mend it: `kubectl edit trainingrun {run.name}`."
@@ -107,21 +101,25 @@ def _decide(run: TrainingRun, seen: Seen, settings: Settings, store: str) -> Dec
         return _stopping(run, unfinished, seen.pods, "Suspended", again)
     if seen.stored is None:
         return _follow(run, unfinished[0], seen, run.status, settings)
-    return _advance(run, seen, seen.stored, settings, store)
+    return _advance(run, seen, seen.stored, settings, store, now)
 
 
-def _advance(run: TrainingRun, seen: Seen, stored: Stored, settings: Settings, store: str) -> Decision:
+def _advance(run: TrainingRun, seen: Seen, stored: Stored, settings: Settings, store: str, now: datetime) -> Decision:
     assert run.spec is not None
     status = results(run, stored, settings, store)
-    voided = [state for state in stored.states if state.stale]
-    if voided and run.status.started is None:
-        return Decision(_at(status, "Failed", _name_taken(run, voided[0])))
+    if run.status.started is None:
+        # What is in the store is another run's until this one has found that it may go on from there. That can have
+        # been said of a Job alone: a controller may die before it shows the status.
+        voided = [state for state in stored.states if state.stale]
+        if voided and not any(job.owner == run.uid for job in seen.jobs):
+            return Decision(_at(status, "Failed", _name_taken(run, voided[0])))
+        status = status.model_copy(update={"started": now.isoformat(timespec="seconds")})
     todo = next_steps(stored.states)
     if not todo:
         all_done = f"{len(stored.states)}/{len(stored.states)}"
         ended = {"phase": "Succeeded", "step": "", "stage": None, "iteration": None, "shards": None, "job": ""}
         return Decision(status.model_copy(update={**ended, "progress": all_done}))
-    steps, key = _together(stored.states, todo[0].step)
+    steps, key = _together(run.spec, stored.states, todo[0].step)
     status = _on(status, steps, stored.states)
     manifest = manifests.job(run, steps, key, settings)
     name = manifest["metadata"]["name"]
@@ -237,10 +235,13 @@ def _name_taken(run: TrainingRun, state: StepState) -> str:
     )
 
 
-def _together(states: Sequence[StepState], first: Step) -> tuple[list[Step], str]:
-    """All shards of a step, done or not, and what their results depend on."""
+def _together(spec: RunSpec, states: Sequence[StepState], first: Step) -> tuple[list[Step], str]:
+    """All shards of a step, done or not, and a key of what their results depend on that the controller knows.
+
+    Of what comes from outside it knows only what finished shards tell: with that, the key would change as they finish.
+    """
     beside = [state for state in states if state.step[:2] == first[:2]]
-    keys = json.dumps([state.key for state in beside])
+    keys = json.dumps([step_key(spec, state.step, state.inputs or {}, {}) for state in beside])
     return [state.step for state in beside], hashlib.sha256(keys.encode()).hexdigest()
 
 
