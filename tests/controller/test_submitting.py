@@ -69,23 +69,25 @@ def test_a_name_that_kubernetes_does_not_take(pyrite: Pyrite, tmp_path: Path, ku
 
 
 @pytest.mark.parametrize(
-    ("setting", "key"),
+    ("setting", "key", "advice"),
     [
-        ("model", "base"),
-        ("judge", "prompt"),
-        ("evaluate", "retention.path"),
+        ("model", "base", "cp --recursive {here} s3://bucket/data/here`) and say model.base=s3://bucket/data/here."),
+        ("judge", "prompt", "have it mounted into the pods"),
+        ("evaluate", "retention.path", "and say evaluate.retention.path=s3://bucket/data/here."),
     ],
 )
 def test_no_setting_may_name_a_file_of_this_machine(
-    pyrite: Pyrite, tmp_path: Path, kubeconfig: Path, setting: str, key: str
+    pyrite: Pyrite, tmp_path: Path, kubeconfig: Path, setting: str, key: str, advice: str
 ) -> None:
-    run_file, here = tmp_path / "r.yaml", tmp_path / "here.yaml"
+    run_file, here = tmp_path / "r.yaml", tmp_path / "here"
     run_file.write_text("source: {kind: sample}\njudge: {kind: vllm, model: m}\n")
-    here.write_text("")
+    here.mkdir()
     done = pyrite("submit", run_file, f"{setting}.{key}={here}", KUBECONFIG=str(kubeconfig))
     assert done.returncode == 2
     assert f"{setting}.{key}" in done.stderr
-    assert "pods do not see" in " ".join(done.stderr.split())
+    said = " ".join(done.stderr.split())
+    assert "pods do not see" in said
+    assert advice.format(here=here) in said
 
 
 Status = dict[str, Any]

@@ -35,8 +35,8 @@ def pod(job: dict[str, Any], status: dict[str, Any], **metadata: Any) -> dict[st
     return {"metadata": {"name": "pod-1", "labels": labels, **metadata}, "status": status}
 
 
-def waiting(reason: str) -> dict[str, Any]:
-    containers = [{"state": {"waiting": {"reason": reason}}}]
+def waiting(reason: str, before: str = "") -> dict[str, Any]:
+    containers = [{"state": {"waiting": {"reason": reason}}, "lastState": {"terminated": {"message": before}}}]
     return {"phase": "Pending", "startTime": AN_HOUR_AGO, "containerStatuses": containers}
 
 
@@ -314,6 +314,48 @@ def test_a_server_that_is_lost_while_a_run_judges_is_told_and_brought_back(chart
     world.cluster.replicas = 0
     world.turn()
     assert world.cluster.replicas == 2, "somebody scaled it down, and it stays down"
+
+
+@pytest.mark.parametrize(
+    ("pods", "events", "said"),
+    [
+        ([], [("pyrite-vllm", "FailedCreate", "exceeded quota: gpus")], "exceeded quota: gpus"),
+        ([waiting("ContainerCreating")], [("vllm-0", "FailedMount", "no PersistentVolume")], "no PersistentVolume"),
+        ([waiting("CrashLoopBackOff", "a line\nno GPU is visible")], [], "no GPU is visible"),
+    ],
+    ids=["no pod", "no containers", "crashes"],
+)
+def test_a_server_that_cannot_start_is_told(
+    chart: Settings, pods: list[Any], events: list[tuple[str, str, str]], said: str
+) -> None:
+    """The bug: "none of 2 replicas answers yet", for ever."""
+    world = World(chart, asking=VLLM)
+    world.has_done("asking", before="judge")
+    world.turn()
+    assert world.cluster.replicas == 2
+    world.cluster.server_pods_seen = [{"metadata": {"name": "vllm-0"}, "status": status} for status in pods]
+    for name, reason, message in events:
+        event = {"type": "Warning", "reason": reason, "message": message, "lastTimestamp": AN_HOUR_AGO}
+        world.cluster.events_seen[name] = [event]
+    world.turn()
+    assert world.status("asking").phase == "Waiting"
+    assert said in world.status("asking").message
+    assert said in degraded(world, "asking")
+
+
+def test_the_pods_of_a_job_that_a_person_deleted_end_before_it_is_made_anew(chart: Settings) -> None:
+    """The bug: `kubectl delete job` takes the Job at once and its pods a minute later: two at the same work."""
+    world = World(chart, small=LABELS)
+    job = world.judging("small")
+    world.cluster.made.clear()
+    world.cluster.pods_seen = [pod(job, {"phase": "Running"}, deletionTimestamp=now())]
+    for _ in range(3):
+        world.turn()
+    assert not world.cluster.made
+    assert "waiting for pod pod-1 to end" in world.status("small").message
+    world.cluster.pods_seen = []
+    world.go_on()
+    assert world.status("small").phase == "Succeeded"
 
 
 def test_the_server_goes_when_no_run_that_goes_on_asks_it(chart: Settings) -> None:

@@ -130,6 +130,9 @@ def _advance(run: TrainingRun, seen: Seen, stored: Stored, settings: Settings, s
             delete=[job.name for job in others if not job.deleting],
         )
     job = next((job for job in seen.jobs if job.name == name), None)
+    if job is None and seen.pods.left:
+        words = f"waiting for pod {seen.pods.left} to end: its Job is gone, and no two do the same work."
+        return Decision(_at(status, "Running", words, seen.pods.trouble))
     if job is None:
         return _begin(run, manifest, status, seen, settings)
     if job.deleting:

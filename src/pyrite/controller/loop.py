@@ -10,7 +10,7 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from pyrite import metrics
-from pyrite.controller import deciding, pods, words
+from pyrite.controller import deciding, pods
 from pyrite.controller.api import Cluster, said
 from pyrite.controller.deciding import Decision, Seen
 from pyrite.controller.manifests import ASKING, RUN_LABEL, needs_gpu, uses_server
@@ -145,8 +145,8 @@ class Loop:
         if found is None:
             return None
         waits = found["spec"]["replicas"] > ((found.get("status") or {}).get("readyReplicas") or 0)
-        its = self._cluster.server_pods(settings.instance) if waits else []
-        return read_server(found, words.trouble(its, datetime.now(UTC)))
+        name, now = settings.server.stateful_set, datetime.now(UTC)
+        return read_server(found, pods.of_server(self._cluster, settings.instance, name, now) if waits else "")
 
     def _scale(self, settings: Settings, server: Server, up: bool, down: bool) -> None:
         assert settings.server

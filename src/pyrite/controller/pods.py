@@ -14,12 +14,17 @@ _NO_POD = timedelta(seconds=30)
 
 
 def look(cluster: Cluster, run: TrainingRun, jobs: Sequence[Job], now: datetime) -> Pods:
-    """Why the run's pods do not run; where none is to run, what the failed ones said last."""
+    """Why the run's pods do not run; where none is to run, which still do, and what the failed ones said last."""
     going = [job for job in jobs if not job.ended]
+    stopped = run.spec is None or run.control.cancel or run.control.suspend
+    found = [] if stopped and not going else cluster.pods(run.name)
     if not going:
         failed = [job.name for job in jobs if job.ended == "Failed"]
-        return Pods(last_words={name: words.last_words(cluster.failed_pods(name)) for name in failed})
-    found = cluster.pods(run.name)
+        return Pods(
+            words.trouble(found, now),
+            left=min((pod["metadata"]["name"] for pod in found), default=""),
+            last_words={name: words.last_words(cluster.failed_pods(name)) for name in failed},
+        )
     of = {job.name: [pod for pod in found if pod["metadata"]["labels"].get(JOB_LABEL) == job.name] for job in going}
     pods = [pod for each in of.values() for pod in each]
     trouble = words.trouble(pods, now) or _not_made(cluster, pods, now)
@@ -28,6 +33,14 @@ def look(cluster: Cluster, run: TrainingRun, jobs: Sequence[Job], now: datetime)
             trouble = words.refused(job.name, cluster.events(job.name)) or trouble
     running = any(words.is_running(pod) for pod in pods)
     return Pods(trouble, running, unmade=any(words.is_unmade(pod, now) for pod in pods))
+
+
+def of_server(cluster: Cluster, instance: str, stateful_set: str, now: datetime) -> str:
+    """Why pods of the vLLM server are not there or do not run; nothing where they may just be starting."""
+    found = cluster.server_pods(instance)
+    if not found:
+        return words.refused(stateful_set, cluster.events(stateful_set))
+    return words.trouble(found, now) or _not_made(cluster, found, now)
 
 
 def _not_made(cluster: Cluster, pods: Sequence[dict[str, Any]], now: datetime) -> str:

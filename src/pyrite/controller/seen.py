@@ -45,11 +45,13 @@ class Pods:
     """What a run's pods say. ``trouble``: why some do not run; ``running``: whether others do.
 
     ``unmade``: whether one has been without its containers for long, as where something that it mounts is not there.
+    ``left``: a pod that is there though no Job goes: a Job that a person deletes is gone before its pods are.
     """
 
     trouble: str = ""
     running: bool = False
     unmade: bool = False
+    left: str = ""
     #: What the pods of a failed Job said last, by the Job's name.
     last_words: Mapping[str, str] = field(default_factory=dict)
 

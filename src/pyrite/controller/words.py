@@ -53,7 +53,7 @@ def _stuck(pod: dict[str, Any], now: datetime) -> str:
             )
     for waiting in _waiting(status):
         if hint := _WAITING.get(waiting.get("reason", "")):
-            said = waiting.get("message", "").rstrip(". ")[:200]
+            said = (_before(status) or waiting.get("message", "")).rstrip(". ")[:200]
             return f"pod {name} does not start: {waiting['reason']}{f' ({said})' if said else ''}. {hint}"
     return ""
 
@@ -61,6 +61,15 @@ def _stuck(pod: dict[str, Any], now: datetime) -> str:
 def _waiting(status: dict[str, Any]) -> list[dict[str, Any]]:
     containers = (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
     return [(container.get("state") or {}).get("waiting") or {} for container in containers]
+
+
+def _before(status: dict[str, Any]) -> str:
+    """What a container that ends again and again said when it last did: the last line of it."""
+    for container in status.get("containerStatuses") or ():
+        ended = (container.get("lastState") or {}).get("terminated") or {}
+        if lines := (ended.get("message") or "").strip().splitlines():
+            return str(lines[-1])
+    return ""
 
 
 def is_running(pod: dict[str, Any]) -> bool:
@@ -86,7 +95,7 @@ def not_made(pod: str, events: Iterable[dict[str, Any]]) -> str:
 
 
 def refused(job: str, events: Iterable[dict[str, Any]]) -> str:
-    """Why no pod of ``job`` can be made."""
+    """Why no pod of ``job``, or of a StatefulSet, can be made."""
     last = max((event for event in events if event.get("reason") == "FailedCreate"), key=_when, default=None)
     return f"no pod of {job} can be made: {last['message']}" if last else ""
 
