@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +311,7 @@ def ports(found: list[Object], direction: str, **labels: str) -> set[int]:
 
 
 def test_network_policies_allow_each_component_what_it_needs() -> None:
-    dns, store, agent, api = {53}, {443, 8333}, {80}, {443, 6443}
+    dns, store, agent, api = {53}, {8333}, {80}, {443, 6443}
     alone = objects(*WAYS["a laptop"])
     assert the(alone, "NetworkPolicy", "pyrite-default-deny")["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert ports(alone, "egress", component="controller") == dns | store | agent | api
@@ -342,6 +343,44 @@ def test_network_policies_allow_each_component_what_it_needs() -> None:
         assert ports(runs_own, "egress", component="worker", stage="mine") == dns | {443} | agent
 
 
+def reaches(found: list[Object], address: str, port: int, **labels: str) -> bool:
+    """Whether a pod of the release with ``labels`` is let out to ``address``."""
+    at = ip_address(address)
+    return any(
+        at in ip_network(block["cidr"]) and not any(at in ip_network(one) for one in block.get("except", ()))
+        for peer, allowed in reached(found, "egress", **labels)
+        if port in allowed and (block := peer.get("ipBlock"))
+    )
+
+
+#: A Service, a pod, a node and an API server: at addresses that are not the internet's.
+PRIVATE = ("10.96.0.1", "100.64.3.4", "172.20.0.1", "192.168.1.1")
+
+
+@pytest.mark.parametrize("way", ["eks", "your own endpoint"])
+def test_the_way_to_awss_s3_is_no_way_to_a_neighbour(way: str) -> None:
+    """A policy knows no names, so all that is public is open on 443; an API server or a pod on 443 is not."""
+    found = objects(*WAYS[way])
+    mining = {"component": "worker", "stage": "mine"}
+    assert reaches(found, "52.216.1.1", 443, **mining)
+    assert [address for address in PRIVATE if reaches(found, address, 443, **mining)] == []
+    assert [address for address in PRIVATE if not reaches(found, address, 443, component="controller")] == []
+
+
+def test_an_s3_server_of_ones_own_is_reached_on_its_port_alone() -> None:
+    """It may be next door. What `networkPolicy.store` says goes before both."""
+    found = objects(*WAYS["a laptop"])
+    mining = {"component": "worker", "stage": "mine"}
+    assert reaches(found, "10.200.0.1", 8333, **mining)
+    assert not reaches(found, "10.200.0.1", 443, **mining)
+    assert not reaches(found, "52.216.1.1", 443, **mining)
+
+    named = "--set=networkPolicy.store.to[0].ipBlock.cidr=10.0.1.0/24"
+    found = objects("--set=store.url=s3://bucket/prefix", named)
+    assert reaches(found, "10.0.1.9", 443, **mining)
+    assert not reaches(found, "52.216.1.1", 443, **mining)
+
+
 def test_nobody_reaches_the_nodes_metadata() -> None:
     """169.254.169.254 hands the node's own role to whoever asks; beside it, Pod Identity and DNS are allowed."""
     for way in WAYS.values():
@@ -371,6 +410,8 @@ def test_the_chart_is_in_step_with_the_code() -> None:
     assert (about["version"], about["appVersion"]) == (version, version)
     eks = yaml.safe_load((CHART / "values-eks.yaml").read_text())
     assert eks["worker"]["image"]["tag"] == f"{version}-cuda", "what images.py --gpu calls it"
+    pushed = f"pyrite-controller:{version} pyrite-worker:{version}-cuda"
+    assert pushed in (ROOT / "docs/cluster.md").read_text()
     schema = yaml.safe_load((CHART / "values.schema.json").read_text())
     assert set(schema["properties"]["worker"]["properties"]["stages"]["properties"]) == set(STAGES)
     done = subprocess.run(

@@ -7,6 +7,7 @@ import time
 import urllib.error
 import urllib.request
 
+from pyrite.addresses import servers
 from pyrite.errors import PyriteError
 from pyrite.store.s3 import S3Store
 from pyrite.store.s3_faults import Patience
@@ -26,10 +27,16 @@ except PyriteError as error:
     sys.exit(f"FAILED: {error}\nIf there was no answer at all, look at networkPolicy.store too.")
 print(f"ok: the store {store} can be written and read")
 
+try:
+    urls = servers(json.loads(os.environ["JUDGE_URLS"]))
+except ValueError as error:
+    sys.exit(f"FAILED: judge.urls: {error}")
+key = os.environ.get("PYRITE_JUDGE_API_KEY")
+headers = {"Authorization": f"Bearer {key}"} if key else {}
 failed = []
-for url in json.loads(os.environ["JUDGE_URLS"]):
-    key = os.environ.get("PYRITE_JUDGE_API_KEY")
-    request = urllib.request.Request(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}"} if key else {})
+for url in urls:
+    models = f"{url}/v1/models"
+    request = urllib.request.Request(models, headers=headers)
     try:
         with urllib.request.urlopen(request, timeout=10) as answer:
             names = [model["id"] for model in json.load(answer)["data"]]
@@ -38,5 +45,5 @@ for url in json.loads(os.environ["JUDGE_URLS"]):
         if os.environ["JUDGE_IS_SCALED"] == "true" and not isinstance(error, urllib.error.HTTPError):
             print(f"not up: {url}; the controller starts it before judging")
         else:
-            failed.append(f"FAILED: {url}/v1/models: {error}; if there was no answer, look at networkPolicy.judge.ports")
+            failed.append(f"FAILED: {models}: {error}; if there was no answer, look at networkPolicy.judge.ports")
 sys.exit("\n".join(failed) or 0)
