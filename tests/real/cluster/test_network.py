@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -58,7 +58,8 @@ FOUND: dict[str, dict[str, str]] = {
 PORTS = (8000, 9100, 5555)
 
 #: What nobody refuses: no policy of the release's stands between these.
-ANYBODY = {"dns", "s3", "api", "api, by its own address", "a stranger", "own judge's Service", "node's link-local"}
+NODES = {"node's link-local", "node's port 443"}
+ANYBODY = {"dns", "s3", "api", "api, by its own address", "a stranger", "own judge's Service", *NODES}
 
 REACHES: dict[str, set[str]] = {
     "judge": {"dns", "s3", "vllm", "own judge's Service"},
@@ -146,18 +147,22 @@ LINK_LOCAL = "169.254.77.77"
 
 
 @pytest.fixture(scope="module")
-def link_local() -> Iterator[tuple[str, int]]:
-    """An address of the node's, on a port that workers may reach anywhere else."""
+def of_the_node(place: Place) -> Iterator[dict[str, tuple[str, int]]]:
+    """Two listeners of the node's: where the metadata are, on the store's own port; and on 443, beside the store."""
     if not UP.is_file():
         pytest.skip("needs a node on this machine")
+    s3 = urlsplit(place.environment["AWS_ENDPOINT_URL"])
+    found = {"node's link-local": (LINK_LOCAL, s3.port or 80), "node's port 443": (str(s3.hostname), 443)}
     subprocess.run(["ip", "address", "replace", f"{LINK_LOCAL}/32", "dev", "lo"], check=True)
-    with socket.create_server((LINK_LOCAL, 443)):
-        yield LINK_LOCAL, 443
+    with ExitStack() as stack:
+        for address in found.values():
+            stack.enter_context(socket.create_server(address))
+        yield found
     subprocess.run(["ip", "address", "del", f"{LINK_LOCAL}/32", "dev", "lo"], check=True)
 
 
 @pytest.fixture(scope="module")
-def targets(place: Place, link_local: tuple[str, int]) -> dict[str, tuple[str, int]]:
+def targets(place: Place, of_the_node: dict[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
     """What there is to reach, once all pods run and policies hold for them. Port 0: a name, not a connection."""
     pods = {**LOOKING, **FOUND}
     ports = {"selector": {"app": "own-judge"}, "ports": [{"port": 80, "targetPort": 5555}]}
@@ -187,7 +192,7 @@ def targets(place: Place, link_local: tuple[str, int]) -> dict[str, tuple[str, i
         "controller's health": (controller["status"]["podIP"], 8080),
         "a stranger": (at["the-stranger"], 5555),
         "own judge's Service": (place.get("service", "own-judge")["spec"]["clusterIP"], 80),
-        "node's link-local": link_local,
+        **of_the_node,
     }
 
 
