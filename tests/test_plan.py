@@ -115,6 +115,16 @@ def test_other_outputs_of_a_step_redo_what_reads_them() -> None:
     assert "judge-2.0" not in undone(spec, manifests)
 
 
+def test_grades_of_earlier_iterations_redo_the_mining_that_protects_by_them() -> None:
+    spec = a_spec(mine={"accumulate": True})
+    manifests = finish_all(spec)
+    finish(spec, Step("judge", 1, 0), manifests, outputs="other grades")
+    finish(spec, Step("mine", 1), manifests)  # the same examples came out
+    left = undone(spec, manifests)
+    assert "mine-2" in left
+    assert not {"judge-2.0", "finetune-1"} & left
+
+
 GENERATE = {"share_from_chunks": 1, "model": "some-model"}
 
 

@@ -108,7 +108,8 @@ def parents(spec: RunSpec, step: Step) -> list[Step]:
             return [*prepared, Step("retrieve", i)]
         case "mine":
             assert i is not None
-            judged = [Step("judge", i, shard) for shard in range(spec.judge.shards)]
+            # Of earlier iterations too: what was graded relevant then stays protected, be it a candidate now or not.
+            judged = [Step("judge", j, shard) for j in range(1, i + 1) for shard in range(spec.judge.shards)]
             earlier = [Step("mine", i - 1)] if i > 1 and spec.mine.accumulate else []
             return [*prepared, Step("retrieve", i), *judged, *earlier]
         case "finetune":

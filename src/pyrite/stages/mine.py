@@ -7,9 +7,11 @@ from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.errors import UserError
+from pyrite.judges.base import RELEVANT
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import read_candidates, read_chunks, read_judgments, read_qrels, read_queries
 from pyrite.training import mining
@@ -21,10 +23,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     spec = ctx.spec.mine
     text_of = _texts(read_chunks(ctx), "chunk_id")
     query_of = _texts(read_queries(ctx, "train"), "query_id")
-    relevant: dict[str, set[str]] = defaultdict(set)
-    qrels = read_qrels(ctx)
-    for query, chunk in zip(qrels["query_id"].to_pylist(), qrels["chunk_id"].to_pylist(), strict=True):
-        relevant[query].add(chunk)
+    relevant = _relevant(ctx)
 
     @cache
     def shingles(chunk_id: str) -> frozenset[tuple[str, ...]]:
@@ -43,9 +42,8 @@ def run(ctx: StepContext) -> dict[str, Any]:
         {**_row(example, query_of, text_of), "iteration": ctx.iteration, "group": f"{ctx.iteration}-{group}"}
         for example, group in zip(found, groups, strict=True)
     ]
-    kept = _earlier(ctx, rows)
     schema = tables.examples(spec.negatives)
-    written = shielded(kept + rows, shingles)
+    written = shielded(_earlier(ctx, rows, relevant) + rows, shingles)
     total = tables.write(ctx.output(f"iterations/{ctx.iteration}/examples.parquet"), written, schema)
     if not total:
         why = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
@@ -61,7 +59,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         "queries": len(judged),
         "hard": kinds["hard"],
         "easy": kinds["easy"],
-        "earlier": len(kept),
+        "earlier": total - len(rows),
         "hard_positives": len({(example.query_id, example.positive.chunk_id) for example in hard}),
         "hard_negatives": len(
             {
@@ -74,6 +72,17 @@ def run(ctx: StepContext) -> dict[str, Any]:
         "examples": total,
         "without": dict(reasons.most_common()),
     }
+
+
+def _relevant(ctx: StepContext) -> dict[str, set[str]]:
+    """What is known to answer each query: by the data set, or by a grade of this iteration or an earlier one, whose
+    candidates the model may have lost sight of since."""
+    graded = [read_judgments(ctx, i) for i in range(1, ctx.iteration + 1)]
+    relevant: dict[str, set[str]] = defaultdict(set)
+    for table in (read_qrels(ctx), *(each.filter(pc.field("grade") >= RELEVANT) for each in graded)):
+        for query, chunk in zip(table["query_id"].to_pylist(), table["chunk_id"].to_pylist(), strict=True):
+            relevant[query].add(chunk)
+    return relevant
 
 
 def _texts(table: pa.Table, key: str) -> dict[str, str]:
@@ -111,27 +120,28 @@ def _row(example: Example, query_of: dict[str, str], text_of: dict[str, str]) ->
     }
 
 
-def _earlier(ctx: StepContext, new: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Examples of earlier iterations that are kept: those that the new ones do not repeat."""
+def _earlier(ctx: StepContext, new: list[dict[str, Any]], relevant: dict[str, set[str]]) -> list[dict[str, Any]]:
+    """Examples of earlier iterations that the new ones do not repeat, with what is known to be relevant by now."""
     if ctx.iteration == 1 or not ctx.spec.mine.accumulate:
         return []
     key = f"iterations/{ctx.iteration - 1}/examples.parquet"
     before: list[dict[str, Any]] = tables.read(ctx.input(key), tables.examples(ctx.spec.mine.negatives)).to_pylist()
     again = {_identity(row) for row in new}
-    return [row for row in before if _identity(row) not in again]
+    return [{**row, "relevant_ids": sorted(relevant[row["query_id"]])} for row in before if _identity(row) not in again]
 
 
 def shielded(
     rows: Sequence[dict[str, Any]], shingles: Callable[[str], frozenset[tuple[str, ...]]]
 ) -> list[dict[str, Any]]:
     """The rows, with the near-duplicates of what is relevant relevant too: a batch takes its rows' passages for each
-    other's negatives, and must not hold these together."""
+    other's negatives, and must not hold these together. A row whose own negative turns out relevant is left out."""
     passages = {chunk for row in rows for chunk in (row["positive_id"], *row["negative_ids"])}
     twins = mining.twins({chunk for row in rows for chunk in row["relevant_ids"]}, passages, shingles)
-    return [
+    wide = [
         {**row, "relevant_ids": sorted({*row["relevant_ids"], *(t for c in row["relevant_ids"] for t in twins[c])})}
         for row in rows
     ]
+    return [row for row in wide if set(row["relevant_ids"]).isdisjoint(row["negative_ids"])]
 
 
 def _identity(row: dict[str, Any]) -> tuple[str, str, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from pyrite.judges.base import RELEVANT
 from pyrite.spec import MineSpec
 
 Kind = Literal["hard", "easy"]
@@ -67,7 +68,7 @@ def mine_query(
 
     Args:
         candidates: the query's candidates, in any order.
-        relevant: ids of the chunks that the data set knows to be relevant.
+        relevant: ids of the chunks that are known to be relevant, beside the candidates that are graded so.
         is_duplicate: whether two chunk ids have nearly the same text.
     """
     rule = RULES[spec.rule]
@@ -77,7 +78,7 @@ def mine_query(
     if not positives:
         graded = any(c.grade is not None for c in candidates)
         return [], "no candidate is judged relevant" if graded else "no candidate was judged"
-    protected = frozenset(relevant | {c.chunk_id for c in ordered if c.grade is not None and c.grade >= 3})
+    protected = frozenset(relevant | {c.chunk_id for c in ordered if c.grade is not None and c.grade >= RELEVANT})
     negatives = [
         c for c in ordered if c.grade is not None and c.grade <= spec.negative_grade and c.chunk_id not in protected
     ]
