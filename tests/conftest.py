@@ -50,6 +50,18 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def plain_base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pre-trained checkpoint as published: of another task, so that names have a prefix, and in several files."""
+    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+
+    folder = tmp_path_factory.mktemp("plain") / "bert"
+    BertForMaskedLM(BertConfig.from_pretrained(str(tiny_model))).save_pretrained(str(folder), max_shard_size="100KB")
+    AutoTokenizer.from_pretrained(str(tiny_model)).save_pretrained(str(folder))
+    assert len(list(folder.glob("model-*-of-*.safetensors"))) > 1
+    return folder
+
+
+@pytest.fixture(scope="session")
 def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 questions with answers on 20 topics, as JSONL."""
     path = tmp_path_factory.mktemp("data") / "questions.jsonl"

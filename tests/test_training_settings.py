@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from sentence_transformers import SentenceTransformerTrainingArguments
 
 from pyrite.config import load
 from pyrite.errors import UserError
 from pyrite.executors.step import open_run, run_step
 from pyrite.plan import Step
 from pyrite.progress import Silent
+from pyrite.stages import evaluate, finetune
+from pyrite.stages.context import StepContext
 from pyrite.store import open_store
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
@@ -63,6 +66,18 @@ def test_the_trainer_heeds_the_settings_and_a_trackers_logs_stay(
     assert losses[0] != losses[1]
 
 
+def test_training_takes_one_gpu_of_several(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The bug: on four GPUs batches of four times finetune.batch_size. Only the count of GPUs is made up here."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+
+    def batch(arguments: type[SentenceTransformerTrainingArguments]) -> tuple[int, int]:
+        made = arguments(output_dir=str(tmp_path), per_device_train_batch_size=8)
+        return made.n_gpu, made.train_batch_size
+
+    assert batch(SentenceTransformerTrainingArguments) == (4, 32), "what the library does of itself"
+    assert batch(finetune._Arguments) == (1, 8)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("tracker", "said"), [("tensorbord", "Did you mean 'tensorboard'?"), ("comet_ml", "comet_ml is not installed")]
@@ -74,6 +89,19 @@ def test_a_tracker_that_is_not_there_is_told_before_the_first_step(
     assert result.returncode == 2
     assert said in result.stderr.replace("\n", " ")
     assert not (tmp_path / "store/runs/small/steps").exists()
+
+
+def test_a_plain_checkpoint_in_several_files_is_trained_and_its_blends_scored_and_handed_over(
+    run_file: Path, plain_base: Path, tmp_path: Path
+) -> None:
+    """The bug: the run dies after the first training, since the base's weights are in other files by other names."""
+    base = [f"model.base={plain_base}"]
+    do(run_file, *TO_MINE, Step("finetune", 1), Step("validate", 1), overrides=base)
+    run = open_run(load(run_file, base), open_store(str(tmp_path / "store")))
+    _, blend = run.manifests()["validate-1"]["summary"]["val"]
+    ctx = StepContext(run.spec, Step("evaluate"), run.store, run.prefix, run.manifests(), "scratch", Silent())
+    evaluate._hand_over(ctx, blend, tmp_path / "chosen")
+    assert (tmp_path / "chosen/model.safetensors").is_file()
 
 
 def test_mining_heeds_how_many_positives_of_which_grade(run_file: Path, tmp_path: Path) -> None:

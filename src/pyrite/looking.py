@@ -36,7 +36,7 @@ def search_both(run: Run, question: str, top: int, model: str | None = None) -> 
     """What a run's base model and the one that it chose, or ``model``, find first in the run's whole corpus.
 
     Args:
-        model: a model folder or hub id, asked with the prompts that are its own.
+        model: a model folder, here or on S3, or a hub id; asked with the prompts that are its own.
 
     Raises:
         UserError: the run has no passages or no model yet, or ``model`` is not one.

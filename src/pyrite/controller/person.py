@@ -142,21 +142,23 @@ class Runs:
 
 def _of_this_machine(spec: RunSpec) -> str | None:
     """What to say of the first setting that names a file here, which a pod would look for in vain."""
-    on_s3 = "Put it on S3 (`aws s3 cp --recursive {path} s3://bucket/data/`) and say {setting}=s3://bucket/data/..."
+    # Under its own name, by which a model's family is known.
+    on_s3 = "Put it on S3 (`aws s3 {copy} {path} s3://bucket/data/{name}`) and say {setting}=s3://bucket/data/{name}."
     mounted = "Name one that a hub or Pyrite has, or have it mounted into the pods and say where it is there."
     retention = spec.evaluate.retention
     named = {
         "source.path": (getattr(spec.source, "path", None), on_s3),
         "source.id": (getattr(spec.source, "id", None) if spec.source.kind == "huggingface" else None, mounted),
         "evaluate.retention.path": (retention.path if retention else None, on_s3),
-        "model.base": (spec.model.base, mounted),
+        "model.base": (spec.model.base, on_s3),
         "judge.prompt": (spec.judge.prompt if spec.judge.kind == "vllm" else None, mounted),
         "generate.prompt": (spec.generate.prompt if spec.generate else None, mounted),
     }
     for setting, (path, advice) in named.items():
         if path and Path(path).is_absolute() and Path(path).exists():
             words = f"{setting}: {path} is on this machine, whose files the cluster's pods do not see."
-            return f"{words} {advice.format(path=path, setting=setting)}"
+            copy = "cp --recursive" if Path(path).is_dir() else "cp"
+            return f"{words} {advice.format(copy=copy, path=path, name=Path(path).name, setting=setting)}"
     return None
 
 

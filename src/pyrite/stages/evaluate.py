@@ -16,6 +16,7 @@ from pyrite.report.data import ReportInputs, build
 from pyrite.report.page import render
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import (
+    blendable_base,
     encoder_of,
     model_folder,
     read_candidates,
@@ -103,6 +104,6 @@ def _hand_over(ctx: StepContext, name: str, folder: Path) -> None:
     if iteration == 0:
         models.hand_over_base(model_folder(ctx, 0), ctx.spec.model, folder)
     elif weight < 1:
-        models.blend(model_folder(ctx, 0), model_folder(ctx, iteration), weight, folder)
+        models.blend(blendable_base(ctx), model_folder(ctx, iteration), weight, folder)
     else:
         shutil.copytree(model_folder(ctx, iteration), folder, dirs_exist_ok=True)

@@ -105,14 +105,12 @@ def read_examples(path: Path, loss: str, negatives: int, cache: Path) -> tuple[D
     return dataset, rows
 
 
-def _arguments(
-    ctx: StepContext, model: SentenceTransformer, columns: list[str], device: str
-) -> SentenceTransformerTrainingArguments:
+def _arguments(ctx: StepContext, model: SentenceTransformer, columns: list[str], device: str) -> "_Arguments":
     spec = ctx.spec.finetune
     named = {
         column: model.prompts["query" if column == "anchor" else "document"] for column in columns if column != "label"
     }
-    return SentenceTransformerTrainingArguments(
+    return _Arguments(
         output_dir=str(ctx.scratch / "checkpoints"),
         num_train_epochs=spec.epochs,
         per_device_train_batch_size=spec.batch_size,
@@ -134,6 +132,19 @@ def _arguments(
         disable_tqdm=True,
         dataloader_pin_memory=device == "cuda",
     )
+
+
+class _Arguments(SentenceTransformerTrainingArguments):  # type: ignore[misc]  # the library is not typed
+    """The library's arguments, for one GPU however many there are.
+
+    On several, transformers wraps the model in DataParallel and multiplies the batch by their number: fewer steps and
+    more negatives each, so that the machine would decide what comes out and no setting of the run would say so.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """How many GPUs this process trains on: 0 on a CPU."""
+        return min(1, int(super().n_gpu))
 
 
 def _without_dropout(model: SentenceTransformer) -> None:

@@ -98,6 +98,13 @@ def model_folder(ctx: StepContext, iteration: int) -> Path:
     return ctx.input_folder(f"iterations/{iteration}/model")
 
 
+def blendable_base(ctx: StepContext) -> Path:
+    """A local folder of the base model with its weights where a tuned model has them, as ``models.blend`` wants it."""
+    folder = ctx.scratch / "base"
+    models.rewrite(model_folder(ctx, 0), ctx.spec.model, folder)
+    return folder
+
+
 def encoder(ctx: StepContext, iteration: int) -> Encoder:
     """An encoder with an iteration's model; iteration 0 is the base."""
     return encoder_of(ctx, model_folder(ctx, iteration))

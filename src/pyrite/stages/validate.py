@@ -3,6 +3,8 @@
 Iteration 0 is the base model. Where a retention set is named, each is scored there too.
 """
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ from pyrite import tables
 from pyrite.embedding import models
 from pyrite.evaluation.selection import model_name
 from pyrite.stages.context import StepContext
-from pyrite.stages.inputs import encoder_of, model_folder, read_chunks, read_qrels, read_queries
+from pyrite.stages.inputs import blendable_base, encoder_of, model_folder, read_chunks, read_qrels, read_queries
 from pyrite.stages.scored import means, score_retention, score_split
 
 
@@ -19,16 +21,10 @@ def run(ctx: StepContext) -> dict[str, Any]:
     """Write iterations/<i>/metrics/val.parquet; return the mean metrics and the retention of each model."""
     spec = ctx.spec.evaluate
     chunks, queries, qrels = read_chunks(ctx), read_queries(ctx), read_qrels(ctx)
-    base, tuned = model_folder(ctx, 0), model_folder(ctx, ctx.iteration)
     rows: list[dict[str, Any]] = []
     val: dict[str, dict[str, float]] = {}
     retention: dict[str, float] = {}
-    for weight in (1.0, *(spec.blends if ctx.iteration else ())):
-        name = model_name(ctx.iteration, weight)
-        folder = tuned
-        if weight < 1:
-            folder = ctx.scratch / name
-            models.blend(base, tuned, weight, folder)
+    for name, folder in _models(ctx):
         encoder = encoder_of(ctx, folder)
         ctx.progress.say(f"scoring {name} on validation")
         _, scored = score_split(encoder, name, "val", chunks, queries, qrels, ctx.progress)
@@ -41,6 +37,18 @@ def run(ctx: StepContext) -> dict[str, Any]:
     if ctx.iteration == 0:
         summary["cut_passages"] = _count_cut(ctx, chunks)
     return summary
+
+
+def _models(ctx: StepContext) -> Iterator[tuple[str, Path]]:
+    """Name and folder of the iteration's model and of its blends, which are made as they are asked for."""
+    tuned, blends = model_folder(ctx, ctx.iteration), ctx.spec.evaluate.blends
+    yield model_name(ctx.iteration, 1.0), tuned
+    if ctx.iteration and blends:
+        base = blendable_base(ctx)
+        for weight in blends:
+            name = model_name(ctx.iteration, weight)
+            models.blend(base, tuned, weight, ctx.scratch / name)
+            yield name, ctx.scratch / name
 
 
 def _count_cut(ctx: StepContext, chunks: pa.Table) -> int:
