@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-ITER   ?= 2
+ITER   ?=
 RUN    ?= src/pyrite/examples/sample.yaml
 STORE  ?= store
 ARGS   ?=
@@ -18,12 +18,12 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 help: ## show this menu
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  settings: ITER=$(ITER) RUN=$(RUN) STORE=$(STORE) ON=$(ON) ARGS='key=value ...'"
+	@echo "  settings: ITER=$(or $(ITER),as RUN says) RUN=$(RUN) STORE=$(STORE) ON=$(ON) ARGS='key=value ...'"
 
 setup: $(VENV)/.ready ## make the virtual environment
 
 train: $(VENV)/.ready ## a whole run: the built-in sample, or RUN=my-run.yaml; ON=cluster has Kubernetes do it
-	@$(BIN)/pyrite $(if $(filter cluster,$(ON)),submit,train) $(RUN) iterations=$(ITER) $(ARGS)
+	@$(BIN)/pyrite $(if $(filter cluster,$(ON)),submit,train) $(RUN) $(if $(ITER),iterations=$(ITER)) $(ARGS)
 
 test-cluster: $(VENV)/.ready-dev ## the tests on a real Kubernetes; starts one where it can: ARGS='tests/real/cluster -k whole'
 	@bash scripts/test_cluster.sh $(ARGS)
@@ -40,7 +40,7 @@ kube: ## a one-node Kubernetes on this machine, for tests and first steps
 test: $(VENV)/.ready-dev ## the tests, in minutes
 	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not real" $(ARGS)
 
-test-slow: $(VENV)/.ready-dev ## the tests that take long: kills, memory
+test-slow: $(VENV)/.ready-dev ## the tests that take long: whole runs, kills, faults
 	@$(BIN)/python -m pytest -m "slow and not real" $(ARGS)
 
 test-real: $(VENV)/.ready-dev ## the tests against real servers, as far as make real-... has installed them

@@ -77,6 +77,30 @@ def test_paths_in_overrides_are_from_the_working_directory(tmp_path: Path, monke
     assert spec.evaluate.retention.path == str(here / "../other")
 
 
+def test_names_are_no_paths_though_something_of_that_name_lies_beside_the_file(tmp_path: Path) -> None:
+    for name in ("medical", "row_id", "mine", "data"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mine/prompt.yaml").write_text("template: x\n")
+    prompts = "judge: {prompt: medical}\ngenerate: {prompt: mine/prompt.yaml, model: m, share_from_chunks: 1}\n"
+    spec = load(write(tmp_path, f"source: {{kind: jsonl, path: data, id: row_id}}\n{prompts}"))
+    assert spec.source.kind == "jsonl"
+    assert (spec.source.path, spec.source.id) == (str(tmp_path / "data"), "row_id")
+    assert spec.generate is not None
+    assert (spec.judge.prompt, spec.generate.prompt) == ("medical", str(tmp_path / "mine/prompt.yaml"))
+    spec = load(write(tmp_path, "source: {kind: huggingface, id: data}\n"))
+    assert spec.source.kind == "huggingface"
+    assert spec.source.id == str(tmp_path / "data")
+
+
+def test_retention_may_be_the_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "source: {kind: sample}\nevaluate: {retention: other}\n")
+    monkeypatch.chdir(tmp_path.parent)
+    for overrides, folder in ([], tmp_path), (["evaluate.retention=other"], tmp_path.parent):
+        retention = load(path, overrides).evaluate.retention
+        assert retention is not None
+        assert (retention.path, retention.max_loss) == (str(folder / "other"), 0.02)
+
+
 def test_a_section_that_is_commented_out_is_the_default_and_overrides_can_fill_it(tmp_path: Path) -> None:
     path = write(tmp_path, "source: {kind: sample}\nevaluate:\n  # blends: []\nprepare: {split: }\n")
     assert load(path).evaluate == load(write(tmp_path, "source: {kind: sample}\n")).evaluate

@@ -1,5 +1,7 @@
 """The run files that `pyrite init` writes."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -23,3 +25,21 @@ def test_settings_that_are_commented_out_are_valid_too(file: Path) -> None:
     # A commented setting stands indented under its section; prose starts at the margin or far to the right.
     opened = [line.replace("  # ", "  ", 1) if line.startswith("  # ") else line for line in lines]
     RunSpec.model_validate(yaml.safe_load("\n".join(opened)))
+
+
+@pytest.mark.parametrize(
+    ("given", "command"),
+    [
+        ([], "train src/pyrite/examples/sample.yaml"),
+        (["RUN=my-run.yaml"], "train my-run.yaml"),
+        (["RUN=my-run.yaml", "ON=cluster", "ITER=3"], "submit my-run.yaml iterations=3"),
+    ],
+)
+def test_make_train_leaves_iterations_to_the_run_file_unless_iter_says_otherwise(
+    given: list[str], command: str
+) -> None:
+    root = Path(__file__).resolve().parents[1]
+    alone = {"PATH": os.environ["PATH"]}  # nothing of a `make` that runs the tests
+    told = subprocess.run(["make", "-n", "train", *given], cwd=root, env=alone, capture_output=True, text=True)
+    assert told.stdout.splitlines()[-1].split()[1:] == command.split()
+    assert RunSpec.model_validate(yaml.safe_load((EXAMPLES / "sample.yaml").read_text())).iterations == 2

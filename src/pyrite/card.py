@@ -1,5 +1,6 @@
 """The model card of what a run hands over: what sentence-transformers' users know, and judge, mining and split."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pyarrow as pa
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from pyrite.embedding.models import BUILTIN
 from pyrite.evaluation.scoring import METRICS
 from pyrite.spec import RunSpec
 
@@ -42,8 +44,8 @@ def write(
     licence = _licence(base)
     facts = {
         "dimensions": model.get_embedding_dimension(),
-        "window": f"{model.max_seq_length} tokens",
-        "similarity": model.similarity_fn_name,
+        "maximum sequence length": f"{model.max_seq_length} tokens",
+        "similarity function": model.similarity_fn_name,
         "prompt of queries": _quoted(model.prompts.get("query")),
         "prompt of passages": _quoted(model.prompts.get("document")),
         "base model": f"{spec.model.base}, revision {spec.model.revision or 'not pinned'}",
@@ -53,8 +55,12 @@ def write(
         "chosen": f"{report['chosen']}, on validation",
         "judge": judge,
         "mining": f"rule {spec.mine.rule}, {spec.mine.negatives} negatives per example",
+        "training examples": "; ".join(
+            f"{row['examples']:,} in iteration {row['iteration']}" for row in report["loss"]
+        ),
         "loss": spec.finetune.loss,
         "learning rate": f"{spec.finetune.learning_rate:g}",
+        "warm-up": f"{spec.finetune.warmup:g} of the steps",
         "batch size": spec.finetune.batch_size,
         "epochs per iteration": f"{spec.finetune.epochs:g}",
         "iterations": spec.iterations,
@@ -69,7 +75,12 @@ def write(
         lstrip_blocks=True,
     )
     text = environment.get_template("card.md.j2").render(
-        report=report, facts=facts, metrics=list(METRICS), licence=licence, unseen=unseen
+        report=report,
+        facts=facts,
+        metrics=list(METRICS),
+        licence=licence,
+        unseen=unseen,
+        base_id=_hub_id(spec.model.base),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -86,6 +97,13 @@ def _held_out(data: dict[str, Any], queries: pa.Table) -> tuple[str, str]:
 
 def _quoted(prompt: str | None) -> str:
     return f"`{prompt}`" if prompt else "none"
+
+
+def _hub_id(base: str) -> str | None:
+    """What the hub calls the base model: its own page links to this one. None where it is a folder."""
+    if base == BUILTIN:
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    return base if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base) and not Path(base).exists() else None
 
 
 def _licence(base: Path) -> str | None:

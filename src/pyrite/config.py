@@ -19,6 +19,7 @@ _PATHS = (
     ("generate", "prompt"),
     ("judge", "prompt"),
     ("resources", "judge_key_file"),
+    ("evaluate", "retention"),
     ("evaluate", "retention", "path"),
 )
 
@@ -92,9 +93,17 @@ def _make_absolute(content: dict[str, Any], place: Sequence[str], folder: Path) 
     if not isinstance(value, str) or "://" in value or value.startswith("builtin:"):
         return
     found = (folder / Path(value).expanduser()).absolute()
-    # A model or data set may be a hub id, which looks like a relative path.
-    if place[-1] == "path" or found.exists():
+    if _is_path(place, node, found):
         node[place[-1]] = str(found)
+
+
+def _is_path(place: Sequence[str], section: dict[str, Any], found: Path) -> bool:
+    """Whether what stands at ``place`` is a path: a hub id and the name of a prompt look like a relative one."""
+    if place[-1] in ("path", "retention"):
+        return True
+    if place[-1] == "id":  # elsewhere it names a column
+        return section.get("kind") == "huggingface" and found.exists()
+    return found.is_file() if place[-1] == "prompt" else found.exists()
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -1,7 +1,7 @@
 """RunSpec: the one description of a run. A YAML file, command-line overrides and a custom resource share it.
 
-Everything under ``resources`` decides how a run is done and never what comes out of it; all other settings are part of
-what a step's result depends on.
+Everything under ``resources`` decides how a run is done, and what comes out differs by rounding alone, so that finished
+steps stay good; all other settings are part of what a step's result depends on.
 """
 
 import re
@@ -319,6 +319,12 @@ class RetentionSpec(Section):
     path: str = Field(description="folder, or .tar.xz, .tar.gz or .zip of it; a path, or s3://bucket/key")
     max_loss: float = Field(default=0.02, ge=0, le=1, description="share of base nDCG@10 that a candidate may lose")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _folder_alone(cls, values: Any) -> Any:
+        """The short form that a run file may use: ``retention: another-field``."""
+        return {"path": values} if isinstance(values, str) else values
+
 
 class GateSpec(Section):
     """When a run counts as a success. Shares of the base model's value."""
@@ -343,7 +349,7 @@ class EvaluateSpec(Section):
 
 
 class ResourcesSpec(Section):
-    """How a run is done on this machine. Nothing here changes what comes out."""
+    """How a run is done on this machine. What comes out differs by rounding alone: bf16 or float32, other batches."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     encode_tokens: int = Field(default=4096, ge=256, description="tokens in one encoding batch")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 
 from pyrite.embedding import models
 from pyrite.embedding.encoder import Encoder, held
-from pyrite.errors import PyriteError
+from pyrite.errors import PyriteError, UserError
 from pyrite.progress import Silent
 from pyrite.spec import ModelSpec, RunSpec, SampleSource
-from pyrite.store import FolderStore
+from pyrite.store import FolderStore, open_store
+from real.seaweed import environment
 
 TEXTS = [f"{'a long passage about number ' * (i % 7)}{i}" for i in range(40)]
 
@@ -77,6 +79,45 @@ def test_prompts_of_e5_are_put_before_queries_and_passages_once(tiny_model: Path
 )
 def test_a_family_is_known_by_the_models_own_name(base: str, query: str, tmp_path: Path) -> None:
     assert models.prompts(tmp_path, ModelSpec(base=base))["query"] == query
+
+
+@pytest.mark.real
+def test_a_base_on_s3_is_the_one_that_lies_there(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bug: its address is taken for a hub id, so a cluster has no base but the hub's."""
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYRITE_CACHE", str(tmp_path / "cache"))
+    url = f"s3://pyrite/{uuid.uuid4().hex}"
+    store = open_store(url)
+    store.write("data/e5-small-tiny/notes.jsonl", b"")
+    with pytest.raises(UserError, match=r"MODEL: there is neither a file nor a folder at .*/nothing"):
+        models.base_folder(f"{url}/data/nothing", None, "MODEL")
+    with pytest.raises(UserError, match="is not a model folder"):
+        models.base_folder(f"{url}/data/e5-small-tiny", None)
+    for path in (path for path in tiny_model.rglob("*") if path.is_file()):
+        store.write(f"data/e5-small-tiny/{path.relative_to(tiny_model).as_posix()}", path.read_bytes())
+    for base in (f"{url}/data/e5-small-tiny", f"{url}/data/e5-small-tiny/"):
+        folder = models.base_folder(base, None)
+        assert models.model_digest(folder) == models.model_digest(tiny_model)
+        assert models.prompts(folder, ModelSpec(base=base)) == {"query": "query: ", "document": "passage: "}
+
+
+def test_a_base_in_other_files_with_other_names_is_blended(plain_base: Path, tmp_path: Path) -> None:
+    """The bug: after the first training, a checkpoint as published has no tensor of the names that training wrote."""
+    from safetensors.numpy import load_file, save_file
+
+    models.rewrite(plain_base, ModelSpec(base=str(plain_base)), tmp_path / "base")
+    shutil.copytree(tmp_path / "base", tmp_path / "tuned")
+    weights = tmp_path / "tuned/model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor + np.float32(1) for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+    models.blend(tmp_path / "base", tmp_path / "tuned", 0.25, tmp_path / "blend")
+    blended = load_file(tmp_path / "blend/model.safetensors")
+    published = {name: each for path in plain_base.glob("*.safetensors") for name, each in load_file(path).items()}
+    name = "embeddings.word_embeddings.weight"
+    assert np.allclose(blended[name], published[f"bert.{name}"] + 0.25, atol=1e-5)
 
 
 def test_a_blend_is_the_weighted_mean_of_the_weights(tiny_model: Path, tmp_path: Path) -> None:

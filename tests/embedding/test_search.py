@@ -32,6 +32,16 @@ def test_blocks_and_masks_give_what_brute_force_gives(stored: tuple[list[Path], 
     assert (gather(files, found[0]) == corpus[found[0]]).all()
 
 
+@pytest.mark.parametrize(("rows", "lengths"), [(700, [667, 333]), (10**12, [1000]), (300, [300, 34, 300, 33, 300, 33])])
+def test_files_are_joined_as_far_as_the_block_size_allows(
+    stored: tuple[list[Path], np.ndarray], rows: int, lengths: list[int]
+) -> None:
+    files, corpus = stored
+    blocks = [block.copy() for block in read_blocks(files, rows)]
+    assert [len(block) for block in blocks] == lengths
+    assert (np.concatenate(blocks) == corpus).all()
+
+
 def test_a_corpus_smaller_than_k_is_padded() -> None:
     corpus = np.eye(3, dtype=np.float32)
     scores, found = top_k(corpus[:1], iter([corpus]), 5)

@@ -6,9 +6,12 @@ from collections import Counter
 import pyarrow as pa
 
 from pyrite import tables
+from pyrite.identity import query_id
 from pyrite.judges import Pair, open_judge
-from pyrite.spec import RunSpec, SampleSource
+from pyrite.sources.base import Document, Question
+from pyrite.spec import PrepareSpec, RunSpec, SampleSource
 from pyrite.stages.judge import shard_of
+from pyrite.stages.prepare import prepare_tables
 
 
 def place(topic: str, kind: str) -> dict[str, object]:
@@ -39,6 +42,29 @@ def test_grades_follow_the_answer_key() -> None:
     assert [judgment.grade for judgment in graded] == [4, 3, 2, 1, 1, 1]
     assert [judgment.expected for judgment in graded] == [4, 3, 2, 1, 1, 1]
     assert all(sum(judgment.distribution) == 1 for judgment in graded)
+
+
+def test_a_question_asked_under_several_topics_and_types_is_of_each_of_them() -> None:
+    def row(key: str, topic: str, kind: str) -> Document:
+        return Document(key, f"{topic}, {kind}: {key}", topic=topic, type=kind)
+
+    documents = [row("0", "gout", "causes"), row("1", "gout", "symptoms"), row("2", "asthma", "causes")]
+    asked = [Question(d.id, "What is it?", topic=d.topic, type=d.type, relevant={d.id: 1}) for d in documents]
+    others = [row(f"other {place}", *place.split()) for place in ("gout symptoms", "asthma causes", "asthma symptoms")]
+    filling = [Question(f"f{n}", f"And {n}?", topic=f"t{n}", relevant={f"d{n}": 1}) for n in range(3)]
+    told = [row(f"d{n}", f"t{n}", "causes") for n in range(3)]
+    made = prepare_tables([*documents, *asked, *others, *filling, *told], PrepareSpec(), 0, "r")
+    judge = open_judge(RunSpec(name="r", source=SampleSource()), made.queries, made.chunks, made.qrels)
+    query = query_id("What is it?")
+    graded = {
+        chunk["parents"][0]["document_id"]: asyncio.run(judge.grade(Pair(query, chunk["chunk_id"]))).grade
+        for chunk in made.chunks.to_pylist()
+    }
+    assert graded == {
+        **{"0": 4, "1": 4, "2": 4},
+        **{"other gout symptoms": 3, "other asthma causes": 3, "other asthma symptoms": 2},
+        **{"d0": 1, "d1": 1, "d2": 1},
+    }
 
 
 def test_shards_are_even_and_the_same_everywhere() -> None:

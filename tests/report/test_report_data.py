@@ -10,7 +10,9 @@ from report_factory import make
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import Choice
 from pyrite.report.data import ReportInputs, build
+from pyrite.report.page import render
 from pyrite.report.queries import shifts
+from pyrite.report.words import duration
 from pyrite.tables import QRELS, RANKINGS
 
 
@@ -200,6 +202,9 @@ def test_shards_at_work_at_once_are_paid_for_once_and_a_night_between_them_not_a
     first |= {"started": "2026-11-22T20:00:00+00:00", "seconds": 100.0}
     second |= {"started": "2026-11-22T20:00:40+00:00", "seconds": 100.0}
     assert build(inputs)["judging"]["seconds"] == 140
+    steps = build(inputs)["steps"]
+    assert steps["taken"] == pytest.approx(steps["seconds"] - 60)
+    assert f"<dt>Time taken</dt><dd>{duration(steps['taken'])}</dd>" in render(build(inputs))
     second |= {"started": "2026-11-22T20:00:40+00:00", "seconds": 10.0}
     assert build(inputs)["judging"]["seconds"] == 100
     second |= {"started": "2026-11-23T08:00:00+00:00", "seconds": 10.0}

@@ -34,17 +34,32 @@ def top_k(queries: Floats, blocks: Iterator[Floats], k: int) -> tuple[Floats, In
 def read_blocks(files: Sequence[Path], rows: int, keep: npt.NDArray[np.bool_] | None = None) -> Iterator[Floats]:
     """Read embeddings stored in ``files`` (.npy, shape (some, dims)) at most ``rows`` at a time, in order.
 
-    ``keep``, of the whole corpus's length, leaves out the vectors where it is false; positions then count those kept.
+    Whole files are joined as far as ``rows`` allows. Each block takes the place of the one before, so that memory holds
+    one. ``keep``, of the whole corpus's length, leaves out the vectors where it is false; positions then count those
+    kept.
     """
+    most = min(rows, sum(len(np.load(file, mmap_mode="r", allow_pickle=False)) for file in files))
+    block, filled = np.empty((0, 0), dtype=np.float32), 0
+    for piece in _pieces(files, rows, keep):
+        if not len(block):
+            block = np.empty((most, piece.shape[1]), dtype=np.float32)
+        if filled + len(piece) > most:
+            yield block[:filled]
+            filled = 0
+        block[filled : filled + len(piece)] = piece
+        filled += len(piece)
+    if filled:
+        yield block[:filled]
+
+
+def _pieces(files: Sequence[Path], rows: int, keep: npt.NDArray[np.bool_] | None) -> Iterator[Floats]:
+    """What is kept of each file, at most ``rows`` at a time."""
     start = 0
     for file in files:
         stored = np.load(file, mmap_mode="r", allow_pickle=False)
         for first in range(0, len(stored), rows):
-            block = np.asarray(stored[first : first + rows], dtype=np.float32)
-            if keep is not None:
-                block = block[keep[start + first : start + first + len(block)]]
-            if len(block):
-                yield np.ascontiguousarray(block)
+            piece = stored[first : first + rows]
+            yield piece if keep is None else piece[keep[start + first : start + first + len(piece)]]
         start += len(stored)
 
 

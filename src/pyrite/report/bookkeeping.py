@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pyrite.report.judging import at_work
 from pyrite.spec import RunSpec
 
 SPLITS = ("train", "val", "test")
@@ -106,7 +107,8 @@ def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
 def steps(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What each step took. A step done in shards (judge-1.0, judge-1.1, ...) is one row.
 
-    ``seconds`` is work, summed over shards; ``wall`` is from the first start to the last finish.
+    ``seconds`` is work, summed over shards; in ``taken``, shards that were at work at once count once; ``wall`` is from
+    the first start to the last finish.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for name, manifest in manifests.items():
@@ -127,7 +129,12 @@ def steps(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
         )
     rows.sort(key=lambda row: (row["started"] or "", row["step"]))
     span = _span(list(manifests.values()))
-    return {"rows": rows, "seconds": _total(row["seconds"] for row in rows), **span}
+    return {
+        "rows": rows,
+        "seconds": _total(row["seconds"] for row in rows),
+        "taken": _total(at_work(members) for members in groups.values()),
+        **span,
+    }
 
 
 def _total(values: Any) -> float | None:

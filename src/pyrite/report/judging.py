@@ -46,7 +46,7 @@ def shards_of(manifests: Mapping[str, Mapping[str, Any]], iteration: int) -> lis
 
 
 def _asking(shards: Sequence[Mapping[str, Any]], summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    prompt, cached, seconds = _sum(summaries, "prompt_tokens"), _sum(summaries, "cached_tokens"), _at_work(shards)
+    prompt, cached, seconds = _sum(summaries, "prompt_tokens"), _sum(summaries, "cached_tokens"), at_work(shards)
     asked = _sum(summaries, "judged") - _sum(summaries, "kept")
     return {
         "asked": asked,
@@ -64,7 +64,7 @@ def _sum(summaries: Sequence[Mapping[str, Any]], name: str) -> int:
     return sum(int(each.get(name) or 0) for each in summaries)
 
 
-def _at_work(shards: Sequence[Mapping[str, Any]]) -> float:
+def at_work(shards: Sequence[Mapping[str, Any]]) -> float:
     """Seconds in which at least one of the shards was at work."""
     spans = sorted((datetime.fromisoformat(each["started"]).timestamp(), each["seconds"]) for each in shards)
     total, end = 0.0, float("-inf")
