@@ -92,7 +92,7 @@ def main() -> int:
             (q, choose(q, [(r["chunk_id"], r["rank"]) for r in rows], relevant[q], chosen, spec.seed))
             for q, rows in by_query
         ]
-        asyncio.run(walk_all(walks, judge, {}, chosen.patience, recorder))
+        asyncio.run(walk_all(walks, judge, {}, chosen.patience, recorder, relevant))
         line: dict[str, Any] = {"way": way, "judged": round(len(recorder.grades) / len(found), 3)}
         for name, rule in rules.items():
             judged = [(q, [candidate(q, row, recorder.grades) for row in rows]) for q, rows in by_query]

@@ -48,6 +48,10 @@ class Stub:
         self.root = MODEL
         self.key: str | None = None
         self.delay = 0.0
+        #: What its model says where it is not held to the labels; None: its grade.
+        self.said: str | None = None
+        #: Whether it refuses a request for log probabilities, rather than to leave them out.
+        self.refuses_logprobs = False
         #: Says what to do instead of answering a pair: given its number (from 1) and the pair.
         self.fault: Callable[[int, Pair], Fault | None] = lambda _number, _pair: None
         self.faults: Counter[str] = Counter()  # that happened
@@ -135,6 +139,8 @@ class Stub:
         return web.json_response({"count": count, "tokens": [ord(text[0])] if len(text) == 1 else list(range(count))})
 
     async def _chat(self, request: web.BaseRequest, body: dict[str, Any]) -> web.StreamResponse:
+        if self.refuses_logprobs and body.get("logprobs"):
+            return web.json_response({"error": {"message": "logprobs are not supported"}}, status=400)
         message = body["messages"][0]["content"]
         found = _PAIR.search(message)
         pair = (found[1], found[2]) if found else ("", "")
@@ -161,6 +167,8 @@ class Stub:
         if held:
             text = text if pair else "1"
             chances = chances or dict.fromkeys(LABELS, 0.25)
+        elif self.said is not None:
+            text = self.said
         top: dict[str, float] | None = None
         if body.get("logprobs") and "logprobs" in self.abilities:
             # 6% of the probability is on another token, unless the model is held to the labels.

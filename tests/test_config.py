@@ -92,6 +92,27 @@ def test_names_are_no_paths_though_something_of_that_name_lies_beside_the_file(t
     assert spec.source.id == str(tmp_path / "data")
 
 
+@pytest.mark.parametrize(
+    ("judge", "mine", "window"),
+    [
+        ("", "nearest", 10),
+        ("", "rank", 20),
+        ("", "rank, positive_rank: 15", 25),
+        (", rank_window: null", "rank", None),
+        (", rank_window: 5", "rank", 5),
+        (", patience: 3", "rank", None),
+    ],
+)
+def test_a_language_model_is_asked_as_deep_as_the_rule_looks(
+    judge: str, mine: str, window: int | None, tmp_path: Path
+) -> None:
+    """The bug: ten ranks under a rule whose hard positives stand below the tenth."""
+    text = f"source: {{kind: sample}}\njudge: {{kind: vllm, model: m{judge}}}\nmine: {{rule: {mine}}}\n"
+    spec = load(write(tmp_path, text))
+    assert spec.judge.rank_window == window
+    assert load(write(tmp_path, dump(spec))) == spec
+
+
 def test_retention_may_be_the_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "source: {kind: sample}\nevaluate: {retention: other}\n")
     monkeypatch.chdir(tmp_path.parent)

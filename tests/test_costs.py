@@ -26,6 +26,10 @@ def test_a_probe_corrects_the_guess() -> None:
     cost = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 1, probe)
     assert cost.measured
     assert (cost.hours, cost.prompt_tokens, cost.computed_tokens) == (0.1, 1_080_000, 720_000)
+    two = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 2, probe)
+    assert (two.hours, two.dollars) == (pytest.approx(0.05), pytest.approx(cost.dollars)), "as without a probe"
+    of_two = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 2, probe | {"servers": 2})
+    assert of_two.hours == pytest.approx(0.1), "it measured both"
 
 
 @pytest.mark.parametrize(

@@ -99,14 +99,14 @@ def judge_cost(
     Args:
         passage_characters: mean length of a passage.
         machines: how many of ``on`` serve the judge.
-        probe: what `pyrite probe` measured on those servers (pairs_per_second, prompt_tokens_per_pair,
-            cached_tokens_per_pair), or None.
+        probe: what `pyrite probe` measured (pairs_per_second of its servers together, prompt_tokens_per_pair,
+            cached_tokens_per_pair), or None. One that does not say how many servers counts as of one.
     """
     pairs = round(queries * per_query * iterations)
     if probe:
         prompt = pairs * probe["prompt_tokens_per_pair"]
         computed = prompt - pairs * probe["cached_tokens_per_pair"]
-        hours = pairs / probe["pairs_per_second"] / 3600
+        hours = pairs / (probe["pairs_per_second"] / probe.get("servers", 1) * machines) / 3600
     else:
         passage = passage_characters / _CHARACTERS_PER_TOKEN
         prompt = pairs * (_PREFIX_TOKENS + passage + _TAIL_TOKENS)

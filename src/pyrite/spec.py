@@ -5,6 +5,7 @@ steps stay good; all other settings are part of what a step's result depends on.
 """
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -202,6 +203,12 @@ class SampleSpec(Section):
     decay: float = Field(default=0.1, gt=0, description="a rank's chance falls by exp(-decay) from rank to rank")
 
 
+def _costs_unsaid(judge: Mapping[str, Any]) -> bool:
+    """Whether a judge that costs money is described without a word on which pairs it grades."""
+    said = "rank_window" in judge or judge.get("patience") or judge.get("sample")
+    return judge.get("kind") == "vllm" and not said
+
+
 class JudgeSpec(Section):
     """Who grades the pairs, and which pairs are worth grading."""
 
@@ -220,7 +227,7 @@ class JudgeSpec(Section):
         default=None,
         ge=2,
         description="judge this many ranks of a query; null: all. Unset: all, but 10 with kind vllm where neither "
-        "patience nor sample is set",
+        "patience nor sample is set, or 10 more than mine.positive_rank with mine.rule rank",
     )
     patience: int | None = Field(
         default=None, ge=1, description="leave a query after so many passages in a row graded below 3; unset: never"
@@ -234,10 +241,7 @@ class JudgeSpec(Section):
     @classmethod
     def _few_where_they_cost(cls, values: Any) -> Any:
         """A fifth of the judgments gave as good a model: docs/judging.md."""
-        if not isinstance(values, dict) or values.get("kind") != "vllm":
-            return values
-        said = "rank_window" in values or values.get("patience") or values.get("sample")
-        return values if said else {**values, "rank_window": 10}
+        return {**values, "rank_window": 10} if isinstance(values, dict) and _costs_unsaid(values) else values
 
     @model_validator(mode="after")
     def _named(self) -> "JudgeSpec":
@@ -382,6 +386,18 @@ class RunSpec(Section):
     finetune: FinetuneSpec = FinetuneSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
     resources: ResourcesSpec = ResourcesSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _deep_enough(cls, values: Any) -> Any:
+        """The rank rule's hard positives stand below mine.positive_rank: a window of 10 would hold none to be found."""
+        judge, mine = (values.get("judge"), values.get("mine")) if isinstance(values, dict) else (None, None)
+        if not (isinstance(judge, dict) and _costs_unsaid(judge) and isinstance(mine, dict)):
+            return values
+        deep = mine.get("positive_rank", MineSpec.model_fields["positive_rank"].default)
+        if mine.get("rule") != "rank" or not isinstance(deep, int):
+            return values
+        return {**values, "judge": {**judge, "rank_window": deep + 10}}
 
     @field_validator("name")
     @classmethod

@@ -126,9 +126,14 @@ def test_a_judge_that_cannot_judge_is_a_no_go(
     assert (content["prompt_tokens_per_pair"], content["cached_tokens_per_pair"]) == (200, 50)
 
 
-def test_dice_behind_a_server_are_a_no_go(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
-    """The stub server grades by a digest of the texts, so any order among its grades is chance."""
+@pytest.mark.parametrize("said", [None, "<think>"])
+def test_dice_behind_a_server_are_a_no_go(pyrite: Pyrite, run_file: Path, tmp_path: Path, said: str | None) -> None:
+    """The stub server grades by a digest of the texts, so any order among its grades is chance.
+
+    What its model says instead of a grade does not change them, and is a no-go of its own.
+    """
     with Stub() as server:
+        server.said = said
         judge = ("judge.kind=vllm", f"judge.model={MODEL}", f"resources.judge_urls=[{server.url}]")
         result = pyrite("probe", run_file, *judge, "--queries", 40)
         assert result.returncode == 3, result.stdout + result.stderr
@@ -136,8 +141,12 @@ def test_dice_behind_a_server_are_a_no_go(pyrite: Pyrite, run_file: Path, tmp_pa
         pairs = [asked for pair, asked in server.answered.items() if "capital of France" not in pair[0]]
     assert pairs == [1] * content["answered"]["judged"]
     assert content["answered"]["missing"] == 0
-    check = {check["name"]: check for check in content["checks"]}["known above random"]
-    assert not check["passed"]
+    passed = {check["name"]: check["passed"] for check in content["checks"]}
+    assert not passed["known above random"]
+    assert passed["answers with a grade"] == (said is None)
+    assert content["judge"]["strayed"] == (content["answered"]["judged"] if said else 0)
+    assert ("no grade. At most 50% may be" in " ".join(result.stdout.split())) == bool(said)
+    assert content["servers"] == 1
     assert "not clearly graded above random" in " ".join(result.stdout.split())
     assert (content["judge"]["way"], content["judge"]["cut"]) == ("label ids", 0)
     page = (tmp_path / "store/runs/small/probe/probe.html").read_text()

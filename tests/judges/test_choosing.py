@@ -95,25 +95,29 @@ class Tally:
 @given(
     grades=st.lists(st.lists(st.sampled_from([1, 2, 3, 4, None]), max_size=12), max_size=8),
     patience=st.none() | st.integers(1, 4),
-    known=st.sets(st.integers(0, 11)),
+    held=st.sets(st.integers(0, 11)),
+    first=st.integers(0, 3),
 )
 def test_every_pair_is_told_of_once_and_patience_stops_exactly(
-    grades: list[list[int | None]], patience: int | None, known: set[int]
+    grades: list[list[int | None]], patience: int | None, held: set[int], first: int
 ) -> None:
+    """A bug that it meets: low grades of what the data set knows wear out the patience, and no rank is judged."""
     table = {Pair(f"q{q}", f"c{c}"): grade for q, row in enumerate(grades) for c, grade in enumerate(row)}
-    kept = {p: g for p, g in table.items() if g is not None and int(p.chunk_id[1:]) in known}
+    kept = {p: g for p, g in table.items() if g is not None and int(p.chunk_id[1:]) in held}
     judge, tally = Key(table), Tally()
     walks = [(f"q{q}", [f"c{c}" for c in range(len(row))]) for q, row in enumerate(grades)]
-    asyncio.run(walk_all(iter(walks), judge, kept, patience, tally))
+    known = {f"q{q}": {f"c{c}" for c in range(first)} for q in range(len(grades))}
+    asyncio.run(walk_all(iter(walks), judge, kept, patience, tally, known))
     assert sorted(tally.all + tally.left) == sorted(table)
     assert not set(judge.asked) & set(kept), "what is kept is never asked again"
     for q, row in enumerate(grades):
         below, walked = 0, 0
-        for grade in row:
+        for position, grade in enumerate(row):
             if patience is not None and below >= patience:
                 break
             walked += 1
-            below = below if grade is None else 0 if grade >= 3 else below + 1
+            if grade is not None and position >= first:
+                below = 0 if grade >= 3 else below + 1
         assert sum(pair.query_id == f"q{q}" for pair in tally.all) == walked
 
 

@@ -74,14 +74,37 @@ def test_the_same_grades_and_distributions_whichever_way_the_server_takes(abilit
     assert len({result.grade for result in results if isinstance(result, Judgment)}) == 4
 
 
-def test_a_server_with_plain_completions_gives_grades_without_a_distribution(caplog: pytest.LogCaptureFixture) -> None:
-    with Stub("none") as stub:
+@pytest.mark.parametrize(("ability", "way", "said"), [("none", "text", None), ("choice", "choice", "I would say")])
+def test_a_server_without_logprobs_gives_grades_without_a_distribution(
+    ability: str, way: str, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bug: a server that can hold its model to the labels is asked for free words for want of logprobs."""
+    with Stub(ability) as stub:
+        stub.said = said
         judge = judge_of(TEXTS, stub)
         results = graded(judge, *PAIRS)
-    assert judge.way == "text"
+    assert judge.way == way
     assert "no expected grades" in caplog.text
     assert all(isinstance(result, Judgment) and result.distribution is None for result in results)
     assert [result.grade for result in results] == [grade(("q", text)) for text in TEXTS.values()]
+
+
+@pytest.mark.parametrize(("said", "strayed"), [(None, 0), (" 3", 0), ("<think>", 50)])
+def test_a_model_that_would_say_something_else_is_graded_by_its_probabilities_counted_and_told_of_once(
+    stub: Stub, said: str | None, strayed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The bug: a reasoning model, or a wrong chat template, goes unnoticed."""
+    stub.said = said
+    judge = judge_of(TEXTS, stub, queries=("q", "r"))
+    results = graded(judge, *PAIRS)
+    assert [result.grade for result in results if isinstance(result, Judgment)] == [
+        grade(("q", text)) for text in TEXTS.values()
+    ]
+    assert judge.account == {"way": "label ids", "cut": 0, "strayed": strayed}
+    graded(judge, *(Pair("r", chunk) for chunk in TEXTS))
+    assert judge.strayed == 2 * strayed
+    assert caplog.text.count("Is it a reasoning model") == (strayed > 0)
+    assert caplog.text.count("(the last: '<think>')") == (strayed > 0)
 
 
 @pytest.mark.parametrize("said", ["banana", "5", "", "3/4", "I would say 4"])

@@ -210,6 +210,12 @@ def test_over_its_failure_budget_it_stops_with_one_sentence_and_keeps_what_it_ha
     assert "Look at the judge's server" in told
     assert "Traceback" not in told
     assert stub.asked.total() < 200, "it stops at the budget, not at the end"
+    # The bug: which pairs are missing, and why, is told only by a shard that finishes.
+    left = run_folder / "store/runs/small/logs/missing-1.0.jsonl"
+    assert f"Which pairs, and why: {left}." in told
+    absent = [json.loads(line) for line in left.read_text().splitlines()]
+    assert len({(row["query_id"], row["chunk_id"]) for row in absent}) == len(absent) >= most
+    assert {row["reason"] for row in absent} == {"the model's reply is none of the grades 1 to 4"}
     stub.fault = lambda _number, _pair: None
     assert pyrite(*words(stub)).returncode == 0
     assert manifest(run_folder)["summary"]["kept"] == 100
@@ -283,8 +289,8 @@ def test_train_names_a_wrong_setting_before_any_work_and_says_what_a_server_cann
     assert stub.faults["banana"], result.stderr
     told = " ".join(result.stdout.split())
     assert told.count("warning: ") == 1
-    assert "it has neither structured outputs nor logprobs" in told
-    assert "it has neither" in (run_folder / "store/runs/small/logs/judge-1.0.log").read_text()
+    assert "neither structured outputs nor logprobs are to be had" in told
+    assert "neither structured outputs" in (run_folder / "store/runs/small/logs/judge-1.0.log").read_text()
 
 
 def test_a_changed_prompt_is_judged_anew(run_folder: Path, stub: Stub, pyrite: Pyrite) -> None:

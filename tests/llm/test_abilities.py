@@ -23,41 +23,55 @@ def found(*stubs: Stub, patience: float = 5.0) -> Abilities:
 
 
 @pytest.mark.parametrize(
-    ("abilities", "way", "told"),
+    ("abilities", "way", "logprobs", "told"),
     [
-        (ALL, "label ids", ""),
-        (("label ids", "choice", "logprobs"), "choice", ""),  # no ids without /tokenize
-        (("choice", "logprobs", "tokenize"), "choice", ""),
-        (("logprobs", "tokenize"), "logprobs", "cannot be held to the labels"),
-        (("choice",), "text", "neither structured outputs nor logprobs"),
-        (("none",), "text", "neither structured outputs nor logprobs"),
+        (ALL, "label ids", True, ""),
+        (("label ids", "choice", "logprobs"), "choice", True, ""),  # no ids without /tokenize
+        (("choice", "logprobs", "tokenize"), "choice", True, ""),
+        (("logprobs", "tokenize"), "logprobs", True, "not held to the labels; replies"),
+        (("choice",), "choice", False, "held to the labels, but without logprobs: there are no expected grades"),
+        (("none",), "text", False, "neither structured outputs nor logprobs"),
     ],
 )
 def test_the_best_way_that_a_server_has_is_taken_and_a_lesser_one_is_said(
-    abilities: tuple[str, ...], way: str, told: str, caplog: pytest.LogCaptureFixture
+    abilities: tuple[str, ...], way: str, logprobs: bool, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Stub(*abilities, window=2048) as stub:
         result = found(stub)
-    assert (result.way, result.window, result.tokenizes) == (way, 2048, "tokenize" in abilities)
+    assert (result.way, result.logprobs) == (way, logprobs)
+    assert (result.window, result.tokenizes) == (2048, "tokenize" in abilities)
     assert result.label_ids == (tuple(map(ord, LABELS)) if way == "label ids" else ())
     assert result.sample_tokens > 0
     assert told in caplog.text
     assert bool(told) == bool(caplog.text)
+    assert stub.paths["/v1/chat/completions"] == (4 if "tokenize" in abilities else 3)
+
+
+@pytest.mark.parametrize(("abilities", "way"), [(("choice",), "choice"), (("none",), "text")])
+def test_a_server_that_refuses_logprobs_is_not_asked_for_them(abilities: tuple[str, ...], way: str) -> None:
+    with Stub(*abilities) as stub:
+        stub.refuses_logprobs = True
+        result = found(stub)
+        assert stub.paths["/v1/chat/completions"] == 4
+    assert (result.way, result.logprobs) == (way, False)
+    assert "logprobs" not in result.request(LABELS)
+    assert ("structured_outputs" in result.request(LABELS)) == (way == "choice")
 
 
 @pytest.mark.parametrize(
-    ("several", "way"),
+    ("several", "way", "logprobs"),
     [
-        ([ALL, ("choice", "logprobs", "tokenize")], "choice"),
-        ([ALL, ("logprobs",)], "logprobs"),
-        ([("choice", "logprobs"), ("none",)], "text"),
+        ([ALL, ("choice", "logprobs", "tokenize")], "choice", True),
+        ([ALL, ("choice",)], "choice", False),
+        ([ALL, ("logprobs",)], "logprobs", True),
+        ([("choice", "logprobs"), ("none",)], "text", False),
     ],
 )
-def test_all_servers_are_asked_in_the_same_way(several: list[tuple[str, ...]], way: str) -> None:
+def test_all_servers_are_asked_in_the_same_way(several: list[tuple[str, ...]], way: str, logprobs: bool) -> None:
     with ExitStack() as stack:
         stubs = [stack.enter_context(Stub(*abilities, window=1000 + i)) for i, abilities in enumerate(several)]
         result = found(*stubs)
-    assert (result.way, result.window) == (way, 1000)
+    assert (result.way, result.logprobs, result.window) == (way, logprobs, 1000)
 
 
 def test_what_servers_do_not_tell_and_where_they_differ_is_said(caplog: pytest.LogCaptureFixture) -> None:

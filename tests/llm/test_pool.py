@@ -57,6 +57,8 @@ def first(times: int, fault: Fault) -> Callable[[int, Pair], Fault | None]:
         ((429, {"Retry-After": "0.2"}), "429"),
         ((503, {}), "503"),
         ((503, {"Retry-After": "0.2"}), "503"),
+        ((502, {}), "502"),
+        ((502, {"Retry-After": "0.2"}), "502"),
         ((500, {}), "500"),
         ((408, {}), "408"),
         ((409, {}), "409"),
@@ -145,6 +147,19 @@ def test_a_request_that_always_fails_is_given_up_and_the_others_are_not(stub: St
     assert given_up[0].attempts == stub.faults["500"] == 6
     assert given_up[0].reason == "HTTP 500: stub says 500"
     assert sum(isinstance(result, Answer) for result in results) == 7
+
+
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "0.01"}])
+def test_a_gateway_whose_server_is_away_is_no_fault_of_a_lone_request(
+    stub: Stub, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bug: 502 counts as a wrong answer, so the sixth within a minute or two makes the pair missing."""
+    monkeypatch.setattr("pyrite.llm.pool.pause", lambda *_: 0.0)
+    monkeypatch.setattr("pyrite.llm.health._LONGEST_PAUSE", 0.01)
+    stub.fault = first(8, (502, headers))
+    answer = with_pool(pool_of(stub), lambda pool: pool.chat("q", body("q")))
+    assert stub.faults["502"] == 8
+    assert answer.attempts == 9
 
 
 def test_a_server_that_dies_loses_its_queries_to_the_other_and_gets_them_back() -> None:

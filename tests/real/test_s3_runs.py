@@ -93,19 +93,23 @@ def test_a_run_on_s3_gives_what_it_gives_in_a_folder_and_can_be_looked_at_from_a
 @pytest.fixture
 def run_among(
     s3: str, proxy: Proxy, pyrite: Pyrite, small: Path, on_a_folder: dict[str, str]
-) -> Callable[..., tuple[Store, float]]:
-    """Does the small run among faults, and proves that it gives what it gives in peace: its store, and its seconds."""
+) -> Callable[..., tuple[Store, int, float]]:
+    """Does the small run among faults, and proves that it gives what it gives in peace.
 
-    def call(*faults: Fault) -> tuple[Store, float]:
+    Returns its store, its requests and its seconds.
+    """
+
+    def call(*faults: Fault) -> tuple[Store, int, float]:
         proxy.faults += faults
         began = time.monotonic()
         done = pyrite("train", small, "--store", s3, timeout=900)
         seconds = time.monotonic() - began
+        requests = len(proxy.requests)  # before this test's own
         proxy.faults.clear()
         assert done.returncode == 0, done.stderr + done.stdout
         store = open_store(s3)
         assert outputs(store) == on_a_folder
-        return store, seconds
+        return store, requests, seconds
 
     return call
 
@@ -124,19 +128,19 @@ SPRINKLED: dict[Kind, int] = {
 
 @pytest.mark.parametrize("kind", SPRINKLED)
 def test_a_run_among_faults_gives_what_it_gives_in_peace(
-    kind: Kind, run_among: Callable[..., tuple[Store, float]], proxy: Proxy, measured: Callable[..., None]
+    kind: Kind, run_among: Callable[..., tuple[Store, int, float]], proxy: Proxy, measured: Callable[..., None]
 ) -> None:
     fault = Fault(kind, every=SPRINKLED[kind])
-    store, seconds = run_among(fault)
+    store, requests, seconds = run_among(fault)
     assert fault.fired > 3, "the fault did not happen"
     for step, fired in by_step(proxy, store).items():
         measured(table="steps", row=step, column=kind, fired=fired)
-    measured(table="runs", column=kind, fired=fault.fired, requests=len(proxy.requests), seconds=seconds)
+    measured(table="runs", column=kind, fired=fault.fired, requests=requests, seconds=seconds)
 
 
 @pytest.mark.parametrize("kind", ["answer lost", "503 SlowDown"])
 def test_every_manifests_put_is_broken_and_each_step_is_done_once(
-    kind: Kind, run_among: Callable[..., tuple[Store, float]], proxy: Proxy, measured: Callable[..., None]
+    kind: Kind, run_among: Callable[..., tuple[Store, int, float]], proxy: Proxy, measured: Callable[..., None]
 ) -> None:
     judged = ("judge-1.0", "judge-1.1")
     steps = ("prepare", "validate-0", "retrieve-1", *judged, "mine-1", "finetune-1", "validate-1", "evaluate")

@@ -82,7 +82,7 @@ class Judge(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Hex digest of all that decides a grade; judgments are valid for it alone."""
+        """Hex digest of what decides a grade beside the pair's ids; judgments are valid for it alone."""
         ...
 
     @property

@@ -39,6 +39,11 @@ def read_grade(answer: Answer, way: Way) -> Graded | None:
     return _most_likely(mass) if mass else Graded(int(said[1]), None)
 
 
+def strays(answer: Answer) -> bool:
+    """Whether the model's own word is none of the labels, whatever its log probabilities of them say."""
+    return answer.text.strip(_BLANKS) not in LABELS
+
+
 def _most_likely(mass: list[float]) -> Graded:
     total = math.fsum(mass)
     one, two, three, four = (value / total for value in mass)

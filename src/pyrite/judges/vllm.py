@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import logging
 import random
 from types import TracebackType
 from typing import Any, Self
@@ -11,12 +12,12 @@ import pyarrow as pa
 
 from pyrite import metrics
 from pyrite.judges.base import Judgment, Missing, Pair
-from pyrite.judges.grading import LABELS, read_grade
+from pyrite.judges.grading import LABELS, read_grade, strays
 from pyrite.judges.prompting import Prompt, load_prompt
 from pyrite.judges.window import Window
 from pyrite.llm.abilities import Abilities, look
 from pyrite.llm.backoff import pause
-from pyrite.llm.pool import GaveUp, Pool
+from pyrite.llm.pool import Answer, GaveUp, Pool
 from pyrite.spec import RunSpec
 
 #: Raise when the same model, asked the same prompt, would give another grade: old judgments are then not used again.
@@ -25,16 +26,22 @@ _VERSION = 1
 #: How often a pair is asked whose reply is none of the labels.
 _TRIES = 3
 
+#: So many replies tell whether a model means to answer with a grade.
+_ENOUGH = 50
+
 _SAMPLE = ("What is the capital of France?", "Paris is the capital and the largest city of France.")
+
+_log = logging.getLogger(__name__)
 
 
 class VllmJudge:
     """Grades by the label that the model finds most likely.
 
     The fingerprint is of the model's name, the prompt and the labels. How a server is brought to say its distribution
-    over the labels (``pyrite.llm.abilities``) is not part of it: at temperature 0 each way gives the same most likely
-    label, and so the same grade; a server without logprobs leaves the distribution empty. So it is known before a
-    server is asked, and a run whose pairs are all known needs no server.
+    over the labels (``pyrite.llm.abilities``) is not part of it: at temperature 0 "label ids" and "choice" give the
+    same most likely label, and so the same grade; "logprobs" gives it or leaves the pair missing, and "text" reads what
+    the model says. Without logprobs the distribution is empty. So it is known before a server is asked, and a run whose
+    pairs are all known needs no server.
     """
 
     shared = True
@@ -45,6 +52,9 @@ class VllmJudge:
         self.fingerprint = fingerprint(pool.model, prompt)
         #: Passages that were cut to fit the model's window.
         self.cut = 0
+        #: Pairs graded by the probabilities of the labels, where the model's own word was none of them.
+        self.strayed = 0
+        self._watched = 0  # pairs graded by the probabilities, strayed or not
         self._pool, self._prompt = pool, prompt
         self._queries = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
         self._rows = {chunk: row for row, chunk in enumerate(chunks["chunk_id"].to_pylist())}
@@ -72,8 +82,8 @@ class VllmJudge:
 
     @property
     def account(self) -> dict[str, Any]:
-        """How the servers were asked, and how many passages were cut to fit the model's window."""
-        return {"way": self.way, "cut": self.cut}
+        """How the servers were asked, how many passages were cut to fit the model's window, and how many strayed."""
+        return {"way": self.way, "cut": self.cut, "strayed": self.strayed}
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()
@@ -126,12 +136,27 @@ class VllmJudge:
             attempts += answer.attempts
             graded = read_grade(answer, abilities.way)
             if graded:
+                if abilities.way == "label ids":
+                    self._watch(answer)
                 tokens, cached = answer.prompt_tokens, answer.cached_tokens
                 return Judgment(pair, graded.grade, graded.distribution, tokens, cached, answer.latency, attempts)
             self._unparsable.inc()
             if tries < _TRIES:
                 await asyncio.sleep(pause(tries, None, random.random()))
         return Missing(pair, "the model's reply is none of the grades 1 to 4", attempts, "unparsable")
+
+    def _watch(self, answer: Answer) -> None:
+        """Count a graded reply that strays, and say so where most do: the probabilities give a grade whatever it is."""
+        self._watched += 1
+        self.strayed += strays(answer)
+        if self._watched == _ENOUGH and self.strayed > _ENOUGH / 2:
+            _log.warning(
+                "%s of the first %s pairs were graded though the model's own word is no grade (the last: %r). Is it a "
+                "reasoning model, or its chat template a wrong one? `pyrite probe` checks the judge",
+                self.strayed,
+                _ENOUGH,
+                answer.text,
+            )
 
     async def _look(self) -> tuple[Abilities, Window]:
         """What the servers can do: asked once, by the first pair."""
@@ -149,7 +174,12 @@ class VllmJudge:
 
 
 def fingerprint(model: str, prompt: Prompt) -> str:
-    """Hex digest of all that decides a grade: the model's name, what it is asked, and what it may answer."""
+    """Hex digest of what judgments are kept under: the model's name, what it is asked, and what it may answer.
+
+    The model's window is not in it: the grade of a passage that was cut stands when the same name has a larger one.
+    Nor is the very text of a pair: ids are of the normalised one (``pyrite.identity``), so what differs in case or
+    blanks alone is one pair, although the model reads the text as it stands.
+    """
     content = {"version": _VERSION, "model": model, "prompt": prompt.digest, "labels": LABELS, "temperature": 0}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -5,7 +5,7 @@ other pairs, and because a walk can stop when its candidates have stopped being 
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from pyrite.judges.base import RELEVANT, Judge, Judgment, Missing, Pair
@@ -30,17 +30,27 @@ class Recorder(Protocol):
 
 
 async def walk_all(
-    walks: Iterable[Walk], judge: Judge, kept: Mapping[Pair, int], patience: int | None, recorder: Recorder
+    walks: Iterable[Walk],
+    judge: Judge,
+    kept: Mapping[Pair, int],
+    patience: int | None,
+    recorder: Recorder,
+    known: Mapping[str, Container[str]] | None = None,
 ) -> None:
-    """Judge every walk: (query id, chunk ids by rank). ``kept`` are the grades of pairs that need no asking.
+    """Judge every walk: (query id, chunk ids by rank). Memory does not grow with them.
 
-    Memory does not grow with the walks: as many are under way as the judge takes at once.
+    Args:
+        kept: the grades of pairs that need no asking.
+        patience: a walk stops after so many grades below relevant in a row; None: never.
+        known: by query, chunks that stand first in its walk whatever their rank. Their grades wear no patience: they
+            do not tell where in the ranks the relevant ones end.
     """
     waiting = iter(walks)
 
     async def worker() -> None:
         for query_id, chunk_ids in waiting:
-            await _walk(query_id, chunk_ids, judge, kept, patience, recorder)
+            first = (known or {}).get(query_id, ())
+            await _walk(query_id, chunk_ids, judge, kept, patience, recorder, first)
 
     async with asyncio.TaskGroup() as group:
         for _ in range(judge.in_flight):
@@ -54,6 +64,7 @@ async def _walk(
     kept: Mapping[Pair, int],
     patience: int | None,
     recorder: Recorder,
+    first: Container[str],
 ) -> None:
     below = 0
     for position, chunk_id in enumerate(chunk_ids):
@@ -71,4 +82,5 @@ async def _walk(
                 continue  # says nothing of relevance, either way
             recorder.judged(answer)
             grade = answer.grade
-        below = 0 if grade >= RELEVANT else below + 1
+        if chunk_id not in first:
+            below = 0 if grade >= RELEVANT else below + 1

@@ -18,13 +18,16 @@ from pyrite.llm.wire import CHAT, Answer, Refused, Trouble, read_answer
 Way = Literal["label ids", "choice", "logprobs", "text"]
 
 #: Best first. label ids: one free token, with the log probabilities of the labels' tokens (``logprob_token_ids``);
-#: choice: one token, held to the labels (``structured_outputs``); logprobs: one free token with its rivals;
-#: text: a few words, to be read.
+#: choice: one token, held to the labels (``structured_outputs``), with or without their log probabilities;
+#: logprobs: one free token with its rivals; text: a few words, to be read.
 WAYS: tuple[Way, ...] = ("label ids", "choice", "logprobs", "text")
 
-_DEGRADED = {
-    "logprobs": "it cannot be held to the labels; replies that are none of them stay ungraded",
-    "text": "it has neither structured outputs nor logprobs: its words are read, and there are no expected grades",
+#: What a person should know of a way, by whether it brings log probabilities. Of one server, or of several together.
+_DEGRADED: dict[tuple[Way, bool], str] = {
+    ("choice", False): "held to the labels, but without logprobs: there are no expected grades",
+    ("logprobs", True): "not held to the labels; replies that are none of them stay ungraded",
+    ("text", False): "neither structured outputs nor logprobs are to be had of every server: words are read, and there "
+    "are no expected grades",
 }
 
 #: OpenAI's greatest top_logprobs, and vLLM's default.
@@ -43,13 +46,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Abilities:
-    """The best way that all servers share.
+    """The best way that all servers share; ``logprobs``: whether it brings log probabilities.
 
     ``window``: most tokens of prompt and answer, None where no server says. ``tokenizes``: whether they count tokens.
     ``sample_tokens``: how many tokens the sample messages make, chat template included; 0 where they do not say.
     """
 
     way: Way
+    logprobs: bool
     label_ids: tuple[int, ...]
     window: int | None
     tokenizes: bool
@@ -57,7 +61,7 @@ class Abilities:
 
     def request(self, labels: Sequence[str]) -> dict[str, Any]:
         """What a request has beside its messages."""
-        return _request(self.way, labels, self.label_ids)
+        return _request(self.way, labels, self.label_ids, self.logprobs)
 
 
 class _Listed(NamedTuple):
@@ -70,6 +74,7 @@ class _Listed(NamedTuple):
 @dataclass(frozen=True)
 class _Found:
     ways: tuple[Way, ...]
+    choice_logprobs: bool
     label_ids: tuple[int, ...]
     model: _Listed
     tokenizes: bool
@@ -102,8 +107,9 @@ def _common(found: Sequence[_Found], pool: Pool) -> Abilities:
     if len({one.label_ids for one in found}) > 1:
         ways = [way for way in ways if way != "label ids"]
     way = ways[0]
-    if way in _DEGRADED:
-        _log.warning("%s: %s", ", ".join(pool.urls), _DEGRADED[way])
+    logprobs = all(one.choice_logprobs for one in found) if way == "choice" else way != "text"
+    if (way, logprobs) in _DEGRADED:
+        _log.warning("%s: %s", ", ".join(pool.urls), _DEGRADED[way, logprobs])
     windows = [one.model.window for one in found if one.model.window]
     if not windows:
         _log.warning("%s: it does not tell its model's window: what does not fit stays ungraded", ", ".join(pool.urls))
@@ -116,6 +122,7 @@ def _common(found: Sequence[_Found], pool: Pool) -> Abilities:
         )
     return Abilities(
         way,
+        logprobs,
         found[0].label_ids if way == "label ids" else (),
         min(windows) if windows else None,
         all(one.tokenizes for one in found),
@@ -144,26 +151,37 @@ async def _find(server: Server, model: str, messages: Sequence[Mapping[str, str]
     ways: list[Way] = []
     if label_ids:
         answer = await _chat(server, model, messages, _request("label ids", labels, label_ids))
-        if answer and answer.logprobs and all(label in answer.logprobs for label in labels):
+        if answer and _has_all(answer, labels):
             ways.append("label ids")
-    answer = await _chat(server, model, _OFF_TOPIC, _request("choice", labels, ()))
-    if answer and answer.text in labels and answer.logprobs and all(label in answer.logprobs for label in labels):
+    held = await _chat(server, model, _OFF_TOPIC, _request("choice", labels, ()))
+    free = await _chat(server, model, messages, _request("logprobs", labels, ()))
+    if held is None and free is None:  # perhaps it is logprobs alone that it refuses
+        held = await _chat(server, model, _OFF_TOPIC, _request("choice", labels, (), logprobs=False))
+    choice_logprobs = held is not None and _has_all(held, labels)
+    free_logprobs = free is not None and bool(free.logprobs)
+    # Held without logprobs comes after free with them: the probabilities are worth more.
+    if held and held.text in labels and (choice_logprobs or not free_logprobs):
         ways.append("choice")
-    answer = await _chat(server, model, messages, _request("logprobs", labels, ()))
-    if answer and answer.logprobs:
+    if free_logprobs:
         ways.append("logprobs")
-    return _Found((*ways, "text"), label_ids or (), listed, label_ids is not None, plain.prompt_tokens)
+    return _Found((*ways, "text"), choice_logprobs, label_ids or (), listed, label_ids is not None, plain.prompt_tokens)
 
 
-def _request(way: Way, labels: Sequence[str], label_ids: Sequence[int]) -> dict[str, Any]:
-    one_token = {"temperature": 0, "max_tokens": 1, "logprobs": True}
+def _has_all(answer: Answer, labels: Sequence[str]) -> bool:
+    """Whether ``answer`` comes with the log probability of every label."""
+    return all(label in (answer.logprobs or {}) for label in labels)
+
+
+def _request(way: Way, labels: Sequence[str], label_ids: Sequence[int], logprobs: bool = True) -> dict[str, Any]:
+    one_token = {"temperature": 0, "max_tokens": 1}
     match way:
         case "label ids":
-            return {**one_token, "logprob_token_ids": list(label_ids)}
+            return {**one_token, "logprobs": True, "logprob_token_ids": list(label_ids)}
         case "choice":
-            return {**one_token, "top_logprobs": len(labels), "structured_outputs": {"choice": list(labels)}}
+            told = {"logprobs": True, "top_logprobs": len(labels)} if logprobs else {}
+            return {**one_token, **told, "structured_outputs": {"choice": list(labels)}}
         case "logprobs":
-            return {**one_token, "top_logprobs": _TOP}
+            return {**one_token, "logprobs": True, "top_logprobs": _TOP}
         case "text":
             return {"temperature": 0, "max_tokens": _WORDS, "stop": ["\n"]}
 

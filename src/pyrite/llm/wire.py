@@ -115,9 +115,9 @@ class Wire:
     def _failure(self, status: int, headers: Mapping[str, str], content: bytes) -> Exception:
         said = self._message(content)
         reason = f"HTTP {status}: {said}" if said else f"HTTP {status}"
-        if status in (429, 503):
+        if status in (429, 502, 503):  # 502: a gateway whose server is away, which no request is to blame for
             asked = retry_after(headers, datetime.now(UTC))
-            return Trouble("unavailable" if status == 503 and asked is None else "busy", reason, asked)
+            return Trouble("busy" if status == 429 or asked is not None else "unavailable", reason, asked)
         if status in (408, 504):
             return Trouble("timeout", reason)
         if status in (409, 425):

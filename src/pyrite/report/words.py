@@ -105,7 +105,7 @@ def dollars(value: float) -> str:
 
 _WAYS = {
     "label ids": "for one free token, with the probabilities of the four grades",
-    "choice": "for one token that is held to the four grades, with their probabilities",
+    "choice": "for one token that is held to the four grades, with their probabilities where the server tells them",
     "logprobs": "for one free token, with the probabilities of the likeliest",
     "text": "for a few words, which are read; there are no probabilities",
 }

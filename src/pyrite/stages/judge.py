@@ -5,10 +5,11 @@ A query belongs to one shard, whole. What the judge answers is kept as it comes,
 
 import asyncio
 import hashlib
+import json
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyrite import metrics, tables
-from pyrite.errors import PyriteError
+from pyrite.errors import PyriteError, first_of
 from pyrite.judges import GRADES, Judge, Judgment, Missing, Pair, open_judge
 from pyrite.judges.budget import Budget
 from pyrite.judges.choosing import choose
@@ -55,7 +56,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         writer = f"{ctx.spec.name}/{ctx.iteration}.{shard}"
         kept = Kept(ctx.store, judge.fingerprint, writer, uuid.uuid4().hex[:12])
     not_chosen = candidates.num_rows - sum(len(chunks) for _, chunks in walks)
-    judging = _Judging(walks, not_chosen, judge, kept, ctx)
+    judging = _Judging(walks, known, not_chosen, judge, kept, ctx)
     asyncio.run(work(judging.walk(), judging.flush))
     table = judging.result()
     place = f"iterations/{ctx.iteration}/judgments"
@@ -95,8 +96,16 @@ def _rows(table: pa.Table, *columns: str) -> Iterator[tuple[Any, ...]]:
 class _Judging:
     """The work on one shard: takes what the walks bring, keeps it as it comes, and watches how much is missing."""
 
-    def __init__(self, walks: Sequence[Walk], not_chosen: int, judge: Judge, kept: Kept | None, ctx: StepContext):
-        self._walks, self._judge, self._kept, self._ctx = walks, judge, kept, ctx
+    def __init__(
+        self,
+        walks: Sequence[Walk],
+        known: Mapping[str, Collection[str]],
+        not_chosen: int,
+        judge: Judge,
+        kept: Kept | None,
+        ctx: StepContext,
+    ):
+        self._walks, self._known, self._judge, self._kept, self._ctx = walks, known, judge, kept, ctx
         self._fresh = Fresh()
         self._left: dict[str, int] = {}
         self.total = sum(len(chunks) for _, chunks in walks)
@@ -125,7 +134,20 @@ class _Judging:
             pairs = map(Pair, table["query_id"].to_pylist(), table["chunk_id"].to_pylist())
             grades = dict(zip(pairs, table["grade"].to_pylist(), strict=True))
         async with self._judge:
-            await walk_all(self._walks, self._judge, grades, self._ctx.spec.judge.patience, self)
+            try:
+                await walk_all(self._walks, self._judge, grades, self._ctx.spec.judge.patience, self, self._known)
+            except BaseExceptionGroup as group:
+                error = first_of(group)
+                if isinstance(error, PyriteError) and self.absent:
+                    # Its class stays: the exit code is by it.
+                    error.args = (f"{error} Which pairs, and why: {await asyncio.to_thread(self._list_absent)}.",)
+                raise error from group
+
+    def _list_absent(self) -> str:
+        """Put what is missing where a person finds it though the shard has no outputs; returns where."""
+        key = f"{self._ctx.prefix}/logs/missing-{self._ctx.iteration}.{self._ctx.step.shard}.jsonl"
+        self._ctx.store.write(key, "".join(f"{json.dumps(row)}\n" for row in self.absent).encode())
+        return f"{self._ctx.store}/{key}"
 
     async def flush(self) -> None:
         """Keep what was judged since the last time."""

@@ -88,6 +88,7 @@ def probe(run: Run, queries: int, candidates: int, progress: Progress) -> dict[s
         "queries": len(drawn),
         "candidates": candidates,
         "top_k": run.spec.retrieve.top_k,
+        "servers": len(run.spec.resources.judge_urls),
         **findings.speed(answers),
         "answered": findings.answered(len(asked), answers),
         "grades": findings.histogram(asked, judgments),

@@ -17,6 +17,9 @@ LEAST_INFORMATION = 0.1
 #: The lower bound of the AUC between known relevant and random passages is above this.
 LEAST_AUC = 0.7
 
+#: At most this share of the pairs may be graded though the model's own word was none of the grades.
+MOST_STRAYED = 0.5
+
 #: Shares are taken for unequal where equal chances would give such counts more seldom than this.
 _P_FLAT = 0.05
 
@@ -35,6 +38,7 @@ def checks(content: Mapping[str, Any], max_missing: float) -> list[Check]:
     """All checks on the content of a probe, the most telling last."""
     return [
         _few_missing(content["answered"], max_missing),
+        _answers_with_a_grade(content["judge"].get("strayed", 0), content["answered"]["judged"]),
         _not_alike(content["grades"]["all"]),
         _not_flat(content["grades"]["all"]),
         _informative(content["information_bits"]),
@@ -57,6 +61,17 @@ def _few_missing(answered: Mapping[str, Any], most: float) -> Check:
         passed,
         f"{answered['missing']:,} of {answered['asked']:,} pairs were left without a grade",
         f"{reason}A run stops above judge.max_missing ({most:.0%}): look at the judge's server.",
+    )
+
+
+def _answers_with_a_grade(strayed: int, judged: int) -> Check:
+    return Check(
+        "answers with a grade",
+        strayed <= MOST_STRAYED * judged,
+        f"{strayed:,} of {judged:,} pairs were graded though the model's own word was no grade",
+        f"At most {MOST_STRAYED:.0%} may be: their grades are the likeliest of four words of which it would say none. "
+        "Use a model that does not reason before it answers, or switch that off, and see that the server has the "
+        "model's own chat template.",
     )
 
 
