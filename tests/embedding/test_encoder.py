@@ -104,6 +104,13 @@ def test_a_base_on_s3_is_the_one_that_lies_there(
         assert models.prompts(folder, ModelSpec(base=base)) == {"query": "query: ", "document": "passage: "}
 
 
+def test_a_base_of_the_hubs_where_the_hub_is_shut_says_what_opens_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bug: on a cluster, "check the name and the network", and both are right."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="networkPolicy.allowHub=true"):
+        models.base_folder("pyrite/no-such-model", None)
+
+
 def test_a_base_in_other_files_with_other_names_is_blended(plain_base: Path, tmp_path: Path) -> None:
     """The bug: after the first training, a checkpoint as published has no tensor of the names that training wrote."""
     from safetensors.numpy import load_file, save_file

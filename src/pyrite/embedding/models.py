@@ -45,15 +45,19 @@ def base_folder(base: str, revision: str | None, setting: str = "model.base") ->
     if path.is_absolute() or path.exists():
         return _checked(path, setting)
     from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HUB_OFFLINE
 
     try:
         return _checked(Path(snapshot_download(base, revision=revision, ignore_patterns=_NO_PICKLE)), setting)
     except UserError:
         raise
     except Exception as error:
+        mend = "Check the name and the network"
+        if HF_HUB_OFFLINE:
+            mend = "HF_HUB_OFFLINE keeps this process off the hub: unset it (on a cluster: networkPolicy.allowHub=true)"
         raise UserError(
             f"{setting}: {base} is neither a folder here nor a model that can be downloaded "
-            f"({type(error).__name__}). Check the name and the network, or download it and give its folder."
+            f"({type(error).__name__}). {mend}, or download it and give its folder."
         ) from error
 
 
