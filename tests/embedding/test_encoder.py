@@ -107,7 +107,7 @@ def test_a_base_on_s3_is_the_one_that_lies_there(
 def test_a_base_of_the_hubs_where_the_hub_is_shut_says_what_opens_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """The bug: on a cluster, "check the name and the network", and both are right."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="networkPolicy.allowHub=true"):
+    with pytest.raises(UserError, match=r"networkPolicy\.allowHub=true"):
         models.base_folder("pyrite/no-such-model", None)
 
 
