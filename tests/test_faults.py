@@ -86,6 +86,7 @@ def test_an_unknown_setting_and_an_unknown_run(pyrite: Pyrite, run_file: Path) -
     refused(pyrite("train", "missing.yaml"), "missing.yaml does not exist", "pyrite init")
 
 
+@pytest.mark.slow
 def test_a_changed_artifact_is_found_by_who_reads_it_and_force_mends_it(
     pyrite: Pyrite, run_file: Path, tmp_path: Path
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_changed_artifact_is_found_by_who_reads_it_and_force_mends_it(
     assert pyrite("evaluate", run_file, "-i", 0).returncode == 0
 
 
+@pytest.mark.slow
 def test_passages_cut_at_the_models_window_are_counted(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     long = tmp_path / "long.jsonl"
     source = next(line for line in run_file.read_text().splitlines() if line.startswith("source"))

@@ -83,6 +83,7 @@ def test_a_run_can_be_read_resumed_and_looked_at(trained: Path, pyrite: Pyrite, 
     assert compared.returncode == 0, compared.stderr
 
 
+@pytest.mark.slow
 def test_the_gate_is_in_the_exit_code(pyrite: Pyrite, run_file: Path) -> None:
     impossible = ("evaluate.gate={mrr@5: 50, dcg@5: 50}", "iterations=1")
     assert pyrite("train", run_file, "--gate", *impossible).returncode == 3

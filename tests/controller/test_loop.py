@@ -39,6 +39,7 @@ def test_whatever_happens_each_run_ends_well_one_job_at_a_time(chart: Settings, 
     ends_well(world)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.lists(OF_TWO, min_size=10, max_size=30))
 def test_two_controllers_of_which_one_is_behind_do_no_harm(chart: Settings, events: list[tuple[str, Any]]) -> None:

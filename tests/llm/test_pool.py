@@ -72,7 +72,7 @@ def first(times: int, fault: Fault) -> Callable[[int, Pair], Fault | None]:
 )
 def test_what_passes_is_asked_again_until_it_is_answered(stub: Stub, fault: Fault, counted: str) -> None:
     stub.fault = first(3, fault)
-    answers = with_pool(pool_of(stub, timeout=0.5), lambda pool: ask_all(pool, 10))
+    answers = with_pool(pool_of(stub, timeout=1.5 if fault == "hang" else 20.0), lambda pool: ask_all(pool, 10))
     assert stub.faults[counted] == 3
     assert len(answers) == 10
     assert sum(answer.attempts for answer in answers) == 13
