@@ -170,10 +170,7 @@ def test_a_language_models_judging_has_its_table_and_the_answer_keys_has_rows_am
     assert "Judging by a-model, prompt medical: 632 pairs asked in" in text
     for row in ("pairs judged356356", "of them known before4040", "of them from the cache60%60%", "missing44"):
         assert row in rows
-    assert (
-        "It was asked for one token that is held to the four grades, with their probabilities where the server tells them."
-        in text
-    )
+    assert "It was asked for one token that is held to the four grades, with their probabilities where the" in text
     assert "5.672 dollars an hour (AWS on-demand price" in text
     page = Page(render(build(make())))
     assert {"judged pairs300300", "skipped6060", "not chosen8080"} <= set(page.texts["tr"])
