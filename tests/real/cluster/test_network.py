@@ -66,8 +66,11 @@ REACHES: dict[str, set[str]] = {
     "generate": {"dns", "s3", "vllm", "own judge's Service"},
     "mine": {"dns", "s3"},
     "vllm": {"dns"},
-    # Its own ports too: no policy stands between a pod and itself.
-    "controller": {"dns", "s3", "api", "api, by its own address", "controller's metrics", "controller's health"},
+    "controller": {
+        *("dns", "s3", "api", "api, by its own address"),
+        "node's port 443",  # the API server may be at any address: networkPolicy.apiServer
+        *("controller's metrics", "controller's health"),  # no policy stands between a pod and itself
+    },
     "stranger": ANYBODY,
     "prometheus": ANYBODY | {"vllm", "worker's metrics", "controller's metrics"},
 }
