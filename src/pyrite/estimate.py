@@ -111,7 +111,8 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     asking = {"generate", "judge"} if judging else {"generate"}
     left = sum(seconds[step] for step in todo if step.stage not in asking)
     trained = max(0, model.weights - _MEASURED.weights) * _BYTES_PER_TRAINED_WEIGHT
-    held = spec.resources.search_block * model.dims * 4 + work.characters * 3 + trained
+    searched = 2 * min(spec.resources.search_block, work.chunks) * model.dims * 4  # FAISS copies each block
+    held = searched + work.characters * 3 + trained
     queries = f"{work.train:,.0f} training queries"
     if work.made:
         queries = f"at most {queries} ({work.made:,.0f} of them still to be made; filters leave fewer)"
