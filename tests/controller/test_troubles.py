@@ -322,8 +322,9 @@ def test_a_server_that_is_lost_while_a_run_judges_is_told_and_brought_back(chart
         ([], [("pyrite-vllm", "FailedCreate", "exceeded quota: gpus")], "exceeded quota: gpus"),
         ([waiting("ContainerCreating")], [("vllm-0", "FailedMount", "no PersistentVolume")], "no PersistentVolume"),
         ([waiting("CrashLoopBackOff", "a line\nno GPU is visible")], [], "no GPU is visible"),
+        ([waiting("ErrImagePull", "of another start")], [], "does not start: ErrImagePull. Is the image's name"),
     ],
-    ids=["no pod", "no containers", "crashes"],
+    ids=["no pod", "no containers", "crashes", "no image any more"],
 )
 def test_a_server_that_cannot_start_is_told(
     chart: Settings, pods: list[Any], events: list[tuple[str, str, str]], said: str

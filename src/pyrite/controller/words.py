@@ -52,9 +52,11 @@ def _stuck(pod: dict[str, Any], now: datetime) -> str:
                 "Add a node that fits, or change the stage's resources, nodeSelector or tolerations in the chart."
             )
     for waiting in _waiting(status):
-        if hint := _WAITING.get(waiting.get("reason", "")):
-            said = (_before(status) or waiting.get("message", "")).rstrip(". ")[:200]
-            return f"pod {name} does not start: {waiting['reason']}{f' ({said})' if said else ''}. {hint}"
+        reason = waiting.get("reason", "")
+        if hint := _WAITING.get(reason):
+            before = _before(status) if reason == "CrashLoopBackOff" else ""
+            said = (before or waiting.get("message", "")).rstrip(". ")[:200]
+            return f"pod {name} does not start: {reason}{f' ({said})' if said else ''}. {hint}"
     return ""
 
 
