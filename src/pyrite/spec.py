@@ -5,7 +5,6 @@ steps stay good; all other settings are part of what a step's result depends on.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -203,12 +202,6 @@ class SampleSpec(Section):
     decay: float = Field(default=0.1, gt=0, description="a rank's chance falls by exp(-decay) from rank to rank")
 
 
-def _costs_unsaid(judge: Mapping[str, Any]) -> bool:
-    """Whether a judge that costs money is described without a word on which pairs it grades."""
-    said = "rank_window" in judge or judge.get("patience") or judge.get("sample")
-    return judge.get("kind") == "vllm" and not said
-
-
 class JudgeSpec(Section):
     """Who grades the pairs, and which pairs are worth grading."""
 
@@ -236,12 +229,6 @@ class JudgeSpec(Section):
     max_missing: float = Field(
         default=0.02, ge=0, le=1, description="share of a shard's pairs that may stay ungraded before the shard stops"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _few_where_they_cost(cls, values: Any) -> Any:
-        """A fifth of the judgments gave as good a model: docs/judging.md."""
-        return {**values, "rank_window": 10} if isinstance(values, dict) and _costs_unsaid(values) else values
 
     @model_validator(mode="after")
     def _named(self) -> "JudgeSpec":
@@ -389,15 +376,20 @@ class RunSpec(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _deep_enough(cls, values: Any) -> Any:
-        """The rank rule's hard positives stand below mine.positive_rank: a window of 10 would hold none to be found."""
+    def _few_where_they_cost(cls, values: Any) -> Any:
+        """A language model judges 10 ranks where nothing is said: a fifth of the pairs, and as good a model.
+
+        docs/judging.md. The rank rule's hard positives stand below mine.positive_rank, so there the 10 count from it.
+        """
         judge, mine = (values.get("judge"), values.get("mine")) if isinstance(values, dict) else (None, None)
-        if not (isinstance(judge, dict) and _costs_unsaid(judge) and isinstance(mine, dict)):
+        if not isinstance(judge, dict) or judge.get("kind") != "vllm":
             return values
-        deep = mine.get("positive_rank", MineSpec.model_fields["positive_rank"].default)
-        if mine.get("rule") != "rank" or not isinstance(deep, int):
+        if "rank_window" in judge or judge.get("patience") or judge.get("sample"):
             return values
-        return {**values, "judge": {**judge, "rank_window": deep + 10}}
+        above = 0
+        if isinstance(mine, dict) and mine.get("rule") == "rank":
+            above = mine.get("positive_rank", MineSpec.model_fields["positive_rank"].default)
+        return {**values, "judge": {**judge, "rank_window": above + 10 if isinstance(above, int) else 10}}
 
     @field_validator("name")
     @classmethod
