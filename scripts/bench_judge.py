@@ -187,7 +187,7 @@ def _make(folder: str, pairs: int) -> None:
 
 
 async def against_server(
-    url: str, model: str, queries: int, each: int, concurrency: int, rounds: int
+    url: str, model: str, queries: int, each: int, characters: int, concurrency: int, rounds: int
 ) -> dict[str, Any]:
     prompt = load_prompt("medical")
     rubric_last = Prompt("", prompt.between, f"\n\n{prompt.before}{prompt.after}")
@@ -198,7 +198,7 @@ async def against_server(
         """Pairs that the server has never seen, so that no round profits from another."""
         nonlocal seed
         seed += 1
-        tables_ = tables_of(texts(queries, 60, seed * 1000), texts(queries * each, 1000, seed * 1000 + 1))
+        tables_ = tables_of(texts(queries, characters, seed * 1000), texts(queries * each, 1000, seed * 1000 + 1))
         return *tables_, [(f"q{i}", [f"c{i * each + n}" for n in range(each)]) for i in range(queries)]
 
     for _ in range(rounds):
@@ -301,12 +301,13 @@ def main() -> None:
     parser.add_argument("--model", default="judge")
     parser.add_argument("--queries", type=int, default=16, help="per round, against a server")
     parser.add_argument("--each", type=int, default=8, help="passages per query, against a server")
+    parser.add_argument("--question", type=int, default=60, help="characters of a question, against a server")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     if given.url:
         concurrency = given.concurrency or 16
-        work = against_server(given.url, given.model, given.queries, given.each, concurrency, given.rounds)
-        result = asyncio.run(work)
+        sizes = (given.queries, given.each, given.question, concurrency, given.rounds)
+        result = asyncio.run(against_server(given.url, given.model, *sizes))
     else:
         result = (whole if given.whole else against_stub)(given.pairs, given.concurrency or 64)
     print(json.dumps(result, indent=1))

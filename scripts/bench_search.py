@@ -3,7 +3,8 @@
 Usage: python scripts/bench_search.py [--chunks N] [--queries N] [--block N]
 
 Queries are encoded by the packaged model. Passages get made-up embeddings, which are stored and searched as any; to
-encode so many for real takes hours on a CPU and is measured by bench_encode.py. The last line is JSON.
+encode so many for real takes hours on a CPU and is measured by bench_encode.py. The last line is JSON; the exit code is
+1 where memory went beyond 2 GiB.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from pyrite.store import open_store, stamp_file
 
 DIMS = 384
 ROWS = 20_000
+MOST_MEBIBYTES = 2048
 WORDS = ("fever", "cough", "sleep", "heart", "blood", "kidney", "pain", "doctor", "children", "treatment", "medicine")
 
 
@@ -101,7 +103,7 @@ def main() -> int:
         "peak_mebibytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     print(json.dumps(measured))
-    return 0
+    return int(measured["peak_mebibytes"] > MOST_MEBIBYTES)
 
 
 if __name__ == "__main__":

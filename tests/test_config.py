@@ -39,6 +39,7 @@ def write(tmp_path: Path, text: str) -> Path:
         ("source: {kind: sample}\nmine: {negatives: 3}\nfinetune: {loss: triplet}\n", ["triplet", "mine.negatives"]),
         ("- a\n- b\n", ["a mapping of settings"]),
         ("a: [1\n", ["run.yaml:2", "not YAML"]),
+        ("source: {kind: sample}\nname: 2026-02-30\n", ["run.yaml", "not YAML", "day"]),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, text: str, expected: list[str]) -> None:
@@ -63,6 +64,8 @@ def test_overrides_win_and_paths_are_from_the_file(tmp_path: Path) -> None:
     assert spec.source.path == str(tmp_path / "data")
     with pytest.raises(UserError, match="key=value"):
         load(path, ["iterations"])
+    with pytest.raises(UserError, match="'2026-02-30' is not a value"):
+        load(path, ["name=2026-02-30"])
 
 
 def test_paths_in_overrides_are_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pyrite.cli import main
 from pyrite.config import load
 from pyrite.errors import UserError
 from pyrite.executors.step import open_run, run_step
+from pyrite.locks import holder, locked
 from pyrite.plan import Step
 from pyrite.progress import Silent
 from pyrite.store import open_store
@@ -70,6 +72,58 @@ def test_a_store_that_cannot_be_written_to(pyrite: Pyrite, run_file: Path, froze
     refused(pyrite("train", run_file, "--store", frozen_disk / "store"), "cannot be written to", "--store")
 
 
+def test_a_file_in_the_place_of_a_run(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+    place = tmp_path / "store/runs/small"
+    place.parent.mkdir(parents=True)
+    place.touch()
+    refused(pyrite("train", run_file), str(place), "something else stands there")
+
+
+def test_a_run_whose_folder_cannot_be_written_to(
+    pyrite: Pyrite, run_file: Path, frozen_disk: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "store/runs/small"
+    place.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", str(frozen_disk), str(place)], check=True)
+    try:
+        for verb in ("train", "prepare"):
+            refused(pyrite(verb, run_file), str(place), "Read-only file system")
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pages", range(1, 8))
+def test_with_next_to_nothing_left_the_disk_is_named_still(
+    pages: int, pyrite: Pyrite, run_file: Path, small_disk: Path
+) -> None:
+    words = ("train", run_file, "iterations=1", "--store", small_disk)
+    assert pyrite("prepare", *words[1:]).returncode == 0
+    with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
+        while filler.write(b"x" * 4096):
+            pass
+    os.truncate(small_disk / "filler", (small_disk / "filler").stat().st_size - 4096 * pages)
+    refused(pyrite(*words), "no space left")
+    left = [path for path in small_disk.rglob("*.tmp") if "scratch" not in path.parts]
+    assert not left
+
+
+def test_who_only_looks_need_not_be_allowed_to_write(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    mount(folder, "size=1m")
+    try:
+        with locked(folder / "lock", "it"):
+            pass
+        subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+        assert holder(folder / "lock") is None
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_download_to_a_place_that_is_a_file(pyrite: Pyrite, run_file: Path) -> None:
+    refused(pyrite("fetch", "medquad", run_file), str(run_file), "something else stands there")
+
+
 def test_a_store_below_a_file(pyrite: Pyrite, run_file: Path) -> None:
     refused(pyrite("train", run_file, "--store", run_file / "store"), "cannot be written to")
 
@@ -78,6 +132,15 @@ def test_a_model_folder_that_is_not_one(pyrite: Pyrite, run_file: Path, tmp_path
     (tmp_path / "empty").mkdir()
     refused(pyrite("train", run_file, f"model.base={tmp_path / 'empty'}"), "is not a model folder", "config.json")
     refused(pyrite("train", run_file, f"model.base={tmp_path / 'none'}"), "does not exist")
+
+
+def test_weights_that_git_lfs_did_not_bring(pyrite: Pyrite, run_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "pointer"
+    shutil.copytree(tiny_model, folder)
+    weights = next(folder.rglob("*.safetensors"))
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 90\n")
+    for verb in (["estimate"], ["train", "--dry-run"]):
+        refused(pyrite(*verb, run_file, f"model.base={folder}"), str(weights), "not a safetensors file", "git lfs pull")
 
 
 def test_an_unknown_setting_and_an_unknown_run(pyrite: Pyrite, run_file: Path) -> None:

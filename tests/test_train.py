@@ -81,6 +81,17 @@ def test_a_run_can_be_read_resumed_and_looked_at(trained: Path, pyrite: Pyrite, 
     assert other.returncode == 0
     compared = pyrite("compare", "small", "small")
     assert compared.returncode == 0, compared.stderr
+    assert "warning" not in compared.stderr
+
+    # A result that was left behind is never shown as today's; and a step that failed as it was done again has failed.
+    assert pyrite("mine", run_file, "mine.negatives=2", "iterations=1", "name=small", "-i", 1).returncode == 0
+    for words in (["report", "small"], ["compare", "small", "small"], ["search", "small", "How is gout treated?"]):
+        assert "run small has changed since this was made" in pyrite(*words, COLUMNS="200").stderr
+    assert re.search(r"finetune, iteration 1 +to do again", pyrite("status", "small", COLUMNS="200").stdout)
+    time.sleep(2)
+    with (trained / "logs/finetune-1.log").open("a") as log:
+        log.write("failed: it broke\n")
+    assert re.search(r"finetune, iteration 1 +failed +it broke", pyrite("status", "small", COLUMNS="200").stdout)
 
 
 @pytest.mark.slow

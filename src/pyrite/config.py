@@ -46,7 +46,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
     try:
         content = yaml.safe_load(text)
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the second for a date that no calendar has
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise UserError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}.") from None
@@ -120,7 +120,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
             raise UserError(f"{override!r}: {name} is a value, not a section, and has no {last}.")
     try:
         node[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"{override!r}: {value!r} is not a value.") from None
 
 

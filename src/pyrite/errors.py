@@ -3,6 +3,13 @@
 A message names the file (or field), what was wrong, and what to do. The command line prints it without a traceback.
 """
 
+import errno
+
+#: What the system says where a disk is full, where it refuses access, and where a file stands in a folder's place.
+FULL = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+ASTRAY = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+
 
 class PyriteError(Exception):
     """Something failed that is not the user's doing. Exit code 1."""
@@ -25,6 +32,22 @@ class Interrupted(PyriteError):
 def unreadable(error: OSError) -> UserError:
     """For a file, other than the store's, that the system does not let Pyrite open."""
     return UserError(f"{error.filename}: cannot be opened ({error.strerror}). Mend its permissions, or name another.")
+
+
+def for_a_person(error: Exception) -> PyriteError | None:
+    """``error`` as a person should read it, or None where it is a fault in Pyrite."""
+    if isinstance(error, PyriteError):
+        return error
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in FULL:
+        where = f"for {error.filename}" if error.filename else "where Pyrite writes: the store, or the temporary folder"
+        return UserError(f"no space left {where}. Free some, and give the same command again.")
+    if error.filename and error.errno in REFUSED:
+        return unreadable(error)
+    if error.filename and error.errno in ASTRAY:
+        return UserError(f"{error.filename}: something else stands there ({error.strerror}). Move it, or name another.")
+    return None
 
 
 def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -75,12 +75,12 @@ class Holder(NamedTuple):
 
 
 def holder(path: Path) -> Holder | None:
-    """Who holds the lock file ``path`` now, or None where nobody does."""
+    """Who holds the lock file ``path`` for itself alone now, or None where nobody does."""
     if not path.is_file():
         return None
-    descriptor = os.open(path, os.O_RDWR)
+    descriptor = os.open(path, os.O_RDONLY)  # who looks need not be allowed to write
     try:
-        if _try_lock(descriptor, shared=False):
+        if _try_lock(descriptor, shared=True):
             return None
         name = _named(descriptor)
         try:

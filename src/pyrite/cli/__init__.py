@@ -11,7 +11,7 @@ import typer
 from pyrite import __version__
 from pyrite.cli import cluster, data, inspect, judging, steps, train
 from pyrite.cli.common import errors, interruptible, told_to_stop
-from pyrite.errors import Interrupted, PyriteError
+from pyrite.errors import Interrupted, for_a_person
 
 app = typer.Typer(
     name="pyrite",
@@ -59,18 +59,19 @@ def main() -> None:
         if code == INTERRUPTED:
             errors.print("\nstopped; the same command goes on from here")
             code = Interrupted.exit_code if signal.SIGTERM in told_to_stop else code
-    except PyriteError as error:
-        errors.print(f"[bold red]error[/] {_escaped(str(error))}", highlight=False, soft_wrap=True)
-        _leave_word(str(error))
-        code = error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
-    except Exception:
-        traceback.print_exc()
-        _leave_word("a fault in Pyrite; the log has the lines to report")
-        errors.print("[bold red]error[/] this is a fault in Pyrite; please report it with the lines above")
-        code = 1
+    except Exception as error:
+        if told := for_a_person(error):
+            errors.print(f"[bold red]error[/] {_escaped(str(told))}", highlight=False, soft_wrap=True)
+            _leave_word(str(told))
+            code = told.exit_code
+        else:
+            traceback.print_exc()
+            _leave_word("a fault in Pyrite; the log has the lines to report")
+            errors.print("[bold red]error[/] this is a fault in Pyrite; please report it with the lines above")
+            code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 

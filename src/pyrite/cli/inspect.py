@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pyrite.cli.cluster import Namespace, show_status
-from pyrite.cli.common import RunA, RunB, RunName, StoreOption, console, find_run
+from pyrite.cli.common import RunA, RunB, RunName, StoreOption, console, errors, find_run
 from pyrite.cli.display import headline
 from pyrite.errors import UserError
 from pyrite.executors.local import FAILED
@@ -72,8 +72,10 @@ def register(app: typer.Typer) -> None:
 
         if not question.strip():
             raise UserError("the question is empty")
+        found = _whose(model, run, store)
+        _warn_if_outdated(found)
         with console.status("searching"):
-            base, other = search_both(_whose(model, run, store), question, top, model if run else None)
+            base, other = search_both(found, question, top, model if run else None)
         table = Table(show_lines=True, expand=True)
         table.add_column("", width=2)
         table.add_column(base.model, ratio=1)
@@ -103,8 +105,21 @@ def _report(run: Run) -> dict[str, Any]:
     key = f"{run.prefix}/report/report.json"
     if not run.store.exists(key) or "evaluate" not in run.manifests():
         raise UserError(f"run {run.spec.name} has no report yet; `pyrite status {run.spec.name}` says how far it is.")
+    _warn_if_outdated(run)
     content: dict[str, Any] = json.loads(run.store.read(key))
     return content
+
+
+def _warn_if_outdated(run: Run) -> None:
+    """A result that the run's settings or steps have left behind is shown, but never as if it were today's."""
+    if "evaluate" in run.manifests() and any(state.state != "done" for state in run.survey()):
+        name = run.spec.name
+        errors.print(
+            f"[yellow]warning[/] run {name} has changed since this was made, and is not finished anew: "
+            f"`pyrite status {name}` says what is to do",
+            soft_wrap=True,
+            highlight=False,
+        )
 
 
 def _status(run: Run) -> None:
@@ -127,12 +142,12 @@ def _status(run: Run) -> None:
         elif by:
             words, result = "[cyan]running[/]", by.name
             took = f"{(datetime.now(UTC) - by.since).total_seconds():.0f} s" if by.since else ""
-        elif state.stale:
-            words, result = "[yellow]to do again[/]", state.stale
-        elif state.state == "ready" and log.is_file() and (last := _last_line(log.read_text(errors="replace"))):
+        elif state.state == "ready" and (last := _last_line(log, manifest)):
             failed = last.startswith(FAILED)
             words = "[red]failed[/]" if failed else "[red]stopped[/]"
             result = last.removeprefix(FAILED) if failed else f"last line of its log: {last}"
+        elif state.stale:
+            words, result = "[yellow]to do again[/]", state.stale
         else:
             words = "to do" if following else "next"
         following = following or state.state != "done"
@@ -143,6 +158,11 @@ def _status(run: Run) -> None:
     console.print(f"{done} of {len(states)} steps done in {spent:,.0f} s", highlight=False)
 
 
-def _last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
+def _last_line(log: Path, manifest: dict[str, Any] | None) -> str:
+    """The last line of a step's log, or nothing where it is of the time before the step was last finished."""
+    if not log.is_file():
+        return ""
+    if manifest and log.stat().st_mtime <= datetime.fromisoformat(manifest["finished"]).timestamp() + 1:
+        return ""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1][:200] if lines else ""

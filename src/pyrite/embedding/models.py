@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyrite.embedding.families import family_prompts
-from pyrite.errors import PyriteError, UserError
+from pyrite.errors import FULL, PyriteError, UserError
 from pyrite.sources.remote import brought, is_remote
 from pyrite.spec import ModelSpec
 from pyrite.store import sha256_file
@@ -95,16 +95,26 @@ class Size(NamedTuple):
 
 
 def size(folder: Path) -> Size:
-    """The size of the model in ``folder``, from its configuration and the headers of its weights."""
-    from safetensors import safe_open
+    """The size of the model in ``folder``, from its configuration and the headers of its weights.
+
+    Raises:
+        UserError: a file of weights is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
 
     weights = looked_up = 0
     for path in folder.rglob("*.safetensors"):
-        with safe_open(path, "numpy") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                many = math.prod(tensors.get_slice(name).get_shape())
-                weights += many
-                looked_up += many if "embed" in name else 0
+        try:
+            with safe_open(path, "numpy") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                    many = math.prod(tensors.get_slice(name).get_shape())
+                    weights += many
+                    looked_up += many if "embed" in name else 0
+        except SafetensorError as error:
+            raise UserError(
+                f"{path}: not a safetensors file ({error}). Copy the model again; where it came by git, `git lfs pull` "
+                "brings the weights."
+            ) from error
     config = next(folder.rglob("config.json"), None)
     told = json.loads(config.read_text()) if config else {}
     return Size(weights, weights - looked_up, told.get("hidden_size", 384))
@@ -180,6 +190,8 @@ def _loaded(folder: Path, base: Path, spec: ModelSpec, device: str, **settings: 
             model_kwargs={"use_safetensors": True, **settings},
         )
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise  # the library's own words go to a log
         raise UserError(
             f"{folder} does not load as a sentence-transformers model ({type(error).__name__}: {error})."
         ) from error

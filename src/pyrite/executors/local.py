@@ -14,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pyrite.config import dump
-from pyrite.errors import PyriteError, UserError
+from pyrite.errors import PyriteError, UserError, for_a_person
 from pyrite.executors.step import Run, run_step
 from pyrite.executors.telling import Warnings, tell
 from pyrite.llm.pool import Pool
@@ -143,9 +144,10 @@ def _failure(run: Run, child: _Child) -> PyriteError:
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         # What kills a process leaves it no time to say so.
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("a") as file:
-            file.write(f"{FAILED}it {how}{hint}\n")
+        with suppress(OSError):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("a") as file:
+                file.write(f"{FAILED}it {how}{hint}\n")
         return PyriteError(f"{child.step.label} {how}{hint}. Its log: {log}. The same command goes on from here.")
     text, code = child.error
     if code == UserError.exit_code:
@@ -195,31 +197,32 @@ def _child(
             pipe.send_bytes(json.dumps(event).encode())
 
     told = tell(emit) if watched else None
-    log = _log(run, doing)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", buffering=1) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    code = 0
+    try:
+        _output_to(_log(run, doing))
         logging.basicConfig(format="%(asctime)s %(message)s")
         logging.getLogger("pyrite").addHandler(Warnings(emit))
-        try:
-            run_step(run, doing, Events(emit))
-        except PyriteError as error:
-            code, text = error.exit_code, str(error)
+        run_step(run, doing, Events(emit))
+    except Exception as error:
+        known = for_a_person(error)
+        code, text = (known.exit_code, str(known)) if known else (1, f"{type(error).__name__}: {error}.")
+        # Before the log, which may be on the disk that is full.
+        emit({"event": "error", "text": text, "code": code})
+        with suppress(OSError):
             traceback.print_exc()
-        except Exception as error:
-            code, text = 1, f"{type(error).__name__}: {error}."
-            traceback.print_exc()
-        else:
-            code, text = 0, ""
-        if code:
             print(f"{FAILED}{' '.join(text.split())}", flush=True)
     if told:
         told()
-    if code:
-        emit({"event": "error", "text": text, "code": code})
     pipe.close()
     sys.exit(code)
+
+
+def _output_to(log: Path) -> None:
+    """Have all that this process says go to the end of the file ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def _die_with_parent() -> None:

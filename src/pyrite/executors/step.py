@@ -1,6 +1,5 @@
 """Do one step in this process: check what is done, hold the lock, run the stage, publish outputs, manifest last."""
 
-import errno
 import importlib
 import os
 import platform
@@ -17,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pyrite.embedding.models import base_folder, model_digest
-from pyrite.errors import PyriteError, UserError, unreadable
+from pyrite.errors import FULL, REFUSED, PyriteError, UserError, unreadable
 from pyrite.executors.counted import Counted
 from pyrite.executors.publication import Publication, manifests_below
 from pyrite.generation import prompt as generate_prompt
@@ -192,9 +191,9 @@ def _explained(error: Exception, store: Store) -> Exception:
     """A full disk or a store that cannot be written to is named as that, whichever library met it."""
     code = error.errno if isinstance(error, OSError) else None
     free = shutil.disk_usage(store.local).free
-    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error) or free < 1 << 20:
+    if code in FULL or "No space left" in str(error) or free < 1 << 20:
         return store.no_room()
-    if isinstance(error, OSError) and code in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if isinstance(error, OSError) and code in REFUSED:
         place = Path(os.fsdecode(error.filename)) if error.filename else store.local
         if not place.absolute().is_relative_to(store.local):
             return unreadable(error)

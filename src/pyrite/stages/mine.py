@@ -49,7 +49,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         why = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
         raise UserError(
             f"mining found no example in {len(judged)} queries ({why}). "
-            "Loosen mine.max_negative_share, mine.positive_grade or mine.rule, or raise retrieve.top_k."
+            "Lower mine.positive_grade, take another mine.rule, or raise retrieve.top_k."
         )
     kinds = Counter(example.kind for example in found)
     hard = [example for example in found if example.kind == "hard"]

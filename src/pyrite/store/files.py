@@ -11,11 +11,15 @@ def write_whole(path: Path, data: bytes) -> None:
     """Put ``data`` into the file ``path``, whole or not at all; folders above it are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = beside_of(path)
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)  # a full disk must not stay full of what could not be written
+        raise
     _sync_folder(path.parent)
 
 
