@@ -8,7 +8,8 @@ The first prints pairs/s, the worker's CPU seconds and its memory at the start a
 characters. The second does one shard of as many candidates as `pyrite judge` does it. The third sends the same prompts
 through the worker and through a bare client (asyncio and aiohttp, nothing else) at the same concurrency, in turns. Then
 it sends pairs grouped by query, shuffled, and shuffled with the rubric last, and prints what the server had to compute
-of them by its own count: prompt tokens less cached tokens.
+of them by its own count: prompt tokens less cached tokens. Of several servers (--url again) grouped pairs go to one by
+their query, as the worker's do, and shuffled ones to each in turn.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from itertools import cycle
 from typing import Any
 
 import aiohttp
@@ -34,6 +36,7 @@ from pyrite.judges.prompting import Prompt, load_prompt
 from pyrite.judges.vllm import VllmJudge
 from pyrite.judges.walking import Walk, walk_all
 from pyrite.llm.abilities import look
+from pyrite.llm.placement import ranked
 from pyrite.llm.pool import Pool
 from pyrite.plan import Step
 from pyrite.progress import Silent
@@ -187,7 +190,7 @@ def _make(folder: str, pairs: int) -> None:
 
 
 async def against_server(
-    url: str, model: str, queries: int, each: int, characters: int, concurrency: int, rounds: int
+    urls: Sequence[str], model: str, queries: int, each: int, characters: int, concurrency: int, rounds: int
 ) -> dict[str, Any]:
     prompt = load_prompt("medical")
     rubric_last = Prompt("", prompt.between, f"\n\n{prompt.before}{prompt.after}")
@@ -205,16 +208,16 @@ async def against_server(
         for kind, found in (("worker", worker), ("bare", bare)):
             asked, stored, walks = fresh()
             if kind == "worker":
-                found.append(await _worker(url, model, prompt, asked, stored, walks, concurrency))
+                found.append(await _worker(urls, model, prompt, asked, stored, walks, concurrency))
             else:
-                found.append(await _bare(url, model, prompt, asked, stored, walks, concurrency))
+                found.append(await _bare(urls, model, prompt, asked, stored, walks, concurrency))
         asked, stored, walks = fresh()
-        grouped.append(await _bare(url, model, prompt, asked, stored, walks, concurrency))
+        grouped.append(await _bare(urls, model, prompt, asked, stored, walks, concurrency))
         for form, found in ((prompt, shuffled), (rubric_last, turned)):
             asked, stored, walks = fresh()
             alone = [(query, [chunk]) for query, chunks in walks for chunk in chunks]
             random.Random(seed).shuffle(alone)
-            found.append(await _bare(url, model, form, asked, stored, alone, concurrency))
+            found.append(await _bare(urls, model, form, asked, stored, alone, concurrency, in_turn=True))
         print(f"round {len(shuffled)} of {rounds}", file=sys.stderr)
     return {
         "pairs_per_round": queries * each,
@@ -239,10 +242,16 @@ def _summary(rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
 
 
 async def _worker(
-    url: str, model: str, prompt: Prompt, asked: pa.Table, stored: pa.Table, walks: Sequence[Walk], concurrency: int
+    urls: Sequence[str],
+    model: str,
+    prompt: Prompt,
+    asked: pa.Table,
+    stored: pa.Table,
+    walks: Sequence[Walk],
+    concurrency: int,
 ) -> dict[str, float]:
     recorder = Counting()
-    pool = Pool([url], model, None, concurrency, 300.0)
+    pool = Pool(urls, model, None, -(-concurrency // len(urls)), 300.0)
     async with VllmJudge(pool, prompt, asked, stored, concurrency) as judge:
         await judge.grade(Pair(walks[0][0], walks[-1][1][0]))  # the look at what the server can do is not timed
         began = time.perf_counter()
@@ -257,15 +266,26 @@ async def _worker(
 
 
 async def _bare(
-    url: str, model: str, prompt: Prompt, asked: pa.Table, stored: pa.Table, walks: Sequence[Walk], concurrency: int
+    urls: Sequence[str],
+    model: str,
+    prompt: Prompt,
+    asked: pa.Table,
+    stored: pa.Table,
+    walks: Sequence[Walk],
+    concurrency: int,
+    *,
+    in_turn: bool = False,
 ) -> dict[str, float]:
-    """The same requests by a client that does nothing but send them, ``concurrency`` at once from the start."""
+    """The same requests by a client that does nothing but send them, ``concurrency`` at once from the start.
+
+    They go to each server in turn, or else to a query's own.
+    """
     query_text = dict(zip(asked["query_id"].to_pylist(), asked["text"].to_pylist(), strict=True))
     chunk_text = dict(zip(stored["chunk_id"].to_pylist(), stored["text"].to_pylist(), strict=True))
-    async with Pool([url], model, None, concurrency, 300.0) as pool:
+    async with Pool(urls, model, None, concurrency, 300.0) as pool:
         sample = [{"role": "user", "content": prompt.render("What is asked?", "What is said.")}]
         extra = (await look(pool, sample, LABELS)).request(LABELS)
-    waiting = iter(walks)
+    waiting, turns = iter(walks), cycle(urls)
     prompt_tokens = cached_tokens = pairs = 0
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -276,6 +296,7 @@ async def _bare(
                 for chunk in chunks:
                     content = prompt.render(query_text[query], chunk_text[chunk])
                     body = {"model": model, "messages": [{"role": "user", "content": content}], **extra}
+                    url = next(turns) if in_turn else urls[ranked(query, urls)[0]]
                     async with session.post(url + "/v1/chat/completions", json=body) as response:
                         usage = (await response.json())["usage"]
                     prompt_tokens += usage["prompt_tokens"]
@@ -297,7 +318,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200_000, help="against the stub")
     parser.add_argument("--whole", action="store_true", help="the whole stage, not its client alone")
     parser.add_argument("--concurrency", type=int, default=None, help="default: 64 for the stub, 16 for a server")
-    parser.add_argument("--url", help="a real server; without it, the stub")
+    parser.add_argument("--url", action="append", help="a real server; without it, the stub")
     parser.add_argument("--model", default="judge")
     parser.add_argument("--queries", type=int, default=16, help="per round, against a server")
     parser.add_argument("--each", type=int, default=8, help="passages per query, against a server")

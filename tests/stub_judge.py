@@ -50,8 +50,8 @@ class Stub:
         self.delay = 0.0
         #: What its model says where it is not held to the labels; None: its grade.
         self.said: str | None = None
-        #: Whether it refuses a request for log probabilities, rather than to leave them out.
-        self.refuses_logprobs = False
+        #: The status with which it refuses a request for log probabilities; 0: it leaves them out.
+        self.refuses_logprobs = 0
         #: Says what to do instead of answering a pair: given its number (from 1) and the pair.
         self.fault: Callable[[int, Pair], Fault | None] = lambda _number, _pair: None
         self.faults: Counter[str] = Counter()  # that happened
@@ -140,7 +140,8 @@ class Stub:
 
     async def _chat(self, request: web.BaseRequest, body: dict[str, Any]) -> web.StreamResponse:
         if self.refuses_logprobs and body.get("logprobs"):
-            return web.json_response({"error": {"message": "logprobs are not supported"}}, status=400)
+            said = {"error": {"message": "logprobs are not supported"}}
+            return web.json_response(said, status=self.refuses_logprobs)
         message = body["messages"][0]["content"]
         found = _PAIR.search(message)
         pair = (found[1], found[2]) if found else ("", "")

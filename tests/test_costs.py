@@ -22,14 +22,17 @@ def test_pairs_tokens_hours_and_dollars() -> None:
 
 
 def test_a_probe_corrects_the_guess() -> None:
-    probe = {"pairs_per_second": 10.0, "prompt_tokens_per_pair": 300.0, "cached_tokens_per_pair": 100.0}
+    probe = {"pairs_per_second": 10.0, "prompt_tokens_per_pair": 300.0, "cached_tokens_per_pair": 100.0, "servers": 4}
     cost = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 1, probe)
     assert cost.measured
     assert (cost.hours, cost.prompt_tokens, cost.computed_tokens) == (0.1, 1_080_000, 720_000)
     two = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 2, probe)
     assert (two.hours, two.dollars) == (pytest.approx(0.05), pytest.approx(cost.dollars)), "as without a probe"
-    of_two = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 2, probe | {"servers": 2})
-    assert of_two.hours == pytest.approx(0.1), "it measured both"
+    # The bug: each address counts as a whole machine, so the four servers of one make a run four times as dear.
+    of_one_server = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 1, probe | {"servers": 1})
+    assert of_one_server.hours == pytest.approx(0.025), "the machine runs three more"
+    of_eight = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 2, probe | {"servers": 8})
+    assert of_eight.hours == pytest.approx(0.1), "it measured both machines"
 
 
 @pytest.mark.parametrize(

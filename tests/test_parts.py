@@ -56,6 +56,17 @@ def texts(table: pa.Table) -> list[tuple[str, str]]:
     return sorted(zip(table["key"].to_pylist(), table["text"].to_pylist(), strict=True))
 
 
+def test_a_damaged_part_is_named_and_with_it_gone_reading_goes_on(store: Store) -> None:
+    parts(store, "run/1.0", "one").add(rows("a"))
+    (damaged,) = store.keys("kept")
+    content = store.read(damaged)
+    store.write(damaged, content[: len(content) // 2])
+    with pytest.raises(PyriteError, match=rf"{damaged} is damaged .*Delete it, and what it held is asked anew"):
+        parts(store, "run/1.1", "two").read(["a"])
+    store.delete(damaged)
+    assert parts(store, "run/1.1", "two").read(["a"]).num_rows == 0
+
+
 def test_no_part_is_read_twice_from_start_to_merge_and_ones_own_are_not_read_at_all(
     store: Store, reads: Counter[str]
 ) -> None:

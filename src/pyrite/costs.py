@@ -32,10 +32,14 @@ USUAL_MACHINE = "g5.12xlarge"
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that serves a judge: dollars an hour, and tokens a second that it computes of prompts and writes."""
+    """A machine that serves a judge: dollars an hour, and tokens a second that it computes of prompts and writes.
+
+    ``servers``: how many servers, each with an address of its own, it runs.
+    """
 
     name: str
     what: str
+    servers: int
     dollars_per_hour: float
     computed_tokens_per_second: float
     written_tokens_per_second: float
@@ -100,13 +104,15 @@ def judge_cost(
         passage_characters: mean length of a passage.
         machines: how many of ``on`` serve the judge.
         probe: what `pyrite probe` measured (pairs_per_second of its servers together, prompt_tokens_per_pair,
-            cached_tokens_per_pair), or None. One that does not say how many servers counts as of one.
+            cached_tokens_per_pair), or None. Each of its servers counts as one of the ``on.servers`` that a machine
+            runs; where it does not say how many they were, as one.
     """
     pairs = round(queries * per_query * iterations)
     if probe:
         prompt = pairs * probe["prompt_tokens_per_pair"]
         computed = prompt - pairs * probe["cached_tokens_per_pair"]
-        hours = pairs / (probe["pairs_per_second"] / probe.get("servers", 1) * machines) / 3600
+        of_one = probe["pairs_per_second"] / probe.get("servers", 1)
+        hours = pairs / (of_one * on.servers * machines) / 3600
     else:
         passage = passage_characters / _CHARACTERS_PER_TOKEN
         prompt = pairs * (_PREFIX_TOKENS + passage + _TAIL_TOKENS)

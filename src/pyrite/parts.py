@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pyrite.errors import PyriteError
-from pyrite.store import Absent, Store
+from pyrite.store import Absent, Damaged, Store
 
 T = TypeVar("T")
 
@@ -105,10 +105,17 @@ class Parts:
         """The rows of a part, ``wanted`` ones and maybe others; all where it is this writer's."""
         held = self._held.get(key)
         if held is None or not (held.of is None or wanted.values <= held.of):
-            rows = pq.read_table(pa.BufferReader(self._store.read(key))).cast(self._schema)
+            rows = self._read(key)
             held = _Held(rows, None) if key.startswith(self._own) else _Held(self._only(rows, wanted), wanted.values)
             self._held[key] = held
         return held.rows
+
+    def _read(self, key: str) -> pa.Table:
+        try:
+            return pq.read_table(pa.BufferReader(self._store.read(key))).cast(self._schema)
+        except (pa.ArrowException, Damaged) as error:
+            told = error if isinstance(error, Damaged) else f"{self._store}/{key} is damaged ({error})"
+            raise PyriteError(f"{told}. Delete it, and what it held is asked anew.") from error
 
     def _together(self, parts: Iterable[pa.Table], wanted: _Wanted) -> pa.Table:
         return pa.concat_tables([self._schema.empty_table(), *(self._only(rows, wanted) for rows in parts)])

@@ -159,6 +159,10 @@ BAD = {
     "blank.csv": ("query,passage,grade\na, ,1\n", r"blank\.csv:2: 'passage' is empty"),
     "half.tsv": ("query\tpassage\tgrade\na\tb\t2.5\n", r"half\.tsv:2: grade '2\.5' is not a whole number"),
     "json.jsonl": ('{"query": "a", "passage": "b", "grade": 1}\n{"query"\n', r"json\.jsonl:2: not JSON"),
+    "surrogate.jsonl": (
+        '{"query": "a", "passage": "\\ud83d", "grade": 1}\n',
+        r"surrogate\.jsonl:1: 'passage' holds half",
+    ),
     "true.jsonl": ('{"query": "a", "passage": "b", "grade": true}\n', r"true\.jsonl:1: grade True"),
 }
 
@@ -222,6 +226,24 @@ def test_what_a_probe_or_a_calibration_has_paid_for_is_kept(pyrite: Pyrite, run_
     assert len(server.answered) - probed >= sum(split[row["query_id"]] != "train" for row in qrels) > 0
     content = json.loads(Path(result.stdout.rstrip().splitlines()[-1]).read_text())
     assert content["n"] == content["known"] == len(qrels)
+
+
+@pytest.mark.parametrize("verb", ["probe", "calibrate"])
+def test_what_was_paid_for_before_the_judge_failed_is_kept(
+    pyrite: Pyrite, run_file: Path, tmp_path: Path, verb: str
+) -> None:
+    assert pyrite("prepare", run_file).returncode == 0
+    qrels = pq.read_table(tmp_path / "store/runs/small/queries/qrels.parquet").to_pylist()
+    path = tmp_path / "people.qrels"
+    path.write_text("".join(f"{row['query_id']} 0 {row['chunk_id']} {n % 2}\n" for n, row in enumerate(qrels)))
+    with Stub() as server:
+        server.fault = lambda number, _pair: (400, {}) if number > 30 else None
+        judge = ("judge.kind=vllm", f"judge.model={MODEL}", f"resources.judge_urls=[{server.url}]")
+        result = pyrite(verb, run_file, *([path] if verb == "calibrate" else []), *judge)
+        assert result.returncode == 2, result.stderr
+        assert server.faults["400"]
+    kept = [pq.read_table(part) for part in (tmp_path / "store/judgments").rglob("*.parquet")]
+    assert sum(table.num_rows for table in kept) == server.answered.total() == 30
 
 
 def test_the_answer_key_cannot_judge_texts(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:

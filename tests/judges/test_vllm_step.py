@@ -196,6 +196,32 @@ def test_what_is_judged_is_asked_by_no_later_run_and_needs_no_server(
     assert check_complete(run_folder, "other") == manifest(run_folder, "other")["summary"]["kept"] == pairs
 
 
+@pytest.mark.parametrize("way", ["judge.patience=2", "judge.sample={top: 3, deeper: 4, decay: 0.2}"])
+def test_fewer_pairs_by_patience_or_by_drawing_are_the_same_after_a_stop(
+    run_folder: Path, stub: Stub, pyrite: Pyrite, way: str
+) -> None:
+    """The bug: a shard that goes on counts or walks other pairs than one that was never stopped."""
+    shutil.copytree(run_folder / "store/runs/small", run_folder / "store/runs/other")
+    stub.fault = lambda number, _pair: "banana" if number > 60 else None
+    assert pyrite(*words(stub, way)).returncode == 1
+    assert stub.faults["banana"]
+    stub.fault = lambda _number, _pair: None
+    assert pyrite(*words(stub, way)).returncode == 0
+    stub.down()
+    assert pyrite(*words(stub, way, "name=other")).returncode == 0, "a run in one go needs no other pair"
+
+    def judged(run: str) -> list[tuple[str, str, int]]:
+        table = pq.read_table(run_folder / f"store/runs/{run}/iterations/1/judgments/shard-00000.parquet")
+        return sorted((row["query_id"], row["chunk_id"], row["grade"]) for row in table.to_pylist())
+
+    assert judged("small") == judged("other")
+    summary = manifest(run_folder)["summary"]
+    assert len(judged("small")) == summary["judged"] == stub.answered.total()
+    assert summary["pairs"] == summary["judged"] + summary["skipped"] + summary["not_chosen"]
+    assert summary["missing"] == 0
+    assert summary["skipped" if "patience" in way else "not_chosen"] > 100
+
+
 @pytest.mark.parametrize(("share", "said", "most"), [(0.02, "(2%)", 9), (0, "(0%)", 1)])
 def test_over_its_failure_budget_it_stops_with_one_sentence_and_keeps_what_it_has(
     run_folder: Path, stub: Stub, pyrite: Pyrite, share: float, said: str, most: int

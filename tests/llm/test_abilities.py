@@ -48,11 +48,16 @@ def test_the_best_way_that_a_server_has_is_taken_and_a_lesser_one_is_said(
 
 
 @pytest.mark.parametrize(("abilities", "way"), [(("choice",), "choice"), (("none",), "text")])
-def test_a_server_that_refuses_logprobs_is_not_asked_for_them(abilities: tuple[str, ...], way: str) -> None:
+@pytest.mark.parametrize(("status", "requests"), [(400, 4), (500, 8)])
+def test_a_server_that_refuses_logprobs_is_not_asked_for_them(
+    abilities: tuple[str, ...], way: str, status: int, requests: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bug of 500: a server that answers so to what it cannot do is taken for one that is down."""
+    monkeypatch.setattr("pyrite.llm.abilities.pause", lambda *_: 0.0)
     with Stub(*abilities) as stub:
-        stub.refuses_logprobs = True
+        stub.refuses_logprobs = status
         result = found(stub)
-        assert stub.paths["/v1/chat/completions"] == 4
+        assert stub.paths["/v1/chat/completions"] == requests
     assert (result.way, result.logprobs) == (way, False)
     assert "logprobs" not in result.request(LABELS)
     assert ("structured_outputs" in result.request(LABELS)) == (way == "choice")

@@ -5,7 +5,9 @@ undisturbed run in a folder. The LLM is a stub; the S3 server is real.
 """
 
 import io
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -243,3 +245,17 @@ def test_credentials_that_expire_while_an_llm_judges_are_told_and_with_new_ones_
     measured(
         table="llm runs", column="credentials expired", fired=fault.fired, seconds=time.monotonic() - began, twice=twice
     )
+
+
+def test_what_is_missing_when_a_shard_stops_is_listed_on_s3(
+    s3: str, pyrite: Pyrite, run_file: Path, llm: Writer
+) -> None:
+    llm.delay, llm.fault = 0.0, lambda number, _pair: "banana" if number > 100 else None
+    done = pyrite("train", run_file, "--store", s3, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert llm.faults["banana"]
+    told = re.search(r"Which pairs, and why: (\S+)\.", done.stderr.replace("\n", " "))
+    assert told, done.stderr
+    store = open_store(s3)
+    lines = store.read(told[1].removeprefix(f"{store}/")).splitlines()
+    assert {json.loads(line)["reason"] for line in lines} == {"the model's reply is none of the grades 1 to 4"}

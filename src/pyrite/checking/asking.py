@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from pyrite.errors import PyriteError, first_of
+from pyrite.errors import PyriteError
 from pyrite.judges.base import Judge, Judgment, Missing, Pair
 from pyrite.judges.budget import Budget
+from pyrite.judges.kept import Kept
 from pyrite.judges.walking import Walk, walk_all
+from pyrite.parts import Fresh
 from pyrite.progress import Progress
+from pyrite.stages.working import work
 
 #: So many ungraded pairs are worth a verdict on the judge. With more of them, or where all are, there is none to give.
 _FEW = 20
@@ -26,29 +29,35 @@ class Answers:
     seconds: float = 0.0
 
 
-def ask(judge: Judge, pairs: Sequence[Pair], max_missing: float, progress: Progress) -> Answers:
+def ask(judge: Judge, pairs: Sequence[Pair], max_missing: float, progress: Progress, kept: Kept | None) -> Answers:
     """Have every pair graded, a query's pairs together as in a run, and as many at once as the judge takes.
 
     Args:
         pairs: distinct; those of one query stand together.
         max_missing: judge.max_missing.
+        kept: where answers are put away as they come, however it ends; None for those that nobody can use again.
 
     Raises:
+        Interrupted: the process was told to stop (SIGTERM).
         PyriteError: the judge cannot go on, grades nothing, or leaves far too many pairs without a grade.
     """
     answers = Answers()
     if not pairs:
         return answers  # there may be no server
     progress.begin(len(pairs), "pairs judged")
-    try:
-        asyncio.run(_ask(judge, pairs, max_missing, answers, progress))
-    except BaseExceptionGroup as group:
-        raise first_of(group) from group
+    recorder = _Recorder(len(pairs), max_missing, answers, judge.fingerprint, progress)
+
+    async def flush() -> None:
+        if kept:
+            await recorder.fresh.flush(kept.add)
+
+    asyncio.run(work(_ask(judge, pairs, answers, recorder), flush))
+    if kept:
+        kept.merge()
     return answers
 
 
-async def _ask(judge: Judge, pairs: Sequence[Pair], max_missing: float, answers: Answers, progress: Progress) -> None:
-    recorder = _Recorder(len(pairs), max_missing, answers, progress)
+async def _ask(judge: Judge, pairs: Sequence[Pair], answers: Answers, recorder: "_Recorder") -> None:
     async with judge:
         await judge.ready()
         started = time.perf_counter()
@@ -70,12 +79,15 @@ def _walks(pairs: Sequence[Pair], in_flight: int) -> list[Walk]:
 
 
 class _Recorder:
-    def __init__(self, total: int, max_missing: float, answers: Answers, progress: Progress):
+    def __init__(self, total: int, max_missing: float, answers: Answers, fingerprint: str, progress: Progress):
         self._total, self._answers, self._progress = total, answers, progress
+        self._fingerprint = fingerprint
         self._budget = Budget(max_missing, total, _FEW)
+        self.fresh = Fresh()
 
     def judged(self, judgment: Judgment) -> None:
         self._answers.judgments.append(judgment)
+        self.fresh.rows.append(judgment.row(self._fingerprint))
         self._progress.advance()
 
     def missing(self, missing: Missing) -> None:

@@ -109,10 +109,7 @@ def calibrate(run: Run, graded: Graded, progress: Progress) -> dict[str, Any]:
     if judge.shared and graded.own:
         kept = Kept(run.store, judge.fingerprint, f"{spec.name}/calibrate", uuid.uuid4().hex[:12])
     known = _known_judgments(kept.read({pair.query_id for pair in pairs}), set(pairs)) if kept else {}
-    answers = ask(judge, [pair for pair in pairs if pair not in known], spec.judge.max_missing, progress)
-    if kept and answers.judgments:
-        kept.add([judgment.row(judge.fingerprint) for judgment in answers.judgments])
-        kept.merge()
+    answers = ask(judge, [pair for pair in pairs if pair not in known], spec.judge.max_missing, progress, kept)
     return {
         "pyrite": __version__,
         "run": spec.name,

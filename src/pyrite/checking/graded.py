@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyrite.errors import UserError
-from pyrite.sources.files import suggest
+from pyrite.sources.files import check_characters, suggest
 from pyrite.sources.qa import read_jsonl
 
 COLUMNS = ("query", "passage", "grade")
@@ -175,6 +175,7 @@ def _row(where: str, values: dict[Any, Any]) -> Row:
     for column in ("query", "passage"):
         if not isinstance(values[column], str) or not values[column].strip():
             raise UserError(f"{where}: '{column}' is empty or not text. Mend or remove the row.")
+        check_characters(where, f"'{column}'", values[column])
     return Row(where, values["query"].strip(), values["passage"].strip(), _grade(where, values["grade"]))
 
 

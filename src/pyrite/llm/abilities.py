@@ -41,6 +41,9 @@ _OFF_TOPIC = [{"role": "user", "content": "Write the word hello."}]
 
 _TRIES = 3
 
+#: Troubles of a server that is there and cannot do what it was asked.
+_FAILS_AT_IT = ("garbled", "server")
+
 _log = logging.getLogger(__name__)
 
 
@@ -189,13 +192,24 @@ def _request(way: Way, labels: Sequence[str], label_ids: Sequence[int], logprobs
 async def _chat(
     server: Server, model: str, messages: Sequence[Mapping[str, str]], request: Mapping[str, Any]
 ) -> Answer | None:
-    """The answer; None where the server does not take such a request."""
-    try:
-        return await _send(server, model, messages, request)
-    except Refused as refused:
-        if refused.status in (401, 403, 404):
-            raise
-        return None
+    """The answer; None where the server does not take such a request, or fails at it again and again.
+
+    To be asked of a server that has answered a plain request: some answer 500 to what they cannot do.
+    """
+    for tries in range(1, _TRIES + 1):
+        try:
+            return await _send(server, model, messages, request)
+        except Refused as refused:
+            if refused.status in (401, 403, 404):
+                raise
+            return None
+        except Trouble as trouble:
+            if trouble.kind not in _FAILS_AT_IT:
+                raise
+            asked = trouble.asked
+        if tries < _TRIES:
+            await asyncio.sleep(pause(tries, asked, random.random()))
+    return None
 
 
 async def _send(
@@ -240,7 +254,7 @@ async def _label_ids(server: Server, model: str, labels: Sequence[str]) -> tuple
         except (KeyError, TypeError):
             return None
         except Trouble as trouble:
-            if trouble.kind in ("garbled", "server"):
+            if trouble.kind in _FAILS_AT_IT:
                 return None
             raise
         if len(tokens) != 1:

@@ -164,10 +164,7 @@ def _field(where: str, row: dict[str, Any], name: str, required: bool = True) ->
     if not isinstance(value, str):
         problem = f"no '{name}'. {files.suggest(name, row)}" if name not in row else f"'{name}' is not text."
         raise UserError(f"{where}: {problem} BEIR's own lines have _id, title and text.")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{where}: '{name}' holds half a character ({error.reason}). Mend the text.") from error
+    files.check_characters(where, f"'{name}'", value)
     if name == "_id" and not value:
         raise UserError(f"{where}: '_id' is empty. Give each line an id of its own.")
     return value.strip() if name != "_id" else value

@@ -25,6 +25,14 @@ def existing(path: str, setting: str = "source.path") -> Path:
     return found
 
 
+def check_characters(where: str, field: str, value: str) -> None:
+    """Raise UserError where ``value`` holds half a character (a lone surrogate), which UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: {field} holds half a character ({error.reason}). Mend the text.") from error
+
+
 def find(path: Path, *suffixes: str) -> list[Path]:
     """The files with one of ``suffixes`` (such as ".xml") at or under ``path``, sorted by relative name.
 

@@ -88,12 +88,7 @@ def text(where: str, column: str, value: Any, setting: str) -> str:
             f"{where}: column '{column}' holds {_kind(value)}, and source.{setting} must be text. Convert it "
             f"to text, or set source.{setting} to another column."
         )
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(
-            f"{where}: column '{column}' holds half a character ({error.reason}). Mend the text."
-        ) from error
+    files.check_characters(where, f"column '{column}'", value)
     return value.strip()
 
 

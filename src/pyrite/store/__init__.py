@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 from pyrite.errors import UserError
-from pyrite.store.base import Absent, Stamp, Standing, Store, sha256_file, stamp_file
+from pyrite.store.base import Absent, Damaged, Stamp, Standing, Store, sha256_file, stamp_file
 from pyrite.store.folder import FolderStore
 
 if TYPE_CHECKING:
     from pyrite.store.s3_faults import Patience
 
-__all__ = ["Absent", "FolderStore", "Stamp", "Standing", "Store", "open_store", "sha256_file", "stamp_file"]
+__all__ = ["Absent", "Damaged", "FolderStore", "Stamp", "Standing", "Store", "open_store", "sha256_file", "stamp_file"]
 
 
 def open_store(url: str, patience: "Patience | None" = None) -> Store:

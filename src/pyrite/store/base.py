@@ -34,6 +34,10 @@ class Absent(PyriteError):
     """Nothing stands under a key that should have something."""
 
 
+class Damaged(PyriteError):
+    """What stands under a key is not what was put there: it was changed or damaged."""
+
+
 class Store(ABC):
     """Files under keys. ``url`` opens the same store again; ``local`` is the root of its local place."""
 

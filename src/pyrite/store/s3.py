@@ -23,7 +23,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pyrite.errors import PyriteError, UserError
-from pyrite.store.base import Absent, Stamp, Standing, Store, stamp_file
+from pyrite.store.base import Absent, Damaged, Stamp, Standing, Store, stamp_file
 from pyrite.store.files import below, beside_of, drop_folders, replace, write_whole
 from pyrite.store.s3_answers import Seen, cut_heads, digest, first_byte_of, head_of, note, noted, sha256, whole
 from pyrite.store.s3_faults import PATIENCE, NotThere, Patience, Taken, ensure_known, patiently
@@ -168,7 +168,7 @@ class S3Store(Store):
             whole(answer, "ContentLength", "ETag")
             data = answer["Body"].read()
             if digest(answer) not in ("", sha256(data)):
-                raise PyriteError(f"{self}/{key} is not what was put there: it was changed or damaged.")
+                raise Damaged(f"{self}/{key} is not what was put there: it was changed or damaged")
             return Standing(data, answer["ETag"])
 
         try:

@@ -54,11 +54,10 @@ def probe(run: Run, queries: int, candidates: int, progress: Progress) -> dict[s
     asked = _sample(
         ctx, chunks, train.filter(pc.is_in(train["query_id"], pa.array(drawn))), qrels, relevant, candidates
     )
-    answers = ask(judge, [each.pair for each in asked], run.spec.judge.max_missing, progress)
+    kept = None
     if judge.shared:
         kept = Kept(run.store, judge.fingerprint, f"{run.spec.name}/probe", uuid.uuid4().hex[:12])
-        kept.add([judgment.row(judge.fingerprint) for judgment in answers.judgments])
-        kept.merge()
+    answers = ask(judge, [each.pair for each in asked], run.spec.judge.max_missing, progress, kept)
 
     judgments = {judgment.pair: judgment for judgment in answers.judgments}
     text_of = dict(zip(chunks["chunk_id"].to_pylist(), chunks["text"].to_pylist(), strict=True))
