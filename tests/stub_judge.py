@@ -47,6 +47,9 @@ class Stub:
         self.models = [MODEL]
         self.root = MODEL
         self.key: str | None = None
+        #: What it answers to whatever it is asked in chat, and at these addresses.
+        self.status = 200
+        self.statuses_at: dict[str, int] = {}
         self.delay = 0.0
         #: What its model says where it is not held to the labels; None: its grade.
         self.said: str | None = None
@@ -113,6 +116,8 @@ class Stub:
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             said = f"Incorrect API key provided: {request.headers.get('Authorization')}"
             return web.json_response({"error": {"message": said}}, status=401)
+        if status := self.statuses_at.get(request.path):
+            return web.json_response({"error": {"message": f"stub says {status}"}}, status=status)
         if request.path == "/v1/models":
             entry = {"root": self.root} | ({"max_model_len": self.window} if self.window else {})
             return web.json_response({"data": [{"id": name, **entry} for name in self.models]})
@@ -134,11 +139,17 @@ class Stub:
     def _tokenize(self, body: dict[str, Any]) -> web.StreamResponse:
         if "tokenize" not in self.abilities:
             return web.json_response({"detail": "Not Found"}, status=404)
+        if "messages" in body and "tokenize text alone" in self.abilities:
+            return web.json_response({"error": {"message": "prompt: field required"}}, status=422)
         text = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
         count = tokens(text) + (10 if "messages" in body else 0)
         return web.json_response({"count": count, "tokens": [ord(text[0])] if len(text) == 1 else list(range(count))})
 
     async def _chat(self, request: web.BaseRequest, body: dict[str, Any]) -> web.StreamResponse:
+        if self.status != 200:
+            self.faults[str(self.status)] += 1
+            said = {"error": {"message": f"stub says {self.status}"}}
+            return web.json_response(said, status=self.status, headers={"Retry-After": "0.2"})
         if self.refuses_logprobs and body.get("logprobs"):
             said = {"error": {"message": "logprobs are not supported"}}
             return web.json_response(said, status=self.refuses_logprobs)

@@ -13,6 +13,8 @@ from pyrite.config import load
 from pyrite.costs import USUAL_MACHINE, machine
 from pyrite.estimate import Estimate, estimate, estimate_judging
 from pyrite.executors.step import Run, open_run, run_step
+from pyrite.judges.prompting import load_prompt
+from pyrite.judges.vllm import fingerprint
 from pyrite.plan import Step
 from pyrite.progress import Silent
 from pyrite.store import open_store
@@ -100,6 +102,20 @@ def test_two_machines_take_half_the_time_and_the_same_dollars(run_file: Path, tm
     one, two = (estimate(run, on, machines).words for machines in (1, 2))
     assert "about 1.7 hours and 9.39 dollars on 1 x ours" in one
     assert "about 50 minutes and 9.39 dollars on 2 x ours" in two
+
+
+def test_a_probe_of_the_same_judge_corrects_the_estimate_and_one_of_another_does_not(
+    pyrite: Pyrite, run_file: Path, tmp_path: Path
+) -> None:
+    judge = fingerprint(MODEL, load_prompt("general"))
+    speed = {"pairs_per_second": 8.0, "servers": 2, "prompt_tokens_per_pair": 500.0, "cached_tokens_per_pair": 300.0}
+    measured = {"judge": {"fingerprint": judge}, **speed}
+    open_store(str(tmp_path / "store")).write("runs/small/probe/probe.json", json.dumps(measured).encode())
+    said = " ".join(pyrite("estimate", run_file).stdout.split())
+    pairs = (20_070 * 10 + 70) * 2
+    assert f"hours {pairs / (4 * 4) / 3600:.1f}; speed: as the probe measured it" in said
+    assert f"{pairs * 500:,}, {pairs * 200:,} of them computed" in said
+    assert "not measured yet" in pyrite("estimate", run_file, "judge.prompt=medical").stdout
 
 
 def test_what_is_made_is_counted_and_what_is_left_is_at_most(run_file: Path, tmp_path: Path) -> None:

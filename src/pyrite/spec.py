@@ -351,6 +351,11 @@ class ResourcesSpec(Section):
     )
     judge_concurrency: int = Field(default=64, ge=1, description="vllm: most pairs in flight per server and shard")
     judge_timeout: float = Field(default=60.0, gt=0, description="vllm: seconds to wait for one answer")
+    judge_window: int | None = Field(
+        default=None,
+        ge=256,
+        description="vllm: tokens of the model's window, where its servers do not tell; longer passages are cut to fit",
+    )
     judge_key_file: str | None = Field(
         default=None, description="vllm: file that holds the API key; unset: PYRITE_JUDGE_API_KEY, or none"
     )

@@ -63,6 +63,33 @@ def test_a_server_that_refuses_logprobs_is_not_asked_for_them(
     assert ("structured_outputs" in result.request(LABELS)) == (way == "choice")
 
 
+@pytest.mark.parametrize(("address", "status"), [("/v1/models", 500), ("/v1/models", 403), ("/tokenize", 403)])
+def test_what_a_server_does_not_let_be_asked_beside_the_chat_is_done_without(address: str, status: int) -> None:
+    with Stub() as stub:
+        stub.statuses_at[address] = status
+        result = found(stub)
+    assert result.way == ("choice" if address == "/tokenize" else "label ids")
+    assert result.window == (None if address == "/v1/models" else 4096)
+
+
+def test_a_server_that_tokenizes_plain_text_alone_is_not_asked_to_count_messages() -> None:
+    with Stub(*ALL, "tokenize text alone") as stub:
+        result = found(stub)
+    assert (result.way, result.tokenizes) == ("label ids", False)
+
+
+def test_a_window_that_a_person_has_set_counts_where_servers_tell_none_or_a_larger_one() -> None:
+    with Stub(window=None) as untold, Stub(window=4096) as large:
+        for stub in (untold, large):
+            pool = Pool([stub.url], MODEL, None, 4, 2.0, 5.0, window=1000)
+
+            async def run(pool: Pool = pool) -> Abilities:
+                async with pool:
+                    return await look(pool, MESSAGES, LABELS)
+
+            assert asyncio.run(run()).window == 1000
+
+
 @pytest.mark.parametrize(
     ("several", "way", "logprobs"),
     [

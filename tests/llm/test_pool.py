@@ -88,18 +88,19 @@ def test_a_pause_that_the_server_asks_for_is_kept(stub: Stub) -> None:
     assert time.monotonic() - began >= 1.5
 
 
-def test_pushing_back_lowers_what_is_in_flight(stub: Stub) -> None:
+@pytest.mark.parametrize("fault", [(429, {"Retry-After": "0.1"}), (503, {"Retry-After": "0.1"}), "hang"])
+def test_pushing_back_lowers_what_is_in_flight(stub: Stub, fault: Fault) -> None:
     stub.delay = 0.02
 
     async def work(pool: Pool) -> tuple[int, int]:
         await ask_all(pool, 60)
         grown = pool.servers[0].limiter.limit
-        stub.fault = lambda number, _pair: (429, {"Retry-After": "0.1"}) if number <= 64 else None
+        stub.fault = lambda number, _pair: fault if number <= 64 else None
         await ask_all(pool, 4)
         return grown, pool.servers[0].limiter.limit
 
-    grown, lowered = with_pool(pool_of(stub), work)
-    assert stub.faults["429"] >= 4
+    grown, lowered = with_pool(pool_of(stub, timeout=1.0 if fault == "hang" else 5.0), work)
+    assert stub.faults.total() >= 4
     assert grown == stub.most_at_once == 8
     assert lowered <= 4
 
@@ -227,10 +228,26 @@ def test_servers_that_stay_down_are_an_outage_and_no_fault_of_the_requests(stub:
 
 
 def test_a_server_that_is_only_ever_busy_is_an_outage_too(stub: Stub) -> None:
-    stub.fault = lambda _number, _pair: (429, {"Retry-After": "0.2"})
+    stub.status = 429
     with pytest.raises(NoServer, match=r"nothing for 1 s; last: HTTP 429"):
         with_pool(pool_of(stub, patience=1.0), lambda pool: ask_all(pool, 4))
     assert stub.faults["429"] >= 4
+
+
+def test_one_that_no_server_ever_takes_is_given_up_though_it_is_the_last(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bug: a gateway's 502 for one pair is an outage each time it is alone, and its shard is never finished."""
+    monkeypatch.setattr("pyrite.llm.health._LONGEST_PAUSE", 0.1)
+    stub.fault = lambda _number, pair: (502, {}) if pair[0] == "q3" else None
+
+    async def work(pool: Pool) -> list[Answer | BaseException]:
+        return await asyncio.gather(*(pool.chat(f"q{i}", body(f"q{i}")) for i in range(8)), return_exceptions=True)
+
+    results = with_pool(pool_of(stub, patience=2.0), work)
+    assert stub.faults["502"] > 1
+    assert [result.reason for result in results if isinstance(result, GaveUp)] == ["HTTP 502: stub says 502"]
+    assert sum(isinstance(result, Answer) for result in results) == 7
 
 
 def test_one_that_waits_long_while_others_are_answered_is_not_given_up(stub: Stub) -> None:

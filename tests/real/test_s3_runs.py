@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import boto3
 import pytest
 
-from pyrite.store import Store, open_store
+from pyrite.errors import PyriteError
+from pyrite.store import Damaged, Store, open_store
 from real.proxy import Fault, Kind, Proxy, eventually
 from real.s3_run import RUN, by_step, manifests, outputs, step_of
 
@@ -78,6 +80,17 @@ def test_a_run_on_s3_gives_what_it_gives_in_a_folder_and_can_be_looked_at_from_a
     unknown = pyrite("status", "nothing", **elsewhere)
     assert unknown.returncode == 2
     assert "It has: small." in unknown.stderr.replace("\n", " ")
+    # Other bytes under the digest that was put there.
+    bucket, _, prefix = s3.removeprefix("s3://").partition("/")
+    stamp = store.stamp(f"{RUN}/run.yaml")
+    assert stamp
+    client = boto3.client("s3")
+    client.put_object(Bucket=bucket, Key=f"{prefix}/{RUN}/run.yaml", Body=b"other", Metadata={"sha256": stamp.sha256})
+    with pytest.raises(Damaged, match="is not what was put there"):
+        store.read(f"{RUN}/run.yaml")
+    with pytest.raises(PyriteError, match="is not what was put there"):
+        store.fetch(f"{RUN}/run.yaml")
+    assert pyrite("train", small, **elsewhere).returncode == 0
     # Damaged in the store: who reads it says so, and --force mends it.
     key = f"{RUN}/iterations/1/candidates.parquet"
     content = bytearray(store.read(key))

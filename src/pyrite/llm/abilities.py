@@ -113,9 +113,13 @@ def _common(found: Sequence[_Found], pool: Pool) -> Abilities:
     logprobs = all(one.choice_logprobs for one in found) if way == "choice" else way != "text"
     if (way, logprobs) in _DEGRADED:
         _log.warning("%s: %s", ", ".join(pool.urls), _DEGRADED[way, logprobs])
-    windows = [one.model.window for one in found if one.model.window]
+    windows = [one.model.window for one in found if one.model.window] + ([pool.window] if pool.window else [])
     if not windows:
-        _log.warning("%s: it does not tell its model's window: what does not fit stays ungraded", ", ".join(pool.urls))
+        _log.warning(
+            "%s: it does not tell its model's window: what does not fit stays ungraded, or the server cuts it "
+            "unsaid. Set resources.judge_window",
+            ", ".join(pool.urls),
+        )
     roots = sorted({one.model.root for one in found if one.model.root})
     if len(roots) > 1:
         _log.warning(
@@ -149,8 +153,8 @@ async def _look_at(
 
 async def _find(server: Server, model: str, messages: Sequence[Mapping[str, str]], labels: Sequence[str]) -> _Found:
     listed = await _listed(server, model)
-    label_ids = await _label_ids(server, model, labels)
     plain = await _send(server, model, messages, _request("text", labels, ()))
+    label_ids = await _label_ids(server, model, labels)
     ways: list[Way] = []
     if label_ids:
         answer = await _chat(server, model, messages, _request("label ids", labels, label_ids))
@@ -167,7 +171,8 @@ async def _find(server: Server, model: str, messages: Sequence[Mapping[str, str]
         ways.append("choice")
     if free_logprobs:
         ways.append("logprobs")
-    return _Found((*ways, "text"), choice_logprobs, label_ids or (), listed, label_ids is not None, plain.prompt_tokens)
+    counts = label_ids is not None and await _counts(server, model, messages)
+    return _Found((*ways, "text"), choice_logprobs, label_ids or (), listed, counts, plain.prompt_tokens)
 
 
 def _has_all(answer: Answer, labels: Sequence[str]) -> bool:
@@ -227,17 +232,30 @@ async def _listed(server: Server, model: str) -> _Listed:
     """
     try:
         served = {entry["id"]: entry for entry in (await server.wire.get("/v1/models"))["data"]}
-    except Refused as refused:
-        if refused.status in (401, 403):
+    except (Refused, KeyError, TypeError):
+        return _Listed()  # also where a key may ask and not list; whether it may ask is seen next
+    except Trouble as trouble:
+        if trouble.kind not in _FAILS_AT_IT:
             raise
-        return _Listed()
-    except (KeyError, TypeError):
         return _Listed()
     if model not in served:
         names = ", ".join(map(str, served)) or "nothing"
         raise UserError(f"{server.url} does not serve {model!r} but {names}. Set judge.model to what it serves.")
     window, root = served[model].get("max_model_len"), served[model].get("root")
     return _Listed(window if isinstance(window, int) and window > 0 else None, root if isinstance(root, str) else None)
+
+
+async def _counts(server: Server, model: str, messages: Sequence[Mapping[str, str]]) -> bool:
+    """Whether the server counts the tokens of messages: some tokenize plain text alone."""
+    body = json.dumps({"model": model, "messages": messages}).encode()
+    try:
+        return isinstance((await server.wire.post("/tokenize", body))["count"], int)
+    except (Refused, KeyError, TypeError):
+        return False
+    except Trouble as trouble:
+        if trouble.kind not in _FAILS_AT_IT:
+            raise
+        return False
 
 
 async def _label_ids(server: Server, model: str, labels: Sequence[str]) -> tuple[int, ...] | None:
@@ -247,11 +265,7 @@ async def _label_ids(server: Server, model: str, labels: Sequence[str]) -> tuple
         body = json.dumps({"model": model, "prompt": label, "add_special_tokens": False}).encode()
         try:
             tokens = (await server.wire.post("/tokenize", body))["tokens"]
-        except Refused as refused:
-            if refused.status in (401, 403):
-                raise
-            return None
-        except (KeyError, TypeError):
+        except (Refused, KeyError, TypeError):
             return None
         except Trouble as trouble:
             if trouble.kind in _FAILS_AT_IT:

@@ -6,6 +6,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, get_args
 
@@ -73,13 +74,15 @@ class Pool:
         concurrency: int,
         timeout: float,
         patience: float = PATIENCE,
+        window: int | None = None,
     ):
         """``concurrency``: most requests in flight per server. ``timeout``: seconds for one answer.
 
-        ``patience``: seconds without any answer after which that is an outage.
+        ``patience``: seconds without any answer after which that is an outage. ``window``: tokens of the model's
+        window, where a person has set it.
         """
         self.urls = list(urls)
-        self.model, self.patience = model, patience
+        self.model, self.patience, self.window = model, patience, window
         self._key, self._concurrency, self._timeout = key, concurrency, timeout
         self.servers: list[Server] = []
         self._session: aiohttp.ClientSession | None = None
@@ -108,6 +111,7 @@ class Pool:
             read_key(resources.judge_key_file),
             resources.judge_concurrency,
             resources.judge_timeout,
+            window=resources.judge_window,
         )
 
     async def __aenter__(self) -> Self:
@@ -129,7 +133,8 @@ class Pool:
         """What the model says to ``body`` (of /v1/chat/completions, without the model's name).
 
         Raises:
-            GaveUp: no server gave an answer in the attempts that one request has.
+            GaveUp: no server gave an answer in the attempts that one request has; or servers answer others, and this
+                one not for as long as the pool is patient.
             NoServer: no server has answered anything for as long as the pool is patient.
             UserError: a server refuses it, and would again.
         """
@@ -148,11 +153,15 @@ class Pool:
         order = ranked(affinity, self.urls)
         attempts = strikes = 0
         since: float | None = None
+        last: Trouble | None = None
         while True:
+            if since and self._is_over(since):
+                if last and await self._any_answers():
+                    raise GaveUp(last.reason, attempts, last.kind)
+                raise NoServer(f"{', '.join(self.urls)}: nothing for {self.patience:g} s; last: {self._trouble}")
             server = self._find(order)
             if server is None:
                 since = since or time.monotonic()
-                self._check_patience(since)
                 self._say_waiting()
                 await asyncio.sleep(_LOOK)
                 continue
@@ -170,6 +179,7 @@ class Pool:
                 server.health.abandoned()
                 raise GaveUp("it does not fit the model's window, says the server", attempts, "window") from None
             except Trouble as trouble:
+                last = trouble
                 server.failed(trouble, epoch)
                 self._trouble, asked = trouble.reason, trouble.asked
                 metrics.RETRIES.labels(trouble.kind).inc()
@@ -182,7 +192,6 @@ class Pool:
             finally:
                 server.gate.leave()
             since = since or time.monotonic()
-            self._check_patience(since)
             await asyncio.sleep(pause(attempts, asked, random.random()))
 
     def _find(self, order: Sequence[int]) -> Server | None:
@@ -200,9 +209,18 @@ class Pool:
                 server.health.abandoned()
         return entered
 
-    def _check_patience(self, since: float) -> None:
-        if time.monotonic() - max(since, self._answered) > self.patience:
-            raise NoServer(f"{', '.join(self.urls)}: nothing for {self.patience:g} s; last: {self._trouble}")
+    def _is_over(self, since: float) -> bool:
+        """Whether nothing has been answered for as long as the pool is patient, to a request that fails ``since``."""
+        return time.monotonic() - max(since, self._answered) > self.patience
+
+    async def _any_answers(self) -> bool:
+        """Whether a server answers something plain: then it is there, and what it was asked is to blame."""
+        body = {"model": self.model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1}
+        for server in self.servers:
+            with suppress(Trouble, UserError):
+                await server.wire.post(CHAT, json.dumps(body).encode())
+                return True
+        return False
 
     def _say_waiting(self) -> None:
         now = time.monotonic()
