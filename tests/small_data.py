@@ -36,3 +36,12 @@ KINDS = {
         "{} begins when the {} system fails, often after a {} infection or by inheritance.",
     ),
 }
+
+#: A passage of the data set. A text is nearest to itself, whatever a model has learned and a processor rounds.
+PASSAGE = KINDS["treatment"][1].format("gout", "gout1", "outtre")
+
+
+def found_first(said: str) -> bool:
+    """Whether what `pyrite search` said of PASSAGE, on a terminal of 1,000 columns, has it first with both models."""
+    first_row = said.partition("\u251c")[0]
+    return first_row.count(PASSAGE) == 2

@@ -17,6 +17,7 @@ from pyrite.errors import PyriteError
 from pyrite.store import Damaged, Store, open_store
 from real.proxy import Fault, Kind, Proxy, eventually
 from real.s3_run import RUN, by_step, manifests, outputs, step_of
+from small_data import PASSAGE, found_first
 
 pytestmark = pytest.mark.real
 
@@ -71,9 +72,9 @@ def test_a_run_on_s3_gives_what_it_gives_in_a_folder_and_can_be_looked_at_from_a
     elsewhere = {"PYRITE_CACHE": str(tmp_path / "elsewhere"), "PYRITE_STORE": s3}
     assert "finished; nothing to do" in pyrite("train", small, **elsewhere).stdout
     for _ in range(2):
-        found = pyrite("search", "small", "How is gout treated?", **elsewhere)
+        found = pyrite("search", "small", PASSAGE, COLUMNS="1000", **elsewhere)
         assert found.returncode == 0, found.stderr
-        assert "gout" in found.stdout
+        assert found_first(found.stdout)
     assert proxy.count("GET", f"{RUN}/model/model.safetensors") == 1
     assert "evaluate" in pyrite("status", "small", **elsewhere).stdout
     assert "MRR@5" in pyrite("report", "small", **elsewhere).stdout
@@ -90,7 +91,6 @@ def test_a_run_on_s3_gives_what_it_gives_in_a_folder_and_can_be_looked_at_from_a
         store.read(f"{RUN}/run.yaml")
     with pytest.raises(PyriteError, match="is not what was put there"):
         store.fetch(f"{RUN}/run.yaml")
-    assert pyrite("train", small, **elsewhere).returncode == 0
     # Damaged in the store: who reads it says so, and --force mends it.
     key = f"{RUN}/iterations/1/candidates.parquet"
     content = bytearray(store.read(key))

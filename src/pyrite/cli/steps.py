@@ -13,6 +13,7 @@ from pyrite.executors.step import Run, run_step
 from pyrite.locks import locked
 from pyrite.plan import STAGES, Step
 from pyrite.progress import Events
+from pyrite.store import Absent, Damaged
 
 Iteration = Annotated[int, typer.Option("--iteration", "-i", min=1, help="Which iteration, from 1.")]
 #: Stages whose metrics are worth a last scrape; what the others come to is all in their manifests.
@@ -115,7 +116,11 @@ def _do_now(run: Run, force: bool, step: Step) -> None:
     run.store.ensure_writable()
     with locked(run.lock("run"), f"run {run.spec.name}", shared=True), Display(console) as display:
         key, description = f"{run.prefix}/run.yaml", dump(run.spec).encode()
-        if not run.store.exists(key) or run.store.read(key) != description:
+        try:
+            stands = run.store.read(key)
+        except (Absent, Damaged):
+            stands = b""
+        if stands != description:
             run.store.write(key, description)
         display.started(step)
         manifest = run_step(run, step, Events(lambda event: display.event(step, event)), force=force)
