@@ -201,7 +201,10 @@ def test_texts_go_to_the_server_as_they_stand_in_the_file(pyrite: Pyrite, run_fi
         judge = ("judge.kind=vllm", f"judge.model={MODEL}", f"resources.judge_urls=[{server.url}]")
         result = pyrite("calibrate", run_file, path, *judge)
         assert result.returncode == 0, result.stdout + result.stderr
-        assert all(server.answered[pair] == 1 for pair in pairs)
+        server.down()
+        again = pyrite("calibrate", run_file, path, *judge)
+        assert again.returncode == 0, again.stderr
+        assert all(server.answered[pair] == 1 for pair in pairs), "no pair is paid for twice"
     content = json.loads(Path(result.stdout.rstrip().splitlines()[-1]).read_text())
     assert content["n"] == 20
     assert content["kappa"] == 1

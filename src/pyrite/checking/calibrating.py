@@ -1,6 +1,5 @@
 """Set a judge beside people: it grades the pairs that they graded, and its agreement with them is measured."""
 
-import hashlib
 import math
 import uuid
 from collections import defaultdict
@@ -20,6 +19,7 @@ from pyrite.errors import UserError
 from pyrite.evaluation import agreement
 from pyrite.evaluation.significance import Interval
 from pyrite.executors.step import Run
+from pyrite.identity import chunk_id, query_id
 from pyrite.judges import Judgment, Pair, open_judge
 from pyrite.judges.base import RELEVANT
 from pyrite.judges.kept import Kept
@@ -51,15 +51,12 @@ class Tables:
 
 @dataclass(frozen=True)
 class Graded:
-    """A graded file, ready to be judged. ``unknown`` counts its rows that name nothing in the tables; ``own``: the
-    tables are the run's.
-    """
+    """A graded file, ready to be judged. ``unknown`` counts its rows that name nothing in the tables."""
 
     items: list[Item]
     scale: Scale
     tables: Tables
     unknown: int
-    own: bool
 
 
 def prepared_tables(run: Run) -> Tables:
@@ -69,9 +66,9 @@ def prepared_tables(run: Run) -> Tables:
 
 
 def of_texts(file: GradedFile, scale: Scale) -> Graded:
-    """The pairs of a file that holds texts, in small tables of their own."""
-    items = [Item(_id(row.query), (_id(row.passage),), scale.to_judge(row.grade)) for row in file.rows]
-    return Graded(items, scale, _text_tables(file.rows), 0, own=False)
+    """The pairs of a file that holds texts, in small tables of their own, with the ids that a run would give them."""
+    items = [Item(query_id(row.query), (chunk_id(row.passage),), scale.to_judge(row.grade)) for row in file.rows]
+    return Graded(items, scale, _text_tables(file.rows), 0)
 
 
 def of_ids(file: GradedFile, scale: Scale, prepared: Tables) -> Graded:
@@ -87,13 +84,13 @@ def of_ids(file: GradedFile, scale: Scale, prepared: Tables) -> Graded:
             f"{first.where}: neither query {first.query!r} with document {first.passage!r} nor any other row names a "
             "query and a document of this run: give its own query and chunk ids, or those of its source."
         )
-    return Graded(items, scale, prepared, len(file.rows) - len(items), own=True)
+    return Graded(items, scale, prepared, len(file.rows) - len(items))
 
 
 def calibrate(run: Run, graded: Graded, progress: Progress) -> dict[str, Any]:
     """Have every pair graded by the run's judge, and measure how far it agrees.
 
-    What is kept of the run's own pairs is not asked again, and what is answered of them is kept.
+    What is kept of the pairs is not asked again, and what is answered of them is kept.
 
     Returns:
         The content of the JSON file: plain values, None where something is undefined.
@@ -106,7 +103,7 @@ def calibrate(run: Run, graded: Graded, progress: Progress) -> dict[str, Any]:
     judge = open_judge(spec, graded.tables.queries, graded.tables.chunks, graded.tables.qrels)
     pairs = sorted({Pair(item.query_id, chunk) for item in graded.items for chunk in item.chunk_ids})
     kept = None
-    if judge.shared and graded.own:
+    if judge.shared:
         kept = Kept(run.store, judge.fingerprint, f"{spec.name}/calibrate", uuid.uuid4().hex[:12])
     known = _known_judgments(kept.read({pair.query_id for pair in pairs}), set(pairs)) if kept else {}
     answers = ask(judge, [pair for pair in pairs if pair not in known], spec.judge.max_missing, progress, kept)
@@ -202,8 +199,8 @@ def _known(rows: Iterable[Row], scale: Scale, prepared: Tables) -> list[Item]:
 
 
 def _text_tables(rows: Iterable[Row]) -> Tables:
-    queries = {_id(row.query): row.query for row in rows}
-    chunks = {_id(row.passage): row.passage for row in rows}
+    queries = {query_id(row.query): row.query for row in rows}
+    chunks = {chunk_id(row.passage): row.passage for row in rows}
     nothing = {"topic": "", "type": "", "split": "test", "question_ids": []}
     return Tables(
         pa.Table.from_pylist(
@@ -218,7 +215,3 @@ def _text_tables(rows: Iterable[Row]) -> Tables:
         ),
         tables.QRELS.empty_table(),
     )
-
-
-def _id(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
