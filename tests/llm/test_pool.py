@@ -250,6 +250,24 @@ def test_one_that_no_server_ever_takes_is_given_up_though_it_is_the_last(
     assert sum(isinstance(result, Answer) for result in results) == 7
 
 
+def test_a_server_that_is_back_when_patience_ends_answers_what_has_waited(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bug: what waits is given up the moment that the server can be seen again."""
+    monkeypatch.setattr("pyrite.llm.health._LONGEST_PAUSE", 0.1)
+    back: list[bool] = []
+
+    async def any_answers(_pool: Pool) -> bool:
+        stub.fault = lambda _number, _pair: None
+        back.append(True)
+        return True
+
+    monkeypatch.setattr(Pool, "_any_answers", any_answers)
+    stub.fault = lambda _number, _pair: (502, {})
+    assert with_pool(pool_of(stub, patience=1.0), lambda pool: pool.chat("q", body("q"))).attempts > 1
+    assert back
+
+
 def test_one_that_waits_long_while_others_are_answered_is_not_given_up(stub: Stub) -> None:
     stub.fault = lambda number, pair: (429, {}) if pair[0] == "q0" and number < 40 else None
     stub.delay = 0.05

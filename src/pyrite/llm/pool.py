@@ -133,8 +133,8 @@ class Pool:
         """What the model says to ``body`` (of /v1/chat/completions, without the model's name).
 
         Raises:
-            GaveUp: no server gave an answer in the attempts that one request has; or servers answer others, and this
-                one not for as long as the pool is patient.
+            GaveUp: no server gave an answer in the attempts that one request has; or none to this one for as long as
+                the pool is patient, though there is one that answers.
             NoServer: no server has answered anything for as long as the pool is patient.
             UserError: a server refuses it, and would again.
         """
@@ -153,12 +153,12 @@ class Pool:
         order = ranked(affinity, self.urls)
         attempts = strikes = 0
         since: float | None = None
-        last: Trouble | None = None
+        last_try = False
         while True:
-            if since and self._is_over(since):
-                if last and await self._any_answers():
-                    raise GaveUp(last.reason, attempts, last.kind)
-                raise NoServer(f"{', '.join(self.urls)}: nothing for {self.patience:g} s; last: {self._trouble}")
+            if since and not last_try and self._is_over(since):
+                if not attempts or not await self._any_answers():
+                    raise NoServer(f"{', '.join(self.urls)}: nothing for {self.patience:g} s; last: {self._trouble}")
+                last_try = True
             server = self._find(order)
             if server is None:
                 since = since or time.monotonic()
@@ -179,12 +179,11 @@ class Pool:
                 server.health.abandoned()
                 raise GaveUp("it does not fit the model's window, says the server", attempts, "window") from None
             except Trouble as trouble:
-                last = trouble
                 server.failed(trouble, epoch)
                 self._trouble, asked = trouble.reason, trouble.asked
                 metrics.RETRIES.labels(trouble.kind).inc()
                 strikes += trouble.kind not in _NOT_ITS_FAULT
-                if strikes >= STRIKES:
+                if strikes >= STRIKES or last_try:
                     raise GaveUp(trouble.reason, attempts, trouble.kind) from None
             except BaseException:
                 server.health.abandoned()
@@ -214,7 +213,7 @@ class Pool:
         return time.monotonic() - max(since, self._answered) > self.patience
 
     async def _any_answers(self) -> bool:
-        """Whether a server answers something plain: then it is there, and what it was asked is to blame."""
+        """Whether a server answers something plain: then it is there, and what fails again is to blame itself."""
         body = {"model": self.model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1}
         for server in self.servers:
             with suppress(Trouble, UserError):
