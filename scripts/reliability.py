@@ -3,7 +3,7 @@
     make real-s3        # once, to install the server; Ctrl-C
     make reliability    # or: .venv/bin/python scripts/reliability.py
 
-Takes about 15 minutes. The page is written only where every test has passed.
+Takes about 25 minutes. The page is written only where every test has passed.
 """
 
 import json
