@@ -129,7 +129,9 @@ def test_code_of_a_model_runs_only_where_the_run_says_so(run_file: Path, tiny_mo
     modules = json.loads((base / "modules.json").read_text())
     modules[-1] |= {"type": "own.Own", "path": modules[-1]["path"]}
     (base / "modules.json").write_text(json.dumps(modules))
-    (base / "own.py").write_text("from sentence_transformers.models import Pooling\nclass Own(Pooling): pass\n")
+    (base / "own.py").write_text(
+        "from sentence_transformers.sentence_transformer.modules import Pooling\nclass Own(Pooling): pass\n"
+    )
     do(run_file, Step("prepare"))
     with pytest.raises(UserError, match="does not load"):
         do(run_file, Step("validate", 0), overrides=[f"model.base={base}"])
