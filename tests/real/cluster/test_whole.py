@@ -20,8 +20,8 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 def test_the_sample_on_the_cluster_gives_what_it_gives_here(place: Place, tmp_path: Path) -> None:
     """`make train ITER=2 ON=cluster`, with 4 shards, against the same run on this machine.
 
-    Tables without floats must be equal. Scores may differ by 0.01: a pod's threads add up in another order than ours,
-    so that embeddings differ in their last digits, two passages change places, and training sees other examples.
+    On one machine, with as many threads, all is equal: tables, weights, scores. Another number of threads adds up in
+    another order, so embeddings differ in their last digits, two passages change places, training sees other examples.
     """
     settings = "judge.shards=4 name=sample"
     command = ["make", "train", "ITER=2", "ON=cluster", f"ARGS={settings} -n {place.namespace}"]
@@ -39,22 +39,17 @@ def test_the_sample_on_the_cluster_gives_what_it_gives_here(place: Place, tmp_pa
     theirs = json.loads(
         place.s3().get_object(Bucket="pyrite", Key=f"{place.namespace}/runs/sample/report/report.json")["Body"].read()
     )
-    apart = {
-        (model, name): abs(theirs["means"]["test"][model][name] - value)
-        for model, metrics in ours["means"]["test"].items()
-        for name, value in metrics.items()
-    }
-    print(f"farthest apart: {max(apart.values()):.5f}")
-    assert {where: by for where, by in apart.items() if by > 0.01} == {}
+    assert theirs["means"] == ours["means"]
     local = {
         output["key"]: output["sha256"]
         for path in (tmp_path / "store/runs/sample/steps").glob("*.json")
         for output in json.loads(path.read_text())["outputs"]
     }
-    same = [key for key in local if key.startswith(("corpus/", "queries/"))]
+    # Reports and cards tell of seconds and places.
+    same = {key: digest for key, digest in local.items() if key.endswith((".parquet", ".safetensors"))}
     remote = place.digests("sample")
-    assert same
-    assert {key: remote[key] for key in same} == {key: local[key] for key in same}
+    assert {key.partition("/")[0] for key in same} >= {"corpus", "queries", "iterations", "model", "report"}
+    assert {key: remote[key] for key in same} == same
 
 
 def test_a_person_detaches_comes_back_suspends_and_deletes(
