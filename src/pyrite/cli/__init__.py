@@ -11,6 +11,7 @@ import typer
 from pyrite import __version__
 from pyrite.cli import cluster, data, inspect, judging, steps, train
 from pyrite.cli.common import errors, interruptible, told_to_stop
+from pyrite.cli.cores import keep_to_limit
 from pyrite.errors import Interrupted, for_a_person
 
 app = typer.Typer(
@@ -52,6 +53,7 @@ def main() -> None:
     """
     code: object = 0
     interruptible()
+    keep_to_limit()
     try:
         app()
     except SystemExit as leaving:

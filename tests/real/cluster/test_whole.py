@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from real.cluster.place import ROOT, Object, Place
+from pyrite import __version__
+from real.cluster.place import ROOT, Object, Place, kubectl, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -50,6 +52,27 @@ def test_the_sample_on_the_cluster_gives_what_it_gives_here(place: Place, tmp_pa
     remote = place.digests("sample")
     assert {key.partition("/")[0] for key in same} >= {"corpus", "queries", "iterations", "model", "report"}
     assert {key: remote[key] for key in same} == same
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core: no limit is less")
+def test_a_worker_starts_as_many_threads_as_its_limit_has_cores(place: Place) -> None:
+    """The bug: as many as the node has cores took turns at what the limit leaves."""
+    program = """
+import sys, pyrite.cli
+sys.argv = ["pyrite", "--version"]
+try: pyrite.cli.main()
+except SystemExit: import torch; print(torch.get_num_threads(), "threads")
+"""
+    pod = yaml.safe_load((ROOT / "jobs/finetune.yaml").read_text())["spec"]["template"]["spec"]
+    (worker,) = pod["containers"]
+    worker |= {"image": place.values["worker"]["image"]["repository"] + ":" + __version__}
+    worker |= {"command": ["python", "-c", program], "args": []}
+    worker["resources"] = {"limits": {"cpu": "1", "memory": "1Gi"}}
+    pod["volumes"][0] = {"name": "run", "emptyDir": {}}  # its ConfigMap is made for a run
+    manifest = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "threads"}, "spec": pod}
+    kubectl("-n", place.namespace, "apply", "-f", "-", stdin=json.dumps(manifest))
+    until("it ends", lambda: place.get("pod", "threads")["status"]["phase"] == "Succeeded")
+    assert kubectl("-n", place.namespace, "logs", "threads").splitlines()[-1] == "1 threads"
 
 
 def test_a_person_detaches_comes_back_suspends_and_deletes(
