@@ -16,7 +16,9 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 .PHONY: help setup train test test-slow test-real test-cluster kube images chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-encode bench-search bench-judge prove-judging docs dashboards-preview clean
 
 help: ## show this menu
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { line = sprintf("  make %-20s", $$1); n = split($$2, words, " "); \
+	  for (i = 1; i <= n; i++) { if (length(line " " words[i]) > 79) { print line; line = sprintf("%27s", "") } \
+	    line = line " " words[i] } print line }' $(MAKEFILE_LIST)
 	@echo
 	@echo "  settings: ITER=$(or $(ITER),as RUN says) RUN=$(RUN) STORE=$(STORE) ON=$(ON) ARGS='key=value ...'"
 

@@ -30,7 +30,7 @@ def body(query: str, passage: str = "p") -> dict[str, Any]:
 def with_pool(pool: Pool, work: Callable[[Pool], Awaitable[T]]) -> T:
     async def run() -> T:
         async with pool:
-            return await work(pool)
+            return await asyncio.wait_for(work(pool), 60)  # what waits for ever fails, and does not hang
 
     return asyncio.run(run())
 

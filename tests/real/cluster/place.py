@@ -178,10 +178,10 @@ class Place:
         return self.status(run)
 
     def pyrite(self, *words: str, seconds: float = 900) -> "subprocess.CompletedProcess[str]":
-        """The command line, as a person outside uses it, so with as many threads as it takes of itself."""
+        """The command line, as a person outside uses it, with as many threads as a pod has."""
         command = [sys.executable, "-m", "pyrite", *words]
-        environment = {**os.environ, **self.environment, "PYRITE_STORE": self.url}
-        environment.pop("OMP_NUM_THREADS", None)
+        threads = min(int(_SMALL["resources"]["limits"]["cpu"]), os.cpu_count() or 1)
+        environment = {**os.environ, **self.environment, "PYRITE_STORE": self.url, "OMP_NUM_THREADS": str(threads)}
         return subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False)
 
     def digests(self, run: str) -> dict[str, str]:
