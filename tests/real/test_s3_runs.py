@@ -86,20 +86,12 @@ def test_a_run_on_s3_gives_what_it_gives_in_a_folder_and_can_be_looked_at_from_a
     stamp = store.stamp(f"{RUN}/run.yaml")
     assert stamp
     client = boto3.client("s3")
-    other = {
-        "Bucket": bucket,
-        "Key": f"{prefix}/{RUN}/run.yaml",
-        "Body": b"other",
-        "Metadata": {"sha256": stamp.sha256},
-    }
-    client.put_object(**other)
+    client.put_object(Bucket=bucket, Key=f"{prefix}/{RUN}/run.yaml", Body=b"other", Metadata={"sha256": stamp.sha256})
     with pytest.raises(Damaged, match="is not what was put there"):
         store.read(f"{RUN}/run.yaml")
     with pytest.raises(PyriteError, match="is not what was put there"):
         store.fetch(f"{RUN}/run.yaml")
     assert pyrite("train", small, **elsewhere).returncode == 0
-    assert store.read(f"{RUN}/run.yaml") != b"other"
-    client.put_object(**other)  # as a step that is done by hand meets it
     # Damaged in the store: who reads it says so, and --force mends it.
     key = f"{RUN}/iterations/1/candidates.parquet"
     content = bytearray(store.read(key))
