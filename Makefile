@@ -102,7 +102,7 @@ bench-judge: $(VENV)/.ready ## the judge's worker against a stub, the whole stag
 prove-judging: $(VENV)/.ready ## judging under fire: workers and a real vLLM server are killed again and again: ARGS='--signal TERM'
 	@$(BIN)/python scripts/prove_judging.py $(ARGS)
 
-bench-search: $(VENV)/.ready ## exact search over 1,000,000 chunks: seconds and peak memory
+bench-search: $(VENV)/.ready ## exact search over 1,000,000 passages: seconds and peak memory
 	@$(BIN)/python scripts/bench_search.py $(ARGS)
 
 clean: ## remove the virtual environment and caches, not the store

@@ -21,14 +21,14 @@ from typing import Any
 from pyrite import tables
 from pyrite.config import load
 from pyrite.judges import Judgment, Missing, Pair
-from pyrite.judges.choosing import choose
 from pyrite.judges.labels import LabelsJudge
-from pyrite.judges.walking import walk_all
+from pyrite.judges.selection import choose
+from pyrite.judges.session import judge_all
 from pyrite.spec import JudgeSpec, MineSpec, SampleSpec
 from pyrite.training import mining
 from pyrite.training.mining import Candidate
 
-WAYS: dict[str, dict[str, Any]] = {
+DECODING_MODES: dict[str, dict[str, Any]] = {
     "all 50": {},
     "rank_window 30": {"rank_window": 30},
     "rank_window 20": {"rank_window": 20},
@@ -59,7 +59,7 @@ class Recorder:
     def kept(self, pair: Pair) -> None:
         raise AssertionError(f"nothing is kept, and {pair} was")
 
-    def skipped(self, query_id: str, chunk_ids: Sequence[str]) -> None:
+    def skipped(self, query_id: str, passage_ids: Sequence[str]) -> None:
         pass
 
 
@@ -72,34 +72,34 @@ def main() -> int:
     folder = arguments.store / "runs" / arguments.run
     spec = load(folder / "run.yaml")
     queries = tables.read(folder / "queries/queries.parquet", tables.QUERIES)
-    chunks = tables.read(folder / "corpus/chunks.parquet", tables.CHUNKS)
+    passages = tables.read(folder / "corpus/passages.parquet", tables.PASSAGES)
     qrels = tables.read(folder / "queries/qrels.parquet", tables.QRELS)
     found = tables.read(folder / f"iterations/{arguments.iteration}/candidates.parquet", tables.CANDIDATES).to_pylist()
-    judge = LabelsJudge(queries, chunks, qrels)
+    judge = LabelsJudge(queries, passages, qrels)
     relevant: dict[str, set[str]] = defaultdict(set)
     for row in qrels.to_pylist():
-        relevant[row["query_id"]].add(row["chunk_id"])
-    text_of = dict(zip(chunks["chunk_id"].to_pylist(), chunks["text"].to_pylist(), strict=True))
-    shingles = {chunk: mining.shingles(text_of[chunk]) for chunk in {row["chunk_id"] for row in found}}
+        relevant[row["query_id"]].add(row["passage_id"])
+    text_of = dict(zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True))
+    shingles = {passage: mining.shingles(text_of[passage]) for passage in {row["passage_id"] for row in found}}
     by_query = [(query, list(rows)) for query, rows in groupby(found, key=lambda row: row["query_id"])]
     rules = {"run's rule": spec.mine, "rank rule": MineSpec(rule="rank")}
     whole: dict[str, set[tuple[str, ...]]] = {}
     lines = []
-    for way, settings in WAYS.items():
+    for way, settings in DECODING_MODES.items():
         chosen = JudgeSpec(**settings)
         recorder = Recorder()
         walks = [
-            (q, choose(q, [(r["chunk_id"], r["rank"]) for r in rows], relevant[q], chosen, spec.seed))
+            (q, choose(q, [(r["passage_id"], r["rank"]) for r in rows], relevant[q], chosen, spec.seed))
             for q, rows in by_query
         ]
-        asyncio.run(walk_all(walks, judge, {}, chosen.patience, recorder, relevant))
-        line: dict[str, Any] = {"way": way, "judged": round(len(recorder.grades) / len(found), 3)}
+        asyncio.run(judge_all(walks, judge, {}, chosen.patience, recorder, relevant))
+        line: dict[str, Any] = {"decoding_mode": way, "judged": round(len(recorder.grades) / len(found), 3)}
         for name, rule in rules.items():
             judged = [(q, [candidate(q, row, recorder.grades) for row in rows]) for q, rows in by_query]
             examples, _ = mining.mine(
                 judged, relevant, rule, spec.seed, lambda a, b: mining.near_duplicates(shingles[a], shingles[b])
             )
-            hard = {(e.query_id, e.positive.chunk_id, *(n.chunk_id for n in e.negatives)) for e in examples
+            hard = {(e.query_id, e.positive.passage_id, *(n.passage_id for n in e.negatives)) for e in examples
                     if e.kind == "hard"}  # fmt: skip
             whole.setdefault(name, hard)
             line[name] = {
@@ -113,8 +113,8 @@ def main() -> int:
 
 
 def candidate(query: str, row: dict[str, Any], grades: dict[Pair, int]) -> Candidate:
-    grade = grades.get(Pair(query, row["chunk_id"]))
-    return Candidate(row["chunk_id"], row["rank"], row["score"], grade, None if grade is None else float(grade))
+    grade = grades.get(Pair(query, row["passage_id"]))
+    return Candidate(row["passage_id"], row["rank"], row["score"], grade, None if grade is None else float(grade))
 
 
 if __name__ == "__main__":

@@ -29,14 +29,14 @@ LEAST_OVERLAP = 0.98
 
 
 def passages(path: Path | None, wanted: int) -> list[str]:
-    from pyrite.chunking import chunk
+    from pyrite.chunking import split_into_passages
 
     spec = MedquadSource(path=str(path), collections=["NIDDK", "NINDS"]) if path else SampleSource()
     texts = [
         record.text[start:end]
         for record in open_source(spec).records()
         if isinstance(record, Document)
-        for start, end in chunk(record.text, 500, 1000)
+        for start, end in split_into_passages(record.text, 500, 1000)
     ]
     distinct = list(dict.fromkeys(texts))
     step = max(1, len(distinct) // wanted)

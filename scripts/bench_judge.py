@@ -32,14 +32,14 @@ from bench_stub import memory, stub, tables_of, texts
 from pyrite import tables
 from pyrite.judges import Judgment, Missing, Pair
 from pyrite.judges.grading import LABELS
-from pyrite.judges.prompting import Prompt, load_prompt
-from pyrite.judges.vllm import VllmJudge
-from pyrite.judges.walking import Walk, walk_all
-from pyrite.llm.abilities import look
+from pyrite.judges.llm import LlmJudge
+from pyrite.judges.prompt import Prompt, load_prompt
+from pyrite.judges.session import Walk, judge_all
+from pyrite.llm.capabilities import detect_capabilities
 from pyrite.llm.placement import ranked
 from pyrite.llm.pool import Pool
 from pyrite.plan import Step
-from pyrite.progress import Silent
+from pyrite.progress import NullProgress
 from pyrite.spec import JudgeSpec, ResourcesSpec, RunSpec, SampleSource
 from pyrite.stages import judge as judge_stage
 from pyrite.stages.context import StepContext
@@ -64,8 +64,8 @@ class Counting:
     def kept(self, pair: Pair) -> None:
         del pair
 
-    def skipped(self, query_id: str, chunk_ids: Sequence[str]) -> None:
-        del query_id, chunk_ids
+    def skipped(self, query_id: str, passage_ids: Sequence[str]) -> None:
+        del query_id, passage_ids
 
 
 # --- against a stub ---------------------------------------------------------------------------------------------------
@@ -77,8 +77,8 @@ def against_stub(pairs: int, concurrency: int) -> dict[str, Any]:
 
 
 async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any]:
-    each, chunks = 50, 2000
-    queries, stored = tables_of(texts(pairs // each, 60, 0), texts(chunks, 1000, 1))
+    each, passages = 50, 2000
+    queries, stored = tables_of(texts(pairs // each, 60, 0), texts(passages, 1000, 1))
     pool = Pool([url], "stub", None, concurrency, 60.0)
     recorder, draw, seen = Counting(), random.Random(0), []
 
@@ -86,12 +86,12 @@ async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any
         for i in range(pairs // each):
             if i % max(1, pairs // each // 20) == 0:
                 seen.append(round(memory(), 1))
-            yield f"q{i}", [f"c{n}" for n in draw.sample(range(chunks), each)]
+            yield f"q{i}", [f"c{n}" for n in draw.sample(range(passages), each)]
 
-    async with VllmJudge(pool, load_prompt("medical"), queries, stored, concurrency) as judge:
-        await walk_all([("q0", [f"c{i}"]) for i in range(500)], judge, {}, None, Counting())  # warm
+    async with LlmJudge(pool, load_prompt("medical"), queries, stored, concurrency) as judge:
+        await judge_all([("q0", [f"c{i}"]) for i in range(500)], judge, {}, None, Counting())  # warm
         wall, cpu = time.perf_counter(), time.process_time()
-        await walk_all(walks(), judge, {}, None, recorder)
+        await judge_all(walks(), judge, {}, None, recorder)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {
         "pairs": recorder.pairs,
@@ -102,7 +102,7 @@ async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any
         "pairs_per_cpu_second": round(recorder.pairs / cpu),
         "concurrency": concurrency,
         "memory_mb": {"start": seen[0], "after_a_tenth": seen[2], "end": round(memory(), 1)},
-        "way": judge.way,
+        "decoding_mode": judge.decoding_mode,
     }
 
 
@@ -119,21 +119,23 @@ def whole(pairs: int, concurrency: int) -> dict[str, Any]:
         spec = RunSpec(
             name="bench",
             source=SampleSource(),
-            judge=JudgeSpec(kind="vllm", model="stub", prompt="medical", shards=1, rank_window=None),
+            judge=JudgeSpec(kind="llm", model="stub", prompt="medical", shards=1, rank_window=None),
             resources=ResourcesSpec(judge_urls=[url], judge_concurrency=concurrency),
         )
         store = open_store(folder)
-        paths = sorted(path for path in store.place("runs/bench").rglob("*.parquet"))
+        paths = sorted(path for path in store.local_path("runs/bench").rglob("*.parquet"))
         outputs = [
             {
-                "key": path.relative_to(store.place("runs/bench")).as_posix(),
+                "key": path.relative_to(store.local_path("runs/bench")).as_posix(),
                 "bytes": path.stat().st_size,
                 "sha256": sha256_file(path),
             }
             for path in paths
         ]
         manifests = {"made": {"outputs": outputs}}
-        ctx = StepContext(spec, Step("judge", 1, 0), store, "runs/bench", manifests, "runs/bench/scratch", Silent())
+        ctx = StepContext(
+            spec, Step("judge", 1, 0), store, "runs/bench", manifests, "runs/bench/scratch", NullProgress()
+        )
         seen, over = [memory()], threading.Event()
 
         def watch() -> None:
@@ -164,19 +166,19 @@ def whole(pairs: int, concurrency: int) -> dict[str, Any]:
 
 
 def _make(folder: str, pairs: int) -> None:
-    each, chunks = 50, 2000
-    queries, stored = tables_of(texts(pairs // each + 2, 60, 0), texts(chunks, 1000, 1))
+    each, passages = 50, 2000
+    queries, stored = tables_of(texts(pairs // each + 2, 60, 0), texts(passages, 1000, 1))
     splits = pa.array(["train"] * (pairs // each) + ["val", "test"])
     queries = queries.set_column(queries.schema.get_field_index("split"), "split", splits)
     draw = random.Random(0)
     found = [
-        {"query_id": f"q{i}", "chunk_id": f"c{n}", "rank": rank, "score": 1 / rank}
+        {"query_id": f"q{i}", "passage_id": f"c{n}", "rank": rank, "score": 1 / rank}
         for i in range(pairs // each)
-        for rank, n in enumerate(draw.sample(range(chunks), each), 1)
+        for rank, n in enumerate(draw.sample(range(passages), each), 1)
     ]
-    run = open_store(folder).place("runs/bench")
+    run = open_store(folder).local_path("runs/bench")
     for key, table, schema in (
-        ("corpus/chunks", stored, tables.CHUNKS),
+        ("corpus/passages", stored, tables.PASSAGES),
         ("queries/queries", queries, tables.QUERIES),
         ("queries/qrels", tables.QRELS.empty_table(), tables.QRELS),
         ("iterations/1/candidates", pa.Table.from_pylist(found, tables.CANDIDATES), tables.CANDIDATES),
@@ -215,7 +217,7 @@ async def against_server(
         grouped.append(await _bare(urls, model, prompt, asked, stored, walks, concurrency))
         for form, found in ((prompt, shuffled), (rubric_last, turned)):
             asked, stored, walks = fresh()
-            alone = [(query, [chunk]) for query, chunks in walks for chunk in chunks]
+            alone = [(query, [passage]) for query, passages in walks for passage in passages]
             random.Random(seed).shuffle(alone)
             found.append(await _bare(urls, model, form, asked, stored, alone, concurrency, in_turn=True))
         print(f"round {len(shuffled)} of {rounds}", file=sys.stderr)
@@ -252,10 +254,10 @@ async def _worker(
 ) -> dict[str, float]:
     recorder = Counting()
     pool = Pool(urls, model, None, -(-concurrency // len(urls)), 300.0)
-    async with VllmJudge(pool, prompt, asked, stored, concurrency) as judge:
+    async with LlmJudge(pool, prompt, asked, stored, concurrency) as judge:
         await judge.grade(Pair(walks[0][0], walks[-1][1][0]))  # the look at what the server can do is not timed
         began = time.perf_counter()
-        await walk_all(walks, judge, {}, None, recorder)
+        await judge_all(walks, judge, {}, None, recorder)
         seconds = time.perf_counter() - began
     pairs = recorder.pairs
     return {
@@ -281,10 +283,10 @@ async def _bare(
     They go to each server in turn, or else to a query's own.
     """
     query_text = dict(zip(asked["query_id"].to_pylist(), asked["text"].to_pylist(), strict=True))
-    chunk_text = dict(zip(stored["chunk_id"].to_pylist(), stored["text"].to_pylist(), strict=True))
+    passage_text = dict(zip(stored["passage_id"].to_pylist(), stored["text"].to_pylist(), strict=True))
     async with Pool(urls, model, None, concurrency, 300.0) as pool:
         sample = [{"role": "user", "content": prompt.render("What is asked?", "What is said.")}]
-        extra = (await look(pool, sample, LABELS)).request(LABELS)
+        extra = (await detect_capabilities(pool, sample, LABELS)).request(LABELS)
     waiting, turns = iter(walks), cycle(urls)
     prompt_tokens = cached_tokens = pairs = 0
 
@@ -292,9 +294,9 @@ async def _bare(
 
         async def client() -> None:
             nonlocal prompt_tokens, cached_tokens, pairs
-            for query, chunks in waiting:
-                for chunk in chunks:
-                    content = prompt.render(query_text[query], chunk_text[chunk])
+            for query, passages in waiting:
+                for passage in passages:
+                    content = prompt.render(query_text[query], passage_text[passage])
                     body = {"model": model, "messages": [{"role": "user", "content": content}], **extra}
                     url = next(turns) if in_turn else urls[ranked(query, urls)[0]]
                     async with session.post(url + "/v1/chat/completions", json=body) as response:

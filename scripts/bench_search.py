@@ -1,6 +1,6 @@
-"""The stage retrieve over 1,000,000 synthetic chunks of 384 dims for 1,000 queries: seconds, and peak memory.
+"""The stage retrieve over 1,000,000 synthetic passages of 384 dims for 1,000 queries: seconds, and peak memory.
 
-Usage: python scripts/bench_search.py [--chunks N] [--queries N] [--block N]
+Usage: python scripts/bench_search.py [--passages N] [--queries N] [--block N]
 
 Queries are encoded by the packaged model. Passages get made-up embeddings, which are stored and searched as any; to
 encode so many for real takes hours on a CPU and is measured by bench_encode.py. The last line is JSON; the exit code is
@@ -26,11 +26,11 @@ from pyrite import tables
 from pyrite.embedding.encoder import Encoder, Kind
 from pyrite.embedding.models import base_folder
 from pyrite.plan import Step
-from pyrite.progress import Silent
+from pyrite.progress import NullProgress
 from pyrite.spec import ResourcesSpec, RunSpec, SampleSource
 from pyrite.stages.context import StepContext
 from pyrite.stages.retrieve import retrieve
-from pyrite.store import open_store, stamp_file
+from pyrite.store import checksum_file, open_store
 
 DIMS = 384
 ROWS = 20_000
@@ -50,26 +50,26 @@ class _MadeUp(Encoder):
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def write_chunks(path: Path, count: int) -> None:
+def write_passages(path: Path, count: int) -> None:
     """A corpus of passages of 850 characters, written a part at a time."""
     draw = random.Random(0)
     path.parent.mkdir(parents=True)
-    with pq.ParquetWriter(path, tables.CHUNKS, compression="zstd") as writer:
+    with pq.ParquetWriter(path, tables.PASSAGES, compression="zstd") as writer:
         for start in range(0, count, ROWS):
             rows = [
-                {"chunk_id": f"{n:016x}", "text": f"{n} " + " ".join(draw.choices(WORDS, k=140)), "title": "a title"}
+                {"passage_id": f"{n:016x}", "text": f"{n} " + " ".join(draw.choices(WORDS, k=140)), "title": "a title"}
                 | {
                     "split": "train" if n % 10 else "test",
                     "parents": [{"document_id": f"d{n}", "start": 0, "end": 850}],
                 }
                 for n in range(start, min(count, start + ROWS))
             ]
-            writer.write_table(pa.Table.from_pylist(rows, tables.CHUNKS))
+            writer.write_table(pa.Table.from_pylist(rows, tables.PASSAGES))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chunks", type=int, default=1_000_000)
+    parser.add_argument("--passages", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=1_000)
     parser.add_argument("--block", type=int, default=65_536)
     arguments = parser.parse_args()
@@ -78,14 +78,14 @@ def main() -> int:
     asked = [
         {"query_id": f"q{n}", "text": f"what helps against {n}", "split": "train"} for n in range(arguments.queries)
     ]
-    known = [{"query_id": f"q{n}", "chunk_id": f"{n * 7 + 1:016x}", "grade": 1} for n in range(arguments.queries)]
+    known = [{"query_id": f"q{n}", "passage_id": f"{n * 7 + 1:016x}", "grade": 1} for n in range(arguments.queries)]
     with tempfile.TemporaryDirectory() as folder:
-        store, key = open_store(folder), "corpus/chunks.parquet"
-        chunks = Path(folder) / "runs/bench" / key
-        write_chunks(chunks, arguments.chunks)
-        stamp = stamp_file(chunks)
-        prepared = {"prepare": {"outputs": [{"key": key, "bytes": stamp.size, "sha256": stamp.sha256}]}}
-        context = StepContext(spec, Step("retrieve", 1), store, "runs/bench", prepared, "scratch", Silent())
+        store, key = open_store(folder), "corpus/passages.parquet"
+        passages = Path(folder) / "runs/bench" / key
+        write_passages(passages, arguments.passages)
+        checksum = checksum_file(passages)
+        prepared = {"prepare": {"outputs": [{"key": key, "bytes": checksum.size, "sha256": checksum.sha256}]}}
+        context = StepContext(spec, Step("retrieve", 1), store, "runs/bench", prepared, "scratch", NullProgress())
         base = base_folder(spec.model.base, None)
         begun = time.perf_counter()
         found = retrieve(
@@ -96,7 +96,7 @@ def main() -> int:
         )
         seconds = time.perf_counter() - begun
     measured = {
-        "chunks": arguments.chunks,
+        "passages": arguments.passages,
         "queries": arguments.queries,
         "candidates": found.num_rows,
         "seconds": round(seconds, 1),

@@ -30,16 +30,16 @@ def texts(count: int, characters: int, seed: int) -> list[str]:
     return [" ".join(draw.choices(WORDS, k=characters // 6))[:characters] for _ in range(count)]
 
 
-def tables_of(queries: Sequence[str], chunks: Sequence[str]) -> tuple[pa.Table, pa.Table]:
+def tables_of(queries: Sequence[str], passages: Sequence[str]) -> tuple[pa.Table, pa.Table]:
     asked = [
         {"query_id": f"q{i}", "text": text, "topic": "", "type": "", "split": "train", "question_ids": []}
         for i, text in enumerate(queries)
     ]
     stored = [
-        {"chunk_id": f"c{i}", "text": text, "title": "", "split": "train", "parents": []}
-        for i, text in enumerate(chunks)
+        {"passage_id": f"c{i}", "text": text, "title": "", "split": "train", "parents": []}
+        for i, text in enumerate(passages)
     ]
-    return pa.Table.from_pylist(asked, tables.QUERIES), pa.Table.from_pylist(stored, tables.CHUNKS)
+    return pa.Table.from_pylist(asked, tables.QUERIES), pa.Table.from_pylist(stored, tables.PASSAGES)
 
 
 def memory() -> float:

@@ -18,7 +18,12 @@ PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 def reference() -> str:
     """The page as Markdown: every verb with its usage, arguments and options."""
     root: Any = typer.main.get_command(app)
-    lines = ["# Commands", "", "Made from the commands' help by `make docs`; `pyrite VERB --help` says the same.", ""]
+    lines = [
+        "# Commands",
+        "",
+        "Generated from the commands' help by `make docs`; `pyrite VERB --help` says the same.",
+        "",
+    ]
     for name, command in root.commands.items():
         context = command.make_context(name, [], resilient_parsing=True)
         usage = " ".join([f"pyrite {name}", *command.collect_usage_pieces(context)])

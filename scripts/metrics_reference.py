@@ -24,7 +24,8 @@ _PARTS = {
 _HEAD = """\
 # Metrics
 
-Made from `src/pyrite/metrics.py` by `make docs`. Each process serves its own at `/metrics`, where `PYRITE_METRICS_PORT`
+Generated from `src/pyrite/metrics.py` by `make docs`. Each process serves its
+own at `/metrics`, where `PYRITE_METRICS_PORT`
 names a port: on a cluster all do, on 9100. The first four parts are a worker's, and end with its pod. The others are
 the controller's: what runs have come to, read from the store and the cluster, so that no gateway has to keep it.
 

@@ -34,7 +34,7 @@ import aiohttp
 import pyarrow.parquet as pq
 from aiohttp import web
 
-from pyrite.judges.prompting import load_prompt
+from pyrite.judges.prompt import load_prompt
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARDS = 4
@@ -166,11 +166,11 @@ def kept(store: Path) -> int:
 def messages(run: Path, pairs: Iterable[tuple[str, str]]) -> set[str]:
     """What the server is asked about each of ``pairs``."""
     texts: dict[str, str] = {}
-    for name, key in (("queries/queries", "query_id"), ("corpus/chunks", "chunk_id")):
+    for name, key in (("queries/queries", "query_id"), ("corpus/passages", "passage_id")):
         table = pq.read_table(run / f"{name}.parquet", columns=[key, "text"])
         texts |= dict(zip(table[key].to_pylist(), table["text"].to_pylist(), strict=True))
     prompt = load_prompt("medical")
-    return {prompt.render(texts[query], texts[chunk]) for query, chunk in pairs}
+    return {prompt.render(texts[query], texts[passage]) for query, passage in pairs}
 
 
 def main() -> int:
@@ -198,8 +198,8 @@ def prove(vllm: ModuleType, folder: Path, arguments: argparse.Namespace) -> dict
     store, draw = folder / "store", random.Random(arguments.seed)
     environment = {**os.environ, "PYRITE_STORE": str(store), "OMP_NUM_THREADS": "1"}
     run = [
-        str(ROOT / "src/pyrite/examples/sample.yaml"), "judge.kind=vllm", "judge.model=judge", "judge.prompt=medical",
-        f"judge.shards={SHARDS}", "judge.rank_window=null", f"retrieve.top_k={TOP_K}",
+        str(ROOT / "src/pyrite/examples/sample.yaml"), "judge.kind=llm", "judge.model=judge", "judge.prompt=medical",
+        f"judge.shards={SHARDS}", "judge.rank_window=null", f"retrieve.range_max={TOP_K}",
         f"prepare.max_train_queries={arguments.pairs // TOP_K}",
         f"resources.judge_urls=[{between.url}]", "resources.judge_concurrency=8", "iterations=1",
     ]  # fmt: skip
@@ -207,8 +207,8 @@ def prove(vllm: ModuleType, folder: Path, arguments: argparse.Namespace) -> dict
     for words in (["prepare", *run], ["retrieve", *run, "-i", "1"]):
         subprocess.run([*pyrite, *words], env=environment, check=True, stdout=subprocess.DEVNULL)
     place = store / "runs/sample/iterations/1"
-    candidates = pq.read_table(place / "candidates.parquet", columns=["query_id", "chunk_id"]).to_pylist()
-    wanted = Counter((row["query_id"], row["chunk_id"]) for row in candidates)
+    candidates = pq.read_table(place / "candidates.parquet", columns=["query_id", "passage_id"]).to_pylist()
+    wanted = Counter((row["query_id"], row["passage_id"]) for row in candidates)
     print(f"{wanted.total()} pairs; starting the server", flush=True)
     server = Server(vllm, port, folder / "server.log")
     server.wait_until_up()
@@ -245,7 +245,7 @@ def prove(vllm: ModuleType, folder: Path, arguments: argparse.Namespace) -> dict
     rows = [row for path in sorted(place.glob("judgments/shard-*.parquet")) for row in pq.read_table(path).to_pylist()]
     asked = messages(store / "runs/sample", wanted)
     answered = sum(between.answered[message] for message in asked)
-    found = Counter((row["query_id"], row["chunk_id"]) for row in rows)
+    found = Counter((row["query_id"], row["passage_id"]) for row in rows)
     exits = [code for worker in workers for code in worker.exits]
     waits = [wait for worker in workers for wait in worker.seconds_to_exit]
     return {

@@ -83,8 +83,8 @@ def run_file(tmp_path: Path, tiny_model: Path, questions: Path) -> Path:
 source: {{kind: jsonl, path: {questions}, topic: topic, type: type}}
 model: {{base: {tiny_model}}}
 prepare: {{min_chars: 40, max_chars: 400}}
-retrieve: {{top_k: 20}}
-mine: {{negatives: 2, max_negative_share: null}}
+retrieve: {{range_max: 20}}
+mine: {{num_negatives: 2, relative_margin: null}}
 finetune: {{batch_size: 8, checkpoint_every: 2, learning_rate: 1.0e-3}}
 evaluate: {{blends: [0.5], resamples: 200}}
 """

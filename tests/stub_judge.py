@@ -39,8 +39,8 @@ def grade(pair: Pair) -> int:
 class Stub:
     """Runs in a thread, as a context manager. Attributes may be set at any time."""
 
-    def __init__(self, *abilities: str, window: int | None = 4096):
-        self.abilities = abilities or ("label ids", "choice", "logprobs", "tokenize")
+    def __init__(self, *capabilities: str, window: int | None = 4096):
+        self.capabilities = capabilities or ("label_ids", "choice", "logprobs", "tokenize")
         self.window = window
         #: The window that a server has and does not tell.
         self.untold_window: int | None = None
@@ -137,9 +137,9 @@ class Stub:
             self._at_once -= 1
 
     def _tokenize(self, body: dict[str, Any]) -> web.StreamResponse:
-        if "tokenize" not in self.abilities:
+        if "tokenize" not in self.capabilities:
             return web.json_response({"detail": "Not Found"}, status=404)
-        if "messages" in body and "tokenize text alone" in self.abilities:
+        if "messages" in body and "tokenize text alone" in self.capabilities:
             return web.json_response({"error": {"message": "prompt: field required"}}, status=422)
         text = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
         count = tokens(text) + (10 if "messages" in body else 0)
@@ -175,19 +175,19 @@ class Stub:
     def _completion(self, body: dict[str, Any], pair: Pair | None, length: int) -> dict[str, Any]:
         chances = dict(zip(LABELS, distribution(pair), strict=True)) if pair else {}
         text = str(grade(pair)) if pair else "hello"
-        held = bool(body.get("structured_outputs")) and "choice" in self.abilities
+        held = bool(body.get("structured_outputs")) and "choice" in self.capabilities
         if held:
             text = text if pair else "1"
             chances = chances or dict.fromkeys(LABELS, 0.25)
         elif self.said is not None:
             text = self.said
         top: dict[str, float] | None = None
-        if body.get("logprobs") and "logprobs" in self.abilities:
+        if body.get("logprobs") and "logprobs" in self.capabilities:
             # 6% of the probability is on another token, unless the model is held to the labels.
             free = {} if held else {"The": math.log(0.06)}
             top = {label: math.log((1 if held else 0.94) * chance) for label, chance in chances.items()} | free
             top = dict(sorted(top.items(), key=lambda item: -item[1])[: body.get("top_logprobs", 0)])
-        if body.get("logprob_token_ids") and "label ids" in self.abilities:
+        if body.get("logprob_token_ids") and "label_ids" in self.capabilities:
             wanted = map(chr, body["logprob_token_ids"])
             top = {label: math.log(0.94 * chances.get(label, 0.001)) for label in wanted} | {"The": math.log(0.06)}
         choice: dict[str, Any] = {"message": {"role": "assistant", "content": text}}

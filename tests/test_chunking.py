@@ -1,11 +1,11 @@
-"""Chunks: nothing is lost, bounds hold, sentences stay whole where they can."""
+"""Passages: nothing is lost, bounds hold, sentences stay whole where they can."""
 
 import pytest
 import sentencex
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pyrite.chunking import chunk
+from pyrite.chunking import split_into_passages
 
 ANY = st.text(alphabet=st.sampled_from(list("aB. \t\n\r?!\"'()“é日。1,-\u2028\x85\u3000\x1c\u200b😀")), max_size=400)
 WORDS = st.lists(
@@ -21,7 +21,7 @@ BOUNDS = st.tuples(st.integers(1, 60), st.integers(0, 60)).map(lambda pair: (pai
 @example("。(”,*:\t).B\u2028.B…'\n”.-“", (1, 5))
 @example("x" * 50, (3, 7))
 def test_spans_are_in_order_bounded_and_lose_nothing_but_whitespace(text: str, bounds: tuple[int, int]) -> None:
-    spans = chunk(text, *bounds)
+    spans = split_into_passages(text, *bounds)
     at = 0
     for start, end in spans:
         assert start >= at
@@ -37,7 +37,7 @@ def test_no_chunk_is_short_where_cutting_between_words_allows_it(text: str, most
     text = " ".join(text.split())
     longest_word = max(map(len, text.split()), default=0)
     least = most // 2
-    spans = chunk(text, least, most)
+    spans = split_into_passages(text, least, most)
     if len(text) <= most:
         assert len(spans) == bool(text)
     else:
@@ -46,7 +46,7 @@ def test_no_chunk_is_short_where_cutting_between_words_allows_it(text: str, most
 
 
 def _cut(text: str, least: int, most: int) -> list[str]:
-    return [text[start:end] for start, end in chunk(text, least, most)]
+    return [text[start:end] for start, end in split_into_passages(text, least, most)]
 
 
 def test_chunks_end_with_sentences() -> None:
@@ -68,7 +68,7 @@ def test_a_short_end_is_joined_or_takes_a_sentence_from_the_chunk_before() -> No
 def test_a_long_sentence_is_cut_between_words_and_a_long_word_anywhere() -> None:
     text = "one two three four five six seven"
     assert _cut(text, 1, 14) == ["one two three", "four five six", "seven"]
-    assert chunk("x" * 25, 1, 10) == [(0, 10), (10, 20), (20, 25)]
+    assert split_into_passages("x" * 25, 1, 10) == [(0, 10), (10, 20), (20, 25)]
 
 
 def test_a_short_end_is_shared_out_between_words_if_there_is_no_other_way() -> None:
@@ -81,5 +81,5 @@ def test_a_sentence_library_that_loses_text_costs_no_text(monkeypatch: pytest.Mo
     assert _cut("One here. Two here. Three here.", 5, 20) == ["One here. Two here.", "Three here."]
 
 
-def test_blank_text_has_no_chunk() -> None:
-    assert chunk(" \n\t ", 5, 10) == []
+def test_blank_text_has_no_passage() -> None:
+    assert split_into_passages(" \n\t ", 5, 10) == []

@@ -36,7 +36,10 @@ def write(tmp_path: Path, text: str) -> Path:
             ["mine.negative_grade", "can never be a negative"],
         ),
         ("source: {kind: sample}\nprepare: {split: {train: 0.9}}\n", ["prepare.split", "add up to 1.2"]),
-        ("source: {kind: sample}\nmine: {negatives: 3}\nfinetune: {loss: triplet}\n", ["triplet", "mine.negatives"]),
+        (
+            "source: {kind: sample}\nmine: {num_negatives: 3}\nfinetune: {loss: triplet}\n",
+            ["triplet", "mine.num_negatives"],
+        ),
         ("- a\n- b\n", ["a mapping of settings"]),
         ("a: [1\n", ["run.yaml:2", "not YAML"]),
         ("source: {kind: sample}\nname: 2026-02-30\n", ["run.yaml", "not YAML", "day"]),
@@ -84,7 +87,7 @@ def test_names_are_no_paths_though_something_of_that_name_lies_beside_the_file(t
     for name in ("medical", "row_id", "mine", "data"):
         (tmp_path / name).mkdir()
     (tmp_path / "mine/prompt.yaml").write_text("template: x\n")
-    prompts = "judge: {prompt: medical}\ngenerate: {prompt: mine/prompt.yaml, model: m, share_from_chunks: 1}\n"
+    prompts = "judge: {prompt: medical}\ngenerate: {prompt: mine/prompt.yaml, model: m, share_from_passages: 1}\n"
     spec = load(write(tmp_path, f"source: {{kind: jsonl, path: data, id: row_id}}\n{prompts}"))
     assert spec.source.kind == "jsonl"
     assert (spec.source.path, spec.source.id) == (str(tmp_path / "data"), "row_id")
@@ -110,7 +113,7 @@ def test_a_language_model_is_asked_as_deep_as_the_rule_looks(
     judge: str, mine: str, window: int | None, tmp_path: Path
 ) -> None:
     """The bug: ten ranks under a rule whose hard positives stand below the tenth."""
-    text = f"source: {{kind: sample}}\njudge: {{kind: vllm, model: m{judge}}}\nmine: {{rule: {mine}}}\n"
+    text = f"source: {{kind: sample}}\njudge: {{kind: llm, model: m{judge}}}\nmine: {{rule: {mine}}}\n"
     spec = load(write(tmp_path, text))
     assert spec.judge.rank_window == window
     assert load(write(tmp_path, dump(spec))) == spec

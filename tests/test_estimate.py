@@ -13,10 +13,10 @@ from pyrite.config import load
 from pyrite.costs import USUAL_MACHINE, machine
 from pyrite.estimate import Estimate, estimate, estimate_judging
 from pyrite.executors.step import Run, open_run, run_step
-from pyrite.judges.prompting import load_prompt
-from pyrite.judges.vllm import fingerprint
+from pyrite.judges.llm import fingerprint
+from pyrite.judges.prompt import load_prompt
 from pyrite.plan import Step
-from pyrite.progress import Silent
+from pyrite.progress import NullProgress
 from pyrite.store import open_store
 from stub_judge import MODEL, Pair, Stub
 
@@ -50,8 +50,8 @@ def run_file(tmp_path: Path, tiny_model: Path, server: Asker) -> Path:
         f"""\
 source: {{kind: documents, path: {tmp_path / "documents.jsonl"}}}
 model: {{base: {tiny_model}}}
-generate: {{queries: 40000, share_from_chunks: 0.5}}
-judge: {{kind: vllm, model: {MODEL}, rank_window: 10}}
+generate: {{queries: 40000, share_from_passages: 0.5}}
+judge: {{kind: llm, model: {MODEL}, rank_window: 10}}
 resources: {{judge_urls: ["{server.url}"]}}
 """
     )
@@ -90,7 +90,7 @@ def test_documents_alone_show_the_questions_to_be_made_and_what_asking_for_them_
 def test_nobody_is_asked_whether_passages_answer_where_the_answer_key_judges_or_the_run_does_not_want_it(
     run_file: Path, tmp_path: Path
 ) -> None:
-    for words in (["generate.answerable_grade=null"], ["judge.kind=labels", "generate.share_from_chunks=1"]):
+    for words in (["generate.answerable_grade=null"], ["judge.kind=labels", "generate.share_from_passages=1"]):
         said = estimate(opened(run_file, tmp_path, *words)).words
         assert "LLM calls (" in said
         assert "check" not in said
@@ -127,12 +127,12 @@ def test_what_is_made_is_counted_and_what_is_left_is_at_most(run_file: Path, tmp
         return estimate_judging(run, machine(USUAL_MACHINE), 1).pairs == round(queries * (10 + 14 / 34) * 2)
 
     assert "at most 34 training queries (34 of them still" in estimate(run).words
-    run_step(run, Step("prepare"), Silent())
+    run_step(run, Step("prepare"), NullProgress())
     assert "at most 34 training queries (34 of them still" in estimate(run).words
-    made = run_step(run, Step("generate", None, 0), Silent())["summary"]["splits"]["train"]
+    made = run_step(run, Step("generate", None, 0), NullProgress())["summary"]["splits"]["train"]
     assert f"at most {made + 17} training queries (17 of them still" in estimate(run).words
     assert judged(made + 17)
-    made += run_step(run, Step("generate", None, 1), Silent())["summary"]["splits"]["train"]
+    made += run_step(run, Step("generate", None, 1), NullProgress())["summary"]["splits"]["train"]
     after = estimate(run).words
     assert f" {made} training queries; about" in after
     assert "at most" not in after
@@ -156,6 +156,6 @@ def test_a_larger_model_takes_longer_and_more_memory_and_equal_texts_are_one(tmp
     validate, finetune = Step("validate", 0), Step("finetune", 1)
     assert packaged.seconds[finetune] > tiny.seconds[finetune]
     assert "with this model of 23 million weights" in packaged.words
-    assert 1000 < int(packaged.words.split(" chunks")[0].replace(",", "")) < 1100
+    assert 1000 < int(packaged.words.split(" passages")[0].replace(",", "")) < 1100
     retained = estimated(f"evaluate.retention.path={elsewhere}")
     assert retained.seconds[validate] > packaged.seconds[validate] + 3

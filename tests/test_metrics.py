@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from pyrite import endpoint, metrics
+from pyrite import metrics, metrics_server
 from pyrite.errors import Interrupted, PyriteError, UserError
 from pyrite.executors.counted import Counted
-from pyrite.progress import Events
+from pyrite.progress import ProgressEvents
 
 
 @pytest.mark.parametrize("text", ["http", "-1", "0", "65536", "9100.5"])
 def test_a_port_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setenv(endpoint.PORT_VARIABLE, text)
+    monkeypatch.setenv(metrics_server.PORT_VARIABLE, text)
     with pytest.raises(UserError, match=f"PYRITE_METRICS_PORT is '{text}'"):
-        endpoint.serve_if_asked()
+        metrics_server.serve_from_env()
 
 
 def test_of_several_workers_on_a_machine_one_has_the_port_and_the_others_say_so(
@@ -28,11 +28,11 @@ def test_of_several_workers_on_a_machine_one_has_the_port_and_the_others_say_so(
         other.bind(("0.0.0.0", 0))
         other.listen()
         port = other.getsockname()[1]
-        monkeypatch.setenv(endpoint.PORT_VARIABLE, str(port))
-        endpoint.serve_if_asked()
+        monkeypatch.setenv(metrics_server.PORT_VARIABLE, str(port))
+        metrics_server.serve_from_env()
     assert f"port {port} cannot be used" in caplog.text
-    endpoint.serve_if_asked()
-    endpoint.serve_if_asked()  # once in a process, however often it is asked for
+    metrics_server.serve_from_env()
+    metrics_server.serve_from_env()  # once in a process, however often it is asked for
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
         assert b"# TYPE pyrite_judge_pairs_total counter" in response.read()
 
@@ -42,16 +42,16 @@ def test_a_step_that_fails_waits_for_a_last_scrape_and_one_that_is_told_to_stop_
     error: PyriteError, waits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bug: the pairs that a shard failed for were never seen."""
-    monkeypatch.setattr(endpoint._looks, "times", [])
+    monkeypatch.setattr(metrics_server._looks, "times", [])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    assert endpoint.serve(port, CollectorRegistry())
+    assert metrics_server.serve(port, CollectorRegistry())
     for _ in range(2):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").close()
         time.sleep(0.4)
     began = time.monotonic()
-    with pytest.raises(type(error)), endpoint.lingering():
+    with pytest.raises(type(error)), metrics_server.scraped_at_end():
         raise error
     assert (time.monotonic() - began > 0.7) == waits, "nobody looks again: after twice the usual pause it ends"
 
@@ -89,13 +89,13 @@ def test_what_was_shown_before_is_gone() -> None:
 
 def test_a_steps_progress_is_shown_and_passed_on() -> None:
     told: list[dict[str, Any]] = []
-    progress = Counted(Events(told.append))
+    progress = Counted(ProgressEvents(told.append))
     progress.begin(10, "pairs judged")
     progress.advance(4)
-    assert metrics.REGISTRY.get_sample_value("pyrite_step_work", {"unit": "pairs judged"}) == 10
-    assert metrics.REGISTRY.get_sample_value("pyrite_step_work_done", {"unit": "pairs judged"}) == 4
+    assert metrics.REGISTRY.get_sample_value("pyrite_step_units", {"unit": "pairs judged"}) == 10
+    assert metrics.REGISTRY.get_sample_value("pyrite_step_units_done", {"unit": "pairs judged"}) == 4
     progress.begin(None, "records read")
-    progress.say("done")
-    assert metrics.REGISTRY.get_sample_value("pyrite_step_work", {"unit": "pairs judged"}) is None
-    assert metrics.REGISTRY.get_sample_value("pyrite_step_work_done", {"unit": "records read"}) == 0
-    assert [event["event"] for event in told] == ["begin", "advance", "begin", "say"]
+    progress.message("done")
+    assert metrics.REGISTRY.get_sample_value("pyrite_step_units", {"unit": "pairs judged"}) is None
+    assert metrics.REGISTRY.get_sample_value("pyrite_step_units_done", {"unit": "records read"}) == 0
+    assert [event["event"] for event in told] == ["begin", "advance", "begin", "message"]

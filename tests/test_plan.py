@@ -58,11 +58,11 @@ def test_following_the_plan_does_every_step_once_and_never_before_its_parents(
 def test_a_changed_setting_redoes_the_stage_that_it_matters_to_and_what_follows() -> None:
     before = a_spec()
     manifests = finish_all(before)
-    after = a_spec(mine={"negatives": 5})
+    after = a_spec(mine={"num_negatives": 5})
     states = {state.step.name: state for state in survey(after, manifests, OUTSIDE)}
     assert states["judge-1.0"].state == "done"
     assert states["mine-1"].state == "ready"
-    assert states["mine-1"].stale == "mine.negatives was 1, is 5"
+    assert states["mine-1"].stale == "mine.num_negatives was 1, is 5"
     assert states["finetune-1"].state == "waiting"
 
 
@@ -125,7 +125,7 @@ def test_grades_of_earlier_iterations_redo_the_mining_that_protects_by_them() ->
     assert not {"judge-2.0", "finetune-1"} & left
 
 
-GENERATE = {"share_from_chunks": 1, "model": "some-model"}
+GENERATE = {"share_from_passages": 1, "model": "some-model"}
 
 
 def test_without_generate_no_step_knows_of_it() -> None:

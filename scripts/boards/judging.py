@@ -48,7 +48,7 @@ def judging() -> Any:
     def became(outcomes: str) -> str:
         return f'sum({pairs}{{{JUDGE}, outcome=~"{outcomes}"}})'
 
-    chosen, done = f"sum(pyrite_step_work{{{JUDGE}}})", f"(sum(pyrite_step_work_done{{{JUDGE}}}) > 0)"
+    chosen, done = f"sum(pyrite_step_units{{{JUDGE}}})", f"(sum(pyrite_step_units_done{{{JUDGE}}}) > 0)"
     window = f"{became('not_chosen')} / ({became('not_chosen')} + {chosen} > 0)"
     free = f"1 - (1 - {window}) * {became('judged|missing')} / {done}"
     rows = {
@@ -242,7 +242,7 @@ def judging() -> Any:
                     f"sum by (reason) (pyrite_judge_missing_pairs_total{{{JUDGE}}}) or on () {became('missing')}",
                     "missing {{reason}}",
                 ),
-                Query(f"sum(pyrite_judge_cut_passages_total{{{JUDGE}}})", "cut"),
+                Query(f"sum(pyrite_judge_truncated_passages_total{{{JUDGE}}})", "cut"),
                 steps=NEUTRAL,
                 width=8,
                 legend="list",

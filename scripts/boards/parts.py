@@ -256,5 +256,5 @@ def _last() -> Any:
     return common.ReduceDataOptions().values(False).calcs(["lastNotNull"])
 
 
-NAMESPACE = variable("namespace", "Namespace", "pyrite_controller_turn_seconds_count")
+NAMESPACE = variable("namespace", "Namespace", "pyrite_controller_sync_seconds_count")
 ITERATION = variable("iteration", "Iteration", f'{{__name__=~"pyrite_judge_pairs_total|pyrite_run_pairs", {RUN}}}')

@@ -43,8 +43,8 @@ def run() -> Any:
     training = f'{part}, stage="finetune"'
     tried = f'{mine}, model=~"base|tuned"'
     work = "sum by (stage, iteration, unit)"
-    step = f"{work} (pyrite_step_work_done{{{mine}}}) / ({work} (pyrite_step_work{{{mine}}}) > 0)"
-    turn, labels = "pyrite_controller_turn_seconds", f'{SPACE}, component="controller"'
+    step = f"{work} (pyrite_step_units_done{{{mine}}}) / ({work} (pyrite_step_units{{{mine}}}) > 0)"
+    turn, labels = "pyrite_controller_sync_seconds", f'{SPACE}, component="controller"'
     colors = {"Succeeded": GREEN, "Failed": RED, "Running": "blue", "Waiting": AMBER, "Suspended": AMBER}
     colors |= {"Pending": "light-blue", "Cancelled": GREY}
     rows = {

@@ -62,7 +62,7 @@ def _running(server: str, folder: Path, data: Path) -> Iterator[str]:
         f"--config.file={config}",
         f"--storage.tsdb.path={data}",
         f"--web.listen-address=127.0.0.1:{port}",
-        # A scrape marks a series that has ended; samples from a file cannot, and would linger for 5 minutes.
+        # A scrape marks a series that has ended; samples from a file cannot, and would wait_for_scrape for 5 minutes.
         f"--query.lookback-delta={2 * SCRAPE}s",
         "--log.level=error",
     ]

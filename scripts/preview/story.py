@@ -1,4 +1,4 @@
-"""Made-up samples of a run, with the names and labels that scrapes of a real one have; the same ones each time.
+"""Invented samples of a run, with the names and labels that scrapes of a real one have.
 
 Two hours: two iterations that are finished and a third that is being judged, by four workers and four vLLM servers, one
 of which hangs for a while in the second. Every number is an invention.
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from preview.asking import SCRAPE
-from pyrite.llm.wire import Kind
+from pyrite.llm.client import Kind
 
 SECONDS = 7200
 NAMESPACE, RUN = "ml", "sample"
@@ -127,7 +127,7 @@ def _all(rng: np.random.Generator, start: float) -> Iterator[_Found]:
 def _controller(rng: np.random.Generator) -> Iterator[_Found]:
     turns = np.cumsum(np.full(len(_at), 3.0))
     slow = np.where((_at > 2900) & (_at < 3400), 2.4, 1.0) * rng.uniform(0.8, 1.3, len(_at))
-    yield from _histogram("pyrite_controller_turn_seconds", _SHOWN, np.full(len(_at), 3.0), 0.32 * slow)
+    yield from _histogram("pyrite_controller_sync_seconds", _SHOWN, np.full(len(_at), 3.0), 0.32 * slow)
     yield "pyrite_controller_api_calls_total", _SHOWN, 7 * turns
     errors = np.cumsum(np.where((_at > 3000) & (_at < 3180), 1.0, 0.0))
     for kind in ("ApiException", "MaxRetryError", "UserError", "unreadable"):
@@ -208,8 +208,8 @@ def _step(rng: np.random.Generator, stage: str, iteration: int | None, begin: fl
     there = _or_gone(_during(begin, end))
     share = np.clip((_at - begin) / (end - begin - SCRAPE), 0, 1)
     if stage != "prepare":  # how many records there are is not known before
-        yield "pyrite_step_work", {**pod, "unit": unit}, work * there
-    yield "pyrite_step_work_done", {**pod, "unit": unit}, np.round(work * share) * there
+        yield "pyrite_step_units", {**pod, "unit": unit}, work * there
+    yield "pyrite_step_units_done", {**pod, "unit": unit}, np.round(work * share) * there
     if stage == "finetune" and iteration:
         first, last = _ITERATIONS[iteration].loss
         noise = 1 + 0.015 * rng.standard_normal(len(_at))
@@ -233,8 +233,8 @@ def _pairs(pod: dict[str, str], found: _Iteration, growth: Values, there: Values
     alive = _or_gone(there)
     done = np.cumsum(growth)
     work = {**pod, "unit": "pairs judged"}
-    yield "pyrite_step_work", work, _PAIRS * alive
-    yield "pyrite_step_work_done", work, np.floor(done) * alive
+    yield "pyrite_step_units", work, _PAIRS * alive
+    yield "pyrite_step_units_done", work, np.floor(done) * alive
     for outcome in ("judged", "kept", "skipped", "missing"):
         yield (
             "pyrite_judge_pairs_total",
@@ -251,7 +251,7 @@ def _pairs(pod: dict[str, str], found: _Iteration, growth: Values, there: Values
     for grade, share in enumerate(shares / shares.sum(axis=0), 1):
         graded = np.cumsum(growth * found.outcomes["judged"] * share)
         yield "pyrite_judge_grades_total", {**pod, "grade": str(grade)}, np.floor(graded) * alive
-    yield "pyrite_judge_cut_passages_total", pod, np.floor(done / 900) * alive
+    yield "pyrite_judge_truncated_passages_total", pod, np.floor(done / 900) * alive
 
 
 def _requests(

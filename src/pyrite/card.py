@@ -39,7 +39,7 @@ def write(
     counts = Counter(queries["split"].to_pylist())
     split, unseen = _held_out(report["data"], queries)
     judge = f"{spec.judge.kind}, fingerprint {', '.join(sorted(judges))}"
-    if spec.judge.kind == "vllm":
+    if spec.judge.kind == "llm":
         judge = f"{spec.judge.model}, prompt {spec.judge.prompt}, fingerprint {', '.join(sorted(judges))}"
     licence = _licence(base)
     facts = {
@@ -54,7 +54,7 @@ def write(
         else "the base model's, whose card names none",
         "chosen": f"{report['chosen']}, on validation",
         "judge": judge,
-        "mining": f"rule {spec.mine.rule}, {spec.mine.negatives} negatives per example",
+        "mining": f"rule {spec.mine.rule}, {spec.mine.num_negatives} negatives per example",
         "training examples": "; ".join(
             f"{row['examples']:,} in iteration {row['iteration']}" for row in report["loss"]
         ),

@@ -10,7 +10,7 @@ import sentencex
 Span = tuple[int, int]
 
 
-def chunk(text: str, min_chars: int, max_chars: int) -> list[Span]:
+def split_into_passages(text: str, min_chars: int, max_chars: int) -> list[Span]:
     """Cut ``text`` into spans (start, end) of at most ``max_chars`` characters, in order, without overlap.
 
     Nothing but whitespace lies between, before and after the spans, and no span starts or ends with

@@ -17,10 +17,10 @@ from pyrite.costs import (
 )
 from pyrite.embedding.models import Size, base_folder, size
 from pyrite.executors.step import Run
-from pyrite.generation.drawing import shares
-from pyrite.identity import chunk_id
-from pyrite.judges.prompting import load_prompt
-from pyrite.judges.vllm import fingerprint
+from pyrite.generation.sampling import shares
+from pyrite.identity import passage_id
+from pyrite.judges.llm import fingerprint
+from pyrite.judges.prompt import load_prompt
 from pyrite.plan import Step, chain, survey
 from pyrite.sources import open_source, retention
 from pyrite.sources.base import Document, Question
@@ -47,12 +47,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Size:
-    """What a run works on. ``known``: chunks known to answer a training query, in the mean; ``own``: whether its source
+    """What a run works on. ``known``: mean number of known relevant passages a query; ``own``: whether its source
     has questions; ``made``: training queries among those of ``train`` that are not made yet, which is the most that can
     come of asking.
     """
 
-    chunks: float
+    passages: float
     characters: float
     train: float
     known: float
@@ -62,7 +62,7 @@ class _Size:
     @property
     def passage(self) -> float:
         """Characters of a passage, in the mean."""
-        return self.characters / max(1, self.chunks)
+        return self.characters / max(1, self.passages)
 
 
 def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate:
@@ -80,11 +80,11 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     encode = slower * work.characters / _ENCODED_CHARACTERS_PER_SECOND
     elsewhere = slower * _retained_characters(spec) / _ENCODED_CHARACTERS_PER_SECOND
     models = 1 + len(spec.evaluate.blends)
-    per_example = min(spec.prepare.max_chars, work.passage) * (1 + spec.mine.negatives)
-    examples = work.train * spec.mine.positives * spec.finetune.epochs
+    per_example = min(spec.prepare.max_chars, work.passage) * (1 + spec.mine.num_negatives)
+    examples = work.train * spec.mine.num_positives * spec.finetune.epochs
     train = slower * examples * per_example / _TRAINED_CHARACTERS_PER_SECOND
     making = _estimate_making(run, work, on, machines)
-    judging = _estimate_judging(run, work, on, machines) if spec.judge.kind == "vllm" else None
+    judging = _estimate_judging(run, work, on, machines) if spec.judge.kind == "llm" else None
     seconds = {}
     for step in chain(spec):
         base = _START_SECONDS
@@ -100,7 +100,7 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
             case "judge" if judging:
                 base += judging.hours * 3600 / spec.iterations / spec.judge.shards
             case "judge" | "mine":
-                base += work.train * spec.retrieve.top_k / 100_000
+                base += work.train * spec.retrieve.range_max / 100_000
             case "finetune":
                 assert step.iteration is not None
                 base += train * (1 + 0.5 * (step.iteration - 1) if spec.mine.accumulate else 1)
@@ -111,13 +111,13 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     asking = {"generate", "judge"} if judging else {"generate"}
     left = sum(seconds[step] for step in todo if step.stage not in asking)
     trained = max(0, model.weights - _MEASURED.weights) * _BYTES_PER_TRAINED_WEIGHT
-    searched = 2 * min(spec.resources.search_block, work.chunks) * model.dims * 4  # FAISS copies each block
+    searched = 2 * min(spec.resources.search_block, work.passages) * model.dims * 4  # FAISS copies each block
     held = searched + work.characters * 3 + trained
     queries = f"{work.train:,.0f} training queries"
     if work.made:
         queries = f"at most {queries} ({work.made:,.0f} of them still to be made; filters leave fewer)"
     words = (
-        f"{work.chunks:,.0f} chunks, {queries}; about {_duration(left)} left on 2 CPU cores with this model of "
+        f"{work.passages:,.0f} passages, {queries}; about {_duration(left)} left on 2 CPU cores with this model of "
         f"{model.weights / 1e6:,.0f} million weights (a GPU is far faster), and "
         f"{_MEBIBYTES + held / 2**20:,.0f} MiB of memory."
     )
@@ -159,7 +159,7 @@ def _estimate_making(run: Run, size: _Size, on: Machine, machines: int) -> Gener
         return None
     from_passages, after_examples = sum(_drawn(spec, size).values()), _after_examples(spec)
     checking = None
-    if spec.generate.answerable_grade is not None and spec.judge.kind == "vllm":
+    if spec.generate.answerable_grade is not None and spec.judge.kind == "llm":
         checking = judge_cost(from_passages, 1, 1, size.passage, on, machines, _probed(run))
     return generate_cost(from_passages, after_examples, spec.generate.shots, size.passage, on, machines, checking)
 
@@ -170,12 +170,12 @@ def _drawn(spec: RunSpec, size: _Size) -> dict[str, int]:
     count, split = spec.generate.queries - _after_examples(spec), spec.prepare.split
     wanted = {"train": count} if size.own else shares(count, split)
     there = {"train": split.train, "val": split.val, "test": split.test}
-    return {name: min(many, round(there[name] * size.chunks)) for name, many in wanted.items()}
+    return {name: min(many, round(there[name] * size.passages)) for name, many in wanted.items()}
 
 
 def _after_examples(spec: RunSpec) -> int:
     assert spec.generate is not None
-    return spec.generate.queries - round(spec.generate.queries * spec.generate.share_from_chunks)
+    return spec.generate.queries - round(spec.generate.queries * spec.generate.share_from_passages)
 
 
 def estimate_judging(run: Run, on: Machine, machines: int) -> JudgeCost:
@@ -191,7 +191,7 @@ def estimate_judging(run: Run, on: Machine, machines: int) -> JudgeCost:
 
 def _estimate_judging(run: Run, size: _Size, on: Machine, machines: int) -> JudgeCost:
     spec = run.spec
-    per_query = pairs_per_query(spec.judge, spec.retrieve.top_k, size.known)
+    per_query = pairs_per_query(spec.judge, spec.retrieve.range_max, size.known)
     return judge_cost(size.train, per_query, spec.iterations, size.passage, on, machines, _probed(run))
 
 
@@ -225,24 +225,24 @@ def _own_size(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> _Size:
         queries = summary["queries"]
         qrels = next(each["rows"] for each in prepared["outputs"] if each["key"] == "queries/qrels.parquet")
         known = qrels / max(1, sum(queries.values()))
-        distinct = summary["chunks"] / (summary["chunks"] + summary["merged_chunks"])
+        distinct = summary["passages"] / (summary["passages"] + summary["merged_passages"])
         characters = summary["characters"] * distinct
-        return _Size(summary["chunks"], characters, queries["train"], known, any(queries.values()))
-    characters = questions = chunks = relevant = 0
+        return _Size(summary["passages"], characters, queries["train"], known, any(queries.values()))
+    characters = questions = passages = relevant = 0
     seen = set[str]()
     for record in open_source(run.spec.source).records():
         if isinstance(record, Document):
-            if (text := chunk_id(record.text)) in seen:
+            if (text := passage_id(record.text)) in seen:
                 continue
             seen.add(text)
             characters += len(record.text)
-            chunks += max(1, round(len(record.text) / (0.8 * run.spec.prepare.max_chars)))
+            passages += max(1, round(len(record.text) / (0.8 * run.spec.prepare.max_chars)))
         elif isinstance(record, Question):
             questions += 1
             relevant += len(record.relevant)
-    known = relevant / max(1, questions) * chunks / max(1, len(seen))
+    known = relevant / max(1, questions) * passages / max(1, len(seen))
     train = questions * run.spec.prepare.split.train
-    return _Size(chunks, characters, min(train, run.spec.prepare.max_train_queries or train), known, questions > 0)
+    return _Size(passages, characters, min(train, run.spec.prepare.max_train_queries or train), known, questions > 0)
 
 
 def _duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).lower().split())
 
 
-def chunk_id(text: str) -> str:
+def passage_id(text: str) -> str:
     """The id of a passage: equal passages have one."""
     return _hex(text, 16)
 

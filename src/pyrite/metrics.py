@@ -83,8 +83,10 @@ def _shown(name: str, text: str, *labels: str) -> Described:
 
 # --- a worker's step --------------------------------------------------------------------------------------------------
 
-WORK = _gauge("pyrite_step_work", "How much the step of this pod has to do, in units", "unit")
-WORK_DONE = _gauge("pyrite_step_work_done", "How much of it is done, counting what an earlier try had done", "unit")
+STEP_UNITS = _gauge("pyrite_step_units", "How much the step of this pod has to do, in units", "unit")
+STEP_UNITS_DONE = _gauge(
+    "pyrite_step_units_done", "How much of it is done, counting what an earlier try had done", "unit"
+)
 TRAINING_LOSS = _gauge("pyrite_finetune_loss", "Training loss, mean of the last few steps")
 
 # --- judging ----------------------------------------------------------------------------------------------------------
@@ -100,7 +102,7 @@ MISSING_LIMIT = _gauge(
 )
 MISSING = _counter("pyrite_judge_missing_pairs", "Pairs that end without a grade, by what was wrong last", "reason")
 GRADES = _counter("pyrite_judge_grades", "Judged pairs by grade, 1 (irrelevant) to 4 (answers it)", "grade")
-CUT = _counter("pyrite_judge_cut_passages", "Passages cut to fit the LLM's window")
+TRUNCATED = _counter("pyrite_judge_truncated_passages", "Passages cut to fit the LLM's window")
 LATENCY = _histogram(
     "pyrite_llm_request_seconds",
     "Time that a successful request took, from sending it to its whole answer",
@@ -121,8 +123,8 @@ CACHED_TOKENS = _counter(
 
 # --- the controller ---------------------------------------------------------------------------------------------------
 
-CONTROLLER_TURN = _histogram(
-    "pyrite_controller_turn_seconds",
+CONTROLLER_SYNC = _histogram(
+    "pyrite_controller_sync_seconds",
     "Time that the controller took to look at everything once; it does so every few seconds",
     (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )

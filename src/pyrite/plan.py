@@ -49,19 +49,19 @@ class StageInfo:
 
 
 #: Raise when a stage's output would differ for the same inputs, so that finished steps of older versions are redone.
-FORMAT = 2
+FORMAT = 3
 
 _MODEL = ("model.query_prompt", "model.passage_prompt", "model.max_tokens")
 
 STAGES: dict[str, StageInfo] = {
-    "prepare": StageInfo("documents to chunks, questions to splits", ("prepare", "seed"), ("source",)),
+    "prepare": StageInfo("documents to passages, questions to splits", ("prepare", "seed"), ("source",)),
     "generate": StageInfo(
         "have an LLM make questions",
         ("generate", "prepare.split", "judge.kind", "judge.model", "judge.prompt", "seed"),
         ("prompt", "generate_prompt"),
     ),
-    "retrieve": StageInfo("rank the training chunks for every training query", (*_MODEL, "retrieve"), ("model",)),
-    "judge": StageInfo("grade the (query, chunk) pairs", ("judge", "seed"), ("prompt",)),
+    "retrieve": StageInfo("rank the training passages for every training query", (*_MODEL, "retrieve"), ("model",)),
+    "judge": StageInfo("grade the (query, passage) pairs", ("judge", "seed"), ("prompt",)),
     "mine": StageInfo("turn disagreements into training examples", ("mine", "seed")),
     "finetune": StageInfo("train the model on the examples", (*_MODEL, "finetune", "seed"), ("model",)),
     "validate": StageInfo(

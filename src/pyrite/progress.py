@@ -16,12 +16,12 @@ class Progress(Protocol):
         """``n`` more are done."""
         ...
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """One line that a person should see."""
         ...
 
 
-class Silent:
+class NullProgress:
     """Listens to nothing."""
 
     def begin(self, total: int | None, unit: str) -> None:
@@ -30,11 +30,11 @@ class Silent:
     def advance(self, n: int = 1) -> None:
         del n
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         del text
 
 
-class Events:
+class ProgressEvents:
     """Passes each report on as a dict with the key "event"; counts are gathered to at most ten a second."""
 
     def __init__(self, emit: Callable[[dict[str, Any]], None]):
@@ -51,9 +51,9 @@ class Events:
         if time.monotonic() - self._last >= 0.1:
             self._flush()
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self._flush()
-        self._emit({"event": "say", "text": text})
+        self._emit({"event": "message", "text": text})
 
     def _flush(self) -> None:
         if self._pending:

@@ -131,10 +131,12 @@ class SplitSpec(Section):
 
 
 class PrepareSpec(Section):
-    """Documents to chunks, and questions to splits."""
+    """Documents to passages, and questions to splits."""
 
-    min_chars: int = Field(default=500, ge=1, description="a chunk is at least this long where its document allows it")
-    max_chars: int = Field(default=1000, ge=50, description="a chunk is never longer than this, in characters")
+    min_chars: int = Field(
+        default=500, ge=1, description="a passage is at least this long where its document allows it"
+    )
+    max_chars: int = Field(default=1000, ge=50, description="a passage is never longer than this, in characters")
     split: SplitSpec = SplitSpec()
     max_train_queries: int | None = Field(
         default=None, ge=1, description="keep this many training queries, drawn by seed; unset: all"
@@ -154,7 +156,7 @@ class GenerateSpec(Section):
     """
 
     queries: int = Field(default=2000, ge=3, description="questions to ask for; filters leave fewer")
-    share_from_chunks: float = Field(
+    share_from_passages: float = Field(
         default=0.5,
         ge=0,
         le=1,
@@ -191,7 +193,7 @@ class GenerateSpec(Section):
 class RetrieveSpec(Section):
     """Which candidates are looked at."""
 
-    top_k: int = Field(default=50, ge=2, description="candidates per query")
+    range_max: int = Field(default=50, ge=2, description="candidates per query")
 
 
 class SampleSpec(Section):
@@ -205,21 +207,21 @@ class SampleSpec(Section):
 class JudgeSpec(Section):
     """Who grades the pairs, and which pairs are worth grading."""
 
-    kind: Literal["labels", "vllm"] = Field(
+    kind: Literal["labels", "llm"] = Field(
         default="labels",
-        description="labels: the data set's own answer key; vllm: an LLM behind an OpenAI-compatible server "
+        description="labels: the data set's own answer key; llm: an LLM behind an OpenAI-compatible server "
         "(its address: resources.judge_urls)",
     )
     shards: int = Field(default=2, ge=1, le=10_000, description="parts that are judged independently")
-    model: str | None = Field(default=None, description="vllm: the model's name on the server")
+    model: str | None = Field(default=None, description="llm: the model's name on the server")
     prompt: str = Field(
         default="general",
-        description="vllm: general, medical, finance, legal or programming, or the path of a prompt file",
+        description="llm: general, medical, finance, legal or programming, or the path of a prompt file",
     )
     rank_window: int | None = Field(
         default=None,
         ge=2,
-        description="judge this many ranks of a query; null: all. Unset: all, but 10 with kind vllm where neither "
+        description="judge this many ranks of a query; null: all. Unset: all, but 10 with kind llm where neither "
         "patience nor sample is set, or 10 more than mine.positive_rank with mine.rule rank",
     )
     patience: int | None = Field(
@@ -232,8 +234,8 @@ class JudgeSpec(Section):
 
     @model_validator(mode="after")
     def _named(self) -> "JudgeSpec":
-        if self.kind == "vllm" and not self.model:
-            raise ValueError("kind vllm needs model: the name under which the server serves it")
+        if self.kind == "llm" and not self.model:
+            raise ValueError("kind llm needs model: the name under which the server serves it")
         return self
 
 
@@ -242,7 +244,7 @@ class MineSpec(Section):
 
     rule: Literal["nearest", "rank", "paper"] = Field(
         default="nearest",
-        description="nearest: the highest-ranked relevant chunk against the highest-ranked irrelevant ones; "
+        description="nearest: the highest-ranked relevant passage against the highest-ranked irrelevant ones; "
         "rank: relevant but ranked low, irrelevant but ranked high; "
         "paper: the highest grade against grades 1 and 2 (arXiv 2512.08088)",
     )
@@ -255,13 +257,14 @@ class MineSpec(Section):
     positive_rank: int = Field(default=10, ge=0, description="rank rule: a hard positive is ranked below this")
     negative_grade: int = Field(default=2, ge=1, le=3, description="greatest grade of a negative; 3 and above never")
     negative_rank: int = Field(default=5, ge=1, description="rank rule: a hard negative is ranked at or above this")
-    negatives: int = Field(default=1, ge=1, le=32, description="negatives per example, beside those of its batch")
-    positives: int = Field(default=1, ge=1, description="positives per query, each its own example")
-    max_negative_share: float | None = Field(
-        default=0.95,
-        gt=0,
-        le=1,
-        description="prefer negatives that score at most this share of the positive's score (NV-Retriever); unset: any",
+    num_negatives: int = Field(default=1, ge=1, le=32, description="negatives per example, beside those of its batch")
+    num_positives: int = Field(default=1, ge=1, description="positives per query, each its own example")
+    relative_margin: float | None = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="prefer negatives that score this share below the positive (0.05: at most 95% of its score, "
+        "NV-Retriever); unset: any score",
     )
     neighbours: int = Field(
         default=4, ge=1, description="put up to so many examples that are each other's hard negatives in one batch"
@@ -275,7 +278,7 @@ class MineSpec(Section):
     @classmethod
     def _never_relevant(cls, value: int) -> int:
         if value >= 3:
-            raise ValueError("a chunk graded 3 or above is relevant and can never be a negative; use 1 or 2")
+            raise ValueError("a passage graded 3 or above is relevant and can never be a negative; use 1 or 2")
         return value
 
 
@@ -344,20 +347,20 @@ class ResourcesSpec(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     encode_tokens: int = Field(default=4096, ge=256, description="tokens in one encoding batch")
-    search_block: int = Field(default=65_536, ge=1, description="chunks held in memory at a time while searching")
+    search_block: int = Field(default=65_536, ge=1, description="passages held in memory at a time while searching")
     judge_workers: int = Field(default=2, ge=1, description="judge shards that run at once on this machine")
     judge_urls: Annotated[list[str], AfterValidator(servers)] = Field(
-        default=[], description="vllm: addresses of servers that serve the same model, e.g. [http://localhost:8000]"
+        default=[], description="llm: addresses of servers that serve the same model, e.g. [http://localhost:8000]"
     )
-    judge_concurrency: int = Field(default=64, ge=1, description="vllm: most pairs in flight per server and shard")
-    judge_timeout: float = Field(default=60.0, gt=0, description="vllm: seconds to wait for one answer")
+    judge_concurrency: int = Field(default=64, ge=1, description="llm: most pairs in flight per server and shard")
+    judge_timeout: float = Field(default=60.0, gt=0, description="llm: seconds to wait for one answer")
     judge_window: int | None = Field(
         default=None,
         ge=256,
-        description="vllm: tokens of the model's window, where its servers do not tell; longer passages are cut to fit",
+        description="llm: tokens of the model's window, where its servers do not tell; longer passages are cut to fit",
     )
     judge_key_file: str | None = Field(
-        default=None, description="vllm: file that holds the API key; unset: PYRITE_JUDGE_API_KEY, or none"
+        default=None, description="llm: file that holds the API key; unset: PYRITE_JUDGE_API_KEY, or none"
     )
 
 
@@ -387,7 +390,7 @@ class RunSpec(Section):
         docs/judging.md. The rank rule's hard positives stand below mine.positive_rank, so there the 10 count from it.
         """
         judge, mine = (values.get("judge"), values.get("mine")) if isinstance(values, dict) else (None, None)
-        if not isinstance(judge, dict) or judge.get("kind") != "vllm":
+        if not isinstance(judge, dict) or judge.get("kind") != "llm":
             return values
         if "rank_window" in judge or judge.get("patience") or judge.get("sample"):
             return values
@@ -405,18 +408,18 @@ class RunSpec(Section):
 
     @model_validator(mode="after")
     def _fitting(self) -> "RunSpec":
-        if self.finetune.loss == "triplet" and self.mine.negatives != 1:
+        if self.finetune.loss == "triplet" and self.mine.num_negatives != 1:
             raise ValueError(
-                f"finetune.loss triplet takes one negative: set mine.negatives to 1, not {self.mine.negatives}"
+                f"finetune.loss triplet takes one negative: set mine.num_negatives to 1, not {self.mine.num_negatives}"
             )
         if self.generate and not (self.generate.model or self.judge.model):
             raise ValueError(
                 "generate needs generate.model (or judge.model): the name under which the server serves it"
             )
-        if self.generate and self.judge.kind == "labels" and self.generate.share_from_chunks < 1:
+        if self.generate and self.judge.kind == "labels" and self.generate.share_from_passages < 1:
             raise ValueError(
-                "judge.kind labels cannot grade a question that is tied to no passage: set generate.share_from_chunks "
-                f"to 1, not {self.generate.share_from_chunks:g}, or judge.kind to vllm"
+                "judge.kind labels cannot grade a question that is tied to no passage: set "
+                f"generate.share_from_passages to 1, not {self.generate.share_from_passages:g}, or judge.kind to llm"
             )
         return self
 

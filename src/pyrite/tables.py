@@ -15,7 +15,7 @@ from pyrite.errors import PyriteError
 _parent = pa.struct(
     [
         ("document_id", pa.string()),
-        # Character offsets of the chunk in the document's text: text[start:end] == chunk text.
+        # Character offsets of the passage in the document's text: text[start:end] == passage text.
         ("start", pa.int32()),
         ("end", pa.int32()),
         ("topic", pa.string()),
@@ -24,9 +24,9 @@ _parent = pa.struct(
 )
 
 #: One row per distinct passage. ``parents`` lists every place where the passage stands, so that merging loses nothing.
-CHUNKS = pa.schema(
+PASSAGES = pa.schema(
     [
-        ("chunk_id", pa.string()),
+        ("passage_id", pa.string()),
         ("text", pa.string()),
         ("title", pa.string()),
         ("split", pa.string()),
@@ -34,8 +34,8 @@ CHUNKS = pa.schema(
     ]
 )
 
-#: What retrieve holds of a chunk in memory.
-CHUNK_IDS = pa.schema([("chunk_id", pa.string()), ("split", pa.string())])
+#: What retrieve holds of a passage in memory.
+PASSAGE_IDS = pa.schema([("passage_id", pa.string()), ("split", pa.string())])
 
 #: One row per distinct question. ``split`` is train, val or test.
 QUERIES = pa.schema(
@@ -50,13 +50,13 @@ QUERIES = pa.schema(
 )
 
 #: What the data set itself says is relevant. ``grade`` is the data set's, above 0.
-QRELS = pa.schema([("query_id", pa.string()), ("chunk_id", pa.string()), ("grade", pa.int8())])
+QRELS = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("grade", pa.int8())])
 
 #: What the current model retrieves. ``rank`` counts from 1; ``score`` is cosine similarity.
 CANDIDATES = pa.schema(
     [
         ("query_id", pa.string()),
-        ("chunk_id", pa.string()),
+        ("passage_id", pa.string()),
         ("rank", pa.int32()),
         ("score", pa.float32()),
     ]
@@ -67,7 +67,7 @@ CANDIDATES = pa.schema(
 JUDGMENTS = pa.schema(
     [
         ("query_id", pa.string()),
-        ("chunk_id", pa.string()),
+        ("passage_id", pa.string()),
         ("grade", pa.int8()),
         ("p1", pa.float32()),
         ("p2", pa.float32()),
@@ -84,7 +84,7 @@ JUDGMENTS = pa.schema(
 
 #: A pair that the judge could not grade, and why. It has no grade: nothing is made of it.
 MISSING = pa.schema(
-    [("query_id", pa.string()), ("chunk_id", pa.string()), ("reason", pa.string()), ("attempts", pa.int16())]
+    [("query_id", pa.string()), ("passage_id", pa.string()), ("reason", pa.string()), ("attempts", pa.int16())]
 )
 
 #: Metric of one query under one model, long form. ``model`` is base, iteration-1, iteration-1@0.3 (a blend), ...
@@ -104,7 +104,7 @@ RANKINGS = pa.schema(
         ("model", pa.string()),
         ("split", pa.string()),
         ("query_id", pa.string()),
-        ("chunk_id", pa.string()),
+        ("passage_id", pa.string()),
         ("rank", pa.int32()),
         ("score", pa.float32()),
     ]
@@ -114,7 +114,7 @@ RANKINGS = pa.schema(
 def examples(negatives: int) -> pa.Schema:
     """Schema of the training rows with ``negatives`` negatives each (at least 1).
 
-    The text columns are named as sentence-transformers names them. ``relevant_ids`` are the chunks that may not be
+    The text columns are named as sentence-transformers names them. ``relevant_ids`` are the passages that may not be
     a negative for this query, be it in another example of the same batch. Examples of one ``group`` are each other's
     hard negatives and should share a batch. ``label`` holds the judge's expected
     grades of the positive and of each negative, in that order (length ``negatives + 1``).
@@ -144,7 +144,7 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]] | pa.Table, schema: pa.S
     return int(table.num_rows)
 
 
-def in_blocks(path: Path, column: str) -> Callable[[int], Iterator[list[str]]]:
+def read_in_blocks(path: Path, column: str) -> Callable[[int], Iterator[list[str]]]:
     """The texts of a column of the Parquet file at ``path``, so many at a time as is asked for, never all at once."""
 
     def read_blocks(rows: int) -> Iterator[list[str]]:

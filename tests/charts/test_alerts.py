@@ -20,7 +20,7 @@ Series = dict[str, str]
 Labels = dict[str, str]
 
 HEALTHY: Series = {
-    f"pyrite_controller_turn_seconds_count{{{CONTROLLER}}}": "0+15x120",
+    f"pyrite_controller_sync_seconds_count{{{CONTROLLER}}}": "0+15x120",
     f'pyrite_run_phase{{{CONTROLLER}, run="r", phase="Running"}}': "1x120",
     f'pyrite_run_phase{{{CONTROLLER}, run="r", phase="Waiting"}}': "0x120",
     f'pyrite_run_phase{{{CONTROLLER}, run="r", phase="Failed"}}': "0x120",
@@ -34,8 +34,8 @@ HEALTHY: Series = {
     f'pyrite_run_cost_budget_dollars{{{CONTROLLER}, run="r"}}': "100x120",
     f'pyrite_server_replicas{{{CONTROLLER}, state="wanted"}}': "4x120",
     f'pyrite_server_replicas{{{CONTROLLER}, state="ready"}}': "0x8 4x111",
-    f'pyrite_step_work{{{POD}, unit="pairs judged"}}': "100000x120",
-    f'pyrite_step_work_done{{{POD}, unit="pairs judged"}}': "0+60x120",
+    f'pyrite_step_units{{{POD}, unit="pairs judged"}}': "100000x120",
+    f'pyrite_step_units_done{{{POD}, unit="pairs judged"}}': "0+60x120",
     f'pyrite_judge_pairs_total{{{POD}, outcome="judged"}}': "0+60x120",
     f'pyrite_judge_pairs_total{{{POD}, outcome="missing"}}': "0x60 4x59",
     f"pyrite_judge_missing_pairs_limit{{{POD}}}": "10x120",
@@ -55,7 +55,7 @@ def of(name: str, **labels: str) -> str:
 
 
 #: In place of the healthy series: no step reports what it does.
-SILENT: dict[str, str | None] = {of("pyrite_step_work"): None, of("pyrite_step_work_done"): None}
+SILENT: dict[str, str | None] = {of("pyrite_step_units"): None, of("pyrite_step_units_done"): None}
 WAITING: dict[str, str | None] = {
     of("pyrite_run_phase", phase="Running"): "0x120",
     of("pyrite_run_phase", phase="Waiting"): "1x120",
@@ -78,7 +78,7 @@ def replaced(at: int, **runs_phase: str) -> dict[str, str | None]:
 FAULTS: dict[str, tuple[dict[str, str | None], str, Labels]] = {
     "the server hangs": (
         {
-            of("pyrite_step_work_done"): "0+60x100 6000x19",
+            of("pyrite_step_units_done"): "0+60x100 6000x19",
             of("pyrite_judge_pairs_total", outcome="judged"): "0+60x100 6000x19",
         },
         "PyriteJudgingStalled",
@@ -86,15 +86,15 @@ FAULTS: dict[str, tuple[dict[str, str | None], str, Labels]] = {
     ),
     "workers crash and start anew, each time with the same kept pairs": (
         {
-            of("pyrite_step_work_done"): "0+60x60 stale",
-            of("pyrite_step_work"): "100000x60 stale",
+            of("pyrite_step_units_done"): "0+60x60 stale",
+            of("pyrite_step_units"): "100000x60 stale",
             of("pyrite_judge_pairs_total", outcome="judged"): "0+60x60 stale",
             **{
                 series.replace("r-judge-1-0", f"r-judge-1-{again}"): f"_x{61 + 5 * again} {values} stale"
                 for again in range(1, 12)
                 for series, values in {
-                    of("pyrite_step_work"): "100000x2",
-                    of("pyrite_step_work_done"): "1000+1000x2",
+                    of("pyrite_step_units"): "100000x2",
+                    of("pyrite_step_units_done"): "1000+1000x2",
                     of("pyrite_judge_pairs_total", outcome="judged"): "0x2",
                 }.items()
             },
@@ -136,14 +136,14 @@ FAULTS: dict[str, tuple[dict[str, str | None], str, Labels]] = {
     ),
     "there never was a controller": (dict.fromkeys(HEALTHY), "PyriteControllerDown", {"component": "controller"}),
     "the controller hangs": (
-        {of("pyrite_controller_turn_seconds_count"): "0+15x60 900x59"},
+        {of("pyrite_controller_sync_seconds_count"): "0+15x60 900x59"},
         "PyriteControllerDown",
         {"namespace": "ml"},
     ),
     "one controller of two is gone": (
         {
-            of("pyrite_controller_turn_seconds_count"): "0+15x60",
-            'pyrite_controller_turn_seconds_count{namespace="other", component="controller", pod="c-2"}': "0+15x120",
+            of("pyrite_controller_sync_seconds_count"): "0+15x60",
+            'pyrite_controller_sync_seconds_count{namespace="other", component="controller", pod="c-2"}': "0+15x120",
         },
         "PyriteControllerDown",
         {"namespace": "ml"},
@@ -157,7 +157,7 @@ FAULTS: dict[str, tuple[dict[str, str | None], str, Labels]] = {
     "training hangs": (
         {
             **SILENT,
-            f'pyrite_step_work_done{{{RUN}, stage="finetune", pod="r-f", unit="training steps"}}': "0+1x30 30x89",
+            f'pyrite_step_units_done{{{RUN}, stage="finetune", pod="r-f", unit="training steps"}}': "0+1x30 30x89",
         },
         "PyriteNoProgress",
         _RUN,
@@ -177,20 +177,20 @@ FINE: dict[str, dict[str, str | None]] = {
         of("pyrite_server_replicas", state="ready"): "0x120",
     },
     "a shard has nothing left to judge": {
-        of("pyrite_step_work"): "1200x120",
-        of("pyrite_step_work_done"): "0+60x20 1200x99",
+        of("pyrite_step_units"): "1200x120",
+        of("pyrite_step_units_done"): "0+60x20 1200x99",
         of("pyrite_run_steps_done"): "0+1x120",
     },
     "no pair judged yet, begun seven minutes ago": {
-        of("pyrite_step_work_done"): "_x113 0x7",
-        of("pyrite_step_work"): "_x113 9x7",
+        of("pyrite_step_units_done"): "_x113 0x7",
+        of("pyrite_step_units"): "_x113 9x7",
         of("pyrite_judge_pairs_total", outcome="judged"): "_x113 0x7",
         of("pyrite_judge_pairs_total", outcome="missing"): "_x113 0x7",
         of("pyrite_run_steps_done"): "3x110 4x9",
     },
     "judging has ended, and nearly all pairs got grade 1": {
-        of("pyrite_step_work"): "100000x110 stale",
-        of("pyrite_step_work_done"): "0+900x110 stale",
+        of("pyrite_step_units"): "100000x110 stale",
+        of("pyrite_step_units_done"): "0+900x110 stale",
         of("pyrite_judge_grades_total", grade="1"): "0+97x110 stale",
         of("pyrite_judge_grades_total", grade="4"): "0+3x110 stale",
     },
@@ -233,7 +233,7 @@ FINE: dict[str, dict[str, str | None]] = {
     "a controller is replaced by another": replaced(60),
     "training goes on slowly": {
         **SILENT,
-        f'pyrite_step_work_done{{{RUN}, stage="finetune", unit="training steps"}}': "0x20 1x25 2x25 3x25 4x25",
+        f'pyrite_step_units_done{{{RUN}, stage="finetune", unit="training steps"}}': "0x20 1x25 2x25 3x25 4x25",
     },
 }
 
@@ -307,13 +307,13 @@ def test_time_left_goes_by_shards_to_come_and_by_workers_that_are_there(tmp_path
     ended = {
         of(name).replace("r-judge-1-0", "r-judge-1-1"): values
         for name, values in {
-            "pyrite_step_work": "100000x117 stale",
-            "pyrite_step_work_done": "30000+600x116 100000 stale",
+            "pyrite_step_units": "100000x117 stale",
+            "pyrite_step_units_done": "30000+600x116 100000 stale",
         }.items()
     }
     done = {
         of(name).replace("r-judge-1-0", "r-judge-1-2"): "100000x120"
-        for name in ("pyrite_step_work", "pyrite_step_work_done")
+        for name in ("pyrite_step_units", "pyrite_step_units_done")
     }
     labels = '{iteration="1", namespace="ml", run="r"}'
     wanted = {"run:pyrite_judge_work_left:sum": 292800, "run:pyrite_judge_work_done:rate10m": 1}

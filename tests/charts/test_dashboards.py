@@ -42,7 +42,7 @@ SERIES = {
         f'{name}_bucket{{{labels}, le="{le}"}}': f"0+{n}x120"
         for name, labels in (
             ("pyrite_llm_request_seconds", WORKER),
-            ("pyrite_controller_turn_seconds", SHOWN),
+            ("pyrite_controller_sync_seconds", SHOWN),
             ("vllm:time_to_first_token_seconds", SERVER),
             ("vllm:e2e_request_latency_seconds", SERVER),
             ("vllm:request_queue_time_seconds", SERVER),
@@ -50,7 +50,7 @@ SERIES = {
         for le, n in (("0.1", 5), ("1.0", 9), ("+Inf", 10))
     },
     **{f'pyrite_judge_pairs_total{{{WORKER}, outcome="{o}"}}': "0+1x120" for o in ("kept", "skipped", "not_chosen")},
-    f"pyrite_judge_cut_passages_total{{{WORKER}}}": "1x120",
+    f"pyrite_judge_truncated_passages_total{{{WORKER}}}": "1x120",
     f'pyrite_llm_retries_total{{{WORKER}, reason="busy"}}': "0+1x120",
     f'pyrite_llm_requests_in_flight{{{WORKER}, server="http://s:8000"}}': "7x120",
     f'pyrite_llm_concurrency_limit{{{WORKER}, server="http://s:8000"}}': "8x120",

@@ -2,7 +2,7 @@
 
 import pytest
 
-from controller.world import JOBS, WITH_GPUS
+from controller.harness import JOBS, WITH_GPUS
 from pyrite.controller.settings import Settings, load
 
 

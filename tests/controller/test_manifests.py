@@ -7,10 +7,10 @@ import pytest
 import yaml
 from kubernetes.client import V1Job
 
-from controller.world import JOBS, LABELS, VLLM
+from controller.harness import JOBS, LABELS, VLLM
 from pyrite.controller import manifests
+from pyrite.controller.crd import MOST_CHARACTERS
 from pyrite.controller.resource import TrainingRun, parse
-from pyrite.controller.schema import MOST_CHARACTERS
 from pyrite.controller.settings import Settings, load
 from pyrite.plan import STAGES, Step
 
@@ -115,7 +115,7 @@ def test_the_same_work_has_the_same_name_and_a_retry_another(chart: Settings) ->
 
 def test_the_crd_is_in_step_with_the_run_spec() -> None:
     """`make lint` says the same; here so that a change of the RunSpec alone fails the tests."""
-    from pyrite.controller.schema import definition
+    from pyrite.controller.crd import definition
 
     path = Path(__file__).parents[2] / "charts/pyrite/crds/trainingruns.yaml"
     assert yaml.safe_load(path.read_text()) == definition()

@@ -11,7 +11,7 @@ import pytest
 from pyrite.embedding import models
 from pyrite.embedding.encoder import Encoder, held
 from pyrite.errors import PyriteError, UserError
-from pyrite.progress import Silent
+from pyrite.progress import NullProgress
 from pyrite.spec import ModelSpec, RunSpec, SampleSource
 from pyrite.store import FolderStore, open_store
 from real.seaweed import environment
@@ -34,12 +34,14 @@ def test_batches_and_bf16_give_what_plain_encode_gives(tiny_model: Path, tmp_pat
 
 
 def test_embeddings_are_kept_under_weights_texts_and_prompts(tiny_model: Path, tmp_path: Path) -> None:
-    files = encoder(tiny_model, tiny_model, tmp_path).corpus(held(TEXTS), Silent())
-    stamp = files[0].stat().st_mtime_ns
-    assert encoder(tiny_model, tiny_model, tmp_path).corpus(held(TEXTS), Silent())[0].stat().st_mtime_ns == stamp
-    assert encoder(tiny_model, tiny_model, tmp_path).corpus(held([*TEXTS[:-1], "other"]), Silent()) != files
+    files = encoder(tiny_model, tiny_model, tmp_path).corpus(held(TEXTS), NullProgress())
+    checksum = files[0].stat().st_mtime_ns
+    assert (
+        encoder(tiny_model, tiny_model, tmp_path).corpus(held(TEXTS), NullProgress())[0].stat().st_mtime_ns == checksum
+    )
+    assert encoder(tiny_model, tiny_model, tmp_path).corpus(held([*TEXTS[:-1], "other"]), NullProgress()) != files
     prompted = encoder(tiny_model, tiny_model, tmp_path, model={"passage_prompt": "passage: "})
-    assert prompted.corpus(held(TEXTS), Silent()) != files
+    assert prompted.corpus(held(TEXTS), NullProgress()) != files
     # The same name with other weights: what sentence-transformers' own cache would take for the same model.
     other = tmp_path / "copy"
     shutil.copytree(tiny_model, other)
@@ -48,7 +50,7 @@ def test_embeddings_are_kept_under_weights_texts_and_prompts(tiny_model: Path, t
     content = bytearray(weights.read_bytes())
     content[-5] ^= 0x10
     weights.write_bytes(content)
-    assert encoder(other, tiny_model, tmp_path).corpus(held(TEXTS), Silent()) != files
+    assert encoder(other, tiny_model, tmp_path).corpus(held(TEXTS), NullProgress()) != files
 
 
 def test_prompts_of_e5_are_put_before_queries_and_passages_once(tiny_model: Path, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from pyrite.evaluation.scoring import METRICS, per_query
 
 # Ranking, grades, and mrr@5, dcg@5, ndcg@10, p@5, r@5.
 CASES = {
-    "only relevant chunk first": ("a x y z w", {"a": 1}, (1, 1, 1, 1 / 5, 1)),
-    "only relevant chunk third": ("x y a z w", {"a": 1}, (1 / 3, 1 / 2, 1 / 2, 1 / 5, 1)),
+    "only relevant passage first": ("a x y z w", {"a": 1}, (1, 1, 1, 1 / 5, 1)),
+    "only relevant passage third": ("x y a z w", {"a": 1}, (1 / 3, 1 / 2, 1 / 2, 1 / 5, 1)),
     "just inside the cutoff": ("v x y z a", {"a": 1}, (1 / 5, 1 / log2(6), 1 / log2(6), 1 / 5, 1)),
     "beyond 5, within 10": ("u v x y z a", {"a": 1}, (0, 0, 1 / log2(7), 0, 0)),
     "beyond 10": ("1 2 3 4 5 6 7 8 9 10 a", {"a": 1}, (0, 0, 0, 0, 0)),
@@ -37,7 +37,7 @@ def rankings(rows: list[tuple[str, str, int, float]]) -> pa.Table:
 
 
 def qrels(grades: dict[str, dict[str, int]]) -> pa.Table:
-    rows = [{"query_id": q, "chunk_id": c, "grade": g} for q, of in grades.items() for c, g in of.items()]
+    rows = [{"query_id": q, "passage_id": c, "grade": g} for q, of in grades.items() for c, g in of.items()]
     return pa.Table.from_pylist(rows, tables.QRELS)
 
 
@@ -48,7 +48,7 @@ def values(ranked: pa.Table, relevant: pa.Table) -> dict[tuple[str, str], float]
 @pytest.mark.parametrize("name", CASES)
 def test_each_metric_by_hand(name: str) -> None:
     ranked, grades, expected = CASES[name]
-    rows = [("q", chunk, rank, 1 - rank / 100) for rank, chunk in enumerate(ranked.split(), 1)]
+    rows = [("q", passage, rank, 1 - rank / 100) for rank, passage in enumerate(ranked.split(), 1)]
     got = values(rankings(rows), qrels({"q": grades}))
     assert [got["q", metric] for metric in METRICS] == pytest.approx(expected)
 
@@ -56,9 +56,9 @@ def test_each_metric_by_hand(name: str) -> None:
 def test_all_cases_at_once_give_the_same_as_one_by_one() -> None:
     ranked = rankings(
         [
-            (name, chunk, rank, 0.5)
-            for name, (chunks, _, _) in CASES.items()
-            for rank, chunk in enumerate(chunks.split(), 1)
+            (name, passage, rank, 0.5)
+            for name, (passages, _, _) in CASES.items()
+            for rank, passage in enumerate(passages.split(), 1)
         ]
     )
     got = values(ranked, qrels({name: grades for name, (_, grades, _) in CASES.items()}))
@@ -67,7 +67,7 @@ def test_all_cases_at_once_give_the_same_as_one_by_one() -> None:
 
 
 def test_equal_scores_and_shuffled_rows_leave_the_rank_in_charge() -> None:
-    # By chunk id, ascending or descending, "m" would be neither first nor last.
+    # By passage id, ascending or descending, "m" would be neither first nor last.
     rows = [("q", "z", 3, 0.5), ("q", "m", 1, 0.5), ("q", "a", 2, 0.5)]
     got = values(rankings(rows), qrels({"q": {"m": 1}}))
     assert got["q", "mrr@5"] == got["q", "dcg@5"] == got["q", "ndcg@10"] == 1

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrite.generation import filters
-from pyrite.generation.distinct import NEARLY_SAME, SAME, distinct, gist
+from pyrite.generation.dedup import NEARLY_SAME, SAME, deduplicate, gist
 from pyrite.generation.filters import clean, refusal
-from pyrite.generation.made import Made, from_tables, to_tables
+from pyrite.generation.questions import GeneratedQuestion, from_tables, to_tables
 from pyrite.sources.base import Split
 from pyrite.spec import GenerateSpec
 
@@ -66,23 +66,23 @@ def test_nearly_the_same_is_the_same_words_but_for_fillers_and_never_another_dis
     assert gist("What is it?") == gist("what is it") != gist("Who are they?")
 
 
-def made(text: str, split: Split = "train", chunk: str = "") -> Made:
-    return Made(text, split, "", "", (chunk,) if chunk else (), (chunk or "few-shot-0",))
+def made(text: str, split: Split = "train", passage: str = "") -> GeneratedQuestion:
+    return GeneratedQuestion(text, split, "", "", (passage,) if passage else (), (passage or "few-shot-0",))
 
 
 def test_the_same_question_on_two_passages_of_a_split_knows_both_and_is_on_one_side_only() -> None:
-    kept, dropped = distinct(
+    kept, dropped = deduplicate(
         ["Is this known already?"],
         [
             made("What is gout?", "test", "t1"),
             made("what is  gout?", "train", "c1"),
             made("What is gout?", "train", "c2"),
             made("Is this known already?", "train", "c3"),
-            made("Who has the gout?", chunk=""),
+            made("Who has the gout?", passage=""),
             made("Who has gout?", "val", "v1"),
         ],
     )
-    assert [(q.text, q.split, q.chunk_ids) for q in kept] == [
+    assert [(q.text, q.split, q.passage_ids) for q in kept] == [
         ("what is  gout?", "train", ("c1", "c2")),
         ("Who has gout?", "val", ("v1",)),
     ]
@@ -91,7 +91,7 @@ def test_the_same_question_on_two_passages_of_a_split_knows_both_and_is_on_one_s
 
 WORDS = st.lists(st.sampled_from(["What", "is", "the", "gout", "gouts", "acne", "why", "hurt"]), min_size=1, max_size=4)
 MADE = st.builds(
-    lambda words, split, chunk: made(" ".join(words) + "?", split if chunk else "train", chunk),
+    lambda words, split, passage: made(" ".join(words) + "?", split if passage else "train", passage),
     WORDS,
     st.sampled_from(["train", "val", "test"]),
     st.sampled_from(["", "c1", "c2"]),
@@ -99,12 +99,12 @@ MADE = st.builds(
 
 
 @given(st.lists(WORDS.map(" ".join), max_size=3), st.lists(MADE, max_size=12))
-def test_every_question_is_kept_once_or_counted(existing: list[str], questions: list[Made]) -> None:
-    kept, dropped = distinct(existing, questions)
+def test_every_question_is_kept_once_or_counted(existing: list[str], questions: list[GeneratedQuestion]) -> None:
+    kept, dropped = deduplicate(existing, questions)
     assert len(kept) + dropped.total() == len(questions)
     gists = [gist(question.text) for question in kept]
     assert len(set(gists)) == len(kept)
     assert set(gists).isdisjoint(map(gist, existing))
     # Reading shards and dropping their common questions again changes nothing more.
-    assert distinct(existing, kept)[0] == kept
+    assert deduplicate(existing, kept)[0] == kept
     assert from_tables(*to_tables(kept)) == kept

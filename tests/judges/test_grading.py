@@ -7,27 +7,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrite.judges.grading import read_grade
-from pyrite.llm.abilities import WAYS, Way
-from pyrite.llm.pool import Answer
+from pyrite.llm.capabilities import DECODING_MODES, DecodingMode
+from pyrite.llm.pool import Completion
 
 
-def answer(text: str, logprobs: dict[str, float] | None = None) -> Answer:
-    return Answer(text, logprobs, 10, 0, 0.1, 1)
+def answer(text: str, logprobs: dict[str, float] | None = None) -> Completion:
+    return Completion(text, logprobs, 10, 0, 0.1, 1)
 
 
 FOUR = {label: math.log(chance) for label, chance in {"3": 0.4, "1": 0.2, "4": 0.15, "2": 0.05, "The": 0.2}.items()}
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_the_distribution_is_over_the_labels_alone(way: Way) -> None:
-    graded = read_grade(answer("3", FOUR), way)
+@pytest.mark.parametrize("decoding_mode", DECODING_MODES)
+def test_the_distribution_is_over_the_labels_alone(decoding_mode: DecodingMode) -> None:
+    graded = read_grade(answer("3", FOUR), decoding_mode)
     assert graded is not None
     assert graded.grade == 3
     assert graded.distribution == pytest.approx((0.25, 0.0625, 0.5, 0.1875))
 
 
 def test_a_held_model_need_not_say_its_label_and_a_free_one_must() -> None:
-    graded = read_grade(answer("The", FOUR), "label ids")
+    graded = read_grade(answer("The", FOUR), "label_ids")
     assert graded is not None
     assert graded.grade == 3
     assert read_grade(answer("The", FOUR), "logprobs") is None
@@ -58,14 +58,16 @@ def test_words_that_are_a_grade(text: str, grade: int) -> None:
     ["", "5", "0", "13", "3/4", "3 or 4", "-3", "3.5", "three", "The grade is", "Grade:", "4, since", "٣", "2\n3"],
 )
 def test_words_that_are_none(text: str) -> None:
-    assert all(read_grade(answer(text), way) is None for way in WAYS)
+    assert all(read_grade(answer(text), decoding_mode) is None for decoding_mode in DECODING_MODES)
 
 
-@given(st.text(max_size=12), st.dictionaries(st.text(max_size=3), st.floats(), max_size=6), st.sampled_from(WAYS))
+@given(
+    st.text(max_size=12), st.dictionaries(st.text(max_size=3), st.floats(), max_size=6), st.sampled_from(DECODING_MODES)
+)
 def test_whatever_is_replied_a_grade_is_one_to_four_and_its_distribution_adds_up(
-    text: str, logprobs: dict[str, float], way: Way
+    text: str, logprobs: dict[str, float], decoding_mode: DecodingMode
 ) -> None:
-    graded = read_grade(answer(text, logprobs), way)
+    graded = read_grade(answer(text, logprobs), decoding_mode)
     if graded:
         assert graded.grade in (1, 2, 3, 4)
         if graded.distribution:

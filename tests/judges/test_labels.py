@@ -33,11 +33,11 @@ def test_grades_follow_the_answer_key() -> None:
         "other": [place("asthma", "symptoms")],
         "bare": [place("", "")],
     }
-    rows = [{"chunk_id": c, "text": c, "title": "", "split": "train", "parents": p} for c, p in parents.items()]
-    chunks = pa.Table.from_pylist(rows, tables.CHUNKS)
-    qrels = pa.Table.from_pylist([{"query_id": "q", "chunk_id": "own", "grade": 1}], tables.QRELS)
-    judge = open_judge(RunSpec(name="r", source=SampleSource()), queries, chunks, qrels)
-    pairs = [Pair("q", chunk) for chunk in parents] + [Pair("bare", "bare")]
+    rows = [{"passage_id": c, "text": c, "title": "", "split": "train", "parents": p} for c, p in parents.items()]
+    passages = pa.Table.from_pylist(rows, tables.PASSAGES)
+    qrels = pa.Table.from_pylist([{"query_id": "q", "passage_id": "own", "grade": 1}], tables.QRELS)
+    judge = open_judge(RunSpec(name="r", source=SampleSource()), queries, passages, qrels)
+    pairs = [Pair("q", passage) for passage in parents] + [Pair("bare", "bare")]
     graded = [asyncio.run(judge.grade(pair)) for pair in pairs]
     assert [judgment.grade for judgment in graded] == [4, 3, 2, 1, 1, 1]
     assert [judgment.expected for judgment in graded] == [4, 3, 2, 1, 1, 1]
@@ -54,11 +54,11 @@ def test_a_question_asked_under_several_topics_and_types_is_of_each_of_them() ->
     filling = [Question(f"f{n}", f"And {n}?", topic=f"t{n}", relevant={f"d{n}": 1}) for n in range(3)]
     told = [row(f"d{n}", f"t{n}", "causes") for n in range(3)]
     made = prepare_tables([*documents, *asked, *others, *filling, *told], PrepareSpec(), 0, "r")
-    judge = open_judge(RunSpec(name="r", source=SampleSource()), made.queries, made.chunks, made.qrels)
+    judge = open_judge(RunSpec(name="r", source=SampleSource()), made.queries, made.passages, made.qrels)
     query = query_id("What is it?")
     graded = {
-        chunk["parents"][0]["document_id"]: asyncio.run(judge.grade(Pair(query, chunk["chunk_id"]))).grade
-        for chunk in made.chunks.to_pylist()
+        passage["parents"][0]["document_id"]: asyncio.run(judge.grade(Pair(query, passage["passage_id"]))).grade
+        for passage in made.passages.to_pylist()
     }
     assert graded == {
         **{"0": 4, "1": 4, "2": 4},

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.judges.prompting import load_prompt
+from pyrite.judges.prompt import load_prompt
 from pyrite.judges.window import Window
 from stub_judge import tokens
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 
 from pyrite.errors import UserError
-from pyrite.llm.pool import Answer, GaveUp, NoServer, Pool
+from pyrite.llm.pool import Completion, NoServerAvailable, Pool, RetriesExhausted
 from stub_judge import MODEL, Fault, Pair, Stub
 
 KEY = "sk-very-secret-0123456789"
@@ -39,8 +39,8 @@ def pool_of(*stubs: Stub, key: str | None = None, timeout: float = 5.0, patience
     return Pool([stub.url for stub in stubs], MODEL, key, 8, timeout, patience)
 
 
-async def ask_all(pool: Pool, queries: int, each: int = 1) -> list[Answer]:
-    async def walk(query: str) -> list[Answer]:
+async def ask_all(pool: Pool, queries: int, each: int = 1) -> list[Completion]:
+    async def walk(query: str) -> list[Completion]:
         return [await pool.chat(query, body(query, f"p{i}")) for i in range(each)]
 
     return [answer for walk in await asyncio.gather(*(walk(f"q{i}") for i in range(queries))) for answer in walk]
@@ -139,15 +139,15 @@ def test_a_refused_key_stops_at_once_and_is_never_shown(stub: Stub, caplog: pyte
 def test_a_request_that_always_fails_is_given_up_and_the_others_are_not(stub: Stub) -> None:
     stub.fault = lambda _number, pair: (500, {}) if pair[0] == "q3" else None
 
-    async def work(pool: Pool) -> list[Answer | BaseException]:
+    async def work(pool: Pool) -> list[Completion | BaseException]:
         return await asyncio.gather(*(pool.chat(f"q{i}", body(f"q{i}")) for i in range(8)), return_exceptions=True)
 
     results = with_pool(pool_of(stub), work)
-    given_up = [result for result in results if isinstance(result, GaveUp)]
+    given_up = [result for result in results if isinstance(result, RetriesExhausted)]
     assert len(given_up) == 1
     assert given_up[0].attempts == stub.faults["500"] == 6
     assert given_up[0].reason == "HTTP 500: stub says 500"
-    assert sum(isinstance(result, Answer) for result in results) == 7
+    assert sum(isinstance(result, Completion) for result in results) == 7
 
 
 @pytest.mark.parametrize("headers", [{}, {"Retry-After": "0.01"}])
@@ -156,7 +156,7 @@ def test_a_gateway_whose_server_is_away_is_no_fault_of_a_lone_request(
 ) -> None:
     """The bug: 502 counts as a wrong answer, so the sixth within a minute or two makes the pair missing."""
     monkeypatch.setattr("pyrite.llm.pool.pause", lambda *_: 0.0)
-    monkeypatch.setattr("pyrite.llm.health._LONGEST_PAUSE", 0.01)
+    monkeypatch.setattr("pyrite.llm.circuit_breaker._LONGEST_PAUSE", 0.01)
     stub.fault = first(8, (502, headers))
     answer = with_pool(pool_of(stub), lambda pool: pool.chat("q", body("q")))
     assert stub.faults["502"] == 8
@@ -186,10 +186,10 @@ def test_a_server_that_dies_loses_its_queries_to_the_other_and_gets_them_back() 
             answered_by_one, answered_by_two = await dying
             assert answered_by_one, "it died after it had begun"
             assert theirs < answered_by_two <= ours | theirs, "what it left undone was done by the other"
-            assert pool.servers[0].health.aside
+            assert pool.servers[0].breaker.aside
 
             await asyncio.to_thread(one.up)
-            while pool.servers[0].health.aside:
+            while pool.servers[0].breaker.aside:
                 await asyncio.gather(*(pool.chat(query, body(query, "trial")) for query in ours))
             assert await ask(pool) == (ours, theirs)
 
@@ -197,7 +197,7 @@ def test_a_server_that_dies_loses_its_queries_to_the_other_and_gets_them_back() 
 
 
 def test_all_servers_down_for_a_while_costs_time_and_nothing_else(stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
-    async def work(pool: Pool) -> list[Answer]:
+    async def work(pool: Pool) -> list[Completion]:
         await ask_all(pool, 3)
         await asyncio.to_thread(stub.down)
         asking = asyncio.ensure_future(ask_all(pool, 30))
@@ -222,14 +222,14 @@ def test_servers_that_stay_down_are_an_outage_and_no_fault_of_the_requests(stub:
         await ask_all(pool, 30)
 
     began = time.monotonic()
-    with pytest.raises(NoServer, match=r"nothing for 1 s; last: (no connection|the connection was cut)"):
+    with pytest.raises(NoServerAvailable, match=r"nothing for 1 s; last: (no connection|the connection was cut)"):
         with_pool(pool_of(stub, patience=1.0), work)
     assert 1.0 < time.monotonic() - began < 5.0
 
 
 def test_a_server_that_is_only_ever_busy_is_an_outage_too(stub: Stub) -> None:
     stub.status = 429
-    with pytest.raises(NoServer, match=r"nothing for 1 s; last: HTTP 429"):
+    with pytest.raises(NoServerAvailable, match=r"nothing for 1 s; last: HTTP 429"):
         with_pool(pool_of(stub, patience=1.0), lambda pool: ask_all(pool, 4))
     assert stub.faults["429"] >= 4
 
@@ -238,23 +238,23 @@ def test_one_that_no_server_ever_takes_is_given_up_though_it_is_the_last(
     stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bug: a gateway's 502 for one pair is an outage each time it is alone, and its shard is never finished."""
-    monkeypatch.setattr("pyrite.llm.health._LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr("pyrite.llm.circuit_breaker._LONGEST_PAUSE", 0.1)
     stub.fault = lambda _number, pair: (502, {}) if pair[0] == "q3" else None
 
-    async def work(pool: Pool) -> list[Answer | BaseException]:
+    async def work(pool: Pool) -> list[Completion | BaseException]:
         return await asyncio.gather(*(pool.chat(f"q{i}", body(f"q{i}")) for i in range(8)), return_exceptions=True)
 
     results = with_pool(pool_of(stub, patience=2.0), work)
     assert stub.faults["502"] > 1
-    assert [result.reason for result in results if isinstance(result, GaveUp)] == ["HTTP 502: stub says 502"]
-    assert sum(isinstance(result, Answer) for result in results) == 7
+    assert [result.reason for result in results if isinstance(result, RetriesExhausted)] == ["HTTP 502: stub says 502"]
+    assert sum(isinstance(result, Completion) for result in results) == 7
 
 
 def test_a_server_that_is_back_when_patience_ends_answers_what_has_waited(
     stub: Stub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bug: what waits is given up the moment that the server can be seen again."""
-    monkeypatch.setattr("pyrite.llm.health._LONGEST_PAUSE", 0.1)
+    monkeypatch.setattr("pyrite.llm.circuit_breaker._LONGEST_PAUSE", 0.1)
     back: list[bool] = []
 
     async def any_answers(_pool: Pool) -> bool:
@@ -292,7 +292,7 @@ def test_a_request_that_is_called_off_leaves_its_place(stub: Stub) -> None:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
         assert all(task.cancelled() for task in asking)
-        assert pool.servers[0].gate.in_flight == 0
+        assert pool.servers[0].admission.in_flight == 0
         stub.delay = 0
         return len(await ask_all(pool, 5))
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrite.llm.backoff import pause, retry_after
+from pyrite.llm.circuit_breaker import CircuitBreaker
 from pyrite.llm.concurrency import Limiter
-from pyrite.llm.health import Health
 from pyrite.llm.placement import first_usable, ranked
 
 NAMES = [f"http://judge-{i}:8000" for i in range(4)]
@@ -76,7 +76,7 @@ def test_queries_spread_evenly_and_only_those_of_a_lost_server_move() -> None:
 
 
 def test_a_server_that_cannot_be_reached_is_set_aside_tried_by_one_and_comes_back() -> None:
-    health = Health()
+    health = CircuitBreaker()
     assert health.failed(now=100.0, gone=True) == 1.0
     assert not health.usable(100.9)
     assert health.usable(101.1)
@@ -94,7 +94,7 @@ def test_a_server_that_cannot_be_reached_is_set_aside_tried_by_one_and_comes_bac
 
 
 def test_failures_set_a_server_aside_only_when_nothing_is_answered_in_between() -> None:
-    health = Health()
+    health = CircuitBreaker()
     for _ in range(10):
         assert health.failed(0.0, gone=False) is None
         assert health.failed(0.0, gone=False) is None

@@ -19,7 +19,7 @@ def outputs(store: Store) -> dict[str, str]:
     found = {}
     for manifest in manifests(store).values():
         for entry in manifest["outputs"]:
-            assert store.stamp(f"{RUN}/{entry['key']}") == (entry["bytes"], entry["sha256"])
+            assert store.checksum(f"{RUN}/{entry['key']}") == (entry["bytes"], entry["sha256"])
             if not entry["key"].startswith("report/report.") and not entry["key"].endswith("model/README.md"):
                 found[entry["key"]] = entry["sha256"]
     return found

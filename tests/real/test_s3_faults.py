@@ -12,25 +12,25 @@ import pytest
 
 from pyrite.errors import UserError
 from pyrite.sources.remote import brought
-from pyrite.store import Stamp
+from pyrite.store import Checksum
 from pyrite.store.files import below
 from pyrite.store.s3 import S3Store
-from pyrite.store.s3_faults import Patience
+from pyrite.store.s3_faults import RetryPolicy
 from real.proxy import Fault, Kind, Proxy, Request
 
 pytestmark = pytest.mark.real
 
 #: Waits scaled down: a stall that outlives two reads, and pauses of tenths of a second. 32 MiB take the server a while.
-SCALED = Patience(connect=2, read=2, between=0.3, total=60)
-FOR_LARGE = Patience(connect=2, read=6, between=0.3, total=180)
+SCALED = RetryPolicy(connect=2, read=2, between=0.3, total=60)
+FOR_LARGE = RetryPolicy(connect=2, read=6, between=0.3, total=180)
 
 SMALL, LARGE = b"some bytes " * 500, os.urandom(40 << 20)
 OLD = b"what stood there before"
 KEY = "runs/r/steps/prepare.json"
 
 
-def stamp_of(data: bytes) -> Stamp:
-    return Stamp(len(data), hashlib.sha256(data).hexdigest())
+def checksum_of(data: bytes) -> Checksum:
+    return Checksum(len(data), hashlib.sha256(data).hexdigest())
 
 
 def publish(store: S3Store, data: bytes) -> None:
@@ -40,13 +40,13 @@ def publish(store: S3Store, data: bytes) -> None:
 
 
 def fetched(store: S3Store) -> bytes:
-    store.place(KEY).unlink(missing_ok=True)
+    store.local_path(KEY).unlink(missing_ok=True)
     return store.fetch(KEY).read_bytes()
 
 
 def committed(store: S3Store, over: bool) -> bool:
-    standing = store.look(KEY) if over else None
-    return store.commit(KEY, SMALL, standing) == store.look(KEY)
+    current = store.read_versioned(KEY) if over else None
+    return store.conditional_put(KEY, SMALL, current) == store.read_versioned(KEY)
 
 
 #: By operation: the method that is broken, whether something stands before, what is done, and what must come of it.
@@ -60,7 +60,7 @@ OPERATIONS: dict[str, tuple[str, bytes | None, Callable[[S3Store], object], obje
     "read": ("GET", SMALL, lambda store: store.read(KEY), SMALL),
     "fetch": ("GET", SMALL, fetched, SMALL),
     "fetch, 40 MiB in parts": ("GET", LARGE, fetched, LARGE),
-    "stamp": ("HEAD", SMALL, lambda store: store.stamp(KEY), stamp_of(SMALL)),
+    "checksum": ("HEAD", SMALL, lambda store: store.checksum(KEY), checksum_of(SMALL)),
     "list": ("GET", SMALL, lambda store: store.keys("runs"), [KEY]),
     "delete": ("DELETE", OLD, lambda store: store.delete(KEY), None),
 }
@@ -102,10 +102,10 @@ def test_a_fault_that_passes_costs_time_and_nothing_else(
     method, before, act, result = OPERATIONS[operation]
     if kind == "409" and method not in ("PUT", "POST"):
         pytest.skip("409 is an answer to a write")
-    patience = FOR_LARGE if "parts" in operation else SCALED
-    store = S3Store(s3, patience)
+    retry_policy = FOR_LARGE if "parts" in operation else SCALED
+    store = S3Store(s3, retry_policy)
     prepare(store, before)
-    proxy.stall = 3 * patience.read
+    proxy.stall = 3 * retry_policy.read
     fault = Fault(kind, method, times=FAULTS[kind], part="list-type" if operation == "list" else "")
     proxy.faults.append(fault)
     asked, began = len(proxy.requests), time.monotonic()
@@ -119,9 +119,9 @@ def test_a_fault_that_passes_costs_time_and_nothing_else(
     if method in ("PUT", "POST"):
         data = LARGE if "parts" in operation else SMALL
         assert store.read(KEY) == data
-        assert store.stamp(KEY) == stamp_of(data)
+        assert store.checksum(KEY) == checksum_of(data)
     if operation == "delete":
-        assert store.stamp(KEY) is None
+        assert store.checksum(KEY) is None
     measured(
         table="operations", row=operation, column=kind, fired=fault.fired,
         requests=requests, seconds=seconds,
@@ -131,7 +131,7 @@ def test_a_fault_that_passes_costs_time_and_nothing_else(
 def test_a_commit_whose_answer_is_lost_knows_its_own_work_from_anothers(store: S3Store, proxy: Proxy, s3: str) -> None:
     fault = Fault("answer lost", "PUT", conditional=True)
     proxy.faults.append(fault)
-    mine = store.commit(KEY, b"mine", None)
+    mine = store.conditional_put(KEY, b"mine", None)
     assert mine is not None
     assert mine.data == b"mine"
     assert fault.fired == 1
@@ -139,7 +139,7 @@ def test_a_commit_whose_answer_is_lost_knows_its_own_work_from_anothers(store: S
     # The same for another, who comes too late: refused, and told whose it is.
     fault = Fault("answer lost", "PUT", conditional=True)
     proxy.faults.append(fault)
-    late = S3Store(s3, SCALED).commit(KEY, b"theirs", None)
+    late = S3Store(s3, SCALED).conditional_put(KEY, b"theirs", None)
     assert late == mine
     assert fault.fired == 1
     assert store.read(KEY) == b"mine"
@@ -227,7 +227,7 @@ def test_what_another_tool_put_there_is_fetched_once_and_again_when_it_changes(
     # Changed in the store under the same size.
     client.put_object(Bucket=bucket, Key=f"{prefix}/docs/one.jsonl", Body=SMALL[::-1])
     assert (bring()[0] / "one.jsonl").read_bytes() == SMALL[::-1]
-    # Damaged here: it is fetched anew.
+    # ObjectCorrupted here: it is fetched anew.
     (folder / "one.jsonl").write_bytes(b"damaged")
     assert (bring()[0] / "one.jsonl").read_bytes() == SMALL[::-1]
     assert bring()[1] == {"HEAD": 1 + len(files)}
@@ -244,8 +244,8 @@ def test_everything_is_encrypted_with_the_key_that_is_named(
         lambda: store.write("a", SMALL),
         lambda: publish(store, SMALL),
         lambda: publish(store, LARGE),
-        lambda: store.commit("b", SMALL, None),
-        lambda: store.keep("runs/r/scratch/checkpoints"),
+        lambda: store.conditional_put("b", SMALL, None),
+        lambda: store.save_scratch("runs/r/scratch/checkpoints"),
     ):
         asked = len(proxy.requests)
         act()
@@ -274,7 +274,7 @@ def test_a_probe_that_fails_leaves_nothing(s3: str, proxy: Proxy) -> None:
 
 
 def test_a_store_that_lets_two_writers_win_is_named(s3: str, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
-    store = S3Store(s3)  # with all its patience: a request that is made twice would be counted twice
+    store = S3Store(s3)  # with all its retry_policy: a request that is made twice would be counted twice
     store.ensure_writable()
     assert "writers" not in caplog.text
     assert sum(request.conditional for request in proxy.requests) == 4
@@ -286,9 +286,9 @@ def test_a_store_that_lets_two_writers_win_is_named(s3: str, proxy: Proxy, caplo
     assert "lets 4 of 4 writers of one new file win" in caplog.text
     assert store.keys(".probe") == []
     # Even there a commit that did not win knows it.
-    first = store.commit(KEY, b"first", None)
+    first = store.conditional_put(KEY, b"first", None)
     assert first is not None
-    assert store.commit(KEY, b"second", None) == first
+    assert store.conditional_put(KEY, b"second", None) == first
 
 
 @pytest.mark.parametrize(
@@ -330,14 +330,14 @@ def test_a_fault_that_does_not_pass_is_told_at_once(
     operations: dict[str, Callable[[S3Store], object]] = {
         "ensure_writable": lambda store: store.ensure_writable(),
         "write": lambda store: store.write(KEY, SMALL),
-        "commit": lambda store: store.commit(KEY, SMALL, None),
+        "commit": lambda store: store.conditional_put(KEY, SMALL, None),
         "publish": lambda store: publish(store, SMALL),
         "read": lambda store: store.read(KEY),
-        "stamp": lambda store: store.stamp(KEY),
+        "checksum": lambda store: store.checksum(KEY),
         "list": lambda store: store.keys("runs"),
     }
     for operation, act in operations.items():
-        if case == "forbidden" and operation in ("read", "stamp", "list"):
+        if case == "forbidden" and operation in ("read", "checksum", "list"):
             continue  # this one may read
         began = time.monotonic()
         with pytest.raises(UserError) as told:

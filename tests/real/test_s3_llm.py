@@ -39,16 +39,16 @@ model: {{base: {model}}}
 iterations: 1
 prepare: {{min_chars: 40, max_chars: 400}}
 generate: {{queries: 16}}
-retrieve: {{top_k: 12}}
-judge: {{kind: vllm, model: {llm}, rank_window: null}}
-mine: {{negatives: 2, max_negative_share: null}}
+retrieve: {{range_max: 12}}
+judge: {{kind: llm, model: {llm}, rank_window: null}}
+mine: {{num_negatives: 2, relative_margin: null}}
 finetune: {{batch_size: 8, learning_rate: 1.0e-3}}
 evaluate: {{blends: [], resamples: 200}}
 resources: {{judge_urls: ["{url}"], judge_concurrency: 2}}
 """
 
 
-class Made(NamedTuple):
+class GeneratedQuestion(NamedTuple):
     """What a run has made: digests of outputs, and its judgments without what tells of times."""
 
     outputs: dict[str, str]
@@ -60,14 +60,16 @@ def together(store: Store, keys: Iterable[str]) -> pa.Table:
 
 
 def pairs(judgments: pa.Table) -> list[tuple[str, str]]:
-    return list(zip(judgments["query_id"].to_pylist(), judgments["chunk_id"].to_pylist(), strict=True))
+    return list(zip(judgments["query_id"].to_pylist(), judgments["passage_id"].to_pylist(), strict=True))
 
 
-def made(store: Store) -> Made:
+def made(store: Store) -> GeneratedQuestion:
     found = outputs(store)
     shards = sorted(key for key in found if "/judgments/shard-" in key)
     judgments = together(store, (f"{RUN}/{key}" for key in shards))
-    return Made({key: found[key] for key in found if key not in shards}, judgments.drop_columns(["latency"]))
+    return GeneratedQuestion(
+        {key: found[key] for key in found if key not in shards}, judgments.drop_columns(["latency"])
+    )
 
 
 def kept(store: Store) -> int:
@@ -94,7 +96,7 @@ def run_file(tmp_path: Path, questions: Path, tiny_model: Path, llm: Writer) -> 
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, questions: Path, tiny_model: Path) -> Made:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, questions: Path, tiny_model: Path) -> GeneratedQuestion:
     """What the run gives in a folder, in peace."""
     folder = tmp_path_factory.mktemp("undisturbed")
     with Writer() as server:
@@ -107,7 +109,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, questions: Path, tiny_
     return found
 
 
-def check(store: Store, undisturbed: Made, llm: Writer) -> int:
+def check(store: Store, undisturbed: GeneratedQuestion, llm: Writer) -> int:
     """The run has given what it gives in peace. How many pairs the LLM has answered more than once."""
     assert made(store) == undisturbed
     parts = store.keys("judgments")
@@ -157,7 +159,7 @@ def faults_of_parts(kind: Kind, store: Store, kept: str) -> dict[str, Fault]:
 
 @pytest.mark.parametrize("kind", ["503 SlowDown", "cut answer", "answer lost"])
 def test_among_faults_every_pair_is_asked_once(
-    kind: Kind, s3: str, proxy: Proxy, pyrite: Pyrite, run_file: Path, llm: Writer, undisturbed: Made,
+    kind: Kind, s3: str, proxy: Proxy, pyrite: Pyrite, run_file: Path, llm: Writer, undisturbed: GeneratedQuestion,
     measured: Callable[..., None],
 ) -> None:  # fmt: skip
     store = open_store(s3)
@@ -183,7 +185,7 @@ def test_among_faults_every_pair_is_asked_once(
 
 
 def test_killed_mid_way_it_goes_on_from_what_is_kept_on_another_machine(
-    s3: str, on_s3: Callable[[], "subprocess.Popen[str]"], llm: Writer, undisturbed: Made, tmp_path: Path,
+    s3: str, on_s3: Callable[[], "subprocess.Popen[str]"], llm: Writer, undisturbed: GeneratedQuestion, tmp_path: Path,
     measured: Callable[..., None],
 ) -> None:  # fmt: skip
     store, began = open_store(s3), time.monotonic()
@@ -205,7 +207,7 @@ def test_killed_mid_way_it_goes_on_from_what_is_kept_on_another_machine(
 
 
 def test_an_endpoint_that_is_down_for_a_minute_while_an_llm_judges(
-    s3: str, proxy: Proxy, on_s3: Callable[[], "subprocess.Popen[str]"], llm: Writer, undisturbed: Made,
+    s3: str, proxy: Proxy, on_s3: Callable[[], "subprocess.Popen[str]"], llm: Writer, undisturbed: GeneratedQuestion,
     measured: Callable[..., None],
 ) -> None:  # fmt: skip
     store, began = open_store(s3), time.monotonic()
@@ -216,14 +218,14 @@ def test_an_endpoint_that_is_down_for_a_minute_while_an_llm_judges(
     assert process.poll() is None, "it gave up, or was finished before"
     _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
-    logs = [store.place(f"{RUN}/logs/judge-1.{shard}.log").read_text() for shard in (0, 1)]
+    logs = [store.local_path(f"{RUN}/logs/judge-1.{shard}.log").read_text() for shard in (0, 1)]
     assert any("trying again" in log for log in logs), "no shard met the fault"
     assert check(store, undisturbed, llm) == 0
     measured(table="llm runs", column="endpoint down for 60 s", seconds=time.monotonic() - began, twice=0)
 
 
 def test_credentials_that_expire_while_an_llm_judges_are_told_and_with_new_ones_it_goes_on(
-    s3: str, proxy: Proxy, on_s3: Callable[[], "subprocess.Popen[str]"], llm: Writer, undisturbed: Made,
+    s3: str, proxy: Proxy, on_s3: Callable[[], "subprocess.Popen[str]"], llm: Writer, undisturbed: GeneratedQuestion,
     measured: Callable[..., None],
 ) -> None:  # fmt: skip
     store, began = open_store(s3), time.monotonic()

@@ -14,7 +14,7 @@ import boto3
 import pytest
 
 from pyrite.errors import PyriteError
-from pyrite.store import Damaged, Store, open_store
+from pyrite.store import ObjectCorrupted, Store, open_store
 from real.proxy import Fault, Kind, Proxy, eventually
 from real.s3_run import RUN, by_step, manifests, outputs, step_of
 from small_data import PASSAGE, found_first
@@ -41,8 +41,8 @@ source: {{kind: jsonl, path: {questions}, topic: topic, type: type}}
 model: {{base: {model}}}
 iterations: 1
 prepare: {{min_chars: 40, max_chars: 400}}
-retrieve: {{top_k: 20}}
-mine: {{negatives: 2, max_negative_share: null}}
+retrieve: {{range_max: 20}}
+mine: {{num_negatives: 2, relative_margin: null}}
 finetune: {{batch_size: 8, checkpoint_every: 2, learning_rate: 1.0e-3}}
 evaluate: {{blends: [0.5], resamples: 200}}
 """
@@ -83,16 +83,18 @@ def test_a_run_on_s3_gives_what_it_gives_in_a_folder_and_can_be_looked_at_from_a
     assert "It has: small." in unknown.stderr.replace("\n", " ")
     # Other bytes under the digest that was put there.
     bucket, _, prefix = s3.removeprefix("s3://").partition("/")
-    stamp = store.stamp(f"{RUN}/run.yaml")
-    assert stamp
+    checksum = store.checksum(f"{RUN}/run.yaml")
+    assert checksum
     client = boto3.client("s3")
-    client.put_object(Bucket=bucket, Key=f"{prefix}/{RUN}/run.yaml", Body=b"other", Metadata={"sha256": stamp.sha256})
-    with pytest.raises(Damaged, match="is not what was put there"):
+    client.put_object(
+        Bucket=bucket, Key=f"{prefix}/{RUN}/run.yaml", Body=b"other", Metadata={"sha256": checksum.sha256}
+    )
+    with pytest.raises(ObjectCorrupted, match="is not what was put there"):
         store.read(f"{RUN}/run.yaml")
     with pytest.raises(PyriteError, match="is not what was put there"):
         store.fetch(f"{RUN}/run.yaml")
     assert pyrite("train", small, **elsewhere).returncode == 0
-    # Damaged in the store: who reads it says so, and --force mends it.
+    # ObjectCorrupted in the store: who reads it says so, and --force mends it.
     key = f"{RUN}/iterations/1/candidates.parquet"
     content = bytearray(store.read(key))
     content[len(content) // 2] ^= 1

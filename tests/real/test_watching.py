@@ -52,12 +52,12 @@ def test_every_panel_and_rule_finds_what_it_asks_for(tmp_path: Path, run_file: P
     """The bugs: a metric is renamed, by us or by a new vLLM; a label that a panel goes by is not there."""
     with serving(VARYING) as server:
         settings = (
-            "judge={kind: vllm, model: judge, shards: 2}",
+            "judge={kind: llm, model: judge, shards: 2}",
             f"resources.judge_urls=[{server}]",
             "resources.judge_concurrency=8",
             "prepare.max_train_queries=8",
-            "retrieve.top_k=8",
-            "mine.negatives=1",
+            "retrieve.range_max=8",
+            "mine.num_negatives=1",
         )
         start = time.time()
         with watched(tmp_path, run_file, *settings) as (process, address):
@@ -89,7 +89,7 @@ def test_alerts_fire_when_a_judge_goes_wrong_and_not_before(
     with Stub() as stub:
         stub.delay = 0.2
         settings = (
-            f"judge={{kind: vllm, model: {MODEL}, shards: 1}}",
+            f"judge={{kind: llm, model: {MODEL}, shards: 1}}",
             f"resources={{judge_urls: [{stub.url}], judge_concurrency: 2, judge_timeout: 20}}",
         )
         with watched(tmp_path, run_file, *settings) as (process, address):

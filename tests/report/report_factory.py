@@ -1,4 +1,4 @@
-"""Made-up but realistic inputs of a report: 60 test queries, two iterations, two blends."""
+"""GeneratedQuestion-up but realistic inputs of a report: 60 test queries, two iterations, two blends."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -59,7 +59,7 @@ def make(
         }
     )
     names = ["base"] + [model_name(i, w) for i in range(1, iterations + 1) for w in (*spec.evaluate.blends, 1.0)]
-    chunks = [_chunk(number, hostile) for number in range(200)]
+    passages = [_passage(number, hostile) for number in range(200)]
     asked = [
         {
             "query_id": f"{split}-{number:03d}",
@@ -74,7 +74,7 @@ def make(
     ]
     relevant = {row["query_id"]: rng.choice(200, size=int(rng.integers(1, 4)), replace=False).tolist() for row in asked}
     qrels = pa.Table.from_pylist(
-        [{"query_id": q, "chunk_id": f"c{c:03d}", "grade": 1} for q, of in relevant.items() for c in of],
+        [{"query_id": q, "passage_id": f"c{c:03d}", "grade": 1} for q, of in relevant.items() for c in of],
         tables.QRELS,
     )
 
@@ -88,11 +88,11 @@ def make(
             scores = noise + 0.45 * rng.normal(size=200) * (weight + 0.1)
             learned = weight**0.6 * (1 + 0.12 * (iteration - 1)) if iteration else 0.0
             scores[relevant[row["query_id"]]] += 1.9 + gain * learned
-            for rank, chunk in enumerate(np.argsort(-scores)[:10], 1):
+            for rank, passage in enumerate(np.argsort(-scores)[:10], 1):
                 rankings.append(
                     {
                         "model": name, "split": row["split"], "query_id": row["query_id"],
-                        "chunk_id": f"c{chunk:03d}", "rank": rank, "score": float(0.9 - rank / 100),
+                        "passage_id": f"c{passage:03d}", "rank": rank, "score": float(0.9 - rank / 100),
                     }
                 )  # fmt: skip
     scored = {
@@ -132,7 +132,7 @@ def make(
     return ReportInputs(
         spec=spec,
         manifests=_manifests(iterations, queries, hostile, spec.judge.kind),
-        chunks=pa.Table.from_pylist(chunks, tables.CHUNKS),
+        passages=pa.Table.from_pylist(passages, tables.PASSAGES),
         queries=pa.Table.from_pylist(asked, tables.QUERIES),
         qrels=qrels,
         val=pa.Table.from_pylist(scored["val"], tables.PER_QUERY),
@@ -165,7 +165,7 @@ def with_timelines(inputs: ReportInputs, seconds: float = 600, pairs: int = 2000
             usual, other = [0.46, 0.24, 0.1 + learned, 0.2 - learned], [0.2, 0.5, 0.2, 0.1]
             grade = int(rng.choice([1, 2, 3, 4], p=other if iteration == changed and number > pairs / 2 else usual))
             timeline.add(grade)
-            pair = {"query_id": f"train-{shard}-{number}", "chunk_id": f"c{iteration:03d}"}
+            pair = {"query_id": f"train-{shard}-{number}", "passage_id": f"c{iteration:03d}"}
             judged.setdefault(iteration, []).append({**pair, "grade": grade, "expected": grade, "judge": "llm"})
         summary = manifests[name]["summary"] | {"judged": pairs, "kept": 0, "timeline": timeline.as_json()}
         manifests[name] = manifests[name] | {"seconds": (now - started).total_seconds() + 2, "summary": summary}
@@ -173,10 +173,10 @@ def with_timelines(inputs: ReportInputs, seconds: float = 600, pairs: int = 2000
     return replace(inputs, manifests=manifests, judgments=tables_)
 
 
-def _chunk(number: int, hostile: str) -> dict[str, Any]:
+def _passage(number: int, hostile: str) -> dict[str, Any]:
     subject = SUBJECTS[number % len(SUBJECTS)]
     return {
-        "chunk_id": f"c{number:03d}",
+        "passage_id": f"c{number:03d}",
         "text": f"{SENTENCE.format(subject=subject) * (2 + number % 3)}{hostile}",
         "title": f"{subject}: {TYPES[number % len(TYPES)]}{hostile}",
         "split": "train",
@@ -186,7 +186,7 @@ def _chunk(number: int, hostile: str) -> dict[str, Any]:
 
 def _candidates(iteration: int, queries: int) -> pa.Table:
     rows = [
-        {"query_id": f"train-{q:03d}", "chunk_id": f"c{rank:03d}", "rank": rank, "score": 1 - rank / 100}
+        {"query_id": f"train-{q:03d}", "passage_id": f"c{rank:03d}", "rank": rank, "score": 1 - rank / 100}
         for q in range(queries)
         for rank in range(1, 6 + iteration)
     ]
@@ -197,7 +197,7 @@ def _judgments(iteration: int, queries: int, rng: np.random.Generator) -> pa.Tab
     grades = rng.choice([1, 2, 3, 4], size=queries * 5, p=[0.46, 0.24, 0.1 + 0.1 / iteration, 0.2 - 0.1 / iteration])
     rows = [
         {
-            "query_id": f"train-{n // 5:03d}", "chunk_id": f"c{n % 5 + 4 * iteration:03d}", "grade": int(grade),
+            "query_id": f"train-{n // 5:03d}", "passage_id": f"c{n % 5 + 4 * iteration:03d}", "grade": int(grade),
             "p1": 0.25, "p2": 0.25, "p3": 0.25, "p4": 0.25, "expected": 2.5, "judge": "labels",
         }
         for n, grade in enumerate(grades)
@@ -247,8 +247,8 @@ def _summary(name: str, queries: int, hostile: str, judge: str) -> dict[str, Any
     if name == "prepare":
         return {
             "documents": 412,
-            "chunks": 200,
-            "merged_chunks": 17,
+            "passages": 200,
+            "merged_passages": 17,
             "notes": ["The splits are those of the data set."],
             "queries": {"train": 4 * queries, "val": queries, "test": queries},
             "topics": {"train": 80, "val": 20, "test": 20},
@@ -262,7 +262,7 @@ def _summary(name: str, queries: int, hostile: str, judge: str) -> dict[str, Any
         counts = {"pairs": 250, "not_chosen": 40, "skipped": 30, "kept": 20, "judged": 178, "missing": 2}
         if judge == "labels":
             return {**counts, "kept": 0, "missing": 0, "judged": 180, "prompt_tokens": 0, "cached_tokens": 0}
-        return {**counts, "prompt_tokens": 100_000, "cached_tokens": 60_000, "way": "choice", "cut": 3}
+        return {**counts, "prompt_tokens": 100_000, "cached_tokens": 60_000, "decoding_mode": "choice", "cut": 3}
     if name.startswith("mine"):
         return {
             "queries": 240,

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from report_factory import make
 
 from pyrite import card
 from pyrite.report.data import build
+from report.report_factory import make
 
 
 @pytest.mark.parametrize(

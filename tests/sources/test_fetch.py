@@ -87,7 +87,7 @@ class _Said:
     def advance(self, n: int = 1) -> None:
         self.done += n
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.lines.append(text)
 
 

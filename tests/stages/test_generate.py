@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pyrite.generation import filters
-from pyrite.generation.distinct import NEARLY_SAME, SAME
+from pyrite.generation.dedup import NEARLY_SAME, SAME
 from pyrite.stages.answerable import NOT_ANSWERED, NOT_GRADED
 from pyrite.stages.generate import NO_ANSWER
 from small_data import KINDS, TOPICS
@@ -55,9 +55,9 @@ source: {{kind: documents, path: {documents}, topic: topic}}
 model: {{base: {tiny_model}}}
 iterations: 1
 prepare: {{min_chars: 40, max_chars: 400}}
-generate: {{queries: 50, share_from_chunks: 1, model: {MODEL}}}
-retrieve: {{top_k: 20}}
-mine: {{negatives: 2, max_negative_share: null}}
+generate: {{queries: 50, share_from_passages: 1, model: {MODEL}}}
+retrieve: {{range_max: 20}}
+mine: {{num_negatives: 2, relative_margin: null}}
 finetune: {{batch_size: 8, learning_rate: 1.0e-3}}
 evaluate: {{blends: [], resamples: 200}}
 resources: {{judge_urls: ["{writer.url}"]}}
@@ -66,7 +66,7 @@ resources: {{judge_urls: ["{writer.url}"]}}
     return path
 
 
-LLM_JUDGE = ("judge.kind=vllm", f"judge.model={MODEL}", "generate.share_from_chunks=0.5")
+LLM_JUDGE = ("judge.kind=llm", f"judge.model={MODEL}", "generate.share_from_passages=0.5")
 
 
 def made(run: Path, name: str = "generated") -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def test_a_whole_run_on_documents_alone(pyrite: Pyrite, run_file: Path, tmp_path
     assert result.returncode == 0, result.stderr + result.stdout
     assert "nobody can be asked" in result.stdout
     run = tmp_path / "store/runs/small"
-    chunks = {row["chunk_id"]: row for row in pq.read_table(run / "corpus/chunks.parquet").to_pylist()}
+    passages = {row["passage_id"]: row for row in pq.read_table(run / "corpus/passages.parquet").to_pylist()}
     questions = {row["query_id"]: row for row in made(run)}
     qrels = made(run, "generated-qrels")
     assert writer.written.total() == 50
@@ -101,10 +101,10 @@ def test_a_whole_run_on_documents_alone(pyrite: Pyrite, run_file: Path, tmp_path
     assert {row["query_id"] for row in qrels} == set(questions)
     topics: dict[str, set[str]] = {}
     for row in qrels:
-        question, chunk = questions[row["query_id"]], chunks[row["chunk_id"]]
+        question, passage = questions[row["query_id"]], passages[row["passage_id"]]
         if "everybody" not in question["text"]:
-            assert question["split"] == chunk["split"]
-            assert question["topic"] == chunk["parents"][0]["topic"]
+            assert question["split"] == passage["split"]
+            assert question["topic"] == passage["parents"][0]["topic"]
         topics.setdefault(question["split"], set()).add(question["topic"])
     assert topics.keys() == {"train", "val", "test"}
     assert not topics["train"] & (topics["val"] | topics["test"])
@@ -116,7 +116,7 @@ def test_a_whole_run_on_documents_alone(pyrite: Pyrite, run_file: Path, tmp_path
     assert sum(counted.values()) == 49
     assert report["means"]["test"]["iteration-1"]["mrr@5"] > 0
     (prepared,) = summaries(run, "prepare")
-    assert sum(prepared["chunk_splits"].values()) == len(chunks)
+    assert sum(prepared["passage_splits"].values()) == len(passages)
     assert prepared["queries"] == {"train": 0, "val": 0, "test": 0}
     # All is kept: another run asks nothing, and makes the same tables.
     again = pyrite("generate", run_file, "name=other", "--shard", 0)
@@ -140,10 +140,10 @@ def test_with_an_llm_judge_half_is_checked_and_half_is_tied_to_no_passage(
     free = [row for row in made(run) if row["query_id"] not in tied]
     assert {row["split"] for row in free} == {"train"}
     assert len(free) == 25
-    own = {row["query_id"]: row["chunk_id"] for row in made(run, "generated-qrels")}
-    texts = {row["chunk_id"]: row["text"] for row in pq.read_table(run / "corpus/chunks.parquet").to_pylist()}
+    own = {row["query_id"]: row["passage_id"] for row in made(run, "generated-qrels")}
+    texts = {row["passage_id"]: row["text"] for row in pq.read_table(run / "corpus/passages.parquet").to_pylist()}
     asked = {row["query_id"]: row["text"] for row in made(run)}
-    assert all(grade((asked[query], texts[chunk])) >= 3 for query, chunk in own.items())
+    assert all(grade((asked[query], texts[passage])) >= 3 for query, passage in own.items())
     dropped: Counter[str] = Counter()
     for summary in summaries(run, "generate"):
         dropped.update(summary["dropped"])
@@ -156,7 +156,7 @@ def test_with_an_llm_judge_half_is_checked_and_half_is_tied_to_no_passage(
     # What the judge said of a question's own passage is not asked again when that passage is a candidate.
     judged = summaries(run, "judge-1")
     candidates = pq.read_table(run / "iterations/1/candidates.parquet").to_pylist()
-    known = sum(own.get(row["query_id"]) == row["chunk_id"] for row in candidates)
+    known = sum(own.get(row["query_id"]) == row["passage_id"] for row in candidates)
     assert sum(summary["kept"] for summary in judged) == known > 0
     assert max(writer.answered.values()) == 1
     report = json.loads((run / "report/report.json").read_text())
@@ -276,7 +276,7 @@ def test_nothing_left_or_no_server_is_an_error_that_says_why(
         ("resources.judge_urls=[]", "judge_urls is empty"),
         ("generate.model=nobody", "does not exist"),
         ("generate.prompt=nowhere.yaml", "nowhere.yaml"),
-        ("generate.share_from_chunks=0.5", "tied to no passage"),
+        ("generate.share_from_passages=0.5", "tied to no passage"),
         ("generate.model=null", "generate.model"),
     ):
         result = pyrite("generate", run_file, wrong, "seed=1", "--shard", 0)
@@ -285,7 +285,7 @@ def test_nothing_left_or_no_server_is_an_error_that_says_why(
         assert "Traceback" not in result.stderr
     without = pyrite("prepare", run_file, "generate=null", "--force")
     assert without.returncode == 2
-    assert "no query has a relevant chunk" in without.stderr
+    assert "no query has a relevant passage" in without.stderr
     assert "set generate" in without.stderr
 
 

@@ -31,7 +31,7 @@ def _pair(key: str, question: str, answer: str, topic: str = "", split: Split | 
 def _many(topics: int, each: int) -> list[Record]:
     keys = [(t, n) for t in range(topics) for n in range(each)]
     return [
-        r for t, n in keys for r in _pair(f"{t}-{n}", f"Question {t}-{n}?", f"Answer number {t}-{n}.", f"Topic {t}")
+        r for t, n in keys for r in _pair(f"{t}-{n}", f"Question {t}-{n}?", f"Completion number {t}-{n}.", f"Topic {t}")
     ]
 
 
@@ -44,15 +44,15 @@ def _split_of_query(prepared: Prepared) -> dict[str, str]:
 
 
 def _check_no_leak(prepared: Prepared) -> None:
-    """No topic, question or relevant chunk is on two sides."""
+    """No topic, question or relevant passage is on two sides."""
     split_of = {row["query_id"]: row["split"] for row in prepared.queries.to_pylist()}
     sides: dict[str, set[str]] = defaultdict(set)
     for row in prepared.queries.to_pylist():
         sides["topic " + normalise(row["topic"])].add(row["split"])
         sides["text " + normalise(row["text"])].add(row["split"])
-    chunk_split = dict(zip(*(prepared.chunks[name].to_pylist() for name in ("chunk_id", "split")), strict=True))
+    passage_split = dict(zip(*(prepared.passages[name].to_pylist() for name in ("passage_id", "split")), strict=True))
     for row in prepared.qrels.to_pylist():
-        sides["chunk " + row["chunk_id"]] |= {split_of[row["query_id"]], chunk_split[row["chunk_id"]]}
+        sides["passage " + row["passage_id"]] |= {split_of[row["query_id"]], passage_split[row["passage_id"]]}
     assert len(sides) > 6
     assert [key for key, found in sides.items() if len(found) > 1] == []
 
@@ -60,12 +60,12 @@ def _check_no_leak(prepared: Prepared) -> None:
 def test_the_tables_have_their_schemas_and_every_chunk_is_found_in_its_documents() -> None:
     records = _many(8, 3) + _pair("long", "A long one?", "One sentence is here. " * 20, "Long")
     prepared = _prepare(records)
-    assert prepared.chunks.schema == tables.CHUNKS
+    assert prepared.passages.schema == tables.PASSAGES
     assert prepared.queries.schema == tables.QUERIES
     assert prepared.qrels.schema == tables.QRELS
     text_of = {record.id: record.text for record in records if isinstance(record, Document)}
     rebuilt: dict[str, list[tuple[int, int]]] = defaultdict(list)
-    for row in prepared.chunks.to_pylist():
+    for row in prepared.passages.to_pylist():
         for parent in row["parents"]:
             assert text_of[parent["document_id"]][parent["start"] : parent["end"]] == row["text"]
             rebuilt[parent["document_id"]].append((parent["start"], parent["end"]))
@@ -73,8 +73,8 @@ def test_the_tables_have_their_schemas_and_every_chunk_is_found_in_its_documents
     for key, spans in rebuilt.items():
         bare = "".join(text_of[key][start:end] for start, end in sorted(spans))
         assert "".join(bare.split()) == "".join(text_of[key].split())
-    # The long answer repeats itself, so that its chunks are merged; its question has each of them once.
-    assert prepared.summary["merged_chunks"] > 0
+    # The long answer repeats itself, so that its passages are merged; its question has each of them once.
+    assert prepared.summary["merged_passages"] > 0
     _check_no_leak(prepared)
 
 
@@ -82,7 +82,7 @@ def test_the_same_input_and_seed_give_the_same_bytes(tmp_path: Path) -> None:
     def digests(seed: int) -> list[str]:
         prepared = _prepare(_many(20, 3), seed, max_train_queries=20)
         named = {
-            "c": (prepared.chunks, tables.CHUNKS),
+            "c": (prepared.passages, tables.PASSAGES),
             "q": (prepared.queries, tables.QUERIES),
             "r": (prepared.qrels, tables.QRELS),
         }
@@ -103,7 +103,7 @@ def test_shares_are_met_by_number_of_queries() -> None:
     assert set(_prepare(_many(3, 10)).summary["queries"].values()) == {10}
 
 
-def test_equal_questions_are_one_query_with_all_their_chunks() -> None:
+def test_equal_questions_are_one_query_with_all_their_passages() -> None:
     records = [
         *_many(6, 2),
         *_pair("x", "WHAT  is it?", "First answer here.", "X"),
@@ -124,7 +124,7 @@ def test_topics_that_share_a_chunk_are_on_one_side() -> None:
     for seed in range(20):
         prepared = _prepare(records, seed)
         assert len({_split_of_query(prepared)[f"Question {n}?"] for n in range(4)}) == 1
-        merged = [row for row in prepared.chunks.to_pylist() if len(row["parents"]) == 4]
+        merged = [row for row in prepared.passages.to_pylist() if len(row["parents"]) == 4]
         assert [parent["topic"] for parent in merged[0]["parents"]] == ["T0", "T1", "T2", "T3"]
 
 
@@ -142,7 +142,7 @@ def test_a_document_that_no_question_names_goes_with_its_topic_or_to_train() -> 
     prepared = _prepare([*_many(30, 1), *unasked, Document("free", "Unasked and free.")])
     split_of = _split_of_query(prepared)
     found: dict[str, list[str]] = defaultdict(list)
-    for row in prepared.chunks.to_pylist():
+    for row in prepared.passages.to_pylist():
         found[row["parents"][0]["document_id"]].append(row["split"])
     assert [found[f"u{n}"] for n in range(30)] == [[split_of[f"Question {n}-0?"]] * 2 for n in range(30)]
     assert found["free"] == ["train"]
@@ -169,7 +169,7 @@ def test_given_splits_are_kept_and_an_equal_question_stays_in_the_earliest() -> 
     ]
     prepared = _prepare(records)
     assert _split_of_query(prepared) == {"shared?": "train", "Val?": "val", "Test?": "test"}
-    assert {row["text"]: row["split"] for row in prepared.chunks.to_pylist()} == {
+    assert {row["text"]: row["split"] for row in prepared.passages.to_pylist()} == {
         "Answer of test.": "train",
         "Answer of train.": "train",
         "Answer of val.": "val",
@@ -195,7 +195,7 @@ def test_training_queries_are_drawn() -> None:
     every, drawn = _prepare(_many(40, 2)), _prepare(_many(40, 2), max_train_queries=10)
     assert drawn.summary["queries"] == {**every.summary["queries"], "train": 10}
     assert set(drawn.qrels["query_id"].to_pylist()) == set(drawn.queries["query_id"].to_pylist())
-    assert drawn.chunks == every.chunks
+    assert drawn.passages == every.passages
     assert drawn.summary["dropped"] == {"training query beyond prepare.max_train_queries": 46}
 
 
@@ -204,12 +204,12 @@ def test_what_is_left_out_is_counted_with_examples() -> None:
     prepared = _prepare([*_many(5, 1), Dropped("file:7", "bad"), Document("empty", "  "), Question("e", " "), *lost])
     assert prepared.summary["dropped"] == {
         "question names an unknown document": 5,
-        "query without a relevant chunk": 5,
+        "query without a relevant passage": 5,
         "bad": 1,
         "document without text": 1,
         "empty question": 1,
     }
-    assert prepared.summary["dropped_examples"]["query without a relevant chunk"] == [
+    assert prepared.summary["dropped_examples"]["query without a relevant passage"] == [
         "lost0",
         "lost1",
         "lost2",
@@ -223,7 +223,7 @@ def test_what_is_left_out_is_counted_with_examples() -> None:
         ([Dropped("f:1", "bad")], r"the corpus is empty: .*\(left out: bad: 1, such as f:1\)"),
         (
             [Document("a", "Text."), Question("q", "Why?", relevant={"b": 1})],
-            r"no query has a relevant chunk \(left out: que",
+            r"no query has a relevant passage \(left out: que",
         ),
         (_many(2, 5), r"no query is in val or test: the 10 queries make fewer than three groups"),
         (_pair("a", "Why?", "So.", split="train"), r"no query is in val or test, and the data set assigns"),
@@ -252,22 +252,22 @@ class _Context:
     def advance(self, n: int = 1) -> None:
         self.counted += n
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self.said.append(text)
 
 
 def test_the_stage_writes_its_tables_and_tells_of_them(tmp_path: Path) -> None:
-    rows = "".join(f'{{"question": "Question {n}?", "answer": "Answer {n}."}}\n' for n in range(20))
+    rows = "".join(f'{{"question": "Question {n}?", "answer": "Completion {n}."}}\n' for n in range(20))
     (tmp_path / "data.jsonl").write_text(rows)
     source = {"kind": "jsonl", "path": str(tmp_path / "data.jsonl")}
     context = _Context(RunSpec.model_validate({"name": "run", "source": source}), tmp_path)
     summary = prepare.run(context)  # type: ignore[arg-type]
     assert summary["queries"] == {"train": 14, "val": 3, "test": 3}
-    assert tables.read(tmp_path / "corpus/chunks.parquet", tables.CHUNKS).num_rows == 20
+    assert tables.read(tmp_path / "corpus/passages.parquet", tables.PASSAGES).num_rows == 20
     assert tables.read(tmp_path / "queries/queries.parquet", tables.QUERIES).num_rows == 20
     assert tables.read(tmp_path / "queries/qrels.parquet", tables.QRELS).num_rows == 20
     assert context.counted == 40
-    assert context.said == ["20 documents, 20 chunks; queries: 14 train, 3 val, 3 test"]
+    assert context.said == ["20 documents, 20 passages; queries: 14 train, 3 val, 3 test"]
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published MedQuAD is not on this machine")
@@ -278,13 +278,13 @@ def test_published_medquad_is_split_without_leaks() -> None:
     _check_no_leak(prepared)
     summary = prepared.summary
     assert summary["documents"] == 14_809
-    assert summary["longest_chunk"] <= 1000
+    assert summary["longest_passage"] <= 1000
     assert all(count > 0 for count in summary["queries"].values())
     total = sum(summary["queries"].values())
     assert abs(summary["queries"]["test"] / total - 0.15) < 0.001
     text_of = {record.id: record.text for record in records if isinstance(record, Document)}
     seen: dict[str, int] = defaultdict(int)
-    for row in prepared.chunks.to_pylist():
+    for row in prepared.passages.to_pylist():
         for parent in row["parents"]:
             text = text_of[parent["document_id"]][parent["start"] : parent["end"]]
             assert normalise(text) == normalise(row["text"])
@@ -305,19 +305,19 @@ def test_without_questions_the_chunks_are_split_by_topic_or_by_document(topic: s
     prepared = prepare_tables(_documents(20, 3, topic), SPEC, 0, "test-run", generates=True)
     assert prepared.queries.num_rows == prepared.qrels.num_rows == 0
     sides: dict[str, set[str]] = defaultdict(set)
-    for row in prepared.chunks.to_pylist():
+    for row in prepared.passages.to_pylist():
         for parent in row["parents"]:
             sides[parent["topic"] or parent["document_id"]].add(row["split"])
     assert len(sides) == (20 if topic else 60)
     assert all(len(found) == 1 for found in sides.values())
-    counts = prepared.summary["chunk_splits"]
-    assert sum(counts.values()) == prepared.chunks.num_rows
+    counts = prepared.summary["passage_splits"]
+    assert sum(counts.values()) == prepared.passages.num_rows
     assert counts["train"] > 2 * counts["val"] > 0
     assert counts["train"] > 2 * counts["test"] > 0
 
 
 def test_without_questions_and_without_generate_the_error_names_generate() -> None:
-    with pytest.raises(UserError, match=r"no query has a relevant chunk.*set generate"):
+    with pytest.raises(UserError, match=r"no query has a relevant passage.*set generate"):
         _prepare(_documents(20, 3))
 
 
@@ -327,4 +327,4 @@ def test_without_questions_fewer_than_three_groups_are_an_error_and_one_large_gr
     one = [*_documents(4, 1), *(Document(f"x{n}", f"Other text number {n}.", topic="Big") for n in range(20))]
     prepared = prepare_tables(one, SPEC, 0, "test-run", generates=True)
     assert "'Big'" in prepared.summary["notes"][0]
-    assert all(prepared.summary["chunk_splits"].values())
+    assert all(prepared.summary["passage_splits"].values())

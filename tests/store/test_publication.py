@@ -7,7 +7,7 @@ import pytest
 
 from pyrite.errors import PyriteError
 from pyrite.executors.publication import Publication, manifests_below
-from pyrite.store import Store, stamp_file
+from pyrite.store import Store, checksum_file
 
 
 class Doing:
@@ -25,8 +25,8 @@ class Doing:
             paths[key] = folder / key
             paths[key].write_bytes(data)
         self._entries = [
-            {"key": key, "bytes": stamp.size, "sha256": stamp.sha256}
-            for key, stamp in ((key, stamp_file(path)) for key, path in paths.items())
+            {"key": key, "bytes": checksum.size, "sha256": checksum.sha256}
+            for key, checksum in ((key, checksum_file(path)) for key, path in paths.items())
         ]
         return self._publication.outputs(paths, self._entries)
 
@@ -41,7 +41,7 @@ def stands(store: Store) -> dict[str, Any]:
     """The manifest of the step, its outputs checked."""
     manifest = manifests_below(store, "runs/r")["prepare"]
     for entry in manifest["outputs"]:
-        assert store.stamp(f"runs/r/{entry['key']}") == (entry["bytes"], entry["sha256"])
+        assert store.checksum(f"runs/r/{entry['key']}") == (entry["bytes"], entry["sha256"])
     return manifest
 
 

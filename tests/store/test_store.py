@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyrite.errors import PyriteError, UserError
-from pyrite.store import Absent, Standing, Store, open_store, stamp_file
+from pyrite.store import ObjectNotFound, Store, VersionedObject, checksum_file, open_store
 
 
 def staged(store: Store, data: bytes, name: str = "file") -> Path:
@@ -27,18 +27,18 @@ def elsewhere(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Stor
 
 def test_files_are_there_whole_or_not_at_all(store: Store) -> None:
     assert not store.exists("a/b")
-    assert store.stamp("a/b") is None
-    with pytest.raises(Absent):
+    assert store.checksum("a/b") is None
+    with pytest.raises(ObjectNotFound):
         store.read("a/b")
-    with pytest.raises(Absent):
+    with pytest.raises(ObjectNotFound):
         store.fetch("a/b")
     store.write("a/b", b"one")
     store.write("a/b", b"three")
     path = staged(store, b"four")
-    stamp = stamp_file(path)
+    checksum = checksum_file(path)
     store.publish(path, "a/c/d")
     assert not path.exists()
-    assert store.stamp("a/c/d") == stamp
+    assert store.checksum("a/c/d") == checksum
     assert store.keys("a") == ["a/b", "a/c/d"]
     assert store.keys("a/c") == ["a/c/d"]
     assert store.read("a/b") == b"three"
@@ -64,27 +64,31 @@ def test_what_is_fetched_is_what_stands_there_now(
     folder = other.fetch_folder("m", names[:2])
     assert (folder / "config.json").read_bytes() == b"[]"
     assert sorted(p.name for p in folder.iterdir()) == ["1", "config.json"]
-    with pytest.raises(Absent):
+    with pytest.raises(ObjectNotFound):
         other.fetch_folder("m", names)
 
 
 def test_of_many_writers_of_one_key_one_wins_and_each_knows_who(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda i: store.commit("steps/a.json", f"writer {i}".encode(), None), range(8)))
+        answers = list(
+            pool.map(lambda i: store.conditional_put("steps/a.json", f"writer {i}".encode(), None), range(8))
+        )
     winners = {answer.data for answer in answers if answer}
     assert len(answers) == 8
     assert winners == {store.read("steps/a.json")}
     # Over what stood before: only where it still stands.
-    first = store.look("steps/a.json")
+    first = store.read_versioned("steps/a.json")
     assert first is not None
-    second = store.commit("steps/a.json", b"second", first)
+    second = store.conditional_put("steps/a.json", b"second", first)
     assert second is not None
     assert second.data == b"second"
-    late = store.commit("steps/a.json", b"late", first)
-    assert late == second == store.look("steps/a.json")
-    assert store.commit("steps/a.json", b"third", late) == store.look("steps/a.json") != second
+    late = store.conditional_put("steps/a.json", b"late", first)
+    assert late == second == store.read_versioned("steps/a.json")
+    assert store.conditional_put("steps/a.json", b"third", late) == store.read_versioned("steps/a.json") != second
     store.delete("steps/a.json")
-    assert store.commit("steps/a.json", b"over what is gone", Standing(b"third", second.version)) is None
+    assert (
+        store.conditional_put("steps/a.json", b"over what is gone", VersionedObject(b"third", second.version)) is None
+    )
     assert not store.exists("steps/a.json")
 
 
@@ -92,7 +96,7 @@ def test_work_in_progress_that_is_kept_comes_back_on_another_machine(
     store: Store, url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     prefix = "runs/r/scratch/finetune-1/abc/checkpoints"
-    store.bring_back(prefix)
+    store.restore_scratch(prefix)
     folder = store.scratch(prefix)
     for step in (50, 100):
         for path in folder.glob("*/*"):
@@ -100,17 +104,17 @@ def test_work_in_progress_that_is_kept_comes_back_on_another_machine(
         (folder / f"checkpoint-{step}").mkdir()
         (folder / f"checkpoint-{step}/model").write_bytes(b"%d" % step)
         (folder / f"checkpoint-{step}/state.json").write_text(json.dumps({"step": step}))
-        store.keep(prefix)
+        store.save_scratch(prefix)
     other = elsewhere(url, monkeypatch, tmp_path)
-    other.bring_back(prefix)
-    back = other.place(prefix)
+    other.restore_scratch(prefix)
+    back = other.local_path(prefix)
     assert json.loads((back / "checkpoint-100/state.json").read_text()) == {"step": 100}
     assert not (back / "checkpoint-50/model").exists()
     # Half of it lost on this machine: whole again, and what is newer here stays.
     if other.local != store.local:
         (back / "checkpoint-100/model").write_bytes(b"damaged")
     (back / "checkpoint-150").mkdir()
-    other.bring_back(prefix)
+    other.restore_scratch(prefix)
     assert (back / "checkpoint-100/model").read_bytes() == b"100"
     assert (back / "checkpoint-150").is_dir()
 
@@ -118,15 +122,15 @@ def test_work_in_progress_that_is_kept_comes_back_on_another_machine(
     third = elsewhere(url, monkeypatch, tmp_path / "third")
     if third.local != store.local:
         store.delete(next(key for key in store.keys(f"{prefix}.kept") if "list" not in key))
-        third.bring_back(prefix)
+        third.restore_scratch(prefix)
         assert not list(third.scratch(prefix).rglob("*"))
 
-    store.drop("runs/r/scratch/finetune-1", but="abc")
+    store.delete_scratch("runs/r/scratch/finetune-1", but="abc")
     assert (folder / "checkpoint-100/model").exists()
-    store.drop("runs/r/scratch/finetune-1", but="other-inputs")
+    store.delete_scratch("runs/r/scratch/finetune-1", but="other-inputs")
     assert not folder.exists()
     another = elsewhere(url, monkeypatch, tmp_path / "fourth")
-    another.bring_back(prefix)
+    another.restore_scratch(prefix)
     assert not list(another.scratch(prefix).rglob("model"))
 
 

@@ -25,7 +25,7 @@ def never(*_: str) -> bool:
 
 
 def one(candidates: list[Candidate], relevant: set[str] | None = None, **settings: Any) -> tuple[list[Example], Any]:
-    spec = MineSpec(**{"negatives": 1, "max_negative_share": None, **settings})
+    spec = MineSpec(**{"num_negatives": 1, "relative_margin": None, **settings})
     return mine_query("q", candidates, relevant or set(), spec, never)
 
 
@@ -33,17 +33,17 @@ def one(candidates: list[Candidate], relevant: set[str] | None = None, **setting
     grades=st.lists(GRADES, min_size=1, max_size=30),
     rule=st.sampled_from(["nearest", "rank", "paper"]),
     negatives=st.integers(1, 4),
-    share=st.none() | st.floats(0.5, 1),
+    margin=st.none() | st.floats(0, 0.5),
     data=st.data(),
 )
 def test_no_example_holds_a_false_negative_that_the_data_reveals(
-    grades: list[int | None], rule: str, negatives: int, share: float | None, data: Any
+    grades: list[int | None], rule: str, negatives: int, margin: float | None, data: Any
 ) -> None:
     candidates = ranked(grades, data.draw(st.lists(st.floats(0.1, 1), min_size=len(grades), max_size=len(grades))))
-    ids = [candidate.chunk_id for candidate in candidates]
+    ids = [candidate.passage_id for candidate in candidates]
     relevant = data.draw(st.sets(st.sampled_from(ids)))
     twins = data.draw(st.sets(st.sampled_from(ids)))
-    spec = MineSpec(rule=rule, negatives=negatives, max_negative_share=share)
+    spec = MineSpec(rule=rule, num_negatives=negatives, relative_margin=margin)
 
     def is_duplicate(a: str, b: str) -> bool:
         return a in twins and b in relevant
@@ -54,27 +54,27 @@ def test_no_example_holds_a_false_negative_that_the_data_reveals(
         assert len(example.negatives) == negatives
         for negative in example.negatives:
             assert negative.grade in (1, 2)
-            assert negative.chunk_id not in relevant
-            assert not (relevant and negative.chunk_id in twins)
-        if share is not None:
-            ceiling = share * example.positive.score
-            fitting = [c for c in candidates if c.grade in (1, 2) and c.chunk_id not in relevant | twins]
+            assert negative.passage_id not in relevant
+            assert not (relevant and negative.passage_id in twins)
+        if margin is not None:
+            ceiling = (1 - margin) * example.positive.score
+            fitting = [c for c in candidates if c.grade in (1, 2) and c.passage_id not in relevant | twins]
             low = [c for c in fitting if c.score <= ceiling]
             assert sum(n.score <= ceiling for n in example.negatives) >= min(negatives, len(low))
         assert example.positive.grade is not None
         assert example.positive.grade >= (3 if rule == "rank" else 4)
-        assert {c.chunk_id for c in candidates if (c.grade or 0) >= 3} | relevant <= example.relevant
+        assert {c.passage_id for c in candidates if (c.grade or 0) >= 3} | relevant <= example.relevant
 
 
 def test_a_pair_without_a_grade_is_neither_positive_nor_negative() -> None:
     examples, _ = one(ranked([None, 4, None, 1]))
-    assert [n.chunk_id for n in examples[0].negatives] == ["c3"]
+    assert [n.passage_id for n in examples[0].negatives] == ["c3"]
     assert one(ranked([None, None])) == ([], "no candidate was judged")
 
 
 def test_nearest_takes_the_highest_relevant_and_the_highest_irrelevant() -> None:
-    examples, _ = one(ranked([2, 1, 4, 1, 4]), negatives=2)
-    assert [(e.positive.chunk_id, [n.chunk_id for n in e.negatives], e.kind) for e in examples] == [
+    examples, _ = one(ranked([2, 1, 4, 1, 4]), num_negatives=2)
+    assert [(e.positive.passage_id, [n.passage_id for n in e.negatives], e.kind) for e in examples] == [
         ("c2", ["c0", "c1"], "hard")
     ]
 
@@ -82,7 +82,7 @@ def test_nearest_takes_the_highest_relevant_and_the_highest_irrelevant() -> None
 @pytest.mark.parametrize(
     ("grades", "examples"),
     [
-        # a relevant chunk below rank 10 and an irrelevant one in the first 5; beside them what is well placed
+        # a relevant passage below rank 10 and an irrelevant one in the first 5; beside them what is well placed
         ([1] + [3] * 4 + [1] * 10 + [3], [("c15", "c0", "hard"), ("c1", "c5", "easy")]),
         ([3, 1, 3] + [1] * 3, [("c0", "c5", "easy")]),  # nothing relevant is low, so the high irrelevant one is left
         ([1] * 10 + [3], [("c10", "c0", "hard")]),  # nothing relevant is high
@@ -91,7 +91,7 @@ def test_nearest_takes_the_highest_relevant_and_the_highest_irrelevant() -> None
 def test_rank_rule(grades: list[int | None], examples: list[tuple[str, str, str]]) -> None:
     """The bug: hard examples alone, which teach a model to turn its order around until it knows nothing."""
     found, _ = one(ranked(grades), rule="rank")
-    assert [(e.positive.chunk_id, e.negatives[0].chunk_id, e.kind) for e in found] == examples
+    assert [(e.positive.passage_id, e.negatives[0].passage_id, e.kind) for e in found] == examples
 
 
 def test_rank_rule_without_a_pair_to_make_gives_its_reason() -> None:
@@ -100,7 +100,7 @@ def test_rank_rule_without_a_pair_to_make_gives_its_reason() -> None:
 
 def test_paper_rule_drops_grade_three() -> None:
     examples, _ = one(ranked([3, 2, 4, 1]), rule="paper")
-    assert (examples[0].positive.chunk_id, examples[0].negatives[0].chunk_id) == ("c2", "c1")
+    assert (examples[0].positive.passage_id, examples[0].negatives[0].passage_id) == ("c2", "c1")
     assert one(ranked([3, 3, 1]), rule="paper") == ([], "no candidate is judged relevant")
 
 
@@ -134,7 +134,7 @@ def test_neighbours_share_a_group_unless_they_are_in_conflict(ranked_lists: list
         for a in members:
             for b in members:
                 if a is not b:
-                    passages = {a.positive.chunk_id, a.negatives[0].chunk_id}
+                    passages = {a.positive.passage_id, a.negatives[0].passage_id}
                     assert passages.isdisjoint(b.relevant)
 
 
@@ -155,7 +155,7 @@ def test_a_question_stands_beside_those_whose_answers_it_is_confused_by() -> Non
 
 def test_reasons_are_counted() -> None:
     queries = [("a", ranked([4, 1])), ("b", ranked([1, 1])), ("c", ranked([4, 4])), ("d", ranked([1]))]
-    examples, reasons = mine(queries, {}, MineSpec(negatives=1, max_negative_share=None), 0, never)
+    examples, reasons = mine(queries, {}, MineSpec(num_negatives=1, relative_margin=None), 0, never)
     assert [e.query_id for e in examples] == ["a"]
     assert reasons == {"no candidate is judged relevant": 2, "no candidate is judged irrelevant": 1}
 
@@ -171,15 +171,15 @@ def test_near_duplicates_are_seen_and_others_are_not() -> None:
 def test_a_negative_too_close_to_the_positive_gives_way_to_one_that_is_not() -> None:
     # Positive .50, ceiling .40: .80 and .45 are suspect, .38 and .20 are not.
     candidates = ranked([1, 4, 1, 1, 1], [0.80, 0.50, 0.45, 0.38, 0.20])
-    examples, _ = one(candidates, max_negative_share=0.8)
-    assert [n.chunk_id for n in examples[0].negatives] == ["c3"]
+    examples, _ = one(candidates, relative_margin=0.2)
+    assert [n.passage_id for n in examples[0].negatives] == ["c3"]
     assert examples[0].kind == "hard", "c0 outranks the positive, chosen or not"
 
 
 def test_where_too_few_are_far_enough_the_least_suspect_fill_up() -> None:
     candidates = ranked([1, 1, 4, 1], [0.9, 0.8, 0.5, 0.3])
-    examples, _ = one(candidates, negatives=2, max_negative_share=0.8)
-    assert [n.chunk_id for n in examples[0].negatives] == ["c3", "c1"]
+    examples, _ = one(candidates, num_negatives=2, relative_margin=0.2)
+    assert [n.passage_id for n in examples[0].negatives] == ["c3", "c1"]
 
 
 def test_an_example_is_easy_where_nothing_irrelevant_outranks_its_positive() -> None:

@@ -10,7 +10,7 @@ import urllib.request
 from pyrite.addresses import servers
 from pyrite.errors import PyriteError
 from pyrite.store.s3 import S3Store
-from pyrite.store.s3_faults import Patience
+from pyrite.store.s3_faults import RetryPolicy
 
 KEY = "probe/helm-test"
 
@@ -18,7 +18,7 @@ time.sleep(3)  # network policies take a moment to reach a new pod, and may let 
 
 try:
     # A run waits a quarter of an hour for its store; a person at a terminal does not.
-    store = S3Store(os.environ["PYRITE_STORE"], Patience(connect=5, between=5, total=45))
+    store = S3Store(os.environ["PYRITE_STORE"], RetryPolicy(connect=5, between=5, total=45))
     store.ensure_writable()
     store.write(KEY, b"pyrite")
     assert store.read(KEY) == b"pyrite"

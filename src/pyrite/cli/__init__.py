@@ -12,7 +12,7 @@ from pyrite import __version__
 from pyrite.cli import cluster, data, inspect, judging, steps, train
 from pyrite.cli.common import errors, interruptible, told_to_stop
 from pyrite.cli.cores import keep_to_limit
-from pyrite.errors import Interrupted, for_a_person
+from pyrite.errors import Interrupted, to_pyrite_error
 
 app = typer.Typer(
     name="pyrite",
@@ -65,7 +65,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
-        if told := for_a_person(error):
+        if told := to_pyrite_error(error):
             errors.print(f"[bold red]error[/] {_escaped(str(told))}", highlight=False, soft_wrap=True)
             _leave_word(str(told))
             code = told.exit_code

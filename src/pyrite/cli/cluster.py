@@ -15,7 +15,7 @@ from pyrite.errors import PyriteError
 from pyrite.plan import Step
 
 if TYPE_CHECKING:
-    from pyrite.controller.person import Runs
+    from pyrite.controller.client import TrainingRunClient
     from pyrite.controller.resource import TrainingRun
 
 Namespace = Annotated[
@@ -55,14 +55,14 @@ def register(app: typer.Typer) -> None:
         _follow(_runs(namespace), run, namespace, gate)
 
 
-def _runs(namespace: str | None) -> "Runs":
+def _runs(namespace: str | None) -> "TrainingRunClient":
     # Here, so that other verbs do not wait for the Kubernetes client.
-    from pyrite.controller.person import Runs
+    from pyrite.controller.client import TrainingRunClient
 
-    return Runs(namespace)
+    return TrainingRunClient(namespace)
 
 
-def _follow(runs: "Runs", name: str, namespace: str | None, gate: bool) -> None:
+def _follow(runs: "TrainingRunClient", name: str, namespace: str | None, gate: bool) -> None:
     try:
         with Display(console) as display:
             run = runs.follow(name, _Teller(display).tell, _say_alone)
@@ -110,7 +110,7 @@ class _Teller:
         degraded = any(c.type == "Degraded" and c.status == "True" for c in status.conditions)
         noteworthy = status.phase in ("Waiting", "Suspended") or (degraded and status.phase != "Failed")
         if noteworthy and status.message != self._message:
-            self._display.say(status.message)
+            self._display.message(status.message)
         self._message = status.message
 
 

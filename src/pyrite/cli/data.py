@@ -14,7 +14,7 @@ from pyrite.config import load
 from pyrite.costs import machine as machine_named
 from pyrite.errors import UserError
 from pyrite.plan import Step
-from pyrite.progress import Events
+from pyrite.progress import ProgressEvents
 
 
 class Kind(StrEnum):
@@ -109,5 +109,5 @@ def register(app: typer.Typer) -> None:
         step = Step("fetch")
         with Display(console) as display:
             display.started(step)
-            path = fetch_medquad(folder, Events(lambda event: display.event(step, event)))
+            path = fetch_medquad(folder, ProgressEvents(lambda event: display.event(step, event)))
         console.print(str(path), soft_wrap=True, highlight=False)

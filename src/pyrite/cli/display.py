@@ -72,10 +72,10 @@ class Display:
                 self._counts[step] = (done + event["n"], total, unit)
                 self._bars.advance(self._tasks[step], event["n"])
                 self._tell_plainly(step)
-            case "say":
-                self.say(event["text"])
+            case "message":
+                self.message(event["text"])
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         """A sentence that a person should read, among the lines of steps."""
         self._console.print(f"      {escape(text)}", highlight=False)
 
@@ -107,7 +107,7 @@ def headline(stage: str, summary: Mapping[str, Any]) -> str:
     match stage:
         case "prepare":
             queries = sum(summary["queries"].values())
-            return f"{summary['chunks']:,} chunks, {queries:,} queries"
+            return f"{summary['passages']:,} passages, {queries:,} queries"
         case "generate":
             dropped = sum(summary["dropped"].values())
             return f"{summary['questions']:,} questions of {summary['asked']:,} asked for, {dropped:,} dropped"

@@ -68,7 +68,7 @@ def register(app: typer.Typer) -> None:
         top: Annotated[int, typer.Option("--top", min=1, max=20, help="How many passages.")] = 5,
     ) -> None:
         """Ask a run's base model and the one it chose the same question, and see what each finds first."""
-        from pyrite.looking import search_both
+        from pyrite.search import search_both
 
         if not question.strip():
             raise UserError("the question is empty")
@@ -132,7 +132,7 @@ def _status(run: Run) -> None:
         manifest = manifests.get(state.step.name)
         took = result = ""
         by = holder(run.lock(state.step.name))
-        log = run.store.place(f"{run.prefix}/logs/{state.step.name}.log")
+        log = run.store.local_path(f"{run.prefix}/logs/{state.step.name}.log")
         if state.state == "done" and manifest:
             words, took, result = (
                 "[green]done[/]",

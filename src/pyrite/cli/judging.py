@@ -9,15 +9,15 @@ from typing import Annotated, Any
 
 import typer
 
-from pyrite.checking.graded import Scale
 from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
 from pyrite.cli.display import Display
 from pyrite.config import dump
 from pyrite.errors import UserError
 from pyrite.executors.step import Run, run_step
+from pyrite.judge_eval.human_grades import Scale
 from pyrite.locks import locked
 from pyrite.plan import Step
-from pyrite.progress import Events, Progress
+from pyrite.progress import Progress, ProgressEvents
 
 NO_GO = 3
 
@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
         """
         from transformers.utils.logging import disable_progress_bar
 
-        from pyrite.checking.probe import probe as do_probe
+        from pyrite.judge_eval.probe import probe as do_probe
         from pyrite.report import judge_terminal
         from pyrite.report.probe_page import render
 
@@ -78,9 +78,9 @@ def register(app: typer.Typer) -> None:
 
         The last line is the path of a JSON file with all numbers.
         """
-        from pyrite.checking.calibrating import calibrate as do_calibrate
-        from pyrite.checking.calibrating import of_ids, of_texts, prepared_tables
-        from pyrite.checking.graded import read_graded, scale_of
+        from pyrite.judge_eval.calibration import calibrate as do_calibrate
+        from pyrite.judge_eval.calibration import of_ids, of_texts, prepared_tables
+        from pyrite.judge_eval.human_grades import read_graded, scale_of
         from pyrite.report import judge_terminal
 
         file = read_graded(graded_file)
@@ -89,7 +89,7 @@ def register(app: typer.Typer) -> None:
         if file.has_texts and run.spec.judge.kind == "labels":
             raise UserError(
                 f"{graded_file}: judge.kind is labels, the answer key, which knows only the run's own passages. "
-                "Name a judge that reads (judge.kind=vllm), or give TREC qrels with ids of the run."
+                "Name a judge that reads (judge.kind=llm), or give TREC qrels with ids of the run."
             )
         with _beside(run) as display:
             if file.has_texts:
@@ -114,7 +114,7 @@ def _beside(run: Run) -> Iterator[Display]:
 
 
 def _prepare(run: Run, display: Display) -> None:
-    from pyrite.checking.prepared import missing_steps
+    from pyrite.judge_eval.prepared import missing_steps
 
     key = f"{run.prefix}/run.yaml"
     for step in missing_steps(run):
@@ -125,7 +125,7 @@ def _prepare(run: Run, display: Display) -> None:
 
 def _listen(display: Display, step: Step) -> Progress:
     display.started(step)
-    return Events(lambda event: display.event(step, event))
+    return ProgressEvents(lambda event: display.event(step, event))
 
 
 def _json(content: Mapping[str, Any]) -> bytes:

@@ -5,15 +5,15 @@ from typing import Annotated
 
 import typer
 
-from pyrite import endpoint
+from pyrite import metrics_server
 from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
 from pyrite.cli.display import Display
 from pyrite.config import dump
 from pyrite.executors.step import Run, run_step
 from pyrite.locks import locked
 from pyrite.plan import STAGES, Step
-from pyrite.progress import Events
-from pyrite.store import Absent, Damaged
+from pyrite.progress import ProgressEvents
+from pyrite.store import ObjectCorrupted, ObjectNotFound
 
 Iteration = Annotated[int, typer.Option("--iteration", "-i", min=1, help="Which iteration, from 1.")]
 #: Stages whose metrics are worth a last scrape; what the others come to is all in their manifests.
@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
     def prepare(
         run_file: RunFile, overrides: Overrides = None, store: StoreOption = "store", force: Force = False
     ) -> None:
-        """Documents to chunks, questions to splits by topic."""
+        """Documents to passages, questions to splits by topic."""
         _do(run_file, overrides, store, force, Step("prepare"))
 
     @app.command(rich_help_panel=panel)
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
         store: StoreOption = "store",
         force: Force = False,
     ) -> None:
-        """Rank the training chunks for every training query with the model as it is."""
+        """Rank the training passages for every training query with the model as it is."""
         _do(run_file, overrides, store, force, Step("retrieve", iteration))
 
     @app.command(rich_help_panel=panel)
@@ -64,7 +64,7 @@ def register(app: typer.Typer) -> None:
         store: StoreOption = "store",
         force: Force = False,
     ) -> None:
-        """Grade one shard of an iteration's (query, chunk) pairs."""
+        """Grade one shard of an iteration's (query, passage) pairs."""
         _do(run_file, overrides, store, force, Step("judge", iteration, shard))
 
     @app.command(rich_help_panel=panel)
@@ -107,8 +107,8 @@ def register(app: typer.Typer) -> None:
 
 def _do(run_file: RunFile, overrides: Overrides, store: str, force: bool, step: Step) -> None:
     assert step.stage in STAGES
-    endpoint.serve_if_asked()
-    with endpoint.lingering() if step.stage in _LONG else nullcontext():
+    metrics_server.serve_from_env()
+    with metrics_server.scraped_at_end() if step.stage in _LONG else nullcontext():
         _do_now(run_from_file(run_file, overrides, store, step.stage), force, step)
 
 
@@ -118,10 +118,10 @@ def _do_now(run: Run, force: bool, step: Step) -> None:
         key, description = f"{run.prefix}/run.yaml", dump(run.spec).encode()
         try:
             stands = run.store.read(key)
-        except (Absent, Damaged):
+        except (ObjectNotFound, ObjectCorrupted):
             stands = b""
         if stands != description:
             run.store.write(key, description)
         display.started(step)
-        manifest = run_step(run, step, Events(lambda event: display.event(step, event)), force=force)
+        manifest = run_step(run, step, ProgressEvents(lambda event: display.event(step, event)), force=force)
         display.finished(step, manifest)

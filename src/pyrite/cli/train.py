@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pyrite import endpoint
+from pyrite import metrics_server
 from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
 from pyrite.cli.display import Display
 from pyrite.errors import PyriteError, UserError
 from pyrite.estimate import estimate
 from pyrite.executors.local import execute
-from pyrite.executors.relayed import Watched
+from pyrite.executors.run_metrics import RunMetrics
 from pyrite.executors.step import Run
 from pyrite.report import terminal
 
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 min=1,
                 max=65535,
-                envvar=endpoint.PORT_VARIABLE,
+                envvar=metrics_server.PORT_VARIABLE,
                 help="Serve metrics of the run and its steps on this port, at /metrics, while it goes.",
             ),
         ] = None,
@@ -61,20 +61,20 @@ def register(app: typer.Typer) -> None:
                     _execute_watched(run, display, metrics_port)
         passed = _show_result(run)
         with console.status("a last scrape of the metrics ..."):
-            endpoint.linger()
+            metrics_server.wait_for_scrape()
         if gate and not passed:
             raise typer.Exit(GATE_NOT_MET)
 
 
 def _execute_watched(run: Run, display: Display, port: int) -> None:
-    watched = Watched(run.spec.name, run.manifests(), display)
-    if not endpoint.serve(port, watched.registry):
+    watched = RunMetrics(run.spec.name, run.manifests(), display)
+    if not metrics_server.serve(port, watched.registry):
         raise UserError(f"--metrics-port: port {port} cannot be used; another process may have it. Give another one.")
     try:
         execute(run, watched, watched=True)
     except PyriteError:
         watched.over("Failed")
-        endpoint.linger()
+        metrics_server.wait_for_scrape()
         raise
     watched.over("Succeeded")
 

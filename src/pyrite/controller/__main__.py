@@ -13,14 +13,14 @@ from types import FrameType
 from kubernetes import config
 from kubernetes.client.exceptions import ApiException
 
-from pyrite import endpoint, metrics
+from pyrite import metrics, metrics_server
 from pyrite.controller import health, settings
-from pyrite.controller.api import Cluster, said
-from pyrite.controller.exporting import Exporter
-from pyrite.controller.loop import Loop
+from pyrite.controller.api import Cluster, error_message
+from pyrite.controller.controller import Controller
+from pyrite.controller.metrics import Exporter
 from pyrite.errors import UserError
 from pyrite.store import open_store
-from pyrite.store.s3_faults import Patience
+from pyrite.store.s3_faults import RetryPolicy
 
 #: Seconds from the end of a turn to the next one.
 _PAUSE = 3.0
@@ -29,13 +29,13 @@ _PAUSE = 3.0
 _USUAL = ("ApiException", "MaxRetryError", "UserError", "unreadable")
 
 #: With the store: the next turn asks it again, and /healthz does not take a turn that waits for one that is stuck.
-STORE_PATIENCE = Patience(connect=3, read=5, between=2, total=15, quick=1)
+STORE_RETRY_POLICY = RetryPolicy(connect=3, read=5, between=2, total=15, quick=1)
 
 _log = logging.getLogger("pyrite.controller")
 
 
 def main() -> None:
-    """Turn the loop until told to stop. Exit code 2: the environment is wrong."""
+    """Run the controller until told to stop. Exit code 2: the environment is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     try:
         _serve()
@@ -59,22 +59,22 @@ def _serve() -> None:
         config.load_kube_config()
     places = Path(_needed("PYRITE_SETTINGS")), Path(_needed("PYRITE_JOBS"))
     cluster = Cluster(_needed("PYRITE_NAMESPACE"))
-    store = open_store(_needed("PYRITE_STORE"), STORE_PATIENCE)
-    loop, exporter = Loop(cluster, store, lambda: settings.load(*places)), Exporter(store)
+    store = open_store(_needed("PYRITE_STORE"), STORE_RETRY_POLICY)
+    loop, exporter = Controller(cluster, store, lambda: settings.load(*places)), Exporter(store)
     settings.load(*places)
     for kind in _USUAL:
         metrics.CONTROLLER_ERRORS.labels(kind)  # 0, not absent: one error in a series that it begins is no growth
-    endpoint.serve_if_asked()
-    alive = health.serve_if_asked()
+    metrics_server.serve_from_env()
+    alive = health.serve_from_env()
     _log.info("serving the training runs of namespace %s", cluster.namespace)
     while not stop.is_set():
         start, calls = time.monotonic(), cluster.calls
         try:
-            exporter.show(loop.turn(), datetime.now(UTC))
+            exporter.show(loop.sync(), datetime.now(UTC))
         except Exception as error:  # whatever it is: to end would help no run, and an alert says that turns fail
             metrics.CONTROLLER_ERRORS.labels(type(error).__name__).inc()
             _log.warning("this turn failed, the next one tries again: %s", _first_line(error))
-        metrics.CONTROLLER_TURN.observe(time.monotonic() - start)
+        metrics.CONTROLLER_SYNC.observe(time.monotonic() - start)
         metrics.CONTROLLER_CALLS.inc(cluster.calls - calls)
         alive()
         stop.wait(_PAUSE)
@@ -90,7 +90,7 @@ def _needed(name: str) -> str:
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, ApiException):
-        return f"the API server answers {error.status} {error.reason}: {said(error)}"
+        return f"the API server answers {error.status} {error.reason}: {error_message(error)}"
     return f"{type(error).__name__}: {error}".partition("\n")[0][:500]
 
 

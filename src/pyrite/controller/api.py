@@ -136,7 +136,7 @@ class Cluster:
             if error.status != _NOT_FOUND:
                 raise
 
-    def show(self, run: TrainingRun, status: Object) -> bool:
+    def patch_status(self, run: TrainingRun, status: Object) -> bool:
         """Replace the run's status; False where the run is gone, or not as it was when it was listed."""
         self.calls += 1
         try:
@@ -156,7 +156,7 @@ class Cluster:
             return False
         return True
 
-    def tell(self, run: TrainingRun, kind: str, reason: str, message: str, at: str) -> None:
+    def record_event(self, run: TrainingRun, kind: str, reason: str, message: str, at: str) -> None:
         """Put an Event beside the run."""
         self.calls += 1
         about = {"apiVersion": API_VERSION, "kind": KIND, "name": run.name, "uid": run.uid, "namespace": self.namespace}
@@ -197,7 +197,7 @@ class Cluster:
         return items
 
 
-def said(error: ApiException | HTTPError) -> str:
+def error_message(error: ApiException | HTTPError) -> str:
     """What the API server says of a request that it refuses, or what came in place of an answer."""
     if isinstance(error, HTTPError):
         return f"no answer ({type(error).__name__})"

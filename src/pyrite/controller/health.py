@@ -14,7 +14,7 @@ PORT_VARIABLE = "PYRITE_HEALTH_PORT"
 LONGEST_TURN = 60.0
 
 
-def serve_if_asked() -> Callable[[], None]:
+def serve_from_env() -> Callable[[], None]:
     """Serve /healthz on the port that PYRITE_HEALTH_PORT names, if it does; call what this returns after each turn.
 
     Raises:

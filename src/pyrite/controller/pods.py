@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pyrite.controller import words
+from pyrite.controller import diagnose
 from pyrite.controller.api import JOB_LABEL, Cluster
+from pyrite.controller.observed import Job, Pods
 from pyrite.controller.resource import TrainingRun
-from pyrite.controller.seen import Job, Pods
 
 #: A Job has its first pod within a second; one that has none for so long may not make any.
 _NO_POD = timedelta(seconds=30)
@@ -21,29 +21,29 @@ def look(cluster: Cluster, run: TrainingRun, jobs: Sequence[Job], now: datetime)
     if not going:
         failed = [job.name for job in jobs if job.ended == "Failed"]
         return Pods(
-            words.trouble(found, now),
+            diagnose.trouble(found, now),
             left=min((pod["metadata"]["name"] for pod in found), default=""),
-            last_words={name: words.last_words(cluster.failed_pods(name)) for name in failed},
+            last_words={name: diagnose.last_words(cluster.failed_pods(name)) for name in failed},
         )
     of = {job.name: [pod for pod in found if pod["metadata"]["labels"].get(JOB_LABEL) == job.name] for job in going}
     pods = [pod for each in of.values() for pod in each]
-    trouble = words.trouble(pods, now) or _not_made(cluster, pods, now)
+    trouble = diagnose.trouble(pods, now) or _not_made(cluster, pods, now)
     for job in going:
         if not of[job.name] and not job.queued and not job.done and now - job.created > _NO_POD:
-            trouble = words.refused(job.name, cluster.events(job.name)) or trouble
-    running = any(words.is_running(pod) for pod in pods)
-    return Pods(trouble, running, unmade=any(words.is_unmade(pod, now) for pod in pods))
+            trouble = diagnose.refused(job.name, cluster.events(job.name)) or trouble
+    running = any(diagnose.is_running(pod) for pod in pods)
+    return Pods(trouble, running, unmade=any(diagnose.is_unmade(pod, now) for pod in pods))
 
 
 def of_server(cluster: Cluster, instance: str, stateful_set: str, now: datetime) -> str:
     """Why pods of the vLLM server are not there or do not run; nothing where they may just be starting."""
     found = cluster.server_pods(instance)
     if not found:
-        return words.refused(stateful_set, cluster.events(stateful_set))
-    return words.trouble(found, now) or _not_made(cluster, found, now)
+        return diagnose.refused(stateful_set, cluster.events(stateful_set))
+    return diagnose.trouble(found, now) or _not_made(cluster, found, now)
 
 
 def _not_made(cluster: Cluster, pods: Sequence[dict[str, Any]], now: datetime) -> str:
     """Of the first pod alone, so that a turn does not ask once a shard: the others wait for the same thing."""
-    name = next((pod["metadata"]["name"] for pod in pods if words.is_unmade(pod, now)), None)
-    return words.not_made(name, cluster.events(name)) if name else ""
+    name = next((pod["metadata"]["name"] for pod in pods if diagnose.is_unmade(pod, now)), None)
+    return diagnose.not_made(name, cluster.events(name)) if name else ""

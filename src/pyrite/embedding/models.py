@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyrite.embedding.families import family_prompts
-from pyrite.errors import FULL, PyriteError, UserError
+from pyrite.errors import DISK_FULL, PyriteError, UserError
 from pyrite.sources.remote import brought, is_remote
 from pyrite.spec import ModelSpec
 from pyrite.store import sha256_file
@@ -190,7 +190,7 @@ def _loaded(folder: Path, base: Path, spec: ModelSpec, device: str, **settings: 
             model_kwargs={"use_safetensors": True, **settings},
         )
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise  # the library's own words go to a log
         raise UserError(
             f"{folder} does not load as a sentence-transformers model ({type(error).__name__}: {error})."

@@ -47,14 +47,14 @@ METRICS: dict[str, Metric] = {
             "mrr@5",
             "MRR@5",
             ir_measures.RR @ 5,
-            "1 / rank of the first relevant chunk, 0 if it is not among the first 5. From 0 to 1.",
+            "1 / rank of the first relevant passage, 0 if it is not among the first 5. From 0 to 1.",
             "Kantor and Voorhees, The TREC-5 Confusion Track, Information Retrieval 2, 2000",
         ),
         Metric(
             "dcg@5",
             "DCG@5",
             DCG @ 5,
-            "Sum of grade / log2(rank + 1) over the first 5 ranks: every relevant chunk counts, early ones "
+            "Sum of grade / log2(rank + 1) over the first 5 ranks: every relevant passage counts, early ones "
             "more. From 0; with grades of 1 at most 2.95.",
             "Järvelin and Kekäläinen, Cumulated gain-based evaluation of IR techniques, ACM TOIS 20(4), 2002",
         ),
@@ -69,15 +69,15 @@ METRICS: dict[str, Metric] = {
             "p@5",
             "Precision@5",
             ir_measures.P @ 5,
-            "Share of the first 5 ranks that hold a relevant chunk. From 0 to 1; a query with one relevant "
-            "chunk cannot exceed 0.2.",
+            "Share of the first 5 ranks that hold a relevant passage. From 0 to 1; a query with one relevant "
+            "passage cannot exceed 0.2.",
             "van Rijsbergen, Information Retrieval, chapter 7, 1979",
         ),
         Metric(
             "r@5",
             "Recall@5",
             ir_measures.R @ 5,
-            "Share of the relevant chunks that stand among the first 5 ranks. From 0 to 1.",
+            "Share of the relevant passages that stand among the first 5 ranks. From 0 to 1.",
             "van Rijsbergen, Information Retrieval, chapter 7, 1979",
         ),
     )
@@ -88,22 +88,22 @@ def per_query(rankings: pa.Table, qrels: pa.Table) -> list[dict[str, str | float
     """Value of every metric for every query that has qrels.
 
     Args:
-        rankings: columns query_id, chunk_id, rank (from 1), score; any order of rows. Only the rank decides.
+        rankings: columns query_id, passage_id, rank (from 1), score; any order of rows. Only the rank decides.
         qrels: QRELS table, grades above 0.
 
     Returns:
         One ``{"query_id", "metric", "value"}`` per query and metric, sorted by query id, then as in METRICS.
     """
     relevance: dict[str, dict[str, int]] = {}
-    for query, chunk, grade in _rows(qrels, "query_id", "chunk_id", "grade"):
-        relevance.setdefault(query, {})[chunk] = grade
+    for query, passage, grade in _rows(qrels, "query_id", "passage_id", "grade"):
+        relevance.setdefault(query, {})[passage] = grade
     # Measures sort by score and break ties each in its own way (by id, ascending or descending); a score that
     # falls strictly with the rank leaves them nothing to break. Negative ranks are exact in trec_eval's
     # 32-bit floats.
     run: dict[str, dict[str, float]] = {}
-    for query, chunk, rank in _rows(rankings, "query_id", "chunk_id", "rank"):
+    for query, passage, rank in _rows(rankings, "query_id", "passage_id", "rank"):
         if query in relevance:
-            run.setdefault(query, {})[chunk] = -float(rank)
+            run.setdefault(query, {})[passage] = -float(rank)
 
     names = {metric.measure: name for name, metric in METRICS.items()}
     values = {(query, name): 0.0 for query in sorted(relevance) for name in METRICS}

@@ -12,18 +12,18 @@ class Counted:
         self._unit = ""
 
     def begin(self, total: int | None, unit: str) -> None:
-        for gauge in (metrics.WORK, metrics.WORK_DONE):
+        for gauge in (metrics.STEP_UNITS, metrics.STEP_UNITS_DONE):
             gauge.clear()
         self._unit = unit
-        metrics.WORK_DONE.labels(unit).set(0)
+        metrics.STEP_UNITS_DONE.labels(unit).set(0)
         if total is not None:
-            metrics.WORK.labels(unit).set(total)
+            metrics.STEP_UNITS.labels(unit).set(total)
         self._other.begin(total, unit)
 
     def advance(self, n: int = 1) -> None:
         if self._unit:
-            metrics.WORK_DONE.labels(self._unit).inc(n)
+            metrics.STEP_UNITS_DONE.labels(self._unit).inc(n)
         self._other.advance(n)
 
-    def say(self, text: str) -> None:
-        self._other.say(text)
+    def message(self, text: str) -> None:
+        self._other.message(text)

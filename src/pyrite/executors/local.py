@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pyrite.config import dump
-from pyrite.errors import PyriteError, UserError, for_a_person
+from pyrite.errors import PyriteError, UserError, to_pyrite_error
+from pyrite.executors.child import Warnings, tell
 from pyrite.executors.step import Run, run_step
-from pyrite.executors.telling import Warnings, tell
 from pyrite.llm.pool import Pool
 from pyrite.locks import locked
 from pyrite.plan import Step, StepState, next_steps
-from pyrite.progress import Events
+from pyrite.progress import ProgressEvents
 from pyrite.spec import RunSpec
 from pyrite.store import open_store
 
@@ -48,7 +48,7 @@ class Listener(Protocol):
     def started(self, step: Step) -> None: ...
 
     def event(self, step: Step, event: dict[str, Any]) -> None:
-        """A progress event of a running step, as ``pyrite.progress.Events`` passes them on."""
+        """A progress event of a running step, as ``pyrite.progress.ProgressEvents`` passes them on."""
         ...
 
     def finished(self, step: Step, manifest: dict[str, Any]) -> None: ...
@@ -93,7 +93,7 @@ def _check_judge(spec: RunSpec, stages: Collection[str]) -> None:
     """What is wrong with a language model's settings is told now, and not after hours of what comes before it."""
     if "generate" in stages and spec.generate:
         Pool.from_spec(spec, spec.generate.model or spec.judge.model)
-    if "judge" in stages and spec.judge.kind == "vllm":
+    if "judge" in stages and spec.judge.kind == "llm":
         Pool.from_spec(spec, spec.judge.model)
 
 
@@ -156,7 +156,7 @@ def _failure(run: Run, child: _Child) -> PyriteError:
 
 
 def _log(run: Run, step: Step) -> Path:
-    return run.store.place(f"{run.prefix}/logs/{step.name}.log")
+    return run.store.local_path(f"{run.prefix}/logs/{step.name}.log")
 
 
 def _start(run: Run, step: Step, watched: bool) -> _Child:
@@ -202,9 +202,9 @@ def _child(
         _output_to(_log(run, doing))
         logging.basicConfig(format="%(asctime)s %(message)s")
         logging.getLogger("pyrite").addHandler(Warnings(emit))
-        run_step(run, doing, Events(emit))
+        run_step(run, doing, ProgressEvents(emit))
     except Exception as error:
-        known = for_a_person(error)
+        known = to_pyrite_error(error)
         code, text = (known.exit_code, str(known)) if known else (1, f"{type(error).__name__}: {error}.")
         # Before the log, which may be on the disk that is full.
         emit({"event": "error", "text": text, "code": code})

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pyrite.errors import PyriteError, UserError
-from pyrite.store import Stamp, Store
+from pyrite.store import Checksum, Store
 
 #: Times that somebody else's manifest may come between before this process gives up.
 _ROUNDS = 5
@@ -51,8 +51,8 @@ class Publication:
     def __init__(self, store: Store, prefix: str, name: str, key: str):
         self._store, self._prefix, self._name, self._key = store, prefix, name, key
         self._place = f"{prefix}/steps/{name}.json"
-        self._at_start = store.look(self._place)
-        self._standing = self._at_start
+        self._at_start = store.read_versioned(self._place)
+        self._current = self._at_start
         self.attempt = uuid.uuid4().hex
 
     def outputs(self, paths: Mapping[str, Path], entries: Sequence[Entry]) -> Manifest | None:
@@ -66,20 +66,20 @@ class Publication:
         Raises:
             PyriteError: what stands in the store then is not what was written.
         """
-        self._standing = self._store.look(self._place)
+        self._current = self._store.read_versioned(self._place)
         older: Sequence[Entry] = ()
         void = {"step": self._name, "void": self.attempt}
         for _ in range(_ROUNDS):
-            if self._standing != self._at_start and (theirs := self._theirs()):
+            if self._current != self._at_start and (theirs := self._theirs()):
                 return theirs
-            if self._standing is None:
+            if self._current is None:
                 break
-            stands = json.loads(self._standing.data)
+            stands = json.loads(self._current.data)
             older = stands["outputs"]
             if _is_void(stands):
                 break
             data = json.dumps({**void, "outputs": older}).encode()
-            self._standing = self._store.commit(self._place, data, self._standing)
+            self._current = self._store.conditional_put(self._place, data, self._current)
         else:
             raise self._meddled()
         for entry in older:
@@ -97,8 +97,8 @@ class Publication:
         """
         data = json.dumps(manifest, indent=1).encode()
         for _ in range(_ROUNDS):
-            self._standing = self._store.commit(self._place, data, self._standing)
-            if self._standing and self._standing.data == data:
+            self._current = self._store.conditional_put(self._place, data, self._current)
+            if self._current and self._current.data == data:
                 return manifest
             if theirs := self._theirs():
                 return theirs
@@ -109,7 +109,7 @@ class Publication:
         """Outputs that are not ours are another's who does the same step: who put them last is about to finish it."""
         deadline = time.monotonic() + _WAIT_SECONDS
         while self._differing(entries):
-            self._standing = self._store.look(self._place)
+            self._current = self._store.read_versioned(self._place)
             if theirs := self._theirs():
                 return theirs
             if time.monotonic() > deadline:
@@ -118,7 +118,7 @@ class Publication:
         return None
 
     def _theirs(self) -> Manifest | None:
-        manifest: Manifest = json.loads(self._standing.data) if self._standing else {}
+        manifest: Manifest = json.loads(self._current.data) if self._current else {}
         return manifest if manifest.get("key") == self._key and not self._differing(manifest["outputs"]) else None
 
     def _check(self, entries: Sequence[Entry]) -> None:
@@ -133,7 +133,7 @@ class Publication:
         return [
             entry["key"]
             for entry in entries
-            if self._store.stamp(f"{self._prefix}/{entry['key']}") != Stamp(entry["bytes"], entry["sha256"])
+            if self._store.checksum(f"{self._prefix}/{entry['key']}") != Checksum(entry["bytes"], entry["sha256"])
         ]
 
     def _meddled(self) -> PyriteError:

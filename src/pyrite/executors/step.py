@@ -16,11 +16,11 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pyrite.embedding.models import base_folder, model_digest
-from pyrite.errors import FULL, REFUSED, PyriteError, UserError, unreadable
+from pyrite.errors import ACCESS_DENIED, DISK_FULL, PyriteError, UserError, cannot_open_error
 from pyrite.executors.counted import Counted
 from pyrite.executors.publication import Publication, manifests_below
 from pyrite.generation import prompt as generate_prompt
-from pyrite.judges.prompting import load_prompt
+from pyrite.judges.prompt import load_prompt
 from pyrite.locks import locked
 from pyrite.plan import STAGES, Step, StepState, survey
 from pyrite.progress import Progress
@@ -63,7 +63,7 @@ class Run:
 
     def lock(self, name: str) -> Path:
         """The lock file of a step, or of the whole run ("run")."""
-        return self.store.place(f"{self.prefix}/locks/{name}")
+        return self.store.local_path(f"{self.prefix}/locks/{name}")
 
 
 def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
@@ -80,7 +80,7 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
         "source": lambda: open_source(spec.source).digest(),
         "model": lambda: model_digest(base_folder(spec.model.base, spec.model.revision)),
     }
-    if spec.judge.kind == "vllm":
+    if spec.judge.kind == "llm":
         digests["prompt"] = lambda: load_prompt(spec.judge.prompt).digest
     if spec.generate:
         prompt = spec.generate.prompt
@@ -94,7 +94,7 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
     try:
         return Run(spec, store, {name: digest() for name, digest in digests.items() if name in wanted})
     except OSError as error:
-        raise unreadable(error) from error
+        raise cannot_open_error(error) from error
 
 
 def run_step(run: Run, step: Step, progress: Progress, *, force: bool = False) -> dict[str, Any]:
@@ -114,10 +114,10 @@ def run_step(run: Run, step: Step, progress: Progress, *, force: bool = False) -
             missing = next(s.step for s in survey(run.spec, manifests, run.external) if s.state == "ready")
             raise UserError(f"{step.label} comes after {missing.label}, which is not done: run that first.")
         if state.state == "done" and not force:
-            progress.say("already finished with these inputs; nothing to do")
+            progress.message("already finished with these inputs; nothing to do")
             return manifests[step.name]
         if state.stale:
-            progress.say(f"doing it again: {state.stale}")
+            progress.message(f"doing it again: {state.stale}")
         return _do(run, state, manifests, progress)
 
 
@@ -126,7 +126,7 @@ def _do(run: Run, state: StepState, manifests: dict[str, dict[str, Any]], progre
     assert key is not None
     assert state.inputs is not None
     below_scratch = f"{run.prefix}/scratch/{step.name}"
-    run.store.drop(below_scratch, but=key[:16])  # of the same step with other inputs
+    run.store.delete_scratch(below_scratch, but=key[:16])  # of the same step with other inputs
     context = StepContext(
         run.spec, step, run.store, run.prefix, manifests, f"{below_scratch}/{key[:16]}", Counted(progress)
     )
@@ -140,7 +140,7 @@ def _do(run: Run, state: StepState, manifests: dict[str, dict[str, Any]], progre
         entries = [_entry(name, path) for name, path in paths.items()]
         manifest = publication.outputs(paths, entries)
         if manifest:
-            progress.say("another process has finished it meanwhile; its result is taken")
+            progress.message("another process has finished it meanwhile; its result is taken")
         else:
             outside = {name: run.external.get(name, "") for name in STAGES[step.stage].external}
             manifest = publication.finish(
@@ -164,7 +164,7 @@ def _do(run: Run, state: StepState, manifests: dict[str, dict[str, Any]], progre
         raise
     except Exception as error:
         raise _explained(error, run.store) from error
-    run.store.drop(below_scratch)
+    run.store.delete_scratch(below_scratch)
     return manifest
 
 
@@ -191,11 +191,11 @@ def _explained(error: Exception, store: Store) -> Exception:
     """A full disk or a store that cannot be written to is named as that, whichever library met it."""
     code = error.errno if isinstance(error, OSError) else None
     free = shutil.disk_usage(store.local).free
-    if code in FULL or "No space left" in str(error) or free < 1 << 20:
-        return store.no_room()
-    if isinstance(error, OSError) and code in REFUSED:
+    if code in DISK_FULL or "No space left" in str(error) or free < 1 << 20:
+        return store.disk_full_error()
+    if isinstance(error, OSError) and code in ACCESS_DENIED:
         place = Path(os.fsdecode(error.filename)) if error.filename else store.local
         if not place.absolute().is_relative_to(store.local):
-            return unreadable(error)
+            return cannot_open_error(error)
         return UserError(f"the store {store.local} cannot be written to ({error}). Mend its permissions and try again.")
     return error

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError, field_validator
 
 from pyrite.errors import UserError
-from pyrite.llm.quoting import as_data
+from pyrite.llm.escaping import escape_markup
 from pyrite.spec import GenerateSpec, Section
 
 #: Reply tokens for each word that a question may have: enough for rare words and for scripts that cost more.
@@ -79,12 +79,12 @@ def fingerprint(model: str, prompt: Prompt, temperature: float) -> str:
 def about_passage(prompt: Prompt, spec: GenerateSpec, name: str, seed: int, title: str, text: str) -> Request:
     """Ask for a question that the passage answers."""
     whole = text if not title or text.startswith(title) else f"{title}\n\n{text}"
-    return _request(spec, name, seed, prompt.from_passage, "{passage}", as_data(whole))
+    return _request(spec, name, seed, prompt.from_passage, "{passage}", escape_markup(whole))
 
 
 def like(prompt: Prompt, spec: GenerateSpec, name: str, seed: int, questions: Sequence[str]) -> Request:
     """Ask for a new question of the kind of ``questions``."""
-    shown = "\n".join(f"- {as_data(question)}" for question in questions)
+    shown = "\n".join(f"- {escape_markup(question)}" for question in questions)
     return _request(spec, name, seed, prompt.few_shot, "{questions}", shown)
 
 

@@ -1,4 +1,4 @@
-"""Judges: what grades (query, chunk) pairs. To add one is to add a file and a line here."""
+"""Judges: what grades (query, passage) pairs. To add one is to add a file and a line here."""
 
 import pyarrow as pa
 
@@ -9,12 +9,12 @@ from pyrite.spec import RunSpec
 __all__ = ["GRADES", "Judge", "Judgment", "Missing", "Pair", "open_judge"]
 
 
-def open_judge(spec: RunSpec, queries: pa.Table, chunks: pa.Table, qrels: pa.Table) -> Judge:
+def open_judge(spec: RunSpec, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Judge:
     """The judge that ``spec.judge.kind`` names, given the tables that prepare wrote."""
     match spec.judge.kind:
         case "labels":
-            return LabelsJudge(queries, chunks, qrels)
-        case "vllm":
-            from pyrite.judges.vllm import VllmJudge
+            return LabelsJudge(queries, passages, qrels)
+        case "llm":
+            from pyrite.judges.llm import LlmJudge
 
-            return VllmJudge.open(spec, queries, chunks)
+            return LlmJudge.open(spec, queries, passages)

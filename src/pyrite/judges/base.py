@@ -11,10 +11,10 @@ RELEVANT = 3
 
 
 class Pair(NamedTuple):
-    """One (query, chunk) pair to grade."""
+    """One (query, passage) pair to grade."""
 
     query_id: str
-    chunk_id: str
+    passage_id: str
 
 
 class Judgment(NamedTuple):
@@ -43,14 +43,14 @@ class Judgment(NamedTuple):
         """The judgment that ``row`` made a row of."""
         distribution = None if row["p1"] is None else (row["p1"], row["p2"], row["p3"], row["p4"])
         costs = (row[name] for name in ("prompt_tokens", "cached_tokens", "latency", "attempts"))
-        return cls(Pair(row["query_id"], row["chunk_id"]), row["grade"], distribution, *costs)
+        return cls(Pair(row["query_id"], row["passage_id"]), row["grade"], distribution, *costs)
 
     def row(self, fingerprint: str) -> dict[str, Any]:
         """This judgment of the judge called ``fingerprint`` as a row of ``tables.JUDGMENTS``."""
         p1, p2, p3, p4 = self.distribution or (None, None, None, None)
         return {
             "query_id": self.pair.query_id,
-            "chunk_id": self.pair.chunk_id,
+            "passage_id": self.pair.passage_id,
             "grade": self.grade,
             "p1": p1,
             "p2": p2,
@@ -96,7 +96,7 @@ class Judge(Protocol):
         ...
 
     @property
-    def account(self) -> Mapping[str, Any]:
+    def stats(self) -> Mapping[str, Any]:
         """What a person should know of how the pairs were graded, for the step's summary."""
         ...
 
@@ -119,11 +119,11 @@ class Judge(Protocol):
     ) -> None: ...
 
 
-class HoldsNothing:
+class StatelessJudge:
     """What a judge that opens nothing and has nothing to tell is besides its grades: for it to inherit."""
 
     @property
-    def account(self) -> Mapping[str, Any]:
+    def stats(self) -> Mapping[str, Any]:
         return {}
 
     async def ready(self) -> None:

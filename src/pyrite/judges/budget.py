@@ -10,7 +10,7 @@ from pyrite.judges.base import Missing
 FEW = 5
 
 
-class Budget:
+class MissingBudget:
     """``most`` of ``total`` pairs may be missing: the ``share`` of judge.max_missing, or ``few`` where that is less."""
 
     def __init__(self, share: float, total: int, few: int = FEW):

@@ -5,8 +5,8 @@ import re
 from typing import NamedTuple
 
 from pyrite.judges.base import GRADES
-from pyrite.llm.abilities import Way
-from pyrite.llm.pool import Answer
+from pyrite.llm.capabilities import DecodingMode
+from pyrite.llm.pool import Completion
 
 LABELS = tuple(str(grade) for grade in GRADES)
 
@@ -23,14 +23,14 @@ class Graded(NamedTuple):
     distribution: tuple[float, float, float, float] | None
 
 
-def read_grade(answer: Answer, way: Way) -> Graded | None:
+def read_grade(answer: Completion, way: DecodingMode) -> Graded | None:
     """The grade that ``answer``, had in that ``way``, gives; None where it gives none.
 
     The distribution is the model's over the four labels alone: their probabilities, made to add up to 1. Equally
     likely labels count as the lower one.
     """
     mass = _label_mass(answer)
-    held = way in ("label ids", "choice")
+    held = way in ("label_ids", "choice")
     if held and mass and all(label in (answer.logprobs or {}) for label in LABELS):
         return _most_likely(mass)
     said = _SAID.fullmatch(answer.text)
@@ -39,7 +39,7 @@ def read_grade(answer: Answer, way: Way) -> Graded | None:
     return _most_likely(mass) if mass else Graded(int(said[1]), None)
 
 
-def strays(answer: Answer) -> bool:
+def strays(answer: Completion) -> bool:
     """Whether the model's own word is none of the labels, whatever its log probabilities of them say."""
     return answer.text.strip(_BLANKS) not in LABELS
 
@@ -50,7 +50,7 @@ def _most_likely(mass: list[float]) -> Graded:
     return Graded(GRADES[mass.index(max(mass))], (one, two, three, four))
 
 
-def _label_mass(answer: Answer) -> list[float] | None:
+def _label_mass(answer: Completion) -> list[float] | None:
     """The probability of each label among the first token's top ones; None where they give none."""
     if not answer.logprobs:
         return None

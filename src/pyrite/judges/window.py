@@ -2,8 +2,8 @@
 
 from collections.abc import Awaitable, Callable
 
-from pyrite.judges.prompting import Prompt
-from pyrite.llm.quoting import as_data
+from pyrite.judges.prompt import Prompt
+from pyrite.llm.escaping import escape_markup
 
 #: Tokens that joining texts may add, and the answer's own.
 _SPARE = 24
@@ -55,4 +55,4 @@ class Window:
 
 def _bytes(text: str) -> int:
     """Of the text as it stands in the message, where marks are broken up."""
-    return len(as_data(text).encode())
+    return len(escape_markup(text).encode())

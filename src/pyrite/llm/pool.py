@@ -14,14 +14,14 @@ import aiohttp
 
 from pyrite import metrics
 from pyrite.errors import PyriteError, UserError
+from pyrite.llm.api_key import read_key
 from pyrite.llm.backoff import pause
-from pyrite.llm.key import read_key
+from pyrite.llm.client import CHAT, Client, Completion, ContextLengthExceeded, Kind, TransientError, parse_completion
 from pyrite.llm.placement import first_usable, ranked
 from pyrite.llm.server import Server
-from pyrite.llm.wire import CHAT, Answer, Kind, TooLong, Trouble, Wire, read_answer
 from pyrite.spec import RunSpec
 
-__all__ = ["Answer", "GaveUp", "NoServer", "Pool"]
+__all__ = ["Completion", "NoServerAvailable", "Pool", "RetriesExhausted"]
 
 #: Seconds without any answer, to whatever request, after which the servers are not waited for any more.
 PATIENCE = 600.0
@@ -32,7 +32,7 @@ STRIKES = 6
 #: Seconds between two looks for a server while all are set aside, and between two lines that say so.
 _LOOK, _SAY = 0.2, 30.0
 
-#: Troubles that say nothing of the request itself.
+#: TransientError that say nothing of the request itself.
 _NOT_ITS_FAULT = ("connection", "busy", "unavailable")
 
 _log = logging.getLogger(__name__)
@@ -40,16 +40,16 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class GaveUp(PyriteError):
+class RetriesExhausted(PyriteError):
     """One request failed as often as it may, or does not fit the model's window. Others may still be answered."""
 
     def __init__(self, reason: str, attempts: int, kind: Kind | Literal["window"]):
-        """``kind``: of the last trouble."""
+        """``kind``: of the last error."""
         super().__init__(f"gave up after {attempts} attempts: {reason}")
         self.reason, self.attempts, self.kind = reason, attempts, kind
 
 
-class NoServer(PyriteError):
+class NoServerAvailable(PyriteError):
     """An outage, which is no request's fault."""
 
     def __init__(self, told: str):
@@ -118,8 +118,8 @@ class Pool:
         # Below the 5 seconds after which uvicorn closes an idle connection: else a request may meet its end.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
         self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-        wires = [Wire(self._session, url, self._key, self._timeout) for url in self.urls]
-        self.servers = [Server(wire, self._concurrency, self._timeout) for wire in wires]
+        clients = [Client(self._session, url, self._key, self._timeout) for url in self.urls]
+        self.servers = [Server(client, self._concurrency, self._timeout) for client in clients]
         return self
 
     async def __aexit__(
@@ -129,16 +129,16 @@ class Pool:
         if self._session:
             await self._session.close()
 
-    async def chat(self, affinity: str, body: Mapping[str, Any]) -> Answer:
+    async def chat(self, affinity: str, body: Mapping[str, Any]) -> Completion:
         """What the model says to ``body`` (of /v1/chat/completions, without the model's name).
 
         Raises:
-            GaveUp: no server gave an answer in the attempts that one request has; or none to this one for as long as
+            RetriesExhausted: no server responded within the request's attempts; or none to this one for as long as
                 the pool is patient, though there is one that answers.
-            NoServer: no server has answered anything for as long as the pool is patient.
+            NoServerAvailable: no server has answered anything for as long as the pool is patient.
             UserError: a server refuses it, and would again.
         """
-        answer = await self._ask(affinity, CHAT, body, read_answer)
+        answer = await self._ask(affinity, CHAT, body, parse_completion)
         metrics.LATENCY.observe(answer.latency)
         metrics.PROMPT_TOKENS.inc(answer.prompt_tokens)
         metrics.CACHED_TOKENS.inc(answer.cached_tokens)
@@ -157,7 +157,9 @@ class Pool:
         while True:
             if since and not last_try and self._is_over(since):
                 if not attempts or not await self._any_answers():
-                    raise NoServer(f"{', '.join(self.urls)}: nothing for {self.patience:g} s; last: {self._trouble}")
+                    raise NoServerAvailable(
+                        f"{', '.join(self.urls)}: nothing for {self.patience:g} s; last: {self._trouble}"
+                    )
                 last_try = True
             server = self._find(order)
             if server is None:
@@ -165,47 +167,49 @@ class Pool:
                 self._say_waiting()
                 await asyncio.sleep(_LOOK)
                 continue
-            server.health.asked()
+            server.breaker.asked()
             if not await self._enter(server):
                 continue
             attempts += 1
             epoch, started = server.limiter.epoch, time.perf_counter()
             try:
-                answer = read(await server.wire.post(path, content), started, attempts)
+                answer = read(await server.client.post(path, content), started, attempts)
                 server.answered(time.perf_counter() - started if path == CHAT else None)
                 self._answered = time.monotonic()
                 return answer
-            except TooLong:
-                server.health.abandoned()
-                raise GaveUp("it does not fit the model's window, says the server", attempts, "window") from None
-            except Trouble as trouble:
-                server.failed(trouble, epoch)
-                self._trouble, asked = trouble.reason, trouble.asked
-                metrics.RETRIES.labels(trouble.kind).inc()
-                strikes += trouble.kind not in _NOT_ITS_FAULT
+            except ContextLengthExceeded:
+                server.breaker.abandoned()
+                raise RetriesExhausted(
+                    "it does not fit the model's window, says the server", attempts, "window"
+                ) from None
+            except TransientError as error:
+                server.failed(error, epoch)
+                self._trouble, asked = error.reason, error.asked
+                metrics.RETRIES.labels(error.kind).inc()
+                strikes += error.kind not in _NOT_ITS_FAULT
                 if strikes >= STRIKES or last_try:
-                    raise GaveUp(trouble.reason, attempts, trouble.kind) from None
+                    raise RetriesExhausted(error.reason, attempts, error.kind) from None
             except BaseException:
-                server.health.abandoned()
+                server.breaker.abandoned()
                 raise
             finally:
-                server.gate.leave()
+                server.admission.leave()
             since = since or time.monotonic()
             await asyncio.sleep(pause(attempts, asked, random.random()))
 
     def _find(self, order: Sequence[int]) -> Server | None:
         now = time.monotonic()
-        place = first_usable(order, [server.health.usable(now) for server in self.servers])
+        place = first_usable(order, [server.breaker.usable(now) for server in self.servers])
         return None if place is None else self.servers[place]
 
     async def _enter(self, server: Server) -> bool:
         """Take a place at ``server``. False: it was set aside meanwhile."""
         entered = False
         try:
-            entered = await server.gate.enter()
+            entered = await server.admission.enter()
         finally:
             if not entered:
-                server.health.abandoned()
+                server.breaker.abandoned()
         return entered
 
     def _is_over(self, since: float) -> bool:
@@ -216,8 +220,8 @@ class Pool:
         """Whether a server answers something plain: then it is there, and what fails again is to blame itself."""
         body = {"model": self.model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1}
         for server in self.servers:
-            with suppress(Trouble, UserError):
-                await server.wire.post(CHAT, json.dumps(body).encode())
+            with suppress(TransientError, UserError):
+                await server.client.post(CHAT, json.dumps(body).encode())
                 return True
         return False
 
@@ -233,4 +237,4 @@ def _read_count(reply: Any, started: float, attempts: int) -> int:
     try:
         return int(reply["count"])
     except (KeyError, TypeError, ValueError):
-        raise Trouble("garbled", "the answer was not a token count") from None
+        raise TransientError("garbled", "the answer was not a token count") from None

@@ -16,7 +16,7 @@ DROPPED_EXAMPLES = 3
 
 
 def data(
-    prepare: dict[str, Any], base: dict[str, Any], chunks: pa.Table, queries: pa.Table, qrels: pa.Table
+    prepare: dict[str, Any], base: dict[str, Any], passages: pa.Table, queries: pa.Table, qrels: pa.Table
 ) -> dict[str, Any]:
     """The corpus and its splits from the tables, with what only prepare and the base model's scoring know."""
     told: dict[str, Any] = prepare.get("summary") or {}
@@ -39,23 +39,23 @@ def data(
     sides: dict[str, set[str]] = {}
     for _, split, topic in rows:
         sides.setdefault(topic, set()).add(split)
-    lengths = [len(text) for text in chunks.column("text").to_pylist()]
+    lengths = [len(text) for text in passages.column("text").to_pylist()]
     return {
         "documents": told.get("documents"),
-        "chunks": chunks.num_rows,
-        "merged": told.get("merged_chunks"),
+        "passages": passages.num_rows,
+        "merged": told.get("merged_passages"),
         "median_chars": float(np.median(lengths)) if lengths else None,
         "splits": splits,
         "splits_given": bool(told.get("splits_given")),
         "shared_topics": sum(len(of) > 1 for topic, of in sides.items() if topic),
         "dropped": _dropped(told.get("dropped") or {}, told.get("dropped_examples") or {}),
-        "notes": [*(told.get("notes") or []), *_cut(base, chunks.num_rows)],
+        "notes": [*(told.get("notes") or []), *_cut(base, passages.num_rows)],
     }
 
 
-def _cut(base: dict[str, Any], chunks: int) -> list[str]:
+def _cut(base: dict[str, Any], passages: int) -> list[str]:
     cut = (base.get("summary") or {}).get("cut_passages")
-    return [f"{cut:,} of {chunks:,} passages are longer than the model's window and are cut there."] if cut else []
+    return [f"{cut:,} of {passages:,} passages are longer than the model's window and are cut there."] if cut else []
 
 
 def _dropped(told: dict[str, int], examples: dict[str, list[str]]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pyrite.errors import UserError
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import label
 from pyrite.evaluation.significance import Comparison, compare
-from pyrite.report import words
+from pyrite.report import formatting
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,15 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any]) -> Compared:
 def _notes(a: dict[str, Any], b: dict[str, Any], common: int, left_out: int) -> list[str]:
     notes = []
     if left_out:
-        both = words.plural(common, "test query", "test queries")
+        both = formatting.plural(common, "test query", "test queries")
         notes.append(
             f"Only the {both} that both runs have; {left_out:,} left out. What is tested in one run may "
             "have been trained on in the other."
         )
     if a["test"]["corpus_sha256"] != b["test"]["corpus_sha256"]:
-        notes.append("The runs search different chunks: a part of the difference may be that, not the model.")
+        notes.append("The runs search different passages: a part of the difference may be that, not the model.")
     elif not left_out and a["test"]["qrels_sha256"] != b["test"]["qrels_sha256"]:
-        notes.append("The runs count different chunks as relevant: a part of the difference may be that.")
+        notes.append("The runs count different passages as relevant: a part of the difference may be that.")
     if a["base_model"] != b["base_model"]:
         notes.append(f"The base models differ: {a['base_model']} and {b['base_model']}.")
     return notes
@@ -94,7 +94,7 @@ def _notes(a: dict[str, Any], b: dict[str, Any], common: int, left_out: int) -> 
 
 def table(compared: Compared) -> Table:
     """The comparison for a terminal of 80 columns."""
-    title = f"{compared.b} against {compared.a}, {words.plural(compared.queries, 'test query', 'test queries')}"
+    title = f"{compared.b} against {compared.a}, {formatting.plural(compared.queries, 'test query', 'test queries')}"
     wide = Table(
         title=escape(title),
         caption=escape("\n".join(["Difference with its 95% interval, paired by query.", *compared.notes])),
@@ -112,12 +112,12 @@ def table(compared: Compared) -> Table:
     for metric, row in compared.rows.items():
         low, high = row.difference_interval.low, row.difference_interval.high
         colour = "green" if low > 0 else "red" if high < 0 else "default"
-        between = f"{words.signed(low)} to {words.signed(high)}"
+        between = f"{formatting.signed(low)} to {formatting.signed(high)}"
         wide.add_row(
             METRICS[metric].label,
-            words.number(row.base),
-            words.number(row.other),
-            f"[{colour}]{words.signed(row.difference)}[/]\n[dim]{between}[/]",
-            words.p_value(row.p_value).removeprefix("p ").removeprefix("= "),
+            formatting.number(row.base),
+            formatting.number(row.other),
+            f"[{colour}]{formatting.signed(row.difference)}[/]\n[dim]{between}[/]",
+            formatting.p_value(row.p_value).removeprefix("p ").removeprefix("= "),
         )
     return wide

@@ -21,7 +21,7 @@ ENOUGH_PAIRS = 40
 _FEWEST_PAIRS = 10
 #: What a timeline tells apart: a last pair at the very start of its bucket is taken to be so much later.
 _INSTANT = 0.001
-_KEYS = ["query_id", "chunk_id"]
+_KEYS = ["query_id", "passage_id"]
 
 
 def course(

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, Choice, model_name, parse_model_name, score_of
 from pyrite.evaluation.significance import Comparison, compare
-from pyrite.report import bookkeeping, queries, words
+from pyrite.report import bookkeeping, formatting, queries
 from pyrite.report.course import course
 from pyrite.report.judging import judging
 from pyrite.spec import RunSpec
@@ -32,7 +32,7 @@ class ReportInputs:
         manifests: manifest of every finished step by the step's name (``prepare``, ``judge-1.0``, ...), with
             the
             keys step, started, finished (ISO 8601, UTC), seconds, summary, versions, machine, outputs.
-        chunks, queries, qrels: CHUNKS, QUERIES and QRELS tables.
+        passages, queries, qrels: PASSAGES, QUERIES and QRELS tables.
         val, test: PER_QUERY tables; val of every candidate, test of the base, every iteration and the chosen.
         rankings: RANKINGS table on test, the first 10 ranks.
         candidates, judgments: CANDIDATES and JUDGMENTS tables by iteration (from 1).
@@ -42,7 +42,7 @@ class ReportInputs:
 
     spec: RunSpec
     manifests: dict[str, dict[str, Any]]
-    chunks: pa.Table
+    passages: pa.Table
     queries: pa.Table
     qrels: pa.Table
     val: pa.Table
@@ -89,7 +89,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         **queries.extremes(inputs, test, compared),
         "test": _test_set(inputs, ids),
         "data": bookkeeping.data(
-            prepare, inputs.manifests.get("validate-0", {}), inputs.chunks, inputs.queries, inputs.qrels
+            prepare, inputs.manifests.get("validate-0", {}), inputs.passages, inputs.queries, inputs.qrels
         ),
         "settings": bookkeeping.settings(spec),
         "steps": bookkeeping.steps(inputs.manifests),
@@ -97,7 +97,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "machine": bookkeeping.merged(inputs.manifests, "machine"),
         "per_query": test,
     }
-    report["verdict"] = words.verdict(report)
+    report["verdict"] = formatting.verdict(report)
     return report
 
 
@@ -262,13 +262,13 @@ def _loss(inputs: ReportInputs) -> list[dict[str, Any]]:
 def _test_set(inputs: ReportInputs, ids: list[str]) -> dict[str, Any]:
     """What two reports need to agree on before their numbers can be put side by side."""
     wanted = set(ids)
-    columns = (inputs.qrels.column(name).to_pylist() for name in ("query_id", "chunk_id", "grade"))
+    columns = (inputs.qrels.column(name).to_pylist() for name in ("query_id", "passage_id", "grade"))
     relevant = sorted(row for row in zip(*columns, strict=True) if row[0] in wanted)
     return {
         "queries": len(ids),
         "relevant": len(relevant),
         "qrels_sha256": _digest(repr(row) for row in relevant),
-        "corpus_sha256": _digest(sorted(inputs.chunks.column("chunk_id").to_pylist())),
+        "corpus_sha256": _digest(sorted(inputs.passages.column("passage_id").to_pylist())),
     }
 
 

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from pyrite.report import words
+from pyrite.report import formatting
 
 
 def probe(content: Mapping[str, Any]) -> Iterator[Group | Text]:
@@ -22,15 +22,17 @@ def probe(content: Mapping[str, Any]) -> Iterator[Group | Text]:
         found = hard[name]
         table.add_row(
             f"hard, {rule}",
-            f"{words.plural(found['positives'], 'positive')}, {words.plural(found['negatives'], 'negative')}",
+            f"{formatting.plural(found['positives'], 'positive')}, {formatting.plural(found['negatives'], 'negative')}",
         )
-    if "way" in content["judge"]:
-        way, cut = content["judge"]["way"], words.plural(content["judge"]["cut"], "passage")
+    if "decoding_mode" in content["judge"]:
+        way, cut = content["judge"]["decoding_mode"], formatting.plural(content["judge"]["cut"], "passage")
         table.add_row("asked by", f"{way}; {cut} cut to the model's window")
-    table.add_row("pairs a second", words.rate(content["pairs_per_second"]))
+    table.add_row("pairs a second", formatting.rate(content["pairs_per_second"]))
     if content["prompt_tokens_per_pair"]:
         prompt, cached = content["prompt_tokens_per_pair"], content["cached_tokens_per_pair"]
-        table.add_row("prompt tokens a pair", f"{prompt:,.0f}, {words.percent(cached / prompt, sign=False)} from cache")
+        table.add_row(
+            "prompt tokens a pair", f"{prompt:,.0f}, {formatting.percent(cached / prompt, sign=False)} from cache"
+        )
     yield _titled("probe", table)
     checks = _table(("", "left"), ("", "left"))
     for check in content["checks"]:
@@ -46,12 +48,12 @@ def calibration(content: Mapping[str, Any]) -> Iterator[Group | Text]:
     for line in _notes(content):
         yield Text(line)
     table = _table(("", "left"), ("", "right"), ("95% interval", "left"))
-    table.add_row("quadratic kappa", words.number(content["kappa"]), _interval(content["kappa_interval"]))
-    table.add_row("kappa, relevant (3, 4) or not", words.number(content["kappa_relevant"]), "")
-    table.add_row("Spearman, expected grade", words.number(content["spearman"]), "")
-    table.add_row("AUC, relevant or not", words.number(content["auc"]), _interval(content["auc_interval"]))
-    table.add_row("bias, in grades", words.signed(content["bias"]), "")
-    table.add_row("calibration error, in grades", words.number(content["calibration_error"]), "")
+    table.add_row("quadratic kappa", formatting.number(content["kappa"]), _interval(content["kappa_interval"]))
+    table.add_row("kappa, relevant (3, 4) or not", formatting.number(content["kappa_relevant"]), "")
+    table.add_row("Spearman, expected grade", formatting.number(content["spearman"]), "")
+    table.add_row("AUC, relevant or not", formatting.number(content["auc"]), _interval(content["auc_interval"]))
+    table.add_row("bias, in grades", formatting.signed(content["bias"]), "")
+    table.add_row("calibration error, in grades", formatting.number(content["calibration_error"]), "")
     yield _titled("agreement", table)
     yield _titled("true grade (rows) and the judge's grade (columns): pairs", _confusion(content["confusion"]))
     yield _titled("expected grade beside true grade", _reliability(content["reliability"]))
@@ -59,17 +61,20 @@ def calibration(content: Mapping[str, Any]) -> Iterator[Group | Text]:
 
 
 def _notes(content: Mapping[str, Any]) -> Iterator[str]:
-    n, queries = words.plural(content["n"], "graded pair"), words.plural(content["queries"], "query", "queries")
+    n, queries = (
+        formatting.plural(content["n"], "graded pair"),
+        formatting.plural(content["queries"], "query", "queries"),
+    )
     yield f"{n} of {queries}; grades {content['scale']['read_as']}"
     if content["rows_unknown"]:
-        yield f"{words.plural(content['rows_unknown'], 'row')} left out: query or document is not in this run"
+        yield f"{formatting.plural(content['rows_unknown'], 'row')} left out: query or document is not in this run"
     if content["rows_of_several_passages"]:
-        count = words.plural(content["rows_of_several_passages"], "document")
+        count = formatting.plural(content["rows_of_several_passages"], "document")
         yield f"{count} of several passages: each counts as its best passage does"
     if content["known"]:
-        yield f"{words.plural(content['known'], 'judgment')} known before"
+        yield f"{formatting.plural(content['known'], 'judgment')} known before"
     if content["missing"]:
-        yield f"{words.plural(content['missing'], 'pair')} left without a grade by the judge"
+        yield f"{formatting.plural(content['missing'], 'pair')} left without a grade by the judge"
 
 
 def _mending(mending: Mapping[str, Any] | None) -> str:
@@ -77,18 +82,18 @@ def _mending(mending: Mapping[str, Any] | None) -> str:
     if mending is None:
         return "Cut points: with pairs of a single query nothing can be held out to test them on."
     cuts = ", ".join(f"{cut:.2f}" for cut in mending["cuts"])
-    before, after = words.number(mending["before"]), words.number(mending["after"])
+    before, after = formatting.number(mending["before"]), formatting.number(mending["after"])
     text = (
         f"Cut points on the expected grade that agree best: {cuts} (usual: 1.5, 2.5, 3.5). On queries that they were "
-        f"not chosen on, kappa goes from {before} to {after} ({_interval(mending['gain'], words.signed)})."
+        f"not chosen on, kappa goes from {before} to {after} ({_interval(mending['gain'], formatting.signed)})."
     )
     low = mending["gain"]["low"]
     mends = low is not None and low > 0
     return f"{text} {'They would mend a bias.' if mends else 'That they mend anything is not certain.'}"
 
 
-def _interval(of: Mapping[str, float | None], said: Callable[[float | None], str] = words.number) -> str:
-    return words.NONE if of["low"] is None or of["high"] is None else f"{said(of['low'])} to {said(of['high'])}"
+def _interval(of: Mapping[str, float | None], said: Callable[[float | None], str] = formatting.number) -> str:
+    return formatting.NONE if of["low"] is None or of["high"] is None else f"{said(of['low'])} to {said(of['high'])}"
 
 
 def _confusion(counts: Sequence[Sequence[int]]) -> Table:

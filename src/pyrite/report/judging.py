@@ -17,7 +17,7 @@ def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
     were not known before, over the time in which a shard was at work, its start and end included. Nobody knows what
     machine served the judge: the dollars are what the one that Pyrite has a price of costs in that time.
     """
-    llm = spec.judge.kind == "vllm"
+    llm = spec.judge.kind == "llm"
     rows = []
     for iteration in range(1, spec.iterations + 1):
         shards = shards_of(manifests, iteration)
@@ -54,7 +54,7 @@ def _asking(shards: Sequence[Mapping[str, Any]], summaries: Sequence[Mapping[str
         "cached_share": cached / prompt if prompt else None,
         "seconds": seconds,
         "pairs_per_second": asked / seconds if asked and seconds else None,
-        "ways": sorted({each["way"] for each in summaries if each.get("way")}),
+        "ways": sorted({each["decoding_mode"] for each in summaries if each.get("decoding_mode")}),
         "cut": _sum(summaries, "cut"),
         "dollars": seconds / 3600 * machine(USUAL_MACHINE).dollars_per_hour if asked else 0.0,
     }

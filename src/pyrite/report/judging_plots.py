@@ -8,8 +8,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from pyrite.report import words
-from pyrite.report.drawing import C, draw, series
+from pyrite.report import formatting
+from pyrite.report.figure import C, draw, series
 
 
 def grades(report: dict[str, Any]) -> str | None:
@@ -29,7 +29,7 @@ def grades(report: dict[str, Any]) -> str | None:
                 named = f"iteration {row['iteration']}" if grade == 1 else None
                 axes.bar(x, share, width * 0.9, color=series(row["iteration"]), label=named)
                 axes.annotate(
-                    words.percent(share, sign=False),
+                    formatting.percent(share, sign=False),
                     (x, share),
                     xytext=(0, 2),
                     textcoords="offset points",
@@ -40,7 +40,7 @@ def grades(report: dict[str, Any]) -> str | None:
         axes.set_xticks(range(1, 5), ["1\nirrelevant", "2", "3", "4\nrelevant"])
         axes.tick_params(axis="x", length=0)
         axes.set_ylabel("share of judged pairs")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.percent(value, sign=False)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.percent(value, sign=False)))
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(axis="y")
         axes.margins(y=0.1)
@@ -66,8 +66,8 @@ def pace(report: dict[str, Any]) -> str | None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 
     said = "; ".join(
-        f"iteration {row['iteration']}: {words.rate(min(row['pairs_per_second']))} to "
-        f"{words.rate(max(row['pairs_per_second']))}"
+        f"iteration {row['iteration']}: {formatting.rate(min(row['pairs_per_second']))} to "
+        f"{formatting.rate(max(row['pairs_per_second']))}"
         for row in rows
     )
     return _over_time("pace", f"Pairs judged a second over time, least and most. {said}.", rows, panel)
@@ -87,7 +87,7 @@ def drift(report: dict[str, Any]) -> str | None:
             axes.plot(middles, shares, color=colour, linewidth=1.5, marker="o", markersize=2, label=name)
             if row["before"]:
                 axes.axhline(row["before"][grade], color=colour, linewidth=1, linestyle=(0, (4, 3)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: words.percent(value, sign=False)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: formatting.percent(value, sign=False)))
         if row is rows[0]:
             beside: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "borderaxespad": 0, "ncols": 4}
             axes.legend(frameon=False, fontsize=8.5, handlelength=1.2, columnspacing=1.2, **beside)
@@ -132,6 +132,6 @@ def _ends(row: dict[str, Any]) -> str:
     shares = [each for each in row["shares"] if each]
     ends = zip(range(1, 5), shares[0], shares[-1], strict=True)
     return ", ".join(
-        f"grade {grade} {words.percent(first, sign=False)} to {words.percent(last, sign=False)}"
+        f"grade {grade} {formatting.percent(first, sign=False)} to {formatting.percent(last, sign=False)}"
         for grade, first, last in ends
     )

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, label
-from pyrite.report import judging_plots, plots, words
+from pyrite.report import formatting, judging_plots, plots
 
 _LEFT_ASIDE = {"skipped": "skipped", "not_chosen": "not chosen", "missing": "missing"}
 
@@ -41,7 +41,7 @@ def render(report: dict[str, Any]) -> str:
 def _mined(mining: list[dict[str, Any]]) -> list[tuple[str, list[float | None]]]:
     """Counts of mining as rows: a label and one value per iteration, in their own order."""
     keys = dict.fromkeys(key for row in mining for key in row["mined"])
-    return [(words.humanise(key), [row["mined"].get(key) for row in mining]) for key in keys]
+    return [(formatting.humanise(key), [row["mined"].get(key) for row in mining]) for key in keys]
 
 
 def _left_aside(judging: dict[str, Any]) -> list[tuple[str, list[int]]]:
@@ -61,23 +61,23 @@ def _template() -> jinja2.Template:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "number": lambda value, digits=3: words.minus(words.number(value, digits)),
-        "signed": lambda value, digits=3: words.minus(words.signed(value, digits)),
-        "percent": lambda share: words.minus(words.percent(share)),
-        "direction": words.direction,
-        "interval": lambda of: words.minus(words.interval(of)),
-        "p": lambda value: words.minus(words.p_value(value)),
-        "share": lambda share: words.percent(share, sign=False),
-        "rate": words.rate,
-        "dollars": words.dollars,
-        "ways": words.ways,
-        "change_of_grades": words.change_of_grades,
-        "minus": words.minus,
-        "duration": words.duration,
-        "bytes": words.size,
-        "when": words.when,
+        "number": lambda value, digits=3: formatting.minus(formatting.number(value, digits)),
+        "signed": lambda value, digits=3: formatting.minus(formatting.signed(value, digits)),
+        "percent": lambda share: formatting.minus(formatting.percent(share)),
+        "direction": formatting.direction,
+        "interval": lambda of: formatting.minus(formatting.interval(of)),
+        "p": lambda value: formatting.minus(formatting.p_value(value)),
+        "share": lambda share: formatting.percent(share, sign=False),
+        "rate": formatting.rate,
+        "dollars": formatting.dollars,
+        "ways": formatting.ways,
+        "change_of_grades": formatting.change_of_grades,
+        "minus": formatting.minus,
+        "duration": formatting.duration,
+        "bytes": formatting.size,
+        "when": formatting.when,
         "label": label,
-        "count": lambda value: words.NONE if value is None else f"{value:,.0f}",
+        "count": lambda value: formatting.NONE if value is None else f"{value:,.0f}",
         "rank": lambda rank: ">10" if rank is None else str(rank),
     }
     return environment.from_string(_resource("page.html.j2"))

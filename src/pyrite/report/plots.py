@@ -9,8 +9,8 @@ from matplotlib.ticker import MaxNLocator
 
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, label, parse_model_name
-from pyrite.report import words
-from pyrite.report.drawing import C, draw, percent_axis, series, value_axis
+from pyrite.report import formatting
+from pyrite.report.figure import C, draw, percent_axis, series, value_axis
 
 
 def changes(report: dict[str, Any]) -> str | None:
@@ -24,12 +24,12 @@ def changes(report: dict[str, Any]) -> str | None:
         axes.axvline(0, color=C["mute"], linewidth=1)
         for y, (name, row) in enumerate(rows):
             low, high = row["relative_interval"]["low"], row["relative_interval"]["high"]
-            colour = C[words.direction(row) or "mute"]
+            colour = C[formatting.direction(row) or "mute"]
             if low is not None and high is not None:
                 axes.plot([low, high], [y, y], color=colour, linewidth=3.5, alpha=0.45, solid_capstyle="round")
             axes.plot(row["relative"], y, "o", color=colour, markersize=7)
             axes.annotate(
-                words.minus(words.percent(row["relative"])),
+                formatting.minus(formatting.percent(row["relative"])),
                 (row["relative"], y),
                 xytext=(0, 7),
                 textcoords="offset points",
@@ -47,7 +47,7 @@ def changes(report: dict[str, Any]) -> str | None:
         axes.set_xlabel("change from the base model")
         percent_axis(axes.xaxis)
 
-    said = ", ".join(f"{METRICS[name].label} {words.percent(row['relative'])}" for name, row in rows)
+    said = ", ".join(f"{METRICS[name].label} {formatting.percent(row['relative'])}" for name, row in rows)
     return draw("changes", f"Change from the base model with 95% intervals: {said}.", paint)
 
 
@@ -68,7 +68,7 @@ def learning(report: dict[str, Any]) -> str | None:
             x, y = zip(*points, strict=True)
             axes.plot(x, y, marker="o", color=colour, dashes=dashes)
             axes.annotate(
-                f"{split} {words.number(y[-1])}",
+                f"{split} {formatting.number(y[-1])}",
                 (x[-1], y[-1]),
                 xytext=(8, (6 if split == above else -6) if close else 0),
                 textcoords="offset points",
@@ -82,7 +82,7 @@ def learning(report: dict[str, Any]) -> str | None:
         if chosen and 0 < weight < 1:
             axes.plot(iteration, chosen["mrr@5"], "D", color=C["gold"], markersize=7, zorder=4)
             axes.annotate(
-                f"chosen {words.number(chosen['mrr@5'])}",
+                f"chosen {formatting.number(chosen['mrr@5'])}",
                 (iteration, chosen["mrr@5"]),
                 xytext=(8 if iteration < curve[-1]["iteration"] else -9, -11),
                 textcoords="offset points",
@@ -100,7 +100,7 @@ def learning(report: dict[str, Any]) -> str | None:
         value_axis(axes.yaxis)
 
     ends = [(split, row[split]["mrr@5"]) for row in (curve[0], curve[-1]) for split in ("val", "test") if row[split]]
-    said = ", ".join(f"{split} {words.number(value)}" for split, value in ends)
+    said = ", ".join(f"{split} {formatting.number(value)}" for split, value in ends)
     return draw("learning", f"MRR@5 by iteration, first and last: {said}.", paint)
 
 
@@ -181,13 +181,13 @@ def tradeoff(report: dict[str, Any]) -> str | None:
             percent_axis(axes.xaxis)
         axes.legend(frameon=False, fontsize=8, loc="best", handlelength=1.4)
 
-    said = ", ".join(f"{label(row['name'])} {words.percent(row['val_change'])}" for row in rows)
+    said = ", ".join(f"{label(row['name'])} {formatting.percent(row['val_change'])}" for row in rows)
     title = f"Score (mean of MRR@5 and DCG@5) gained on validation per candidate: {said}."
     return draw("tradeoff", title, paint, height=3.5)
 
 
 def shifts(report: dict[str, Any]) -> str | None:
-    """Rank of the first relevant chunk before and after; the area of a dot is the number of queries."""
+    """Rank of the first relevant passage before and after; the area of a dot is the number of queries."""
     of = report["shifts"]
     if not of["pairs"] or report["compared"] == BASE:
         return None
@@ -212,7 +212,7 @@ def shifts(report: dict[str, Any]) -> str | None:
         axes.set_aspect("equal")
 
     said = f"{of['rose']} rose, {of['same']} stayed, {of['fell']} fell, {of['neither']} in neither's first 10"
-    return draw("shifts", f"Rank of the first relevant chunk, base against tuned: {said}.", paint, height=4.1)
+    return draw("shifts", f"Rank of the first relevant passage, base against tuned: {said}.", paint, height=4.1)
 
 
 def loss(report: dict[str, Any]) -> str | None:

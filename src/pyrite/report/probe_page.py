@@ -6,7 +6,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from pyrite.report import words
+from pyrite.report import formatting
 
 #: Sub-heading of each group of sample judgments.
 _HEADINGS = {
@@ -20,18 +20,18 @@ _HEADINGS = {
 
 
 def render(content: dict[str, Any]) -> str:
-    """The page for ``content`` (as ``pyrite.checking.probe.probe`` makes it): the same bytes for the same content."""
+    """The page for ``content`` (as ``pyrite.judge_eval.probe.probe`` makes it): the same bytes for the same content."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "number": lambda value, digits=2: words.minus(words.number(value, digits)),
-        "share": lambda share: words.percent(share, sign=False),
+        "number": lambda value, digits=2: formatting.minus(formatting.number(value, digits)),
+        "share": lambda share: formatting.percent(share, sign=False),
         "count": lambda value: f"{value:,.0f}",
-        "rate": words.rate,
+        "rate": formatting.rate,
         "sentence": lambda text: text[0].upper() + text[1:] + ".",
-        "when": words.when,
-        "plural": words.plural,
+        "when": formatting.when,
+        "plural": formatting.plural,
     }
     return environment.from_string(_resource("probe.html.j2")).render(
         probe=content,

@@ -1,4 +1,4 @@
-"""The test queries one by one: where the first relevant chunk stood, and which gained or lost most."""
+"""The test queries one by one: where the first relevant passage stood, and which gained or lost most."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from pyrite.evaluation.significance import compare
 if TYPE_CHECKING:
     from pyrite.report.data import PerQuery, ReportInputs
 
-#: How deep a first relevant chunk is looked for.
+#: How deep a first relevant passage is looked for.
 DEPTH = 10
 #: How many queries of each kind are shown, and how many characters of a passage.
 SHOWN = 10
@@ -20,12 +20,12 @@ PASSAGE_CHARS = 1500
 #: A type with fewer queries gets no interval: it would be too wide to say anything.
 FEW = 5
 
-#: ``{query id: {chunk id: rank or grade}}``
+#: ``{query id: {passage id: rank or grade}}``
 ByQuery = dict[str, dict[str, int]]
 
 
 def shifts(rankings: pa.Table, qrels: pa.Table, ids: list[str], other: str) -> dict[str, Any]:
-    """How often the first relevant chunk went from which rank to which; None: not within the first 10."""
+    """How often the first relevant passage went from which rank to which; None: not within the first 10."""
     relevant = _by_query(qrels, "grade")
     before, after = (_first(_of_model(rankings, model), relevant, ids) for model in (BASE, other))
     pairs: dict[tuple[int | None, int | None], int] = {}
@@ -89,7 +89,7 @@ def extremes(inputs: "ReportInputs", test: "PerQuery", other: str) -> dict[str, 
         query: _passages(relevant.get(query, {}), ranks[BASE].get(query, {}), ranks[other].get(query, {}))
         for query in wanted
     }
-    chunks = _chunks(inputs.chunks, {row["chunk_id"] for rows in passages.values() for row in rows})
+    passage_texts = _passage_texts(inputs.passages, {row["passage_id"] for rows in passages.values() for row in rows})
     firsts = {model: _first(ranks[model], relevant, sorted(wanted)) for model in ranks}
     return {
         name: [
@@ -98,7 +98,7 @@ def extremes(inputs: "ReportInputs", test: "PerQuery", other: str) -> dict[str, 
                 **{key: of.get(query, "") for key, of in details.items()},
                 "base": {"value": test[BASE]["mrr@5"][query], "rank": firsts[BASE][query]},
                 "other": {"value": test[other]["mrr@5"][query], "rank": firsts[other][query]},
-                "passages": [{**row, **chunks.get(row["chunk_id"], {})} for row in passages[query]],
+                "passages": [{**row, **passage_texts.get(row["passage_id"], {})} for row in passages[query]],
             }
             for query in ids
         ]
@@ -107,7 +107,7 @@ def extremes(inputs: "ReportInputs", test: "PerQuery", other: str) -> dict[str, 
 
 
 def _passages(relevant: dict[str, int], before: dict[str, int], after: dict[str, int]) -> list[dict[str, Any]]:
-    """The base's first chunk, the other's first and the relevant one, each once, with its parts."""
+    """The base's first passage, the other's first and the relevant one, each once, with its parts."""
     beyond = 10**9
     answer = min(
         relevant,
@@ -120,29 +120,29 @@ def _passages(relevant: dict[str, int], before: dict[str, int], after: dict[str,
         ("relevant", answer),
     ]
     rows: dict[str, dict[str, Any]] = {}
-    for part, chunk in parts:
-        if chunk is None:
+    for part, passage in parts:
+        if passage is None:
             continue
         row = rows.setdefault(
-            chunk,
+            passage,
             {
-                "chunk_id": chunk,
+                "passage_id": passage,
                 "parts": [],
-                "relevant": chunk in relevant,
-                "base_rank": before.get(chunk),
-                "other_rank": after.get(chunk),
+                "relevant": passage in relevant,
+                "base_rank": before.get(passage),
+                "other_rank": after.get(passage),
             },
         )
         row["parts"].append(part)
     return list(rows.values())
 
 
-def _chunks(chunks: pa.Table, wanted: set[str]) -> dict[str, dict[str, str]]:
-    columns = (chunks.column(name).to_pylist() for name in ("chunk_id", "title", "text"))
+def _passage_texts(passages: pa.Table, wanted: set[str]) -> dict[str, dict[str, str]]:
+    columns = (passages.column(name).to_pylist() for name in ("passage_id", "title", "text"))
     return {
-        chunk: {"title": title or "", "text": _cut(text)}
-        for chunk, title, text in zip(*columns, strict=True)
-        if chunk in wanted
+        passage: {"title": title or "", "text": _cut(text)}
+        for passage, title, text in zip(*columns, strict=True)
+        if passage in wanted
     }
 
 
@@ -155,20 +155,20 @@ def _of_model(rankings: pa.Table, model: str) -> ByQuery:
 
 
 def _first(ranks: ByQuery, relevant: ByQuery, ids: list[str]) -> dict[str, int | None]:
-    """Rank of the first relevant chunk of every query in ``ids``; None: not within the first 10."""
+    """Rank of the first relevant passage of every query in ``ids``; None: not within the first 10."""
     found = {}
     for query in ids:
         ranked, known = ranks.get(query, {}), relevant.get(query, {})
-        hits = [rank for chunk, rank in ranked.items() if chunk in known and rank <= DEPTH]
+        hits = [rank for passage, rank in ranked.items() if passage in known and rank <= DEPTH]
         found[query] = min(hits, default=None)
     return found
 
 
 def _by_query(table: pa.Table, column: str) -> ByQuery:
     found: ByQuery = {}
-    columns = (table.column(name).to_pylist() for name in ("query_id", "chunk_id", column))
-    for query, chunk, value in zip(*columns, strict=True):
-        found.setdefault(query, {})[chunk] = value
+    columns = (table.column(name).to_pylist() for name in ("query_id", "passage_id", column))
+    for query, passage, value in zip(*columns, strict=True):
+        found.setdefault(query, {})[passage] = value
     return found
 
 

@@ -7,8 +7,8 @@ from rich.table import Table
 
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, label
-from pyrite.report import words
-from pyrite.report.words import verdict
+from pyrite.report import formatting
+from pyrite.report.formatting import verdict
 
 __all__ = ["table", "verdict"]
 
@@ -20,7 +20,7 @@ def table(report: dict[str, Any]) -> Table:
     """Every metric on test under the base model, iterations and the chosen model, with 95% intervals."""
     shown, left_out = _models(report)
     wide = Table(
-        title=f"Means over {words.plural(report['test']['queries'], 'test query', 'test queries')}",
+        title=f"Means over {formatting.plural(report['test']['queries'], 'test query', 'test queries')}",
         caption=_caption(left_out),
         title_justify="left",
         caption_justify="left",
@@ -51,14 +51,14 @@ def _models(report: dict[str, Any]) -> tuple[list[str], int]:
 
 def _caption(left_out: int) -> str:
     said = "Change from the base model, and its 95% interval."
-    return f"{said} {words.plural(left_out, 'more model')} in the report." if left_out else said
+    return f"{said} {formatting.plural(left_out, 'more model')} in the report." if left_out else said
 
 
 def _cell(report: dict[str, Any], model: str, metric: str) -> str:
     if model == BASE:
-        return words.number(report["means"]["test"][BASE][metric])
+        return formatting.number(report["means"]["test"][BASE][metric])
     row = report["comparisons"][model][metric]
-    change = words.percent(row["relative"])
-    colour = {"up": "green", "down": "red"}.get(words.direction(row))
+    change = formatting.percent(row["relative"])
+    colour = {"up": "green", "down": "red"}.get(formatting.direction(row))
     change = f"[{colour}]{change}[/]" if colour else change
-    return f"{words.number(row['other'])} {change}\n[dim]{words.interval(row['relative_interval'])}[/]"
+    return f"{formatting.number(row['other'])} {change}\n[dim]{formatting.interval(row['relative_interval'])}[/]"

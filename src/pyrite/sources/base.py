@@ -14,7 +14,7 @@ NO_TEXT = "document without text"
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A source text, before it is cut into chunks. ``id`` is unique in its source; offsets refer to ``text``."""
+    """A source text, before it is cut into passages. ``id`` is unique in its source; offsets refer to ``text``."""
 
     id: str
     text: str

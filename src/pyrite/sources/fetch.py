@@ -46,10 +46,10 @@ def fetch_medquad(destination: Path, progress: Progress, url: str = MEDQUAD_URL,
     target = destination
     if destination.is_dir() or not destination.name.endswith((".tar.gz", ".tgz")):
         target = destination / f"medquad-{MEDQUAD_COMMIT[:12]}.tar.gz"
-    progress.say(LICENCE)
+    progress.message(LICENCE)
     if target.is_file():
         _verify(target, expected, f"Remove it and run the same command again. {_by_hand(url, target)}")
-        progress.say(f"{target}: already there{' and verified' if expected else ''}.")
+        progress.message(f"{target}: already there{' and verified' if expected else ''}.")
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -61,7 +61,7 @@ def fetch_medquad(destination: Path, progress: Progress, url: str = MEDQUAD_URL,
         raise
     part.replace(target)
     _memo(part).unlink(missing_ok=True)
-    progress.say(f"{target}: {'verified' if expected else 'whole, but there is no digest to verify it by'}.")
+    progress.message(f"{target}: {'verified' if expected else 'whole, but there is no digest to verify it by'}.")
     return target
 
 
@@ -113,7 +113,7 @@ def _download(url: str, part: Path, target: Path, progress: Progress) -> None:
                 break
         except requests.exceptions.ChunkedEncodingError as error:
             problem = error
-            progress.say("the connection was cut; trying again")
+            progress.message("the connection was cut; trying again")
         except requests.Timeout as error:
             problem = error
         except requests.ConnectionError as error:

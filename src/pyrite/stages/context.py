@@ -9,7 +9,7 @@ from pyrite.errors import PyriteError
 from pyrite.plan import Manifests, Step
 from pyrite.progress import Progress
 from pyrite.spec import RunSpec
-from pyrite.store import Absent, Stamp, Store, stamp_file
+from pyrite.store import Checksum, ObjectNotFound, Store, checksum_file
 
 
 @dataclass
@@ -37,13 +37,13 @@ class StepContext:
         """
         return self.store.scratch(self.scratch_key)
 
-    def keep_scratch(self, name: str) -> None:
+    def save_scratch(self, name: str) -> None:
         """Make what now lies in the folder ``name`` of scratch outlive this machine."""
-        self.store.keep(f"{self.scratch_key}/{name}")
+        self.store.save_scratch(f"{self.scratch_key}/{name}")
 
-    def kept_scratch(self, name: str) -> Path:
+    def restored_scratch(self, name: str) -> Path:
         """The folder ``name`` of scratch, with what was kept of it on whatever machine."""
-        self.store.bring_back(f"{self.scratch_key}/{name}")
+        self.store.restore_scratch(f"{self.scratch_key}/{name}")
         return self.store.scratch(f"{self.scratch_key}/{name}")
 
     @property
@@ -106,7 +106,7 @@ def verified(store: Store, run: str, entry: Mapping[str, Any]) -> Path:
     key = f"{run}/{entry['key']}"
     try:
         path = store.fetch(key)
-    except Absent:
+    except ObjectNotFound:
         raise PyriteError(
             f"{store}/{key} is gone, though its manifest names it. Use --force on the step that makes it."
         ) from None
@@ -118,15 +118,15 @@ def verified_folder(store: Store, run: str, prefix: str, entries: Sequence[Mappi
     """The local path of the folder ``prefix`` of a run with all of ``entries`` in it. Raises as ``verified`` does."""
     try:
         folder = store.fetch_folder(f"{run}/{prefix}", [f"{run}/{entry['key']}" for entry in entries])
-    except Absent as error:
+    except ObjectNotFound as error:
         raise PyriteError(f"{error}, though its manifest names it. Use --force on the step that makes it.") from None
     for entry in entries:
-        _check(store.place(f"{run}/{entry['key']}"), f"{store}/{run}/{entry['key']}", entry)
+        _check(store.local_path(f"{run}/{entry['key']}"), f"{store}/{run}/{entry['key']}", entry)
     return folder
 
 
 def _check(path: Path, name: str, entry: Mapping[str, Any]) -> None:
-    if stamp_file(path) != Stamp(entry["bytes"], entry["sha256"]):
+    if checksum_file(path) != Checksum(entry["bytes"], entry["sha256"]):
         raise PyriteError(
             f"{name} is not what its manifest says (size or digest differs): it was changed or damaged after it was "
             "made. Use --force on the step that makes it."

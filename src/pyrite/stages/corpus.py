@@ -1,17 +1,17 @@
-"""What prepare reads: distinct chunks, the questions, and what was left out and why."""
+"""What prepare reads: distinct passages, the questions, and what was left out and why."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyrite.chunking import chunk
+from pyrite.chunking import split_into_passages
 from pyrite.errors import UserError
-from pyrite.identity import chunk_id, normalise, query_id
+from pyrite.identity import normalise, passage_id, query_id
 from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, Question, Record, Split
 from pyrite.spec import PrepareSpec
 from pyrite.splitting import SPLITS
 
-NO_RELEVANT = "query without a relevant chunk"
+NO_RELEVANT = "query without a relevant passage"
 UNKNOWN_DOCUMENT = "question names an unknown document"
 EARLIER_SPLIT = "the same question is in an earlier split"
 
@@ -19,7 +19,7 @@ _EXAMPLES = 3
 
 
 @dataclass(slots=True)
-class Chunk:
+class Passage:
     text: str
     title: str
     parents: list[dict[str, Any]] = field(default_factory=list)
@@ -54,12 +54,12 @@ class Drops:
 
 
 class Corpus:
-    """All that was read: distinct chunks by id, which chunks each document has, and the questions."""
+    """All that was read: distinct passages by id, which passages each document has, and the questions."""
 
     def __init__(self, spec: PrepareSpec) -> None:
         self._spec = spec
-        self.chunks: dict[str, Chunk] = {}
-        self.chunks_of: dict[str, list[str]] = {}
+        self.passages: dict[str, Passage] = {}
+        self.passages_of: dict[str, list[str]] = {}
         self.topic_of: dict[str, str] = {}
         self.characters = self.cuts = 0
         self.questions: list[Question] = []
@@ -78,18 +78,18 @@ class Corpus:
             self._cut(record)
 
     def _cut(self, document: Document) -> None:
-        if document.id in self.chunks_of:
+        if document.id in self.passages_of:
             raise UserError(f"document id '{document.id}' is there twice. Ids must be unique in a source.")
         own: dict[str, None] = {}
-        for start, end in chunk(document.text, self._spec.min_chars, self._spec.max_chars):
+        for start, end in split_into_passages(document.text, self._spec.min_chars, self._spec.max_chars):
             text = document.text[start:end]
-            key = chunk_id(text)
+            key = passage_id(text)
             own[key] = None
             self.cuts += 1
             parent = {"document_id": document.id, "start": start, "end": end}
             parent |= {"topic": document.topic, "type": document.type}
-            self.chunks.setdefault(key, Chunk(text, document.title)).parents.append(parent)
-        self.chunks_of[document.id] = list(own)
+            self.passages.setdefault(key, Passage(text, document.title)).parents.append(parent)
+        self.passages_of[document.id] = list(own)
         self.topic_of[document.id] = normalise(document.topic)
         self.characters += len(document.text)
         if not own:
@@ -105,7 +105,7 @@ class Corpus:
         return any(given)
 
     def queries(self) -> list[Query]:
-        """The distinct questions that have a relevant chunk, in the order in which they were first seen."""
+        """The distinct questions that have a relevant passage, in the order in which they were first seen."""
         found: dict[str, Query] = {}
         rank = SPLITS.index
         # Of equal questions in several splits the earliest split stays, wherever it stands in the source.
@@ -135,10 +135,10 @@ class Corpus:
 
     def _grade(self, question: Question, grades: dict[str, int]) -> None:
         for document, grade in question.relevant.items():
-            if document not in self.chunks_of:
+            if document not in self.passages_of:
                 self.dropped.add(f"{question.id}: {document}", UNKNOWN_DOCUMENT)
             elif not 0 < grade < 128:
                 raise UserError(f"question '{question.id}': grade {grade} of '{document}'. Use grades from 1 to 127.")
             else:
-                for key in self.chunks_of[document]:
+                for key in self.passages_of[document]:
                     grades[key] = max(grade, grades.get(key, 0))

@@ -20,18 +20,18 @@ from pyrite.stages.inputs import (
     encoder_of,
     model_folder,
     read_candidates,
-    read_chunks,
     read_judgments,
+    read_passages,
     read_qrels,
     read_queries,
 )
-from pyrite.stages.scored import means, score_split
+from pyrite.stages.scoring import means, score_split
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
     """Write model/, report/report.html, report/report.json and the test metrics; return the verdict."""
     iterations = range(1, ctx.spec.iterations + 1)
-    chunks, queries, qrels = read_chunks(ctx), read_queries(ctx), read_qrels(ctx)
+    passages, queries, qrels = read_passages(ctx), read_queries(ctx), read_qrels(ctx)
     val = pa.concat_tables(
         [tables.read(ctx.input(f"iterations/{i}/metrics/val.parquet"), tables.PER_QUERY) for i in (0, *iterations)]
     )
@@ -46,8 +46,8 @@ def run(ctx: StepContext) -> dict[str, Any]:
     ranked: list[pa.Table] = []
     for name in dict.fromkeys(["base", *(model_name(i) for i in iterations), choice.name]):
         folder = chosen if name == choice.name else model_folder(ctx, parse_model_name(name)[0])
-        ctx.progress.say(f"scoring {name} on test")
-        rankings, scored = score_split(encoder_of(ctx, folder), name, "test", chunks, queries, qrels, ctx.progress)
+        ctx.progress.message(f"scoring {name} on test")
+        rankings, scored = score_split(encoder_of(ctx, folder), name, "test", passages, queries, qrels, ctx.progress)
         rows += scored
         ranked.append(rankings)
     test = pa.Table.from_pylist(rows, tables.PER_QUERY)
@@ -60,7 +60,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         ReportInputs(
             spec=ctx.spec,
             manifests={name: dict(manifest) for name, manifest in ctx.manifests.items() if name != ctx.step.name},
-            chunks=chunks,
+            passages=passages,
             queries=queries,
             qrels=qrels,
             val=val,

@@ -41,7 +41,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         model.max_seq_length = min(spec.max_tokens, window or spec.max_tokens)
     if not spec.dropout:
         _without_dropout(model)
-    dataset, rows = read_examples(examples, spec.loss, ctx.spec.mine.negatives, ctx.scratch / "arrow")
+    dataset, rows = read_examples(examples, spec.loss, ctx.spec.mine.num_negatives, ctx.scratch / "arrow")
     with kept_logs(ctx):
         trainer = _Trainer(
             rows,
@@ -52,9 +52,9 @@ def run(ctx: StepContext) -> dict[str, Any]:
             loss=LOSSES[spec.loss](model, spec),
             callbacks=[_Tell(ctx.progress), _Keep(ctx)],
         )
-        checkpoint = _last_checkpoint(ctx.kept_scratch("checkpoints"))
+        checkpoint = _last_checkpoint(ctx.restored_scratch("checkpoints"))
         if checkpoint:
-            ctx.progress.say(f"going on from {checkpoint.name}")
+            ctx.progress.message(f"going on from {checkpoint.name}")
         set_seed(ctx.spec.seed)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.max_seq_length = window
@@ -213,4 +213,4 @@ class _Keep(TrainerCallback):  # type: ignore[misc]  # the library is not typed
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         del args, state, control
-        self._ctx.keep_scratch("checkpoints")
+        self._ctx.save_scratch("checkpoints")

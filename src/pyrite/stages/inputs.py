@@ -9,27 +9,27 @@ from pyrite import tables
 from pyrite.embedding import models
 from pyrite.embedding.encoder import Encoder, Texts
 from pyrite.errors import UserError
-from pyrite.generation.distinct import distinct
-from pyrite.generation.made import from_tables, to_tables
+from pyrite.generation.dedup import deduplicate
+from pyrite.generation.questions import from_tables, to_tables
 from pyrite.splitting import SPLITS
 from pyrite.stages.context import StepContext
 
-_CHUNKS = "corpus/chunks.parquet"
+_PASSAGES = "corpus/passages.parquet"
 
 
-def read_chunks(ctx: StepContext) -> pa.Table:
-    """All chunks, in the order that prepare gave them."""
-    return tables.read(ctx.input(_CHUNKS), tables.CHUNKS)
+def read_passages(ctx: StepContext) -> pa.Table:
+    """All passages, in the order that prepare gave them."""
+    return tables.read(ctx.input(_PASSAGES), tables.PASSAGES)
 
 
-def read_chunk_ids(ctx: StepContext) -> pa.Table:
-    """Id and split of all chunks, in the order that prepare gave them."""
-    return tables.read(ctx.input(_CHUNKS), tables.CHUNK_IDS)
+def read_passage_ids(ctx: StepContext) -> pa.Table:
+    """Id and split of all passages, in the order that prepare gave them."""
+    return tables.read(ctx.input(_PASSAGES), tables.PASSAGE_IDS)
 
 
-def chunk_texts(ctx: StepContext) -> Texts:
-    """The texts of all chunks, in the same order; they are read as they are asked for."""
-    return tables.in_blocks(ctx.input(_CHUNKS), "text")
+def passage_texts(ctx: StepContext) -> Texts:
+    """The texts of all passages, in the same order; they are read as they are asked for."""
+    return tables.read_in_blocks(ctx.input(_PASSAGES), "text")
 
 
 def read_queries(ctx: StepContext, split: str | None = None) -> pa.Table:
@@ -60,7 +60,7 @@ def _with_generated(ctx: StepContext) -> tuple[pa.Table, pa.Table]:
                 tables.read(ctx.input(f"queries/generated-qrels-{name}"), tables.QRELS),
             )
         ]
-        more_queries, more_qrels = to_tables(distinct((), made)[0])
+        more_queries, more_qrels = to_tables(deduplicate((), made)[0])
         queries, qrels = pa.concat_tables([queries, more_queries]), pa.concat_tables([qrels, more_qrels])
     present = set(queries["split"].to_pylist())
     if empty := [split for split in SPLITS if split not in present]:

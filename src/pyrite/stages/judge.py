@@ -19,17 +19,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyrite import metrics, tables
-from pyrite.errors import PyriteError, first_of
+from pyrite.append_log import WriteBuffer
+from pyrite.errors import PyriteError, first_error
 from pyrite.judges import GRADES, Judge, Judgment, Missing, Pair, open_judge
-from pyrite.judges.budget import Budget
-from pyrite.judges.choosing import choose
-from pyrite.judges.kept import Kept
+from pyrite.judges.budget import MissingBudget
+from pyrite.judges.cache import JudgmentCache
+from pyrite.judges.selection import select_candidates
+from pyrite.judges.session import Walk, judge_all
 from pyrite.judges.timeline import Timeline
-from pyrite.judges.walking import Walk, walk_all
-from pyrite.parts import Fresh
 from pyrite.stages.context import StepContext
-from pyrite.stages.inputs import read_candidates, read_chunks, read_qrels, read_queries
-from pyrite.stages.working import work
+from pyrite.stages.flushing import run_with_flush
+from pyrite.stages.inputs import read_candidates, read_passages, read_qrels, read_queries
 
 
 def shard_of(query_id: str, shards: int) -> int:
@@ -42,22 +42,22 @@ def run(ctx: StepContext) -> dict[str, Any]:
     assert ctx.step.shard is not None
     shard, spec = ctx.step.shard, ctx.spec.judge
     queries, qrels = read_queries(ctx), read_qrels(ctx)
-    judge = open_judge(ctx.spec, queries, read_chunks(ctx), qrels)
+    judge = open_judge(ctx.spec, queries, read_passages(ctx), qrels)
     candidates = _of_shard(read_candidates(ctx, ctx.iteration), shard, spec.shards)
     known: dict[str, set[str]] = defaultdict(set)
-    for query, chunk in _rows(_of_shard(qrels, shard, spec.shards), "query_id", "chunk_id"):
-        known[query].add(chunk)
+    for query, passage in _rows(_of_shard(qrels, shard, spec.shards), "query_id", "passage_id"):
+        known[query].add(passage)
     walks = [
-        (query, choose(query, [row[1:] for row in rows], known[query], spec, ctx.spec.seed))
-        for query, rows in groupby(_rows(candidates, "query_id", "chunk_id", "rank"), key=itemgetter(0))
+        (query, select_candidates(query, [row[1:] for row in rows], known[query], spec, ctx.spec.seed))
+        for query, rows in groupby(_rows(candidates, "query_id", "passage_id", "rank"), key=itemgetter(0))
     ]
     kept = None
     if judge.shared:
         writer = f"{ctx.spec.name}/{ctx.iteration}.{shard}"
-        kept = Kept(ctx.store, judge.fingerprint, writer, uuid.uuid4().hex[:12])
-    not_chosen = candidates.num_rows - sum(len(chunks) for _, chunks in walks)
+        kept = JudgmentCache(ctx.store, judge.fingerprint, writer, uuid.uuid4().hex[:12])
+    not_chosen = candidates.num_rows - sum(len(passages) for _, passages in walks)
     judging = _Judging(walks, known, not_chosen, judge, kept, ctx)
-    asyncio.run(work(judging.walk(), judging.flush))
+    asyncio.run(run_with_flush(judging.walk(), judging.flush))
     table = judging.result()
     place = f"iterations/{ctx.iteration}/judgments"
     tables.write(ctx.output(f"{place}/shard-{shard:05d}.parquet"), table, tables.JUDGMENTS)
@@ -77,7 +77,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         "prompt_tokens": sum(table["prompt_tokens"].to_pylist()),
         "cached_tokens": sum(table["cached_tokens"].to_pylist()),
         "judge": judge.fingerprint,
-        **judge.account,
+        **judge.stats,
         **({"timeline": judging.timeline.as_json()} if judge.shared else {}),
     }
 
@@ -102,14 +102,14 @@ class _Judging:
         known: Mapping[str, Collection[str]],
         not_chosen: int,
         judge: Judge,
-        kept: Kept | None,
+        kept: JudgmentCache | None,
         ctx: StepContext,
     ):
         self._walks, self._known, self._judge, self._kept, self._ctx = walks, known, judge, kept, ctx
-        self._fresh = Fresh()
+        self._fresh = WriteBuffer()
         self._left: dict[str, int] = {}
-        self.total = sum(len(chunks) for _, chunks in walks)
-        self._budget = Budget(ctx.spec.judge.max_missing, self.total)
+        self.total = sum(len(passages) for _, passages in walks)
+        self._budget = MissingBudget(ctx.spec.judge.max_missing, self.total)
         metrics.MISSING_LIMIT.set(self._budget.most)
         # All of them, so that they are 0 and not absent where none is counted.
         outcomes = ("judged", "kept", "skipped", "not_chosen", "missing")
@@ -131,13 +131,13 @@ class _Judging:
         grades: dict[Pair, int] = {}
         if self._kept:
             table = await asyncio.to_thread(self._kept.read, {query for query, _ in self._walks})
-            pairs = map(Pair, table["query_id"].to_pylist(), table["chunk_id"].to_pylist())
+            pairs = map(Pair, table["query_id"].to_pylist(), table["passage_id"].to_pylist())
             grades = dict(zip(pairs, table["grade"].to_pylist(), strict=True))
         async with self._judge:
             try:
-                await walk_all(self._walks, self._judge, grades, self._ctx.spec.judge.patience, self, self._known)
+                await judge_all(self._walks, self._judge, grades, self._ctx.spec.judge.patience, self, self._known)
             except BaseExceptionGroup as group:
-                error = first_of(group)
+                error = first_error(group)
                 if isinstance(error, PyriteError) and self.absent:
                     # Its class stays: the exit code is by it.
                     error.args = (f"{error} Which pairs, and why: {await asyncio.to_thread(self._list_absent)}.",)
@@ -160,19 +160,19 @@ class _Judging:
         Raises:
             PyriteError: a pair is neither judged nor missing.
         """
-        walked = [(q, chunks[: len(chunks) - self._left.get(q, 0)]) for q, chunks in self._walks]
+        walked = [(q, passages[: len(passages) - self._left.get(q, 0)]) for q, passages in self._walks]
         if self._kept:
             table = self._kept.held({query for query, _ in self._walks})
         else:
             table = pa.Table.from_pylist(self._fresh.rows, tables.JUDGMENTS)
         order = pa.table(
             {
-                "query_id": pa.array((q for q, chunks in walked for _ in chunks), pa.string()),
-                "chunk_id": pa.array((c for _, chunks in walked for c in chunks), pa.string()),
+                "query_id": pa.array((q for q, passages in walked for _ in passages), pa.string()),
+                "passage_id": pa.array((c for _, passages in walked for c in passages), pa.string()),
                 "position": pa.array(range(self.total - self.passed), pa.int64()),
             }
         )
-        found = order.join(table, ["query_id", "chunk_id"], join_type="inner").sort_by("position")
+        found = order.join(table, ["query_id", "passage_id"], join_type="inner").sort_by("position")
         if found.num_rows + len(self.absent) != order.num_rows:
             raise PyriteError(
                 f"{order.num_rows} pairs were asked for, but {found.num_rows} judgments are kept and "
@@ -193,16 +193,16 @@ class _Judging:
         self._pairs["kept"].inc()
         self._ctx.progress.advance()
 
-    def skipped(self, query_id: str, chunk_ids: Sequence[str]) -> None:
-        self.passed += len(chunk_ids)
-        self._left[query_id] = len(chunk_ids)
-        self._pairs["skipped"].inc(len(chunk_ids))
-        self._ctx.progress.advance(len(chunk_ids))
+    def skipped(self, query_id: str, passage_ids: Sequence[str]) -> None:
+        self.passed += len(passage_ids)
+        self._left[query_id] = len(passage_ids)
+        self._pairs["skipped"].inc(len(passage_ids))
+        self._ctx.progress.advance(len(passage_ids))
 
     def missing(self, missing: Missing) -> None:
-        query_id, chunk_id = missing.pair
+        query_id, passage_id = missing.pair
         self.absent.append(
-            {"query_id": query_id, "chunk_id": chunk_id, "reason": missing.reason, "attempts": missing.attempts}
+            {"query_id": query_id, "passage_id": passage_id, "reason": missing.reason, "attempts": missing.attempts}
         )
         self._pairs["missing"].inc()
         metrics.MISSING.labels(missing.kind).inc()

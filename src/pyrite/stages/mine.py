@@ -13,7 +13,7 @@ from pyrite import tables
 from pyrite.errors import UserError
 from pyrite.judges.base import RELEVANT
 from pyrite.stages.context import StepContext
-from pyrite.stages.inputs import read_candidates, read_chunks, read_judgments, read_qrels, read_queries
+from pyrite.stages.inputs import read_candidates, read_judgments, read_passages, read_qrels, read_queries
 from pyrite.training import mining
 from pyrite.training.mining import Candidate, Example
 
@@ -21,13 +21,13 @@ from pyrite.training.mining import Candidate, Example
 def run(ctx: StepContext) -> dict[str, Any]:
     """Write iterations/<i>/examples.parquet; return counts of each kind and of queries that gave none, and why."""
     spec = ctx.spec.mine
-    text_of = _texts(read_chunks(ctx), "chunk_id")
+    text_of = _texts(read_passages(ctx), "passage_id")
     query_of = _texts(read_queries(ctx, "train"), "query_id")
     relevant = _relevant(ctx)
 
     @cache
-    def shingles(chunk_id: str) -> frozenset[tuple[str, ...]]:
-        return mining.shingles(text_of[chunk_id])
+    def shingles(passage_id: str) -> frozenset[tuple[str, ...]]:
+        return mining.shingles(text_of[passage_id])
 
     def is_duplicate(a: str, b: str) -> bool:
         return mining.near_duplicates(shingles(a), shingles(b))
@@ -36,34 +36,34 @@ def run(ctx: StepContext) -> dict[str, Any]:
     ctx.progress.begin(len(judged), "queries mined")
     found, reasons = mining.mine(judged, relevant, spec, ctx.spec.seed, is_duplicate)
     ctx.progress.advance(len(judged))
-    ranked = {query: [candidate.chunk_id for candidate in candidates] for query, candidates in judged}
+    ranked = {query: [candidate.passage_id for candidate in candidates] for query, candidates in judged}
     groups = mining.neighbourhoods(found, ranked, spec.neighbours)
     rows = [
         {**_row(example, query_of, text_of), "iteration": ctx.iteration, "group": f"{ctx.iteration}-{group}"}
         for example, group in zip(found, groups, strict=True)
     ]
-    schema = tables.examples(spec.negatives)
+    schema = tables.examples(spec.num_negatives)
     written = shielded(_earlier(ctx, rows, relevant) + rows, shingles)
     total = tables.write(ctx.output(f"iterations/{ctx.iteration}/examples.parquet"), written, schema)
     if not total:
         why = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
         raise UserError(
             f"mining found no example in {len(judged)} queries ({why}). "
-            "Lower mine.positive_grade, take another mine.rule, or raise retrieve.top_k."
+            "Lower mine.positive_grade, take another mine.rule, or raise retrieve.range_max."
         )
     kinds = Counter(example.kind for example in found)
     hard = [example for example in found if example.kind == "hard"]
     if not kinds["easy"]:
-        ctx.progress.say("warning: no easy example; trained on hard ones alone, a model can turn its order around")
+        ctx.progress.message("warning: no easy example; trained on hard ones alone, a model can turn its order around")
     return {
         "queries": len(judged),
         "hard": kinds["hard"],
         "easy": kinds["easy"],
         "earlier": total - len(rows),
-        "hard_positives": len({(example.query_id, example.positive.chunk_id) for example in hard}),
+        "hard_positives": len({(example.query_id, example.positive.passage_id) for example in hard}),
         "hard_negatives": len(
             {
-                (example.query_id, negative.chunk_id)
+                (example.query_id, negative.passage_id)
                 for example in hard
                 for negative in example.negatives
                 if negative.rank < example.positive.rank
@@ -80,8 +80,8 @@ def _relevant(ctx: StepContext) -> dict[str, set[str]]:
     graded = [read_judgments(ctx, i) for i in range(1, ctx.iteration + 1)]
     relevant: dict[str, set[str]] = defaultdict(set)
     for table in (read_qrels(ctx), *(each.filter(pc.field("grade") >= RELEVANT) for each in graded)):
-        for query, chunk in zip(table["query_id"].to_pylist(), table["chunk_id"].to_pylist(), strict=True):
-            relevant[query].add(chunk)
+        for query, passage in zip(table["query_id"].to_pylist(), table["passage_id"].to_pylist(), strict=True):
+            relevant[query].add(passage)
     return relevant
 
 
@@ -91,13 +91,13 @@ def _texts(table: pa.Table, key: str) -> dict[str, str]:
 
 def _judged(candidates: pa.Table, judgments: pa.Table) -> list[tuple[str, list[Candidate]]]:
     """Each query with its candidates, graded where the judge gave a grade; in the candidates' order."""
-    grades = {(row["query_id"], row["chunk_id"]): (row["grade"], row["expected"]) for row in judgments.to_pylist()}
+    grades = {(row["query_id"], row["passage_id"]): (row["grade"], row["expected"]) for row in judgments.to_pylist()}
     none = (None, None)
     return [
         (
             query,
             [
-                Candidate(row["chunk_id"], row["rank"], row["score"], *grades.get((query, row["chunk_id"]), none))
+                Candidate(row["passage_id"], row["rank"], row["score"], *grades.get((query, row["passage_id"]), none))
                 for row in rows
             ],
         )
@@ -106,15 +106,15 @@ def _judged(candidates: pa.Table, judgments: pa.Table) -> list[tuple[str, list[C
 
 
 def _row(example: Example, query_of: dict[str, str], text_of: dict[str, str]) -> dict[str, Any]:
-    negatives = {f"negative_{i}": text_of[c.chunk_id] for i, c in enumerate(example.negatives, 1)}
+    negatives = {f"negative_{i}": text_of[c.passage_id] for i, c in enumerate(example.negatives, 1)}
     return {
         "query_id": example.query_id,
-        "positive_id": example.positive.chunk_id,
-        "negative_ids": [c.chunk_id for c in example.negatives],
+        "positive_id": example.positive.passage_id,
+        "negative_ids": [c.passage_id for c in example.negatives],
         "relevant_ids": sorted(example.relevant),
         "kind": example.kind,
         "anchor": query_of[example.query_id],
-        "positive": text_of[example.positive.chunk_id],
+        "positive": text_of[example.positive.passage_id],
         **negatives,
         "label": [c.expected for c in (example.positive, *example.negatives)],
     }
@@ -125,7 +125,7 @@ def _earlier(ctx: StepContext, new: list[dict[str, Any]], relevant: dict[str, se
     if ctx.iteration == 1 or not ctx.spec.mine.accumulate:
         return []
     key = f"iterations/{ctx.iteration - 1}/examples.parquet"
-    before: list[dict[str, Any]] = tables.read(ctx.input(key), tables.examples(ctx.spec.mine.negatives)).to_pylist()
+    before: list[dict[str, Any]] = tables.read(ctx.input(key), tables.examples(ctx.spec.mine.num_negatives)).to_pylist()
     again = {_identity(row) for row in new}
     return [{**row, "relevant_ids": sorted(relevant[row["query_id"]])} for row in before if _identity(row) not in again]
 
@@ -135,8 +135,8 @@ def shielded(
 ) -> list[dict[str, Any]]:
     """The rows, with the near-duplicates of what is relevant relevant too: a batch takes its rows' passages for each
     other's negatives, and must not hold these together. A row whose own negative turns out relevant is left out."""
-    passages = {chunk for row in rows for chunk in (row["positive_id"], *row["negative_ids"])}
-    twins = mining.twins({chunk for row in rows for chunk in row["relevant_ids"]}, passages, shingles)
+    passages = {passage for row in rows for passage in (row["positive_id"], *row["negative_ids"])}
+    twins = mining.twins({passage for row in rows for passage in row["relevant_ids"]}, passages, shingles)
     wide = [
         {**row, "relevant_ids": sorted({*row["relevant_ids"], *(t for c in row["relevant_ids"] for t in twins[c])})}
         for row in rows

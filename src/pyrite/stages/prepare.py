@@ -1,4 +1,4 @@
-"""prepare: documents to chunks, questions to queries and relevant chunks, topics to train, val and test."""
+"""prepare: documents to passages, questions to queries and relevant passages, topics to train, val and test."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
@@ -24,32 +24,32 @@ NOT_DRAWN = "training query beyond prepare.max_train_queries"
 class Prepared:
     """The three tables, as in ``tables``, and a summary of plain JSON values for the manifest."""
 
-    chunks: pa.Table
+    passages: pa.Table
     queries: pa.Table
     qrels: pa.Table
     summary: dict[str, Any]
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
-    """Write corpus/chunks, queries/queries and queries/qrels (all .parquet); return the summary."""
+    """Write corpus/passages, queries/queries and queries/qrels (all .parquet); return the summary."""
     source = open_source(ctx.spec.source)
     ctx.progress.begin(None, "records read")
     records = _watched(source.records(), ctx.progress)
     prepared = prepare_tables(
         records, ctx.spec.prepare, ctx.spec.seed, ctx.spec.name, generates=ctx.spec.generate is not None
     )
-    tables.write(ctx.output("corpus/chunks.parquet"), prepared.chunks, tables.CHUNKS)
+    tables.write(ctx.output("corpus/passages.parquet"), prepared.passages, tables.PASSAGES)
     tables.write(ctx.output("queries/queries.parquet"), prepared.queries, tables.QUERIES)
     tables.write(ctx.output("queries/qrels.parquet"), prepared.qrels, tables.QRELS)
     summary = prepared.summary
     asked = prepared.queries.num_rows > 0
-    what, counts = ("queries", summary["queries"]) if asked else ("no queries; chunks", summary["chunk_splits"])
-    ctx.progress.say(
-        f"{summary['documents']:,} documents, {summary['chunks']:,} chunks; {what}: "
+    what, counts = ("queries", summary["queries"]) if asked else ("no queries; passages", summary["passage_splits"])
+    ctx.progress.message(
+        f"{summary['documents']:,} documents, {summary['passages']:,} passages; {what}: "
         + ", ".join(f"{count:,} {split}" for split, count in counts.items())
     )
     for note in summary["notes"]:
-        ctx.progress.say(note)
+        ctx.progress.message(note)
     return summary
 
 
@@ -64,85 +64,87 @@ def prepare_tables(
 ) -> Prepared:
     """Make the tables of ``records``; ``name`` says in messages whose they are.
 
-    Where the run ``generates`` questions there need be none: then the chunks are split, by topic or document, and
-    the tables of queries and qrels are empty. The same input gives the same tables. Chunks stand in the order in
+    Where the run ``generates`` questions there need be none: then the passages are split, by topic or document, and
+    the tables of queries and qrels are empty. The same input gives the same tables. Passages stand in the order in
     which their text was first seen; queries likewise.
 
     Raises:
         UserError: an id is there twice, some questions have a split and others not, there is no document, no
-            query with a relevant chunk, or a split without a query. Says what to do.
+            query with a relevant passage, or a split without a query. Says what to do.
     """
     corpus = Corpus(spec)
     for record in records:
         corpus.add(record)
-    if not corpus.chunks:
+    if not corpus.passages:
         raise UserError(
             f"{name}: the corpus is empty: no document with text was read{corpus.dropped.told()}. "
             "Check source.path and source.collections (or the columns) in the run file."
         )
     notes: list[str] = []
     if generates and not corpus.questions:
-        chunk_split = _document_splits(corpus, spec, seed, name, notes)
-        return Prepared(*_tables(corpus, [], chunk_split), _summary(corpus, [], chunk_split, notes))
+        passage_split = _document_splits(corpus, spec, seed, name, notes)
+        return Prepared(*_tables(corpus, [], passage_split), _summary(corpus, [], passage_split, notes))
     queries = corpus.queries()
     if not queries:
         raise UserError(
-            f"{name}: no query has a relevant chunk{corpus.dropped.told()}. Each question must name a "
+            f"{name}: no query has a relevant passage{corpus.dropped.told()}. Each question must name a "
             "document of the corpus that answers it. Where there are no questions, an LLM can make them: set generate "
             "in the run file."
         )
     if corpus.has_splits:
-        chunk_split = _given_splits(corpus, queries)
+        passage_split = _given_splits(corpus, queries)
     else:
-        chunk_split = _topic_splits(corpus, queries, spec, seed, notes)
+        passage_split = _topic_splits(corpus, queries, spec, seed, notes)
     queries = _drawn(queries, spec.max_train_queries, seed, corpus.dropped)
     _check_splits(queries, corpus.has_splits, name, notes)
-    return Prepared(*_tables(corpus, queries, chunk_split), _summary(corpus, queries, chunk_split, notes))
+    return Prepared(*_tables(corpus, queries, passage_split), _summary(corpus, queries, passage_split, notes))
 
 
 def _given_splits(corpus: Corpus, queries: list[Query]) -> dict[str, Split]:
-    """Split of each chunk where the data set gives them: its queries' earliest, or train if it has none."""
+    """Split of each passage where the data set gives them: its queries' earliest, or train if it has none."""
     split: dict[str, Split] = {}
     for query in queries:
         assert query.split is not None
         for key in query.grades:
             split[key] = min(split.get(key, query.split), query.split, key=SPLITS.index)
-    return {key: split.get(key, "train") for key in corpus.chunks}
+    return {key: split.get(key, "train") for key in corpus.passages}
 
 
 def _document_groups(corpus: Corpus) -> Groups:
-    """Topics and chunks; joined are those of one topic, and of one document, and documents that share a chunk."""
+    """Topics and passages; joined are those of one topic, and of one document, and documents that share a passage."""
     groups = Groups()
-    for document, keys in corpus.chunks_of.items():
+    for document, keys in corpus.passages_of.items():
         topic = corpus.topic_of[document]
-        groups.join([*([("topic", topic)] if topic else []), *(("chunk", key) for key in keys)])
+        groups.join([*([("topic", topic)] if topic else []), *(("passage", key) for key in keys)])
     return groups
 
 
 def _document_splits(corpus: Corpus, spec: PrepareSpec, seed: int, name: str, notes: list[str]) -> dict[str, Split]:
-    """Split of each chunk where there is no question: as ``_topic_splits``, shared out by number of chunks.
+    """Split of each passage where there is no question: as ``_topic_splits``, shared out by number of passages.
 
     Raises:
         UserError: there are fewer than three groups.
     """
     groups = _document_groups(corpus)
     members: dict[Hashable, list[str]] = defaultdict(list)
-    for key in corpus.chunks:
-        members[groups.find(("chunk", key))].append(key)
+    for key in corpus.passages:
+        members[groups.find(("passage", key))].append(key)
     named = {min(keys): keys for keys in members.values()}
     if len(named) < len(SPLITS):
         raise UserError(
-            f"{name}: the {len(corpus.chunks):,} chunks make fewer than three groups that share no topic, document or "
-            "passage, and each of train, val and test needs one. Give more documents, or more topics (source.topic)."
+            f"{name}: the {len(corpus.passages):,} passages make fewer than three groups that share no topic, "
+            "document or passage, and each of train, val and test needs one. Give more documents, or more "
+            "topics (source.topic)."
         )
     split_of = splitting.assign({key: len(keys) for key, keys in named.items()}, spec.split, seed)
     largest = max(named, key=lambda key: (len(named[key]), key))
-    share = len(named[largest]) / len(corpus.chunks)
+    share = len(named[largest]) / len(corpus.passages)
     if share > min(spec.split.val, spec.split.test):
-        parent = corpus.chunks[largest].parents[0]
+        parent = corpus.passages[largest].parents[0]
         notes.append(
-            f"{len(named[largest]):,} of {len(corpus.chunks):,} chunks ({share:.0%}) hang together by shared passages "
-            f"or topics, such as '{parent['topic'] or parent['document_id']}'; all of them are in {split_of[largest]}."
+            f"{len(named[largest]):,} of {len(corpus.passages):,} passages ({share:.0%}) hang together by shared "
+            f"passages or topics, such as '{parent['topic'] or parent['document_id']}'; all of them are in "
+            f"{split_of[largest]}."
         )
     return {key: split_of[group] for group, keys in named.items() for key in keys}
 
@@ -150,16 +152,16 @@ def _document_splits(corpus: Corpus, spec: PrepareSpec, seed: int, name: str, no
 def _topic_splits(
     corpus: Corpus, queries: list[Query], spec: PrepareSpec, seed: int, notes: list[str]
 ) -> dict[str, Split]:
-    """Give each query a split, and return that of each chunk.
+    """Give each query a split, and return that of each passage.
 
-    Topics that share a question, a chunk or a relevant document are one group, and a group has one split.
-    Chunks in whose group there is no query go to train: they are material to mine, and every side searches
-    all chunks.
+    Topics that share a question, a passage or a relevant document are one group, and a group has one split.
+    Passages in whose group there is no query go to train: they are material to mine, and every side searches
+    all passages.
     """
     groups = _document_groups(corpus)
     for query in queries:
         topics = (("topic", topic) for topic in query.topics if topic)
-        groups.join([("query", query.id), *topics, *(("chunk", key) for key in query.grades)])
+        groups.join([("query", query.id), *topics, *(("passage", key) for key in query.grades)])
     members: dict[Hashable, list[Query]] = defaultdict(list)
     for query in queries:
         members[groups.find(("query", query.id))].append(query)
@@ -180,7 +182,7 @@ def _topic_splits(
             f"questions, passages or topics, such as '{named[largest][0].first.text[:80]}'; all of them are "
             f"in {split_of[largest]}."
         )
-    return {key: split_of_root.get(groups.find(("chunk", key)), "train") for key in corpus.chunks}
+    return {key: split_of_root.get(groups.find(("passage", key)), "train") for key in corpus.passages}
 
 
 def _drawn(queries: list[Query], most: int | None, seed: int, dropped: Drops) -> list[Query]:
@@ -210,17 +212,17 @@ def _check_splits(queries: list[Query], given: bool, name: str, notes: list[str]
         )
 
 
-def _summary(corpus: Corpus, queries: list[Query], chunk_split: dict[str, Split], notes: list[str]) -> dict[str, Any]:
+def _summary(corpus: Corpus, queries: list[Query], passage_split: dict[str, Split], notes: list[str]) -> dict[str, Any]:
     def topics(split: Split) -> int:
         return len({topic or query.id for query in queries if query.split == split for topic in query.topics})
 
     return {
-        "documents": len(corpus.chunks_of),
+        "documents": len(corpus.passages_of),
         "characters": corpus.characters,
-        "chunks": len(corpus.chunks),
-        "chunk_splits": {split: sum(of == split for of in chunk_split.values()) for split in SPLITS},
-        "merged_chunks": corpus.cuts - len(corpus.chunks),
-        "longest_chunk": max(len(chunk.text) for chunk in corpus.chunks.values()),
+        "passages": len(corpus.passages),
+        "passage_splits": {split: sum(of == split for of in passage_split.values()) for split in SPLITS},
+        "merged_passages": corpus.cuts - len(corpus.passages),
+        "longest_passage": max(len(passage.text) for passage in corpus.passages.values()),
         "questions": len(corpus.questions),
         "merged_questions": sum(len(query.question_ids) - 1 for query in queries),
         "queries": {split: sum(query.split == split for query in queries) for split in SPLITS},
@@ -235,16 +237,18 @@ def _summary(corpus: Corpus, queries: list[Query], chunk_split: dict[str, Split]
     }
 
 
-def _tables(corpus: Corpus, queries: list[Query], chunk_split: dict[str, Split]) -> tuple[pa.Table, pa.Table, pa.Table]:
-    chunks = [
+def _tables(
+    corpus: Corpus, queries: list[Query], passage_split: dict[str, Split]
+) -> tuple[pa.Table, pa.Table, pa.Table]:
+    passages = [
         {
-            "chunk_id": key,
-            "text": chunk.text,
-            "title": chunk.title,
-            "split": chunk_split[key],
-            "parents": chunk.parents,
+            "passage_id": key,
+            "text": passage.text,
+            "title": passage.title,
+            "split": passage_split[key],
+            "parents": passage.parents,
         }
-        for key, chunk in corpus.chunks.items()
+        for key, passage in corpus.passages.items()
     ]
     asked = [
         {
@@ -257,14 +261,14 @@ def _tables(corpus: Corpus, queries: list[Query], chunk_split: dict[str, Split])
         }
         for query in queries
     ]
-    place = {key: number for number, key in enumerate(corpus.chunks)}
+    place = {key: number for number, key in enumerate(corpus.passages)}
     qrels = [
-        {"query_id": query.id, "chunk_id": key, "grade": query.grades[key]}
+        {"query_id": query.id, "passage_id": key, "grade": query.grades[key]}
         for query in queries
         for key in sorted(query.grades, key=place.__getitem__)
     ]
     return (
-        pa.Table.from_pylist(chunks, tables.CHUNKS),
+        pa.Table.from_pylist(passages, tables.PASSAGES),
         pa.Table.from_pylist(asked, tables.QUERIES),
         pa.Table.from_pylist(qrels, tables.QRELS),
     )

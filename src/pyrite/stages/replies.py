@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pyrite.append_log import WriteBuffer
 from pyrite.errors import PyriteError
-from pyrite.generation.kept import Kept
 from pyrite.generation.prompt import Request
-from pyrite.llm.pool import Answer, GaveUp, Pool
-from pyrite.parts import Fresh
+from pyrite.generation.reply_cache import ReplyCache
+from pyrite.llm.pool import Completion, Pool, RetriesExhausted
 from pyrite.stages.context import StepContext
 
 #: So many requests, and this share of them, may stay without an answer before the shard stops.
@@ -19,9 +19,9 @@ _FEW_UNANSWERED, _SHARE_UNANSWERED = 5, 0.05
 class Replies:
     """The model behind a pool of servers. What is kept is not asked again."""
 
-    def __init__(self, ctx: StepContext, pool: Pool, kept: Kept):
+    def __init__(self, ctx: StepContext, pool: Pool, kept: ReplyCache):
         self._ctx, self._pool, self._kept = ctx, pool, kept
-        self._fresh = Fresh()
+        self._fresh = WriteBuffer()
         self._unanswered: list[str] = []
         #: Requests made, how many of them were answered before, and the tokens of all answers.
         self.counts = Counter({"asked": 0, "kept": 0, "prompt_tokens": 0, "cached_tokens": 0})
@@ -56,7 +56,7 @@ class Replies:
         for request in waiting:
             try:
                 answer = await pool.chat(request.name, request.body)
-            except GaveUp as error:
+            except RetriesExhausted as error:
                 self._gave_up(error, total)
             else:
                 replies[request.name] = answer.text
@@ -65,7 +65,7 @@ class Replies:
                 self._count_tokens(row)
             self._ctx.progress.advance()
 
-    def _gave_up(self, error: GaveUp, total: int) -> None:
+    def _gave_up(self, error: RetriesExhausted, total: int) -> None:
         self._unanswered.append(error.reason)
         if len(self._unanswered) > max(_FEW_UNANSWERED, _SHARE_UNANSWERED * total):
             reason, times = Counter(self._unanswered).most_common(1)[0]
@@ -86,7 +86,7 @@ class Replies:
         self._kept.merge()
 
 
-def _row(request: Request, answer: Answer) -> dict[str, Any]:
+def _row(request: Request, answer: Completion) -> dict[str, Any]:
     return {
         "key": request.key,
         "text": answer.text,

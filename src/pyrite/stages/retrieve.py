@@ -1,6 +1,6 @@
-"""retrieve: the model as it is now ranks the training chunks for every training query.
+"""retrieve: the model as it is now ranks the training passages for every training query.
 
-Only training chunks are ranked: a passage of a validation or test topic can never become a training example. Of the
+Only training passages are ranked: a passage of a validation or test topic can never become a training example. Of the
 corpus only ids are held in memory, whatever its size; texts and embeddings are read in blocks.
 """
 
@@ -14,7 +14,7 @@ from pyrite import tables
 from pyrite.embedding.encoder import Encoder
 from pyrite.embedding.search import gather, read_blocks, top_k
 from pyrite.stages.context import StepContext
-from pyrite.stages.inputs import chunk_texts, encoder, read_chunk_ids, read_qrels, read_queries
+from pyrite.stages.inputs import encoder, passage_texts, read_passage_ids, read_qrels, read_queries
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
@@ -22,27 +22,27 @@ def run(ctx: StepContext) -> dict[str, Any]:
     queries, qrels = read_queries(ctx, "train"), read_qrels(ctx)
     candidates = retrieve(encoder(ctx, ctx.iteration - 1), ctx, queries, qrels)
     rows = tables.write(ctx.output(f"iterations/{ctx.iteration}/candidates.parquet"), candidates, tables.CANDIDATES)
-    beyond = pc.sum(pc.equal(candidates["rank"], ctx.spec.retrieve.top_k + 1)).as_py() or 0
-    return {"queries": queries.num_rows, "candidates": rows, "known_relevant_below_top_k": beyond}
+    beyond = pc.sum(pc.equal(candidates["rank"], ctx.spec.retrieve.range_max + 1)).as_py() or 0
+    return {"queries": queries.num_rows, "candidates": rows, "known_relevant_below_range_max": beyond}
 
 
 def retrieve(with_model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa.Table) -> pa.Table:
-    """The top candidates of each query among the training chunks, and every chunk known to be relevant to it.
+    """The top candidates of each query among the training passages, and every passage known to be relevant to it.
 
-    A known relevant chunk that is not among the ``top_k`` comes with its own score and the rank ``top_k + 1``, which
-    stands for "anywhere below": it is the hardest positive there is.
+    A known relevant passage that is not among the first ``range_max`` comes with its own score and the rank
+    ``range_max + 1``, which stands for "anywhere below": it is the hardest positive there is.
     """
-    spec, chunks = ctx.spec, read_chunk_ids(ctx)
-    files = with_model.corpus(chunk_texts(ctx), ctx.progress)
-    trained = pc.equal(chunks["split"], "train").to_numpy()
-    ids = chunks["chunk_id"].filter(pa.array(trained)).combine_chunks()
+    spec, passages = ctx.spec, read_passage_ids(ctx)
+    files = with_model.corpus(passage_texts(ctx), ctx.progress)
+    trained = pc.equal(passages["split"], "train").to_numpy()
+    ids = passages["passage_id"].filter(pa.array(trained)).combine_chunks()
     vectors = with_model.encode(queries["text"].to_pylist(), "query")
-    k = min(spec.retrieve.top_k, len(ids))
+    k = min(spec.retrieve.range_max, len(ids))
     scores, found = top_k(vectors, read_blocks(files, spec.resources.search_block, trained), k)
     tops = pa.table(
         {
             "query_id": np.repeat(queries["query_id"].to_numpy(), k),
-            "chunk_id": ids.take(pa.array(found.ravel())),
+            "passage_id": ids.take(pa.array(found.ravel())),
             "rank": np.tile(np.arange(1, k + 1), queries.num_rows),
             "score": scores.ravel(),
         }
@@ -51,9 +51,9 @@ def retrieve(with_model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa
     asked = queries["query_id"].combine_chunks()
     known = pa.table(
         {
-            **{name: qrels[name] for name in ("query_id", "chunk_id")},
+            **{name: qrels[name] for name in ("query_id", "passage_id")},
             "row": pc.index_in(qrels["query_id"], asked),
-            "position": pc.index_in(qrels["chunk_id"], ids),
+            "position": pc.index_in(qrels["passage_id"], ids),
         }
     ).drop_null()
     rows, positions = known["row"].to_numpy(), known["position"].to_numpy()
@@ -61,10 +61,10 @@ def retrieve(with_model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa
     table = tops.cast(tables.CANDIDATES)
     if missed.any():
         theirs = gather(files, np.flatnonzero(trained)[positions[missed]])
-        below = known.filter(pa.array(missed)).select(["query_id", "chunk_id"])
-        below = below.append_column("rank", pa.array(np.full(len(theirs), spec.retrieve.top_k + 1)))
+        below = known.filter(pa.array(missed)).select(["query_id", "passage_id"])
+        below = below.append_column("rank", pa.array(np.full(len(theirs), spec.retrieve.range_max + 1)))
         below = below.append_column("score", pa.array(np.einsum("ij,ij->i", vectors[rows[missed]], theirs)))
         table = pa.concat_tables([table, below.cast(tables.CANDIDATES)])
     return table.sort_by(
-        [("query_id", "ascending"), ("rank", "ascending"), ("score", "descending"), ("chunk_id", "ascending")]
+        [("query_id", "ascending"), ("rank", "ascending"), ("score", "descending"), ("passage_id", "ascending")]
     )

@@ -32,7 +32,7 @@ def check(names: Sequence[str]) -> None:
 def kept_logs(ctx: StepContext) -> Iterator[None]:
     """While the body trains, TensorBoard writes to logs/<step>/ of the run, and not below scratch, which is dropped."""
     prefix = f"{ctx.prefix}/logs/{ctx.step.name}"
-    folder = ctx.store.place(prefix)
+    folder = ctx.store.local_path(prefix)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder))
     yield
     for path in sorted(folder.rglob("*")):

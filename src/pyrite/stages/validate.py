@@ -13,21 +13,21 @@ from pyrite import tables
 from pyrite.embedding import models
 from pyrite.evaluation.selection import model_name
 from pyrite.stages.context import StepContext
-from pyrite.stages.inputs import blendable_base, encoder_of, model_folder, read_chunks, read_qrels, read_queries
-from pyrite.stages.scored import means, score_retention, score_split
+from pyrite.stages.inputs import blendable_base, encoder_of, model_folder, read_passages, read_qrels, read_queries
+from pyrite.stages.scoring import means, score_retention, score_split
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
     """Write iterations/<i>/metrics/val.parquet; return the mean metrics and the retention of each model."""
     spec = ctx.spec.evaluate
-    chunks, queries, qrels = read_chunks(ctx), read_queries(ctx), read_qrels(ctx)
+    passages, queries, qrels = read_passages(ctx), read_queries(ctx), read_qrels(ctx)
     rows: list[dict[str, Any]] = []
     val: dict[str, dict[str, float]] = {}
     retention: dict[str, float] = {}
     for name, folder in _models(ctx):
         encoder = encoder_of(ctx, folder)
-        ctx.progress.say(f"scoring {name} on validation")
-        _, scored = score_split(encoder, name, "val", chunks, queries, qrels, ctx.progress)
+        ctx.progress.message(f"scoring {name} on validation")
+        _, scored = score_split(encoder, name, "val", passages, queries, qrels, ctx.progress)
         rows += scored
         val[name] = means(scored)
         if spec.retention:
@@ -35,7 +35,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     tables.write(ctx.output(f"iterations/{ctx.iteration}/metrics/val.parquet"), rows, tables.PER_QUERY)
     summary: dict[str, Any] = {"val": val, "retention": retention}
     if ctx.iteration == 0:
-        summary["cut_passages"] = _count_cut(ctx, chunks)
+        summary["cut_passages"] = _count_cut(ctx, passages)
     return summary
 
 
@@ -51,15 +51,15 @@ def _models(ctx: StepContext) -> Iterator[tuple[str, Path]]:
             yield name, ctx.scratch / name
 
 
-def _count_cut(ctx: StepContext, chunks: pa.Table) -> int:
-    """How many passages the model cannot read to their end; said aloud, since chunks could be made shorter."""
+def _count_cut(ctx: StepContext, passages: pa.Table) -> int:
+    """How many passages the model cannot read to their end; said aloud, since passages could be made shorter."""
     encoder = encoder_of(ctx, model_folder(ctx, 0))
-    cut = encoder.cut(chunks["text"].to_pylist())
+    cut = encoder.cut(passages["text"].to_pylist())
     if cut:
         verb = "is" if cut == 1 else "are"
         window = encoder.model.max_seq_length
-        ctx.progress.say(
-            f"{cut:,} of {chunks.num_rows:,} passages {verb} longer than the model's window of {window} tokens and cut "
-            "there; a smaller prepare.max_chars avoids it"
+        ctx.progress.message(
+            f"{cut:,} of {passages.num_rows:,} passages {verb} longer than the model's window of {window} tokens and "
+            "truncated; a smaller prepare.max_chars avoids it"
         )
     return cut

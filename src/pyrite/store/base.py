@@ -16,25 +16,25 @@ from pyrite.errors import PyriteError, UserError
 _BLOCK = 1 << 20
 
 
-class Stamp(NamedTuple):
+class Checksum(NamedTuple):
     """What tells whether contents are the same: size in bytes and hex sha256."""
 
     size: int
     sha256: str
 
 
-class Standing(NamedTuple):
+class VersionedObject(NamedTuple):
     """What stands under a key at one moment. ``version`` is the store's own word for it."""
 
     data: bytes
     version: str
 
 
-class Absent(PyriteError):
+class ObjectNotFound(PyriteError):
     """Nothing stands under a key that should have something."""
 
 
-class Damaged(PyriteError):
+class ObjectCorrupted(PyriteError):
     """What stands under a key is not what was put there: it was changed or damaged."""
 
 
@@ -56,7 +56,7 @@ class Store(ABC):
         """Whether something stands under ``key``."""
 
     @abstractmethod
-    def stamp(self, key: str) -> Stamp | None:
+    def checksum(self, key: str) -> Checksum | None:
         """Size and digest of what stands under ``key``, or None where nothing does."""
 
     @abstractmethod
@@ -65,7 +65,7 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """Contents of ``key``. Raises Absent where nothing is."""
+        """Contents of ``key``. Raises ObjectNotFound where nothing is."""
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> None:
@@ -76,11 +76,11 @@ class Store(ABC):
         """Move the file ``local``, which lies below the store's local place, under ``key``, whole or not at all."""
 
     @abstractmethod
-    def look(self, key: str) -> Standing | None:
+    def read_versioned(self, key: str) -> VersionedObject | None:
         """What stands under ``key`` now, or None where nothing does."""
 
     @abstractmethod
-    def commit(self, key: str, data: bytes, over: Standing | None) -> Standing | None:
+    def conditional_put(self, key: str, data: bytes, expected: VersionedObject | None) -> VersionedObject | None:
         """Put ``data`` under ``key`` only where ``over`` (None: nothing) still stands there.
 
         ``data`` must be unlike anybody else's, so that it says of itself who put it there. An answer of the store that
@@ -99,7 +99,7 @@ class Store(ABC):
         """The local path of a file with the contents of ``key``; to be read only.
 
         Raises:
-            Absent: nothing stands there.
+            ObjectNotFound: nothing stands there.
         """
 
     @abstractmethod
@@ -107,10 +107,10 @@ class Store(ABC):
         """The local path of a folder with the contents of ``keys``, all of which are below ``prefix``.
 
         Raises:
-            Absent: something is not there.
+            ObjectNotFound: something is not there.
         """
 
-    def place(self, key: str) -> Path:
+    def local_path(self, key: str) -> Path:
         """The local path for ``key``: for locks, logs and work in progress. Nothing need be there."""
         path = (self.local / key).resolve()
         if not path.is_relative_to(self.local.resolve()):
@@ -119,27 +119,27 @@ class Store(ABC):
 
     def scratch(self, prefix: str) -> Path:
         """A local folder for work in progress that outlives the process."""
-        path = self.place(prefix)
+        path = self.local_path(prefix)
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     @abstractmethod
-    def keep(self, prefix: str) -> None:
+    def save_scratch(self, prefix: str) -> None:
         """Make what now lies in the scratch folder ``prefix`` outlive this machine. It replaces what was kept before.
 
         Killed in the middle, it leaves what was kept before.
         """
 
     @abstractmethod
-    def bring_back(self, prefix: str) -> None:
+    def restore_scratch(self, prefix: str) -> None:
         """Put what was kept of the scratch folder ``prefix`` back into it, beside what is there."""
 
     @abstractmethod
-    def drop(self, prefix: str, but: str | None = None) -> None:
+    def delete_scratch(self, prefix: str, but: str | None = None) -> None:
         """Remove all scratch below ``prefix``, kept or not; the folder named ``but`` in it stays."""
 
     @abstractmethod
-    def no_room(self) -> UserError:
+    def disk_full_error(self) -> UserError:
         """What to tell a person when the disk of the local place is full."""
 
 
@@ -152,6 +152,6 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def stamp_file(path: Path) -> Stamp:
+def checksum_file(path: Path) -> Checksum:
     """Size and digest of a local file."""
-    return Stamp(path.stat().st_size, sha256_file(path))
+    return Checksum(path.stat().st_size, sha256_file(path))

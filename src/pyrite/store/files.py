@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Put ``data`` into the file ``path``, whole or not at all; folders above it are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = beside_of(path)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pyrite.errors import UserError
-from pyrite.store.base import Absent, Stamp, Standing, Store, stamp_file
-from pyrite.store.files import below, drop_folders, replace, write_whole
+from pyrite.store.base import Checksum, ObjectNotFound, Store, VersionedObject, checksum_file
+from pyrite.store.files import below, drop_folders, replace, write_atomically
 
 
 class FolderStore(Store):
@@ -31,70 +31,70 @@ class FolderStore(Store):
             ) from error
 
     def exists(self, key: str) -> bool:
-        return self.place(key).is_file()
+        return self.local_path(key).is_file()
 
-    def stamp(self, key: str) -> Stamp | None:
-        path = self.place(key)
-        return stamp_file(path) if path.is_file() else None
+    def checksum(self, key: str) -> Checksum | None:
+        path = self.local_path(key)
+        return checksum_file(path) if path.is_file() else None
 
     def keys(self, prefix: str) -> list[str]:
         root = self.local.resolve()
-        return sorted(path.relative_to(root).as_posix() for path in below(self.place(prefix)))
+        return sorted(path.relative_to(root).as_posix() for path in below(self.local_path(prefix)))
 
     def read(self, key: str) -> bytes:
         try:
-            return self.place(key).read_bytes()
+            return self.local_path(key).read_bytes()
         except FileNotFoundError as error:
-            raise Absent(f"the store {self} has no {key}") from error
+            raise ObjectNotFound(f"the store {self} has no {key}") from error
 
     def write(self, key: str, data: bytes) -> None:
-        write_whole(self.place(key), data)
+        write_atomically(self.local_path(key), data)
 
     def publish(self, local: Path, key: str) -> None:
-        replace(local, self.place(key))
+        replace(local, self.local_path(key))
 
-    def look(self, key: str) -> Standing | None:
-        path = self.place(key)
-        return Standing(path.read_bytes(), "") if path.is_file() else None
+    def read_versioned(self, key: str) -> VersionedObject | None:
+        path = self.local_path(key)
+        return VersionedObject(path.read_bytes(), "") if path.is_file() else None
 
-    def commit(self, key: str, data: bytes, over: Standing | None) -> Standing | None:
-        folder = self.place(key).parent
+    def conditional_put(self, key: str, data: bytes, expected: VersionedObject | None) -> VersionedObject | None:
+        folder = self.local_path(key).parent
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            now = self.look(key)
-            if now != over:
+            now = self.read_versioned(key)
+            if now != expected:
                 return now
             self.write(key, data)
-            return Standing(data, "")
+            return VersionedObject(data, "")
         finally:
             os.close(descriptor)
 
     def delete(self, key: str) -> None:
-        self.place(key).unlink(missing_ok=True)
+        self.local_path(key).unlink(missing_ok=True)
 
     def fetch(self, key: str) -> Path:
-        path = self.place(key)
+        path = self.local_path(key)
         if not path.is_file():
-            raise Absent(f"the store {self} has no {key}")
+            raise ObjectNotFound(f"the store {self} has no {key}")
         return path
 
     def fetch_folder(self, prefix: str, keys: Sequence[str]) -> Path:
         for key in keys:
             self.fetch(key)
-        return self.place(prefix)
+        return self.local_path(prefix)
 
-    def keep(self, prefix: str) -> None:
+    def save_scratch(self, prefix: str) -> None:
         """Nothing to do: scratch lies in the store."""
 
-    def bring_back(self, prefix: str) -> None:
+    def restore_scratch(self, prefix: str) -> None:
         """Nothing to do: scratch lies in the store."""
 
-    def drop(self, prefix: str, but: str | None = None) -> None:
-        drop_folders(self.place(prefix), but)
+    def delete_scratch(self, prefix: str, but: str | None = None) -> None:
+        drop_folders(self.local_path(prefix), but)
 
-    def no_room(self) -> UserError:
+    def disk_full_error(self) -> UserError:
         free = shutil.disk_usage(self.local).free
         return UserError(
             f"no space left in the store {self} ({free / 1e6:.0f} MB free). Free some, or name another store with "

@@ -23,10 +23,10 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pyrite.errors import PyriteError, UserError
-from pyrite.store.base import Absent, Damaged, Stamp, Standing, Store, stamp_file
-from pyrite.store.files import below, beside_of, drop_folders, replace, write_whole
-from pyrite.store.s3_answers import Seen, cut_heads, digest, first_byte_of, head_of, note, noted, sha256, whole
-from pyrite.store.s3_faults import PATIENCE, NotThere, Patience, Taken, ensure_known, patiently
+from pyrite.store.base import Checksum, ObjectCorrupted, ObjectNotFound, Store, VersionedObject, checksum_file
+from pyrite.store.files import below, beside_of, drop_folders, replace, write_atomically
+from pyrite.store.s3_faults import RETRY_POLICY, NotFound, PreconditionFailed, RetryPolicy, ensure_known, with_retries
+from pyrite.store.s3_responses import Seen, cut_heads, digest, first_byte_of, head_of, note, noted, sha256, whole
 
 T = TypeVar("T")
 
@@ -58,14 +58,14 @@ class S3Store(Store):
         UserError: ``url`` names no bucket.
     """
 
-    def __init__(self, url: str, patience: Patience = PATIENCE):
+    def __init__(self, url: str, retry_policy: RetryPolicy = RETRY_POLICY):
         found = re.fullmatch(r"s3://([A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9])(?:/(.*))?", url)
         if not found:
             raise UserError(f"--store {url}: write s3://bucket/prefix.")
         self._bucket, prefix = found[1], (found[2] or "").strip("/")
         self.url = f"s3://{self._bucket}/{prefix}".rstrip("/")
         self._root = f"{prefix}/" if prefix else ""
-        self._patience = patience
+        self._patience = retry_policy
         self._variable = next((name for name in _ENDPOINT if os.environ.get(name)), "")
         self._endpoint = os.environ.get(self._variable, "")
         name = sha256(f"{self._endpoint} {self.url}".encode())[:16]
@@ -115,7 +115,7 @@ class S3Store(Store):
         def wins(writer: int) -> bool:
             try:
                 self._put(key, f"{writer}".encode(), IfNoneMatch="*")
-            except Taken:
+            except PreconditionFailed:
                 return False
             return True
 
@@ -123,7 +123,7 @@ class S3Store(Store):
             with ThreadPoolExecutor(_PROBES) as pool:
                 winners = sum(pool.map(wins, range(_PROBES)))
         except PyriteError:
-            with suppress(BotoCoreError, ClientError):  # without patience: there is something to tell
+            with suppress(BotoCoreError, ClientError):  # without retry_policy: there is something to tell
                 self._client.delete_object(Bucket=self._bucket, Key=self._root + key)
             raise
         self.delete(key)
@@ -137,75 +137,75 @@ class S3Store(Store):
             )
 
     def exists(self, key: str) -> bool:
-        return self._patiently(lambda: self._head(key)) is not None
+        return self._with_retries(lambda: self._head(key)) is not None
 
-    def stamp(self, key: str) -> Stamp | None:
+    def checksum(self, key: str) -> Checksum | None:
         """As its metadata says it; where another tool put it, with the digest of what was fetched here, or ""."""
         seen = self._seen(key)
-        return seen and seen.stamp
+        return seen and seen.checksum
 
     def keys(self, prefix: str) -> list[str]:
         """As in every store; a key that ends with a slash is what consoles put there to show a folder."""
         return [key for key in self._all_below(prefix) if not key.rpartition("/")[2].startswith(".") and key[-1] != "/"]
 
     def read(self, key: str) -> bytes:
-        standing = self.look(key)
-        if standing is None:
-            raise Absent(f"the store {self} has no {key}")
-        return standing.data
+        current = self.read_versioned(key)
+        if current is None:
+            raise ObjectNotFound(f"the store {self} has no {key}")
+        return current.data
 
     def write(self, key: str, data: bytes) -> None:
         self._put(key, data)
-        write_whole(self.place(key), data)
+        write_atomically(self.local_path(key), data)
 
     def publish(self, local: Path, key: str) -> None:
-        self._upload(local, key, stamp_file(local))
-        replace(local, self.place(key))
+        self._upload(local, key, checksum_file(local))
+        replace(local, self.local_path(key))
 
-    def look(self, key: str) -> Standing | None:
-        def get() -> Standing:
+    def read_versioned(self, key: str) -> VersionedObject | None:
+        def get() -> VersionedObject:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._root + key)
             whole(answer, "ContentLength", "ETag")
             data = answer["Body"].read()
             if digest(answer) not in ("", sha256(data)):
-                raise Damaged(f"{self}/{key} is not what was put there: it was changed or damaged")
-            return Standing(data, answer["ETag"])
+                raise ObjectCorrupted(f"{self}/{key} is not what was put there: it was changed or damaged")
+            return VersionedObject(data, answer["ETag"])
 
         try:
-            return self._patiently(get)
-        except NotThere:
+            return self._with_retries(get)
+        except NotFound:
             return None
 
-    def commit(self, key: str, data: bytes, over: Standing | None) -> Standing | None:
-        condition = {"IfMatch": over.version} if over else {"IfNoneMatch": "*"}
+    def conditional_put(self, key: str, data: bytes, expected: VersionedObject | None) -> VersionedObject | None:
+        condition = {"IfMatch": expected.version} if expected else {"IfNoneMatch": "*"}
         # Refused perhaps for an earlier try of this very call, whose answer was lost: what stands says whose it is.
-        with suppress(Taken, NotThere):
+        with suppress(PreconditionFailed, NotFound):
             self._put(key, data, **condition)
-        return self.look(key)
+        return self.read_versioned(key)
 
     def delete(self, key: str) -> None:
-        self._patiently(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._root + key))
-        self.place(key).unlink(missing_ok=True)
+        self._with_retries(lambda: self._client.delete_object(Bucket=self._bucket, Key=self._root + key))
+        self.local_path(key).unlink(missing_ok=True)
 
     def fetch(self, key: str) -> Path:
-        path = self.place(key)
+        path = self.local_path(key)
         for _ in range(_ROUNDS):
             seen = self._seen(key)
             if seen is None:
-                raise Absent(f"the store {self} has no {key}")
-            if _is(path, seen.stamp):
+                raise ObjectNotFound(f"the store {self} has no {key}")
+            if _is(path, seen.checksum):
                 return path
             path.parent.mkdir(parents=True, exist_ok=True)
             beside = beside_of(path)
             try:
-                if self._download(key, beside, seen.stamp):
-                    if not seen.stamp.sha256:
+                if self._download(key, beside, seen.checksum):
+                    if not seen.checksum.sha256:
                         if self._seen(key) != seen:
                             continue  # who knows of which of the two it is a copy
-                        note(path, seen._replace(stamp=stamp_file(beside)))
+                        note(path, seen._replace(checksum=checksum_file(beside)))
                     replace(beside, path)
                     return path
-            except (NotThere, Taken):
+            except (NotFound, PreconditionFailed):
                 continue  # replaced meanwhile
             finally:
                 beside.unlink(missing_ok=True)
@@ -217,35 +217,35 @@ class S3Store(Store):
     def fetch_folder(self, prefix: str, keys: Sequence[str]) -> Path:
         with ThreadPoolExecutor(4) as pool:
             wanted = set(pool.map(self.fetch, keys))
-        folder = self.place(prefix)
+        folder = self.local_path(prefix)
         for path in below(folder):
             if path not in wanted:
                 path.unlink()
         return folder
 
-    def keep(self, prefix: str) -> None:
+    def save_scratch(self, prefix: str) -> None:
         """Files go up under their digests, and then a list of them; what the list no longer names goes after that."""
-        folder, before = self.place(prefix), self._kept(prefix)
-        now = {path.relative_to(folder).as_posix(): stamp_file(path) for path in below(folder)}
+        folder, before = self.local_path(prefix), self._kept(prefix)
+        now = {path.relative_to(folder).as_posix(): checksum_file(path) for path in below(folder)}
         there = set(before.values())
-        for name, stamp in now.items():
-            if stamp not in there:
-                self._upload(folder / name, _kept_key(prefix, stamp), stamp)
+        for name, checksum in now.items():
+            if checksum not in there:
+                self._upload(folder / name, _kept_key(prefix, checksum), checksum)
         self._put(_list_key(prefix), json.dumps(now, indent=1).encode())
-        for stamp in there - set(now.values()):
-            self.delete(_kept_key(prefix, stamp))
+        for checksum in there - set(now.values()):
+            self.delete(_kept_key(prefix, checksum))
 
-    def bring_back(self, prefix: str) -> None:
-        folder, kept = self.place(prefix), self._kept(prefix)
-        missing = {name: stamp for name, stamp in kept.items() if not _is(folder / name, stamp)}
+    def restore_scratch(self, prefix: str) -> None:
+        folder, kept = self.local_path(prefix), self._kept(prefix)
+        missing = {name: checksum for name, checksum in kept.items() if not _is(folder / name, checksum)}
         if not missing:
             return
         # First all of it beside its place, so that a folder in it is never seen half there.
         beside = folder.with_name(f".{folder.name}.back")
         shutil.rmtree(beside, ignore_errors=True)
         tops = {name.partition("/")[0] for name in missing}
-        wanted = {name: stamp for name, stamp in kept.items() if name.partition("/")[0] in tops}
-        if all(self._bring(_kept_key(prefix, stamp), beside / name, stamp) for name, stamp in wanted.items()):
+        wanted = {name: checksum for name, checksum in kept.items() if name.partition("/")[0] in tops}
+        if all(self._bring(_kept_key(prefix, checksum), beside / name, checksum) for name, checksum in wanted.items()):
             folder.mkdir(parents=True, exist_ok=True)
             for top in tops:
                 if (folder / top).is_dir():
@@ -255,43 +255,43 @@ class S3Store(Store):
             _log.warning("what was kept of %s/%s is not whole: that work is done anew", self, prefix)
         shutil.rmtree(beside, ignore_errors=True)
 
-    def drop(self, prefix: str, but: str | None = None) -> None:
-        drop_folders(self.place(prefix), but)
+    def delete_scratch(self, prefix: str, but: str | None = None) -> None:
+        drop_folders(self.local_path(prefix), but)
         for key in self._all_below(prefix):
             if but is None or not key.startswith(f"{prefix}/{but}/"):
                 self.delete(key)
 
-    def no_room(self) -> UserError:
+    def disk_full_error(self) -> UserError:
         free = shutil.disk_usage(self.local).free
         return UserError(
             f"no space left in {self.local}, where work for {self} is done ({free / 1e6:.0f} MB free). Free some, or "
             "set PYRITE_CACHE to another folder, and give the same command again: what is finished is kept."
         )
 
-    def _bring(self, key: str, path: Path, stamp: Stamp) -> bool:
+    def _bring(self, key: str, path: Path, checksum: Checksum) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return self._download(key, path, stamp)
-        except (NotThere, Taken):
+            return self._download(key, path, checksum)
+        except (NotFound, PreconditionFailed):
             return False
 
-    def _patiently(self, action: Callable[[], T]) -> T:
-        return patiently(action, self._where, self._patience)
+    def _with_retries(self, action: Callable[[], T]) -> T:
+        return with_retries(action, self._where, self._patience)
 
     def _seen(self, key: str) -> Seen | None:
         def ask() -> Seen | None:
             seen = self._head(key)
-            if seen is None or seen.stamp.sha256:
+            if seen is None or seen.checksum.sha256:
                 return seen
-            if known := noted(self.place(key), seen.version):
-                return seen._replace(stamp=Stamp(seen.stamp.size, known))
-            if seen.stamp.size == 0:
+            if known := noted(self.local_path(key), seen.version):
+                return seen._replace(checksum=Checksum(seen.checksum.size, known))
+            if seen.checksum.size == 0:
                 return seen
             return first_byte_of(self._client.get_object(Bucket=self._bucket, Key=self._root + key, Range="bytes=0-0"))
 
         try:
-            return self._patiently(ask)
-        except NotThere:
+            return self._with_retries(ask)
+        except NotFound:
             return None
 
     def _head(self, key: str) -> Seen | None:
@@ -308,9 +308,9 @@ class S3Store(Store):
             return None
         return head_of(answer)
 
-    def _stands(self, key: str, stamp: Stamp) -> bool:
+    def _stands(self, key: str, checksum: Checksum) -> bool:
         seen = self._head(key)
-        return seen is not None and seen.stamp == stamp
+        return seen is not None and seen.checksum == checksum
 
     def _put(self, key: str, data: bytes, **condition: str) -> None:
         about = {"Metadata": {"sha256": sha256(data)}, **self._encryption, **condition}
@@ -319,24 +319,24 @@ class S3Store(Store):
             answer = self._client.put_object(Bucket=self._bucket, Key=self._root + key, Body=data, **about)
             whole(answer, "ETag")
 
-        self._patiently(put)
+        self._with_retries(put)
 
-    def _upload(self, path: Path, key: str, stamp: Stamp) -> None:
+    def _upload(self, path: Path, key: str, checksum: Checksum) -> None:
         tries = 0
 
         def send() -> None:
             nonlocal tries
             tries += 1
-            if tries > 1 and self._stands(key, stamp):
+            if tries > 1 and self._stands(key, checksum):
                 return  # it was the answer that was lost
-            about = {"Metadata": {"sha256": stamp.sha256}, **self._encryption}
+            about = {"Metadata": {"sha256": checksum.sha256}, **self._encryption}
             with path.open("rb") as file, cut_heads():
                 self._client.upload_fileobj(file, self._bucket, self._root + key, ExtraArgs=about, Config=_TRANSFER)
 
-        self._patiently(send)
+        self._with_retries(send)
 
-    def _download(self, key: str, path: Path, stamp: Stamp) -> bool:
-        """Whether what came is what ``stamp`` says."""
+    def _download(self, key: str, path: Path, checksum: Checksum) -> bool:
+        """Whether what came is what ``checksum`` says."""
         tries = 0
 
         def receive() -> bool:
@@ -344,13 +344,13 @@ class S3Store(Store):
             tries += 1
             with path.open("wb") as file, cut_heads():
                 self._client.download_fileobj(self._bucket, self._root + key, file, Config=_TRANSFER)
-            if not stamp.sha256 or stamp_file(path) == stamp:
+            if not checksum.sha256 or checksum_file(path) == checksum:
                 return True
-            if tries < _SURE and self._stands(key, stamp):
+            if tries < _SURE and self._stands(key, checksum):
                 raise ConnectionError("what came is not what stands there")
             return False
 
-        return self._patiently(receive)
+        return self._with_retries(receive)
 
     def _all_below(self, prefix: str) -> list[str]:
         def ask() -> list[str]:
@@ -361,20 +361,20 @@ class S3Store(Store):
                 found += (entry["Key"][len(self._root) :] for entry in page.get("Contents", ()))
             return sorted(found)
 
-        return self._patiently(ask)
+        return self._with_retries(ask)
 
-    def _kept(self, prefix: str) -> dict[str, Stamp]:
-        standing = self.look(_list_key(prefix))
-        return {name: Stamp(*stamp) for name, stamp in json.loads(standing.data).items()} if standing else {}
+    def _kept(self, prefix: str) -> dict[str, Checksum]:
+        current = self.read_versioned(_list_key(prefix))
+        return {name: Checksum(*checksum) for name, checksum in json.loads(current.data).items()} if current else {}
 
 
 def _list_key(prefix: str) -> str:
     return f"{prefix}.kept/list.json"
 
 
-def _kept_key(prefix: str, stamp: Stamp) -> str:
-    return f"{prefix}.kept/{stamp.sha256}"
+def _kept_key(prefix: str, checksum: Checksum) -> str:
+    return f"{prefix}.kept/{checksum.sha256}"
 
 
-def _is(path: Path, stamp: Stamp) -> bool:
-    return path.is_file() and path.stat().st_size == stamp.size and stamp_file(path) == stamp
+def _is(path: Path, checksum: Checksum) -> bool:
+    return path.is_file() and path.stat().st_size == checksum.size and checksum_file(path) == checksum

@@ -24,11 +24,11 @@ T = TypeVar("T")
 _log = logging.getLogger("pyrite.store")
 
 
-class NotThere(Exception):
+class NotFound(Exception):
     """Nothing stands under the key that was asked for."""
 
 
-class Taken(Exception):
+class PreconditionFailed(Exception):
     """A conditional write was refused: something else stands under the key, or what should stand there does not."""
 
 
@@ -37,7 +37,7 @@ class _Again(Exception):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long to wait, in seconds: for a connection, for bytes on one, between two tries, and in all.
 
     ``quick`` is how often boto itself asks again before that counts as a try; the last try may begin at the very end.
@@ -50,7 +50,7 @@ class Patience:
     quick: int = 4
 
 
-PATIENCE = Patience()
+RETRY_POLICY = RetryPolicy()
 
 #: Seconds between two times of looking up the store's name, which may be about to be made known.
 _NAME_PAUSE = 2.0
@@ -108,16 +108,16 @@ _ALSO = {
 _PASSING = {"RequestTimeout", "Throttling", "ThrottlingException", "BadDigest", "IncompleteBody", "NoSuchUpload", "408"}
 
 
-def patiently(action: Callable[[], T], where: str, patience: Patience) -> T:
+def with_retries(action: Callable[[], T], where: str, retry_policy: RetryPolicy) -> T:
     """Do ``action``, which asks the store called ``where`` and can be done twice, until it is answered.
 
     Raises:
-        NotThere, Taken: the store's answer.
+        NotFound, PreconditionFailed: the store's answer.
         UserError: it is refused, and trying again will not mend that.
-        PyriteError: there was no answer for ``patience.total`` seconds.
+        PyriteError: there was no answer for ``retry_policy.total`` seconds.
     """
 
-    whole = _long(patience.total)
+    whole = _long(retry_policy.total)
 
     def attempt() -> T:
         try:
@@ -131,8 +131,8 @@ def patiently(action: Callable[[], T], where: str, patience: Patience) -> T:
 
     retrying = Retrying(
         retry=retry_if_exception_type(_Again),
-        wait=wait_random_exponential(multiplier=min(1.0, patience.between), max=patience.between),
-        stop=stop_after_delay(patience.total),
+        wait=wait_random_exponential(multiplier=min(1.0, retry_policy.between), max=retry_policy.between),
+        stop=stop_after_delay(retry_policy.total),
         before_sleep=say,
         reraise=True,
     )
@@ -145,7 +145,7 @@ def patiently(action: Callable[[], T], where: str, patience: Patience) -> T:
         ) from error
 
 
-def ensure_known(url: str, where: str, variable: str, patience: Patience) -> None:
+def ensure_known(url: str, where: str, variable: str, retry_policy: RetryPolicy) -> None:
     """Raise UserError where nobody knows the host of ``url``: a mistyped ``variable``, which waiting does not mend."""
     if get_environ_proxies(url):
         return  # who looks names up is the proxy
@@ -158,7 +158,7 @@ def ensure_known(url: str, where: str, variable: str, patience: Patience) -> Non
                 return  # it is the network that is away, and that passes
             if not again:
                 raise UserError(f"{where}: no host is called {urlsplit(url).hostname}: look at {variable}.") from error
-        time.sleep(min(_NAME_PAUSE, patience.between))
+        time.sleep(min(_NAME_PAUSE, retry_policy.between))
 
 
 def _meaning(error: Exception, where: str) -> Exception:
@@ -189,9 +189,9 @@ def _answer(error: ClientError, where: str) -> Exception:
     if status in (409, 429) or status >= 500 or code in _PASSING or joined_wrong:
         return _Again(f"{status} {code}".strip())
     if status == 412:
-        return Taken()
+        return PreconditionFailed()
     if status == 404:
-        return NotThere()
+        return NotFound()
     return PyriteError(f"{where}: the store refused {error.operation_name}: {status} {code} {said}.")
 
 

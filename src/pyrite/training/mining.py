@@ -1,7 +1,7 @@
 """From judged candidates to training examples: pure rules, one query at a time.
 
 A rule says which candidates may be positives and negatives, and whether an example is hard: one that the model gets
-wrong as it is now. Whatever the rule, a chunk that the data reveals to be relevant is never a negative.
+wrong as it is now. Whatever the rule, a passage that the data reveals to be relevant is never a negative.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ Kind = Literal["hard", "easy"]
 class Candidate(NamedTuple):
     """A judged candidate. ``grade`` and ``expected`` are None where the judge gave none."""
 
-    chunk_id: str
+    passage_id: str
     rank: int
     score: float
     grade: int | None
@@ -27,7 +27,7 @@ class Candidate(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A positive and its negatives for one query, and the chunks that may never be its negatives."""
+    """A positive and its negatives for one query, and the passages that may never be its negatives."""
 
     query_id: str
     positive: Candidate
@@ -68,25 +68,25 @@ def mine_query(
 
     Args:
         candidates: the query's candidates, in any order.
-        relevant: ids of the chunks that are known to be relevant, beside the candidates that are graded so.
-        is_duplicate: whether two chunk ids have nearly the same text.
+        relevant: ids of the passages that are known to be relevant, beside the candidates that are graded so.
+        is_duplicate: whether two passage ids have nearly the same text.
     """
     rule = RULES[spec.rule]
     least = spec.positive_grade or rule.positive_grade
-    ordered = sorted(candidates, key=lambda c: (c.rank, -c.score, c.chunk_id))
+    ordered = sorted(candidates, key=lambda c: (c.rank, -c.score, c.passage_id))
     positives = [c for c in ordered if c.grade is not None and c.grade >= least]
     if not positives:
         graded = any(c.grade is not None for c in candidates)
         return [], "no candidate is judged relevant" if graded else "no candidate was judged"
-    protected = frozenset(relevant | {c.chunk_id for c in ordered if c.grade is not None and c.grade >= RELEVANT})
+    protected = frozenset(relevant | {c.passage_id for c in ordered if c.grade is not None and c.grade >= RELEVANT})
     negatives = [
-        c for c in ordered if c.grade is not None and c.grade <= spec.negative_grade and c.chunk_id not in protected
+        c for c in ordered if c.grade is not None and c.grade <= spec.negative_grade and c.passage_id not in protected
     ]
     if not negatives:
         return [], "no candidate is judged irrelevant"
     examples = []
     for some, others in _sides(rule, positives, negatives, spec):
-        for positive in some[: spec.positives]:
+        for positive in some[: spec.num_positives]:
             chosen = _choose(positive, others, protected, spec, is_duplicate)
             if chosen:
                 kind: Kind = "hard" if others[0].rank < positive.rank else "easy"
@@ -122,14 +122,14 @@ def _choose(
     The highest-ranked that score low enough beside the positive; where those do not suffice, because the model ranks
     the positive itself so low, the lowest-ranked of the rest: of those, the least likely to be relevant after all.
     """
-    ceiling = float("inf") if spec.max_negative_share is None else positive.score * spec.max_negative_share
+    ceiling = float("inf") if spec.relative_margin is None else positive.score * (1 - spec.relative_margin)
     below = [n for n in negatives if n.score <= ceiling]
     above = [n for n in reversed(negatives) if n.score > ceiling]
     chosen: list[Candidate] = []
     for negative in [*below, *above]:
-        if not any(is_duplicate(negative.chunk_id, other) for other in protected):
+        if not any(is_duplicate(negative.passage_id, other) for other in protected):
             chosen.append(negative)
-        if len(chosen) == spec.negatives:
+        if len(chosen) == spec.num_negatives:
             return tuple(chosen)
     return ()
 
@@ -145,7 +145,7 @@ def mix(examples: Sequence[Example], easy_per_hard: float | None, seed: int) -> 
 
 
 def _draw(example: Example, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed} {example.query_id} {example.positive.chunk_id}".encode()).digest()
+    return hashlib.sha256(f"{seed} {example.query_id} {example.positive.passage_id}".encode()).digest()
 
 
 def mine(
@@ -179,14 +179,14 @@ def neighbourhoods(examples: Sequence[Example], ranked: Mapping[str, Sequence[st
     """
     owners: dict[str, list[int]] = {}
     for position, example in enumerate(examples):
-        owners.setdefault(example.positive.chunk_id, []).append(position)
+        owners.setdefault(example.positive.passage_id, []).append(position)
     groups = [-1] * len(examples)
     for position, example in enumerate(examples):
         if groups[position] >= 0:
             continue
         members = [position]
         groups[position] = position
-        near = (other for chunk_id in ranked[example.query_id] for other in owners.get(chunk_id, ()))
+        near = (other for passage_id in ranked[example.query_id] for other in owners.get(passage_id, ()))
         for other in near:
             if len(members) == size:
                 break
@@ -198,8 +198,8 @@ def neighbourhoods(examples: Sequence[Example], ranked: Mapping[str, Sequence[st
 
 def _conflict(a: Example, b: Example) -> bool:
     """Whether the two may not share a batch: one query, or a passage of one that is relevant to the other."""
-    passages_a = {a.positive.chunk_id, *(n.chunk_id for n in a.negatives)}
-    passages_b = {b.positive.chunk_id, *(n.chunk_id for n in b.negatives)}
+    passages_a = {a.positive.passage_id, *(n.passage_id for n in a.negatives)}
+    passages_b = {b.positive.passage_id, *(n.passage_id for n in b.negatives)}
     return a.query_id == b.query_id or bool(passages_a & b.relevant) or bool(passages_b & a.relevant)
 
 

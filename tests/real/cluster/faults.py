@@ -196,7 +196,7 @@ def two_controllers(place: Place) -> Iterator[None]:
 
 
 def turns(place: Place, controller: Object) -> float:
-    return place.metric(controller, "pyrite_controller_turn_seconds_count")
+    return place.metric(controller, "pyrite_controller_sync_seconds_count")
 
 
 def finished_job_vanishes(place: Place, run: str, stage: str) -> None:

@@ -19,10 +19,10 @@ _PYTHON = "python3.11"
 #: 32 pairs: on a CPU a pair takes a second.
 RUN: Object = {
     "prepare": {"min_chars": 40, "max_chars": 400, "max_train_queries": 8},
-    "retrieve": {"top_k": 4},
-    "mine": {"negatives": 1, "max_negative_share": None},
+    "retrieve": {"range_max": 4},
+    "mine": {"num_negatives": 1, "relative_margin": None},
     "finetune": {"batch_size": 2, "epochs": 3, "max_tokens": 32},
-    "judge": {"kind": "vllm", "model": REAL_VLLM.MODEL_NAME, "shards": 2},
+    "judge": {"kind": "llm", "model": REAL_VLLM.MODEL_NAME, "shards": 2},
 }
 
 

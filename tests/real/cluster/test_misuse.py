@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pyrite.config import load
-from pyrite.controller.schema import RULES
+from pyrite.controller.crd import RULES
 from pyrite.errors import UserError
 from real.cluster import faults
 from real.cluster.place import Object, Place, kubectl, until
@@ -29,14 +29,14 @@ def said(place: Place, run: str, words: str, seconds: float = 60) -> Object:
 @pytest.mark.parametrize(
     ("spec", "name", "words"),
     [
-        ({**SAMPLE, "finetune": {"loss": "triplet"}, "mine": {"negatives": 2}}, "r", "triplet takes one negative"),
+        ({**SAMPLE, "finetune": {"loss": "triplet"}, "mine": {"num_negatives": 2}}, "r", "triplet takes one negative"),
         ({**SAMPLE, "generate": {}}, "r", "generate needs generate.model"),
         ({**SAMPLE, "generate": {"model": "m"}}, "r", "tied to no passage"),
-        ({**SAMPLE, "generate": {"model": "m", "share_from_chunks": 1, "min_words": 50}}, "r", "min_words is above"),
+        ({**SAMPLE, "generate": {"model": "m", "share_from_passages": 1, "min_words": 50}}, "r", "min_words is above"),
         ({"source": {"kind": "jsonl"}}, "r", "needs path"),
         ({"source": {"kind": "huggingface"}}, "r", "needs id"),
-        ({**SAMPLE, "judge": {"kind": "vllm"}}, "r", "kind vllm needs model"),
-        ({**SAMPLE, "judge": {"kind": "vllm", "model": ""}}, "r", "kind vllm needs model"),
+        ({**SAMPLE, "judge": {"kind": "llm"}}, "r", "kind llm needs model"),
+        ({**SAMPLE, "judge": {"kind": "llm", "model": ""}}, "r", "kind llm needs model"),
         ({**SAMPLE, "prepare": {"min_chars": 2000}}, "r", "min_chars is above max_chars"),
         ({**SAMPLE, "prepare": {"split": {"train": 0.8}}}, "r", "must add up to 1"),
         ({**SAMPLE, "mine": {"negative_grade": 3}}, "r", "can never be a negative"),
@@ -126,7 +126,7 @@ def test_an_edit_in_the_middle_does_again_what_it_changes_and_no_more(
     place.apply("edited", small())
     place.wait_stage("edited", "finetune")
     before = place.digests("edited")
-    place.edit("edited", mine={"negatives": 1, "max_negative_share": None})
+    place.edit("edited", mine={"num_negatives": 1, "relative_margin": None})
     place.wait("edited")
     after = place.digests("edited")
     kept = [

@@ -115,7 +115,7 @@ def test_a_suspended_run_gives_the_gpus_back(place: Place, small: Callable[..., 
         return int(place.get("statefulset", "pyrite-vllm")["spec"]["replicas"])
 
     # More pairs than the run before has had judged.
-    place.apply("paused", small(**{**RUN, "retrieve": {"top_k": 8}}))
+    place.apply("paused", small(**{**RUN, "retrieve": {"range_max": 8}}))
     place.running("paused", "judge")
     assert replicas() == 1
     place.edit("paused", suspend=True)

@@ -236,7 +236,7 @@ def test_dashboards_and_rules_find_what_they_ask_for_and_alerts_fire(
     until("all is well", lambda: not seen.now('ALERTS{alertstate="firing"}'), 60)
     start = time.time()
     # 160 pairs: on a fast machine fewer are judged before anything can be done to the server.
-    place.apply("watched", small(**{**RUN, "retrieve": {"top_k": 20}}, resources={"judge_timeout": 5}))
+    place.apply("watched", small(**{**RUN, "retrieve": {"range_max": 20}}, resources={"judge_timeout": 5}))
     seen.until("a server that loads is told", firing("PyriteServerNotReady"), 300)
     seen.until("pairs are judged", 'pyrite_judge_pairs_total{outcome="judged", run="watched", shard=~".+"} > 2', 300)
     assert not seen.now(firing("PyriteServerNotReady"))

@@ -1,0 +1,135 @@
+"""A probe: a few of a run's pairs are judged for real, before any money goes into judging them all."""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyrite import __version__
+from pyrite.executors.step import Run
+from pyrite.judge_eval.asking import ask
+from pyrite.judge_eval.prepared import prepared_context
+from pyrite.judge_eval.probe import findings
+from pyrite.judge_eval.probe.checks import checks, verdict
+from pyrite.judge_eval.probe.samples import samples
+from pyrite.judge_eval.probe.sampling import Asked, draw_queries, sample_query
+from pyrite.judges import Pair, open_judge
+from pyrite.judges.cache import JudgmentCache
+from pyrite.progress import Progress
+from pyrite.stages.context import StepContext
+from pyrite.stages.inputs import encoder, read_passages, read_qrels, read_queries
+from pyrite.stages.retrieve import retrieve
+from pyrite.training.mining import near_duplicates, shingles
+
+
+def probe(run: Run, queries: int, candidates: int, progress: Progress) -> dict[str, Any]:
+    """Judge ``candidates`` passages of each of ``queries`` training queries, and say whether to go on.
+
+    The whole corpus is encoded with the base model, if it is not yet: ranks are the
+    run's own, and the run finds the embeddings there.
+
+    Returns:
+        The content of probe.json: plain JSON values.
+
+    Raises:
+        UserError: the run is not prepared, or the judge's settings or server are wrong in a way that asking again
+            cannot mend.
+        PyriteError: the judge grades nothing.
+    """
+    ctx = prepared_context(run, progress)
+    passages, qrels, all_queries = read_passages(ctx), read_qrels(ctx), read_queries(ctx)
+    relevant: dict[str, set[str]] = defaultdict(set)
+    for query, passage in zip(qrels["query_id"].to_pylist(), qrels["passage_id"].to_pylist(), strict=True):
+        relevant[query].add(passage)
+    # First, so that a judge that cannot be opened is named before the corpus is encoded.
+    judge = open_judge(run.spec, all_queries, passages, qrels)
+    train = all_queries.filter(pc.equal(all_queries["split"], "train"))
+    drawn = draw_queries(train["query_id"].to_pylist(), queries, run.spec.seed)
+    asked = _sample(
+        ctx, passages, train.filter(pc.is_in(train["query_id"], pa.array(drawn))), qrels, relevant, candidates
+    )
+    kept = None
+    if judge.shared:
+        kept = JudgmentCache(run.store, judge.fingerprint, f"{run.spec.name}/probe", uuid.uuid4().hex[:12])
+    answers = ask(judge, [each.pair for each in asked], run.spec.judge.max_missing, progress, kept)
+
+    judgments = {judgment.pair: judgment for judgment in answers.judgments}
+    text_of = dict(zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True))
+    title_of = dict(zip(passages["passage_id"].to_pylist(), passages["title"].to_pylist(), strict=True))
+    query_of = dict(zip(train["query_id"].to_pylist(), train["text"].to_pylist(), strict=True))
+
+    def texts(pair: Pair) -> Mapping[str, str]:
+        query_id, passage_id = pair
+        return {"query": query_of[query_id], "passage": text_of[passage_id], "title": title_of[passage_id] or ""}
+
+    words_of = cache(lambda passage_id: shingles(text_of[passage_id]))
+    by_query = findings.graded_candidates(asked, judgments, relevant, run.spec.judge.rank_window)
+    content: dict[str, Any] = {
+        "pyrite": __version__,
+        "run": run.spec.name,
+        "domain": run.spec.domain,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "judge": {
+            "kind": run.spec.judge.kind,
+            "model": run.spec.judge.model,
+            "prompt": run.spec.judge.prompt,
+            "fingerprint": judge.fingerprint,
+            **judge.stats,
+        },
+        "base_model": run.spec.model.base,
+        "rule": run.spec.mine.rule,
+        "queries": len(drawn),
+        "candidates": candidates,
+        "range_max": run.spec.retrieve.range_max,
+        "servers": len(run.spec.resources.judge_urls),
+        **findings.speed(answers),
+        "answered": findings.answered(len(asked), answers),
+        "grades": findings.histogram(asked, judgments),
+        "information_bits": round(findings.information(answers.judgments), 4),
+        "hard": findings.hard(
+            by_query, relevant, run.spec.mine, lambda a, b: near_duplicates(words_of(a), words_of(b))
+        ),
+        "known_above_random": findings.known_above_random(asked, judgments),
+        "samples": samples(asked, judgments, relevant, texts, run.spec.seed),
+    }
+    found = checks(content, run.spec.judge.max_missing)
+    return content | {
+        "checks": [asdict(check) for check in found],
+        "go": all(check.passed for check in found),
+        "verdict": verdict(found),
+    }
+
+
+def _sample(
+    ctx: StepContext,
+    passages: pa.Table,
+    queries: pa.Table,
+    qrels: pa.Table,
+    relevant: Mapping[str, set[str]],
+    candidates: int,
+) -> list[Asked]:
+    """The pairs to ask about, a query's together."""
+    trained = passages.filter(pc.equal(passages["split"], "train"))["passage_id"].to_pylist()
+    in_training = set(trained)
+    ranked: dict[str, dict[str, tuple[int, float]]] = defaultdict(dict)
+    for row in retrieve(encoder(ctx, 0), ctx, queries, qrels).to_pylist():
+        ranked[row["query_id"]][row["passage_id"]] = (row["rank"], row["score"])
+    return [
+        each
+        for query in sorted(ranked)
+        for each in sample_query(
+            query,
+            ranked[query],
+            sorted(relevant[query] & in_training),
+            trained,
+            candidates,
+            ctx.spec.judge,
+            ctx.spec.seed,
+        )
+    ]

@@ -1,0 +1,201 @@
+"""The whole run through the front door, with a tiny model."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+import pytest
+
+from pyrite.locks import locked
+from small_data import PASSAGE, found_first
+
+Pyrite = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def trained(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> Path:
+    """A finished run's folder."""
+    result = pyrite("train", run_file)
+    assert result.returncode == 0, result.stderr + result.stdout
+    last = result.stdout.rstrip().splitlines()[-1]
+    assert last == str(tmp_path / "store/runs/small/report/report.html")
+    for metric in ("MRR@5", "DCG@5", "nDCG@10"):
+        assert metric in result.stdout
+    assert max(map(len, result.stdout.splitlines()[:-2])) <= 80
+    return tmp_path / "store/runs/small"
+
+
+def test_a_run_can_be_read_resumed_and_looked_at(trained: Path, pyrite: Pyrite, run_file: Path) -> None:
+    again = pyrite("train", run_file)
+    assert "finished; nothing to do" in again.stdout
+
+    tables = ("corpus/passages", "queries/queries", "queries/qrels", "iterations/1/candidates", "iterations/2/examples")
+    for name in tables:
+        rows = datasets.load_dataset("parquet", data_files=str(trained / f"{name}.parquet"), split="train")
+        assert len(rows) > 0
+    splits = pq.read_table(trained / "queries/queries.parquet").to_pylist()
+    topics = {split: {row["topic"] for row in splits if row["split"] == split} for split in ("train", "val", "test")}
+    assert all(topics.values())
+    assert not topics["train"] & (topics["val"] | topics["test"])
+    passages = pq.read_table(trained / "corpus/passages.parquet").to_pylist()
+    held_out = {row["passage_id"] for row in passages if row["split"] != "train"}
+    for i in (1, 2):
+        for row in pq.read_table(trained / f"iterations/{i}/examples.parquet").to_pylist():
+            assert held_out.isdisjoint([row["positive_id"], *row["negative_ids"]])
+
+    report = json.loads((trained / "report/report.json").read_text())
+    assert set(report["models"]) >= {"base", "iteration-1", "iteration-2"}
+    from sentence_transformers import SentenceTransformer
+
+    assert SentenceTransformer(str(trained / "model"), device="cpu").encode_query("asthma?").shape == (32,)
+    assert "pyrite" in (trained / "model/README.md").read_text()
+    assert not [p for p in trained.rglob("*") if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    assert not (trained / "scratch").exists() or not list((trained / "scratch").rglob("*.parquet"))
+
+    status = pyrite("status", "small")
+    assert re.search(r"finetune, iteration 2\s+done", status.stdout)
+    assert pyrite("report", "small").stdout.rstrip().endswith("report.html")
+    found = pyrite("search", "small", PASSAGE, COLUMNS="1000")
+    assert found.returncode == 0, found.stderr
+    assert found_first(found.stdout)
+
+    # A setting that matters to mining redoes mining and what follows, and says why; the rest is kept.
+    other = pyrite("train", run_file, "mine.num_negatives=1", "iterations=1", "name=small")
+    assert "mine.num_negatives was 2, is 1" in other.stdout
+    assert "done  judge" not in other.stdout
+    assert other.returncode == 0
+    compared = pyrite("compare", "small", "small")
+    assert compared.returncode == 0, compared.stderr
+    assert "warning" not in compared.stderr
+
+    # A result that was left behind is never shown as today's; and a step that failed as it was done again has failed.
+    assert pyrite("mine", run_file, "mine.num_negatives=2", "iterations=1", "name=small", "-i", 1).returncode == 0
+    for words in (["report", "small"], ["compare", "small", "small"], ["search", "small", "How is gout treated?"]):
+        assert "run small has changed since this was made" in pyrite(*words, COLUMNS="200").stderr
+    assert re.search(r"finetune, iteration 1 +to do again", pyrite("status", "small", COLUMNS="200").stdout)
+    time.sleep(2)
+    with (trained / "logs/finetune-1.log").open("a") as log:
+        log.write("failed: it broke\n")
+    assert re.search(r"finetune, iteration 1 +failed +it broke", pyrite("status", "small", COLUMNS="200").stdout)
+
+
+@pytest.mark.slow
+def test_the_gate_is_in_the_exit_code(pyrite: Pyrite, run_file: Path) -> None:
+    impossible = ("evaluate.gate={mrr@5: 50, dcg@5: 50}", "iterations=1")
+    assert pyrite("train", run_file, "--gate", *impossible).returncode == 3
+    assert pyrite("train", run_file, *impossible).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["distill", "triplet", "cached-multiple-negatives"])
+def test_every_loss_trains_and_the_saved_model_has_moved(
+    loss: str, pyrite: Pyrite, run_file: Path, tmp_path: Path
+) -> None:
+    result = pyrite(
+        "train", run_file, f"finetune.loss={loss}", "mine.num_negatives=1", "mine.rule=paper", "iterations=1"
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "store/runs/small/report/report.json").read_text())
+    assert report["means"]["val"]["iteration-1"] != report["means"]["val"]["base"]
+
+
+@pytest.mark.slow
+def test_one_step_at_a_time_gives_what_train_gives(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+    steps: list[list[object]] = [
+        ["prepare"],
+        ["evaluate", "-i", 0],
+        ["retrieve", "-i", 1],
+        ["judge", "-i", 1, "--shard", 0],
+        ["judge", "-i", 1, "--shard", 1],
+        ["mine", "-i", 1],
+        ["finetune", "-i", 1],
+        ["evaluate", "-i", 1],
+        ["evaluate"],
+    ]
+    early = pyrite("mine", run_file, "iterations=1", "-i", 1)
+    assert early.returncode == 2
+    assert "prepare" in early.stderr
+    for verb, *options in steps:
+        result = pyrite(verb, run_file, "iterations=1", *options)
+        assert result.returncode == 0, f"{verb}: {result.stderr}"
+    assert "already finished" in pyrite("mine", run_file, "iterations=1", "-i", 1).stdout
+    by_hand = json.loads((tmp_path / "store/runs/small/report/report.json").read_text())
+    other = pyrite("train", run_file, "iterations=1", PYRITE_STORE=str(tmp_path / "other"))
+    assert other.returncode == 0, other.stderr
+    whole = json.loads((tmp_path / "other/runs/small/report/report.json").read_text())
+    assert by_hand["per_query"] == whole["per_query"]
+
+
+def test_a_second_writer_is_told_who_the_first_is(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "store/runs/small/locks/run"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("process 99999 on elsewhere since 2020, which was killed and could not wipe out its name")
+    # A step by hand shares the run with other steps by hand, and not with train.
+    for shared, verbs in ((False, ("train", "prepare")), (True, ("train",))):
+        with locked(lock, "run small", shared=shared):
+            for verb in verbs:
+                result = pyrite(verb, run_file)
+                assert result.returncode == 2
+                assert f"worked on by process {os.getpid()}" in result.stderr.replace("\n", " ")
+                assert "Traceback" not in result.stderr
+    assert lock.read_text() == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_ctrl_c_or_sigterm_stops_every_process_and_the_same_command_goes_on(
+    run_file: Path, tmp_path: Path, pyrite: Pyrite, number: int, code: int
+) -> None:
+    """143 tells Kubernetes that the work is put away and wants to be started again: no failure."""
+    store = tmp_path / "store"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pyrite", "train", str(run_file), "iterations=1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYRITE_STORE": str(store)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A test run started in the background ignores Ctrl-C, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.monotonic() + 120
+    while not (store / "runs/small/steps/prepare.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, number) if number == signal.SIGTERM else os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "the same command goes on" in err
+    assert not (store / "runs/small/steps/evaluate.json").exists()
+    deadline = time.monotonic() + 20
+    while group_lives(process.pid):
+        assert time.monotonic() < deadline, "a process outlived its run"
+        time.sleep(0.1)
+    after = pyrite("train", run_file, "iterations=1")
+    assert after.returncode == 0
+    assert "already finished; going on from there" in after.stdout
+
+
+def test_dry_run_shows_the_plan_and_touches_nothing(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+    result = pyrite("train", run_file, "--dry-run")
+    assert result.returncode == 0, result.stderr
+    assert "finetune, iteration 2" in result.stdout
+    assert "memory" in result.stdout
+    assert not (tmp_path / "store").exists()

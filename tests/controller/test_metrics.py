@@ -1,0 +1,180 @@
+"""What the controller's metrics say of runs: computed from a run's manifests, by hand here."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controller.fake_cluster import FakeCluster, SmallStore
+from pyrite import metrics
+from pyrite.controller.controller import Controller
+from pyrite.controller.metrics import Exporter, of_run
+from pyrite.controller.observed import Job, Stored
+from pyrite.controller.settings import CostSettings, Settings, load
+from pyrite.plan import StepState, chain
+from pyrite.spec import RunSpec
+
+JOBS = Path(__file__).parents[2] / "jobs"
+AT = datetime(2026, 11, 23, 8, tzinfo=UTC)
+SPEC = RunSpec.model_validate({"name": "r", "source": {"kind": "sample"}, "iterations": 2, "judge": {"shards": 2}})
+COST = CostSettings(dollars_per_hour=6.0, budget_dollars=100.0)
+
+
+def manifest(start: int, minutes: int, **summary: Any) -> dict[str, Any]:
+    began = AT + timedelta(minutes=start)
+    ended = began + timedelta(minutes=minutes)
+    return {"started": began.isoformat(), "finished": ended.isoformat(), "summary": summary}
+
+
+def judged(start: int, grades: dict[str, int], kept: int) -> dict[str, Any]:
+    outcome = {"judged": sum(grades.values()), "kept": kept, "skipped": 2, "not_chosen": 3, "missing": 1}
+    return manifest(start, 30, **outcome, grades=grades)
+
+
+def val(**scores: float) -> dict[str, Any]:
+    return {name.replace("_", "-"): {"mrr@5": value, "dcg@5": value + 1} for name, value in scores.items()}
+
+
+def stored(**manifests: dict[str, Any]) -> Stored:
+    found = {name.replace("_", "-").replace("--", "."): one for name, one in manifests.items()}
+    states = [StepState(step, "done" if step.name in found else "ready", "k", {}) for step in chain(SPEC)]
+    return Stored(states, found)
+
+
+def shown(found: Stored | None, *jobs: Job, now: datetime = AT) -> dict[str, float]:
+    """As a scrape writes it: name{values of labels} and value."""
+    cluster = FakeCluster(SmallStore())
+    cluster.add("r", {"source": {"kind": "sample"}, "iterations": 2, "judge": {"shards": 2}})
+    samples = of_run(cluster.run("r"), found, jobs, False, COST, now)
+    return {f"{metric.name}{{{','.join(labels)}}}": float(value) for metric, labels, value in samples}
+
+
+def test_a_run_is_shown_by_what_its_steps_came_to() -> None:
+    got = shown(
+        stored(
+            prepare=manifest(0, 10),
+            validate_0=manifest(10, 5, val=val(base=0.4)),
+            retrieve_1=manifest(15, 5),
+            judge_1__0=judged(20, {"1": 6, "4": 4}, kept=5),
+            judge_1__1=judged(30, {"1": 3, "2": 7}, kept=0),
+            mine_1=manifest(60, 1, hard=12, easy=24, earlier=0, hard_positives=9, hard_negatives=20),
+            finetune_1=manifest(61, 9, loss=0.25),
+            validate_1=manifest(70, 5, val={**val(iteration_1=0.5), **val(**{"iteration_1@0.6": 0.6})}),
+            judge_2__0=judged(90, {"1": 1}, kept=0),
+        )
+    )
+    assert got["pyrite_run_phase{r,Pending}"] == 1
+    assert got["pyrite_run_phase{r,Failed}"] == 0
+    assert (got["pyrite_run_steps_done{r}"], got["pyrite_run_steps{r}"]) == (9, len(chain(SPEC)))
+    assert got["pyrite_run_stage_seconds{r,prepare,}"] == 600
+    pairs = {name.split(",")[2][:-1]: n for name, n in got.items() if name.startswith("pyrite_run_pairs{r,1")}
+    assert pairs == {"judged": 15, "kept": 5, "skipped": 4, "not_chosen": 6, "missing": 2}
+    grades = {name.split(",")[2][:-1]: n for name, n in got.items() if name.startswith("pyrite_run_grades{r,1")}
+    assert grades == {"1": 9, "2": 7, "4": 4}
+    assert got["pyrite_run_examples{r,1,hard}"] == 12
+    assert (got["pyrite_run_hard_pairs{r,1,positive}"], got["pyrite_run_hard_pairs{r,1,negative}"]) == (9, 20)
+    assert got["pyrite_run_training_loss{r,1}"] == 0.25
+    mrr = {name.partition("{r,")[2]: n for name, n in got.items() if name.startswith("pyrite_run_validation_mrr")}
+    assert mrr == {"base,0}": 0.4, "tuned,1}": 0.5, "best,1}": 0.6}
+    assert got["pyrite_run_validation_dcg{r,base,0}"] == 1.4
+    second = [metric for metric in got if metric.startswith(("pyrite_run_pairs{r,2", "pyrite_run_grades{r,2"))]
+    assert not second, "it is judged in part: its numbers would be taken for the whole's"
+
+
+@pytest.mark.parametrize(("second", "minutes"), [(30, 40), (20 + 72 * 60, 60)], ids=["side by side", "days later"])
+def test_time_that_no_shard_worked_in_costs_nothing(second: int, minutes: int) -> None:
+    """The bug: a run that was suspended for three days between two shards had cost three days."""
+    first, later = judged(20, {"1": 1}, kept=0), judged(second, {"1": 1}, kept=0)
+    got = shown(stored(prepare=manifest(0, 10), judge_1__0=first, judge_1__1=later))
+    assert got["pyrite_run_stage_seconds{r,judge,1}"] == minutes * 60
+    assert got["pyrite_run_cost_dollars{r}"] == (10 + minutes) / 10
+
+
+def test_cost_counts_the_step_that_runs_and_counts_no_time_twice() -> None:
+    """The store may already hold shards of the Job that runs: their time is the Job's."""
+    job = Job("r-judge-1", "judge", 1, "", "", AT + timedelta(minutes=20), None, 1, 2, False)
+    done = stored(prepare=manifest(0, 20), judge_1__0=judged(20, {"1": 1}, kept=0))
+    now = AT + timedelta(minutes=60)
+    assert shown(done, job, now=now)["pyrite_run_cost_dollars{r}"] == 6.0
+    assert shown(done, replace(job, queued=True), now=now)["pyrite_run_cost_dollars{r}"] == 5.0
+    assert shown(done, now=now)["pyrite_run_cost_budget_dollars{r}"] == 100.0
+    assert not [name for name in shown(None) if "cost" in name or "steps" in name], "nothing is known yet"
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays() -> Iterator[None]:
+    yield
+    metrics.SHOWN.replace([])
+
+
+@pytest.fixture
+def chart(tmp_path: Path) -> Settings:
+    path = tmp_path / "settings.yaml"
+    path.write_text("instance: pyrite\nworker: {image: w}\n")
+    return load(path, JOBS)
+
+
+def test_a_controller_that_starts_anew_shows_what_was_done_before(chart: Settings) -> None:
+    """Most turns do not read the store: without a look of its own a run would have no metrics until its Job ends."""
+    store = SmallStore()
+    cluster = FakeCluster(store)
+    cluster.add("r", {"source": {"kind": "sample"}, "iterations": 2, "judge": {"shards": 2}})
+
+    before = Exporter(store)  # type: ignore[arg-type]
+    assert turned(before, cluster, store, chart)("steps_done") == 0
+    cluster.complete(cluster.unfinished()[0])
+    assert turned(before, cluster, store, chart)("steps_done") == 1
+    assert turned(before, cluster, store, chart)("steps_done") == 1
+    assert turned(Exporter(store), cluster, store, chart)("steps_done") == 1  # type: ignore[arg-type]
+    del cluster.resources["r"]
+    assert turned(before, cluster, store, chart)("steps_done") is None
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"step": "prepare"}', b"{}"])
+def test_a_run_whose_manifests_make_no_sense_holds_up_no_other(chart: Settings, content: bytes) -> None:
+    """The bug: one old run, and the controller crashed at every start, or looked at it for ever and at no other."""
+    store = SmallStore()
+    cluster = FakeCluster(store)
+    for name in ("a-old", "r"):
+        cluster.add(name, {"source": {"kind": "sample"}, "iterations": 1})
+    cluster.resources["a-old"]["status"] = {"phase": "Succeeded", "observedGeneration": 1}
+    store.files["runs/a-old/steps/prepare.json"] = content
+    exporter = Exporter(store)  # type: ignore[arg-type]
+    before = unreadable()
+    for second in (0, 3, 6):
+        value = turned(exporter, cluster, store, chart, AT + timedelta(seconds=second))
+    assert value("steps_done") == 0
+    assert value("phase", run="a-old", phase="Succeeded") == 1
+    assert unreadable() == before + 1, "it is left alone for a while"
+    store.files.clear()
+    value = turned(exporter, cluster, store, chart, AT + timedelta(minutes=2))
+    assert value("steps_done", run="a-old") == 0
+
+
+def test_a_job_that_waits_in_kueues_queue_is_told_of(chart: Settings) -> None:
+    """Its run is Running, and nothing moves: without this it looks like one that hangs."""
+    store = SmallStore()
+    cluster = FakeCluster(store)
+    cluster.add("r", {"source": {"kind": "sample"}, "queue": "team"})
+    exporter = Exporter(store)  # type: ignore[arg-type]
+    assert turned(exporter, cluster, store, chart)("queued") == 0
+    [job] = cluster.unfinished()
+    for queued in (True, False):
+        job["spec"]["suspend"] = queued
+        assert turned(exporter, cluster, store, chart)("queued") == queued
+
+
+def unreadable() -> float:
+    return metrics.REGISTRY.get_sample_value("pyrite_controller_errors_total", {"kind": "unreadable"}) or 0.0
+
+
+def turned(
+    exporter: Exporter, cluster: FakeCluster, store: SmallStore, chart: Settings, now: datetime = AT
+) -> Callable[..., float | None]:
+    """After a turn of a loop that has just been started: the value of pyrite_run_<name>, of run r if none is named."""
+    loop = Controller(cluster, store, lambda: chart)  # type: ignore[arg-type]
+    exporter.show(loop.sync(), now)
+    return lambda name, **labels: metrics.REGISTRY.get_sample_value(f"pyrite_run_{name}", {"run": "r", **labels})

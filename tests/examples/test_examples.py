@@ -1,0 +1,45 @@
+"""The run files that `pyrite init` writes."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+import pyrite
+from pyrite.spec import RunSpec
+
+EXAMPLES = Path(pyrite.__file__).parent / "examples"
+
+
+@pytest.mark.parametrize("kind", ["sample", "medquad", "jsonl", "parquet", "beir", "huggingface", "documents"])
+def test_each_kind_of_source_has_a_valid_run_file(kind: str) -> None:
+    text = (EXAMPLES / f"{kind}.yaml").read_text(encoding="utf-8")
+    assert RunSpec.model_validate(yaml.safe_load(text)).source.kind == kind
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
+def test_settings_that_are_commented_out_are_valid_too(file: Path) -> None:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    # A commented setting stands indented under its section; prose starts at the margin or far to the right.
+    opened = [line.replace("  # ", "  ", 1) if line.startswith("  # ") else line for line in lines]
+    RunSpec.model_validate(yaml.safe_load("\n".join(opened)))
+
+
+@pytest.mark.parametrize(
+    ("given", "command"),
+    [
+        ([], "train src/pyrite/examples/sample.yaml"),
+        (["RUN=my-run.yaml"], "train my-run.yaml"),
+        (["RUN=my-run.yaml", "ON=cluster", "ITER=3"], "submit my-run.yaml iterations=3"),
+    ],
+)
+def test_make_train_leaves_iterations_to_the_run_file_unless_iter_says_otherwise(
+    given: list[str], command: str
+) -> None:
+    root = Path(__file__).resolve().parents[2]
+    alone = {"PATH": os.environ["PATH"]}  # nothing of a `make` that runs the tests
+    told = subprocess.run(["make", "-n", "train", *given], cwd=root, env=alone, capture_output=True, text=True)
+    assert told.stdout.splitlines()[-1].split()[1:] == command.split()
+    assert RunSpec.model_validate(yaml.safe_load((EXAMPLES / "sample.yaml").read_text())).iterations == 2

@@ -1,0 +1,58 @@
+"""Judgments that are paid for once."""
+
+from pathlib import Path
+from typing import Any
+
+from pyrite.judges.cache import JudgmentCache
+from pyrite.store import open_store
+
+
+def row(query: str, passage: str, grade: int = 1, latency: float = 0.5) -> dict[str, Any]:
+    return {"query_id": query, "passage_id": passage, "grade": grade, "p1": 1.0, "p2": 0.0, "p3": 0.0, "p4": 0.0,
+            "expected": 1.0, "judge": "f", "prompt_tokens": 9, "cached_tokens": 0, "latency": latency,
+            "attempts": 1}  # fmt: skip
+
+
+def test_parts_of_killed_and_living_writers_are_read_together_and_merged(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    killed = JudgmentCache(store, "f", "run/1.0", "first")
+    killed.add([row("a", "1"), row("a", "2")])
+    again = JudgmentCache(store, "f", "run/1.0", "second")
+    again.add([row("a", "2", grade=4, latency=0.1), row("b", "1")])
+    other = JudgmentCache(store, "f", "run/1.1", "third")
+    other.add([row("a", "3")])
+    JudgmentCache(store, "another-judge", "run/1.0", "fourth").add([row("a", "4")])
+
+    before = again.read({"a"})
+    assert before["passage_id"].to_pylist() == ["1", "2", "3"], "each pair once, of this judge and these queries only"
+    assert before["grade"].to_pylist() == [1, 4, 1]
+    again.merge()
+    assert again.read({"a"}).equals(before)
+    assert again.read({"b"}).num_rows == 1
+    names = sorted(path.name for path in (tmp_path / "judgments/f/run").iterdir())
+    assert names == ["1.0.second.000001.merged.parquet", "1.1.third.000000.parquet"], "others' parts are left alone"
+    again.merge()
+    assert again.read({"a"}).equals(before), "merging twice loses nothing"
+
+
+def test_a_part_that_is_merged_while_it_is_read_is_looked_for_again(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    JudgmentCache(store, "f", "w", "killed").add([row("a", "1")])
+    writer = JudgmentCache(store, "f", "w", "alive")
+    writer.add([row("a", "2")])
+    listed = store.keys
+
+    def keys(prefix: str) -> list[str]:
+        found = listed(prefix)
+        store.keys = listed  # type: ignore[method-assign]
+        writer.merge()
+        assert not set(found) & set(listed(prefix)), "the listed parts are gone before they are read"
+        return found
+
+    reader = JudgmentCache(store, "f", "w", "reader")
+    store.keys = keys  # type: ignore[method-assign]
+    assert reader.read({"a"})["passage_id"].to_pylist() == ["1", "2"]
+
+
+def test_nothing_kept_is_an_empty_table(tmp_path: Path) -> None:
+    assert JudgmentCache(open_store(str(tmp_path)), "f", "w", "a").read({"a"}).num_rows == 0

