@@ -49,7 +49,7 @@ def judging() -> Any:
         return f'sum({pairs}{{{JUDGE}, outcome=~"{outcomes}"}})'
 
     chosen, done = f"sum(pyrite_step_units{{{JUDGE}}})", f"(sum(pyrite_step_units_done{{{JUDGE}}}) > 0)"
-    window = f"{became('not_chosen')} / ({became('not_chosen')} + {chosen} > 0)"
+    window = f"{became('not_selected')} / ({became('not_selected')} + {chosen} > 0)"
     free = f"1 - (1 - {window}) * {became('judged|missing')} / {done}"
     rows = {
         "Now": [
@@ -242,7 +242,7 @@ def judging() -> Any:
                     f"sum by (reason) (pyrite_judge_missing_pairs_total{{{JUDGE}}}) or on () {became('missing')}",
                     "missing {{reason}}",
                 ),
-                Query(f"sum(pyrite_judge_truncated_passages_total{{{JUDGE}}})", "cut"),
+                Query(f"sum(pyrite_judge_truncated_passages_total{{{JUDGE}}})", "truncated"),
                 steps=NEUTRAL,
                 width=8,
                 legend="list",
@@ -292,13 +292,13 @@ def judging() -> Any:
                 "anything (judge.patience).",
                 "percentunit",
                 Query(window, "window"),
-                Query(f"{became('kept')} / {done}", "cache"),
+                Query(f"{became('cached')} / {done}", "cache"),
                 Query(f"{became('skipped')} / {done}", "patience"),
                 most=1,
             ),
             columns(
                 "Pairs of finished iterations",
-                "All pairs of an iteration. not_chosen: their rank can yield no example (judge.rank_window, "
+                "All pairs of an iteration. not_selected: their rank can yield no example (judge.rank_window, "
                 "judge.sample); skipped: judge.patience; kept: known already. These three cost nothing.",
                 "percentunit",
                 Query(shares(f"pyrite_run_pairs{{{RUN}}}", "outcome")),

@@ -49,7 +49,7 @@ _BASE = (0.612, 2.31)
 _ITERATIONS = {
     1: _Iteration(
         (0.52, 0.22, 0.15, 0.11),
-        {"judged": 0.86, "kept": 0.0, "skipped": 0.14, "not_chosen": 0.31, "missing": 0.0002},
+        {"judged": 0.86, "cached": 0.0, "skipped": 0.14, "not_selected": 0.31, "missing": 0.0002},
         {"hard": 5210, "easy": 1740, "earlier": 0},
         {"positive": 4030, "negative": 7650},
         (1.42, 0.61),
@@ -58,7 +58,7 @@ _ITERATIONS = {
     ),
     2: _Iteration(
         (0.45, 0.23, 0.18, 0.14),
-        {"judged": 0.55, "kept": 0.34, "skipped": 0.11, "not_chosen": 0.29, "missing": 0.0006},
+        {"judged": 0.55, "cached": 0.34, "skipped": 0.11, "not_selected": 0.29, "missing": 0.0006},
         {"hard": 3180, "easy": 1060, "earlier": 2600},
         {"positive": 2510, "negative": 4270},
         (0.93, 0.47),
@@ -67,7 +67,7 @@ _ITERATIONS = {
     ),
     3: _Iteration(
         (0.41, 0.22, 0.20, 0.17),
-        {"judged": 0.49, "kept": 0.42, "skipped": 0.09, "not_chosen": 0.28, "missing": 0.0003},
+        {"judged": 0.49, "cached": 0.42, "skipped": 0.09, "not_selected": 0.28, "missing": 0.0003},
         {},
         {},
         (0, 0),
@@ -235,14 +235,14 @@ def _pairs(pod: dict[str, str], found: _Iteration, growth: Values, there: Values
     work = {**pod, "unit": "pairs judged"}
     yield "pyrite_step_units", work, _PAIRS * alive
     yield "pyrite_step_units_done", work, np.floor(done) * alive
-    for outcome in ("judged", "kept", "skipped", "missing"):
+    for outcome in ("judged", "cached", "skipped", "missing"):
         yield (
             "pyrite_judge_pairs_total",
             {**pod, "outcome": outcome},
             np.floor(done * found.outcomes[outcome]) * alive,
         )
-    not_chosen = round(_PAIRS * found.outcomes["not_chosen"])
-    yield "pyrite_judge_pairs_total", {**pod, "outcome": "not_chosen"}, not_chosen * alive
+    not_selected = round(_PAIRS * found.outcomes["not_selected"])
+    yield "pyrite_judge_pairs_total", {**pod, "outcome": "not_selected"}, not_selected * alive
     missing = np.floor(done * found.outcomes["missing"])
     yield "pyrite_judge_missing_pairs_total", {**pod, "reason": "timeout"}, missing * alive
     yield "pyrite_judge_missing_pairs_limit", pod, _PAIRS * 0.001 * alive

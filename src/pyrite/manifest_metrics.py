@@ -88,9 +88,9 @@ def _of_judging(run: str, iteration: str, found: list[dict[str, Any]]) -> Iterat
     sums: Counter[str] = Counter()
     grades: Counter[str] = Counter()
     for summary in found:
-        sums.update({key: summary.get(key, 0) for key in ("judged", "kept", "skipped", "not_chosen", "missing")})
+        sums.update({key: summary.get(key, 0) for key in ("judged", "cached", "skipped", "not_selected", "missing")})
         grades.update(summary.get("grades", {}))
-    sums["judged"] -= sums["kept"]  # the manifest's counts all that have a judgment
+    sums["judged"] -= sums["cached"]  # the manifest's counts all that have a judgment
     for outcome, pairs in sums.items():
         yield Sample(metrics.RUN_PAIRS, (run, iteration, outcome), pairs)
     for grade, pairs in grades.items():

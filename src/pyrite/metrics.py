@@ -93,7 +93,7 @@ TRAINING_LOSS = _gauge("pyrite_finetune_loss", "Training loss, mean of the last 
 
 PAIRS = _counter(
     "pyrite_judge_pairs",
-    "Pairs by what became of them: judged, kept (known already), skipped (patience), not_chosen (rank) or missing",
+    "Pairs by what became of them: judged, cached (known already), skipped (patience), not_selected (rank) or missing",
     "outcome",
 )
 MISSING_LIMIT = _gauge(
@@ -167,7 +167,7 @@ RUN_COST = _shown(
 RUN_BUDGET = _shown("pyrite_run_cost_budget_dollars", "What a run may cost before an alert says so", "run")
 RUN_PAIRS = _shown(
     "pyrite_run_pairs",
-    "Pairs of a judged iteration: judged, kept (known already), skipped (patience), not_chosen (rank) or missing",
+    "Pairs of a judged iteration: judged, cached (known already), skipped (patience), not_selected (rank) or missing",
     "run",
     "iteration",
     "outcome",

@@ -49,7 +49,9 @@ SERIES = {
         )
         for le, n in (("0.1", 5), ("1.0", 9), ("+Inf", 10))
     },
-    **{f'pyrite_judge_pairs_total{{{WORKER}, outcome="{o}"}}': "0+1x120" for o in ("kept", "skipped", "not_chosen")},
+    **{
+        f'pyrite_judge_pairs_total{{{WORKER}, outcome="{o}"}}': "0+1x120" for o in ("cached", "skipped", "not_selected")
+    },
     f"pyrite_judge_truncated_passages_total{{{WORKER}}}": "1x120",
     f'pyrite_llm_retries_total{{{WORKER}, reason="busy"}}': "0+1x120",
     f'pyrite_llm_requests_in_flight{{{WORKER}, server="http://s:8000"}}': "7x120",
@@ -67,7 +69,7 @@ SERIES = {
     f'pyrite_run_examples{{{SHOWN}, run="r", iteration="1", kind="hard"}}': "60x120",
     f'pyrite_run_hard_pairs{{{SHOWN}, run="r", iteration="1", kind="positive"}}': "60x120",
     f'pyrite_run_training_loss{{{SHOWN}, run="r", iteration="1"}}': "0.2x120",
-    **{f'pyrite_run_pairs{{{SHOWN}, run="r", iteration="1", outcome="{o}"}}': "60x120" for o in ("judged", "kept")},
+    **{f'pyrite_run_pairs{{{SHOWN}, run="r", iteration="1", outcome="{o}"}}': "60x120" for o in ("judged", "cached")},
     **{f'pyrite_run_grades{{{SHOWN}, run="r", iteration="1", grade="{g}"}}': "60x120" for g in (1, 4)},
     **{
         f'pyrite_run_validation_{metric}{{{SHOWN}, run="r", model="{model}", iteration="{i}"}}': "0.5x120"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from charts.tools import CHART, DECODING_MODES, Object, helm, kube_score, objects, pod_specs, rendered, the
+from charts.tools import CHART, WAYS, Object, helm, kube_score, objects, pod_specs, rendered, the
 from pyrite.controller import manifests, settings
 from pyrite.controller.resource import parse
 from pyrite.plan import STAGES, Step
@@ -21,7 +21,7 @@ from pyrite.plan import STAGES, Step
 ROOT = CHART.parents[1]
 #: The kinds of volume that the restricted standard allows, as far as the chart needs them.
 VOLUMES = ("configMap", "emptyDir", "persistentVolumeClaim")
-ways = pytest.mark.parametrize("way", DECODING_MODES.values(), ids=DECODING_MODES)
+ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 
 
 @ways
@@ -34,7 +34,7 @@ def test_kube_score_finds_nothing_but_what_is_ignored_for_a_reason() -> None:
     """And nothing is ignored that it would not find: an exception that has outlived its reason hides the next fault."""
     ignored: set[str] = set()
     found: set[str] = set()
-    for way in DECODING_MODES.values():
+    for way in WAYS.values():
         text = rendered(*way)
         assert {name: checks for name, checks in kube_score(text).items() if checks} == {}
         ignored |= {check for line in re.findall(r"kube-score/ignore: (.+)", text) for check in line.split(",")}
@@ -48,7 +48,7 @@ def test_kube_score_finds_nothing_in_the_jobs_that_are_made(way: str, tmp_path: 
 
     Ignored: container-image-pull-policy, since tags are versions; Always would make each start depend on the registry.
     """
-    found = objects(*DECODING_MODES[way])
+    found = objects(*WAYS[way])
     metadata = {"name": "run", "uid": "u", "generation": 1, "resourceVersion": "1"}
     metadata["creationTimestamp"] = "2026-11-23T08:00:00Z"
     run = parse({"metadata": metadata, "spec": {"source": {"kind": "sample"}}})
@@ -159,8 +159,8 @@ def test_the_controller_may_do_what_the_contract_says_and_nothing_else() -> None
         ("apps", "statefulsets", "get", "pyrite-vllm"),
         ("apps", "statefulsets/scale", "patch", "pyrite-vllm"),
     }
-    assert granted(objects(*DECODING_MODES["defaults"])) == plain
-    assert granted(objects(*DECODING_MODES["eks"])) == plain | server
+    assert granted(objects(*WAYS["defaults"])) == plain
+    assert granted(objects(*WAYS["eks"])) == plain | server
 
 
 def granted(found: list[Object]) -> set[tuple[str, ...]]:
@@ -206,7 +206,7 @@ def environment(container: Object, *names: str) -> dict[str, Any]:
 
 def test_every_value_arrives() -> None:
     """A value that goes nowhere is a lie (a token that never reached its pod, in another chart)."""
-    way = DECODING_MODES["everything"]
+    way = WAYS["everything"]
     values = Path(way[1]).read_text()
     wanted = set(re.findall(r"seen-[a-z-]+", values))
     assert wanted - set(re.findall(r"seen-[a-z-]+", rendered(*way))) == set()
@@ -256,7 +256,7 @@ def test_the_hubs_token_reaches_who_loads_from_the_hub_and_nobody_else(loads: st
 
 def test_everything_that_vllm_writes_goes_to_a_writable_place() -> None:
     """Its file system is read-only: a cache in a home folder that cannot be written crashes it."""
-    pod = the(objects(*DECODING_MODES["eks"]), "StatefulSet")["spec"]["template"]["spec"]
+    pod = the(objects(*WAYS["eks"]), "StatefulSet")["spec"]["template"]["spec"]
     [vllm] = pod["containers"]
     places = [mount["mountPath"] for mount in vllm["volumeMounts"] if not mount.get("readOnly")]
     assert places == ["/cache", "/tmp", "/dev/shm"]
@@ -274,7 +274,7 @@ def test_a_new_version_of_the_chart_leaves_vllms_pods_and_claims_as_they_are(tmp
     shutil.copytree(CHART, newer)
     about = yaml.safe_load((newer / "Chart.yaml").read_text())
     (newer / "Chart.yaml").write_text(yaml.safe_dump({**about, "version": "9.9.9", "appVersion": "9.9.9"}))
-    old, new = (the(objects(*DECODING_MODES["eks"], chart=c), "StatefulSet") for c in (CHART, newer))
+    old, new = (the(objects(*WAYS["eks"], chart=c), "StatefulSet") for c in (CHART, newer))
     assert old["metadata"]["labels"] != new["metadata"]["labels"]
     assert old["spec"] == new["spec"]
 
@@ -312,7 +312,7 @@ def ports(found: list[Object], direction: str, **labels: str) -> set[int]:
 
 def test_network_policies_allow_each_component_what_it_needs() -> None:
     dns, store, agent, api = {53}, {8333}, {80}, {443, 6443}
-    alone = objects(*DECODING_MODES["a laptop"])
+    alone = objects(*WAYS["a laptop"])
     assert the(alone, "NetworkPolicy", "pyrite-default-deny")["spec"]["policyTypes"] == ["Ingress", "Egress"]
     assert ports(alone, "egress", component="controller") == dns | store | agent | api
     assert ports(alone, "egress", component="worker", stage="judge") == dns | store | agent
@@ -331,7 +331,7 @@ def test_network_policies_allow_each_component_what_it_needs() -> None:
     assert not selects(who, {**worker, "pyrite.dev/stage": "finetune"})
     assert not selects(who, {"pyrite.dev/stage": "judge"})
 
-    elsewhere = objects(*DECODING_MODES["your own endpoint"])
+    elsewhere = objects(*WAYS["your own endpoint"])
     assert ports(elsewhere, "egress", component="worker", stage="judge") == dns | {443} | agent | {8443, 80}
     assert ports(elsewhere, "egress", component="worker", stage="mine") == dns | {443} | agent
 
@@ -360,7 +360,7 @@ PRIVATE = ("10.96.0.1", "100.64.3.4", "172.20.0.1", "192.168.1.1")
 @pytest.mark.parametrize("way", ["eks", "your own endpoint"])
 def test_the_way_to_awss_s3_is_no_way_to_a_neighbour(way: str) -> None:
     """A policy knows no names, so all that is public is open on 443; an API server or a pod on 443 is not."""
-    found = objects(*DECODING_MODES[way])
+    found = objects(*WAYS[way])
     mining = {"component": "worker", "stage": "mine"}
     assert reaches(found, "52.216.1.1", 443, **mining)
     assert [address for address in PRIVATE if reaches(found, address, 443, **mining)] == []
@@ -369,7 +369,7 @@ def test_the_way_to_awss_s3_is_no_way_to_a_neighbour(way: str) -> None:
 
 def test_an_s3_server_of_ones_own_is_reached_on_its_port_alone() -> None:
     """It may be next door. What `networkPolicy.store` says goes before both."""
-    found = objects(*DECODING_MODES["a laptop"])
+    found = objects(*WAYS["a laptop"])
     mining = {"component": "worker", "stage": "mine"}
     assert reaches(found, "10.200.0.1", 8333, **mining)
     assert not reaches(found, "10.200.0.1", 443, **mining)
@@ -383,7 +383,7 @@ def test_an_s3_server_of_ones_own_is_reached_on_its_port_alone() -> None:
 
 def test_nobody_reaches_the_nodes_metadata() -> None:
     """169.254.169.254 hands the node's own role to whoever asks; beside it, Pod Identity and DNS are allowed."""
-    for way in DECODING_MODES.values():
+    for way in WAYS.values():
         found = objects(*way)
         for component in ("controller", "worker", "vllm"):
             for peer, allowed in reached(found, "egress", component=component, stage="judge"):
@@ -396,12 +396,12 @@ def test_nobody_reaches_the_nodes_metadata() -> None:
 def test_a_disruption_budget_only_where_there_is_more_than_one_server() -> None:
     kinds = {one["kind"] for one in objects("--set=server.enabled=true")}
     assert "PodDisruptionBudget" not in kinds
-    assert the(objects(*DECODING_MODES["eks"]), "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
+    assert the(objects(*WAYS["eks"]), "PodDisruptionBudget")["spec"]["maxUnavailable"] == 1
 
 
 def test_without_a_store_no_controller_is_started() -> None:
     assert the(objects(), "Deployment")["spec"]["replicas"] == 0
-    assert the(objects(*DECODING_MODES["a laptop"]), "Deployment")["spec"]["replicas"] == 1
+    assert the(objects(*WAYS["a laptop"]), "Deployment")["spec"]["replicas"] == 1
 
 
 def test_the_chart_is_in_step_with_the_code() -> None:

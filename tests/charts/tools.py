@@ -18,7 +18,7 @@ _HERE = Path(__file__).parent
 Object = dict[str, Any]
 
 #: Ways to install the chart, each of which must be without fault.
-DECODING_MODES: dict[str, tuple[str, ...]] = {
+WAYS: dict[str, tuple[str, ...]] = {
     "defaults": (),
     "a laptop": (
         "--set=store.url=s3://pyrite/runs,store.endpointUrl=http://10.200.0.1:8333",

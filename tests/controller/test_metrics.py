@@ -30,7 +30,7 @@ def manifest(start: int, minutes: int, **summary: Any) -> dict[str, Any]:
 
 
 def judged(start: int, grades: dict[str, int], kept: int) -> dict[str, Any]:
-    outcome = {"judged": sum(grades.values()), "kept": kept, "skipped": 2, "not_chosen": 3, "missing": 1}
+    outcome = {"judged": sum(grades.values()), "cached": kept, "skipped": 2, "not_selected": 3, "missing": 1}
     return manifest(start, 30, **outcome, grades=grades)
 
 
@@ -71,7 +71,7 @@ def test_a_run_is_shown_by_what_its_steps_came_to() -> None:
     assert (got["pyrite_run_steps_done{r}"], got["pyrite_run_steps{r}"]) == (9, len(chain(SPEC)))
     assert got["pyrite_run_stage_seconds{r,prepare,}"] == 600
     pairs = {name.split(",")[2][:-1]: n for name, n in got.items() if name.startswith("pyrite_run_pairs{r,1")}
-    assert pairs == {"judged": 15, "kept": 5, "skipped": 4, "not_chosen": 6, "missing": 2}
+    assert pairs == {"judged": 15, "cached": 5, "skipped": 4, "not_selected": 6, "missing": 2}
     grades = {name.split(",")[2][:-1]: n for name, n in got.items() if name.startswith("pyrite_run_grades{r,1")}
     assert grades == {"1": 9, "2": 7, "4": 4}
     assert got["pyrite_run_examples{r,1,hard}"] == 12

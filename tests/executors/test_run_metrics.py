@@ -75,7 +75,7 @@ def test_a_run_and_its_steps_are_seen_at_one_address_up_to_the_end(run_file: Pat
     judged = {
         s.labels["outcome"] for scrape in scrapes for s in scrape if s.name == "pyrite_judge_pairs_total" and s.value
     }
-    assert {"judged", "not_chosen"} <= judged, "whoever the judge is"
+    assert {"judged", "not_selected"} <= judged, "whoever the judge is"
     assert any(s.labels["stage"] == "finetune" and s.labels["iteration"] == "2" for s in done)
 
 

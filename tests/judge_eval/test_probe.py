@@ -82,7 +82,7 @@ def test_the_answer_key_is_a_go(pyrite: Pyrite, run_file: Path, tmp_path: Path) 
     assert content["known_above_random"]["auc"] == 1
     assert content["known_above_random"]["low"] < 1
     assert content["queries"] == 30
-    assert content["answered"]["judged"] == content["answered"]["asked"] >= 300
+    assert content["answered"]["judged"] == content["answered"]["requested"] >= 300
     assert sum(content["grades"]["all"].values()) == content["answered"]["judged"]
     assert content["hard"]["examples"]["hard"] >= 3
     assert content["pairs_per_second"] > 0
@@ -148,7 +148,7 @@ def test_dice_behind_a_server_are_a_no_go(pyrite: Pyrite, run_file: Path, tmp_pa
     assert ("no grade. At most 50% may be" in " ".join(result.stdout.split())) == bool(said)
     assert content["servers"] == 1
     assert "not clearly graded above random" in " ".join(result.stdout.split())
-    assert (content["judge"]["decoding_mode"], content["judge"]["cut"]) == ("label_ids", 0)
+    assert (content["judge"]["decoding_mode"], content["judge"]["truncated"]) == ("label_ids", 0)
     page = (tmp_path / "store/runs/small/probe/probe.html").read_text()
     assert "asked by label_ids, 0 passages cut" in page
     assert content["prompt_tokens_per_pair"] > content["cached_tokens_per_pair"] >= 0

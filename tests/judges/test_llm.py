@@ -102,7 +102,7 @@ def test_a_model_that_would_say_something_else_is_graded_by_its_probabilities_co
     assert [result.grade for result in results if isinstance(result, Judgment)] == [
         grade(("q", text)) for text in TEXTS.values()
     ]
-    assert judge.stats == {"decoding_mode": "label_ids", "cut": 0, "off_label": off_label}
+    assert judge.stats == {"decoding_mode": "label_ids", "truncated": 0, "off_label": off_label}
     graded(judge, *(Pair("r", passage) for passage in TEXTS))
     assert judge.off_label == 2 * off_label
     assert caplog.text.count("Is it a reasoning model") == (off_label > 0)
@@ -139,7 +139,7 @@ def test_an_overlong_passage_is_cut_here_counted_and_never_by_the_server() -> No
         results = graded(judge, Pair("q", "short"), Pair("q", "long"))
         assert stub.paths["/tokenize"] > 4, "the labels, and the long passage"
     assert all(isinstance(result, Judgment) for result in results)
-    assert judge.cut == 1
+    assert judge.truncated == 1
     assert counted("pyrite_judge_truncated_passages_total") == before + 1
     sent = next(message for message in stub.messages if "word word" in message)
     assert sent.endswith("Completion with one digit: 1, 2, 3 or 4.")

@@ -60,11 +60,11 @@ class Key(StatelessJudge):
     fingerprint, shared = "key", False
 
     def __init__(self, grades: dict[Pair, int | None], in_flight: int = 3):
-        self.grades, self.in_flight, self.asked = grades, in_flight, list[Pair]()
+        self.grades, self.in_flight, self.requested = grades, in_flight, list[Pair]()
         self.now: Counter[str] = Counter()
 
     async def grade(self, pair: Pair) -> Judgment | Missing:
-        self.asked.append(pair)
+        self.requested.append(pair)
         self.now[pair.query_id] += 1
         assert self.now[pair.query_id] == 1, "a query's pairs go one after the other"
         assert self.now.total() <= self.in_flight
@@ -109,7 +109,7 @@ def test_every_pair_is_told_of_once_and_patience_stops_exactly(
     known = {f"q{q}": {f"c{c}" for c in range(first)} for q in range(len(grades))}
     asyncio.run(judge_all(iter(walks), judge, kept, patience, tally, known))
     assert sorted(tally.all + tally.left) == sorted(table)
-    assert not set(judge.asked) & set(kept), "what is kept is never asked again"
+    assert not set(judge.requested) & set(kept), "what is kept is never asked again"
     for q, row in enumerate(grades):
         below, walked = 0, 0
         for position, grade in enumerate(row):

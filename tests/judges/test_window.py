@@ -18,10 +18,10 @@ class Counter:
     """Counts as the stub's model does, and how often it was asked."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.requested = 0
 
     async def __call__(self, message: str) -> int:
-        self.asked += 1
+        self.requested += 1
         return tokens(message)
 
 
@@ -33,7 +33,7 @@ def test_what_fits_by_its_bytes_is_neither_cut_nor_counted() -> None:
     count = Counter()
     window = Window(PROMPT, EMPTY + 1300, EMPTY + 10, count)
     assert fit(window, "q" * 200, "é" * 500) == (PROMPT.render("q" * 200, "é" * 500), False)
-    assert count.asked == 0
+    assert count.requested == 0
 
 
 def test_marks_that_are_broken_up_count_as_they_stand_in_the_message() -> None:
@@ -51,7 +51,7 @@ def test_what_fits_by_its_tokens_is_counted_and_not_cut() -> None:
     window = Window(PROMPT, EMPTY + 500, EMPTY + 10, count)
     passage = "word " * 300
     assert fit(window, "q", passage) == (PROMPT.render("q", passage), False)
-    assert count.asked > 0
+    assert count.requested > 0
 
 
 @given(st.text(min_size=1, max_size=3000), st.text(max_size=50), st.integers(30, 700), st.booleans())
@@ -62,7 +62,7 @@ def test_a_message_never_exceeds_the_window_and_keeps_the_passages_beginning(
     limit = EMPTY + room if counted else len(PROMPT.render("", "").encode()) + 256 + room
     fitted = fit(Window(PROMPT, limit, 0, count), query, passage)
     if count:
-        assert count.asked < 20
+        assert count.requested < 20
     if fitted is None:
         return
     message, was_cut = fitted
@@ -79,7 +79,7 @@ def test_a_cut_uses_most_of_the_window() -> None:
     message, was_cut = fitted
     assert was_cut
     assert EMPTY + 330 < tokens(message) <= EMPTY + 400
-    assert count.asked <= 5
+    assert count.requested <= 5
 
 
 @pytest.mark.parametrize("count", [Counter(), None])

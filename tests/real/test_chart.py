@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from charts.tools import CHART, DECODING_MODES, helm, pod_specs, program, rendered
+from charts.tools import CHART, WAYS, helm, pod_specs, program, rendered
 
 pytestmark = pytest.mark.real
 
@@ -63,7 +63,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.5)
 
 
-@pytest.mark.parametrize("way", DECODING_MODES.values(), ids=DECODING_MODES)
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_the_api_server_accepts_every_rendering(way: tuple[str, ...], kubectl: Kubectl) -> None:
     """Strictly: an unknown field is an error, not something that is dropped in silence."""
     namespace = namespace_of(kubectl)

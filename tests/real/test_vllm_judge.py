@@ -111,7 +111,7 @@ def test_the_two_best_ways_give_the_same_distribution(server: str) -> None:
         for query in QUESTIONS:
             for passage in PASSAGES:
                 body = {"messages": message(query, passage)}
-                ways = [replace(found, way="label_ids"), replace(found, way="choice")]
+                ways = [replace(found, decoding_mode="label_ids"), replace(found, decoding_mode="choice")]
                 answers = [await pool.chat(query, {**body, **way.request(LABELS)}) for way in ways]
                 both.append(
                     tuple(read_grade(answer, way.decoding_mode) for answer, way in zip(answers, ways, strict=True))
@@ -146,7 +146,7 @@ def test_an_overlong_passage_is_cut_to_the_window_by_us(server: str) -> None:
     texts = {"latin": "Gout hurts in the big toe. " * 2000, "greek": "Η ουρική αρθρίτιδα πονάει. " * 1000, **PASSAGES}
     judge = judge_of(server, texts)
     results = graded(judge, [Pair("q1", "latin"), Pair("q1", "greek"), Pair("q1", "c1")])
-    assert judge.cut == 2
+    assert judge.truncated == 2
     assert all(1700 < result.prompt_tokens < 2048 for result in results[:2])
     assert results[2].prompt_tokens < 700
 

@@ -167,7 +167,7 @@ def with_timelines(inputs: ReportInputs, seconds: float = 600, pairs: int = 2000
             timeline.add(grade)
             pair = {"query_id": f"train-{shard}-{number}", "passage_id": f"c{iteration:03d}"}
             judged.setdefault(iteration, []).append({**pair, "grade": grade, "expected": grade, "judge": "llm"})
-        summary = manifests[name]["summary"] | {"judged": pairs, "kept": 0, "timeline": timeline.as_json()}
+        summary = manifests[name]["summary"] | {"judged": pairs, "cached": 0, "timeline": timeline.as_json()}
         manifests[name] = manifests[name] | {"seconds": (now - started).total_seconds() + 2, "summary": summary}
     tables_ = {iteration: pa.Table.from_pylist(rows, tables.JUDGMENTS) for iteration, rows in judged.items()}
     return replace(inputs, manifests=manifests, judgments=tables_)
@@ -259,10 +259,10 @@ def _summary(name: str, queries: int, hostile: str, judge: str) -> dict[str, Any
             },
         }
     if name.startswith("judge"):
-        counts = {"pairs": 250, "not_chosen": 40, "skipped": 30, "kept": 20, "judged": 178, "missing": 2}
+        counts = {"pairs": 250, "not_selected": 40, "skipped": 30, "cached": 20, "judged": 178, "missing": 2}
         if judge == "labels":
-            return {**counts, "kept": 0, "missing": 0, "judged": 180, "prompt_tokens": 0, "cached_tokens": 0}
-        return {**counts, "prompt_tokens": 100_000, "cached_tokens": 60_000, "decoding_mode": "choice", "cut": 3}
+            return {**counts, "cached": 0, "missing": 0, "judged": 180, "prompt_tokens": 0, "cached_tokens": 0}
+        return {**counts, "prompt_tokens": 100_000, "cached_tokens": 60_000, "decoding_mode": "choice", "truncated": 3}
     if name.startswith("mine"):
         return {
             "queries": 240,

@@ -185,14 +185,22 @@ def test_judging_by_a_language_model_is_told_with_its_tokens_speed_and_dollars()
     judging = build(inputs)["judging"]
     assert [row["iteration"] for row in judging["iterations"]] == [1, 2]
     row = judging["iterations"][0]
-    counts = {"judged": 356, "kept": 40, "skipped": 60, "not_chosen": 80, "missing": 4, "cut": 6, "asked": 316}
+    counts = {
+        "judged": 356,
+        "cached": 40,
+        "skipped": 60,
+        "not_selected": 80,
+        "missing": 4,
+        "truncated": 6,
+        "requested": 316,
+    }
     assert {name: row[name] for name in counts} == counts
-    assert (row["prompt_tokens"], row["cached_share"], row["ways"]) == (200_000, 0.6, ["choice"])
+    assert (row["prompt_tokens"], row["cached_share"], row["decoding_modes"]) == (200_000, 0.6, ["choice"])
     assert row["seconds"] == pytest.approx(2.5, abs=0.51)  # starts are told in whole seconds
     assert row["pairs_per_second"] == pytest.approx(316 / row["seconds"])
     assert row["dollars"] == pytest.approx(row["seconds"] / 3600 * 5.672)
     assert judging["dollars"] == pytest.approx(sum(row["dollars"] for row in judging["iterations"]))
-    assert (judging["model"], judging["prompt"], judging["asked"]) == ("a-model", "medical", 632)
+    assert (judging["model"], judging["prompt"], judging["requested"]) == ("a-model", "medical", 632)
     assert judging["price"]["machine"] == "g5.12xlarge"
 
 
@@ -214,12 +222,12 @@ def test_shards_at_work_at_once_are_paid_for_once_and_a_night_between_them_not_a
 def test_pairs_that_were_all_known_before_cost_nothing_and_the_answer_key_has_counts_alone() -> None:
     inputs = make(judge=LLM, iterations=1)
     for shard in (0, 1):
-        inputs.manifests[f"judge-1.{shard}"]["summary"] |= {"kept": 178, "decoding_mode": None}
+        inputs.manifests[f"judge-1.{shard}"]["summary"] |= {"cached": 178, "decoding_mode": None}
     judging = build(inputs)["judging"]
-    assert (judging["asked"], judging["dollars"]) == (0, 0)
+    assert (judging["requested"], judging["dollars"]) == (0, 0)
     assert judging["iterations"][0]["pairs_per_second"] is None
     labels = build(make())["judging"]
     assert labels["kind"] == "labels"
     assert set(labels) == {"kind", "iterations"}
-    counts = {"iteration": 1, "judged": 360, "kept": 0, "skipped": 60, "not_chosen": 80, "missing": 0}
+    counts = {"iteration": 1, "judged": 360, "cached": 0, "skipped": 60, "not_selected": 80, "missing": 0}
     assert labels["iterations"][0] == counts

@@ -66,10 +66,16 @@ def test_dollars(value: float, said: str) -> None:
 
 
 def test_ways_of_asking_are_told_once_or_by_iteration() -> None:
-    one, two, none = ({"iteration": i + 1, "ways": of} for i, of in enumerate((["choice"], ["text"], [])))
-    assert formatting.ways([one, none]) == formatting.ways([one]) == formatting.ways([one, {**one, "iteration": 2}])
-    assert formatting.ways([one, two]).startswith("in iteration 1 for one token")
-    assert "in iteration 2 for a few words" in formatting.ways([one, two])
-    assert formatting.ways([none]) == "not at all: all pairs were known before"
+    one, two, none = ({"iteration": i + 1, "decoding_modes": of} for i, of in enumerate((["choice"], ["text"], [])))
+    assert (
+        formatting.decoding_modes([one, none])
+        == formatting.decoding_modes([one])
+        == formatting.decoding_modes([one, {**one, "iteration": 2}])
+    )
+    assert formatting.decoding_modes([one, two]).startswith("in iteration 1 for one token")
+    assert "in iteration 2 for a few words" in formatting.decoding_modes([one, two])
+    assert formatting.decoding_modes([none]) == "not at all: all pairs were known before"
     for way in DECODING_MODES:
-        assert formatting.ways([{"iteration": 1, "ways": [way]}]).startswith("for "), "every way has its words"
+        assert formatting.decoding_modes([{"iteration": 1, "decoding_modes": [way]}]).startswith("for "), (
+            "every way has its words"
+        )

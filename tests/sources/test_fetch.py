@@ -39,7 +39,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked: list[str | None] = []
+        self.requested: list[str | None] = []
 
     @property
     def url(self) -> str:
@@ -52,7 +52,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.server
         wanted = self.headers.get("Range")
-        server.asked.append(wanted)
+        server.requested.append(wanted)
         if server.status:
             self.send_error(server.status)
             return
@@ -117,14 +117,14 @@ def test_it_is_downloaded_verified_and_then_cached(server: _Server, tmp_path: Pa
     again = _Said()
     assert fetch_medquad(tmp_path / "data", again, server.url, digest) == path
     assert again.lines[-1] == f"{path}: already there and verified."
-    assert len(server.asked) == 1
+    assert len(server.requested) == 1
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_a_cut_connection_is_resumed(server: _Server, tmp_path: Path, digest: str) -> None:
     server.cuts = 2
     path = fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
-    starts = [int((asked or "bytes=0-")[6:-1]) / len(server.body) for asked in server.asked]
+    starts = [int((asked or "bytes=0-")[6:-1]) / len(server.body) for asked in server.requested]
     assert starts == pytest.approx([0, 0.5, 0.75], abs=0.05)
     assert path.read_bytes() == server.body
 
@@ -135,7 +135,7 @@ def test_another_process_goes_on_where_the_first_gave_up(server: _Server, tmp_pa
         fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
     assert not (tmp_path / "mq.tar.gz").exists()
     fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
-    assert int((server.asked[-1] or "bytes=0-")[6:-1]) > len(server.body) * 0.9
+    assert int((server.requested[-1] or "bytes=0-")[6:-1]) > len(server.body) * 0.9
     assert (tmp_path / "mq.tar.gz").read_bytes() == server.body
 
 
@@ -145,7 +145,7 @@ def test_a_file_that_changed_on_the_server_is_not_pieced_together(server: _Serve
         fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url)
     server.body, server.etag = _archive("Now other."), '"two"'
     fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url)
-    assert server.asked[-1] is not None
+    assert server.requested[-1] is not None
     assert (tmp_path / "mq.tar.gz").read_bytes() == server.body
 
 
@@ -189,7 +189,7 @@ def test_a_server_that_refuses_is_named(server: _Server, tmp_path: Path, status:
     server.status = status
     with pytest.raises(UserError, match=rf"{status}.* By hand: download"):
         fetch_medquad(tmp_path / "data", _Said(), server.url)
-    assert len(server.asked) == (5 if status == 503 else 1)
+    assert len(server.requested) == (5 if status == 503 else 1)
 
 
 def test_without_a_network_it_says_what_to_do_by_hand(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_with_an_llm_judge_half_is_checked_and_half_is_tied_to_no_passage(
     judged = summaries(run, "judge-1")
     candidates = pq.read_table(run / "iterations/1/candidates.parquet").to_pylist()
     known = sum(own.get(row["query_id"]) == row["passage_id"] for row in candidates)
-    assert sum(summary["kept"] for summary in judged) == known > 0
+    assert sum(summary["cached"] for summary in judged) == known > 0
     assert max(writer.answered.values()) == 1
     report = json.loads((run / "report/report.json").read_text())
     assert sum(row["queries"] for row in report["data"]["splits"]) == len(asked)
@@ -255,7 +255,7 @@ def test_rubbish_is_counted_by_its_reason_and_what_is_left_is_used(
     assert dropped[NO_ANSWER] == 1
     # The same question on passages of one split is one that knows them; of two splits, the training one.
     assert dropped.get(SAME, 0) + dropped.get(NEARLY_SAME, 0) == 2
-    assert summary["questions"] + sum(dropped.values()) == summary["asked"] == 50
+    assert summary["questions"] + sum(dropped.values()) == summary["requested"] == 50
     assert f"{summary['questions']} questions of 50 asked for" in re.sub(r"\s+", " ", result.stdout)
 
 

@@ -128,13 +128,13 @@ def test_killed_mid_way_and_started_again_every_pair_is_there_once(run_folder: P
     assert again.returncode == 0, said
     pairs = check_complete(run_folder)
     summary = manifest(run_folder)["summary"]
-    assert 1 <= summary["kept"] <= before
+    assert 1 <= summary["cached"] <= before
     twice = stub.answered.total() - pairs
-    assert 0 <= twice == before - summary["kept"], "asked again is only what the killed worker had not put away"
+    assert 0 <= twice == before - summary["cached"], "asked again is only what the killed worker had not put away"
     assert summary["judged"] == pairs
     assert summary["missing"] == 0
     timeline = summary["timeline"]
-    assert sum(map(sum, timeline["grades"])) == pairs - summary["kept"], "what this start has asked, and no more"
+    assert sum(map(sum, timeline["grades"])) == pairs - summary["cached"], "what this start has asked, and no more"
     began = datetime.fromisoformat(timeline["started"]) - datetime.fromisoformat(manifest(run_folder)["started"])
     assert 0 <= began.total_seconds() < 60
 
@@ -173,7 +173,7 @@ def test_told_to_stop_it_puts_its_work_away_and_shows_its_metrics_while_it_works
     output_again, said_again = again.communicate(timeout=120)
     assert again.returncode == 0, said_again
     check_complete(run_folder)
-    assert before - 4 <= manifest(run_folder)["summary"]["kept"] <= before, "lost is only what was in flight"
+    assert before - 4 <= manifest(run_folder)["summary"]["cached"] <= before, "lost is only what was in flight"
     texts = [output, said, shown, output_again, said_again]
     texts += [path.read_bytes().decode("latin-1") for path in run_folder.rglob("store/**/*") if path.is_file()]
     assert not any(KEY in text for text in texts)
@@ -193,7 +193,7 @@ def test_what_is_judged_is_asked_by_no_later_run_and_needs_no_server(
     other = pyrite(*words(stub, "name=other"))
     assert other.returncode == 0, other.stderr
     assert stub.paths.total() == requests
-    assert check_complete(run_folder, "other") == manifest(run_folder, "other")["summary"]["kept"] == pairs
+    assert check_complete(run_folder, "other") == manifest(run_folder, "other")["summary"]["cached"] == pairs
 
 
 @pytest.mark.parametrize("way", ["judge.patience=2", "judge.sample={top: 3, deeper: 4, decay: 0.2}"])
@@ -217,9 +217,9 @@ def test_fewer_pairs_by_patience_or_by_drawing_are_the_same_after_a_stop(
     assert judged("small") == judged("other")
     summary = manifest(run_folder)["summary"]
     assert len(judged("small")) == summary["judged"] == stub.answered.total()
-    assert summary["pairs"] == summary["judged"] + summary["skipped"] + summary["not_chosen"]
+    assert summary["pairs"] == summary["judged"] + summary["skipped"] + summary["not_selected"]
     assert summary["missing"] == 0
-    assert summary["skipped" if "patience" in way else "not_chosen"] > 100
+    assert summary["skipped" if "patience" in way else "not_selected"] > 100
 
 
 @pytest.mark.parametrize(("share", "said", "most"), [(0.02, "(2%)", 9), (0, "(0%)", 1)])
@@ -244,7 +244,7 @@ def test_over_its_failure_budget_it_stops_with_one_sentence_and_keeps_what_it_ha
     assert {row["reason"] for row in absent} == {"the model's reply is none of the grades 1 to 4"}
     stub.fault = lambda _number, _pair: None
     assert pyrite(*words(stub)).returncode == 0
-    assert manifest(run_folder)["summary"]["kept"] == 100
+    assert manifest(run_folder)["summary"]["cached"] == 100
     check_complete(run_folder)
 
 

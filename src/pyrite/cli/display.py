@@ -110,13 +110,13 @@ def headline(stage: str, summary: Mapping[str, Any]) -> str:
             return f"{summary['passages']:,} passages, {queries:,} queries"
         case "generate":
             dropped = sum(summary["dropped"].values())
-            return f"{summary['questions']:,} questions of {summary['asked']:,} asked for, {dropped:,} dropped"
+            return f"{summary['questions']:,} questions of {summary['requested']:,} asked for, {dropped:,} dropped"
         case "retrieve":
             return f"{summary['candidates']:,} candidates"
         case "judge":
             notes = [
                 f"{summary[name]:,} {words}"
-                for name, words in (("kept", "known before"), ("skipped", "skipped"), ("missing", "missing"))
+                for name, words in (("cached", "known before"), ("skipped", "skipped"), ("missing", "missing"))
                 if summary[name]
             ]
             return ", ".join([f"{summary['judged']:,} pairs judged", *notes])

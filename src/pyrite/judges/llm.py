@@ -51,7 +51,7 @@ class LlmJudge:
         self.in_flight = in_flight
         self.fingerprint = fingerprint(pool.model, prompt)
         #: Passages that were cut to fit the model's window.
-        self.cut = 0
+        self.truncated = 0
         #: Pairs graded by the probabilities of the labels, where the model's own word was none of them.
         self.off_label = 0
         self._watched = 0  # pairs graded by the probabilities, off_label or not
@@ -83,7 +83,7 @@ class LlmJudge:
     @property
     def stats(self) -> dict[str, Any]:
         """How the servers were asked, how many passages were cut to fit the model's window, and how many off_label."""
-        return {"decoding_mode": self.decoding_mode, "cut": self.cut, "off_label": self.off_label}
+        return {"decoding_mode": self.decoding_mode, "truncated": self.truncated, "off_label": self.off_label}
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()
@@ -123,7 +123,7 @@ class LlmJudge:
             return Missing(pair, reason, 0, "window")
         message, was_cut = fitted
         if was_cut:
-            self.cut += 1
+            self.truncated += 1
             metrics.TRUNCATED.inc()
         body = {"messages": _messages(message), **capabilities.request(LABELS)}
         attempts = 0

@@ -111,10 +111,12 @@ _WAYS = {
 }
 
 
-def ways(rows: list[dict[str, Any]]) -> str:
+def decoding_modes(rows: list[dict[str, Any]]) -> str:
     """How the judge was asked: once where it was the same in all iterations."""
     told = [
-        (row["iteration"], "; and ".join(_WAYS.get(way, way) for way in row["ways"])) for row in rows if row["ways"]
+        (row["iteration"], "; and ".join(_WAYS.get(way, way) for way in row["decoding_modes"]))
+        for row in rows
+        if row["decoding_modes"]
     ]
     if len({words for _, words in told}) <= 1:
         return told[0][1] if told else "not at all: all pairs were known before"

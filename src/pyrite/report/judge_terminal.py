@@ -16,7 +16,7 @@ def probe(content: Mapping[str, Any]) -> Iterator[Group | Text]:
     """The numbers of a probe, its checks and the verdict."""
     hard, grades = content["hard"], content["grades"]["all"]
     table = _table(("", "left"), ("", "left"))
-    table.add_row("pairs judged", f"{content['answered']['judged']:,} of {content['answered']['asked']:,}")
+    table.add_row("pairs judged", f"{content['answered']['judged']:,} of {content['answered']['requested']:,}")
     table.add_row("grades", ", ".join(f"{grade}: {count:,}" for grade, count in reversed(grades.items())))
     for name, rule in (("rank_rule", "rank rule"), ("own_rule", f"mine.rule {content['rule']}")):
         found = hard[name]
@@ -25,7 +25,7 @@ def probe(content: Mapping[str, Any]) -> Iterator[Group | Text]:
             f"{formatting.plural(found['positives'], 'positive')}, {formatting.plural(found['negatives'], 'negative')}",
         )
     if "decoding_mode" in content["judge"]:
-        way, cut = content["judge"]["decoding_mode"], formatting.plural(content["judge"]["cut"], "passage")
+        way, cut = content["judge"]["decoding_mode"], formatting.plural(content["judge"]["truncated"], "passage")
         table.add_row("asked by", f"{way}; {cut} cut to the model's window")
     table.add_row("pairs a second", formatting.rate(content["pairs_per_second"]))
     if content["prompt_tokens_per_pair"]:

@@ -7,7 +7,7 @@ from typing import Any
 from pyrite.costs import USUAL_MACHINE, machine
 from pyrite.spec import RunSpec
 
-_COUNTS = ("judged", "kept", "skipped", "not_chosen", "missing")
+_COUNTS = ("judged", "cached", "skipped", "not_selected", "missing")
 
 
 def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
         found |= {
             "model": spec.judge.model,
             "prompt": spec.judge.prompt,
-            "asked": sum(row["asked"] for row in rows),
+            "requested": sum(row["requested"] for row in rows),
             "seconds": sum(row["seconds"] for row in rows),
             "dollars": sum(row["dollars"] for row in rows),
             "price": {"machine": on.name, "dollars_per_hour": on.dollars_per_hour, "source": on.price_source},
@@ -47,15 +47,15 @@ def shards_of(manifests: Mapping[str, Mapping[str, Any]], iteration: int) -> lis
 
 def _asking(shards: Sequence[Mapping[str, Any]], summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     prompt, cached, seconds = _sum(summaries, "prompt_tokens"), _sum(summaries, "cached_tokens"), at_work(shards)
-    asked = _sum(summaries, "judged") - _sum(summaries, "kept")
+    asked = _sum(summaries, "judged") - _sum(summaries, "cached")
     return {
-        "asked": asked,
+        "requested": asked,
         "prompt_tokens": prompt,
         "cached_share": cached / prompt if prompt else None,
         "seconds": seconds,
         "pairs_per_second": asked / seconds if asked and seconds else None,
-        "ways": sorted({each["decoding_mode"] for each in summaries if each.get("decoding_mode")}),
-        "cut": _sum(summaries, "cut"),
+        "decoding_modes": sorted({each["decoding_mode"] for each in summaries if each.get("decoding_mode")}),
+        "truncated": _sum(summaries, "truncated"),
         "dollars": seconds / 3600 * machine(USUAL_MACHINE).dollars_per_hour if asked else 0.0,
     }
 

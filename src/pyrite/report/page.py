@@ -10,7 +10,7 @@ from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, label
 from pyrite.report import formatting, judging_plots, plots
 
-_LEFT_ASIDE = {"skipped": "skipped", "not_chosen": "not chosen", "missing": "missing"}
+_LEFT_ASIDE = {"skipped": "skipped", "not_selected": "not chosen", "missing": "missing"}
 
 
 def render(report: dict[str, Any]) -> str:
@@ -70,7 +70,7 @@ def _template() -> jinja2.Template:
         "share": lambda share: formatting.percent(share, sign=False),
         "rate": formatting.rate,
         "dollars": formatting.dollars,
-        "ways": formatting.ways,
+        "decoding_modes": formatting.decoding_modes,
         "change_of_grades": formatting.change_of_grades,
         "minus": formatting.minus,
         "duration": formatting.duration,

@@ -55,8 +55,8 @@ def run(ctx: StepContext) -> dict[str, Any]:
     if judge.shared:
         writer = f"{ctx.spec.name}/{ctx.iteration}.{shard}"
         kept = JudgmentCache(ctx.store, judge.fingerprint, writer, uuid.uuid4().hex[:12])
-    not_chosen = candidates.num_rows - sum(len(passages) for _, passages in walks)
-    judging = _Judging(walks, known, not_chosen, judge, kept, ctx)
+    not_selected = candidates.num_rows - sum(len(passages) for _, passages in walks)
+    judging = _Judging(walks, known, not_selected, judge, kept, ctx)
     asyncio.run(run_with_flush(judging.walk(), judging.flush))
     table = judging.result()
     place = f"iterations/{ctx.iteration}/judgments"
@@ -67,9 +67,9 @@ def run(ctx: StepContext) -> dict[str, Any]:
     grades = Counter(table["grade"].to_pylist())
     return {
         "pairs": candidates.num_rows,
-        "not_chosen": not_chosen,
+        "not_selected": not_selected,
         "skipped": judging.passed,
-        "kept": judging.reused,
+        "cached": judging.reused,
         "judged": table.num_rows,
         "missing": len(judging.absent),
         "missing_reasons": dict(Counter(row["reason"] for row in judging.absent).most_common()),
@@ -100,7 +100,7 @@ class _Judging:
         self,
         walks: Sequence[Walk],
         known: Mapping[str, Collection[str]],
-        not_chosen: int,
+        not_selected: int,
         judge: Judge,
         kept: JudgmentCache | None,
         ctx: StepContext,
@@ -112,10 +112,10 @@ class _Judging:
         self._budget = MissingBudget(ctx.spec.judge.max_missing, self.total)
         metrics.MISSING_LIMIT.set(self._budget.most)
         # All of them, so that they are 0 and not absent where none is counted.
-        outcomes = ("judged", "kept", "skipped", "not_chosen", "missing")
+        outcomes = ("judged", "cached", "skipped", "not_selected", "missing")
         self._pairs = {outcome: metrics.PAIRS.labels(outcome) for outcome in outcomes}
         self._grades = {grade: metrics.GRADES.labels(str(grade)) for grade in GRADES}
-        self._pairs["not_chosen"].inc(not_chosen)
+        self._pairs["not_selected"].inc(not_selected)
         self.absent: list[dict[str, Any]] = []
         self.timeline = Timeline(datetime.now(UTC), time.monotonic)
         self.reused = 0
@@ -190,7 +190,7 @@ class _Judging:
     def kept(self, pair: Pair) -> None:
         del pair
         self.reused += 1
-        self._pairs["kept"].inc()
+        self._pairs["cached"].inc()
         self._ctx.progress.advance()
 
     def skipped(self, query_id: str, passage_ids: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ class Replies:
         self._fresh = WriteBuffer()
         self._unanswered: list[str] = []
         #: Requests made, how many of them were answered before, and the tokens of all answers.
-        self.counts = Counter({"asked": 0, "kept": 0, "prompt_tokens": 0, "cached_tokens": 0})
+        self.counts = Counter({"requested": 0, "cached": 0, "prompt_tokens": 0, "cached_tokens": 0})
 
     async def ask(self, requests: Sequence[Request], unit: str) -> dict[str, str]:
         """The replies by request name; without those that were not to be had.

@@ -54,12 +54,12 @@ def verdict(found: Sequence[Check]) -> str:
 
 
 def _few_missing(answered: Mapping[str, Any], most: float) -> Check:
-    passed = answered["missing"] <= most * answered["asked"]
+    passed = answered["missing"] <= most * answered["requested"]
     reason = "" if passed else f"Mostly because: {next(iter(answered['missing_reasons']))}. "
     return Check(
         "few missing",
         passed,
-        f"{answered['missing']:,} of {answered['asked']:,} pairs were left without a grade",
+        f"{answered['missing']:,} of {answered['requested']:,} pairs were left without a grade",
         f"{reason}A run stops above judge.max_missing ({most:.0%}): look at the judge's server.",
     )
 

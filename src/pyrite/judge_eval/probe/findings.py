@@ -36,7 +36,7 @@ def speed(answers: Answers) -> dict[str, Any]:
 def answered(asked: int, answers: Answers) -> dict[str, Any]:
     """How many pairs were graded, at the first attempt or later, and why others were not."""
     return {
-        "asked": asked,
+        "requested": asked,
         "judged": len(answers.judgments),
         "more_than_one_attempt": sum(judgment.attempts > 1 for judgment in answers.judgments),
         "missing": len(answers.missing),
