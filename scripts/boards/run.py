@@ -214,7 +214,7 @@ def run() -> Any:
             ),
             columns(
                 "Pairs, by iteration",
-                "judged ones cost; kept (known already), skipped (patience) and not_selected (rank) ones do not; missing "
+                "judged pairs cost; cached, skipped (patience) and not_selected (rank) pairs do not; missing "
                 "ones got no grade.",
                 "short",
                 Query(f"max by (iteration, outcome) (pyrite_run_pairs{{{part}}})"),
