@@ -5,14 +5,14 @@ import json
 import logging
 import random
 import time
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 from tenacity import RetryCallState, retry, retry_if_exception, stop_after_attempt
 
 from pyrite.errors import UserError
-from pyrite.llm.client import CHAT_PATH, Completion, RequestRejected, TransientError, parse_completion
+from pyrite.llm.client import CHAT_PATH, Completion, ErrorKind, RequestRejected, TransientError, parse_completion
 from pyrite.llm.concurrency import backoff_delay
 from pyrite.llm.pool import NoServerAvailable, Pool
 from pyrite.llm.server import Server
@@ -44,11 +44,12 @@ _OFF_TOPIC = [{"role": "user", "content": "Write the word hello."}]
 
 _MAX_ATTEMPTS = 3
 
-#: Errors with which a working server may reply to a request that it does not support.
-_UNSUPPORTED_KINDS = ("garbled", "server")
+#: Errors of a working server that does not support the request.
+_UNSUPPORTED: tuple[ErrorKind, ...] = ("garbled", "server")
 
 _log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 Messages = Sequence[Mapping[str, str]]
 
@@ -78,19 +79,13 @@ class Capabilities:
         return _request(self.decoding_mode, labels, self.label_ids, self.logprobs)
 
 
-class _ModelEntry(NamedTuple):
-    """An entry of /v1/models: the context window and the underlying model; None if the server does not report it."""
-
-    window: int | None = None
-    root: str | None = None
-
-
 @dataclass(frozen=True)
 class _ServerCapabilities:
     decoding_modes: tuple[DecodingMode, ...]
     choice_logprobs: bool
     label_ids: tuple[int, ...]
-    model: _ModelEntry
+    window: int | None
+    root: str | None  # the model behind the served name
     tokenizes: bool
     sample_tokens: int
 
@@ -105,7 +100,7 @@ async def detect_capabilities(pool: Pool, messages: Messages, labels: Sequence[s
     started, rounds = time.monotonic(), 0
     while True:
         rounds += 1
-        results = await asyncio.gather(*(_test_server(server, pool.model, messages, labels) for server in pool.servers))
+        results = await asyncio.gather(*(_Probe(server, pool.model, messages, labels).run() for server in pool.servers))
         detected = [result for result in results if isinstance(result, _ServerCapabilities)]
         if detected:
             return _common_capabilities(detected, pool)
@@ -125,14 +120,14 @@ def _common_capabilities(servers: Sequence[_ServerCapabilities], pool: Pool) -> 
     urls = ", ".join(pool.urls)
     if (mode, logprobs) in _DEGRADED:
         _log.warning("%s: %s", urls, _DEGRADED[mode, logprobs])
-    windows = [window for window in (pool.window, *(server.model.window for server in servers)) if window]
+    windows = [window for window in (pool.window, *(server.window for server in servers)) if window]
     if not windows:
         _log.warning(
             "%s: the server does not report the model's context window. A longer prompt is not graded, or the server "
             "truncates it without notice. Set resources.judge_window",
             urls,
         )
-    roots = sorted({server.model.root for server in servers if server.model.root})
+    roots = sorted({server.root for server in servers if server.root})
     if len(roots) > 1:
         _log.warning(
             "the servers serve different models as %s (%s), so judgments come from a mix of models. Serve one model",
@@ -149,63 +144,8 @@ def _common_capabilities(servers: Sequence[_ServerCapabilities], pool: Pool) -> 
     )
 
 
-def _wait(state: RetryCallState) -> float:
-    error = state.outcome and state.outcome.exception()
-    retry_after = error.retry_after if isinstance(error, TransientError) else None
-    return backoff_delay(state.attempt_number, retry_after, random.random())
-
-
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, TransientError)
-
-
-def _is_unsupported(error: BaseException) -> bool:
-    return isinstance(error, TransientError) and error.kind in _UNSUPPORTED_KINDS
-
-
-async def _test_server(
-    server: Server, model: str, messages: Messages, labels: Sequence[str]
-) -> _ServerCapabilities | str:
-    """What ``server`` supports, or why it does not respond."""
-    try:
-        return await _detect(server, model, messages, labels)
-    except TransientError as error:
-        return error.reason
-
-
-@retry(stop=stop_after_attempt(_MAX_ATTEMPTS), wait=_wait, retry=retry_if_exception(_is_transient), reraise=True)
-async def _detect(server: Server, model: str, messages: Messages, labels: Sequence[str]) -> _ServerCapabilities:
-    entry = await _model_entry(server, model)
-    plain = await _send(server, model, messages, _request("text", labels, ()))
-    label_ids = await _label_ids(server, model, labels)
-    decoding_modes: list[DecodingMode] = []
-    if label_ids:
-        reply = await _send_if_supported(server, model, messages, _request("label_ids", labels, label_ids))
-        if reply and _has_all_logprobs(reply, labels):
-            decoding_modes.append("label_ids")
-    choice = await _send_if_supported(server, model, _OFF_TOPIC, _request("choice", labels, ()))
-    free = await _send_if_supported(server, model, messages, _request("logprobs", labels, ()))
-    if choice is None and free is None:  # the server may reject logprobs only
-        choice = await _send_if_supported(server, model, _OFF_TOPIC, _request("choice", labels, (), logprobs=False))
-    choice_logprobs = choice is not None and _has_all_logprobs(choice, labels)
-    free_logprobs = free is not None and bool(free.logprobs)
-    # Without logprobs, choice ranks after logprobs: probabilities are worth more than a guaranteed label.
-    if choice and choice.text in labels and (choice_logprobs or not free_logprobs):
-        decoding_modes.append("choice")
-    if free_logprobs:
-        decoding_modes.append("logprobs")
-    tokenizes = label_ids is not None and await _counts_tokens(server, model, messages)
-    return _ServerCapabilities(
-        (*decoding_modes, "text"), choice_logprobs, label_ids or (), entry, tokenizes, plain.prompt_tokens
-    )
-
-
-def _has_all_logprobs(reply: Completion, labels: Sequence[str]) -> bool:
-    return all(label in (reply.logprobs or {}) for label in labels)
-
-
 def _request(
-    decoding_mode: DecodingMode, labels: Sequence[str], label_ids: Sequence[int], logprobs: bool = True
+    decoding_mode: DecodingMode, labels: Sequence[str], label_ids: Sequence[int] = (), logprobs: bool = True
 ) -> dict[str, Any]:
     one_token = {"temperature": 0, "max_tokens": 1}
     match decoding_mode:
@@ -220,76 +160,130 @@ def _request(
             return {"temperature": 0, "max_tokens": _TEXT_TOKENS, "stop": ["\n"]}
 
 
-async def _send(server: Server, model: str, messages: Messages, request: Mapping[str, Any]) -> Completion:
-    body = json.dumps({"model": model, "messages": messages, **request}).encode()
-    return parse_completion(await server.client.post(CHAT_PATH, body), time.perf_counter(), 1)
+def _delay(state: RetryCallState) -> float:
+    error = state.outcome and state.outcome.exception()
+    retry_after = error.retry_after if isinstance(error, TransientError) else None
+    return backoff_delay(state.attempt_number, retry_after, random.random())
 
 
-_send_with_retries = retry(
-    stop=stop_after_attempt(_MAX_ATTEMPTS), wait=_wait, retry=retry_if_exception(_is_unsupported), reraise=True
-)(_send)
+def _retry_on(kinds: Collection[ErrorKind]) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
+    def applies(error: BaseException) -> bool:
+        return isinstance(error, TransientError) and error.kind in kinds
+
+    return retry(stop=stop_after_attempt(_MAX_ATTEMPTS), wait=_delay, retry=retry_if_exception(applies), reraise=True)
 
 
-async def _send_if_supported(
-    server: Server, model: str, messages: Messages, request: Mapping[str, Any]
-) -> Completion | None:
-    return await _if_supported(_send_with_retries(server, model, messages, request), fatal=(401, 403, 404))
-
-
-async def _if_supported(response: Awaitable[T], fatal: Collection[int] = ()) -> T | None:
-    """The response, or None if the server rejects the request or fails at it: some reply with 500 if unsupported.
+async def _if_supported(reply: Awaitable[T], fatal: Collection[int] = ()) -> T | None:
+    """The reply, or None if the server rejects the request or fails at it: some send 500 for what they do not support.
 
     Use it only for a server that responds to plain requests. A rejection with a ``fatal`` status is raised.
     """
     try:
-        return await response
+        return await reply
     except RequestRejected as error:
         if error.status in fatal:
             raise
     except TransientError as error:
-        if not _is_unsupported(error):
+        if error.kind not in _UNSUPPORTED:
             raise
     return None
 
 
-async def _model_entry(server: Server, model: str) -> _ModelEntry:
-    """The model's entry in the server's list; empty if the server does not list its models.
+@dataclass(frozen=True)
+class _Probe:
+    """Tests one server."""
 
-    Raises:
-        UserError: the server lists its models, and this model is not among them.
-    """
-    response: Any = await _if_supported(server.client.get("/v1/models"))
-    try:
-        served = {entry["id"]: entry for entry in response["data"]}
-    except (KeyError, TypeError):
-        return _ModelEntry()
-    if model not in served:
-        names = ", ".join(map(str, served)) or "nothing"
-        raise UserError(
-            f"{server.url} does not serve {model!r} but {names}. Set judge.model to a model that it serves."
+    server: Server
+    model: str
+    messages: Messages
+    labels: Sequence[str]
+
+    async def run(self) -> _ServerCapabilities | str:
+        """Return what the server supports, or why it does not respond."""
+        try:
+            return await self._detect()
+        except TransientError as error:
+            return error.reason
+
+    @_retry_on(get_args(ErrorKind))
+    async def _detect(self) -> _ServerCapabilities:
+        entry = await self._model_entry()
+        plain = await self._chat(self.messages, _request("text", self.labels))
+        label_ids = await self._label_ids()
+        decoding_modes: list[DecodingMode] = []
+        if label_ids:
+            reply = await self._chat_if_supported(self.messages, _request("label_ids", self.labels, label_ids))
+            if self._has_all_logprobs(reply):
+                decoding_modes.append("label_ids")
+        choice = await self._chat_if_supported(_OFF_TOPIC, _request("choice", self.labels))
+        free = await self._chat_if_supported(self.messages, _request("logprobs", self.labels))
+        if choice is None and free is None:  # the server may reject logprobs only
+            choice = await self._chat_if_supported(_OFF_TOPIC, _request("choice", self.labels, logprobs=False))
+        choice_logprobs, free_logprobs = self._has_all_logprobs(choice), bool(free and free.logprobs)
+        # Without logprobs, choice ranks after logprobs: probabilities are worth more than a guaranteed label.
+        if choice and choice.text in self.labels and (choice_logprobs or not free_logprobs):
+            decoding_modes.append("choice")
+        if free_logprobs:
+            decoding_modes.append("logprobs")
+        window, root = entry.get("max_model_len"), entry.get("root")
+        return _ServerCapabilities(
+            (*decoding_modes, "text"),
+            choice_logprobs,
+            label_ids or (),
+            window if isinstance(window, int) and window > 0 else None,
+            root if isinstance(root, str) else None,
+            label_ids is not None and await self._counts_tokens(),
+            plain.prompt_tokens,
         )
-    window, root = served[model].get("max_model_len"), served[model].get("root")
-    return _ModelEntry(
-        window if isinstance(window, int) and window > 0 else None, root if isinstance(root, str) else None
-    )
 
+    def _has_all_logprobs(self, reply: Completion | None) -> bool:
+        return reply is not None and all(label in (reply.logprobs or {}) for label in self.labels)
 
-async def _counts_tokens(server: Server, model: str, messages: Messages) -> bool:
-    """Whether the server counts the tokens of messages: some servers tokenize only plain text."""
-    body = json.dumps({"model": model, "messages": messages}).encode()
-    response = await _if_supported(server.client.post("/tokenize", body))
-    return isinstance(response, Mapping) and isinstance(response.get("count"), int)
+    async def _post(self, path: str, content: Mapping[str, Any]) -> Any:
+        return await self.server.client.post(path, json.dumps({"model": self.model, **content}).encode())
 
+    async def _chat(self, messages: Messages, request: Mapping[str, Any]) -> Completion:
+        reply = await self._post(CHAT_PATH, {"messages": messages, **request})
+        return parse_completion(reply, time.perf_counter(), 1)
 
-async def _label_ids(server: Server, model: str, labels: Sequence[str]) -> tuple[int, ...] | None:
-    """The token id of each label; empty if a label is not one token; None if the server does not tokenize."""
-    ids = []
-    for label in labels:
-        body = json.dumps({"model": model, "prompt": label, "add_special_tokens": False}).encode()
-        response = await _if_supported(server.client.post("/tokenize", body))
-        if not isinstance(response, Mapping) or "tokens" not in response:
-            return None
-        if len(response["tokens"]) != 1:
-            return ()
-        ids.append(int(response["tokens"][0]))
-    return tuple(ids)
+    async def _chat_if_supported(self, messages: Messages, request: Mapping[str, Any]) -> Completion | None:
+        chat = _retry_on(_UNSUPPORTED)(self._chat)
+        return await _if_supported(chat(messages, request), fatal=(401, 403, 404))
+
+    async def _model_entry(self) -> Mapping[str, Any]:
+        """The model's entry in /v1/models; empty if the server does not list its models.
+
+        Raises:
+            UserError: the server lists its models, and this model is not among them.
+        """
+        reply: Any = await _if_supported(self.server.client.get("/v1/models"))
+        try:
+            served: dict[str, Mapping[str, Any]] = {entry["id"]: entry for entry in reply["data"]}
+        except (KeyError, TypeError):
+            return {}
+        if self.model not in served:
+            names = ", ".join(map(str, served)) or "nothing"
+            raise UserError(
+                f"{self.server.url} does not serve {self.model!r} but {names}. Set judge.model to one of these."
+            )
+        return served[self.model]
+
+    async def _tokenize(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        reply = await _if_supported(self._post("/tokenize", content))
+        return reply if isinstance(reply, Mapping) else {}
+
+    async def _counts_tokens(self) -> bool:
+        """Whether the server counts the tokens of messages: some servers tokenize only plain text."""
+        return isinstance((await self._tokenize({"messages": self.messages})).get("count"), int)
+
+    async def _label_ids(self) -> tuple[int, ...] | None:
+        """The token id of each label; empty if a label is not one token; None if the server does not tokenize."""
+        ids: list[int] = []
+        for label in self.labels:
+            tokens = (await self._tokenize({"prompt": label, "add_special_tokens": False})).get("tokens")
+            if tokens is None:
+                return None
+            if len(tokens) != 1:
+                return ()
+            ids.append(int(tokens[0]))
+        return tuple(ids)

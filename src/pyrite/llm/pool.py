@@ -96,6 +96,7 @@ class Pool:
             window: the context window in tokens, if the user has set it.
         """
         self.urls = list(urls)
+        self.max_in_flight = concurrency * len(self.urls)  # over all servers
         self.model, self.patience, self.window = model, patience, window
         self._key, self._concurrency, self._timeout = key, concurrency, timeout
         self.servers: list[Server] = []
