@@ -43,7 +43,7 @@ class Stub:
         self.capabilities = capabilities or ("label_ids", "choice", "logprobs", "tokenize")
         self.window = window
         #: The window that a server has and does not tell.
-        self.untold_window: int | None = None
+        self.unreported_window: int | None = None
         self.models = [MODEL]
         self.root = MODEL
         self.key: str | None = None
@@ -52,15 +52,15 @@ class Stub:
         self.statuses_at: dict[str, int] = {}
         self.delay = 0.0
         #: What its model says where it is not held to the labels; None: its grade.
-        self.said: str | None = None
+        self.reply_text: str | None = None
         #: The status with which it refuses a request for log probabilities; 0: it leaves them out.
         self.refuses_logprobs = 0
         #: Says what to do instead of answering a pair: given its number (from 1) and the pair.
         self.fault: Callable[[int, Pair], Fault | None] = lambda _number, _pair: None
         self.faults: Counter[str] = Counter()  # that happened
         self.paths: Counter[str] = Counter()
-        self.asked: Counter[Pair] = Counter()  # pairs, whatever came of it
-        self.answered: Counter[Pair] = Counter()  # pairs that a grade was sent for
+        self.requested: Counter[Pair] = Counter()  # pairs, whatever came of it
+        self.graded: Counter[Pair] = Counter()  # pairs that a grade was sent for
         self.messages: list[str] = []
         self.most_at_once = 0
         self.port = 0
@@ -158,15 +158,15 @@ class Stub:
         pair = (found[1], found[2]) if found else ("", "")
         if found and "capital of France" not in pair[0]:
             self.messages.append(message)
-            self.asked[pair] += 1
+            self.requested[pair] += 1
             if self.delay:
                 await asyncio.sleep(self.delay)
-            fault = self.fault(self.asked.total(), pair)
+            fault = self.fault(self.requested.total(), pair)
             if fault is not None:
                 return await self._misbehave(request, fault)
-            self.answered[pair] += 1
+            self.graded[pair] += 1
         length = tokens(message) + 10
-        most = self.window or self.untold_window
+        most = self.window or self.unreported_window
         if most and length + body["max_tokens"] > most:
             said = f"This model's maximum context length is {most} tokens, and the prompt has {length}."
             return web.json_response({"error": {"message": said}}, status=400)
@@ -179,8 +179,8 @@ class Stub:
         if held:
             text = text if pair else "1"
             chances = chances or dict.fromkeys(LABELS, 0.25)
-        elif self.said is not None:
-            text = self.said
+        elif self.reply_text is not None:
+            text = self.reply_text
         top: dict[str, float] | None = None
         if body.get("logprobs") and "logprobs" in self.capabilities:
             # 6% of the probability is on another token, unless the model is held to the labels.

@@ -77,7 +77,7 @@ def test_transient_faults_are_retried_until_a_reply(stub: Stub, fault: Fault, na
     assert stub.faults[name] == 3
     assert len(replies) == 10
     assert sum(reply.attempts for reply in replies) == 13
-    assert sorted(stub.answered.values()) == [1] * 10
+    assert sorted(stub.graded.values()) == [1] * 10
     assert all(reply.prompt_tokens > 0 and reply.cached_tokens > 0 for reply in replies)
 
 
@@ -170,11 +170,11 @@ def test_queries_of_a_failed_server_move_and_return() -> None:
 
         async def send(pool: Pool) -> tuple[set[str], set[str]]:
             """Which queries each server received. Every request gets a reply, even if a server fails meanwhile."""
-            one.answered.clear()
-            two.answered.clear()
+            one.graded.clear()
+            two.graded.clear()
             assert len(await send_all(pool, 40, passages=5)) == 200
-            assert len(one.answered + two.answered) == 200
-            return {query for query, _ in one.answered}, {query for query, _ in two.answered}
+            assert len(one.graded + two.graded) == 200
+            return {query for query, _ in one.graded}, {query for query, _ in two.graded}
 
         async def use(pool: Pool) -> None:
             first, second = await send(pool)

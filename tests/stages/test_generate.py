@@ -158,7 +158,7 @@ def test_with_an_llm_judge_half_is_checked_and_half_is_tied_to_no_passage(
     candidates = pq.read_table(run / "iterations/1/candidates.parquet").to_pylist()
     known = sum(own.get(row["query_id"]) == row["passage_id"] for row in candidates)
     assert sum(summary["cached"] for summary in judged) == known > 0
-    assert max(writer.answered.values()) == 1
+    assert max(writer.graded.values()) == 1
     report = json.loads((run / "report/report.json").read_text())
     assert sum(row["queries"] for row in report["data"]["splits"]) == len(asked)
 
@@ -177,7 +177,7 @@ def test_killed_in_the_middle_it_asks_nothing_twice_that_was_kept(
         assert pyrite(*verb, PYRITE_STORE=undisturbed).returncode == 0
     usual = writer.written.total()
     assert usual == 50
-    for counts in (writer.written, writer.answered, writer.shown):
+    for counts in (writer.written, writer.graded, writer.shown):
         counts.clear()
     assert pyrite("prepare", run_file).returncode == 0
 
@@ -215,7 +215,7 @@ def test_killed_in_the_middle_it_asks_nothing_twice_that_was_kept(
     assert writer.written.keys() >= kept
     assert all(writer.written[key] == 1 for key in kept)
     assert writer.written.total() == usual + len(lost)
-    assert max(writer.answered.values()) == 1
+    assert max(writer.graded.values()) == 1
     assert digests(tmp_path / "store/runs/small", "generate") == digests(
         tmp_path / "undisturbed/runs/small", "generate"
     )
