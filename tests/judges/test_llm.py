@@ -155,7 +155,7 @@ def test_a_passage_that_a_server_finds_too_long_is_missing_and_the_others_are_no
             *(Pair("q", name) for name in ("short", "long")),
         )
     assert isinstance(results[0], Judgment)
-    assert results[1] == Missing(Pair("q", "long"), "the server rejects it as longer than the model's context window", 1, "window")
+    assert results[1] == Missing(Pair("q", "long"), "longer than the server's context window", 1, "window")
 
 
 def test_what_was_tried_before_a_pair_is_given_up_counts(stub: Stub) -> None:

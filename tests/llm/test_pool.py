@@ -102,7 +102,7 @@ def test_overload_lowers_the_concurrency_limit(stub: Stub, fault: Fault) -> None
 
     grown, lowered = with_pool(make_pool(stub, timeout=1.0 if fault == "hang" else 5.0), use)
     assert stub.faults.total() >= 4
-    assert grown == stub.most_at_once == 8
+    assert grown == stub.max_in_flight == 8
     assert lowered <= 4
 
 
@@ -237,9 +237,7 @@ def test_server_that_is_always_busy_is_an_outage(stub: Stub) -> None:
     assert stub.faults["429"] >= 4
 
 
-def test_request_that_always_gets_502_fails_alone(
-    stub: Stub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_request_that_always_gets_502_fails_alone(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: a gateway's 502 for the last pair counted as an outage, so the shard never finished."""
     monkeypatch.setattr("pyrite.llm.server._MAX_OPEN_SECONDS", 0.1)
     stub.fault = lambda _number, pair: (502, {}) if pair[0] == "q3" else None

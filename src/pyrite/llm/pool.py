@@ -196,7 +196,7 @@ class Pool:
             except ContextLengthExceeded:
                 server.breaker.release()
                 raise RetriesExhausted(
-                    "the server rejects it as longer than the model's context window", attempts, "window"
+                    "longer than the server's context window", attempts, "window"
                 ) from None
             except TransientError as error:
                 server.record_failure(error, epoch)
