@@ -72,7 +72,7 @@ def test_optional_endpoints_may_be_unavailable(path: str, status: int) -> None:
     assert result.window == (None if path == "/v1/models" else 4096)
 
 
-def test_server_that_tokenizes_only_plain_text_counts_no_messages() -> None:
+def test_server_tokenizing_only_plain_text_counts_no_messages() -> None:
     with Stub(*ALL, "tokenize text alone") as stub:
         result = detect(stub)
     assert (result.decoding_mode, result.tokenizes) == ("label_ids", False)

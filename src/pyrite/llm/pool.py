@@ -195,9 +195,7 @@ class Pool:
                 return result
             except ContextLengthExceeded:
                 server.breaker.release()
-                raise RetriesExhausted(
-                    "longer than the server's context window", attempts, "window"
-                ) from None
+                raise RetriesExhausted("longer than the server's context window", attempts, "window") from None
             except TransientError as error:
                 server.record_failure(error, epoch)
                 metrics.RETRIES.labels(error.kind).inc()
