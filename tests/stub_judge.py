@@ -47,14 +47,14 @@ class Stub:
         self.models = [MODEL]
         self.root = MODEL
         self.key: str | None = None
-        #: The HTTP status of chat requests, and of requests to other paths.
+        #: The HTTP status of replies to chat requests, and of replies by path.
         self.status = 200
-        self.statuses_at: dict[str, int] = {}
+        self.path_statuses: dict[str, int] = {}
         self.delay = 0.0
         #: The generated text if not constrained to the labels; None: the grade.
         self.reply_text: str | None = None
-        #: The HTTP status of requests for log probabilities; 0: they are ignored.
-        self.refuses_logprobs = 0
+        #: The HTTP status of replies to requests for log probabilities; 0: replies without them.
+        self.logprobs_status = 0
         #: Returns what to send instead of a grade, given the request's number (from 1) and the pair.
         self.fault: Callable[[int, Pair], Fault | None] = lambda _number, _pair: None
         self.faults: Counter[str] = Counter()  # faults sent
@@ -116,7 +116,7 @@ class Stub:
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             message = f"Incorrect API key provided: {request.headers.get('Authorization')}"
             return web.json_response({"error": {"message": message}}, status=401)
-        if status := self.statuses_at.get(request.path):
+        if status := self.path_statuses.get(request.path):
             return web.json_response({"error": {"message": f"stub says {status}"}}, status=status)
         if request.path == "/v1/models":
             entry = {"root": self.root} | ({"max_model_len": self.window} if self.window else {})
@@ -150,9 +150,9 @@ class Stub:
             self.faults[str(self.status)] += 1
             error = {"error": {"message": f"stub says {self.status}"}}
             return web.json_response(error, status=self.status, headers={"Retry-After": "0.2"})
-        if self.refuses_logprobs and body.get("logprobs"):
+        if self.logprobs_status and body.get("logprobs"):
             error = {"error": {"message": "logprobs are not supported"}}
-            return web.json_response(error, status=self.refuses_logprobs)
+            return web.json_response(error, status=self.logprobs_status)
         message = body["messages"][0]["content"]
         match = _PAIR.search(message)
         pair = (match[1], match[2]) if match else ("", "")

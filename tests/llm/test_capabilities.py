@@ -55,7 +55,7 @@ def test_server_that_rejects_logprobs_gets_no_more_such_requests(
     """Regression: a server that replies with 500 to a request that it does not support was taken to be down."""
     monkeypatch.setattr("pyrite.llm.capabilities.backoff_delay", lambda *_: 0.0)
     with Stub(*supported) as stub:
-        stub.refuses_logprobs = status
+        stub.logprobs_status = status
         result = detect(stub)
         assert stub.paths["/v1/chat/completions"] == requests
     assert (result.decoding_mode, result.logprobs) == (decoding_mode, False)
@@ -66,7 +66,7 @@ def test_server_that_rejects_logprobs_gets_no_more_such_requests(
 @pytest.mark.parametrize(("path", "status"), [("/v1/models", 500), ("/v1/models", 403), ("/tokenize", 403)])
 def test_optional_endpoints_may_be_unavailable(path: str, status: int) -> None:
     with Stub() as stub:
-        stub.statuses_at[path] = status
+        stub.path_statuses[path] = status
         result = detect(stub)
     assert result.decoding_mode == ("choice" if path == "/tokenize" else "label_ids")
     assert result.window == (None if path == "/v1/models" else 4096)
