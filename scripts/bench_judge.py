@@ -36,8 +36,7 @@ from pyrite.judges.llm import LlmJudge
 from pyrite.judges.prompt import Prompt, load_prompt
 from pyrite.judges.session import Walk, judge_all
 from pyrite.llm.capabilities import detect_capabilities
-from pyrite.llm.placement import ranked
-from pyrite.llm.pool import Pool
+from pyrite.llm.pool import Pool, rank_servers
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
 from pyrite.spec import JudgeSpec, ResourcesSpec, RunSpec, SampleSource
@@ -298,7 +297,7 @@ async def _bare(
                 for passage in passages:
                     content = prompt.render(query_text[query], passage_text[passage])
                     body = {"model": model, "messages": [{"role": "user", "content": content}], **extra}
-                    url = next(turns) if in_turn else urls[ranked(query, urls)[0]]
+                    url = next(turns) if in_turn else urls[rank_servers(query, urls)[0]]
                     async with session.post(url + "/v1/chat/completions", json=body) as response:
                         usage = (await response.json())["usage"]
                     prompt_tokens += usage["prompt_tokens"]

@@ -1,4 +1,4 @@
-"""What the judge's benchmarks share: made-up texts, and a stub server that answers at once in a process of its own."""
+"""Shared by the judge's benchmarks: random texts, and a stub server in its own process that replies at once."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyrite import tables
 from pyrite.judges.grading import LABELS
 
-#: Plain English words, in the frequency in which the practice corpus has them.
+#: English words with the frequencies of the sample corpus.
 WORDS = [
     word
     for entry in sorted((resources.files("pyrite.sample") / "facts").iterdir(), key=lambda entry: entry.name)
@@ -26,46 +26,46 @@ WORDS = [
 
 
 def texts(count: int, characters: int, seed: int) -> list[str]:
-    draw = random.Random(seed)
-    return [" ".join(draw.choices(WORDS, k=characters // 6))[:characters] for _ in range(count)]
+    rng = random.Random(seed)
+    return [" ".join(rng.choices(WORDS, k=characters // 6))[:characters] for _ in range(count)]
 
 
 def tables_of(queries: Sequence[str], passages: Sequence[str]) -> tuple[pa.Table, pa.Table]:
-    asked = [
+    query_rows = [
         {"query_id": f"q{i}", "text": text, "topic": "", "type": "", "split": "train", "question_ids": []}
         for i, text in enumerate(queries)
     ]
-    stored = [
+    passage_rows = [
         {"passage_id": f"c{i}", "text": text, "title": "", "split": "train", "parents": []}
         for i, text in enumerate(passages)
     ]
-    return pa.Table.from_pylist(asked, tables.QUERIES), pa.Table.from_pylist(stored, tables.PASSAGES)
+    return pa.Table.from_pylist(query_rows, tables.QUERIES), pa.Table.from_pylist(passage_rows, tables.PASSAGES)
 
 
 def memory() -> float:
-    """Resident memory of this process now, MB."""
+    """Resident memory of this process, in MB."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
 
 
 class Stub(asyncio.Protocol):
-    """The least that is a server: it answers every chat request with the same bytes, in the shape of vLLM's."""
+    """A minimal server that replies to every chat request with the same bytes, in vLLM's format."""
 
     def __init__(self) -> None:
-        self._got = b""
+        self._buffer = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
 
     def data_received(self, data: bytes) -> None:
-        self._got += data
-        while (end := self._got.find(b"\r\n\r\n")) >= 0:
-            head = self._got[:end].lower()
-            found = head.find(b"content-length:")
-            length = int(head[found + 15 :].split(b"\r\n", 1)[0]) if found >= 0 else 0
-            if len(self._got) < end + 4 + length:
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head = self._buffer[:end].lower()
+            start = head.find(b"content-length:")
+            length = int(head[start + 15 :].split(b"\r\n", 1)[0]) if start >= 0 else 0
+            if len(self._buffer) < end + 4 + length:
                 return
-            body, self._got = self._got[end + 4 : end + 4 + length], self._got[end + 4 + length :]
+            body, self._buffer = self._buffer[end + 4 : end + 4 + length], self._buffer[end + 4 + length :]
             self._transport.write(_reply(head.split(b" ", 2)[1], body))
 
 

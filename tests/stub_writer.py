@@ -1,4 +1,4 @@
-"""A server that stands in for an LLM that writes questions and grades pairs."""
+"""A stub of a server whose LLM writes questions and grades pairs."""
 
 import asyncio
 import hashlib
@@ -17,15 +17,15 @@ _SHOT = re.compile(r"^- (.*)$", re.MULTILINE)
 
 
 class Writer(Stub):
-    """Stands in for an LLM that writes sensible questions, which needs a GPU here; grades pairs as ``Stub`` does.
+    """Writes questions from words of the prompt, and grades pairs as ``Stub`` does.
 
-    Its questions hold words of what it is shown and depend on nothing but the request. ``replies`` come instead, to
-    the requests whose number (from 1) they are under.
+    A question depends only on the request. ``replies`` and ``statuses`` override a reply by the request's number
+    (from 1).
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.written: Counter[str] = Counter()  # requests for a question, by the digest of all but the model's name
+        self.written: Counter[str] = Counter()  # requests for a question, by digest without the model's name
         self.shown: list[list[str]] = []  # the examples of each few-shot request
         self.replies: Callable[[int], str | None] = lambda _: None
         self.statuses: Callable[[int], int] = lambda _: 200
@@ -33,10 +33,10 @@ class Writer(Stub):
 
     async def _chat(self, request: web.BaseRequest, body: dict[str, Any]) -> web.StreamResponse:
         message = body["messages"][0]["content"]
-        if "seed" not in body:  # it is asked as a judge
+        if "seed" not in body:  # a request for a grade
             return await super()._chat(request, body)
-        asked = {name: value for name, value in body.items() if name != "model"}
-        self.written[hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()] += 1
+        request_body = {name: value for name, value in body.items() if name != "model"}
+        self.written[hashlib.sha256(json.dumps(request_body, sort_keys=True).encode()).hexdigest()] += 1
         number = self.written.total()
         passage = _PASSAGE.search(message)
         if not passage:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from preview.asking import SCRAPE
-from pyrite.llm.client import Kind
+from pyrite.llm.client import ErrorKind
 
 SECONDS = 7200
 NAMESPACE, RUN = "ml", "sample"
@@ -266,7 +266,7 @@ def _requests(
     yield "pyrite_llm_prompt_tokens_total", pod, np.floor(tokens) * alive
     yield "pyrite_llm_cached_tokens_total", pod, np.floor(np.cumsum(judged * 430 * (0.62 - 0.1 * hangs))) * alive
     fails = {"busy": 0.5, "timeout": 9 * hangs, "connection": 4 * hangs, "unparsable": 0.04}
-    for reason in (*get_args(Kind), "unparsable"):
+    for reason in (*get_args(ErrorKind), "unparsable"):
         often = fails.get(reason, 0)
         growth = rng.poisson(often * there)
         yield "pyrite_llm_retries_total", {**pod, "reason": reason}, np.cumsum(growth) * alive

@@ -17,7 +17,7 @@ from pyrite.costs import (
 )
 from pyrite.embedding.models import Size, base_folder, size
 from pyrite.executors.step import Run
-from pyrite.generation.sampling import shares
+from pyrite.generation.sampling import split_counts
 from pyrite.identity import passage_id
 from pyrite.judges.llm import fingerprint
 from pyrite.judges.prompt import load_prompt
@@ -168,7 +168,7 @@ def _drawn(spec: RunSpec, size: _Size) -> dict[str, int]:
     """How many questions are asked of a passage each, by split: as many as are wanted and there are passages for."""
     assert spec.generate is not None
     count, split = spec.generate.queries - _after_examples(spec), spec.prepare.split
-    wanted = {"train": count} if size.own else shares(count, split)
+    wanted = {"train": count} if size.own else split_counts(count, split)
     there = {"train": split.train, "val": split.val, "test": split.test}
     return {name: min(many, round(there[name] * size.passages)) for name, many in wanted.items()}
 

@@ -1,12 +1,18 @@
-"""Replies to questions, and questions that are the same."""
+"""Cleaning and rejecting replies, and removing duplicate questions."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrite.generation import filters
-from pyrite.generation.dedup import NEARLY_SAME, SAME, deduplicate, gist
-from pyrite.generation.filters import clean, refusal
+from pyrite.generation.filters import (
+    DUPLICATE,
+    NEAR_DUPLICATE,
+    clean,
+    content_words,
+    deduplicate,
+    rejection_reason,
+)
 from pyrite.generation.questions import GeneratedQuestion, from_tables, to_tables
 from pyrite.sources.base import Split
 from pyrite.spec import GenerateSpec
@@ -24,9 +30,9 @@ REPLIES = {
 
 
 @pytest.mark.parametrize(("reply", "question"), REPLIES.items())
-def test_a_question_is_taken_out_of_what_stands_around_it(reply: str, question: str) -> None:
+def test_question_is_extracted_from_the_reply(reply: str, question: str) -> None:
     assert clean(reply) == question
-    assert refusal(question, SPEC) is None
+    assert rejection_reason(question, SPEC) is None
 
 
 @pytest.mark.parametrize(
@@ -38,73 +44,73 @@ def test_a_question_is_taken_out_of_what_stands_around_it(reply: str, question: 
         ("???", filters.NOT_A_QUESTION),
         ("Why gout?", filters.TOO_SHORT),
         ("What " + "very " * 20 + "long?", filters.TOO_LONG),
-        ("What does the passage say on gout?", filters.POINTS_AT_PASSAGE),
-        ("According to this article, what helps against gout?", filters.POINTS_AT_PASSAGE),
+        ("What does the passage say on gout?", filters.MENTIONS_PASSAGE),
+        ("According to this article, what helps against gout?", filters.MENTIONS_PASSAGE),
     ],
 )
-def test_what_is_no_question_is_refused_with_its_reason(reply: str, reason: str) -> None:
-    assert refusal(clean(reply), SPEC) == reason
+def test_unusable_replies_are_rejected_with_a_reason(reply: str, reason: str) -> None:
+    assert rejection_reason(clean(reply), SPEC) == reason
 
 
-def test_anatomy_is_not_taken_for_talk_about_the_passage() -> None:
+def test_anatomical_passages_are_not_rejected() -> None:
     for question in ("What narrows the nasal passage?", "What slows the passage of food?"):
-        assert refusal(question, SPEC) is None
+        assert rejection_reason(question, SPEC) is None
 
 
 @given(st.text(alphabet=st.sampled_from("ab1 .?\"'“”*_-:Qq\n("), max_size=40))
-def test_cleaning_what_is_clean_changes_nothing(reply: str) -> None:
+def test_clean_is_idempotent(reply: str) -> None:
     assert clean(clean(reply)) == clean(reply)
 
 
-def test_nearly_the_same_is_the_same_words_but_for_fillers_and_never_another_disease() -> None:
-    same = "What are the early symptoms of gout in men?"
+def test_near_duplicates_share_content_words_but_not_topics() -> None:
+    question = "What are the early symptoms of gout in men?"
     for other in ("what are early symptoms of gout in a man or men", "In men, which are gout's early symptoms?"):
-        assert (gist(other) == gist(same)) == ("man" not in other)
+        assert (content_words(other) == content_words(question)) == ("man" not in other)
     for other in ("acne", "gouty arthritis"):
-        assert gist(same.replace("gout", other)) != gist(same)
-    assert gist("How does gout hurt?") != gist("When does gout hurt?")
-    assert gist("What is it?") == gist("what is it") != gist("Who are they?")
+        assert content_words(question.replace("gout", other)) != content_words(question)
+    assert content_words("How does gout hurt?") != content_words("When does gout hurt?")
+    assert content_words("What is it?") == content_words("what is it") != content_words("Who are they?")
 
 
-def made(text: str, split: Split = "train", passage: str = "") -> GeneratedQuestion:
+def question_from(text: str, split: Split = "train", passage: str = "") -> GeneratedQuestion:
     return GeneratedQuestion(text, split, "", "", (passage,) if passage else (), (passage or "few-shot-0",))
 
 
-def test_the_same_question_on_two_passages_of_a_split_knows_both_and_is_on_one_side_only() -> None:
-    kept, dropped = deduplicate(
+def test_duplicates_merge_within_a_split_and_drop_across_splits() -> None:
+    unique, dropped = deduplicate(
         ["Is this known already?"],
         [
-            made("What is gout?", "test", "t1"),
-            made("what is  gout?", "train", "c1"),
-            made("What is gout?", "train", "c2"),
-            made("Is this known already?", "train", "c3"),
-            made("Who has the gout?", passage=""),
-            made("Who has gout?", "val", "v1"),
+            question_from("What is gout?", "test", "t1"),
+            question_from("what is  gout?", "train", "c1"),
+            question_from("What is gout?", "train", "c2"),
+            question_from("Is this known already?", "train", "c3"),
+            question_from("Who has the gout?", passage=""),
+            question_from("Who has gout?", "val", "v1"),
         ],
     )
-    assert [(q.text, q.split, q.passage_ids) for q in kept] == [
+    assert [(q.text, q.split, q.passage_ids) for q in unique] == [
         ("what is  gout?", "train", ("c1", "c2")),
         ("Who has gout?", "val", ("v1",)),
     ]
-    assert dropped == {SAME: 3, NEARLY_SAME: 1}
+    assert dropped == {DUPLICATE: 3, NEAR_DUPLICATE: 1}
 
 
 WORDS = st.lists(st.sampled_from(["What", "is", "the", "gout", "gouts", "acne", "why", "hurt"]), min_size=1, max_size=4)
-MADE = st.builds(
-    lambda words, split, passage: made(" ".join(words) + "?", split if passage else "train", passage),
+QUESTIONS = st.builds(
+    lambda words, split, passage: question_from(" ".join(words) + "?", split if passage else "train", passage),
     WORDS,
     st.sampled_from(["train", "val", "test"]),
     st.sampled_from(["", "c1", "c2"]),
 )
 
 
-@given(st.lists(WORDS.map(" ".join), max_size=3), st.lists(MADE, max_size=12))
-def test_every_question_is_kept_once_or_counted(existing: list[str], questions: list[GeneratedQuestion]) -> None:
-    kept, dropped = deduplicate(existing, questions)
-    assert len(kept) + dropped.total() == len(questions)
-    gists = [gist(question.text) for question in kept]
-    assert len(set(gists)) == len(kept)
-    assert set(gists).isdisjoint(map(gist, existing))
-    # Reading shards and dropping their common questions again changes nothing more.
-    assert deduplicate(existing, kept)[0] == kept
-    assert from_tables(*to_tables(kept)) == kept
+@given(st.lists(WORDS.map(" ".join), max_size=3), st.lists(QUESTIONS, max_size=12))
+def test_each_question_is_unique_or_counted_as_dropped(existing: list[str], questions: list[GeneratedQuestion]) -> None:
+    unique, dropped = deduplicate(existing, questions)
+    assert len(unique) + dropped.total() == len(questions)
+    words = [content_words(question.text) for question in unique]
+    assert len(set(words)) == len(unique)
+    assert set(words).isdisjoint(map(content_words, existing))
+    # Readers deduplicate all shards again, which must not change the questions of one.
+    assert deduplicate(existing, unique)[0] == unique
+    assert from_tables(*to_tables(unique)) == unique

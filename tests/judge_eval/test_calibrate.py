@@ -204,7 +204,7 @@ def test_texts_go_to_the_server_as_they_stand_in_the_file(pyrite: Pyrite, run_fi
         server.down()
         again = pyrite("calibrate", run_file, path, *judge)
         assert again.returncode == 0, again.stderr
-        assert all(server.answered[pair] == 1 for pair in pairs), "no pair is paid for twice"
+        assert all(server.graded[pair] == 1 for pair in pairs), "no pair is paid for twice"
     content = json.loads(Path(result.stdout.rstrip().splitlines()[-1]).read_text())
     assert content["n"] == 20
     assert content["kappa"] == 1
@@ -215,7 +215,7 @@ def test_what_a_probe_or_a_calibration_has_paid_for_is_kept(pyrite: Pyrite, run_
     with Stub() as server:
         judge = ("judge.kind=llm", f"judge.model={MODEL}", f"resources.judge_urls=[{server.url}]")
         assert pyrite("probe", run_file, *judge).returncode == 3
-        probed = len(server.answered)
+        probed = len(server.graded)
         folder = tmp_path / "store/runs/small/queries"
         split = {row["query_id"]: row["split"] for row in pq.read_table(folder / "queries.parquet").to_pylist()}
         qrels = pq.read_table(folder / "qrels.parquet").to_pylist()
@@ -224,9 +224,9 @@ def test_what_a_probe_or_a_calibration_has_paid_for_is_kept(pyrite: Pyrite, run_
         for _ in range(2):
             result = pyrite("calibrate", run_file, path, *judge)
             assert result.returncode == 0, result.stderr
-            assert set(server.answered.values()) == {1}, "no pair is paid for twice"
+            assert set(server.graded.values()) == {1}, "no pair is paid for twice"
             server.down()  # nothing is asked the second time
-    assert len(server.answered) - probed >= sum(split[row["query_id"]] != "train" for row in qrels) > 0
+    assert len(server.graded) - probed >= sum(split[row["query_id"]] != "train" for row in qrels) > 0
     content = json.loads(Path(result.stdout.rstrip().splitlines()[-1]).read_text())
     assert content["n"] == content["known"] == len(qrels)
 
@@ -246,7 +246,7 @@ def test_what_was_paid_for_before_the_judge_failed_is_kept(
         assert result.returncode == 2, result.stderr
         assert server.faults["400"]
     kept = [pq.read_table(part) for part in (tmp_path / "store/judgments").rglob("*.parquet")]
-    assert sum(table.num_rows for table in kept) == server.answered.total() == 30
+    assert sum(table.num_rows for table in kept) == server.graded.total() == 30
 
 
 def test_the_answer_key_cannot_judge_texts(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:

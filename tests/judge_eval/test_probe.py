@@ -133,12 +133,12 @@ def test_dice_behind_a_server_are_a_no_go(pyrite: Pyrite, run_file: Path, tmp_pa
     What its model says instead of a grade does not change them, and is a no-go of its own.
     """
     with Stub() as server:
-        server.said = said
+        server.reply_text = said
         judge = ("judge.kind=llm", f"judge.model={MODEL}", f"resources.judge_urls=[{server.url}]")
         result = pyrite("probe", run_file, *judge, "--queries", 40)
         assert result.returncode == 3, result.stdout + result.stderr
         content = json.loads((tmp_path / "store/runs/small/probe/probe.json").read_text())
-        pairs = [asked for pair, asked in server.answered.items() if "capital of France" not in pair[0]]
+        pairs = [asked for pair, asked in server.graded.items() if "capital of France" not in pair[0]]
     assert pairs == [1] * content["answered"]["judged"]
     assert content["answered"]["missing"] == 0
     passed = {check["name"]: check["passed"] for check in content["checks"]}

@@ -82,7 +82,7 @@ def test_a_server_without_logprobs_gives_grades_without_a_distribution(
 ) -> None:
     """The bug: a server that can hold its model to the labels is asked for free words for want of logprobs."""
     with Stub(ability) as stub:
-        stub.said = said
+        stub.reply_text = said
         judge = judge_of(TEXTS, stub)
         results = graded(judge, *PAIRS)
     assert judge.decoding_mode == decoding_mode
@@ -96,7 +96,7 @@ def test_a_model_that_would_say_something_else_is_graded_by_its_probabilities_co
     stub: Stub, said: str | None, off_label: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The bug: a reasoning model, or a wrong chat template, goes unnoticed."""
-    stub.said = said
+    stub.reply_text = said
     judge = judge_of(TEXTS, stub, queries=("q", "r"))
     results = graded(judge, *PAIRS)
     assert [result.grade for result in results if isinstance(result, Judgment)] == [
@@ -149,13 +149,13 @@ def test_an_overlong_passage_is_cut_here_counted_and_never_by_the_server() -> No
 def test_a_passage_that_a_server_finds_too_long_is_missing_and_the_others_are_not() -> None:
     """The bug: with a server that does not tell its window, one long passage stops the run."""
     with Stub(window=None) as stub:
-        stub.untold_window = 1000
+        stub.unreported_window = 1000
         results = graded(
             judge_of({"short": "a short passage", "long": "word " * 5000}, stub),
             *(Pair("q", name) for name in ("short", "long")),
         )
     assert isinstance(results[0], Judgment)
-    assert results[1] == Missing(Pair("q", "long"), "it does not fit the model's window, says the server", 1, "window")
+    assert results[1] == Missing(Pair("q", "long"), "longer than the server's context window", 1, "window")
 
 
 def test_what_was_tried_before_a_pair_is_given_up_counts(stub: Stub) -> None:
@@ -168,7 +168,7 @@ def test_what_was_tried_before_a_pair_is_given_up_counts(stub: Stub) -> None:
 def test_a_query_that_leaves_no_room_makes_its_pair_missing() -> None:
     with Stub(window=500) as stub:
         results = graded(judge_of({"c": "passage"}, stub, queries=["q" * 4000]), Pair("q" * 4000, "c"))
-        assert not stub.asked
+        assert not stub.requested
     assert isinstance(results[0], Missing)
     assert "fill the model's window of 500 tokens" in results[0].reason
 

@@ -116,7 +116,7 @@ def check(store: Store, undisturbed: GeneratedQuestion, llm: Writer) -> int:
     assert len(parts) == 4, "each shard's parts are merged: two of judge, and two of generate with own passages' grades"
     found = pairs(together(store, parts))
     assert len(set(found)) == len(found), "what is kept is kept once"
-    return llm.settled().answered.total() - len(llm.answered)
+    return llm.settled().graded.total() - len(llm.graded)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The real vLLM server of the tests: the CPU build with SmolLM2-135M-Instruct, as `make real-vllm` installs it."""
+"""A real vLLM server for tests: the CPU build with SmolLM2-135M-Instruct, installed by `make real-vllm`."""
 
 import importlib.util
 import socket
@@ -25,8 +25,8 @@ def _load() -> ModuleType:
 
 REAL_VLLM = _load()
 
-#: Left to itself this model grades every passage 1, and mining then finds no example. So where a prompt's length is
-#: even, it is shown that it has said 4 four times over, and says it again: grades that vary, and mean nothing.
+#: A chat template that makes grades vary: this model grades every passage 1, so mining would find no example. If a
+#: prompt's length is even, the template adds four earlier turns with the reply 4, and the model repeats it.
 _TURN = "<|im_start|>assistant\\n4<|im_end|>\\n<|im_start|>user\\nGrade the passage.<|im_end|>\\n"
 VARYING = (
     "--chat-template={% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"
@@ -43,16 +43,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(*more: str) -> Iterator[str]:
-    """The address of a server on this machine, started with ``more`` of vLLM's options."""
+def serving(*options: str) -> Iterator[str]:
+    """Start a server with further vLLM ``options``, and yield its address."""
     if not REAL_VLLM.READY.exists():
-        pytest.skip("no real vLLM here: `make real-vllm ARGS=--install-only` installs it (3.4 GB)")
+        pytest.skip("vLLM is not installed; run `make real-vllm ARGS=--install-only` (3.4 GB)")
     port = free_port()
-    words = [sys.executable, str(SCRIPT), "--port", str(port), *more]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, str(SCRIPT), "--port", str(port), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    said = process.stdout.readline()
-    assert said.startswith("up: "), f"it did not start; see {REAL_VLLM.LOG}"
+    line = process.stdout.readline()
+    assert line.startswith("up: "), f"vLLM did not start; see {REAL_VLLM.LOG}"
     yield f"http://127.0.0.1:{port}"
     process.terminate()
     process.wait(60)

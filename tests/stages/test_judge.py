@@ -120,7 +120,7 @@ def test_killed_mid_way_and_started_again_every_pair_is_there_once(run_folder: P
     process.communicate(timeout=30)
     assert process.returncode == -signal.SIGKILL
     assert not (run_folder / "store/runs/small/steps/judge-1.0.json").exists()
-    before = stub.settled().answered.total()
+    before = stub.settled().graded.total()
 
     stub.delay = 0
     again = start(run_folder, stub)
@@ -129,7 +129,7 @@ def test_killed_mid_way_and_started_again_every_pair_is_there_once(run_folder: P
     pairs = check_complete(run_folder)
     summary = manifest(run_folder)["summary"]
     assert 1 <= summary["cached"] <= before
-    twice = stub.answered.total() - pairs
+    twice = stub.graded.total() - pairs
     assert 0 <= twice == before - summary["cached"], "asked again is only what the killed worker had not put away"
     assert summary["judged"] == pairs
     assert summary["missing"] == 0
@@ -153,7 +153,7 @@ def test_told_to_stop_it_puts_its_work_away_and_shows_its_metrics_while_it_works
     process = start(
         run_folder, stub, "resources.judge_concurrency=4", PYRITE_METRICS_PORT=str(port), PYRITE_JUDGE_API_KEY=KEY
     )
-    wait_for(lambda: stub.answered.total() >= 40, process)
+    wait_for(lambda: stub.graded.total() >= 40, process)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as response:
         shown = response.read().decode()
     began = time.monotonic()
@@ -167,7 +167,7 @@ def test_told_to_stop_it_puts_its_work_away_and_shows_its_metrics_while_it_works
     assert "pyrite_llm_request_seconds_count" in shown
     assert 'pyrite_step_units{unit="pairs judged"}' in shown
     assert "pyrite_judge_missing_pairs_limit 0.0" not in shown
-    before = stub.settled().answered.total()
+    before = stub.settled().graded.total()
 
     again = start(run_folder, stub, PYRITE_JUDGE_API_KEY=KEY)
     output_again, said_again = again.communicate(timeout=120)
@@ -185,7 +185,7 @@ def test_what_is_judged_is_asked_by_no_later_run_and_needs_no_server(
     shutil.copytree(run_folder / "store/runs/small", run_folder / "store/runs/other")
     assert pyrite(*words(stub)).returncode == 0
     pairs = check_complete(run_folder)
-    assert stub.answered.total() == pairs
+    assert stub.graded.total() == pairs
     stub.down()
     requests = stub.paths.total()
     finished = pyrite(*words(stub))
@@ -216,7 +216,7 @@ def test_fewer_pairs_by_patience_or_by_drawing_are_the_same_after_a_stop(
 
     assert judged("small") == judged("other")
     summary = manifest(run_folder)["summary"]
-    assert len(judged("small")) == summary["judged"] == stub.answered.total()
+    assert len(judged("small")) == summary["judged"] == stub.graded.total()
     assert summary["pairs"] == summary["judged"] + summary["skipped"] + summary["not_selected"]
     assert summary["missing"] == 0
     assert summary["skipped" if "patience" in way else "not_selected"] > 100
@@ -235,7 +235,7 @@ def test_over_its_failure_budget_it_stops_with_one_sentence_and_keeps_what_it_ha
     assert "the model's reply is none of the grades 1 to 4" in told
     assert "Look at the judge's server" in told
     assert "Traceback" not in told
-    assert stub.asked.total() < 200, "it stops at the budget, not at the end"
+    assert stub.requested.total() < 200, "it stops at the budget, not at the end"
     # The bug: which pairs are missing, and why, is told only by a shard that finishes.
     left = run_folder / "store/runs/small/logs/missing-1.0.jsonl"
     assert f"Which pairs, and why: {left}." in told
@@ -295,7 +295,7 @@ def test_what_a_person_must_mend_stops_at_once_with_exit_code_2(
     assert all(part in result.stderr.replace("\n", " ") for part in [stub.url, *parts])
     assert "Traceback" not in result.stderr
     assert KEY not in result.stderr + result.stdout
-    assert not stub.answered
+    assert not stub.graded
 
 
 @pytest.mark.slow
@@ -323,9 +323,9 @@ def test_a_changed_prompt_is_judged_anew(run_folder: Path, stub: Stub, pyrite: P
     prompt = run_folder / "mine.yaml"
     prompt.write_text("template: |\n  Grade 1 to 4.\n  {query}\n  {passage}\n")
     assert pyrite(*words(stub, f"judge.prompt={prompt}")).returncode == 0
-    pairs = stub.answered.total()
+    pairs = stub.graded.total()
     prompt.write_text("template: |\n  Grade 1 to 4, strictly.\n  {query}\n  {passage}\n")
     result = pyrite(*words(stub, f"judge.prompt={prompt}"))
     assert "the prompt changed" in result.stdout.replace("\n", " ")
-    assert stub.answered.total() == 2 * pairs
+    assert stub.graded.total() == 2 * pairs
     check_complete(run_folder)

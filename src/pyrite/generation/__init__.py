@@ -1,1 +1,1 @@
-"""Questions that an LLM makes for a corpus that has none: what to ask it, and which of its answers to keep."""
+"""Questions that an LLM generates for a corpus: sampling, prompts, requests and filters."""

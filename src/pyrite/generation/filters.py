@@ -1,32 +1,53 @@
-"""An LLM's reply to a question, or the reason why it is none. Pure rules over one text."""
+"""From an LLM's reply to a usable question: cleaning, rejection rules, deduplication. Pure."""
 
 import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
+from pyrite.generation.questions import GeneratedQuestion
+from pyrite.identity import normalise
 from pyrite.spec import GenerateSpec
+from pyrite.splitting import SPLITS
 
 EMPTY = "empty reply"
 NOT_A_QUESTION = "its first line is not a question"
-POINTS_AT_PASSAGE = "speaks of a passage that who asks has not seen"
+MENTIONS_PASSAGE = "it mentions a passage that a search user does not see"
 TOO_SHORT = "fewer words than generate.min_words"
 TOO_LONG = "more words than generate.max_words"
+DUPLICATE = "the same as another question"
+NEAR_DUPLICATE = "nearly the same as another question"
 
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`", "„": "“"}
 _LABEL = re.compile(r"(?:[-*•>#]+\s+|\(?\d{1,3}[.):]\s+|(?:q|query|question)\s*\d*\s*[:.)]\s*)", re.IGNORECASE)
-_MARKS = ("?", "？", "؟")
-# What LLMs write where they were told not to. English only: in another language the judge's grade must do.
-_TELLTALE = re.compile(
+_QUESTION_MARKS = ("?", "？", "؟")
+# Phrases that LLMs write although the prompt forbids them. English only: in other languages only the judge's grade
+# can filter them.
+_PASSAGE_MENTION = re.compile(
     r"\b(?:the|this|that)\s+(?:(?:given|above|provided|following|text)\s+)?(?:passage|excerpt|paragraph)\b(?!\s+of\b)"
     r"|\b(?:according to|mentioned in|described in|based on)\s+(?:the|this)\s+(?:\w+\s+)?(?:text|article|document)\b",
     re.IGNORECASE,
 )
 
+#: Words without which a question stays the same question. Not among them: how, why, when, where, who, not.
+_STOP_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        a an the this that these those some any of in on at to for with from by as and or what which is are was were
+        be been being do does did can could may might will would shall should have has had there it its they them
+        their i me my you your we our one person people someone
+        """,
+    )
+)
+
 
 def clean(reply: str) -> str:
-    """The first line of ``reply`` that is not blank, without numbering, labels, emphasis and quotes around it."""
+    """The first non-blank line of ``reply``, without numbering, labels, emphasis and surrounding quotes."""
     text = next((line.strip() for line in reply.splitlines() if line.strip()), "")
-    before = None
-    while text != before:
-        before = text
+    previous = None
+    while text != previous:
+        previous = text
         text = text.strip("*_ \t")
         if label := _LABEL.match(text):
             text = text[label.end() :]
@@ -35,15 +56,67 @@ def clean(reply: str) -> str:
     return " ".join(text.split())
 
 
-def refusal(question: str, spec: GenerateSpec) -> str | None:
-    """Why the cleaned ``question`` cannot be used; None where it can, as far as one sees by looking at it alone."""
+def rejection_reason(question: str, spec: GenerateSpec) -> str | None:
+    """Why the cleaned ``question`` is unusable, judged by its text alone; None if it is usable."""
     if not question:
         return EMPTY
-    if not question.endswith(_MARKS) or not any(character.isalpha() for character in question):
+    if not question.endswith(_QUESTION_MARKS) or not any(character.isalpha() for character in question):
         return NOT_A_QUESTION
-    if _TELLTALE.search(question):
-        return POINTS_AT_PASSAGE
+    if _PASSAGE_MENTION.search(question):
+        return MENTIONS_PASSAGE
     words = len(question.split())
     if words < spec.min_words:
         return TOO_SHORT
     return TOO_LONG if words > spec.max_words else None
+
+
+def content_words(question: str) -> frozenset[str]:
+    """The words of a question without stop words and without plural s. Near-duplicates have the same ones.
+
+    Shingles would not work: "What are the early symptoms of gout in men?" shares most of its shingles with the same
+    question about another disease, and few with "In men, what are early gout symptoms?".
+    """
+    words = re.findall(r"\w+", re.sub(r"['’]s\b", "", normalise(question)))
+    return frozenset(map(_singular, [word for word in words if word not in _STOP_WORDS] or words))
+
+
+def _singular(word: str) -> str:
+    return word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word
+
+
+def deduplicate(
+    existing: Iterable[str], questions: Sequence[GeneratedQuestion]
+) -> tuple[list[GeneratedQuestion], Counter[str]]:
+    """Drop questions that repeat an earlier one or one of ``existing``. Returns the rest, and counts of drop reasons.
+
+    Questions from passages precede few-shot ones, and train precedes val and test, as prepare does it with a data set's
+    own questions: so the order in which shards finish does not matter. A duplicate from another passage of the same
+    split adds that passage to the first question.
+    """
+    existing_words = {normalise(text): content_words(text) for text in existing}
+    seen_words = set(existing_words.values())
+    unique: dict[str, GeneratedQuestion] = {}
+    dropped: Counter[str] = Counter()
+    for question in sorted(questions, key=lambda each: (not each.passage_ids, SPLITS.index(each.split))):
+        text, words = normalise(question.text), content_words(question.text)
+        first = unique.get(text)
+        if first is not None:
+            dropped[DUPLICATE] += 1
+            if first.split == question.split and question.passage_ids:
+                unique[text] = _merge(first, question)
+        elif text in existing_words:
+            dropped[DUPLICATE] += 1
+        elif words in seen_words:
+            dropped[NEAR_DUPLICATE] += 1
+        else:
+            unique[text] = question
+            seen_words.add(words)
+    return list(unique.values()), dropped
+
+
+def _merge(first: GeneratedQuestion, second: GeneratedQuestion) -> GeneratedQuestion:
+    return replace(
+        first,
+        passage_ids=tuple(dict.fromkeys(first.passage_ids + second.passage_ids)),
+        origins=tuple(dict.fromkeys(first.origins + second.origins)),
+    )

@@ -1,4 +1,4 @@
-"""What the LLM is told: prompt files, one a field, and the requests that are made of them."""
+"""Prompt files, and the requests that are rendered from them."""
 
 import hashlib
 import json
@@ -14,33 +14,33 @@ from pyrite.errors import UserError
 from pyrite.llm.escaping import escape_markup
 from pyrite.spec import GenerateSpec, Section
 
-#: Reply tokens for each word that a question may have: enough for rare words and for scripts that cost more.
+#: Reply tokens per word of a question: enough for rare words and for scripts that need more tokens.
 _TOKENS_PER_WORD = 4
 
 
 class Prompt(Section):
-    """A prompt file. ``{passage}``, ``{questions}``, ``{min_words}`` and ``{max_words}`` stand for what is put in."""
+    """A prompt file: templates with the placeholders {passage} or {questions}, {min_words} and {max_words}."""
 
     from_passage: str
     few_shot: str
 
     @field_validator("from_passage")
     @classmethod
-    def _takes_a_passage(cls, value: str) -> str:
+    def _has_passage(cls, value: str) -> str:
         if "{passage}" not in value:
-            raise ValueError("must hold {passage}, where the passage is put in")
+            raise ValueError("must contain {passage}, which the passage replaces")
         return value
 
     @field_validator("few_shot")
     @classmethod
-    def _takes_questions(cls, value: str) -> str:
+    def _has_questions(cls, value: str) -> str:
         if "{questions}" not in value:
-            raise ValueError("must hold {questions}, where the example questions are put in")
+            raise ValueError("must contain {questions}, which the example questions replace")
         return value
 
 
 class Request(NamedTuple):
-    """One thing to ask: the body of a chat completion, and a digest of all of it that names the answer."""
+    """A chat completion request; ``key`` is the digest of ``body``, under which its reply is saved."""
 
     name: str
     key: str
@@ -48,50 +48,52 @@ class Request(NamedTuple):
 
 
 def load(name: str) -> Prompt:
-    """The prompt called ``name``: one of Pyrite's, or a file.
+    """Load a prompt: ``name`` is a built-in one or a path.
 
     Raises:
-        UserError: there is none, or it is not a prompt file.
+        UserError: the file cannot be read, or is not a prompt file.
     """
-    text, where = _read(name)
+    text, source = _read(name)
     try:
         return Prompt.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:
-        raise UserError(f"{where}: not YAML: {error}. Mend it, or set generate.prompt to another.") from error
+        raise UserError(f"{source}: not YAML: {error}. Fix it, or set generate.prompt to another file.") from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "the file"
-        told = first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{where}: {field}: {told}. A prompt file holds from_passage and few_shot, as text.") from error
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(
+            f"{source}: {field}: {message}. A prompt file has the texts from_passage and few_shot."
+        ) from error
 
 
 def digest(name: str) -> str:
-    """Hex sha256 of the prompt file's text. Raises UserError as ``load`` does where there is none."""
+    """Hex sha256 of the prompt file. Raises UserError if it cannot be read."""
     return hashlib.sha256(_read(name)[0].encode()).hexdigest()
 
 
 def fingerprint(model: str, prompt: Prompt, temperature: float) -> str:
-    """Hex digest of who answers and how. Answers are kept under it, each by the digest of its whole request."""
+    """Hex digest of model and prompt. Replies are stored under it, each by the key of its request."""
     content = {"model": model, "prompt": prompt.model_dump(), "temperature": temperature}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def about_passage(prompt: Prompt, spec: GenerateSpec, name: str, seed: int, title: str, text: str) -> Request:
+def passage_request(prompt: Prompt, spec: GenerateSpec, name: str, seed: int, title: str, text: str) -> Request:
     """Ask for a question that the passage answers."""
-    whole = text if not title or text.startswith(title) else f"{title}\n\n{text}"
-    return _request(spec, name, seed, prompt.from_passage, "{passage}", escape_markup(whole))
+    passage = text if not title or text.startswith(title) else f"{title}\n\n{text}"
+    return _request(spec, name, seed, prompt.from_passage, "{passage}", escape_markup(passage))
 
 
-def like(prompt: Prompt, spec: GenerateSpec, name: str, seed: int, questions: Sequence[str]) -> Request:
-    """Ask for a new question of the kind of ``questions``."""
-    shown = "\n".join(f"- {escape_markup(question)}" for question in questions)
-    return _request(spec, name, seed, prompt.few_shot, "{questions}", shown)
+def few_shot_request(prompt: Prompt, spec: GenerateSpec, name: str, seed: int, examples: Sequence[str]) -> Request:
+    """Ask for a new question similar to ``examples``."""
+    questions = "\n".join(f"- {escape_markup(example)}" for example in examples)
+    return _request(spec, name, seed, prompt.few_shot, "{questions}", questions)
 
 
-def _request(spec: GenerateSpec, name: str, seed: int, template: str, mark: str, content: str) -> Request:
-    limits = template.replace("{min_words}", str(spec.min_words)).replace("{max_words}", str(spec.max_words))
+def _request(spec: GenerateSpec, name: str, seed: int, template: str, placeholder: str, text: str) -> Request:
+    filled = template.replace("{min_words}", str(spec.min_words)).replace("{max_words}", str(spec.max_words))
     body = {
-        "messages": [{"role": "user", "content": limits.replace(mark, content).strip()}],
+        "messages": [{"role": "user", "content": filled.replace(placeholder, text).strip()}],
         "temperature": spec.temperature,
         "seed": seed,
         "max_tokens": _TOKENS_PER_WORD * spec.max_words,
@@ -100,11 +102,11 @@ def _request(spec: GenerateSpec, name: str, seed: int, template: str, mark: str,
 
 
 def _read(name: str) -> tuple[str, str]:
-    """The text of the prompt file called ``name``, and where it stands."""
-    ours = resources.files("pyrite").joinpath("generation/prompts")
-    built_in = sorted(path.name.removesuffix(".yaml") for path in ours.iterdir() if path.name.endswith(".yaml"))
+    """The text of the prompt file called ``name``, and its location for error messages."""
+    directory = resources.files("pyrite").joinpath("generation/prompts")
+    built_in = sorted(path.name.removesuffix(".yaml") for path in directory.iterdir() if path.name.endswith(".yaml"))
     if name in built_in:
-        return ours.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"built-in prompt {name}"
+        return directory.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"built-in prompt {name}"
     path = Path(name).expanduser()
     try:
         return path.read_text(encoding="utf-8"), str(path.absolute())
@@ -112,5 +114,5 @@ def _read(name: str) -> tuple[str, str]:
         raise UserError(f"{path.absolute()}: not UTF-8 (byte {error.start}). Save it as UTF-8.") from error
     except OSError as error:
         raise UserError(
-            f"generate.prompt {name!r}: {error.strerror}. Name a file, or one of {', '.join(built_in)}."
+            f"generate.prompt {name!r}: {error.strerror}. Set it to a file, or to one of {', '.join(built_in)}."
         ) from error

@@ -1,4 +1,4 @@
-"""A question that an LLM made, and the tables that hold such questions."""
+"""Generated questions, and the tables that hold them."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from pyrite.sources.base import Split
 
 @dataclass(frozen=True, slots=True)
 class GeneratedQuestion:
-    """One question.
+    """A question that an LLM generated.
 
     Attributes:
-        passage_ids: the passages that it was made from, which therefore answer it; none for a few-shot question.
-        origins: for each time it was made, the passage's id, or "few-shot-<number>".
+        passage_ids: the passages it was generated from, which therefore answer it; none for a few-shot question.
+        origins: the passage's id or "few-shot-<number>", for each time that it was generated.
     """
 
     text: str
@@ -29,12 +29,12 @@ class GeneratedQuestion:
 
     @property
     def id(self) -> str:
-        """The query id, as prepare would give it."""
+        """The query id, the same as prepare assigns."""
         return query_id(self.text)
 
 
-def to_tables(made: Sequence[GeneratedQuestion]) -> tuple[pa.Table, pa.Table]:
-    """The questions as QUERIES and QRELS, in their order. A passage that a question was made from has grade 1."""
+def to_tables(questions: Sequence[GeneratedQuestion]) -> tuple[pa.Table, pa.Table]:
+    """Convert questions to QUERIES and QRELS, in their order. The passages that they come from have grade 1."""
     queries = [
         {
             "query_id": question.id,
@@ -44,18 +44,18 @@ def to_tables(made: Sequence[GeneratedQuestion]) -> tuple[pa.Table, pa.Table]:
             "split": question.split,
             "question_ids": list(question.origins),
         }
-        for question in made
+        for question in questions
     ]
     qrels = [
-        {"query_id": question.id, "passage_id": passage, "grade": 1}
-        for question in made
-        for passage in question.passage_ids
+        {"query_id": question.id, "passage_id": passage_id, "grade": 1}
+        for question in questions
+        for passage_id in question.passage_ids
     ]
     return pa.Table.from_pylist(queries, tables.QUERIES), pa.Table.from_pylist(qrels, tables.QRELS)
 
 
 def from_tables(queries: pa.Table, qrels: pa.Table) -> list[GeneratedQuestion]:
-    """What ``to_tables`` was given."""
+    """The inverse of ``to_tables``."""
     passages: dict[str, list[str]] = defaultdict(list)
     for row in qrels.to_pylist():
         passages[row["query_id"]].append(row["passage_id"])

@@ -1,4 +1,4 @@
-"""Which passages a question is asked of, and which questions are shown as examples: by seed, the same everywhere."""
+"""Samples passages to generate questions from, and example questions. Each result depends only on the seed."""
 
 import hashlib
 from collections import defaultdict
@@ -10,8 +10,8 @@ from pyrite.spec import SplitSpec
 from pyrite.splitting import SPLITS, draw
 
 
-class Place(NamedTuple):
-    """Where a passage stands. ``topic`` may be empty; then its document stands for it."""
+class SourcePassage(NamedTuple):
+    """A passage and where it comes from. If ``topic`` is empty, the document counts as its topic."""
 
     passage_id: str
     split: Split
@@ -19,58 +19,55 @@ class Place(NamedTuple):
     document: str
 
 
-def shares(count: int, split: SplitSpec) -> dict[Split, int]:
-    """``count`` questions over train, val and test as ``split`` says (largest remainder); each has one if it can."""
+def split_counts(count: int, split: SplitSpec) -> dict[Split, int]:
+    """Distribute ``count`` questions over the splits (largest remainder); with 3 or more, each split gets one."""
     exact = {"train": split.train * count, "val": split.val * count, "test": split.test * count}
-    given = {name: int(exact[name]) for name in SPLITS}
-    for name in sorted(SPLITS, key=lambda name: (given[name] - exact[name], SPLITS.index(name))):
-        given[name] += sum(given.values()) < count
+    counts = {name: int(exact[name]) for name in SPLITS}
+    for name in sorted(SPLITS, key=lambda name: (counts[name] - exact[name], SPLITS.index(name))):
+        counts[name] += sum(counts.values()) < count
     for name in SPLITS:
-        if not given[name] and count >= len(SPLITS):
-            given[max(SPLITS, key=lambda other: given[other])] -= 1
-            given[name] = 1
-    return given
+        if not counts[name] and count >= len(SPLITS):
+            counts[max(SPLITS, key=lambda other: counts[other])] -= 1
+            counts[name] = 1
+    return counts
 
 
-def draw_passages(places: Iterable[Place], wanted: Mapping[Split, int], seed: int) -> list[Place]:
-    """Draw so many passages of each split, fewer where there are fewer; train, val, test.
+def sample_passages(passages: Iterable[SourcePassage], counts: Mapping[Split, int], seed: int) -> list[SourcePassage]:
+    """Sample ``counts`` passages of each split, or all if there are fewer, in the order train, val, test.
 
-    Those of a split are spread: no topic has two before each has one, and within a topic no document has.
+    Topics take turns within a split, and documents take turns within a topic.
     """
-    by_split: dict[Split, list[Place]] = defaultdict(list)
-    for place in places:
-        by_split[place.split].append(place)
-    return [place for split in SPLITS for place in _spread(by_split[split], seed)[: wanted.get(split, 0)]]
+    by_split: dict[Split, list[SourcePassage]] = defaultdict(list)
+    for passage in passages:
+        by_split[passage.split].append(passage)
+    return [passage for split in SPLITS for passage in _shuffle(by_split[split], seed)[: counts.get(split, 0)]]
 
 
-def _spread(places: Iterable[Place], seed: int) -> list[Place]:
-    topics: dict[str, dict[str, list[Place]]] = defaultdict(lambda: defaultdict(list))
-    for place in places:
-        topics[f"topic {place.topic}" if place.topic else f"document {place.document}"][place.document].append(place)
-    ordered = []
-    for name, documents in topics.items():
-        in_topic = _dealt({d: sorted(of, key=lambda p: draw(seed, p.passage_id)) for d, of in documents.items()}, seed)
-        ordered.append((name, in_topic))
-    return _dealt(dict(ordered), seed)
+def _shuffle(passages: Iterable[SourcePassage], seed: int) -> list[SourcePassage]:
+    topics: dict[str, dict[str, list[SourcePassage]]] = defaultdict(lambda: defaultdict(list))
+    for passage in sorted(passages, key=lambda passage: draw(seed, passage.passage_id)):
+        topic = f"topic {passage.topic}" if passage.topic else f"document {passage.document}"
+        topics[topic][passage.document].append(passage)
+    return _round_robin({topic: _round_robin(documents, seed) for topic, documents in topics.items()}, seed)
 
 
-def _dealt(groups: Mapping[str, Sequence[Place]], seed: int) -> list[Place]:
-    """One of each group, then a second of each, and so on; in a round, the groups as the seed orders them."""
+def _round_robin(groups: Mapping[str, Sequence[SourcePassage]], seed: int) -> list[SourcePassage]:
+    """The first of each group, then the second of each, and so on; groups are in random order."""
     order = {name: draw(seed, name) for name in groups}
-    placed = [(number, order[name], place) for name, group in groups.items() for number, place in enumerate(group)]
-    return [place for _, _, place in sorted(placed, key=lambda entry: entry[:2])]
+    turns = [(turn, order[name], passage) for name, group in groups.items() for turn, passage in enumerate(group)]
+    return [passage for _, _, passage in sorted(turns, key=lambda entry: entry[:2])]
 
 
-def shots(pool: Sequence[str], count: int, seed: int, name: str) -> list[str]:
-    """Draw ``count`` different places of ``pool``, or all where it has no more, for the prompt called ``name``."""
-    chosen: dict[int, None] = {}
+def sample_examples(questions: Sequence[str], count: int, seed: int, request: str) -> list[str]:
+    """Sample ``count`` different ``questions``, or all if there are fewer, for the request called ``request``."""
+    positions: dict[int, None] = {}
     attempt = 0
-    while len(chosen) < min(count, len(pool)):
-        chosen[int.from_bytes(draw(seed, f"{name}:{attempt}")[:8]) % len(pool)] = None
+    while len(positions) < min(count, len(questions)):
+        positions[int.from_bytes(draw(seed, f"{request}:{attempt}")[:8]) % len(questions)] = None
         attempt += 1
-    return [pool[place] for place in chosen]
+    return [questions[position] for position in positions]
 
 
-def request_seed(seed: int, name: str) -> int:
-    """The sampling seed of one request, below 2**31: servers take no larger one."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:4]) >> 1
+def request_seed(seed: int, request: str) -> int:
+    """The sampling seed of one request, below 2**31: servers accept no larger one."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{request}".encode()).digest()[:4]) >> 1

@@ -15,8 +15,8 @@ from pyrite.judges.base import Judgment, Missing, Pair
 from pyrite.judges.grading import LABELS, read_grade, strays
 from pyrite.judges.prompt import Prompt, load_prompt
 from pyrite.judges.window import Window
-from pyrite.llm.backoff import pause
 from pyrite.llm.capabilities import Capabilities, detect_capabilities
+from pyrite.llm.concurrency import backoff_delay
 from pyrite.llm.pool import Completion, Pool, RetriesExhausted
 from pyrite.spec import RunSpec
 
@@ -142,7 +142,7 @@ class LlmJudge:
                 return Judgment(pair, graded.grade, graded.distribution, tokens, cached, answer.latency, attempts)
             self._unparsable.inc()
             if tries < _TRIES:
-                await asyncio.sleep(pause(tries, None, random.random()))
+                await asyncio.sleep(backoff_delay(tries, None, random.random()))
         return Missing(pair, "the model's reply is none of the grades 1 to 4", attempts, "unparsable")
 
     def _watch(self, answer: Completion) -> None:

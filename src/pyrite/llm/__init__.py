@@ -1,1 +1,1 @@
-"""A client for OpenAI-compatible servers: one model at several addresses, bounded load, quick recovery."""
+"""A client for a pool of OpenAI-compatible servers: adaptive concurrency, retries, failover."""

@@ -1,58 +1,70 @@
-"""What a pool's servers can do, found by asking: how one label out of a few is best had from them."""
+"""Detects what a pool's servers support, and selects the best way to get one label out of a few from them."""
 
 import asyncio
 import json
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
+
+from tenacity import RetryCallState, retry, retry_if_exception, stop_after_attempt
 
 from pyrite.errors import UserError
-from pyrite.llm.backoff import pause
-from pyrite.llm.client import CHAT, Completion, RequestRejected, TransientError, parse_completion
+from pyrite.llm.client import CHAT_PATH, Completion, ErrorKind, RequestRejected, TransientError, parse_completion
+from pyrite.llm.concurrency import backoff_delay
 from pyrite.llm.pool import NoServerAvailable, Pool
 from pyrite.llm.server import Server
 
 DecodingMode = Literal["label_ids", "choice", "logprobs", "text"]
 
-#: Best first. label ids: one free token, with the log probabilities of the labels' tokens (``logprob_token_ids``);
-#: choice: one token, held to the labels (``structured_outputs``), with or without their log probabilities;
-#: logprobs: one free token with its rivals; text: a few words, to be read.
+#: Best first. label_ids: one unconstrained token, with the log probabilities of the labels (``logprob_token_ids``).
+#: choice: one token, constrained to the labels (``structured_outputs``), with or without log probabilities.
+#: logprobs: one unconstrained token, with the log probabilities of the most likely tokens (``top_logprobs``).
+#: text: a few words, from which the label is parsed.
 DECODING_MODES: tuple[DecodingMode, ...] = ("label_ids", "choice", "logprobs", "text")
 
 #: Warnings by decoding mode and by whether it returns log probabilities.
 _DEGRADED: dict[tuple[DecodingMode, bool], str] = {
-    ("choice", False): "held to the labels, but without logprobs: there are no expected grades",
-    ("logprobs", True): "not held to the labels; replies that are none of them stay ungraded",
-    ("text", False): "neither structured outputs nor logprobs are to be had of every server: words are read, and there "
-    "are no expected grades",
+    ("choice", False): "replies are limited to the labels, but have no logprobs: there are no expected grades",
+    ("logprobs", True): "replies are not limited to the labels; a reply without a label is not graded",
+    ("text", False): "not every server supports structured outputs or logprobs: labels are parsed from the text, "
+    "and there are no expected grades",
 }
 
-#: OpenAI's greatest top_logprobs, and vLLM's default.
-_TOP = 20
+#: OpenAI's maximum, and vLLM's default maximum.
+_TOP_LOGPROBS = 20
 
-#: "Grade: 3" and a closing token.
-_WORDS = 8
+#: Enough for "Grade: 3" and an end token.
+_TEXT_TOKENS = 8
 
-#: What an unheld model will not answer with a label.
+#: A prompt to which an unconstrained model does not reply with a label.
 _OFF_TOPIC = [{"role": "user", "content": "Write the word hello."}]
 
-_TRIES = 3
+_MAX_ATTEMPTS = 3
 
-#: TransientError of a server that is there and cannot do what it was asked.
-_FAILS_AT_IT = ("garbled", "server")
+#: Errors of a working server that does not support the request.
+_UNSUPPORTED: tuple[ErrorKind, ...] = ("garbled", "server")
 
 _log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Messages = Sequence[Mapping[str, str]]
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """The best decoding_mode that all servers share; ``logprobs``: whether it brings log probabilities.
+    """What all servers of a pool support.
 
-    ``window``: most tokens of prompt and answer, None where no server says. ``tokenizes``: whether they count tokens.
-    ``sample_tokens``: how many tokens the sample messages make, chat template included; 0 where they do not say.
+    Attributes:
+        decoding_mode: the best mode that all servers support.
+        logprobs: whether replies in that mode have log probabilities.
+        label_ids: the labels' token ids in the mode label_ids, else empty.
+        window: the context window in tokens (prompt and reply); None if unknown.
+        tokenizes: whether the servers count tokens.
+        sample_tokens: the tokens of the sample messages and the chat template; 0 if unknown.
     """
 
     decoding_mode: DecodingMode
@@ -63,219 +75,215 @@ class Capabilities:
     sample_tokens: int
 
     def request(self, labels: Sequence[str]) -> dict[str, Any]:
-        """What a request has beside its messages."""
+        """The request's parameters, without the messages."""
         return _request(self.decoding_mode, labels, self.label_ids, self.logprobs)
 
 
-class _Listed(NamedTuple):
-    """What a server says of its model: its window, and what it is beside its name; None where it does not say."""
-
-    window: int | None = None
-    root: str | None = None
-
-
 @dataclass(frozen=True)
-class _Found:
+class _ServerCapabilities:
     decoding_modes: tuple[DecodingMode, ...]
     choice_logprobs: bool
     label_ids: tuple[int, ...]
-    model: _Listed
+    window: int | None
+    root: str | None  # the model behind the served name
     tokenizes: bool
     sample_tokens: int
 
 
-async def detect_capabilities(pool: Pool, messages: Sequence[Mapping[str, str]], labels: Sequence[str]) -> Capabilities:
-    """Ask every server that answers what it can do. ``messages`` are a sample of what it will be asked.
+async def detect_capabilities(pool: Pool, messages: Messages, labels: Sequence[str]) -> Capabilities:
+    """Test what the servers that respond support. ``messages`` are an example of the prompt that they will receive.
 
     Raises:
-        UserError: a server refuses the key or does not serve the model.
-        NoServerAvailable: none answers for as long as the pool is patient.
+        UserError: a server rejects the API key or does not serve the model.
+        NoServerAvailable: no server responds for as long as the pool's patience.
     """
-    began, tries = time.monotonic(), 0
+    started, rounds = time.monotonic(), 0
     while True:
-        tries += 1
-        results = await asyncio.gather(*(_look_at(server, pool.model, messages, labels) for server in pool.servers))
-        found = [result for result in results if isinstance(result, _Found)]
-        if found:
-            return _common(found, pool)
-        told = "; ".join(f"{server.url}: {result}" for server, result in zip(pool.servers, results, strict=True))
-        if time.monotonic() - began > pool.patience:
-            raise NoServerAvailable(told)
-        _log.warning("waiting for a server: %s", told)
-        await asyncio.sleep(1 + pause(tries, None, random.random()))
+        rounds += 1
+        results = await asyncio.gather(*(_Probe(server, pool.model, messages, labels).run() for server in pool.servers))
+        detected = [result for result in results if isinstance(result, _ServerCapabilities)]
+        if detected:
+            return _common_capabilities(detected, pool)
+        errors = "; ".join(f"{server.url}: {error}" for server, error in zip(pool.servers, results, strict=True))
+        if time.monotonic() - started > pool.patience:
+            raise NoServerAvailable(errors)
+        _log.warning("waiting for a server: %s", errors)
+        await asyncio.sleep(1 + backoff_delay(rounds, None, random.random()))
 
 
-def _common(found: Sequence[_Found], pool: Pool) -> Capabilities:
-    decoding_modes = [
-        decoding_mode for decoding_mode in DECODING_MODES if all(decoding_mode in one.decoding_modes for one in found)
-    ]
-    if len({one.label_ids for one in found}) > 1:
-        decoding_modes = [decoding_mode for decoding_mode in decoding_modes if decoding_mode != "label_ids"]
-    decoding_mode = decoding_modes[0]
-    logprobs = all(one.choice_logprobs for one in found) if decoding_mode == "choice" else decoding_mode != "text"
-    if (decoding_mode, logprobs) in _DEGRADED:
-        _log.warning("%s: %s", ", ".join(pool.urls), _DEGRADED[decoding_mode, logprobs])
-    windows = [one.model.window for one in found if one.model.window] + ([pool.window] if pool.window else [])
+def _common_capabilities(servers: Sequence[_ServerCapabilities], pool: Pool) -> Capabilities:
+    decoding_modes = [mode for mode in DECODING_MODES if all(mode in server.decoding_modes for server in servers)]
+    if len({server.label_ids for server in servers}) > 1:
+        decoding_modes = [mode for mode in decoding_modes if mode != "label_ids"]
+    mode = decoding_modes[0]
+    logprobs = all(server.choice_logprobs for server in servers) if mode == "choice" else mode != "text"
+    urls = ", ".join(pool.urls)
+    if (mode, logprobs) in _DEGRADED:
+        _log.warning("%s: %s", urls, _DEGRADED[mode, logprobs])
+    windows = [window for window in (pool.window, *(server.window for server in servers)) if window]
     if not windows:
         _log.warning(
-            "%s: it does not tell its model's window: what does not fit stays ungraded, or the server cuts it "
-            "unsaid. Set resources.judge_window",
-            ", ".join(pool.urls),
+            "%s: the server does not report the model's context window. A longer prompt is not graded, or the server "
+            "truncates it without notice. Set resources.judge_window",
+            urls,
         )
-    roots = sorted({one.model.root for one in found if one.model.root})
+    roots = sorted({server.root for server in servers if server.root})
     if len(roots) > 1:
         _log.warning(
-            "the servers serve different models as %s (%s): their judgments are mixed. Serve one model alone",
+            "the servers serve different models as %s (%s), so judgments come from a mix of models. Serve one model",
             pool.model,
             ", ".join(roots),
         )
     return Capabilities(
-        decoding_mode,
+        mode,
         logprobs,
-        found[0].label_ids if decoding_mode == "label_ids" else (),
-        min(windows) if windows else None,
-        all(one.tokenizes for one in found),
-        max(one.sample_tokens for one in found) if all(one.sample_tokens for one in found) else 0,
+        servers[0].label_ids if mode == "label_ids" else (),
+        min(windows, default=None),
+        all(server.tokenizes for server in servers),
+        max(server.sample_tokens for server in servers) if all(server.sample_tokens for server in servers) else 0,
     )
 
 
-async def _look_at(
-    server: Server, model: str, messages: Sequence[Mapping[str, str]], labels: Sequence[str]
-) -> _Found | str:
-    """What ``server`` can do, or why it cannot be known now."""
-    for tries in range(1, _TRIES + 1):
-        try:
-            return await _find(server, model, messages, labels)
-        except TransientError as error:
-            reason, asked = error.reason, error.asked
-        if tries < _TRIES:
-            await asyncio.sleep(pause(tries, asked, random.random()))
-    return reason
-
-
-async def _find(server: Server, model: str, messages: Sequence[Mapping[str, str]], labels: Sequence[str]) -> _Found:
-    listed = await _listed(server, model)
-    plain = await _send(server, model, messages, _request("text", labels, ()))
-    label_ids = await _label_ids(server, model, labels)
-    decoding_modes: list[DecodingMode] = []
-    if label_ids:
-        answer = await _chat(server, model, messages, _request("label_ids", labels, label_ids))
-        if answer and _has_all(answer, labels):
-            decoding_modes.append("label_ids")
-    held = await _chat(server, model, _OFF_TOPIC, _request("choice", labels, ()))
-    free = await _chat(server, model, messages, _request("logprobs", labels, ()))
-    if held is None and free is None:  # perhaps it is logprobs alone that it refuses
-        held = await _chat(server, model, _OFF_TOPIC, _request("choice", labels, (), logprobs=False))
-    choice_logprobs = held is not None and _has_all(held, labels)
-    free_logprobs = free is not None and bool(free.logprobs)
-    # Held without logprobs comes after free with them: the probabilities are worth more.
-    if held and held.text in labels and (choice_logprobs or not free_logprobs):
-        decoding_modes.append("choice")
-    if free_logprobs:
-        decoding_modes.append("logprobs")
-    counts = label_ids is not None and await _counts(server, model, messages)
-    return _Found((*decoding_modes, "text"), choice_logprobs, label_ids or (), listed, counts, plain.prompt_tokens)
-
-
-def _has_all(answer: Completion, labels: Sequence[str]) -> bool:
-    """Whether ``answer`` comes with the log probability of every label."""
-    return all(label in (answer.logprobs or {}) for label in labels)
-
-
 def _request(
-    decoding_mode: DecodingMode, labels: Sequence[str], label_ids: Sequence[int], logprobs: bool = True
+    decoding_mode: DecodingMode, labels: Sequence[str], label_ids: Sequence[int] = (), logprobs: bool = True
 ) -> dict[str, Any]:
     one_token = {"temperature": 0, "max_tokens": 1}
     match decoding_mode:
         case "label_ids":
             return {**one_token, "logprobs": True, "logprob_token_ids": list(label_ids)}
         case "choice":
-            told = {"logprobs": True, "top_logprobs": len(labels)} if logprobs else {}
-            return {**one_token, **told, "structured_outputs": {"choice": list(labels)}}
+            extra = {"logprobs": True, "top_logprobs": len(labels)} if logprobs else {}
+            return {**one_token, **extra, "structured_outputs": {"choice": list(labels)}}
         case "logprobs":
-            return {**one_token, "logprobs": True, "top_logprobs": _TOP}
+            return {**one_token, "logprobs": True, "top_logprobs": _TOP_LOGPROBS}
         case "text":
-            return {"temperature": 0, "max_tokens": _WORDS, "stop": ["\n"]}
+            return {"temperature": 0, "max_tokens": _TEXT_TOKENS, "stop": ["\n"]}
 
 
-async def _chat(
-    server: Server, model: str, messages: Sequence[Mapping[str, str]], request: Mapping[str, Any]
-) -> Completion | None:
-    """The answer; None where the server does not take such a request, or fails at it again and again.
+def _delay(state: RetryCallState) -> float:
+    error = state.outcome and state.outcome.exception()
+    retry_after = error.retry_after if isinstance(error, TransientError) else None
+    return backoff_delay(state.attempt_number, retry_after, random.random())
 
-    To be asked of a server that has answered a plain request: some answer 500 to what they cannot do.
+
+def _retry_on(kinds: Collection[ErrorKind]) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
+    def applies(error: BaseException) -> bool:
+        return isinstance(error, TransientError) and error.kind in kinds
+
+    return retry(stop=stop_after_attempt(_MAX_ATTEMPTS), wait=_delay, retry=retry_if_exception(applies), reraise=True)
+
+
+async def _if_supported(reply: Awaitable[T], fatal: Collection[int] = ()) -> T | None:
+    """The reply, or None if the server rejects the request or fails at it: some send 500 for what they do not support.
+
+    Use it only for a server that responds to plain requests. A rejection with a ``fatal`` status is raised.
     """
-    for tries in range(1, _TRIES + 1):
-        try:
-            return await _send(server, model, messages, request)
-        except RequestRejected as refused:
-            if refused.status in (401, 403, 404):
-                raise
-            return None
-        except TransientError as error:
-            if error.kind not in _FAILS_AT_IT:
-                raise
-            asked = error.asked
-        if tries < _TRIES:
-            await asyncio.sleep(pause(tries, asked, random.random()))
+    try:
+        return await reply
+    except RequestRejected as error:
+        if error.status in fatal:
+            raise
+    except TransientError as error:
+        if error.kind not in _UNSUPPORTED:
+            raise
     return None
 
 
-async def _send(
-    server: Server, model: str, messages: Sequence[Mapping[str, str]], request: Mapping[str, Any]
-) -> Completion:
-    body = json.dumps({"model": model, "messages": messages, **request}).encode()
-    return parse_completion(await server.client.post(CHAT, body), time.perf_counter(), 1)
+@dataclass(frozen=True)
+class _Probe:
+    """Tests one server."""
 
+    server: Server
+    model: str
+    messages: Messages
+    labels: Sequence[str]
 
-async def _listed(server: Server, model: str) -> _Listed:
-    """The model as the server lists it.
-
-    Raises:
-        UserError: the server lists its models, and this is none of them.
-    """
-    try:
-        served = {entry["id"]: entry for entry in (await server.client.get("/v1/models"))["data"]}
-    except (RequestRejected, KeyError, TypeError):
-        return _Listed()  # also where a key may ask and not list; whether it may ask is seen next
-    except TransientError as error:
-        if error.kind not in _FAILS_AT_IT:
-            raise
-        return _Listed()
-    if model not in served:
-        names = ", ".join(map(str, served)) or "nothing"
-        raise UserError(f"{server.url} does not serve {model!r} but {names}. Set judge.model to what it serves.")
-    window, root = served[model].get("max_model_len"), served[model].get("root")
-    return _Listed(window if isinstance(window, int) and window > 0 else None, root if isinstance(root, str) else None)
-
-
-async def _counts(server: Server, model: str, messages: Sequence[Mapping[str, str]]) -> bool:
-    """Whether the server counts the tokens of messages: some tokenize plain text alone."""
-    body = json.dumps({"model": model, "messages": messages}).encode()
-    try:
-        return isinstance((await server.client.post("/tokenize", body))["count"], int)
-    except (RequestRejected, KeyError, TypeError):
-        return False
-    except TransientError as error:
-        if error.kind not in _FAILS_AT_IT:
-            raise
-        return False
-
-
-async def _label_ids(server: Server, model: str, labels: Sequence[str]) -> tuple[int, ...] | None:
-    """The token id of each label; empty where a label is not one token; None where the server does not tokenize."""
-    ids = []
-    for label in labels:
-        body = json.dumps({"model": model, "prompt": label, "add_special_tokens": False}).encode()
+    async def run(self) -> _ServerCapabilities | str:
+        """Return what the server supports, or why it does not respond."""
         try:
-            tokens = (await server.client.post("/tokenize", body))["tokens"]
-        except (RequestRejected, KeyError, TypeError):
-            return None
+            return await self._detect()
         except TransientError as error:
-            if error.kind in _FAILS_AT_IT:
+            return error.reason
+
+    @_retry_on(get_args(ErrorKind))
+    async def _detect(self) -> _ServerCapabilities:
+        entry = await self._model_entry()
+        plain = await self._chat(self.messages, _request("text", self.labels))
+        label_ids = await self._label_ids()
+        decoding_modes: list[DecodingMode] = []
+        if label_ids:
+            reply = await self._chat_if_supported(self.messages, _request("label_ids", self.labels, label_ids))
+            if self._has_all_logprobs(reply):
+                decoding_modes.append("label_ids")
+        choice = await self._chat_if_supported(_OFF_TOPIC, _request("choice", self.labels))
+        free = await self._chat_if_supported(self.messages, _request("logprobs", self.labels))
+        if choice is None and free is None:  # the server may reject logprobs only
+            choice = await self._chat_if_supported(_OFF_TOPIC, _request("choice", self.labels, logprobs=False))
+        choice_logprobs, free_logprobs = self._has_all_logprobs(choice), bool(free and free.logprobs)
+        # Without logprobs, choice ranks after logprobs: probabilities are worth more than a guaranteed label.
+        if choice and choice.text in self.labels and (choice_logprobs or not free_logprobs):
+            decoding_modes.append("choice")
+        if free_logprobs:
+            decoding_modes.append("logprobs")
+        window, root = entry.get("max_model_len"), entry.get("root")
+        return _ServerCapabilities(
+            (*decoding_modes, "text"),
+            choice_logprobs,
+            label_ids or (),
+            window if isinstance(window, int) and window > 0 else None,
+            root if isinstance(root, str) else None,
+            label_ids is not None and await self._counts_tokens(),
+            plain.prompt_tokens,
+        )
+
+    def _has_all_logprobs(self, reply: Completion | None) -> bool:
+        return reply is not None and all(label in (reply.logprobs or {}) for label in self.labels)
+
+    async def _post(self, path: str, content: Mapping[str, Any]) -> Any:
+        return await self.server.client.post(path, json.dumps({"model": self.model, **content}).encode())
+
+    async def _chat(self, messages: Messages, request: Mapping[str, Any]) -> Completion:
+        reply = await self._post(CHAT_PATH, {"messages": messages, **request})
+        return parse_completion(reply, time.perf_counter(), 1)
+
+    async def _chat_if_supported(self, messages: Messages, request: Mapping[str, Any]) -> Completion | None:
+        chat = _retry_on(_UNSUPPORTED)(self._chat)
+        return await _if_supported(chat(messages, request), fatal=(401, 403, 404))
+
+    async def _model_entry(self) -> Mapping[str, Any]:
+        """The model's entry in /v1/models; empty if the server does not list its models.
+
+        Raises:
+            UserError: the server lists its models, and this model is not among them.
+        """
+        reply: Any = await _if_supported(self.server.client.get("/v1/models"))
+        try:
+            served: dict[str, Mapping[str, Any]] = {entry["id"]: entry for entry in reply["data"]}
+        except (KeyError, TypeError):
+            return {}
+        if self.model not in served:
+            names = ", ".join(map(str, served)) or "nothing"
+            raise UserError(
+                f"{self.server.url} does not serve {self.model!r} but {names}. Set judge.model to one of these."
+            )
+        return served[self.model]
+
+    async def _tokenize(self, content: Mapping[str, Any]) -> Mapping[str, Any]:
+        reply = await _if_supported(self._post("/tokenize", content))
+        return reply if isinstance(reply, Mapping) else {}
+
+    async def _counts_tokens(self) -> bool:
+        """Whether the server counts the tokens of messages: some servers tokenize only plain text."""
+        return isinstance((await self._tokenize({"messages": self.messages})).get("count"), int)
+
+    async def _label_ids(self) -> tuple[int, ...] | None:
+        """The token id of each label; empty if a label is not one token; None if the server does not tokenize."""
+        ids: list[int] = []
+        for label in self.labels:
+            tokens = (await self._tokenize({"prompt": label, "add_special_tokens": False})).get("tokens")
+            if tokens is None:
                 return None
-            raise
-        if len(tokens) != 1:
-            return ()
-        ids.append(int(tokens[0]))
-    return tuple(ids)
+            if len(tokens) != 1:
+                return ()
+            ids.append(int(tokens[0]))
+        return tuple(ids)

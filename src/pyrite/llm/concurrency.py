@@ -1,56 +1,71 @@
-"""How many requests one server should have in flight: additive increase, multiplicative decrease. Pure."""
+"""Congestion control: how many requests may be in flight, and how long to wait before a retry. Pure."""
 
-_START = 4
+#: Requests in flight at the start.
+_INITIAL_LIMIT = 4
 
-#: A round is calm while it takes at most so many times as long as the fastest round did.
-_CALM = 2.0
+#: Latency may rise to this multiple of the lowest one before growth has to pay off in throughput.
+_LATENCY_TOLERANCE = 2.0
 
-#: Beyond that, more requests must bring so many times the best throughput.
-_PAYS = 1.05
+#: The throughput, as a multiple of the best one so far, at which growth pays off.
+_THROUGHPUT_GAIN = 1.05
 
-#: What is best fades, so that a server that has become slower or faster is tried again.
-_FADE = 0.999
+#: The best values decay by this factor a round, so that the limiter follows a server whose speed changes.
+_DECAY = 0.999
+
+_BASE_DELAY, _MAX_DELAY = 0.5, 30.0
+
+#: The longest Retry-After that is honoured.
+_MAX_RETRY_AFTER = 120.0
 
 
-class Limiter:
-    """Says how many requests may be in flight, from what became of the earlier ones.
+class ConcurrencyLimiter:
+    """Limits the requests in flight by additive increase, multiplicative decrease (Chiu and Jain, 1989).
 
-    A round is ``limit`` answers. The limit grows after each round that was full and calm: twice as much until the
-    server first pushes back, then by one. It is halved when the server pushes back, once for all the requests that
-    were in flight together, as TCP does it (Chiu and Jain, 1989).
+    A round is ``limit`` replies. After a round in which requests had to wait and latency stayed low, the limit grows:
+    it doubles until the first overload (slow start), then increases by one. An overload halves it, once for all the
+    requests that were in flight together, as in TCP.
     """
 
-    def __init__(self, cap: int, slow: float):
-        """``cap``: never more than this. ``slow``: seconds; while answers take longer, the limit does not grow."""
-        self._cap, self._slow = cap, slow
-        self.limit = min(_START, cap)
-        #: Counts the times that the server pushed back. A request remembers the epoch in which it was sent.
+    def __init__(self, max_limit: int, max_latency: float):
+        """``max_latency``: the limit does not grow while replies take longer than this, in seconds."""
+        self._max_limit, self._max_latency = max_limit, max_latency
+        self.limit = min(_INITIAL_LIMIT, max_limit)
+        #: The number of overloads so far. A request carries the epoch in which it was sent.
         self.epoch = 0
-        self._count = 0
+        self._replies = 0
         self._seconds = 0.0
-        self._fastest = float("inf")
-        self._best_rate = 0.0
+        self._best_latency = float("inf")
+        self._best_throughput = 0.0
 
-    def answered(self, latency: float, full: bool) -> None:
-        """A request was answered after ``latency`` seconds; ``full``: others had to wait for a place."""
-        self._count += 1
+    def record_success(self, latency: float, saturated: bool) -> None:
+        """Record a reply after ``latency`` seconds; ``saturated``: other requests waited for admission."""
+        self._replies += 1
         self._seconds += latency
-        if self._count >= self.limit:
-            self._end_round(max(self._seconds / self._count, 1e-6), full)
+        if self._replies >= self.limit:
+            self._end_round(max(self._seconds / self._replies, 1e-6), saturated)
 
-    def pushed_back(self, epoch: int) -> None:
-        """The server refused a request that was sent in ``epoch`` because it is busy, or let it time out."""
+    def record_overload(self, epoch: int) -> None:
+        """Record that a request sent in ``epoch`` timed out, or was rejected because the server is busy."""
         if epoch == self.epoch:
             self.epoch += 1
             self.limit = max(1, self.limit // 2)
-            self._count, self._seconds = 0, 0.0
+            self._replies, self._seconds = 0, 0.0
 
-    def _end_round(self, latency: float, full: bool) -> None:
-        rate = self.limit / latency  # Little's law
-        calm = latency <= _CALM * self._fastest
-        pays = rate >= _PAYS * self._best_rate
-        self._fastest = min(latency, self._fastest / _FADE)
-        self._best_rate = max(rate, self._best_rate * _FADE)
-        if full and latency < self._slow and (calm or pays):
-            self.limit = min(self._cap, self.limit * 2 if self.epoch == 0 else self.limit + 1)
-        self._count, self._seconds = 0, 0.0
+    def _end_round(self, latency: float, saturated: bool) -> None:
+        throughput = self.limit / latency  # Little's law
+        low_latency = latency <= _LATENCY_TOLERANCE * self._best_latency
+        pays_off = throughput >= _THROUGHPUT_GAIN * self._best_throughput
+        self._best_latency = min(latency, self._best_latency / _DECAY)
+        self._best_throughput = max(throughput, self._best_throughput * _DECAY)
+        if saturated and latency < self._max_latency and (low_latency or pays_off):
+            self.limit = min(self._max_limit, self.limit * 2 if self.epoch == 0 else self.limit + 1)
+        self._replies, self._seconds = 0, 0.0
+
+
+def backoff_delay(failures: int, retry_after: float | None, jitter: float) -> float:
+    """Seconds to wait after ``failures`` (from 1) in a row, and at least ``retry_after``.
+
+    Exponential with full jitter (Brooker, "Exponential Backoff And Jitter", 2015). ``jitter`` is uniform in [0, 1).
+    """
+    delay = jitter * min(_MAX_DELAY, _BASE_DELAY * 2.0 ** min(failures - 1, 16))
+    return delay if retry_after is None else min(retry_after, _MAX_RETRY_AFTER) + delay

@@ -1,22 +1,21 @@
-"""Texts that stand in a prompt as data: nothing in them can end their block, or speak as the chat template does."""
+"""Escapes markup in texts that are put into a prompt, so that a text cannot end its block or pose as a chat turn."""
 
 import re
 
-# Our own delimiters, and the marks with which the chat templates of common model families delimit turns: a tokenizer
-# that meets their text may take it for the mark itself. Invisible characters inside are seen through.
+# The prompt's own delimiters, and the turn delimiters of common chat templates: a tokenizer may read their text as the
+# special token. Invisible characters inside a delimiter are skipped.
 _INVISIBLE = "[\\s\u200b-\u200f\u2060\ufeff]*"
-_MARKS = re.compile(
+_MARKUP = re.compile(
     rf"[<\[](?={_INVISIBLE}(?:[|｜]|</?{_INVISIBLE}sys\b|/?{_INVISIBLE}(?:query|passage|inst|s|think|bos|eos|pad|"
     rf"start_of_turn|end_of_turn|system_prompt|available_tools|tool_calls?){_INVISIBLE}[>\]]|/?{_INVISIBLE}(?:query|passage)\b))",
     re.IGNORECASE,
 )
-_REPLACED = {"<": "‹", "[": "("}
+_REPLACEMENTS = {"<": "‹", "[": "("}
 
 
 def escape_markup(text: str) -> str:
-    """``text`` with what looks like our delimiters or a chat template's marks broken up, character for character.
+    """Replace the opening bracket of whatever looks like a delimiter. The length of ``text`` does not change.
 
-    What this makes of a text is part of what a judge is asked: with a change here, raise ``_RENDERING`` of
-    ``pyrite.judges.prompt``.
+    The result is part of the judge's prompt: if you change it, raise ``_RENDERING`` of ``pyrite.judges.prompt``.
     """
-    return _MARKS.sub(lambda found: _REPLACED[found[0]], text)
+    return _MARKUP.sub(lambda match: _REPLACEMENTS[match[0]], text)

@@ -1,6 +1,7 @@
-"""A pool of servers that serve the same model: who is asked, how often, and when to give up."""
+"""A pool of servers that serve the same model: server selection, retries and outage detection."""
 
 import asyncio
+import hashlib
 import json
 import logging
 import random
@@ -14,26 +15,33 @@ import aiohttp
 
 from pyrite import metrics
 from pyrite.errors import PyriteError, UserError
-from pyrite.llm.api_key import read_key
-from pyrite.llm.backoff import pause
-from pyrite.llm.client import CHAT, Client, Completion, ContextLengthExceeded, Kind, TransientError, parse_completion
-from pyrite.llm.placement import first_usable, ranked
+from pyrite.llm.client import (
+    CHAT_PATH,
+    Client,
+    Completion,
+    ContextLengthExceeded,
+    ErrorKind,
+    TransientError,
+    parse_completion,
+    read_api_key,
+)
+from pyrite.llm.concurrency import backoff_delay
 from pyrite.llm.server import Server
 from pyrite.spec import RunSpec
 
 __all__ = ["Completion", "NoServerAvailable", "Pool", "RetriesExhausted"]
 
-#: Seconds without any answer, to whatever request, after which the servers are not waited for any more.
-PATIENCE = 600.0
+#: Seconds without a reply to any request after which the pool reports an outage.
+_PATIENCE = 600.0
 
-#: So often may a server answer a request wrongly, or not at all, before the request is to blame.
-STRIKES = 6
+#: Attempts after which a request has failed, not counting those that failed because of the server.
+_MAX_ATTEMPTS = 6
 
-#: Seconds between two looks for a server while all are set aside, and between two lines that say so.
-_LOOK, _SAY = 0.2, 30.0
+#: Errors whose cause is the server, whatever the request.
+_SERVER_ERRORS = ("connection", "busy", "unavailable")
 
-#: TransientError that say nothing of the request itself.
-_NOT_ITS_FAULT = ("connection", "busy", "unavailable")
+#: Seconds between two searches for a usable server, and between two log lines about it.
+_POLL_SECONDS, _LOG_SECONDS = 0.2, 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -41,29 +49,29 @@ T = TypeVar("T")
 
 
 class RetriesExhausted(PyriteError):
-    """One request failed as often as it may, or does not fit the model's window. Others may still be answered."""
+    """One request failed in all its attempts, or exceeds the context window. Other requests may still succeed."""
 
-    def __init__(self, reason: str, attempts: int, kind: Kind | Literal["window"]):
+    def __init__(self, reason: str, attempts: int, kind: ErrorKind | Literal["window"]):
         """``kind``: of the last error."""
-        super().__init__(f"gave up after {attempts} attempts: {reason}")
+        super().__init__(f"The request failed after {attempts} attempts: {reason}")
         self.reason, self.attempts, self.kind = reason, attempts, kind
 
 
 class NoServerAvailable(PyriteError):
-    """An outage, which is no request's fault."""
+    """No server responds to any request."""
 
-    def __init__(self, told: str):
+    def __init__(self, details: str):
         super().__init__(
-            f"no server of resources.judge_urls answers ({told}). Start it, or mend its address; what was answered is "
-            "kept."
+            f"No server in resources.judge_urls responds ({details}). Start one, or correct its address. "
+            "The replies received so far are saved."
         )
 
 
 class Pool:
-    """Sends requests to the servers at ``urls``, to be used as an async context manager.
+    """Sends requests to the servers at ``urls``. Use it as an async context manager.
 
-    Requests of one affinity go to one server as long as it is well. What may pass is tried again, with growing pauses;
-    what cannot be mended by trying again is a UserError at once.
+    Requests with the same affinity go to the same server while it works. Transient errors are retried with exponential
+    backoff. A request that a server rejects raises UserError at once.
     """
 
     def __init__(
@@ -73,49 +81,56 @@ class Pool:
         key: str | None,
         concurrency: int,
         timeout: float,
-        patience: float = PATIENCE,
+        patience: float = _PATIENCE,
         window: int | None = None,
     ):
-        """``concurrency``: most requests in flight per server. ``timeout``: seconds for one answer.
+        """Describe the pool; nothing is sent.
 
-        ``patience``: seconds without any answer after which that is an outage. ``window``: tokens of the model's
-        window, where a person has set it.
+        Args:
+            urls: base addresses, without /v1.
+            model: the name under which the servers serve the model.
+            key: the API key, if the servers need one.
+            concurrency: the maximum number of requests in flight per server.
+            timeout: seconds for one reply.
+            patience: seconds without any reply after which this is an outage.
+            window: the context window in tokens, if the user has set it.
         """
         self.urls = list(urls)
+        self.max_in_flight = concurrency * len(self.urls)  # over all servers
         self.model, self.patience, self.window = model, patience, window
         self._key, self._concurrency, self._timeout = key, concurrency, timeout
         self.servers: list[Server] = []
         self._session: aiohttp.ClientSession | None = None
-        self._said = self._answered = 0.0
-        self._trouble = ""  # the last one, of whatever request
-        for kind in get_args(Kind):
-            metrics.RETRIES.labels(kind)  # 0, not absent: one failure in a series that it begins is no growth
+        self._last_reply = self._last_log = 0.0
+        self._last_error = ""  # of any request
+        for kind in get_args(ErrorKind):
+            metrics.RETRIES.labels(kind)  # creates the series at 0, so that its first increase is visible
 
     @classmethod
     def from_spec(cls, spec: RunSpec, model: str | None) -> Self:
-        """The pool that a run's settings describe, of servers that serve ``model``. None of them is asked yet.
+        """Create the pool that ``spec.resources`` describes, for ``model``.
 
         Raises:
-            UserError: no address or no model is named, or the key cannot be read.
+            UserError: judge_urls or the model is not set, or the API key cannot be read.
         """
         resources = spec.resources
         if not resources.judge_urls:
             raise UserError(
-                "resources.judge_urls is empty: name the servers to ask, such as resources.judge_urls=[http://localhost:8000]."
+                "resources.judge_urls is empty: list the servers, such as resources.judge_urls=[http://localhost:8000]."
             )
         if not model:
-            raise UserError("judge.model is not set: give the name under which the server serves its model.")
+            raise UserError("judge.model is not set: set it to the name under which the server serves its model.")
         return cls(
             resources.judge_urls,
             model,
-            read_key(resources.judge_key_file),
+            read_api_key(resources.judge_key_file),
             resources.judge_concurrency,
             resources.judge_timeout,
             window=resources.judge_window,
         )
 
     async def __aenter__(self) -> Self:
-        # Below the 5 seconds after which uvicorn closes an idle connection: else a request may meet its end.
+        # uvicorn closes idle connections after 5 seconds: closing them earlier avoids a request on a closed one.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
         self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
         clients = [Client(self._session, url, self._key, self._timeout) for url in self.urls]
@@ -130,111 +145,110 @@ class Pool:
             await self._session.close()
 
     async def chat(self, affinity: str, body: Mapping[str, Any]) -> Completion:
-        """What the model says to ``body`` (of /v1/chat/completions, without the model's name).
+        """Return the completion of ``body``, a request to /v1/chat/completions without the model's name.
 
         Raises:
-            RetriesExhausted: no server responded within the request's attempts; or none to this one for as long as
-                the pool is patient, though there is one that answers.
-            NoServerAvailable: no server has answered anything for as long as the pool is patient.
-            UserError: a server refuses it, and would again.
+            RetriesExhausted: the request failed in all its attempts, or for as long as the pool's patience although a
+                server responds to other requests.
+            NoServerAvailable: no server responded to any request for as long as the pool's patience.
+            UserError: a server rejects the request.
         """
-        answer = await self._ask(affinity, CHAT, body, parse_completion)
-        metrics.LATENCY.observe(answer.latency)
-        metrics.PROMPT_TOKENS.inc(answer.prompt_tokens)
-        metrics.CACHED_TOKENS.inc(answer.cached_tokens)
-        return answer
+        completion = await self._request(affinity, CHAT_PATH, body, parse_completion)
+        metrics.LATENCY.observe(completion.latency)
+        metrics.PROMPT_TOKENS.inc(completion.prompt_tokens)
+        metrics.CACHED_TOKENS.inc(completion.cached_tokens)
+        return completion
 
     async def count_tokens(self, affinity: str, messages: Sequence[Mapping[str, str]]) -> int:
-        """How many tokens the messages make, chat template included (vLLM's /tokenize). Raises as ``chat`` does."""
-        return await self._ask(affinity, "/tokenize", {"messages": messages}, _read_count)
+        """Count the tokens of ``messages`` and the chat template, by vLLM's /tokenize. Raises as ``chat`` does."""
+        return await self._request(affinity, "/tokenize", {"messages": messages}, _parse_count)
 
-    async def _ask(self, affinity: str, path: str, body: Mapping[str, Any], read: Callable[[Any, float, int], T]) -> T:
+    async def _request(
+        self, affinity: str, path: str, body: Mapping[str, Any], parse: Callable[[Any, float, int], T]
+    ) -> T:
         content = json.dumps({"model": self.model, **body}).encode()
-        order = ranked(affinity, self.urls)
-        attempts = strikes = 0
-        since: float | None = None
-        last_try = False
+        order = rank_servers(affinity, self.urls)
+        attempts = counted_failures = 0
+        failing_since: float | None = None
+        is_last_attempt = False
         while True:
-            if since and not last_try and self._is_over(since):
-                if not attempts or not await self._any_answers():
+            if failing_since and not is_last_attempt and self._is_patience_over(failing_since):
+                if not attempts or not await self._any_server_responds():
                     raise NoServerAvailable(
-                        f"{', '.join(self.urls)}: nothing for {self.patience:g} s; last: {self._trouble}"
+                        f"{', '.join(self.urls)}: no reply for {self.patience:g} s; last error: {self._last_error}"
                     )
-                last_try = True
-            server = self._find(order)
+                is_last_attempt = True
+            server = self._select_server(order)
             if server is None:
-                since = since or time.monotonic()
-                self._say_waiting()
-                await asyncio.sleep(_LOOK)
+                failing_since = failing_since or time.monotonic()
+                self._log_waiting()
+                await asyncio.sleep(_POLL_SECONDS)
                 continue
-            server.breaker.asked()
-            if not await self._enter(server):
+            if not await server.acquire():
                 continue
             attempts += 1
             epoch, started = server.limiter.epoch, time.perf_counter()
             try:
-                answer = read(await server.client.post(path, content), started, attempts)
-                server.answered(time.perf_counter() - started if path == CHAT else None)
-                self._answered = time.monotonic()
-                return answer
+                result = parse(await server.client.post(path, content), started, attempts)
+                server.record_success(time.perf_counter() - started if path == CHAT_PATH else None)
+                self._last_reply = time.monotonic()
+                return result
             except ContextLengthExceeded:
-                server.breaker.abandoned()
-                raise RetriesExhausted(
-                    "it does not fit the model's window, says the server", attempts, "window"
-                ) from None
+                server.breaker.release()
+                raise RetriesExhausted("longer than the server's context window", attempts, "window") from None
             except TransientError as error:
-                server.failed(error, epoch)
-                self._trouble, asked = error.reason, error.asked
+                server.record_failure(error, epoch)
                 metrics.RETRIES.labels(error.kind).inc()
-                strikes += error.kind not in _NOT_ITS_FAULT
-                if strikes >= STRIKES or last_try:
+                self._last_error, retry_after = error.reason, error.retry_after
+                counted_failures += error.kind not in _SERVER_ERRORS
+                if counted_failures >= _MAX_ATTEMPTS or is_last_attempt:
                     raise RetriesExhausted(error.reason, attempts, error.kind) from None
             except BaseException:
-                server.breaker.abandoned()
+                server.breaker.release()
                 raise
             finally:
-                server.admission.leave()
-            since = since or time.monotonic()
-            await asyncio.sleep(pause(attempts, asked, random.random()))
+                server.release()
+            failing_since = failing_since or time.monotonic()
+            await asyncio.sleep(backoff_delay(attempts, retry_after, random.random()))
 
-    def _find(self, order: Sequence[int]) -> Server | None:
+    def _select_server(self, order: Sequence[int]) -> Server | None:
         now = time.monotonic()
-        place = first_usable(order, [server.breaker.usable(now) for server in self.servers])
-        return None if place is None else self.servers[place]
+        return next((self.servers[i] for i in order if self.servers[i].breaker.allows(now)), None)
 
-    async def _enter(self, server: Server) -> bool:
-        """Take a place at ``server``. False: it was set aside meanwhile."""
-        entered = False
-        try:
-            entered = await server.admission.enter()
-        finally:
-            if not entered:
-                server.breaker.abandoned()
-        return entered
+    def _is_patience_over(self, failing_since: float) -> bool:
+        return time.monotonic() - max(failing_since, self._last_reply) > self.patience
 
-    def _is_over(self, since: float) -> bool:
-        """Whether nothing has been answered for as long as the pool is patient, to a request that fails ``since``."""
-        return time.monotonic() - max(since, self._answered) > self.patience
-
-    async def _any_answers(self) -> bool:
-        """Whether a server answers something plain: then it is there, and what fails again is to blame itself."""
+    async def _any_server_responds(self) -> bool:
+        """Whether a server responds to a short test request. If so, the failing request itself is the cause."""
         body = {"model": self.model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1}
         for server in self.servers:
             with suppress(TransientError, UserError):
-                await server.client.post(CHAT, json.dumps(body).encode())
+                await server.client.post(CHAT_PATH, json.dumps(body).encode())
                 return True
         return False
 
-    def _say_waiting(self) -> None:
+    def _log_waiting(self) -> None:
         now = time.monotonic()
-        if now - self._said > _SAY:
-            self._said = now
-            _log.warning("no server answers (%s; last: %s); still trying", ", ".join(self.urls), self._trouble)
+        if now - self._last_log > _LOG_SECONDS:
+            self._last_log = now
+            _log.warning(
+                "no server responds (%s; last error: %s); still trying", ", ".join(self.urls), self._last_error
+            )
 
 
-def _read_count(reply: Any, started: float, attempts: int) -> int:
+def rank_servers(affinity: str, urls: Sequence[str]) -> list[int]:
+    """Positions in ``urls``, best first, by rendezvous hashing (Thaler and Ravishankar, 1998).
+
+    The order depends on ``affinity`` (a query id), so all requests of a query share one server's prefix cache. If a
+    server fails, its queries spread evenly over the others, and no other query moves.
+    """
+    weights = [hashlib.blake2b(f"{affinity}\0{url}".encode(), digest_size=8).digest() for url in urls]
+    return sorted(range(len(urls)), key=weights.__getitem__, reverse=True)
+
+
+def _parse_count(reply: Any, started: float, attempts: int) -> int:
     del started, attempts
     try:
         return int(reply["count"])
     except (KeyError, TypeError, ValueError):
-        raise TransientError("garbled", "the answer was not a token count") from None
+        raise TransientError("garbled", "the reply was not a token count") from None

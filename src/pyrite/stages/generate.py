@@ -1,7 +1,7 @@
-"""generate: an LLM makes questions, one shard of them. Some from a passage each, the others after examples.
+"""generate: an LLM generates one shard of questions, some of them from a passage each, the others from examples.
 
-What the LLM answers is kept as it comes, so a killed shard goes on from there. Examples are questions of the training
-split, the data set's own and those that this shard has made from passages: so those are all made first.
+Replies are saved as they arrive, so a killed shard continues where it stopped. The examples are training questions:
+those of the data set, and those that this shard has generated from passages. So questions from passages come first.
 """
 
 import asyncio
@@ -16,196 +16,200 @@ import pyarrow.compute as pc
 from pyrite import tables
 from pyrite.errors import UserError
 from pyrite.generation import prompt, sampling
-from pyrite.generation.dedup import deduplicate
-from pyrite.generation.filters import clean, refusal
+from pyrite.generation.filters import clean, deduplicate, rejection_reason
 from pyrite.generation.questions import GeneratedQuestion, to_tables
-from pyrite.generation.reply_cache import ReplyCache
-from pyrite.generation.sampling import Place
+from pyrite.generation.sampling import SourcePassage
+from pyrite.generation.session import GenerationSession
 from pyrite.llm.pool import Pool
 from pyrite.stages.answerable import OwnPassages
 from pyrite.stages.context import StepContext
 from pyrite.stages.flushing import run_with_flush
 from pyrite.stages.inputs import read_passages, read_prepared
-from pyrite.stages.replies import Replies
 
-NO_ANSWER = "the server gave no answer"
-NO_EXAMPLES = "there was no training question to show as an example"
+NO_REPLY = "the server sent no reply"
+NO_EXAMPLES = "no training question is available as an example"
 
-_SHOWN = 3
+#: Dropped questions that the summary shows for each reason.
+_MAX_DROPPED_EXAMPLES = 3
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
     """Write queries/generated-<k>.parquet and queries/generated-qrels-<k>.parquet; return counts."""
     shard = _Shard(ctx)
-    made = asyncio.run(run_with_flush(shard.make(), shard.flush))
-    queries, qrels = to_tables(made)
+    questions = asyncio.run(run_with_flush(shard.generate(), shard.flush))
+    queries, qrels = to_tables(questions)
     tables.write(ctx.output(f"queries/generated-{shard.number:05d}.parquet"), queries, tables.QUERIES)
     tables.write(ctx.output(f"queries/generated-qrels-{shard.number:05d}.parquet"), qrels, tables.QRELS)
     shard.merge()
     return {
-        "questions": len(made),
-        "from_passages": sum(bool(question.passage_ids) for question in made),
-        "splits": dict(sorted(Counter(question.split for question in made).items())),
-        **shard.replies.counts,
+        "questions": len(questions),
+        "from_passages": sum(bool(question.passage_ids) for question in questions),
+        "splits": dict(sorted(Counter(question.split for question in questions).items())),
+        **shard.session.stats,
         "dropped": dict(shard.dropped.most_common()),
-        "dropped_examples": shard.examples,
+        "dropped_examples": shard.dropped_examples,
         "generator": shard.fingerprint,
     }
 
 
 class _Shard:
-    """The work on one shard: what it asks, and what it drops and why."""
+    """Generates the questions of one shard, and counts those that are dropped by reason."""
 
     def __init__(self, ctx: StepContext):
         assert ctx.spec.generate is not None
         assert ctx.step.shard is not None
         self._ctx, self._spec, self.number = ctx, ctx.spec.generate, ctx.step.shard
-        own, _ = read_prepared(ctx)
+        queries, _ = read_prepared(ctx)
         self._passages = read_passages(ctx)
-        self._existing: list[str] = own["text"].to_pylist()
-        self._shown: list[str] = own.filter(pc.equal(own["split"], "train"))["text"].to_pylist()
+        self._existing: list[str] = queries["text"].to_pylist()
+        self._examples: list[str] = queries.filter(pc.equal(queries["split"], "train"))["text"].to_pylist()
         self._prompt = prompt.load(self._spec.prompt)
         pool, attempt = Pool.from_spec(ctx.spec, self._spec.model or ctx.spec.judge.model), uuid.uuid4().hex[:12]
         self.fingerprint = prompt.fingerprint(pool.model, self._prompt, self._spec.temperature)
-        kept = ReplyCache(ctx.store, self.fingerprint, f"{ctx.spec.name}/{self.number}", attempt)
-        self.replies = Replies(ctx, pool, kept)
+        writer = f"{ctx.spec.name}/{self.number}"
+        self.session = GenerationSession(pool, ctx.store, self.fingerprint, writer, attempt, ctx.progress)
         self._own_passages = OwnPassages(ctx, self._passages, attempt)
         self.dropped: Counter[str] = Counter()
-        self.examples: dict[str, list[str]] = {}
+        self.dropped_examples: dict[str, list[str]] = {}
 
-    async def make(self) -> list[GeneratedQuestion]:
-        """Ask, filter, and return what is left.
+    async def generate(self) -> list[GeneratedQuestion]:
+        """Generate and filter the questions.
 
         Raises:
-            UserError: nothing is left.
-            PyriteError: too many requests stayed without an answer.
+            UserError: no question passes the filters.
+            PyriteError: too many requests failed.
         """
-        places, numbers = self._plan()
-        from_passages = self._deduplicate(self._existing, await self._from_passages(places))
-        self._shown += [question.text for question in from_passages if question.split == "train"]
-        before = [*self._existing, *(question.text for question in from_passages)]
-        made = from_passages + self._deduplicate(before, await self._after_examples(numbers))
-        if not made and self.dropped:
-            raise UserError(self._nothing_left())
-        return made
+        passages, numbers = self._plan()
+        from_passages = self._deduplicate(self._existing, await self._from_passages(passages))
+        self._examples += [question.text for question in from_passages if question.split == "train"]
+        earlier = [*self._existing, *(question.text for question in from_passages)]
+        questions = from_passages + self._deduplicate(earlier, await self._few_shot(numbers))
+        if not questions and self.dropped:
+            raise UserError(self._no_question_message())
+        return questions
 
-    def _plan(self) -> tuple[list[Place], list[int]]:
-        """The passages that this shard asks about, and the numbers of its questions after examples.
+    def _plan(self) -> tuple[list[SourcePassage], list[int]]:
+        """This shard's source passages, and the numbers of its few-shot questions.
 
-        Where the data set has questions of its own, its validation and test stay as they are: all is for training.
+        If the data set has its own queries, its validation and test splits stay as they are: all questions are for
+        training.
         """
         spec, shards = self._spec, self._spec.shards
         count = round(spec.queries * spec.share_from_passages)
-        wanted = sampling.shares(count, self._ctx.spec.prepare.split)
+        counts = sampling.split_counts(count, self._ctx.spec.prepare.split)
         if self._existing:
-            wanted = {"train": count}
-        drawn = sampling.draw_passages(_places(self._passages), wanted, self._ctx.spec.seed)
-        if len(drawn) < count and self.number == 0:
+            counts = {"train": count}
+        passages = sampling.sample_passages(_source_passages(self._passages), counts, self._ctx.spec.seed)
+        if len(passages) < count and self.number == 0:
             self._ctx.progress.message(
-                f"{count:,} questions from passages were to be made, one each, but only {len(drawn):,} can be drawn"
+                f"only {len(passages):,} passages are available for {count:,} questions from passages, one each: "
+                "fewer are generated"
             )
-        return drawn[self.number :: shards], list(range(spec.queries - count))[self.number :: shards]
+        return passages[self.number :: shards], list(range(spec.queries - count))[self.number :: shards]
 
-    async def _from_passages(self, places: Sequence[Place]) -> list[GeneratedQuestion]:
-        """Questions made from the passages at ``places``, those that can be used."""
-        ids = pa.array([place.passage_id for place in places], pa.string())
-        rows = self._passages.filter(pc.is_in(self._passages["passage_id"], ids)).to_pylist()
-        passages = {row["passage_id"]: row for row in rows}
+    async def _from_passages(self, passages: Sequence[SourcePassage]) -> list[GeneratedQuestion]:
+        """Usable questions from one passage each."""
+        ids = pa.array([passage.passage_id for passage in passages], pa.string())
+        selected = self._passages.filter(pc.is_in(self._passages["passage_id"], ids)).to_pylist()
+        rows = {row["passage_id"]: row for row in selected}
         requests = [
-            prompt.about_passage(
-                self._prompt, self._spec, id, self._seed(id), passages[id]["title"], passages[id]["text"]
+            prompt.passage_request(
+                self._prompt, self._spec, id, self._request_seed(id), rows[id]["title"], rows[id]["text"]
             )
             for id in ids.to_pylist()
         ]
-        answers = await self.replies.ask(requests, "questions from passages")
-        made = []
-        for place in places:
-            if question := self._usable(answers.get(place.passage_id)):
-                parent, one = passages[place.passage_id]["parents"][0], (place.passage_id,)
-                made.append(GeneratedQuestion(question, place.split, parent["topic"], parent["type"], one, one))
-        return await self._answerable(made)
+        replies = await self.session.generate(requests, "questions from passages")
+        questions = []
+        for passage in passages:
+            if text := self._usable(replies.get(passage.passage_id)):
+                parent, origin = rows[passage.passage_id]["parents"][0], (passage.passage_id,)
+                questions.append(
+                    GeneratedQuestion(text, passage.split, parent["topic"], parent["type"], origin, origin)
+                )
+        return await self._answerable(questions)
 
-    async def _after_examples(self, numbers: Sequence[int]) -> list[GeneratedQuestion]:
-        """Questions made after examples, those that can be used."""
-        if not self._shown:
+    async def _few_shot(self, numbers: Sequence[int]) -> list[GeneratedQuestion]:
+        """Usable questions from examples."""
+        if not self._examples:
             for _ in numbers:
                 self._drop(NO_EXAMPLES)
             return []
         requests = []
         for name in (f"few-shot-{number}" for number in numbers):
-            shots = sampling.shots(self._shown, self._spec.shots, self._ctx.spec.seed, name)
-            requests.append(prompt.like(self._prompt, self._spec, name, self._seed(name), shots))
-        answers = await self.replies.ask(requests, "questions after examples")
-        found = [(request.name, self._usable(answers.get(request.name))) for request in requests]
-        return [GeneratedQuestion(question, "train", "", "", (), (name,)) for name, question in found if question]
+            examples = sampling.sample_examples(self._examples, self._spec.shots, self._ctx.spec.seed, name)
+            requests.append(prompt.few_shot_request(self._prompt, self._spec, name, self._request_seed(name), examples))
+        replies = await self.session.generate(requests, "questions from examples")
+        texts = [(request.name, self._usable(replies.get(request.name))) for request in requests]
+        return [GeneratedQuestion(text, "train", "", "", (), (name,)) for name, text in texts if text]
 
-    async def _answerable(self, made: list[GeneratedQuestion]) -> list[GeneratedQuestion]:
-        """Those of ``made`` whose own passage the run's judge grades high enough."""
-        if self._spec.answerable_grade is None or not made:
-            return made
+    async def _answerable(self, questions: list[GeneratedQuestion]) -> list[GeneratedQuestion]:
+        """The questions whose own passage gets a sufficient grade from the run's judge."""
+        if self._spec.answerable_grade is None or not questions:
+            return questions
         if self._ctx.spec.judge.kind == "labels":
             if self.number == 0:
                 self._ctx.progress.message(
-                    "judge.kind is labels: nobody can be asked whether a passage answers its question; none is dropped"
+                    "judge.kind is labels, which cannot grade generated questions: generate.answerable_grade is ignored"
                 )
-            return made
-        reasons = await self._own_passages.grade(made)
-        for question, reason in zip(made, reasons, strict=True):
+            return questions
+        reasons = await self._own_passages.grade(questions)
+        for question, reason in zip(questions, reasons, strict=True):
             if reason:
                 self._drop(reason, question.text)
-        return [question for question, reason in zip(made, reasons, strict=True) if not reason]
+        return [question for question, reason in zip(questions, reasons, strict=True) if not reason]
 
     def _usable(self, reply: str | None) -> str | None:
-        """The question in ``reply``; None where there is none that can be used, and then it is counted why."""
+        """The question in ``reply``; None if it is unusable, which is counted."""
         if reply is None:
-            self._drop(NO_ANSWER)
+            self._drop(NO_REPLY)
             return None
         question = clean(reply)
-        if reason := refusal(question, self._spec):
+        if reason := rejection_reason(question, self._spec):
             self._drop(reason, question)
             return None
         return question
 
-    def _deduplicate(self, existing: Sequence[str], made: Sequence[GeneratedQuestion]) -> list[GeneratedQuestion]:
-        kept, dropped = deduplicate(existing, made)
+    def _deduplicate(self, existing: Sequence[str], questions: Sequence[GeneratedQuestion]) -> list[GeneratedQuestion]:
+        unique, dropped = deduplicate(existing, questions)
         self.dropped.update(dropped)
-        return kept
+        return unique
 
-    def _drop(self, reason: str, example: str = "") -> None:
+    def _drop(self, reason: str, question: str = "") -> None:
         self.dropped[reason] += 1
-        shown = self.examples.setdefault(reason, [])
-        if example and len(shown) < _SHOWN:
-            shown.append(example[:200])
+        examples = self.dropped_examples.setdefault(reason, [])
+        if question and len(examples) < _MAX_DROPPED_EXAMPLES:
+            examples.append(question[:200])
 
-    def _nothing_left(self) -> str:
+    def _no_question_message(self) -> str:
         reasons = "; ".join(
-            f"{reason}: {times}" + (f", such as {shown[0]!r}" if (shown := self.examples.get(reason)) else "")
+            f"{reason}: {times}"
+            + (f", such as {examples[0]!r}" if (examples := self.dropped_examples.get(reason)) else "")
             for reason, times in self.dropped.most_common()
         )
         return (
-            f"no question is left of shard {self.number} ({reasons}). Look at what the model answers: set "
-            "generate.model or generate.prompt to another, or loosen the filter that drops the most. Its answers are "
-            f"kept; where the server was at fault, delete {self._ctx.store}/generated/{self.fingerprint} to ask again."
+            f"Shard {self.number} has no question left ({reasons}). Check the model's replies: change generate.model "
+            "or generate.prompt, or relax the filter that drops the most. The replies are saved and used again; if the "
+            f"server was at fault, delete {self._ctx.store}/generated/{self.fingerprint} to request new ones."
         )
 
-    def _seed(self, name: str) -> int:
+    def _request_seed(self, name: str) -> int:
         return sampling.request_seed(self._ctx.spec.seed, name)
 
     async def flush(self) -> None:
-        """Keep what was answered since the last time."""
-        await self.replies.flush()
+        """Save the replies and grades received since the last flush."""
+        await self.session.flush()
         await self._own_passages.flush()
 
     def merge(self) -> None:
-        """Make one part of what was kept."""
-        self.replies.merge()
+        """Merge the saved replies and grades into one file each."""
+        self.session.merge()
         self._own_passages.merge()
 
 
-def _places(passages: pa.Table) -> list[Place]:
-    """Where each passage stands first."""
+def _source_passages(passages: pa.Table) -> list[SourcePassage]:
+    """Each passage with its first parent's topic and document."""
     columns = (passages[name].to_pylist() for name in ("passage_id", "split", "parents"))
     return [
-        Place(passage, split, parents[0]["topic"], parents[0]["document_id"])
-        for passage, split, parents in zip(*columns, strict=True)
+        SourcePassage(passage_id, split, parents[0]["topic"], parents[0]["document_id"])
+        for passage_id, split, parents in zip(*columns, strict=True)
     ]

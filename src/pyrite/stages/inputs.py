@@ -9,7 +9,7 @@ from pyrite import tables
 from pyrite.embedding import models
 from pyrite.embedding.encoder import Encoder, Texts
 from pyrite.errors import UserError
-from pyrite.generation.dedup import deduplicate
+from pyrite.generation.filters import deduplicate
 from pyrite.generation.questions import from_tables, to_tables
 from pyrite.splitting import SPLITS
 from pyrite.stages.context import StepContext

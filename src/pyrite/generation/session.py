@@ -1,0 +1,107 @@
+"""The requests of one generation step: cached replies, concurrent requests, and a limit on failures."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pyrite.append_log import AppendLog, WriteBuffer
+from pyrite.errors import PyriteError
+from pyrite.generation.prompt import Request
+from pyrite.llm.pool import Completion, Pool, RetriesExhausted
+from pyrite.progress import Progress
+from pyrite.store import Store
+
+#: A saved reply. ``key`` is the digest of its request; ``latency`` is in seconds.
+REPLIES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("text", pa.string()),
+        ("prompt_tokens", pa.int32()),
+        ("cached_tokens", pa.int32()),
+        ("latency", pa.float32()),
+        ("attempts", pa.int16()),
+    ]
+)
+
+#: The session fails if more requests than this fail, and more than this share of them.
+_MAX_FAILED, _MAX_FAILED_SHARE = 5, 0.05
+
+
+class GenerationSession:
+    """Sends requests to a pool and saves the replies. A request whose reply any run has saved is not sent again."""
+
+    def __init__(self, pool: Pool, store: Store, fingerprint: str, writer: str, attempt: str, progress: Progress):
+        """Replies are stored in ``generated/<fingerprint>/``; ``writer`` and ``attempt`` as in AppendLog."""
+        self._pool, self._progress = pool, progress
+        self._log = AppendLog(store, f"generated/{fingerprint}", REPLIES, "key", writer, attempt)
+        self._buffer = WriteBuffer()
+        self._errors: list[str] = []
+        #: Counts of all requests and of those with a saved reply, and tokens of all replies.
+        self.stats = Counter({"requested": 0, "cached": 0, "prompt_tokens": 0, "cached_tokens": 0})
+
+    async def generate(self, requests: Sequence[Request], unit: str) -> dict[str, str]:
+        """Return the replies by request name, without those of failed requests. Progress is shown in ``unit``.
+
+        Raises:
+            PyriteError: too many requests fail, or no server is available.
+        """
+        cached = await asyncio.to_thread(self._read_cached, {request.key for request in requests})
+        replies = {request.name: cached[request.key]["text"] for request in requests if request.key in cached}
+        pending = [request for request in requests if request.key not in cached]
+        self.stats.update(requested=len(requests), cached=len(replies))
+        for row in cached.values():
+            self._count_tokens(row)
+        self._progress.begin(len(requests), unit)
+        self._progress.advance(len(replies))
+        if pending:
+            queue = iter(pending)
+            async with self._pool, asyncio.TaskGroup() as group:
+                for _ in range(min(len(pending), self._pool.max_in_flight)):
+                    group.create_task(self._worker(queue, replies, len(pending)))
+        await self.flush()
+        return replies
+
+    async def flush(self) -> None:
+        """Save the replies received since the last flush."""
+        await self._buffer.flush(self._log.add)
+
+    def merge(self) -> None:
+        """Merge what this writer saved into one file. Call it after the last flush."""
+        self._log.merge()
+
+    def _read_cached(self, keys: Collection[str]) -> dict[str, dict[str, Any]]:
+        """Saved replies as rows of REPLIES, by key. If a request has several, the choice is always the same."""
+        order = [(name, "descending") for name in ("attempts", "latency", "text")]
+        return {row["key"]: row for row in self._log.read(keys).sort_by(order).to_pylist()}
+
+    async def _worker(self, queue: Iterator[Request], replies: dict[str, str], total: int) -> None:
+        for request in queue:
+            try:
+                completion = await self._pool.chat(request.name, request.body)
+            except RetriesExhausted as error:
+                self._record_failure(error, total)
+            else:
+                replies[request.name] = completion.text
+                row = _row(request, completion)
+                self._buffer.rows.append(row)
+                self._count_tokens(row)
+            self._progress.advance()
+
+    def _record_failure(self, error: RetriesExhausted, total: int) -> None:
+        self._errors.append(error.reason)
+        if len(self._errors) > max(_MAX_FAILED, _MAX_FAILED_SHARE * total):
+            reason, times = Counter(self._errors).most_common(1)[0]
+            raise PyriteError(
+                f"{len(self._errors)} of {total} requests for a question failed; most frequent error ({times} times): "
+                f"{reason}. Check the server, then run the same command again: it continues from here."
+            )
+
+    def _count_tokens(self, row: Mapping[str, Any]) -> None:
+        self.stats.update({name: row[name] for name in ("prompt_tokens", "cached_tokens")})
+
+
+def _row(request: Request, completion: Completion) -> dict[str, Any]:
+    return {"key": request.key} | {name: getattr(completion, name) for name in REPLIES.names if name != "key"}

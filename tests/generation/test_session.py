@@ -1,0 +1,66 @@
+"""The generation session against a stub server: saved replies, and the limit on failed requests."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyrite.errors import PyriteError, first_error
+from pyrite.generation import prompt
+from pyrite.generation.session import GenerationSession
+from pyrite.llm.pool import Pool
+from pyrite.progress import NullProgress
+from pyrite.spec import GenerateSpec
+from pyrite.store import open_store
+from stub_judge import MODEL
+from stub_writer import Writer
+
+PROMPT = prompt.load("general")
+REQUESTS = [
+    prompt.passage_request(PROMPT, GenerateSpec(), f"p{i}", 7, "Gout", f"Gout hurts passage number {'x' * i}.")
+    for i in range(10)
+]
+
+
+@pytest.fixture
+def writer() -> Iterator[Writer]:
+    with Writer() as server:
+        yield server
+
+
+def open_session(writer: Writer, folder: Path, run: str) -> GenerationSession:
+    pool = Pool([writer.url], MODEL, None, 4, 5.0)
+    return GenerationSession(pool, open_store(str(folder)), "fingerprint", f"{run}/0", "attempt", NullProgress())
+
+
+def test_saved_replies_are_reused_by_another_run(writer: Writer, tmp_path: Path) -> None:
+    first, second = open_session(writer, tmp_path, "one"), open_session(writer, tmp_path, "two")
+    replies = asyncio.run(first.generate(REQUESTS[:6], "questions"))
+    assert replies.keys() == {f"p{i}" for i in range(6)}
+    assert first.stats["requested"] == 6
+    assert first.stats["cached"] == 0
+    assert first.stats["prompt_tokens"] > 0
+    assert asyncio.run(second.generate(REQUESTS, "questions")).items() >= replies.items()
+    assert second.stats["requested"] == 10
+    assert second.stats["cached"] == 6
+    assert second.stats["prompt_tokens"] > first.stats["prompt_tokens"]
+    assert writer.written.total() == len(writer.written) == 10
+
+
+def test_failed_requests_are_omitted_up_to_a_limit(
+    writer: Writer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyrite.llm.pool.backoff_delay", lambda *_: 0.0)
+    monkeypatch.setattr("pyrite.llm.pool._MAX_ATTEMPTS", 1)
+    monkeypatch.setattr("pyrite.llm.server._FAILURE_THRESHOLD", 100)
+    writer.statuses = lambda number: 500 if number <= 5 else 200
+    replies = asyncio.run(open_session(writer, tmp_path, "one").generate(REQUESTS, "questions"))
+    assert len(replies) == 5
+    pending = [*REQUESTS, prompt.passage_request(PROMPT, GenerateSpec(), "p", 8, "", "Gout.")]
+    writer.statuses = lambda _number: 500
+    with pytest.raises(BaseExceptionGroup) as raised:
+        asyncio.run(open_session(writer, tmp_path, "two").generate(pending, "questions"))
+    error = first_error(raised.value)
+    assert isinstance(error, PyriteError)
+    assert str(error).startswith("6 of 6 requests for a question failed; most frequent error (6 times): HTTP 500")
