@@ -103,10 +103,12 @@ def test_the_best_cuts_are_the_best_of_all(rows: list[tuple[float, int]]) -> Non
     seen = np.unique(expected)
     places = [0.5, *(seen[1:] + seen[:-1]) / 2, 4.5]
     every = [
-        agreement.quadratic_kappa(truth, agreement.cut(expected, cuts))
+        agreement.quadratic_kappa(truth, agreement.apply_cut_points(expected, cuts))
         for cuts in combinations_with_replacement(places, 3)
     ]
-    best = agreement.quadratic_kappa(truth, agreement.cut(expected, agreement.best_cuts(expected, truth)))
+    best = agreement.quadratic_kappa(
+        truth, agreement.apply_cut_points(expected, agreement.fit_cut_points(expected, truth))
+    )
     if np.isnan(every).all():
         return
     assert best == pytest.approx(np.nanmax(every), abs=1e-9)
@@ -116,12 +118,12 @@ def test_cuts_mend_a_bias() -> None:
     rng = np.random.default_rng(1)
     truth = rng.integers(1, 5, 300)
     timid = 1 + (truth - 1) * 0.4 + rng.normal(0, 0.1, 300)
-    judged = agreement.cut(timid, agreement.USUAL_CUTS)
-    mending = agreement.mend(timid, judged, truth, list(np.repeat(np.arange(60), 5)), 0)
-    assert mending is not None
-    assert mending.before < 0.6
-    assert mending.after > 0.9
-    assert mending.gain.low > 0.3
+    judged = agreement.apply_cut_points(timid, agreement.DEFAULT_CUT_POINTS)
+    recalibration = agreement.recalibrate(timid, judged, truth, list(np.repeat(np.arange(60), 5)), 0)
+    assert recalibration is not None
+    assert recalibration.before < 0.6
+    assert recalibration.after > 0.9
+    assert recalibration.gain.low > 0.3
 
 
 def test_fitted_noise_is_not_taken_for_mending() -> None:
@@ -129,17 +131,17 @@ def test_fitted_noise_is_not_taken_for_mending() -> None:
     for seed in range(6):
         rng = np.random.default_rng(seed)
         truth, noise = rng.integers(1, 5, 150), rng.uniform(1, 4, 150)
-        judged = agreement.cut(noise, agreement.USUAL_CUTS)
-        mending = agreement.mend(noise, judged, truth, list(np.repeat(np.arange(30), 5)), 0)
-        assert mending is not None
-        fitted.append(agreement.quadratic_kappa(truth, agreement.cut(noise, mending.cuts)))
-        after.append(mending.after)
+        judged = agreement.apply_cut_points(noise, agreement.DEFAULT_CUT_POINTS)
+        recalibration = agreement.recalibrate(noise, judged, truth, list(np.repeat(np.arange(30), 5)), 0)
+        assert recalibration is not None
+        fitted.append(agreement.quadratic_kappa(truth, agreement.apply_cut_points(noise, recalibration.cut_points)))
+        after.append(recalibration.after)
     assert np.mean(fitted) > 0.05  # the fault that cross-validation is there for did happen
     assert np.mean(after) < 0.02
 
 
 def test_nothing_can_be_held_out_of_a_single_query() -> None:
     truth = np.array([1, 4, 2])
-    assert agreement.mend(truth.astype(float), truth, truth, ["q"] * 3, 0) is None
+    assert agreement.recalibrate(truth.astype(float), truth, truth, ["q"] * 3, 0) is None
     interval = agreement.kappa_interval(truth, truth, ["q"] * 3, 0)
     assert np.isnan([interval.low, interval.high]).all()

@@ -119,11 +119,11 @@ def test_a_timid_judge_is_found_out_and_the_cuts_that_would_mend_it(
     assert content["spearman"] == content["auc"] == 1
     assert content["bias"] < -0.5
     assert all(one["truth"] > one["expected"] for one in content["reliability"] if one["expected"] > 1.01)
-    mending = content["mending"]
-    assert mending["before"] == content["kappa"] < 0.5
-    assert mending["after"] == 1
-    assert mending["gain"]["low"] > 0
-    assert mending["cuts"] == [1.25, 1.75, 2.25]
+    recalibration = content["recalibration"]
+    assert recalibration["before"] == content["kappa"] < 0.5
+    assert recalibration["after"] == 1
+    assert recalibration["gain"]["low"] > 0
+    assert recalibration["cut_points"] == [1.25, 1.75, 2.25]
     assert "They would mend a bias" in " ".join(output.split())
     # No question of the run was needed, so nothing was prepared.
     assert not (tmp_path / "store/runs/small/steps").exists()

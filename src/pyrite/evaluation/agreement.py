@@ -21,7 +21,7 @@ Values = NDArray[np.float64]
 LEVELS = (1, 2, 3, 4)
 
 #: Where an expected grade is rounded to a grade if nobody knows better.
-USUAL_CUTS = (1.5, 2.5, 3.5)
+DEFAULT_CUT_POINTS = (1.5, 2.5, 3.5)
 
 _Z = float(stats.norm.ppf(0.975))
 _UNDEFINED = Interval(np.nan, np.nan)
@@ -210,26 +210,26 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 
 @dataclass(frozen=True)
-class Mending:
+class Recalibration:
     """Cut points on the expected grade, and what they do for the quadratic kappa.
 
     ``cuts`` are the best on all pairs. ``before`` is the kappa of the judge's own grades, ``after`` that of grades cut
     at points that were found without the pair's query (cross-validated), ``gain`` the 95% interval of the difference.
     """
 
-    cuts: tuple[float, float, float]
+    cut_points: tuple[float, float, float]
     before: float
     after: float
     gain: Interval
 
 
-def cut(expected: Values, cuts: Sequence[float]) -> Grades:
+def apply_cut_points(expected: Values, cuts: Sequence[float]) -> Grades:
     """Grades from 1: one more for each of the ``cuts`` that the expected grade is above."""
     above = np.asarray(expected)[:, None] > np.asarray(cuts)[None, :]
     return np.asarray(1 + above.sum(axis=1), dtype=np.int64)
 
 
-def best_cuts(expected: Values, truth: Grades) -> tuple[float, float, float]:
+def fit_cut_points(expected: Values, truth: Grades) -> tuple[float, float, float]:
     """The three cut points, in order, whose grades have the greatest quadratic kappa; of equals the most usual.
 
     Tried are the places midway between two expected grades, 64 at most; a cut at 0.5 or 4.5 means that the grade below
@@ -253,23 +253,25 @@ def best_cuts(expected: Values, truth: Grades) -> tuple[float, float, float]:
     kappa = _kappa(np.stack([len(a) * same, a.sum() * same, b, a @ a * same, bb, ab], axis=-1))
     kappa = np.where(np.isfinite(kappa), kappa, -np.inf)
     best = triples[kappa >= kappa.max() - 1e-9]
-    usual = best[np.argmin(np.abs(places[best] - np.array(USUAL_CUTS)).sum(axis=1))]
+    usual = best[np.argmin(np.abs(places[best] - np.array(DEFAULT_CUT_POINTS)).sum(axis=1))]
     first, second, third = (float(place) for place in places[usual])
     return first, second, third
 
 
-def mend(expected: Values, judged: Grades, truth: Grades, clusters: Sequence[Hashable], seed: int) -> Mending | None:
+def recalibrate(
+    expected: Values, judged: Grades, truth: Grades, clusters: Sequence[Hashable], seed: int
+) -> Recalibration | None:
     """What cut points would do for this judge; None with fewer than two clusters, where nothing can be held out."""
     codes = _codes(clusters)
     if codes.max(initial=-1) < 1:
         return None
     held_out = np.empty(len(codes), dtype=np.int64)
     for outside in _folds(codes, seed):
-        held_out[outside] = cut(expected[outside], best_cuts(expected[~outside], truth[~outside]))
+        held_out[outside] = apply_cut_points(expected[outside], fit_cut_points(expected[~outside], truth[~outside]))
     both = np.concatenate([_moments(truth, judged, clusters), _moments(truth, held_out, clusters)], axis=1)
     drawn = _resampled(both, seed)
-    return Mending(
-        best_cuts(expected, truth),
+    return Recalibration(
+        fit_cut_points(expected, truth),
         quadratic_kappa(truth, judged),
         quadratic_kappa(truth, held_out),
         _percentiles(_kappa(drawn[:, 6:]) - _kappa(drawn[:, :6])),

@@ -57,7 +57,7 @@ def calibration(content: Mapping[str, Any]) -> Iterator[Group | Text]:
     yield _titled("agreement", table)
     yield _titled("true grade (rows) and the judge's grade (columns): pairs", _confusion(content["confusion"]))
     yield _titled("expected grade beside true grade", _reliability(content["reliability"]))
-    yield Text(_mending(content["mending"]))
+    yield Text(_recalibration(content["recalibration"]))
 
 
 def _notes(content: Mapping[str, Any]) -> Iterator[str]:
@@ -77,17 +77,17 @@ def _notes(content: Mapping[str, Any]) -> Iterator[str]:
         yield f"{formatting.plural(content['missing'], 'pair')} left without a grade by the judge"
 
 
-def _mending(mending: Mapping[str, Any] | None) -> str:
+def _recalibration(recalibration: Mapping[str, Any] | None) -> str:
     """What cut points on the expected grade would do, in a sentence or two."""
-    if mending is None:
+    if recalibration is None:
         return "Cut points: with pairs of a single query nothing can be held out to test them on."
-    cuts = ", ".join(f"{cut:.2f}" for cut in mending["cuts"])
-    before, after = formatting.number(mending["before"]), formatting.number(mending["after"])
+    cuts = ", ".join(f"{cut:.2f}" for cut in recalibration["cut_points"])
+    before, after = formatting.number(recalibration["before"]), formatting.number(recalibration["after"])
     text = (
         f"Cut points on the expected grade that agree best: {cuts} (usual: 1.5, 2.5, 3.5). On queries that they were "
-        f"not chosen on, kappa goes from {before} to {after} ({_interval(mending['gain'], formatting.signed)})."
+        f"not chosen on, kappa goes from {before} to {after} ({_interval(recalibration['gain'], formatting.signed)})."
     )
-    low = mending["gain"]["low"]
+    low = recalibration["gain"]["low"]
     mends = low is not None and low > 0
     return f"{text} {'They would mend a bias.' if mends else 'That they mend anything is not certain.'}"
 
