@@ -82,7 +82,7 @@ def learning(report: dict[str, Any]) -> str | None:
             offset, align = ((8, -11), "left") if iteration < last else ((-9, -11), "right")
             text = f"chosen {formatting.number(chosen['mrr@5'])}"
             annotate(axes, text, point, offset, ha=align, va="center", color=C["gold"])
-        axes.set_xlim(-0.12 * last, last * 1.32)
+        axes.set_xlim(-0.12 * last, last * 1.4)
         axes.set_xticks(range(0, last + 1, max(1, last // 8)))
         axes.set_xlabel("iteration (0 is the base model)")
         axes.set_ylabel("MRR@5")
@@ -90,9 +90,12 @@ def learning(report: dict[str, Any]) -> str | None:
         axes.margins(y=0.12)
         value_axis(axes.yaxis)
 
-    ends = [(names[split], row[split]["mrr@5"]) for row in (curve[0], curve[-1]) for split in names if row[split]]
-    values = ", ".join(f"{name} {formatting.number(value)}" for name, value in ends)
-    return draw("learning", f"MRR@5 by iteration, first and last: {values}.", paint)
+    values = "; ".join(
+        f"{label(row['model'])}: "
+        + ", ".join(f"{names[split]} {formatting.number(row[split]['mrr@5'])}" for split in names if row[split])
+        for row in (curve[0], curve[-1])
+    )
+    return draw("learning", f"MRR@5 by iteration. {values}.", paint)
 
 
 def _interval_band(axes: Axes, report: dict[str, Any]) -> None:
