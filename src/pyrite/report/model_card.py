@@ -47,7 +47,9 @@ def write(
         "query prompt": _quoted(model.prompts.get("query")),
         "passage prompt": _quoted(model.prompts.get("document")),
         "base model": f"{spec.model.base}, revision {spec.model.revision or 'not pinned'}",
-        "licence": f"{licence} (from the base model's card)" if licence else "that of the base model, which its card does not name",
+        "licence": f"{licence} (from the base model's card)"
+        if licence
+        else "that of the base model, which its card does not name",
         "chosen candidate": f"{report['chosen']}, by validation score",
         "judge": f"{judge}, fingerprint {', '.join(sorted(judges))}",
         "mining": f"rule {spec.mine.rule}, {spec.mine.num_negatives} negatives per example",

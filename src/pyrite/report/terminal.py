@@ -93,9 +93,8 @@ def probe(content: Mapping[str, Any]) -> Iterator[Group | Text]:
         negatives = formatting.plural(hard[name]["negatives"], "negative")
         table.add_row(f"hard, {rule}", f"{positives}, {negatives}")
     if "decoding_mode" in content["judge"]:
-        truncated = formatting.plural(content["judge"]["truncated"], "passage")
         table.add_row("decoding mode", content["judge"]["decoding_mode"])
-        table.add_row("truncated", f"{truncated} to the model's window")
+        table.add_row("truncated passages", f"{content['judge']['truncated']:,}")
     table.add_row("pairs per second", formatting.rate(content["pairs_per_second"]))
     if content["prompt_tokens_per_pair"]:
         prompt, cached = content["prompt_tokens_per_pair"], content["cached_tokens_per_pair"]
