@@ -1,10 +1,10 @@
-"""The stage retrieve over 1,000,000 synthetic passages of 384 dims for 1,000 queries: seconds, and peak memory.
+"""Search: time and peak memory of the stage retrieve with 1,000,000 synthetic passages of 384 dims and 1,000 queries.
 
 Usage: python scripts/bench_search.py [--passages N] [--queries N] [--block N]
 
-Queries are encoded by the packaged model. Passages get made-up embeddings, which are stored and searched as any; to
-encode so many for real takes hours on a CPU and is measured by bench_encode.py. The last line is JSON; the exit code is
-1 where memory went beyond 2 GiB.
+The packaged model encodes the queries. Passages get random embeddings, which are stored and searched like real ones:
+encoding so many passages takes hours on a CPU, and bench_encode.py measures it. The last line is JSON. The exit code is
+1 if the peak memory is above 2 GiB.
 """
 
 import argparse
@@ -34,12 +34,12 @@ from pyrite.store import checksum_file, open_store
 
 DIMS = 384
 ROWS = 20_000
-MOST_MEBIBYTES = 2048
+MAX_MEBIBYTES = 2048
 WORDS = ("fever", "cough", "sleep", "heart", "blood", "kidney", "pain", "doctor", "children", "treatment", "medicine")
 
 
-class _MadeUp(Encoder):
-    """Encodes queries; of passages, says anything."""
+class _RandomPassageEncoder(Encoder):
+    """Encodes queries with the model, and passages as random unit vectors."""
 
     def encode(
         self, texts: Sequence[str], kind: Kind, done: Callable[[int], None] = lambda _: None
@@ -51,7 +51,7 @@ class _MadeUp(Encoder):
 
 
 def write_passages(path: Path, count: int) -> None:
-    """A corpus of passages of 850 characters, written a part at a time."""
+    """Write a corpus of passages of 850 characters in row groups."""
     draw = random.Random(0)
     path.parent.mkdir(parents=True)
     with pq.ParquetWriter(path, tables.PASSAGES, compression="zstd") as writer:
@@ -75,10 +75,12 @@ def main() -> int:
     arguments = parser.parse_args()
     resources = ResourcesSpec(search_block=arguments.block)
     spec = RunSpec(name="bench", source=SampleSource(), resources=resources)
-    asked = [
+    query_rows = [
         {"query_id": f"q{n}", "text": f"what helps against {n}", "split": "train"} for n in range(arguments.queries)
     ]
-    known = [{"query_id": f"q{n}", "passage_id": f"{n * 7 + 1:016x}", "grade": 1} for n in range(arguments.queries)]
+    qrels_rows = [
+        {"query_id": f"q{n}", "passage_id": f"{n * 7 + 1:016x}", "grade": 1} for n in range(arguments.queries)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         store, key = open_store(folder), "corpus/passages.parquet"
         passages = Path(folder) / "runs/bench" / key
@@ -87,23 +89,23 @@ def main() -> int:
         prepared = {"prepare": {"outputs": [{"key": key, "bytes": checksum.size, "sha256": checksum.sha256}]}}
         context = StepContext(spec, Step("retrieve", 1), store, "runs/bench", prepared, "scratch", NullProgress())
         base = base_folder(spec.model.base, None)
-        begun = time.perf_counter()
-        found = retrieve(
-            _MadeUp(base, base, spec, store),
+        start_time = time.perf_counter()
+        candidates = retrieve(
+            _RandomPassageEncoder(base, base, spec, store),
             context,
-            pa.Table.from_pylist(asked, tables.QUERIES),
-            pa.Table.from_pylist(known, tables.QRELS),
+            pa.Table.from_pylist(query_rows, tables.QUERIES),
+            pa.Table.from_pylist(qrels_rows, tables.QRELS),
         )
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - start_time
     measured = {
         "passages": arguments.passages,
         "queries": arguments.queries,
-        "candidates": found.num_rows,
+        "candidates": candidates.num_rows,
         "seconds": round(seconds, 1),
         "peak_mebibytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }
     print(json.dumps(measured))
-    return int(measured["peak_mebibytes"] > MOST_MEBIBYTES)
+    return int(measured["peak_mebibytes"] > MAX_MEBIBYTES)
 
 
 if __name__ == "__main__":

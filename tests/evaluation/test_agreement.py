@@ -1,4 +1,4 @@
-"""Agreement against its definitions, written out in full, and against another library."""
+"""Agreement against its definitions, and against scikit-learn."""
 
 from itertools import combinations_with_replacement
 
@@ -20,7 +20,7 @@ def columns(rows: list[tuple[int, ...]]) -> list[np.ndarray]:
 
 
 @given(pairs)
-def test_kappa_is_that_of_its_definition_and_of_scikit_learn(rows: list[tuple[int, int]]) -> None:
+def test_kappa_equals_its_definition_and_scikit_learn(rows: list[tuple[int, int]]) -> None:
     truth, judged = columns(rows)
     n = len(rows)
     observed = np.array(agreement.confusion(truth, judged)) / n
@@ -35,7 +35,7 @@ def test_kappa_is_that_of_its_definition_and_of_scikit_learn(rows: list[tuple[in
 
 
 @given(st.lists(st.tuples(st.sampled_from([1.0, 1.5, 2.0, 3.25, 4.0]), st.booleans()), min_size=2, max_size=40))
-def test_auc_counts_pairs_and_lies_in_its_interval(rows: list[tuple[float, bool]]) -> None:
+def test_auc_counts_pairs_and_is_in_its_interval(rows: list[tuple[float, bool]]) -> None:
     scores, relevant = columns(rows)
     assume(0 < relevant.sum() < len(rows))
     found = agreement.auc(scores, relevant, range(len(rows)))
@@ -47,8 +47,8 @@ def test_auc_counts_pairs_and_lies_in_its_interval(rows: list[tuple[float, bool]
     assert found.interval.high > found.interval.low
 
 
-def test_an_interval_by_query_covers_where_one_by_pair_does_not() -> None:
-    """Each query shifts all its relevant pairs alike: ten pairs of it say little more than one."""
+def test_interval_by_query_covers_and_by_pair_does_not() -> None:
+    """Each query shifts all its relevant pairs equally, so ten pairs carry little more information than one."""
     rng = np.random.default_rng(0)
     queries, each = 20, 10
     relevant = np.tile(np.arange(2 * each) < each, queries)
@@ -67,7 +67,7 @@ def test_an_interval_by_query_covers_where_one_by_pair_does_not() -> None:
 
 
 @pytest.mark.parametrize("direction", [1, -1])
-def test_perfect_separation_is_not_certainty(direction: int) -> None:
+def test_perfect_separation_has_an_interval_with_width(direction: int) -> None:
     def interval(count: int) -> agreement.Interval:
         scores = direction * np.repeat([0.0, 1.0], count)
         return agreement.auc(scores, np.repeat([False, True], count), list(range(count)) * 2).interval
@@ -77,7 +77,7 @@ def test_perfect_separation_is_not_certainty(direction: int) -> None:
     assert 0.3 < near < 0.7 < far < 0.98
 
 
-def test_a_judge_that_says_the_same_of_all_has_no_ranks_and_a_wide_auc() -> None:
+def test_a_constant_judge_has_no_ranks_and_a_wide_auc() -> None:
     truth = np.array([1, 2, 3, 4] * 5)
     same = np.full(20, 2.0)
     assert np.isnan(agreement.spearman(same, truth))
@@ -89,7 +89,7 @@ def test_a_judge_that_says_the_same_of_all_has_no_ranks_and_a_wide_auc() -> None
 
 
 @given(st.lists(st.tuples(st.floats(1, 4), grades), min_size=1, max_size=60))
-def test_every_pair_is_in_one_bin_of_its_own_expected_grade(rows: list[tuple[float, int]]) -> None:
+def test_every_pair_is_in_one_reliability_bin(rows: list[tuple[float, int]]) -> None:
     expected, truth = columns(rows)
     bins = agreement.reliability(expected, truth)
     assert sum(b.pairs for b in bins) == len(rows)
@@ -98,48 +98,50 @@ def test_every_pair_is_in_one_bin_of_its_own_expected_grade(rows: list[tuple[flo
 
 
 @given(st.lists(st.tuples(st.sampled_from([1.0, 1.2, 1.9, 2.4, 3.3, 4.0]), grades), min_size=2, max_size=20))
-def test_the_best_cuts_are_the_best_of_all(rows: list[tuple[float, int]]) -> None:
+def test_fitted_cut_points_maximise_kappa(rows: list[tuple[float, int]]) -> None:
     expected, truth = columns(rows)
-    seen = np.unique(expected)
-    places = [0.5, *(seen[1:] + seen[:-1]) / 2, 4.5]
-    every = [
-        agreement.quadratic_kappa(truth, agreement.cut(expected, cuts))
-        for cuts in combinations_with_replacement(places, 3)
+    values = np.unique(expected)
+    positions = [0.5, *(values[1:] + values[:-1]) / 2, 4.5]
+    kappas = [
+        agreement.quadratic_kappa(truth, agreement.apply_cut_points(expected, cut_points))
+        for cut_points in combinations_with_replacement(positions, 3)
     ]
-    best = agreement.quadratic_kappa(truth, agreement.cut(expected, agreement.best_cuts(expected, truth)))
-    if np.isnan(every).all():
+    best = agreement.quadratic_kappa(
+        truth, agreement.apply_cut_points(expected, agreement.fit_cut_points(expected, truth))
+    )
+    if np.isnan(kappas).all():
         return
-    assert best == pytest.approx(np.nanmax(every), abs=1e-9)
+    assert best == pytest.approx(np.nanmax(kappas), abs=1e-9)
 
 
-def test_cuts_mend_a_bias() -> None:
+def test_recalibration_corrects_a_bias() -> None:
     rng = np.random.default_rng(1)
     truth = rng.integers(1, 5, 300)
     timid = 1 + (truth - 1) * 0.4 + rng.normal(0, 0.1, 300)
-    judged = agreement.cut(timid, agreement.USUAL_CUTS)
-    mending = agreement.mend(timid, judged, truth, list(np.repeat(np.arange(60), 5)), 0)
-    assert mending is not None
-    assert mending.before < 0.6
-    assert mending.after > 0.9
-    assert mending.gain.low > 0.3
+    judged = agreement.apply_cut_points(timid, agreement.DEFAULT_CUT_POINTS)
+    recalibration = agreement.recalibrate(timid, judged, truth, list(np.repeat(np.arange(60), 5)), 0)
+    assert recalibration is not None
+    assert recalibration.before < 0.6
+    assert recalibration.after > 0.9
+    assert recalibration.gain.low > 0.3
 
 
-def test_fitted_noise_is_not_taken_for_mending() -> None:
+def test_recalibration_of_noise_does_not_help() -> None:
     fitted, after = [], []
     for seed in range(6):
         rng = np.random.default_rng(seed)
         truth, noise = rng.integers(1, 5, 150), rng.uniform(1, 4, 150)
-        judged = agreement.cut(noise, agreement.USUAL_CUTS)
-        mending = agreement.mend(noise, judged, truth, list(np.repeat(np.arange(30), 5)), 0)
-        assert mending is not None
-        fitted.append(agreement.quadratic_kappa(truth, agreement.cut(noise, mending.cuts)))
-        after.append(mending.after)
-    assert np.mean(fitted) > 0.05  # the fault that cross-validation is there for did happen
+        judged = agreement.apply_cut_points(noise, agreement.DEFAULT_CUT_POINTS)
+        recalibration = agreement.recalibrate(noise, judged, truth, list(np.repeat(np.arange(30), 5)), 0)
+        assert recalibration is not None
+        fitted.append(agreement.quadratic_kappa(truth, agreement.apply_cut_points(noise, recalibration.cut_points)))
+        after.append(recalibration.after)
+    assert np.mean(fitted) > 0.05  # overfitting, which cross-validation removes
     assert np.mean(after) < 0.02
 
 
-def test_nothing_can_be_held_out_of_a_single_query() -> None:
+def test_a_single_query_cannot_be_cross_validated() -> None:
     truth = np.array([1, 4, 2])
-    assert agreement.mend(truth.astype(float), truth, truth, ["q"] * 3, 0) is None
+    assert agreement.recalibrate(truth.astype(float), truth, truth, ["q"] * 3, 0) is None
     interval = agreement.kappa_interval(truth, truth, ["q"] * 3, 0)
     assert np.isnan([interval.low, interval.high]).all()

@@ -1,4 +1,4 @@
-"""Every expected number here was worked out by hand from the metric's definition."""
+"""Metrics against values computed by hand from their definitions."""
 
 from math import log2
 
@@ -53,7 +53,7 @@ def test_each_metric_by_hand(name: str) -> None:
     assert [got["q", metric] for metric in METRICS] == pytest.approx(expected)
 
 
-def test_all_cases_at_once_give_the_same_as_one_by_one() -> None:
+def test_scoring_many_queries_equals_scoring_each() -> None:
     ranked = rankings(
         [
             (name, passage, rank, 0.5)
@@ -66,7 +66,7 @@ def test_all_cases_at_once_give_the_same_as_one_by_one() -> None:
         assert [got[name, metric] for metric in METRICS] == pytest.approx(expected), name
 
 
-def test_equal_scores_and_shuffled_rows_leave_the_rank_in_charge() -> None:
+def test_rank_decides_despite_ties_and_row_order() -> None:
     # By passage id, ascending or descending, "m" would be neither first nor last.
     rows = [("q", "z", 3, 0.5), ("q", "m", 1, 0.5), ("q", "a", 2, 0.5)]
     got = values(rankings(rows), qrels({"q": {"m": 1}}))
@@ -78,7 +78,7 @@ def test_deep_ranks_stay_in_order() -> None:
     assert values(rankings(rows), qrels({"q": {"c5": 1, "c5000": 1}}))["q", "mrr@5"] == pytest.approx(0.2)
 
 
-def test_every_query_with_qrels_has_a_row_and_no_other() -> None:
+def test_exactly_the_queries_with_qrels_have_rows() -> None:
     rows = [("known", "a", 1, 0.9), ("without-qrels", "a", 1, 0.9)]
     got = per_query(rankings(rows), qrels({"known": {"a": 1}, "nothing-retrieved": {"b": 2}}))
     assert {row["query_id"] for row in got} == {"known", "nothing-retrieved"}
@@ -86,7 +86,7 @@ def test_every_query_with_qrels_has_a_row_and_no_other() -> None:
     assert {row["value"] for row in got if row["query_id"] == "nothing-retrieved"} == {0.0}
 
 
-def test_no_rankings_at_all() -> None:
+def test_no_rankings() -> None:
     got = per_query(rankings([]), qrels({"q": {"a": 1}}))
     assert [row["value"] for row in got] == [0.0] * len(METRICS)
 

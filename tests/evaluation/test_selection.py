@@ -14,13 +14,13 @@ def candidate(
     return Candidate(model_name(iteration, weight), iteration, weight, np.asarray(val, dtype=float), retention)
 
 
-def steady(mean: float, noise: float = 0.0) -> np.ndarray:
-    """100 values of the given mean, alternating above and below by ``noise``."""
+def constant(mean: float, noise: float = 0.0) -> np.ndarray:
+    """100 values with the given mean, alternately ``noise`` above and below it."""
     return mean + noise * np.tile([1.0, -1.0], 50)
 
 
 @st.composite
-def fields(draw: st.DrawFn) -> list[Candidate]:
+def candidate_lists(draw: st.DrawFn) -> list[Candidate]:
     queries = draw(st.integers(1, 12))
     values = st.lists(st.sampled_from([0.0, 0.2, 0.25, 1 / 3, 0.5, 1.0]), min_size=queries, max_size=queries)
     retention = st.floats(0.0, 0.6)
@@ -36,14 +36,14 @@ def fields(draw: st.DrawFn) -> list[Candidate]:
 losses = st.none() | st.floats(0, 1)
 
 
-@given(fields(), losses)
+@given(candidate_lists(), losses)
 def test_never_worse_on_validation_than_the_base(candidates: list[Candidate], max_loss: float | None) -> None:
     by_name = {c.name: c for c in candidates}
     chosen = by_name[choose(candidates, max_loss).name]
     assert chosen.name == "base" or chosen.mean > by_name["base"].mean
 
 
-@given(fields(), st.floats(0, 1))
+@given(candidate_lists(), st.floats(0, 1))
 def test_never_loses_more_than_allowed(candidates: list[Candidate], max_loss: float) -> None:
     by_name = {c.name: c for c in candidates}
     chosen, base = by_name[choose(candidates, max_loss).name], by_name["base"]
@@ -53,15 +53,13 @@ def test_never_loses_more_than_allowed(candidates: list[Candidate], max_loss: fl
         assert chosen.retention >= (1 - max_loss) * base.retention
 
 
-@given(fields(), losses)
-def test_the_order_of_the_candidates_does_not_matter(candidates: list[Candidate], max_loss: float | None) -> None:
+@given(candidate_lists(), losses)
+def test_order_of_candidates_does_not_matter(candidates: list[Candidate], max_loss: float | None) -> None:
     assert choose(candidates, max_loss).name == choose(candidates[::-1], max_loss).name
 
 
-@given(fields(), losses)
-def test_every_candidate_has_a_reason_of_one_line_and_one_says_chosen(
-    candidates: list[Candidate], max_loss: float | None
-) -> None:
+@given(candidate_lists(), losses)
+def test_every_candidate_has_a_one_line_reason(candidates: list[Candidate], max_loss: float | None) -> None:
     choice = choose(candidates, max_loss)
     assert list(choice.reasons) == [c.name for c in candidates]
     assert all(reason and "\n" not in reason for reason in choice.reasons.values())
@@ -69,59 +67,63 @@ def test_every_candidate_has_a_reason_of_one_line_and_one_says_chosen(
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.none() | st.floats(0, 1))
-def test_base_alone_is_the_base(val: list[float], max_loss: float | None) -> None:
+def test_a_single_base_model_is_chosen(val: list[float], max_loss: float | None) -> None:
     assert choose([candidate(0, 0, val, 0.4)], max_loss).name == "base"
 
 
-def test_the_best_wins_when_it_is_clear_of_the_rest() -> None:
-    choice = choose([candidate(0, 0, steady(0.5)), candidate(1, 0.3, steady(0.6)), candidate(1, 1, steady(0.7))], None)
+def test_the_clearly_best_candidate_is_chosen() -> None:
+    choice = choose(
+        [candidate(0, 0, constant(0.5)), candidate(1, 0.3, constant(0.6)), candidate(1, 1, constant(0.7))], None
+    )
     assert choice.name == "iteration-1"
-    assert "does not" not in choice.reasons["base"]
+    assert "not above" not in choice.reasons["base"]
     assert "more than one standard error" in choice.reasons["iteration-1@0.3"]
 
 
-def test_level_with_the_best_the_smaller_blend_wins_then_the_earlier_iteration() -> None:
+def test_smallest_weight_within_one_standard_error_is_chosen() -> None:
     # Paired differences of +-0.2 around 0.01: a standard error of 0.02.
     candidates = [
-        candidate(0, 0, steady(0.4)),
-        candidate(2, 0.3, steady(0.69, 0.2)),
-        candidate(1, 0.3, steady(0.69, 0.2)),
-        candidate(1, 1, steady(0.69, 0.2)),
-        candidate(2, 1, steady(0.70)),
+        candidate(0, 0, constant(0.4)),
+        candidate(2, 0.3, constant(0.69, 0.2)),
+        candidate(1, 0.3, constant(0.69, 0.2)),
+        candidate(1, 1, constant(0.69, 0.2)),
+        candidate(2, 1, constant(0.70)),
     ]
     choice = choose(candidates, None)
     assert choice.name == "iteration-1@0.3"
-    assert "level" in choice.reasons["iteration-2"]
-    assert "nearer to the base" in choice.reasons["iteration-1"]
+    assert "within one standard error" in choice.reasons["iteration-2"]
+    assert "is closer to the base model" in choice.reasons["iteration-1"]
 
 
-def test_a_gain_within_one_standard_error_is_no_reason_to_leave_the_base() -> None:
-    choice = choose([candidate(0, 0, steady(0.50)), candidate(1, 1, steady(0.51, 0.2))], None)
+def test_a_gain_within_one_standard_error_keeps_the_base() -> None:
+    choice = choose([candidate(0, 0, constant(0.50)), candidate(1, 1, constant(0.51, 0.2))], None)
     assert choice.name == "base"
 
 
-def test_noisy_candidate_below_the_base_is_out_though_level_with_the_best() -> None:
+def test_a_noisy_candidate_below_the_base_is_rejected() -> None:
     candidates = [
-        candidate(0, 0, steady(0.50)),
-        candidate(1, 0.3, steady(0.49, 0.9)),
-        candidate(1, 1, steady(0.53)),
+        candidate(0, 0, constant(0.50)),
+        candidate(1, 0.3, constant(0.49, 0.9)),
+        candidate(1, 1, constant(0.53)),
     ]
     choice = choose(candidates, None)
     assert choice.name == "iteration-1"
-    assert choice.reasons["iteration-1@0.3"].startswith("out: validation score 0.4900")
+    assert choice.reasons["iteration-1@0.3"].startswith("rejected: validation score 0.4900")
 
 
-def test_loss_elsewhere_rules_out_the_best() -> None:
+def test_loss_on_the_retention_set_rejects_the_best() -> None:
     candidates = [
-        candidate(0, 0, steady(0.5), 0.400),
-        candidate(1, 0.3, steady(0.6), 0.398),
-        candidate(1, 1.0, steady(0.7), 0.380),
-        candidate(1, 0.6, steady(0.65), None),
+        candidate(0, 0, constant(0.5), 0.400),
+        candidate(1, 0.3, constant(0.6), 0.398),
+        candidate(1, 1.0, constant(0.7), 0.380),
+        candidate(1, 0.6, constant(0.65), None),
     ]
     choice = choose(candidates, 0.02)
     assert choice.name == "iteration-1@0.3"
-    assert choice.reasons["iteration-1"] == "out: loses 5.0% of retention nDCG@10, and 2.0% is allowed"
-    assert choice.reasons["iteration-1@0.6"] == "out: its retention was not measured"
+    assert choice.reasons["iteration-1"] == (
+        "rejected: nDCG@10 on the retention set drops by 5.0%, at most 2.0% is allowed"
+    )
+    assert choice.reasons["iteration-1@0.6"] == "rejected: not scored on the retention set"
     assert choose(candidates, None).name == "iteration-1"
 
 
@@ -136,18 +138,18 @@ def test_loss_elsewhere_rules_out_the_best() -> None:
         ([candidate(0, 0, [1.0])], "retention was not measured"),
     ],
 )
-def test_candidates_that_cannot_be_compared_are_refused(candidates: list[Candidate], message: str) -> None:
+def test_candidates_that_cannot_be_compared_are_rejected(candidates: list[Candidate], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         choose(candidates, 0.02)
 
 
 @given(st.integers(1, 99), st.integers(1, 100))
-def test_model_names_can_be_read_back(iteration: int, percent: int) -> None:
+def test_model_names_can_be_parsed(iteration: int, percent: int) -> None:
     assert parse_model_name(model_name(iteration, percent / 100)) == (iteration, percent / 100)
     assert parse_model_name(model_name(0, 0)) == (0, 0)
 
 
 @pytest.mark.parametrize("name", ["", "iteration-", "iteration-0", "iteration-1@", "iteration-1@x", "Base"])
-def test_other_words_are_no_model_names(name: str) -> None:
+def test_invalid_model_names_are_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="not a model name"):
         parse_model_name(name)

@@ -26,7 +26,7 @@ def test_permutation_test_by_hand_with_unequal_differences() -> None:
     assert compare(np.zeros(3), np.array([3.0, 2.0, -1.0]), 1000, 0).p_value == pytest.approx(4 / 8)
 
 
-def test_interval_agrees_with_the_normal_approximation_on_many_queries() -> None:
+def test_interval_agrees_with_the_normal_approximation() -> None:
     generator = np.random.default_rng(7)
     base = generator.uniform(0.3, 0.7, 2000)
     other = base + generator.normal(0.05, 0.2, 2000)
@@ -37,29 +37,29 @@ def test_interval_agrees_with_the_normal_approximation_on_many_queries() -> None
     assert result.relative == pytest.approx(result.difference / base.mean())
 
 
-def test_chance_is_called_chance_about_as_often_as_it_should_be() -> None:
+def test_false_positive_rate_is_about_5_percent() -> None:
     generator = np.random.default_rng(1)
     draws = [generator.choice([0, 0.2, 0.5, 1], (2, 50)) for _ in range(200)]
     significant = sum(compare(base, other, 500, 0).p_value < 0.05 for base, other in draws)
-    assert 2 <= significant <= 22  # 10 expected; five standard deviations either side would be wider still
+    assert 2 <= significant <= 22  # 10 expected; the limits are within five standard deviations
 
 
-def test_same_seed_same_answer_and_another_seed_another() -> None:
+def test_result_depends_on_the_seed() -> None:
     base, other = np.random.default_rng(3).uniform(size=(2, 60))
     assert compare(base, other, 500, 1) == compare(base, other, 500, 1)
     assert compare(base, other, 500, 1) != compare(base, other, 500, 2)
 
 
-def test_ten_thousand_resamples_of_a_whole_run_take_seconds() -> None:
+def test_ten_thousand_resamples_take_under_a_second() -> None:
     base, other = np.random.default_rng(3).uniform(size=(2, 300))
     started = time.process_time()
     compare(base, other, 10_000, 0)
-    # Five metrics by four models are twenty of these and should take 5 s. Processor time, as the machine may be busy.
+    # A run compares five metrics of four models, which should take 5 s. CPU time, because the machine may be busy.
     assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_too_few_queries_give_no_false_certainty(size: int) -> None:
+def test_too_few_queries_are_not_significant(size: int) -> None:
     result = compare(np.full(size, 0.5), np.full(size, 1.0), 100, 0)
     assert result.p_value >= 0.5
     assert result.relative == pytest.approx(1.0)
@@ -74,7 +74,7 @@ def test_base_of_zero_has_no_relative_change() -> None:
 
 
 @pytest.mark.parametrize(("base", "other"), [((), ()), ((1.0,), (1.0, 2.0)), (((1.0,),), ((1.0,),))])
-def test_values_that_are_not_paired_are_refused(base: object, other: object) -> None:
+def test_unpaired_values_are_rejected(base: object, other: object) -> None:
     with pytest.raises(ValueError, match="paired"):
         compare(np.array(base), np.array(other), 100, 0)
 
@@ -87,16 +87,16 @@ def test_p_value_is_a_probability(rows: Pairs) -> None:
 
 @given(st.lists(st.tuples(reciprocal_ranks, reciprocal_ranks), min_size=2, max_size=7))
 @settings(max_examples=50, deadline=None)
-def test_which_model_comes_first_does_not_matter(rows: Pairs) -> None:
+def test_comparison_is_antisymmetric(rows: Pairs) -> None:
     base, other = columns(rows)
-    there, back = compare(base, other, 200, 0), compare(other, base, 200, 0)
-    assert there.difference == pytest.approx(-back.difference)
-    assert there.p_value == pytest.approx(back.p_value)
+    forward, backward = compare(base, other, 200, 0), compare(other, base, 200, 0)
+    assert forward.difference == pytest.approx(-backward.difference)
+    assert forward.p_value == pytest.approx(backward.p_value)
 
 
 @given(pairs)
 @settings(max_examples=50, deadline=None)
-def test_interval_holds_what_it_is_an_interval_of_when_all_queries_agree(rows: Pairs) -> None:
+def test_interval_of_equal_differences_has_no_width(rows: Pairs) -> None:
     base, _ = columns(rows)
     result = compare(base, base + 0.25, 200, 0)
     assert result.difference_interval.low == pytest.approx(0.25)
@@ -105,7 +105,7 @@ def test_interval_holds_what_it_is_an_interval_of_when_all_queries_agree(rows: P
 
 @given(pairs)
 @settings(max_examples=50, deadline=None)
-def test_nothing_changed_is_nothing_found(rows: Pairs) -> None:
+def test_equal_models_do_not_differ(rows: Pairs) -> None:
     base, _ = columns(rows)
     result = compare(base, base, 200, 0)
     assert result.p_value == 1

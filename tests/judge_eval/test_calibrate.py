@@ -82,7 +82,7 @@ def test_the_answer_key_agrees_with_itself_by_the_ids_of_the_source(
     assert content["kappa"] == content["kappa_relevant"] == content["auc"] == content["spearman"] == 1
     assert content["confusion"] == [[30, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 30]]
     assert content["auc_interval"]["low"] < 1
-    assert "1 row left out" in result.stdout
+    assert "1 row skipped" in result.stdout
 
     # The run's own ids are known as well.
     passages = pq.read_table(tmp_path / "store/runs/small/queries/qrels.parquet").to_pylist()[:5]
@@ -95,7 +95,7 @@ def test_the_answer_key_agrees_with_itself_by_the_ids_of_the_source(
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
-def test_a_timid_judge_is_found_out_and_the_cuts_that_would_mend_it(
+def test_recalibration_corrects_a_timid_judge(
     calibrate: Callable[..., tuple[str, Any]], tmp_path: Path, kind: str
 ) -> None:
     draw = random.Random(0)
@@ -119,12 +119,12 @@ def test_a_timid_judge_is_found_out_and_the_cuts_that_would_mend_it(
     assert content["spearman"] == content["auc"] == 1
     assert content["bias"] < -0.5
     assert all(one["truth"] > one["expected"] for one in content["reliability"] if one["expected"] > 1.01)
-    mending = content["mending"]
-    assert mending["before"] == content["kappa"] < 0.5
-    assert mending["after"] == 1
-    assert mending["gain"]["low"] > 0
-    assert mending["cuts"] == [1.25, 1.75, 2.25]
-    assert "They would mend a bias" in " ".join(output.split())
+    recalibration = content["recalibration"]
+    assert recalibration["before"] == content["kappa"] < 0.5
+    assert recalibration["after"] == 1
+    assert recalibration["gain"]["low"] > 0
+    assert recalibration["cut_points"] == [1.25, 1.75, 2.25]
+    assert "Recalibration would help" in " ".join(output.split())
     # No question of the run was needed, so nothing was prepared.
     assert not (tmp_path / "store/runs/small/steps").exists()
 

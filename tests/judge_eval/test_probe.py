@@ -150,7 +150,7 @@ def test_dice_behind_a_server_are_a_no_go(pyrite: Pyrite, run_file: Path, tmp_pa
     assert "not clearly graded above random" in " ".join(result.stdout.split())
     assert (content["judge"]["decoding_mode"], content["judge"]["truncated"]) == ("label_ids", 0)
     page = (tmp_path / "store/runs/small/probe/probe.html").read_text()
-    assert "asked by label_ids, 0 passages cut" in page
+    assert "decoding mode label_ids, 0 passages truncated" in page
     assert content["prompt_tokens_per_pair"] > content["cached_tokens_per_pair"] >= 0
     assert 0 < content["pairs_per_second"] < 1e6
     assert content["samples"]["1"][0]["distribution"] is not None

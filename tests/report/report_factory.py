@@ -1,4 +1,4 @@
-"""GeneratedQuestion-up but realistic inputs of a report: 60 test queries, two iterations, two blends."""
+"""Synthetic but realistic inputs of a report: 60 test queries, two iterations, two blends."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -38,10 +38,11 @@ def make(
     hostile: str = "",
     **settings: Any,
 ) -> ReportInputs:
-    """Inputs of which every table is consistent with the others. ``gain`` is how much training moves the
-    answers up.
+    """Inputs with consistent tables.
 
-    ``hostile`` is put into every text that a data set's author controls.
+    Args:
+        gain: how much training raises the scores of relevant passages.
+        hostile: text that is appended to every text that comes from the data set.
     """
     rng = np.random.default_rng(seed)
     evaluate = {"resamples": 500, **settings.pop("evaluate", {})}
@@ -60,7 +61,7 @@ def make(
     )
     names = ["base"] + [model_name(i, w) for i in range(1, iterations + 1) for w in (*spec.evaluate.blends, 1.0)]
     passages = [_passage(number, hostile) for number in range(200)]
-    asked = [
+    query_rows = [
         {
             "query_id": f"{split}-{number:03d}",
             "text": f"What are the {TYPES[number % 7]} of {SUBJECTS[number % 6]}?{hostile}",
@@ -69,17 +70,23 @@ def make(
             "split": split,
             "question_ids": [f"q{number}"],
         }
-        for split, many in (("train", 4 * queries), ("val", queries), ("test", queries))
-        for number in range(many)
+        for split, count in (("train", 4 * queries), ("val", queries), ("test", queries))
+        for number in range(count)
     ]
-    relevant = {row["query_id"]: rng.choice(200, size=int(rng.integers(1, 4)), replace=False).tolist() for row in asked}
+    relevant = {
+        row["query_id"]: rng.choice(200, size=int(rng.integers(1, 4)), replace=False).tolist() for row in query_rows
+    }
     qrels = pa.Table.from_pylist(
-        [{"query_id": q, "passage_id": f"c{c:03d}", "grade": 1} for q, of in relevant.items() for c in of],
+        [
+            {"query_id": q, "passage_id": f"c{c:03d}", "grade": 1}
+            for q, passages_ in relevant.items()
+            for c in passages_
+        ],
         tables.QRELS,
     )
 
     rankings: list[dict[str, Any]] = []
-    for row in asked:
+    for row in query_rows:
         if row["split"] == "train":
             continue
         noise = rng.normal(size=200)
@@ -113,7 +120,7 @@ def make(
         ]
         for split in ("val", "test")
     }
-    kept = (
+    retention_scores = (
         {n: 0.421 * (1 - 0.016 * parse_model_name(n)[1] * parse_model_name(n)[0]) for n in names} if retention else {}
     )
     choice = choose(
@@ -122,42 +129,42 @@ def make(
                 name,
                 *parse_model_name(name),
                 np.array([r["value"] for r in scored["val"] if r["model"] == name and r["metric"] == "mrr@5"]),
-                kept.get(name),
+                retention_scores.get(name),
             )
             for name in names
         ],
         spec.evaluate.retention.max_loss if spec.evaluate.retention else None,
     )
-    seen = {name for name in names if parse_model_name(name)[1] in (0, 1)} | {choice.name}
+    scored_on_test = {name for name in names if parse_model_name(name)[1] in (0, 1)} | {choice.name}
     return ReportInputs(
         spec=spec,
         manifests=_manifests(iterations, queries, hostile, spec.judge.kind),
         passages=pa.Table.from_pylist(passages, tables.PASSAGES),
-        queries=pa.Table.from_pylist(asked, tables.QUERIES),
+        queries=pa.Table.from_pylist(query_rows, tables.QUERIES),
         qrels=qrels,
         val=pa.Table.from_pylist(scored["val"], tables.PER_QUERY),
-        test=pa.Table.from_pylist([r for r in scored["test"] if r["model"] in seen], tables.PER_QUERY),
+        test=pa.Table.from_pylist([r for r in scored["test"] if r["model"] in scored_on_test], tables.PER_QUERY),
         rankings=pa.Table.from_pylist(
-            [r for r in rankings if r["split"] == "test" and r["model"] in seen], tables.RANKINGS
+            [r for r in rankings if r["split"] == "test" and r["model"] in scored_on_test], tables.RANKINGS
         ),
         candidates={i: _candidates(i, queries) for i in range(1, iterations + 1)},
         judgments={i: _judgments(i, queries, rng) for i in range(1, iterations + 1)},
         choice=choice,
-        retention=kept,
+        retention=retention_scores,
     )
 
 
 def with_timelines(inputs: ReportInputs, seconds: float = 600, pairs: int = 2000, changed: int = 0) -> ReportInputs:
-    """The same run, had its shards judged side by side and kept timelines, a shard so many ``pairs``, all new.
+    """The same run with concurrent judge shards that record timelines of ``pairs`` new pairs each.
 
-    In the middle of iteration ``changed`` another model begins to answer; the first iteration's server stalls once.
+    In the middle of iteration ``changed`` another model starts to respond. In iteration 1 the server stalls once.
     """
     rng, manifests = np.random.default_rng(1), dict(inputs.manifests)
     judged: dict[int, list[dict[str, Any]]] = {}
     for name in [name for name in manifests if name.startswith("judge-")]:
         iteration, shard = (int(number) for number in name.removeprefix("judge-").split("."))
         now = started = datetime.fromisoformat(manifests[f"judge-{iteration}.0"]["started"]) + timedelta(seconds=shard)
-        timeline = Timeline(started, lambda: now.timestamp())  # noqa: B023  # the clock is where the loop is
+        timeline = Timeline(started, lambda: now.timestamp())  # noqa: B023  # the clock reads the loop variable
         for number in range(pairs):
             stalled = iteration == 1 and number == pairs // 3
             now += timedelta(seconds=seconds / pairs * rng.exponential() + stalled * seconds / 8)

@@ -36,9 +36,9 @@ def test_the_base_is_handed_over_with_its_familys_prompts_and_the_runs_window(
 
     card = (handed_over / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["license"] == "mit"
-    for fact in ("`query: `", "64 tokens", "| dimensions | 32 |", "fingerprint labels-v2", "split | by question"):
+    for fact in ("`query: `", "64 tokens", "| dimensions | 32 |", "fingerprint labels-v2", "split | by query"):
         assert fact in card
-    assert "topics that training never saw" not in card
+    assert "topics that are not in the training split" not in card
 
     found = pyrite("search", "small", "How is gout treated?").stdout
     assert "tuned" not in found

@@ -41,18 +41,18 @@ def register(app: typer.Typer) -> None:
         """The result of a finished run: table, verdict and, as the last line, the path of its page."""
         found = find_run(run, store)
         content = _report(found)
-        console.print(terminal.table(content))
-        console.print(terminal.verdict(content), highlight=False)
+        console.print(terminal.results(content))
+        console.print(content["verdict"], highlight=False)
         console.print(str(found.store.fetch(f"{found.prefix}/report/report.html")), soft_wrap=True, highlight=False)
 
     @app.command(rich_help_panel=panel)
     def compare(run_a: RunA, run_b: RunB, store: StoreOption = "store") -> None:
         """The chosen models of two runs side by side on the same test queries."""
         # Here, so that other verbs do not wait a second for scipy.
-        from pyrite.report import compare as comparing
+        from pyrite.report.compare import compare_reports
 
         a, b = _report(find_run(run_a, store)), _report(find_run(run_b, store))
-        console.print(comparing.table(comparing.compare_reports(a, b)))
+        console.print(terminal.comparison(compare_reports(a, b)))
 
     @app.command(rich_help_panel=panel)
     def search(

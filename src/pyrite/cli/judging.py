@@ -41,8 +41,8 @@ def register(app: typer.Typer) -> None:
         from transformers.utils.logging import disable_progress_bar
 
         from pyrite.judge_eval.probe import probe as do_probe
-        from pyrite.report import judge_terminal
-        from pyrite.report.probe_page import render
+        from pyrite.report import terminal
+        from pyrite.report.pages import probe_page
 
         disable_progress_bar()  # one of our own is shown
         run = run_from_file(run_file, overrides, store)
@@ -50,9 +50,9 @@ def register(app: typer.Typer) -> None:
             _prepare(run, display)
             content = do_probe(run, queries, candidates, _listen(display, Step("probe")))
         page = f"{run.prefix}/probe/probe.html"
-        run.store.write(page, render(content).encode())
+        run.store.write(page, probe_page(content).encode())
         run.store.write(f"{run.prefix}/probe/probe.json", _json(content))
-        for shown in judge_terminal.probe(content):
+        for shown in terminal.probe(content):
             console.print(shown, highlight=False)
         console.print(str(run.store.fetch(page)), soft_wrap=True, highlight=False)
         if not content["go"]:
@@ -81,7 +81,7 @@ def register(app: typer.Typer) -> None:
         from pyrite.judge_eval.calibration import calibrate as do_calibrate
         from pyrite.judge_eval.calibration import of_ids, of_texts, prepared_tables
         from pyrite.judge_eval.human_grades import read_graded, scale_of
-        from pyrite.report import judge_terminal
+        from pyrite.report import terminal
 
         file = read_graded(graded_file)
         found = scale_of(graded_file, file.rows, scale)
@@ -100,7 +100,7 @@ def register(app: typer.Typer) -> None:
             content = do_calibrate(run, graded, _listen(display, Step("calibrate")))
         key = f"{run.prefix}/calibration/{re.sub(r'[^A-Za-z0-9._-]+', '-', graded_file.name)}.json"
         run.store.write(key, _json({"file": str(graded_file), **content}))
-        for shown in judge_terminal.calibration(content):
+        for shown in terminal.calibration(content):
             console.print(shown, highlight=False)
         console.print(str(run.store.fetch(key)), soft_wrap=True, highlight=False)
 

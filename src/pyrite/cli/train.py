@@ -83,8 +83,8 @@ def _show_result(run: Run) -> bool:
     """The table, the verdict and, as the last line, the report's path. Whether the gate was met."""
     report = json.loads(run.store.read(f"{run.prefix}/report/report.json"))
     console.print()
-    console.print(terminal.table(report))
-    console.print(terminal.verdict(report), highlight=False)
+    console.print(terminal.results(report))
+    console.print(report["verdict"], highlight=False)
     console.print(f"model: {run.store}/{run.prefix}/model", soft_wrap=True, highlight=False)
     console.print(str(run.store.fetch(f"{run.prefix}/report/report.html")), soft_wrap=True, highlight=False)
     return bool(report["gate"]["passed"])

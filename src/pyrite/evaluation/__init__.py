@@ -1,1 +1,1 @@
-"""How good a model, or a judge, is: metrics, significance, agreement, and the choice."""
+"""Retrieval metrics, significance tests, agreement of a judge with known grades, and model selection."""

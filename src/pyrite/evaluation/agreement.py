@@ -1,7 +1,7 @@
-"""How far a judge agrees with known grades: kappa, ranks, AUC, reliability, and cut points that would mend a bias.
+"""Agreement of a judge with known grades: kappa, rank correlation, AUC, reliability and recalibration.
 
-Grades run from 1 to 4; an expected grade is any number between. Pairs of one query are not independent of each other,
-so every interval, and every cross-validation, is by query ("cluster").
+Grades are integers from 1 to 4; expected grades are real numbers from 1 to 4. The pairs of a query are not independent,
+so confidence intervals and cross-validation treat all pairs of a query as one cluster.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -20,14 +20,14 @@ Values = NDArray[np.float64]
 
 LEVELS = (1, 2, 3, 4)
 
-#: Where an expected grade is rounded to a grade if nobody knows better.
-USUAL_CUTS = (1.5, 2.5, 3.5)
+#: The cut points of rounding an expected grade to the nearest grade.
+DEFAULT_CUT_POINTS = (1.5, 2.5, 3.5)
 
 _Z = float(stats.norm.ppf(0.975))
 _UNDEFINED = Interval(np.nan, np.nan)
 _FOLDS = 5
-#: As many places for a cut are tried: 45,760 triples, some milliseconds.
-_PLACES = 64
+#: Positions tried for each cut point. They give 45,760 triples, which take some milliseconds.
+_MAX_POSITIONS = 64
 _RESAMPLES = 2000
 
 
@@ -35,45 +35,45 @@ _RESAMPLES = 2000
 
 
 def quadratic_kappa(truth: Grades, judged: Grades) -> float:
-    """Cohen's kappa with quadratic weights (Cohen, 1968): 1 is agreement, 0 what chance would give.
+    """Cohen's kappa with quadratic weights (Cohen, 1968): 1 is perfect agreement, 0 is chance level.
 
-    Both of shape (pairs,). NaN where it is undefined: no pairs, or one and the same grade everywhere.
+    Both arrays have shape (pairs,). NaN if kappa is undefined: without pairs, or if all grades are the same.
     """
     return float(_kappa(_moments(truth, judged, [0] * len(truth)).sum(axis=0)))
 
 
 def kappa_interval(truth: Grades, judged: Grades, clusters: Sequence[Hashable], seed: int) -> Interval:
-    """95% interval of the quadratic kappa: percentile bootstrap over clusters. ``clusters`` names each pair's query."""
+    """95% confidence interval of kappa: percentile bootstrap over clusters. ``clusters`` has the query of each pair."""
     return _percentiles(_kappa(_resampled(_moments(truth, judged, clusters), seed)))
 
 
 def confusion(truth: Grades, judged: Grades) -> list[list[int]]:
-    """Counts of pairs: one row per true grade from 1 to 4, in it one number per judged grade."""
+    """The confusion matrix: pairs by true grade (rows) and judged grade (columns)."""
     return [[int(np.sum((truth == t) & (judged == j))) for j in LEVELS] for t in LEVELS]
 
 
 def spearman(a: Values, b: Values) -> float:
-    """Spearman's rank correlation; NaN where one of the two is constant or there are fewer than two pairs."""
+    """Spearman's rank correlation; NaN if one array is constant or there are fewer than two pairs."""
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")
     return float(stats.spearmanr(a, b).statistic)
 
 
 def _moments(truth: Grades, judged: Grades, clusters: Sequence[Hashable]) -> Values:
-    """Sums that kappa is made of, shape (clusters, 6): pairs, a, b, a squared, b squared, a times b."""
+    """The sums that kappa is computed from, of shape (clusters, 6): pairs, a, b, a squared, b squared, a times b."""
     a, b = np.asarray(truth, dtype=np.float64), np.asarray(judged, dtype=np.float64)
-    each = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b], axis=-1)
+    terms = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b], axis=-1)
     codes = _codes(clusters)
     sums = np.zeros((int(codes.max(initial=-1)) + 1, 6))
-    np.add.at(sums, codes, each)
+    np.add.at(sums, codes, terms)
     return sums
 
 
 def _kappa(moments: Any) -> Any:
-    """Kappa of moments of shape (..., 6), shape (...).
+    """Kappa of shape (...) from moments of shape (..., 6).
 
-    With quadratic weights kappa is 1 - observed / chance, where observed is the mean of (a_i - b_i)^2 and chance the
-    mean of (a_i - b_j)^2 over all i and j; so it needs no table, only sums, which add up over clusters.
+    With quadratic weights, kappa is 1 - observed / chance. Observed is the mean of (a_i - b_i)^2, chance the mean of
+    (a_i - b_j)^2 over all i and j. Both follow from sums that can be added over clusters.
     """
     n, a, b, aa, bb, ab = np.moveaxis(np.asarray(moments, dtype=np.float64), -1, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -82,26 +82,26 @@ def _kappa(moments: Any) -> Any:
 
 
 def _resampled(per_cluster: Values, seed: int) -> Values:
-    """Sums of clusters drawn with replacement, shape (resamples, columns)."""
+    """Sums over clusters drawn with replacement, of shape (resamples, columns)."""
     count = len(per_cluster)
     if count < 2:
         return np.full((1, per_cluster.shape[1]), np.nan)
     rng = np.random.default_rng(seed)
-    even = np.full(count, 1 / count)
-    # In pieces, so that memory does not grow with clusters times resamples.
-    return np.concatenate([rng.multinomial(count, even, 100) @ per_cluster for _ in range(_RESAMPLES // 100)])
+    uniform = np.full(count, 1 / count)
+    # In batches of 100, so that memory does not grow with clusters times resamples.
+    return np.concatenate([rng.multinomial(count, uniform, 100) @ per_cluster for _ in range(_RESAMPLES // 100)])
 
 
 def _percentiles(values: Values) -> Interval:
-    known = values[np.isfinite(values)]
-    if len(known) < len(values) / 2:
+    finite = values[np.isfinite(values)]
+    if len(finite) < len(values) / 2:
         return _UNDEFINED
-    low, high = np.percentile(known, [2.5, 97.5])
+    low, high = np.percentile(finite, [2.5, 97.5])
     return Interval(float(low), float(high))
 
 
 def _codes(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
-    """A number from 0 for each cluster, shape (pairs,)."""
+    """The cluster of each pair as a number from 0, of shape (pairs,)."""
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
 
@@ -111,7 +111,7 @@ def _codes(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Auc:
-    """The chance that a relevant pair scores above an irrelevant one (ties count half), with a 95% interval."""
+    """Probability that a relevant pair scores above an irrelevant one (ties count half), with a 95% interval."""
 
     value: float
     interval: Interval
@@ -120,12 +120,12 @@ class Auc:
 
 
 def auc(scores: Values, relevant: NDArray[np.bool_], clusters: Sequence[Hashable]) -> Auc:
-    """Area under the ROC curve, all of shape (pairs,). NaN where one of the two kinds is missing.
+    """Area under the ROC curve. All arguments have shape (pairs,). NaN without relevant or without irrelevant pairs.
 
-    Variance over clusters by Obuchowski (Biometrics 53:567, 1997), which is DeLong's (Biometrics 44:837, 1988) where
-    each cluster has one pair; the interval is made on the logit scale, so it stays between 0 and 1. Where that variance
-    is 0, as with perfect separation, it would claim certainty: there Newcombe's interval (Statistics in Medicine
-    25:559, 2006, method 5) is taken, with clusters counted as single pairs.
+    The variance over clusters is Obuchowski's (Biometrics 53:567, 1997), which equals DeLong's (Biometrics 44:837,
+    1988) if each cluster has one pair. The interval is computed on the logit scale, so it stays between 0 and 1. If the
+    variance is 0, as with perfect separation, that interval would have no width. Newcombe's interval (Statistics in
+    Medicine 25:559, 2006, method 5) is used instead, with each cluster counted as one pair.
     """
     scores, relevant, codes = np.asarray(scores, dtype=np.float64), np.asarray(relevant, dtype=bool), _codes(clusters)
     m, n = int(relevant.sum()), int((~relevant).sum())
@@ -156,7 +156,7 @@ def auc(scores: Values, relevant: NDArray[np.bool_], clusters: Sequence[Hashable
 
 
 def _share_below(others: Values, scores: Values) -> Values:
-    """For each score the share of ``others`` (sorted) below it, ties half."""
+    """For each score, the share of ``others`` (sorted) below it. Ties count half."""
     sides = np.searchsorted(others, scores, "left") + np.searchsorted(others, scores, "right")
     return np.asarray(sides / (2 * len(others)))
 
@@ -165,20 +165,20 @@ def _newcombe_low(value: float, m: int, n: int) -> float:
     """Lower limit of Newcombe's method 5 for an AUC of ``m`` relevant and ``n`` irrelevant pairs."""
     size = (m + n) / 2 - 1
 
-    def off(limit: float) -> float:
+    def equation(limit: float) -> float:
         spread = 1 + size * ((1 - limit) / (2 - limit) + limit / (1 + limit))
         return value - limit - _Z * float(np.sqrt(limit * (1 - limit) * spread / (m * n)))
 
-    # At a limit of exactly 1 the spread is 0 and the equation has a second, meaningless root.
+    # At a limit of exactly 1 the spread is 0, and the equation has a second root without meaning.
     top = min(value, 1 - 1e-9)
-    return float(optimize.brentq(off, 0.0, top)) if off(0.0) * off(top) < 0 else 0.0
+    return float(optimize.brentq(equation, 0.0, top)) if equation(0.0) * equation(top) < 0 else 0.0
 
 
 # --- reliability of the expected grade --------------------------------------------------------------------------------
 
 
 class Bin(NamedTuple):
-    """Pairs whose expected grade is from ``low`` up to ``high``: how many, their mean expected and mean true grade."""
+    """The pairs with an expected grade from ``low`` to ``high``: number, mean expected grade and mean true grade."""
 
     low: float
     high: float
@@ -188,96 +188,101 @@ class Bin(NamedTuple):
 
 
 def reliability(expected: Values, truth: Grades) -> list[Bin]:
-    """Half-grade bins from 1 to 4 that hold a pair: where the judge is calibrated, the two means are alike."""
+    """The non-empty half-grade bins from 1 to 4. The two means of a bin are similar if the judge is calibrated."""
     edges = np.arange(1.0, 4.01, 0.5)
-    place = np.clip(np.searchsorted(edges, expected, "right") - 1, 0, len(edges) - 2)
+    bin_of = np.clip(np.searchsorted(edges, expected, "right") - 1, 0, len(edges) - 2)
     bins = []
     for number, (low, high) in enumerate(pairwise(edges)):
-        here = place == number
-        if here.any():
-            means = float(np.mean(expected[here])), float(np.mean(truth[here]))
-            bins.append(Bin(float(low), float(high), int(here.sum()), *means))
+        members = bin_of == number
+        if members.any():
+            means = float(np.mean(expected[members])), float(np.mean(truth[members]))
+            bins.append(Bin(float(low), float(high), int(members.sum()), *means))
     return bins
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """Mean distance of expected from true grade over bins, weighted by pairs, in grades (as Naeini et al., 2015)."""
+    """Expected calibration error in grades (as Naeini et al., 2015): mean distance over bins, weighted by pairs."""
     pairs = sum(b.pairs for b in bins)
     return sum(b.pairs * abs(b.expected - b.truth) for b in bins) / pairs if pairs else float("nan")
 
 
-# --- cut points that would mend a bias --------------------------------------------------------------------------------
+# --- recalibration ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Mending:
-    """Cut points on the expected grade, and what they do for the quadratic kappa.
+class Recalibration:
+    """Cut points fitted on the expected grade, and their effect on the quadratic kappa.
 
-    ``cuts`` are the best on all pairs. ``before`` is the kappa of the judge's own grades, ``after`` that of grades cut
-    at points that were found without the pair's query (cross-validated), ``gain`` the 95% interval of the difference.
+    Attributes:
+        cut_points: the best cut points on all pairs.
+        before: kappa of the judge's grades.
+        after: cross-validated kappa: each query is graded with cut points that were fitted without it.
+        gain: 95% confidence interval of ``after - before``.
     """
 
-    cuts: tuple[float, float, float]
+    cut_points: tuple[float, float, float]
     before: float
     after: float
     gain: Interval
 
 
-def cut(expected: Values, cuts: Sequence[float]) -> Grades:
-    """Grades from 1: one more for each of the ``cuts`` that the expected grade is above."""
-    above = np.asarray(expected)[:, None] > np.asarray(cuts)[None, :]
+def apply_cut_points(expected: Values, cut_points: Sequence[float]) -> Grades:
+    """The grade of each pair: 1 plus the number of cut points below its expected grade."""
+    above = np.asarray(expected)[:, None] > np.asarray(cut_points)[None, :]
     return np.asarray(1 + above.sum(axis=1), dtype=np.int64)
 
 
-def best_cuts(expected: Values, truth: Grades) -> tuple[float, float, float]:
-    """The three cut points, in order, whose grades have the greatest quadratic kappa; of equals the most usual.
+def fit_cut_points(expected: Values, truth: Grades) -> tuple[float, float, float]:
+    """The three sorted cut points with the highest quadratic kappa. Ties go to those closest to the defaults.
 
-    Tried are the places midway between two expected grades, 64 at most; a cut at 0.5 or 4.5 means that the grade below
-    or above it is never given.
+    The candidates are midpoints between expected grades, at most 64. A cut point at 0.5 or 4.5 means that the grade
+    below or above it is never given.
     """
-    seen = np.unique(expected)
-    between = (seen[1:] + seen[:-1]) / 2
-    if len(between) > _PLACES - 2:
-        between = between[np.linspace(0, len(between) - 1, _PLACES - 2).round().astype(int)]
-    places = np.concatenate([[0.5], between, [4.5]])
+    values = np.unique(expected)
+    midpoints = (values[1:] + values[:-1]) / 2
+    if len(midpoints) > _MAX_POSITIONS - 2:
+        midpoints = midpoints[np.linspace(0, len(midpoints) - 1, _MAX_POSITIONS - 2).round().astype(int)]
+    positions = np.concatenate([[0.5], midpoints, [4.5]])
     a = np.asarray(truth, dtype=np.float64)
-    above = np.asarray(expected)[None, :] > places[:, None]
+    above = np.asarray(expected)[None, :] > positions[:, None]
     count, total = above.sum(axis=1).astype(np.float64), above @ a
-    triples = np.array(list(combinations_with_replacement(range(len(places)), 3)))
+    triples = np.array(list(combinations_with_replacement(range(len(positions)), 3)))
     n1, n2, n3 = count[triples].T
-    # A pair's grade b is 1 and one more per cut that it is above, so b squared is 1 and then 3, 5, 7 more.
+    # The grade b is 1 plus 1 per cut point below the pair, so b squared is 1 plus 3, 5 and 7 for the three cut points.
     b = len(a) + n1 + n2 + n3
     bb = len(a) + 3 * n1 + 5 * n2 + 7 * n3
     ab = a.sum() + total[triples].sum(axis=1)
-    same = np.ones_like(b)
-    kappa = _kappa(np.stack([len(a) * same, a.sum() * same, b, a @ a * same, bb, ab], axis=-1))
+    ones = np.ones_like(b)
+    kappa = _kappa(np.stack([len(a) * ones, a.sum() * ones, b, a @ a * ones, bb, ab], axis=-1))
     kappa = np.where(np.isfinite(kappa), kappa, -np.inf)
     best = triples[kappa >= kappa.max() - 1e-9]
-    usual = best[np.argmin(np.abs(places[best] - np.array(USUAL_CUTS)).sum(axis=1))]
-    first, second, third = (float(place) for place in places[usual])
+    closest = best[np.argmin(np.abs(positions[best] - np.array(DEFAULT_CUT_POINTS)).sum(axis=1))]
+    first, second, third = (float(position) for position in positions[closest])
     return first, second, third
 
 
-def mend(expected: Values, judged: Grades, truth: Grades, clusters: Sequence[Hashable], seed: int) -> Mending | None:
-    """What cut points would do for this judge; None with fewer than two clusters, where nothing can be held out."""
+def recalibrate(
+    expected: Values, judged: Grades, truth: Grades, clusters: Sequence[Hashable], seed: int
+) -> Recalibration | None:
+    """Fit and cross-validate cut points. None with fewer than two clusters, which cannot be cross-validated."""
     codes = _codes(clusters)
     if codes.max(initial=-1) < 1:
         return None
     held_out = np.empty(len(codes), dtype=np.int64)
-    for outside in _folds(codes, seed):
-        held_out[outside] = cut(expected[outside], best_cuts(expected[~outside], truth[~outside]))
+    for fold in _folds(codes, seed):
+        held_out[fold] = apply_cut_points(expected[fold], fit_cut_points(expected[~fold], truth[~fold]))
     both = np.concatenate([_moments(truth, judged, clusters), _moments(truth, held_out, clusters)], axis=1)
-    drawn = _resampled(both, seed)
-    return Mending(
-        best_cuts(expected, truth),
-        quadratic_kappa(truth, judged),
-        quadratic_kappa(truth, held_out),
-        _percentiles(_kappa(drawn[:, 6:]) - _kappa(drawn[:, :6])),
+    resamples = _resampled(both, seed)
+    return Recalibration(
+        cut_points=fit_cut_points(expected, truth),
+        before=quadratic_kappa(truth, judged),
+        after=quadratic_kappa(truth, held_out),
+        gain=_percentiles(_kappa(resamples[:, 6:]) - _kappa(resamples[:, :6])),
     )
 
 
 def _folds(codes: NDArray[np.int64], seed: int) -> Iterator[NDArray[np.bool_]]:
-    """Masks of the pairs that are held out: up to five parts of the clusters, each once."""
+    """Masks of the held-out pairs: up to five folds of clusters."""
     clusters = int(codes.max()) + 1
     folds = min(_FOLDS, clusters)
     fold_of = np.random.default_rng(seed).permutation(clusters) % folds

@@ -1,8 +1,7 @@
-"""What the metrics are, and their value for every query.
+"""The retrieval metrics, and their value for every query.
 
-Everything is computed by ir-measures (MacAvaney, Macdonald, Ounis: "Streamlining Evaluation with
-ir-measures", ECIR 2022). It ships nDCG and scaled DCG but no plain DCG, so that one is defined here through
-its ``define``.
+ir-measures computes them (MacAvaney, Macdonald, Ounis: "Streamlining Evaluation with ir-measures", ECIR 2022). It has
+nDCG and scaled DCG but no plain DCG, so DCG is defined here with ``ir_measures.define``.
 """
 
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ import pyarrow as pa
 
 
 def _dcg(qrels: Any, run: Any) -> Iterable[tuple[str, float]]:
-    """DCG of every query in ``run``, a data frame that ir-measures has sorted and cut at the cutoff."""
+    """DCG of every query in ``run``, a data frame that ir-measures has sorted and truncated at the cutoff."""
     ranked = run[["query_id", "doc_id"]].assign(rank=run.groupby("query_id").cumcount() + 1)
     graded = ranked.merge(qrels[["query_id", "doc_id", "relevance"]], on=["query_id", "doc_id"])
     gain = graded["relevance"] / np.log2(graded["rank"] + 1)
@@ -28,7 +27,7 @@ DCG: Any = ir_measures.define(_dcg, name="DCG", pretty_name="Discounted Cumulati
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric: how it is written, what computes it, what it means and where that definition comes from."""
+    """A metric: its name in tables, its label in text, its ir-measures object, its definition and a citation."""
 
     name: str
     label: str
@@ -37,9 +36,8 @@ class Metric:
     citation: str
 
 
-#: Every metric of a run, by the name that stands in tables, in the order in which the report shows them. All
-#: are higher-is-better; "relevant" means a grade of 1 or more, and a query for which nothing is retrieved
-#: counts 0.
+#: The metrics by name, in the order of the report. Higher is better for all of them. "Relevant" means a grade of 1 or
+#: more. A query without retrieved passages counts as 0.
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -77,7 +75,7 @@ METRICS: dict[str, Metric] = {
             "r@5",
             "Recall@5",
             ir_measures.R @ 5,
-            "Share of the relevant passages that stand among the first 5 ranks. From 0 to 1.",
+            "Share of the relevant passages that are among the first 5 ranks. From 0 to 1.",
             "van Rijsbergen, Information Retrieval, chapter 7, 1979",
         ),
     )
@@ -85,11 +83,11 @@ METRICS: dict[str, Metric] = {
 
 
 def per_query(rankings: pa.Table, qrels: pa.Table) -> list[dict[str, str | float]]:
-    """Value of every metric for every query that has qrels.
+    """The value of every metric for every query that has qrels.
 
     Args:
-        rankings: columns query_id, passage_id, rank (from 1), score; any order of rows. Only the rank decides.
-        qrels: QRELS table, grades above 0.
+        rankings: columns query_id, passage_id, rank (from 1), score, with rows in any order. Only the rank is used.
+        qrels: QRELS table with grades above 0.
 
     Returns:
         One ``{"query_id", "metric", "value"}`` per query and metric, sorted by query id, then as in METRICS.
@@ -97,9 +95,8 @@ def per_query(rankings: pa.Table, qrels: pa.Table) -> list[dict[str, str | float
     relevance: dict[str, dict[str, int]] = {}
     for query, passage, grade in _rows(qrels, "query_id", "passage_id", "grade"):
         relevance.setdefault(query, {})[passage] = grade
-    # Measures sort by score and break ties each in its own way (by id, ascending or descending); a score that
-    # falls strictly with the rank leaves them nothing to break. Negative ranks are exact in trec_eval's
-    # 32-bit floats.
+    # The measures sort by score and break ties differently (by id, ascending or descending). A score that decreases
+    # strictly with the rank has no ties. Negative ranks are exact in trec_eval's 32-bit floats.
     run: dict[str, dict[str, float]] = {}
     for query, passage, rank in _rows(rankings, "query_id", "passage_id", "rank"):
         if query in relevance:

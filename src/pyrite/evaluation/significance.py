@@ -1,8 +1,7 @@
-"""Is the difference between two models more than chance? Paired, per query, by resampling.
+"""Significance of the difference between two models: paired permutation test and paired bootstrap over queries.
 
-Smucker, Allan and Carterette ("A comparison of statistical significance tests for information retrieval
-evaluation", CIKM 2007) find the permutation test and the bootstrap the right tools for per-query retrieval
-metrics.
+Smucker, Allan and Carterette ("A comparison of statistical significance tests for information retrieval evaluation",
+CIKM 2007) find both methods suitable for per-query retrieval metrics.
 """
 
 import warnings
@@ -15,13 +14,13 @@ from scipy import stats
 
 Values = NDArray[np.float64]
 
-#: Numbers drawn at a time: 16 MiB of float64, which keeps a large test set from filling the memory.
+#: Numbers drawn at a time: 16 MiB of float64. This bounds the memory with large test sets.
 _BATCH = 2 << 20
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A two-sided 95% interval. NaN where it is undefined."""
+    """A two-sided 95% confidence interval; NaN if it is undefined."""
 
     low: float
     high: float
@@ -29,14 +28,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``other`` against ``base`` on the same queries.
+    """``other`` compared with ``base`` on the same queries.
 
     Attributes:
-        queries: how many there are.
+        queries: number of queries.
         base, other: mean values.
         difference: other - base.
-        relative: difference / base, a share (0.15 is +15%); NaN where base is 0.
-        difference_interval, relative_interval: 95% percentile intervals of the paired bootstrap.
+        relative: difference / base as a share (0.15 is +15%); NaN if base is 0.
+        difference_interval, relative_interval: 95% confidence intervals, percentiles of the paired bootstrap.
         p_value: two-sided paired permutation (sign-flip) test of the difference.
     """
 
@@ -56,8 +55,8 @@ def compare(base: Values, other: Values, resamples: int, seed: int) -> Compariso
     Args:
         base: one value per query, shape (queries,).
         other: the other model's values for the same queries in the same order, shape (queries,).
-        resamples: bootstrap draws and permutations (all 2**queries sign flips where those are fewer).
-        seed: decides every draw.
+        resamples: number of bootstrap resamples and of permutations (all 2**queries sign flips if those are fewer).
+        seed: seed of every random draw.
 
     Raises:
         ValueError: the arrays are empty or not of the same length.
@@ -79,7 +78,7 @@ def compare(base: Values, other: Values, resamples: int, seed: int) -> Compariso
 
 
 def _relative(base: Values, difference: Values, axis: int = -1) -> Any:
-    """Ratio of the means, not mean of the ratios: most queries have a base value of 0 or 1."""
+    """Ratio of the means. A mean of ratios is useless here: many queries have a base value of 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return difference.mean(axis=axis) / base.mean(axis=axis)
 
@@ -87,11 +86,11 @@ def _relative(base: Values, difference: Values, axis: int = -1) -> Any:
 def _interval(data: tuple[Values, ...], statistic: Any, resamples: int, seed: int) -> Interval:
     """Percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13)."""
     queries = data[0].size
-    # With one query there is nothing to draw from; with a base of 0 somewhere there is no ratio to report.
+    # A single query cannot be resampled. A resample with a base mean of 0 has no ratio, so the interval is undefined.
     if queries < 2:
         return Interval(np.nan, np.nan)
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-        # Said of every undefined interval, and in the words of another method; NaN already says it.
+        # scipy warns about undefined intervals in terms of the BCa method. The NaN is enough.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         result = stats.bootstrap(
             data,
@@ -109,19 +108,19 @@ def _interval(data: tuple[Values, ...], statistic: Any, resamples: int, seed: in
 
 
 def _sign_flip(difference: Values, resamples: int, seed: int) -> float:
-    """Were the models alike, each query's difference could as well have had the other sign."""
-    # A query on which both models do alike contributes 0 under either sign; leaving it out changes no
-    # statistic and saves most of the work. The sum orders the permutations as the mean does.
-    decided = difference[difference != 0]
-    if decided.size < 2:
+    """p-value of the permutation test. Under the null hypothesis the sign of each difference is random."""
+    # Differences of 0 contribute nothing under either sign. Leaving them out does not change the statistic and saves
+    # most of the work. The sum orders the permutations like the mean.
+    nonzero = difference[difference != 0]
+    if nonzero.size < 2:
         return 1.0  # both signs of a single difference are equally extreme
     result = stats.permutation_test(
-        (decided,),
+        (nonzero,),
         np.sum,
         permutation_type="samples",
         vectorized=True,
         n_resamples=resamples,
-        batch=max(1, _BATCH // decided.size),
+        batch=max(1, _BATCH // nonzero.size),
         alternative="two-sided",
         rng=np.random.default_rng(seed),
     )

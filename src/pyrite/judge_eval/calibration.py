@@ -144,7 +144,7 @@ def measure(items: Sequence[Item], judgments: Mapping[Pair, Judgment], seed: int
     relevant = truth >= RELEVANT
     area = agreement.auc(expected, relevant, clusters)
     bins = agreement.reliability(expected, truth)
-    mending = agreement.mend(expected, judged, truth, clusters, seed)
+    recalibration = agreement.recalibrate(expected, judged, truth, clusters, seed)
     content: dict[str, Any] = {
         "n": len(rows),
         "queries": len(set(clusters)),
@@ -158,7 +158,7 @@ def measure(items: Sequence[Item], judgments: Mapping[Pair, Judgment], seed: int
         "confusion": agreement.confusion(truth, judged),
         "reliability": [one._asdict() for one in bins],
         "calibration_error": agreement.calibration_error(bins),
-        "mending": mending,
+        "recalibration": recalibration,
     }
     plain: dict[str, Any] = _plain(content)
     return plain
@@ -177,7 +177,7 @@ def _plain(value: Any) -> Any:
         return [_plain(inner) for inner in value]
     if isinstance(value, float):
         return round(value, 4) if math.isfinite(value) else None
-    if isinstance(value, agreement.Mending | Interval):
+    if isinstance(value, agreement.Recalibration | Interval):
         return _plain(asdict(value))
     return value
 

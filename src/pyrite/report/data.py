@@ -1,4 +1,4 @@
-"""Everything the report says, as plain JSON values: ``report.json``. The page only lays it out."""
+"""The content of the report as plain JSON values: ``report.json``. The page only renders it."""
 
 import hashlib
 import math
@@ -11,33 +11,29 @@ import pyarrow as pa
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, Choice, model_name, parse_model_name, score_of
 from pyrite.evaluation.significance import Comparison, compare
-from pyrite.report import bookkeeping, formatting, queries
-from pyrite.report.course import course
-from pyrite.report.judging import judging
+from pyrite.report import formatting, judging, provenance, queries
+from pyrite.report.queries import PerQuery
 from pyrite.spec import RunSpec
 
-#: Raised whenever a reader of an older report.json could be misled.
-FORMAT = 1
-
-#: ``{model: {metric: {query id: value}}}``
-PerQuery = dict[str, dict[str, dict[str, float]]]
+#: Version of the layout of report.json. Raise it when a key is renamed, removed or gets another meaning.
+FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
 class ReportInputs:
-    """What a finished run leaves behind.
+    """The results of a finished run.
 
     Attributes:
         spec: the run's description.
-        manifests: manifest of every finished step by the step's name (``prepare``, ``judge-1.0``, ...), with
-            the
-            keys step, started, finished (ISO 8601, UTC), seconds, summary, versions, machine, outputs.
+        manifests: manifest of every finished step by step name (``prepare``, ``judge-1.0``, ...), with the keys step,
+            started, finished (ISO 8601, UTC), seconds, summary, versions, machine, outputs.
         passages, queries, qrels: PASSAGES, QUERIES and QRELS tables.
-        val, test: PER_QUERY tables; val of every candidate, test of the base, every iteration and the chosen.
+        val, test: PER_QUERY tables. ``val`` has every candidate; ``test`` has the base model, every iteration and the
+            chosen model.
         rankings: RANKINGS table on test, the first 10 ranks.
         candidates, judgments: CANDIDATES and JUDGMENTS tables by iteration (from 1).
-        choice: which model is handed over, and why.
-        retention: nDCG@10 on the retention set by model name; empty where the run has none.
+        choice: the chosen model, and a reason for every candidate.
+        retention: nDCG@10 on the retention set by model name; empty without a retention set.
     """
 
     spec: RunSpec
@@ -55,7 +51,7 @@ class ReportInputs:
 
 
 def build(inputs: ReportInputs) -> dict[str, Any]:
-    """The report as JSON values: no NaN, no tables, the same for the same inputs."""
+    """The report as JSON values without NaN. The same inputs give the same report."""
     spec, chosen = inputs.spec, inputs.choice.name
     val, test = _nested(inputs.val), _nested(inputs.test)
     models = sorted(test, key=parse_model_name)
@@ -75,26 +71,26 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "compared": compared,
         "max_loss": spec.evaluate.retention.max_loss if spec.evaluate.retention else None,
         "models": models,
-        "means": {split: _means(of) for split, of in (("val", val), ("test", test))},
+        "means": {"val": _means(val), "test": _means(test)},
         "comparisons": comparisons,
         "gate": _gate(spec, comparisons.get(chosen)),
         "candidates": _candidates(inputs, val),
-        "curve": _curve(spec.iterations, val, test),
+        "learning_curve": _learning_curve(spec.iterations, val, test),
         "mining": _mining(inputs),
-        "judging": judging(spec, inputs.manifests),
-        "course": course(spec.iterations, inputs.manifests, inputs.judgments),
+        "judging": judging.judging(spec, inputs.manifests),
+        "judging_timeline": judging.timeline(spec.iterations, inputs.manifests, inputs.judgments),
         "loss": _loss(inputs),
-        "shifts": queries.shifts(inputs.rankings, inputs.qrels, ids, compared),
-        "types": queries.by_type(inputs.queries, test, compared, spec.evaluate.resamples, spec.seed),
-        **queries.extremes(inputs, test, compared),
+        "rank_changes": queries.rank_changes(inputs.rankings, inputs.qrels, ids, compared),
+        "query_types": queries.by_type(inputs.queries, test, compared, spec.evaluate.resamples, spec.seed),
+        **queries.extremes(inputs.rankings, inputs.qrels, inputs.queries, inputs.passages, test, compared),
         "test": _test_set(inputs, ids),
-        "data": bookkeeping.data(
+        "data": provenance.dataset(
             prepare, inputs.manifests.get("validate-0", {}), inputs.passages, inputs.queries, inputs.qrels
         ),
-        "settings": bookkeeping.settings(spec),
-        "steps": bookkeeping.steps(inputs.manifests),
-        "versions": bookkeeping.merged(inputs.manifests, "versions"),
-        "machine": bookkeeping.merged(inputs.manifests, "machine"),
+        "settings": provenance.settings(spec),
+        "steps": provenance.steps(inputs.manifests),
+        "versions": provenance.merged(inputs.manifests, "versions"),
+        "machine": provenance.merged(inputs.manifests, "machine"),
         "per_query": test,
     }
     report["verdict"] = formatting.verdict(report)
@@ -109,17 +105,17 @@ def _nested(table: pa.Table) -> PerQuery:
     return nested
 
 
-def _means(of: PerQuery) -> dict[str, dict[str, float]]:
+def _means(values: PerQuery) -> dict[str, dict[str, float]]:
     return {
-        model: {metric: float(np.mean(list(values.values()))) for metric, values in metrics.items()}
-        for model, metrics in of.items()
+        model: {metric: float(np.mean(list(by_query.values()))) for metric, by_query in metrics.items()}
+        for model, metrics in values.items()
     }
 
 
 def _compare(test: PerQuery, model: str, metric: str, spec: RunSpec) -> dict[str, Any]:
     base, other = test[BASE][metric], test[model][metric]
     ids = sorted(base)
-    return as_json(
+    return _as_json(
         compare(
             np.array([base[query] for query in ids]),
             np.array([other[query] for query in ids]),
@@ -129,8 +125,8 @@ def _compare(test: PerQuery, model: str, metric: str, spec: RunSpec) -> dict[str
     )
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison with null for what is undefined."""
+def _as_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as a dictionary, with None for undefined values."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -142,47 +138,27 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def _best_tuned(val: PerQuery, models: list[str]) -> str:
-    """The tuned model to show where the base is kept: the best on val of those that test has seen."""
+    """The tuned model that the report shows if the base model is kept: the best on val among those scored on test."""
     means = _means(val)
     tuned = [model for model in models if model != BASE and model in means]
     return max(tuned, key=lambda model: score_of(means[model]), default=BASE)
 
 
 def _gate(spec: RunSpec, chosen: dict[str, Any] | None) -> dict[str, Any]:
+    """The gate and its checks. ``chosen`` has the comparisons of the chosen model, None if that is the base model."""
     gate = spec.evaluate.gate
-    wanted = {"mrr@5": gate.mrr, "dcg@5": gate.dcg}
-    if chosen is None:  # the base model is kept: nothing was gained
-        checks = [
-            {"kind": "gain", "metric": metric, "wanted": share, "got": 0.0, "met": share <= 0}
-            for metric, share in wanted.items()
-        ]
-        return {"wanted": wanted, "p_value": gate.p_value, "checks": checks, "passed": False}
-    checks = [
-        {
-            "kind": "gain",
-            "metric": metric,
-            "wanted": share,
-            "got": chosen[metric]["relative"],
-            "met": chosen[metric]["relative"] is not None and chosen[metric]["relative"] >= share,
-        }
-        for metric, share in wanted.items()
-    ]
-    p_value = chosen["mrr@5"]["p_value"]
-    checks.append(
-        {
-            "kind": "p",
-            "metric": "mrr@5",
-            "wanted": gate.p_value,
-            "got": p_value,
-            "met": p_value <= gate.p_value,
-        }
-    )
-    return {
-        "wanted": wanted,
-        "p_value": gate.p_value,
-        "checks": checks,
-        "passed": all(check["met"] for check in checks),
-    }
+    required = {"mrr@5": gate.mrr, "dcg@5": gate.dcg}
+    checks: list[dict[str, Any]] = []
+    for metric, gain in required.items():
+        observed = chosen[metric]["relative"] if chosen else 0.0
+        met = observed is not None and observed >= gain
+        checks.append({"kind": "gain", "metric": metric, "required": gain, "observed": observed, "met": met})
+    if chosen:
+        p_value = chosen["mrr@5"]["p_value"]
+        met = p_value <= gate.p_value
+        checks.append({"kind": "p", "metric": "mrr@5", "required": gate.p_value, "observed": p_value, "met": met})
+    passed = chosen is not None and all(check["met"] for check in checks)
+    return {"required": required, "p_value": gate.p_value, "checks": checks, "passed": passed}
 
 
 def _candidates(inputs: ReportInputs, val: PerQuery) -> list[dict[str, Any]]:
@@ -212,7 +188,7 @@ def _change(value: float | None, base: float | None) -> float | None:
     return value / base - 1 if value is not None and base else None
 
 
-def _curve(iterations: int, val: PerQuery, test: PerQuery) -> list[dict[str, Any]]:
+def _learning_curve(iterations: int, val: PerQuery, test: PerQuery) -> list[dict[str, Any]]:
     means = {"val": _means(val), "test": _means(test)}
     names = [model_name(iteration) for iteration in range(iterations + 1)]
     return [
@@ -223,7 +199,7 @@ def _curve(iterations: int, val: PerQuery, test: PerQuery) -> list[dict[str, Any
 
 
 def _mining(inputs: ReportInputs) -> list[dict[str, Any]]:
-    """Per iteration: what was looked at, how the grades fell, and what mining made of it."""
+    """Per iteration: candidates, judgments, their grades, and the numbers of the mine step."""
     rows = []
     for iteration in sorted(set(inputs.candidates) | set(inputs.judgments)):
         candidates, judgments = inputs.candidates.get(iteration), inputs.judgments.get(iteration)
@@ -235,7 +211,7 @@ def _mining(inputs: ReportInputs) -> list[dict[str, Any]]:
                 "candidates": candidates.num_rows if candidates is not None else None,
                 "judgments": judgments.num_rows if judgments is not None else None,
                 "grades": {str(grade): grades.count(grade) for grade in (1, 2, 3, 4)},
-                "mined": bookkeeping.counts(summary),
+                "mined": provenance.numbers(summary),
             }
         )
     return rows
@@ -260,7 +236,7 @@ def _loss(inputs: ReportInputs) -> list[dict[str, Any]]:
 
 
 def _test_set(inputs: ReportInputs, ids: list[str]) -> dict[str, Any]:
-    """What two reports need to agree on before their numbers can be put side by side."""
+    """Identity of the test set. Two reports are comparable without caveats if theirs are equal."""
     wanted = set(ids)
     columns = (inputs.qrels.column(name).to_pylist() for name in ("query_id", "passage_id", "grade"))
     relevant = sorted(row for row in zip(*columns, strict=True) if row[0] in wanted)

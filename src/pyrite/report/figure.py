@@ -1,6 +1,6 @@
-"""How the report draws: inline SVG by matplotlib, the same bytes for the same numbers.
+"""Draws inline SVG with matplotlib. The same numbers give the same bytes.
 
-Colours are CSS variables of the page, so that one drawing reads in light, in dark and on paper; texts stay texts, in
+Colours are CSS variables of the page, so one SVG works in light mode, in dark mode and in print. Text is SVG text in
 the page's font.
 """
 
@@ -10,30 +10,15 @@ from html import escape
 from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from pyrite.report import formatting
 
-# matplotlib takes no CSS variables: each name is drawn in a colour of its own that is replaced afterwards.
-_NAMES = (
-    "ink",
-    "mute",
-    "line",
-    "paper",
-    "gold",
-    "up",
-    "down",
-    "s1",
-    "s2",
-    "s3",
-    "s4",
-    "g1",
-    "g2",
-    "g3",
-    "g4",
-)
+# matplotlib does not support CSS variables: each name is drawn in a unique colour, which is replaced afterwards.
+_NAMES = ["ink", "mute", "line", "paper", "gold", "up", "down", "s1", "s2", "s3", "s4", "g1", "g2", "g3", "g4"]
 C = {name: f"#0102{number:02x}" for number, name in enumerate(_NAMES)}
 
 _STYLE = {
@@ -64,7 +49,10 @@ def series(iteration: int) -> str:
 
 
 def draw(name: str, description: str, paint: Any, height: float = 3.1, panels: int = 1) -> str:
-    """``paint`` is called with so many axes, one below the other, on one scale of y."""
+    """The SVG that ``paint`` draws, with ``description`` as its text alternative.
+
+    ``paint`` is called with ``panels`` axes, one below the other, which share the scale of y.
+    """
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(4.8, height), layout="constrained")
         FigureCanvasSVG(figure)
@@ -80,7 +68,7 @@ def draw(name: str, description: str, paint: Any, height: float = 3.1, panels: i
 
 
 def _inline(svg: str, name: str, description: str) -> str:
-    """A whole SVG file as an element of the page: ids of its own, CSS variables, a description."""
+    """Convert an SVG file to an element of the page, with unique ids, CSS variables and a text alternative."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
@@ -93,16 +81,35 @@ def _inline(svg: str, name: str, description: str) -> str:
     return re.sub(r"<svg[^>]*", f'{head} xmlns:xlink="http://www.w3.org/1999/xlink"', svg, count=1)
 
 
+def annotate(
+    axes: Axes,
+    text: str,
+    point: tuple[float, float],
+    offset: tuple[float, float],
+    coordinates: Any = "data",
+    **style: Any,
+) -> None:
+    """Write ``text`` at ``offset`` (in points) from ``point``."""
+    axes.annotate(text, point, xycoords=coordinates, xytext=offset, textcoords="offset points", **style)
+
+
 def percent_axis(axis: Any) -> None:
+    """Ticks as signed percentages."""
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: formatting.minus(_tick(value))))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: formatting.minus(_percent_tick(value))))
+
+
+def share_axis(axis: Any) -> None:
+    """Ticks as percentages without a sign."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: formatting.percent(value, sign=False)))
 
 
 def value_axis(axis: Any) -> None:
+    """Ticks with two decimals."""
     axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: formatting.number(value, 2)))
 
 
-def _tick(share: float) -> str:
+def _percent_tick(share: float) -> str:
     percent = round(100 * share, 6)
     return f"{percent:+g}%" if percent else "0%"

@@ -1,10 +1,11 @@
-"""How the report says things: numbers, names of models, and the verdict. Page and terminal share it.
+"""Numbers, durations and sentences as the report prints them, on the page and in the terminal.
 
-Plain ASCII, so that any terminal can print it; the page sets the hyphen before a number as a minus sign.
+All text is ASCII, so that every terminal can print it. The page replaces the hyphen before a number by a minus sign.
 """
 
 import math
 import re
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +16,7 @@ NONE = "-"
 
 
 def minus(text: str) -> str:
-    """The text as a page sets it: minus signs before numbers, no line break inside ``p = .034``."""
+    """The text with typographic minus signs before numbers, and no line break inside ``p = .034``."""
     text = re.sub(r"(?<![\w.)])-(?=[\d.])", "\N{MINUS SIGN}", text)
     return re.sub(r"\bp ([<=]) (?=\.)", "p\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}", text)
 
@@ -36,7 +37,7 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def percent(share: float | None, sign: bool = True) -> str:
-    """A share as a percentage, to a tenth where it is below 10: ``+32%``, ``+8.4%``, ``-0.5%``."""
+    """A share as a percentage, with one decimal below 10%: ``+32%``, ``+8.4%``, ``-0.5%``."""
     if share is None or not math.isfinite(share):
         return NONE
     digits = 0 if abs(share) >= 0.0995 else 1
@@ -44,19 +45,19 @@ def percent(share: float | None, sign: bool = True) -> str:
     return f"{'0' if float(text) == 0 else text}%"
 
 
-def direction(of: dict[str, Any]) -> str:
-    """``up`` or ``down`` where the interval of a comparison leaves no doubt, else nothing."""
-    low, high = of["difference_interval"]["low"], of["difference_interval"]["high"]
+def direction(comparison: dict[str, Any]) -> str:
+    """``up`` or ``down`` if the confidence interval of the difference excludes 0, else the empty string."""
+    low, high = comparison["difference_interval"]["low"], comparison["difference_interval"]["high"]
     if low is None or high is None:
         return ""
     return "up" if low > 0 else "down" if high < 0 else ""
 
 
-def interval(of: dict[str, float | None]) -> str:
+def interval(bounds: dict[str, float | None], number_format: Callable[[float | None], str] = percent) -> str:
     """``+27% to +38%``."""
-    if of["low"] is None or of["high"] is None:
+    if bounds["low"] is None or bounds["high"] is None:
         return NONE
-    return f"{percent(of['low'])} to {percent(of['high'])}"
+    return f"{number_format(bounds['low'])} to {number_format(bounds['high'])}"
 
 
 def p_value(value: float | None) -> str:
@@ -70,18 +71,18 @@ def duration(seconds: float | None) -> str:
     """``48 s``, ``6 min 32 s``, ``3 h 05 min``."""
     if seconds is None:
         return NONE
-    whole = round(seconds)
-    if whole < 1:
+    rounded = round(seconds)
+    if rounded < 1:
         return "under 1 s"
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60:02d} s"
+    return f"{rounded // 3600:,} h {rounded % 3600 // 60:02d} min"
 
 
 def size(count: float | None) -> str:
-    """Bytes for a person: ``90.9 MB`` (powers of 1,000)."""
+    """Bytes in decimal units: ``90.9 MB``."""
     if count is None:
         return NONE
     for unit in ("B", "kB", "MB", "GB"):
@@ -92,43 +93,46 @@ def size(count: float | None) -> str:
 
 
 def rate(value: float | None) -> str:
-    """A speed with as many digits as it has worth: ``3,120``, ``85``, ``6.3``."""
+    """A rate, with one decimal below 20: ``3,120``, ``85``, ``6.3``."""
     if value is None:
         return NONE
     return f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
 
 
 def dollars(value: float) -> str:
-    """``6.10``; a price that would read as none is ``under 0.01``."""
+    """``6.10``. A price that would be rounded to 0.00 is ``under 0.01``."""
     return "under 0.01" if 0 < value < 0.005 else f"{value:,.2f}"
 
 
-_WAYS = {
-    "label_ids": "for one free token, with the probabilities of the four grades",
-    "choice": "for one token that is held to the four grades, with their probabilities where the server tells them",
-    "logprobs": "for one free token, with the probabilities of the likeliest",
-    "text": "for a few words, which are read; there are no probabilities",
+_DECODING_MODES = {
+    "label_ids": "one unconstrained token, with the probabilities of the four grade tokens",
+    "choice": "one token constrained to the four grades, with their probabilities if the server returns them",
+    "logprobs": "one unconstrained token, with the probabilities of the most likely tokens",
+    "text": "a short reply that is parsed for a grade, without probabilities",
 }
 
 
 def decoding_modes(rows: list[dict[str, Any]]) -> str:
-    """How the judge was asked: once where it was the same in all iterations."""
-    told = [
-        (row["iteration"], "; and ".join(_WAYS.get(way, way) for way in row["decoding_modes"]))
+    """The decoding modes of the judge: by iteration if they differ, else once."""
+    descriptions = [
+        (row["iteration"], " and ".join(_DECODING_MODES.get(mode, mode) for mode in row["decoding_modes"]))
         for row in rows
         if row["decoding_modes"]
     ]
-    if len({words for _, words in told}) <= 1:
-        return told[0][1] if told else "not at all: all pairs were known before"
-    return "; ".join(f"in iteration {iteration} {words}" for iteration, words in told)
+    if not descriptions:
+        return "not used, because all judgments were cached"
+    if len({text for _, text in descriptions}) == 1:
+        return descriptions[0][1]
+    return "; ".join(f"iteration {iteration}: {text}" for iteration, text in descriptions)
 
 
-def change_of_grades(of: dict[str, Any]) -> str:
-    """The largest change of a grade's share from one iteration to the next, as ``course`` found it: a sentence."""
-    before, after = (percent(of[key], sign=False) for key in ("before", "after"))
+def grade_share_change(change: dict[str, Any]) -> str:
+    """A sentence about ``largest_change`` of ``judging.timeline``."""
+    before, after = (percent(change[key], sign=False) for key in ("before", "after"))
     return (
-        f"From one iteration to the next, among the pairs that were new in each, the share of grade {of['grade']} "
-        f"changed most: from {before} in iteration {of['iteration'] - 1} to {after} in iteration {of['iteration']}."
+        f"Largest change between consecutive iterations, among newly judged pairs: the share of grade "
+        f"{change['grade']} went from {before} in iteration {change['iteration'] - 1} to {after} in iteration "
+        f"{change['iteration']}."
     )
 
 
@@ -151,72 +155,73 @@ def humanise(key: str) -> str:
 
 
 def verdict(report: dict[str, Any]) -> str:
-    """The run's outcome in one or two sentences, whatever it was."""
+    """The outcome of the run in one to three sentences."""
     chosen, gate = report["chosen"], report["gate"]
-    wanted = _wanted(gate)
     if chosen == BASE:
         return _not_adapted(report)
     mrr, dcg = (report["comparisons"][chosen][metric] for metric in ("mrr@5", "dcg@5"))
-    numbers = f"{_moved('mrr@5', mrr)} and DCG@5 {_by(dcg, mrr)}"
+    changes = f"{_change_with_interval('mrr@5', mrr)} and DCG@5 {_short_change(dcg, mrr)}"
+    required = _required_gains(gate)
     if gate["passed"]:
-        verb = "is" if len(set(gate["wanted"].values())) == 1 else "are"
-        return f"Adapted: {numbers}; the gate of {wanted} {verb} met."
+        return f"Adapted: {changes}. The gate of {required} is met."
     missed = "; ".join(_missed(check) for check in gate["checks"] if not check["met"])
     if mrr["difference"] > 0:
-        return f"Adapted, but the gate of {wanted} is not met: {numbers}. Missed: {missed}."
+        return f"Adapted, but the gate of {required} is not met: {changes}. Missed: {missed}."
     return (
-        f"Not confirmed: {label(chosen)} was better on validation, but on test {numbers}; "
-        f"the gate of {wanted} is not met."
+        f"Not confirmed: {label(chosen)} was better on validation, but on test {changes}. "
+        f"The gate of {required} is not met."
     )
 
 
-def _wanted(gate: dict[str, Any]) -> str:
-    shares = [f"{percent(share)} {METRICS[metric].label}" for metric, share in gate["wanted"].items()]
-    values = list(gate["wanted"].values())
-    return percent(values[0]) if len(set(values)) == 1 else " and ".join(shares)
+def _required_gains(gate: dict[str, Any]) -> str:
+    gains = gate["required"]
+    if len(set(gains.values())) == 1:
+        return percent(gains["mrr@5"])
+    return " and ".join(f"{percent(gain)} {METRICS[metric].label}" for metric, gain in gains.items())
 
 
 def _missed(check: dict[str, Any]) -> str:
     if check["kind"] == "p":
-        return f"p of {number(check['got'])} where {number(check['wanted'])} or less was asked for"
-    return f"{METRICS[check['metric']].label} {percent(check['got'])}, {percent(check['wanted'])} asked for"
+        return f"p-value {number(check['observed'])}, at most {number(check['required'])} required"
+    observed, required = percent(check["observed"]), percent(check["required"])
+    return f"{METRICS[check['metric']].label} {observed}, at least {required} required"
 
 
-def _moved(metric: str, of: dict[str, Any]) -> str:
-    verb = _verb(of)
+def _change_with_interval(metric: str, comparison: dict[str, Any]) -> str:
+    name, verb = METRICS[metric].label, _verb(comparison)
+    before, after = number(comparison["base"]), number(comparison["other"])
     if verb == "stayed":
-        return f"{METRICS[metric].label} stayed at {number(of['base'])}"
-    details = [percent(of["relative"]), p_value(of["p_value"])]
-    if of["relative_interval"]["low"] is not None:
-        details.insert(1, f"95% interval {interval(of['relative_interval'])}")
-    return f"{METRICS[metric].label} {verb} from {number(of['base'])} to {number(of['other'])} ({', '.join(details)})"
+        return f"{name} stayed at {before}"
+    details = [percent(comparison["relative"]), p_value(comparison["p_value"])]
+    if comparison["relative_interval"]["low"] is not None:
+        details.insert(1, f"95% confidence interval {interval(comparison['relative_interval'])}")
+    return f"{name} {verb} from {before} to {after} ({', '.join(details)})"
 
 
-def _by(of: dict[str, Any], before: dict[str, Any]) -> str:
-    """``by 31%``, with its own verb only where it went another way than the metric named before it."""
-    verb = _verb(of)
+def _short_change(comparison: dict[str, Any], previous: dict[str, Any]) -> str:
+    """``by 31%``, with a verb only if the previously named metric changed in another direction."""
+    verb = _verb(comparison)
     if verb == "stayed":
-        return "stayed level"
-    said = "" if verb == _verb(before) else f"{verb} "
-    if of["relative"] is None:
-        return f"{said}from {number(of['base'])} to {number(of['other'])}"
-    return f"{said}by {percent(abs(of['relative'])).lstrip('+')}"
+        return "did not change"
+    prefix = "" if verb == _verb(previous) else f"{verb} "
+    if comparison["relative"] is None:
+        return f"{prefix}from {number(comparison['base'])} to {number(comparison['other'])}"
+    return f"{prefix}by {percent(abs(comparison['relative']), sign=False)}"
 
 
-def _verb(of: dict[str, Any]) -> str:
-    return "rose" if of["difference"] > 0 else "fell" if of["difference"] < 0 else "stayed"
+def _verb(comparison: dict[str, Any]) -> str:
+    difference = comparison["difference"]
+    return "rose" if difference > 0 else "fell" if difference < 0 else "stayed"
 
 
 def _not_adapted(report: dict[str, Any]) -> str:
-    kept = "the base model is kept"
-    shown = report["compared"]
-    if shown == BASE:
-        return f"Not adapted: nothing but the base model was evaluated, so {kept}."
-    of = report["comparisons"][shown]["mrr@5"]
-    base_value = number(of["base"])
+    compared = report["compared"]
+    if compared == BASE:
+        return "Not adapted: only the base model was evaluated, so the base model is kept."
+    mrr = report["comparisons"][compared]["mrr@5"]
+    limit = " within the allowed loss on the retention set" if report["max_loss"] is not None else ""
     return (
-        f"Not adapted: on validation no tuned model was better than the base model beyond chance"
-        f"{' at an allowed loss elsewhere' if report['max_loss'] is not None else ''}, so {kept} "
-        f"(MRR@5 {base_value} on test; {label(shown)}, the best tuned one, {number(of['other'])}, "
-        f"{percent(of['relative'])}, {p_value(of['p_value'])})."
+        f"Not adapted: on validation no tuned model was better than the base model beyond chance{limit}, so the base "
+        f"model is kept. On test its MRR@5 is {number(mrr['base'])}. The best tuned model, {label(compared)}, reaches "
+        f"{number(mrr['other'])} ({percent(mrr['relative'])}, {p_value(mrr['p_value'])})."
     )

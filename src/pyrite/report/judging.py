@@ -1,74 +1,190 @@
-"""What judging took and how the judge was asked, per iteration, from the manifests of its shards."""
+"""Judging in numbers, from the manifests of the judge shards: pairs, tokens, cost, and speed and grades over time."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from pyrite.costs import USUAL_MACHINE, machine
 from pyrite.spec import RunSpec
 
+#: The timeline of an iteration has at most this many slices.
+MAX_SLICES = 60
+#: Pairs needed to estimate the shares of the grades: their standard error is then about 8 points. Slices are chosen
+#: long enough to hold this many pairs on average.
+MIN_PAIRS_FOR_SHARES = 40
+#: A slice with fewer pairs, as in a stall of the judge, has no shares.
+_MIN_PAIRS_IN_SLICE = 10
+#: The resolution of a timeline in seconds: the least duration of its last bucket.
+_RESOLUTION = 0.001
 _COUNTS = ("judged", "cached", "skipped", "not_selected", "missing")
+_KEYS = ["query_id", "passage_id"]
+
+
+# --- counts and cost --------------------------------------------------------------------------------------------------
 
 
 def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts of pairs; where a language model judges, also tokens, speed, the way of asking, and dollars.
+    """Counts of pairs per iteration. With an LLM judge also tokens, speed, decoding modes and estimated cost.
 
-    Tokens are those of all pairs in the judgments, whenever they were paid for. Speed and dollars are of the pairs that
-    were not known before, over the time in which a shard was at work, its start and end included. Nobody knows what
-    machine served the judge: the dollars are what the one that Pyrite has a price of costs in that time.
+    Tokens are those of all judged pairs, cached ones included. Speed and cost refer to the pairs that were sent to the
+    judge, and to the time in which at least one shard was running, including its start-up. The judge's machine is
+    unknown, so the cost uses the price of the default machine in ``costs.yaml``.
     """
     llm = spec.judge.kind == "llm"
     rows = []
     for iteration in range(1, spec.iterations + 1):
-        shards = shards_of(manifests, iteration)
+        shards = _judge_shards(manifests, iteration)
         if shards:
-            summaries = [each["summary"] for each in shards]
+            summaries = [shard["summary"] for shard in shards]
             counts = {name: _sum(summaries, name) for name in _COUNTS}
-            rows.append({"iteration": iteration, **counts, **(_asking(shards, summaries) if llm else {})})
+            rows.append({"iteration": iteration, **counts, **(_llm_usage(shards, summaries) if llm else {})})
     found: dict[str, Any] = {"kind": spec.judge.kind, "iterations": rows}
     if llm and rows:
-        on = machine(USUAL_MACHINE)
+        priced = machine(USUAL_MACHINE)
         found |= {
             "model": spec.judge.model,
             "prompt": spec.judge.prompt,
-            "requested": sum(row["requested"] for row in rows),
-            "seconds": sum(row["seconds"] for row in rows),
-            "dollars": sum(row["dollars"] for row in rows),
-            "price": {"machine": on.name, "dollars_per_hour": on.dollars_per_hour, "source": on.price_source},
+            **{name: sum(row[name] for row in rows) for name in ("requested", "seconds", "dollars")},
+            "price": {
+                "machine": priced.name,
+                "dollars_per_hour": priced.dollars_per_hour,
+                "source": priced.price_source,
+            },
         }
     return found
 
 
-def shards_of(manifests: Mapping[str, Mapping[str, Any]], iteration: int) -> list[Mapping[str, Any]]:
-    """The manifests of the iteration's shards of the judge step; those without a summary are left aside."""
-    shards = (each for name, each in manifests.items() if name.partition(".")[0] == f"judge-{iteration}")
-    return [each for each in shards if each.get("summary")]
+def _judge_shards(manifests: Mapping[str, Mapping[str, Any]], iteration: int) -> list[Mapping[str, Any]]:
+    """The manifests of the judge shards of the iteration, without those that have no summary."""
+    shards = (manifest for name, manifest in manifests.items() if name.partition(".")[0] == f"judge-{iteration}")
+    return [shard for shard in shards if shard.get("summary")]
 
 
-def _asking(shards: Sequence[Mapping[str, Any]], summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _llm_usage(shards: Sequence[Mapping[str, Any]], summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     prompt, cached, seconds = _sum(summaries, "prompt_tokens"), _sum(summaries, "cached_tokens"), at_work(shards)
-    asked = _sum(summaries, "judged") - _sum(summaries, "cached")
+    requested = _sum(summaries, "judged") - _sum(summaries, "cached")
     return {
-        "requested": asked,
+        "requested": requested,
         "prompt_tokens": prompt,
         "cached_share": cached / prompt if prompt else None,
         "seconds": seconds,
-        "pairs_per_second": asked / seconds if asked and seconds else None,
+        "pairs_per_second": requested / seconds if requested and seconds else None,
         "decoding_modes": sorted({each["decoding_mode"] for each in summaries if each.get("decoding_mode")}),
         "truncated": _sum(summaries, "truncated"),
-        "dollars": seconds / 3600 * machine(USUAL_MACHINE).dollars_per_hour if asked else 0.0,
+        "dollars": seconds / 3600 * machine(USUAL_MACHINE).dollars_per_hour if requested else 0.0,
     }
 
 
 def _sum(summaries: Sequence[Mapping[str, Any]], name: str) -> int:
-    return sum(int(each.get(name) or 0) for each in summaries)
+    return sum(int(summary.get(name) or 0) for summary in summaries)
 
 
 def at_work(shards: Sequence[Mapping[str, Any]]) -> float:
-    """Seconds in which at least one of the shards was at work."""
+    """Seconds in which at least one of the shards was running."""
     spans = sorted((datetime.fromisoformat(each["started"]).timestamp(), each["seconds"]) for each in shards)
     total, end = 0.0, float("-inf")
     for start, seconds in spans:
         total += max(0.0, start + seconds - max(start, end))
         end = max(end, start + seconds)
     return round(total, 2)
+
+
+# --- speed and grades over time ---------------------------------------------------------------------------------------
+
+
+def timeline(
+    iterations: int, manifests: Mapping[str, Mapping[str, Any]], judgments: Mapping[int, pa.Table]
+) -> dict[str, Any]:
+    """Speed and shares of the grades over the time of each iteration that an LLM judged.
+
+    Args:
+        manifests: as in ReportInputs. Shards without a timeline, or with an empty one, are skipped.
+        judgments: JUDGMENTS tables by iteration.
+
+    Returns:
+        ``iterations``: rows with iteration, started (ISO 8601, of the first shard), slice_seconds, pairs, and per slice
+        ``pairs_per_second`` and ``grade_shares`` (of the grades 1 to 4; None if there are too few pairs).
+        ``previous_shares`` are the shares among all newly judged pairs of the iteration before, or None.
+        ``largest_change``: the grade whose share of the newly judged pairs changed most between two consecutive
+        iterations (grade, iteration, before, after), or None.
+    """
+    slices = {}
+    for iteration in range(1, iterations + 1):
+        timelines = [shard["summary"].get("timeline") for shard in _judge_shards(manifests, iteration)]
+        timelines = [each for each in timelines if each and each["grades"]]
+        if timelines:
+            slices[iteration] = merge_timelines(timelines)
+    new = _shares_of_new_pairs(judgments) if slices else {}
+    rows = [
+        {
+            "iteration": iteration,
+            "started": datetime.fromtimestamp(start, UTC).isoformat(timespec="seconds"),
+            "slice_seconds": round(width, 3),
+            "pairs": round(float(counts.sum())),
+            "pairs_per_second": [round(float(each.sum()) / width, 3) for each in counts],
+            "grade_shares": [_shares(each) if each.sum() >= _MIN_PAIRS_IN_SLICE else None for each in counts],
+            "previous_shares": new.get(iteration - 1),
+        }
+        for iteration, (start, width, counts) in slices.items()
+    ]
+    return {"iterations": rows, "largest_change": _largest_change(new)}
+
+
+def merge_timelines(timelines: Sequence[Mapping[str, Any]]) -> tuple[float, float, npt.NDArray[np.float64]]:
+    """Add up timelines (of ``pyrite.judges.timeline``, none empty) on one grid of equal slices.
+
+    The pairs of a bucket are spread evenly over its duration, so a slice can hold fractions of pairs.
+
+    Returns:
+        The first start in seconds since 1970, the width of a slice in seconds, and the counts of the grades 1 to 4, of
+        shape (slices, 4). The counts have the same sum as those of the timelines.
+    """
+    starts = [datetime.fromisoformat(each["started"]).timestamp() for each in timelines]
+    start = min(starts)
+    # Edges of the buckets of each timeline, in seconds since the first start. The last bucket ends at its last pair.
+    edges = []
+    for own_start, each in zip(starts, timelines, strict=True):
+        inner = each["bucket_seconds"] * np.arange(len(each["grades"]))
+        edges.append(own_start - start + np.append(inner, max(each["seconds"], inner[-1] + _RESOLUTION)))
+    cumulative = [np.cumsum([[0] * 4, *each["grades"]], axis=0) for each in timelines]
+    widest = max(each["bucket_seconds"] for each in timelines)
+    span = max(widest, *(float(each[-1]) for each in edges))
+    pairs = sum(each[-1].sum() for each in cumulative)
+    slices = max(1, min(MAX_SLICES, int(span / widest), int(pairs / MIN_PAIRS_FOR_SHARES)))
+    grid = np.linspace(0, span, slices + 1)
+    total = sum(
+        np.stack([np.interp(grid, at, counts[:, grade]) for grade in range(4)], axis=1)
+        for at, counts in zip(edges, cumulative, strict=True)
+    )
+    return start, span / slices, np.diff(total, axis=0)
+
+
+def _shares_of_new_pairs(judgments: Mapping[int, pa.Table]) -> dict[int, list[float]]:
+    """Shares of the grades 1 to 4 among the pairs that no earlier iteration judged, if there are enough of them."""
+    found, earlier = {}, None
+    for iteration, table in sorted(judgments.items()):
+        table = table.select([*_KEYS, "grade"])
+        new = table.join(earlier, _KEYS, join_type="left anti") if earlier is not None else table
+        if new.num_rows >= MIN_PAIRS_FOR_SHARES:
+            found[iteration] = _shares(np.bincount(new["grade"].to_numpy(), minlength=5)[1:])
+        pairs = new.select(_KEYS)
+        earlier = pa.concat_tables([earlier, pairs]) if earlier is not None else pairs
+    return found
+
+
+def _shares(counts: npt.NDArray[Any]) -> list[float]:
+    return [round(float(share), 4) for share in counts / counts.sum()]
+
+
+def _largest_change(shares: Mapping[int, Sequence[float]]) -> dict[str, Any] | None:
+    changes = [
+        {"grade": grade, "iteration": iteration, "before": before, "after": after}
+        for iteration in shares
+        if iteration - 1 in shares
+        for grade, (before, after) in enumerate(zip(shares[iteration - 1], shares[iteration], strict=True), 1)
+    ]
+    return max(changes, key=lambda change: abs(change["after"] - change["before"]), default=None)

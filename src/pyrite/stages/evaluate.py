@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pyrite import card, tables
+from pyrite import tables
 from pyrite.embedding import models
 from pyrite.evaluation.selection import Candidate, Choice, choose, model_name, parse_model_name, score_of
+from pyrite.report import model_card
 from pyrite.report.data import ReportInputs, build
-from pyrite.report.page import render
+from pyrite.report.pages import report_page
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import (
     blendable_base,
@@ -73,9 +74,9 @@ def run(ctx: StepContext) -> dict[str, Any]:
         )
     )
     ctx.output("report/report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
-    ctx.output("report/report.html").write_text(render(report), encoding="utf-8")
+    ctx.output("report/report.html").write_text(report_page(report), encoding="utf-8")
     judges = {judge for table in judgments.values() for judge in table["judge"].unique().to_pylist()}
-    card.write(chosen, report, ctx.spec, queries, judges, encoder_of(ctx, chosen).model, model_folder(ctx, 0))
+    model_card.write(chosen, report, ctx.spec, queries, judges, encoder_of(ctx, chosen).model, model_folder(ctx, 0))
     scores = {name: means([row for row in rows if row["model"] == name]) for name in {row["model"] for row in rows}}
     return {
         "chosen": choice.name,

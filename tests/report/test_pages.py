@@ -1,4 +1,4 @@
-"""The page as a browser parses it: nothing loaded from elsewhere, nothing injected, everything named."""
+"""The report page as a browser parses it: nothing is loaded, nothing is injected, every element is labelled."""
 
 import re
 from collections import Counter
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from pyrite.report.data import build
-from pyrite.report.page import render
+from pyrite.report.pages import report_page
 from report.report_factory import make, with_timelines
-from report.test_data import keeping_base
+from report.test_data import with_base_chosen
 
 HOSTILE = """<script>alert(1)</script><img src=x onerror=alert(1)>"'><style>*{display:none}</style>{{ 7*7
 }}</td>"""
@@ -20,7 +20,7 @@ VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
 class Page(HTMLParser):
-    """Elements with their attributes in order, and the texts of each kind of element."""
+    """Elements with their attributes in order, and the texts by element name."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes something else"
+        assert self.open.pop() == tag, f"</{tag}> does not match"
 
     def handle_data(self, data: str) -> None:
         for tag in set(self.open):
@@ -52,7 +52,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def html() -> str:
-    return render(build(make()))
+    return report_page(build(make()))
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,11 @@ def page(html: str) -> Page:
     return Page(html)
 
 
-def test_same_report_same_bytes(html: str) -> None:
-    assert render(build(make())) == html
+def test_page_is_deterministic(html: str) -> None:
+    assert report_page(build(make())) == html
 
 
-def test_nothing_is_loaded_from_anywhere(page: Page, html: str) -> None:
+def test_page_loads_nothing(page: Page, html: str) -> None:
     assert {"script", "link", "img", "iframe", "object", "embed", "base", "form"}.isdisjoint(
         tag for tag, _ in page.elements
     )
@@ -74,32 +74,31 @@ def test_nothing_is_loaded_from_anywhere(page: Page, html: str) -> None:
                 assert tag == "use", f"<{tag} {name}>"
                 assert (value or "").startswith("#")
     assert not re.search(r"@import|url\((?!#)", html)
-    # Names of XML vocabularies are never fetched; there is no other address on the page.
+    # Browsers do not fetch XML namespaces. The page has no other URL.
     assert set(re.findall(r"https?://[^\"'<> ]+", html)) <= {
         "http://www.w3.org/2000/svg",
         "http://www.w3.org/1999/xlink",
     }
 
 
-def test_a_policy_forbids_scripts_and_network_to_the_browser_too(page: Page) -> None:
+def test_content_security_policy_blocks_scripts_and_network(page: Page) -> None:
     policies = [a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
 
 
-def test_hostile_texts_stay_texts() -> None:
-    plain, attacked = Page(render(build(make()))), Page(render(build(make(hostile=HOSTILE))))
+def test_markup_in_the_data_is_escaped() -> None:
+    plain, attacked = Page(report_page(build(make()))), Page(report_page(build(make(hostile=HOSTILE))))
     assert "script" not in {tag for tag, _ in attacked.elements}
     assert "img" not in {tag for tag, _ in attacked.elements}
     assert attacked.count("style") == plain.count("style")
     assert not [a for _, a in attacked.elements if any(name.startswith("on") for name in a)]
     assert any(HOSTILE in text for text in attacked.texts["p"])
     assert any(HOSTILE in text for text in attacked.texts["details"])
-    # Every place that shows a data set's words had its chance: questions, titles, texts, types, reasons,
-    # examples.
+    # The data set's text is shown in many places: queries, titles, passages, types, reasons, examples.
     assert sum(text.count("alert(1)") for text in attacked.texts["body"]) > 100
 
 
-def test_one_heading_says_the_verdict_and_the_rest_are_in_order(page: Page) -> None:
+def test_heading_1_is_the_verdict_and_levels_do_not_skip(page: Page) -> None:
     headings = [int(tag[1]) for tag, _ in page.elements if re.fullmatch(r"h\d", tag)]
     assert headings.count(1) == 1
     assert headings[0] == 1
@@ -107,21 +106,21 @@ def test_one_heading_says_the_verdict_and_the_rest_are_in_order(page: Page) -> N
     assert page.texts["h1"][0].startswith("Adapted: MRR@5 rose from")
 
 
-def test_tables_have_captions_and_headers_and_scroll_in_their_own_box(page: Page) -> None:
+def test_tables_are_captioned_and_scroll_in_a_region(page: Page) -> None:
     assert page.count("table") == page.count("caption") > 6
     assert sum(a.get("class") == "scroll" for _, a in page.elements) == page.count("table")
     assert all(a.get("scope") in {"row", "col"} for tag, a in page.elements if tag == "th")
     assert all(a.get("aria-label") for _, a in page.elements if a.get("class") == "scroll")
 
 
-def test_plots_are_described_and_take_the_colours_of_the_page(page: Page, html: str) -> None:
+def test_plots_have_descriptions_and_use_page_colours(page: Page, html: str) -> None:
     plots = [a for tag, a in page.elements if tag == "svg"]
     assert len(plots) == 6
     assert all(a["role"] == "img" and len(a["aria-label"] or "") > 20 for a in plots)
     drawings = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert not any(re.search(r"#[0-9a-f]{6}\b", drawing) for drawing in drawings)
     assert not any("DejaVu" in drawing for drawing in drawings)
-    # Every variable that a plot uses is defined by the style sheet.
+    # The style sheet defines every variable that a plot uses.
     used = set(re.findall(r"var\((--[\w-]+)\)", html))
     assert all(re.search(rf"{name}:", html) for name in used)
 
@@ -145,66 +144,71 @@ def test_ids_are_unique(page: Page) -> None:
     ],
     ids=str,
 )
-def test_other_runs_have_a_page_too(change: dict[str, Any]) -> None:
+def test_page_of_other_runs(change: dict[str, Any]) -> None:
     report = build(make(**change))
-    parsed = Page(render(report))
+    parsed = Page(report_page(report))
     assert parsed.texts["h1"][0].replace("\N{MINUS SIGN}", "-").replace("\xa0", " ") == report["verdict"]
     assert not any(word in parsed.texts["body"][0] for word in ("None", "nan", "Undefined"))
 
 
-def test_page_of_a_run_that_keeps_the_base_is_honest() -> None:
-    text = Page(render(build(keeping_base(make())))).texts["body"][0]
+def test_page_of_a_run_that_keeps_the_base_model() -> None:
+    text = Page(report_page(build(with_base_chosen(make())))).texts["body"][0]
     assert "Not adapted: " in text
     assert "which was not chosen" in text
 
 
 def test_page_without_manifests() -> None:
     report = build(replace(make(), manifests={}, candidates={}, judgments={}))
-    assert "Nothing was left out." in Page(render(report)).texts["body"][0]
+    assert "No records were dropped." in Page(report_page(report)).texts["body"][0]
 
 
-def test_a_language_models_judging_has_its_table_and_the_answer_keys_has_rows_among_others() -> None:
+def test_judging_table_of_llm_and_rows_of_labels() -> None:
     llm = {"kind": "llm", "model": "a-model", "prompt": "medical"}
-    page = Page(render(build(make(judge=llm))))
+    page = Page(report_page(build(make(judge=llm))))
     rows, text = page.texts["tr"], " ".join(page.texts["body"][0].split())
-    assert "Judging by a-model, prompt medical: 632 pairs asked in" in text
-    for row in ("pairs judged356356", "of them known before4040", "of them from the cache60%60%", "missing44"):
+    assert "Judging by a-model, prompt medical: 632 pairs requested in" in text
+    for row in (
+        "judged pairs356356",
+        "of these, cached judgments4040",
+        "of these, in the prefix cache60%60%",
+        "missing44",
+    ):
         assert row in rows
-    assert "It was asked for one token that is held to the four grades, with their probabilities where the" in text
-    assert "5.672 dollars an hour (AWS on-demand price" in text
-    page = Page(render(build(make())))
-    assert {"judged pairs300300", "skipped6060", "not chosen8080"} <= set(page.texts["tr"])
-    for word in ("dollars", "prompt tokens", "known before", "a second"):
+    assert "Decoding: one token constrained to the four grades, with their probabilities if the server" in text
+    assert "5.672 dollars per hour (AWS on-demand price" in text
+    page = Page(report_page(build(make())))
+    assert {"judged pairs300300", "skipped6060", "not selected8080"} <= set(page.texts["tr"])
+    for word in ("dollars", "prompt tokens", "cached judgments", "per second"):
         assert word not in page.texts["body"][0]
-    assert "missing00" not in page.texts["tr"], "what there is none of has no row"
+    assert "missing00" not in page.texts["tr"], "a count of zero has no row"
 
 
-def test_speed_and_grades_over_time_are_drawn_where_a_language_model_judged_long_enough() -> None:
+def test_speed_and_grades_over_time_of_long_llm_judging() -> None:
     llm = {"kind": "llm", "model": "a-model"}
     report = build(with_timelines(make(judge=llm, iterations=3), changed=3))
-    html = render(report)
-    assert render(report) == html
+    html = report_page(report)
+    assert report_page(report) == html
     page = Page(html)
-    pace, drift = [a["aria-label"] or "" for tag, a in page.elements if tag == "svg"][-2:]
-    assert pace.startswith("Pairs judged a second over time, least and most. iteration 1: 0.0 to ")
-    assert [drift.count(f"iteration {number}: grade 1 ") for number in (1, 2, 3)] == [1, 1, 1]
-    drawings = dict(re.findall(r'(?s)<g id="(pace|drift)-figure_1">(.*?)</svg>', html))
-    dashed = drawings["drift"].count("stroke-dasharray")
-    assert dashed == 8, "four grades in each iteration but the first"
-    assert all(f"var(--g{grade})" in drawings["drift"] for grade in (1, 2, 3, 4))
+    speed, shares = [a["aria-label"] or "" for tag, a in page.elements if tag == "svg"][-2:]
+    assert speed.startswith("Pairs judged per second over time, range. iteration 1: 0.0 to ")
+    assert [shares.count(f"iteration {number}: grade 1 ") for number in (1, 2, 3)] == [1, 1, 1]
+    drawings = dict(re.findall(r'(?s)<g id="(judging_speed|judging_grades)-figure_1">(.*?)</svg>', html))
+    dashed = drawings["judging_grades"].count("stroke-dasharray")
+    assert dashed == 8, "four grades in each iteration except the first"
+    assert all(f"var(--g{grade})" in drawings["judging_grades"] for grade in (1, 2, 3, 4))
     assert set(re.findall(r"var\((--[\w-]+)\)", html)) <= set(re.findall(r"(--[\w-]+):", html))
-    (said,) = (text for text in page.texts["figure"] if "changed most" in text)
-    assert "among the pairs that were new in each, the share of grade 1 changed most: from 4" in said
-    assert "in iteration 2 to 3" in said
-    short = render(build(with_timelines(make(judge=llm, iterations=1), pairs=40)))
-    assert "Grades over time" not in short, "80 pairs make two slices: nothing to see"
+    (caption,) = (text for text in page.texts["figure"] if "Largest change" in text)
+    assert "among newly judged pairs: the share of grade 1 went from 4" in caption
+    assert "in iteration 2 to 3" in caption
+    short = report_page(build(with_timelines(make(judge=llm, iterations=1), pairs=40)))
+    assert "Grades over time" not in short, "80 pairs fill only two slices"
     for iterations in (1, 7):
         other = build(with_timelines(make(judge=llm, iterations=iterations), pairs=200))
-        assert Page(render(other)).count("svg") == 8
+        assert Page(report_page(other)).count("svg") == 8
 
 
-def test_the_names_of_model_and_prompt_stay_texts() -> None:
+def test_markup_in_model_and_prompt_names_is_escaped() -> None:
     llm = {"kind": "llm", "model": HOSTILE, "prompt": HOSTILE}
-    attacked = Page(render(build(make(judge=llm))))
+    attacked = Page(report_page(build(make(judge=llm))))
     assert "script" not in {tag for tag, _ in attacked.elements}
     assert any(HOSTILE in text for text in attacked.texts["caption"])

@@ -1,4 +1,4 @@
-"""The model card of what a run hands over: what sentence-transformers' users know, and judge, mining and split."""
+"""The model card of the chosen model: usage, metrics, training settings, judge and data split."""
 
 import re
 from collections import Counter
@@ -27,33 +27,31 @@ def write(
     model: "SentenceTransformer",
     base: Path,
 ) -> None:
-    """Write README.md into the model folder.
+    """Write the model card to ``README.md`` in the model folder.
 
     Args:
-        report: the run's report, as ``pyrite.report.data.build`` makes it.
-        queries: QUERIES, all splits.
+        report: the run's report, as returned by ``pyrite.report.data.build``.
+        queries: QUERIES table with all splits.
         judges: fingerprints of the judges whose grades the run used.
-        model: what ``folder`` holds, loaded.
+        model: the loaded model of ``folder``.
         base: folder of the base model.
     """
     counts = Counter(queries["split"].to_pylist())
     split, unseen = _held_out(report["data"], queries)
-    judge = f"{spec.judge.kind}, fingerprint {', '.join(sorted(judges))}"
-    if spec.judge.kind == "llm":
-        judge = f"{spec.judge.model}, prompt {spec.judge.prompt}, fingerprint {', '.join(sorted(judges))}"
+    judge = f"{spec.judge.model}, prompt {spec.judge.prompt}" if spec.judge.kind == "llm" else spec.judge.kind
     licence = _licence(base)
     facts = {
         "dimensions": model.get_embedding_dimension(),
         "maximum sequence length": f"{model.max_seq_length} tokens",
         "similarity function": model.similarity_fn_name,
-        "prompt of queries": _quoted(model.prompts.get("query")),
-        "prompt of passages": _quoted(model.prompts.get("document")),
+        "query prompt": _quoted(model.prompts.get("query")),
+        "passage prompt": _quoted(model.prompts.get("document")),
         "base model": f"{spec.model.base}, revision {spec.model.revision or 'not pinned'}",
-        "licence": f"{licence}, as the base model's card says"
+        "licence": f"{licence} (from the base model's card)"
         if licence
-        else "the base model's, whose card names none",
-        "chosen": f"{report['chosen']}, on validation",
-        "judge": judge,
+        else "that of the base model, which its card does not name",
+        "chosen candidate": f"{report['chosen']}, by validation score",
+        "judge": f"{judge}, fingerprint {', '.join(sorted(judges))}",
         "mining": f"rule {spec.mine.rule}, {spec.mine.num_negatives} negatives per example",
         "training examples": "; ".join(
             f"{row['examples']:,} in iteration {row['iteration']}" for row in report["loss"]
@@ -68,13 +66,13 @@ def write(
         "seed": spec.seed,
         "versions": ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
     }
-    environment = Environment(  # Markdown, not HTML: no escaping
+    environment = Environment(  # Markdown, so no HTML escaping
         loader=PackageLoader("pyrite", "report"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    text = environment.get_template("card.md.j2").render(
+    text = environment.get_template("model_card.md.j2").render(
         report=report,
         facts=facts,
         metrics=list(METRICS),
@@ -86,13 +84,13 @@ def write(
 
 
 def _held_out(data: dict[str, Any], queries: pa.Table) -> tuple[str, str]:
-    """How the queries were split, and what may be said of those of test: no more than the data bears out."""
-    how = "as the data set assigns it" if data["splits_given"] else "by topic"
+    """How the queries were split, and a description of the test queries that is true for this data set."""
+    split = "as given by the data set" if data["splits_given"] else "by topic"
     if all(queries["topic"].to_pylist()) and not data["shared_topics"]:
-        return how, " of topics that training never saw"
+        return split, " of topics that are not in the training split"
     if data["splits_given"]:
-        return how, " that training never saw, some perhaps of topics that it did see"
-    return "by question, for not all have a topic", " that training never saw, some perhaps of subjects that it did see"
+        return split, " that are not in the training split; their topics may be"
+    return "by query, because some have no topic", " that are not in the training split; their subjects may be"
 
 
 def _quoted(prompt: str | None) -> str:
@@ -100,21 +98,21 @@ def _quoted(prompt: str | None) -> str:
 
 
 def _hub_id(base: str) -> str | None:
-    """What the hub calls the base model: its own page links to this one. None where it is a folder."""
+    """The base model's id on the Hugging Face Hub, whose page then links to this model. None for a folder."""
     if base == BUILTIN:
         return "sentence-transformers/all-MiniLM-L6-v2"
     return base if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base) and not Path(base).exists() else None
 
 
 def _licence(base: Path) -> str | None:
-    """What the front matter of the base model's own card says."""
+    """The licence in the front matter of the base model's card."""
     card = base / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     if not text.startswith("---\n"):
         return None
     try:
-        told = yaml.safe_load(text[4:].partition("\n---")[0])
+        front_matter = yaml.safe_load(text[4:].partition("\n---")[0])
     except yaml.YAMLError:
         return None
-    licence = told.get("license") if isinstance(told, dict) else None
+    licence = front_matter.get("license") if isinstance(front_matter, dict) else None
     return licence if isinstance(licence, str) else None

@@ -1,6 +1,7 @@
-"""What went in and what it took: the data, the settings, the steps, the versions and the machine."""
+"""What produced a result: the data set, the settings, the steps and their time, the versions and the machine."""
 
 import json
+from collections import Counter
 from datetime import datetime
 from typing import Any
 
@@ -11,81 +12,81 @@ from pyrite.report.judging import at_work
 from pyrite.spec import RunSpec
 
 SPLITS = ("train", "val", "test")
-#: Examples shown of what was left out, per reason.
+#: Examples of dropped records that the report shows per reason.
 DROPPED_EXAMPLES = 3
 
 
-def data(
+def dataset(
     prepare: dict[str, Any], base: dict[str, Any], passages: pa.Table, queries: pa.Table, qrels: pa.Table
 ) -> dict[str, Any]:
-    """The corpus and its splits from the tables, with what only prepare and the base model's scoring know."""
-    told: dict[str, Any] = prepare.get("summary") or {}
+    """The corpus and its splits. ``prepare`` and ``base`` are the manifests of prepare and of the base validation."""
+    summary: dict[str, Any] = prepare.get("summary") or {}
     columns = (queries.column(name).to_pylist() for name in ("query_id", "split", "topic"))
     rows = list(zip(*columns, strict=True))
-    relevant: dict[str, int] = {}
-    for query in qrels.column("query_id").to_pylist():
-        relevant[query] = relevant.get(query, 0) + 1
+    relevant = Counter(qrels.column("query_id").to_pylist())
     splits = []
     for split in SPLITS:
-        ids = [query for query, of, _ in rows if of == split]
+        ids = [query for query, query_split, _ in rows if query_split == split]
         splits.append(
             {
                 "split": split,
                 "queries": len(ids),
-                "topics": len({topic for _, of, topic in rows if of == split and topic}),
-                "relevant_per_query": sum(relevant.get(q, 0) for q in ids) / len(ids) if ids else None,
+                "topics": len({topic for _, query_split, topic in rows if query_split == split and topic}),
+                "relevant_per_query": sum(relevant[query] for query in ids) / len(ids) if ids else None,
             }
         )
-    sides: dict[str, set[str]] = {}
+    splits_of_topic: dict[str, set[str]] = {}
     for _, split, topic in rows:
-        sides.setdefault(topic, set()).add(split)
+        splits_of_topic.setdefault(topic, set()).add(split)
     lengths = [len(text) for text in passages.column("text").to_pylist()]
     return {
-        "documents": told.get("documents"),
+        "documents": summary.get("documents"),
         "passages": passages.num_rows,
-        "merged": told.get("merged_passages"),
+        "merged": summary.get("merged_passages"),
         "median_chars": float(np.median(lengths)) if lengths else None,
         "splits": splits,
-        "splits_given": bool(told.get("splits_given")),
-        "shared_topics": sum(len(of) > 1 for topic, of in sides.items() if topic),
-        "dropped": _dropped(told.get("dropped") or {}, told.get("dropped_examples") or {}),
-        "notes": [*(told.get("notes") or []), *_cut(base, passages.num_rows)],
+        "splits_given": bool(summary.get("splits_given")),
+        "shared_topics": sum(len(found) > 1 for topic, found in splits_of_topic.items() if topic),
+        "dropped": _dropped(summary.get("dropped") or {}, summary.get("dropped_examples") or {}),
+        "notes": [*(summary.get("notes") or []), *_truncation_note(base, passages.num_rows)],
     }
 
 
-def _cut(base: dict[str, Any], passages: int) -> list[str]:
-    cut = (base.get("summary") or {}).get("cut_passages")
-    return [f"{cut:,} of {passages:,} passages are longer than the model's window and are cut there."] if cut else []
+def _truncation_note(base: dict[str, Any], passages: int) -> list[str]:
+    count = (base.get("summary") or {}).get("cut_passages")
+    if not count:
+        return []
+    return [f"{count:,} of {passages:,} passages exceed the model's maximum sequence length and are truncated."]
 
 
-def _dropped(told: dict[str, int], examples: dict[str, list[str]]) -> list[dict[str, Any]]:
+def _dropped(counts: dict[str, int], examples: dict[str, list[str]]) -> list[dict[str, Any]]:
     """Reasons with counts and a few examples, the most frequent first."""
     rows = [
         {"reason": reason, "count": count, "examples": examples.get(reason, [])[:DROPPED_EXAMPLES]}
-        for reason, count in told.items()
+        for reason, count in counts.items()
     ]
     return sorted(rows, key=lambda row: (-row["count"], row["reason"]))
 
 
-def counts(summary: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """Every number in a summary by its dotted path; texts and lists (examples, histories) are left aside."""
+def numbers(summary: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Every number in a summary by its dotted path. Texts and lists are skipped."""
     found: dict[str, float] = {}
     for key, value in summary.items():
         if isinstance(value, dict):
-            found |= counts(value, f"{prefix}{key}.")
+            found |= numbers(value, f"{prefix}{key}.")
         elif isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value):
             found[f"{prefix}{key}"] = value
     return found
 
 
 def settings(spec: RunSpec) -> dict[str, Any]:
-    """Every setting by its dotted path: the ones that differ from the default first, then all."""
-    values = _flat(spec.model_dump(mode="json", by_alias=True))
-    plain = RunSpec.model_validate({"name": spec.name, "source": spec.source})
-    dumped = plain.model_dump(mode="json", by_alias=True)
+    """Every setting by its dotted path: ``changed`` from the default, and ``all``."""
+    values = _flatten(spec.model_dump(mode="json", by_alias=True))
+    minimal = RunSpec.model_validate({"name": spec.name, "source": spec.source})
+    dumped = minimal.model_dump(mode="json", by_alias=True)
     fields = type(spec.source).model_fields.items()
-    dumped["source"] = {name: of.default for name, of in fields if not of.is_required() and name != "kind"}
-    defaults = _flat(dumped)
+    dumped["source"] = {name: field.default for name, field in fields if not field.is_required() and name != "kind"}
+    defaults = _flatten(dumped)
     changed = [
         {"path": path, "value": value, "default": defaults.get(path)}
         for path, value in values.items()
@@ -94,21 +95,21 @@ def settings(spec: RunSpec) -> dict[str, Any]:
     return {"changed": changed, "all": values}
 
 
-def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def _flatten(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
     for key, value in section.items():
         if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
+            found |= _flatten(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return found
 
 
 def steps(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What each step took. A step done in shards (judge-1.0, judge-1.1, ...) is one row.
+    """Time and output of each step. The shards of a step (judge-1.0, judge-1.1, ...) form one row.
 
-    ``seconds`` is work, summed over shards; in ``taken``, shards that were at work at once count once; ``wall`` is from
-    the first start to the last finish.
+    ``seconds`` is the sum over shards. ``taken`` counts time in which shards ran concurrently once. ``wall`` is the
+    time from the first start to the last finish.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for name, manifest in manifests.items():
@@ -154,11 +155,9 @@ def _time(iso: str) -> datetime:
 
 
 def merged(manifests: dict[str, dict[str, Any]], key: str) -> dict[str, str]:
-    """What all steps say of their versions or machine; where they differ, each value once."""
+    """The ``key`` section (versions or machine) of all manifests; distinct values are joined by commas."""
     found: dict[str, list[str]] = {}
     for manifest in manifests.values():
-        for name, value in _flat(manifest.get(key) or {}).items():
-            values = found.setdefault(name, [])
-            if value not in values:
-                values.append(value)
-    return {name: ", ".join(values) for name, values in sorted(found.items())}
+        for name, value in _flatten(manifest.get(key) or {}).items():
+            found.setdefault(name, []).append(value)
+    return {name: ", ".join(dict.fromkeys(values)) for name, values in sorted(found.items())}

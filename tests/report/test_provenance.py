@@ -1,0 +1,36 @@
+"""Settings, steps and data set of a report."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+
+from pyrite.report.data import build
+from report.report_factory import make
+
+
+def test_settings_show_changes_from_the_defaults() -> None:
+    changed = {row["path"]: row for row in build(make())["settings"]["changed"]}
+    assert changed["finetune.learning_rate"]["value"] == "0.0003"
+    assert changed["finetune.learning_rate"]["default"] == "0.0001"
+    assert changed["source.collections"]["value"] == '["NIDDK", "NINDS"]'
+    assert changed["evaluate.retention.max_loss"]["default"] is None
+    assert "finetune.epochs" not in changed
+    assert "finetune.epochs" in build(make())["settings"]["all"]
+
+
+def test_shards_are_one_step_and_dropped_records_have_examples() -> None:
+    report = build(make())
+    judge = next(row for row in report["steps"]["rows"] if row["step"] == "judge-1")
+    assert (judge["shards"], judge["seconds"]) == (2, 3.0)
+    assert report["steps"]["finished"] == "2026-11-22T20:11:55+00:00"
+    assert report["data"]["dropped"][0]["count"] == 31
+    assert report["data"]["dropped"][0]["examples"][0] == "00000.xml#0"
+    assert report["data"]["shared_topics"] == 0
+    assert report["mining"][0]["mined"]["without.no relevant candidate"] == 21
+    assert len(report["loss"][0]["points"]) == 56
+
+
+def test_topics_in_two_splits_are_counted() -> None:
+    inputs = make()
+    leaking = inputs.queries.set_column(2, "topic", pa.array(["same"] * inputs.queries.num_rows, type=pa.string()))
+    assert build(replace(inputs, queries=leaking))["data"]["shared_topics"] == 1
