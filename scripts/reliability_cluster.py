@@ -99,8 +99,8 @@ def _scale(row: Row) -> str:
     lines = [
         "\n## Many shards, many runs\n\n",
         "The controller's own metrics, over half a minute each. A sync starts 3 s after the last one ended. It lists "
-        "the runs.\nIf a run has not ended, it also lists the Jobs, and the pods of each run with a Job: three calls for "
-        "one run.\n\n"
+        "the runs.\nIf a run has not ended, it also lists the Jobs, and the pods of each run with a Job: three calls "
+        "for one run.\n\n"
         "These runs and shards do no work. The finished runs never ran: the test wrote their status. At most 20 of the "
         "500 shards\nhave a pod at once, and no node fits these pods.\n\n",
         "| | seconds per sync | API calls per minute |\n| --- | --: | --: |\n",
@@ -110,8 +110,9 @@ def _scale(row: Row) -> str:
         lines.append(f"| {name} | {figures['seconds per sync']:.2f} | {figures['calls per minute']:.0f} |\n")
     time, calls = (row["wide"][name] / row["empty"][name] for name in ("seconds per sync", "calls per minute"))
     lines.append(
-        f"\nFrom the first row to the last, a sync takes {time:.1f} times as long, with {calls:.1f} times as many calls. "
-        "The calls are\nthose of one active run with any number of shards. The time grows with the size of the lists.\n"
+        f"\nFrom the first row to the last, a sync takes {time:.1f} times as long, with {calls:.1f} times the "
+        "calls. The calls\nare those of one active run with any number of shards. The time grows with the size of the "
+        "lists.\n"
     )
     return "".join(lines)
 
