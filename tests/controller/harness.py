@@ -48,7 +48,7 @@ class Harness:
         except ControllerKilled:
             assert kill_after is not None
         self.cluster.kill_after = None
-        assert self.cluster.violations == []
+        assert not self.cluster.violations, self.cluster.violations
 
     def finish_steps(self, name: str, before: str) -> None:
         """Finish the run's steps up to the first one of stage ``before``."""
@@ -73,7 +73,7 @@ class Harness:
         self.cluster.remove_deleted()
         for job in self.cluster.unfinished():
             self.cluster.complete(job)
-        assert self.cluster.violations == []
+        assert not self.cluster.violations, self.cluster.violations
 
     def run_to_end(self, max_syncs: int = 400) -> None:
         """Advance without faults until all runs have ended."""

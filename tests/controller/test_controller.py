@@ -86,7 +86,7 @@ class OneController(RuleBasedStateMachine):
     @invariant()
     def no_violations(self) -> None:
         """Never two Jobs of a run, no GPU Job while the server is up, no judging without a server."""
-        assert self.cluster.violations == []
+        assert not self.cluster.violations, self.cluster.violations
 
     def teardown(self) -> None:
         for run in self.cluster.resources:

@@ -12,7 +12,7 @@ from controller.fake_cluster import FakeCluster, FakeStore
 from controller.harness import JOBS
 from pyrite import metrics
 from pyrite.controller.controller import Controller
-from pyrite.controller.metrics import Exporter, of_run
+from pyrite.controller.metrics import Exporter, run_samples
 from pyrite.controller.observed import Job, Stored
 from pyrite.controller.settings import CostSettings, Settings, load
 from pyrite.plan import StepState, chain
@@ -48,7 +48,7 @@ def exported(found: Stored | None, *jobs: Job, now: datetime = AT) -> dict[str, 
     """The samples of a run as a scrape shows them: name{label values} and value."""
     cluster = FakeCluster(FakeStore())
     cluster.add("r", {"source": {"kind": "sample"}, "iterations": 2, "judge": {"shards": 2}})
-    samples = of_run(cluster.run("r"), found, jobs, False, COST, now)
+    samples = run_samples(cluster.run("r"), found, jobs, False, COST, now)
     return {f"{metric.name}{{{','.join(labels)}}}": float(value) for metric, labels, value in samples}
 
 

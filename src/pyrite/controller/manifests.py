@@ -139,7 +139,7 @@ def _arguments(arguments: list[str], iteration: int | None) -> list[str]:
 
 
 def _judge_key_env(run: TrainingRun, stage: str, settings: Settings) -> list[dict[str, Any]]:
-    """The judge's API key, only for the chart's own servers: a run's author could send it to a server of theirs."""
+    """The judge's API key, only for the chart's own servers: else a run could send it to any server."""
     assert run.spec is not None
     secret, urls = settings.judge.key_secret, servers(settings.judge.urls)
     if not secret or stage not in LLM_STAGES or not set(run.spec.resources.judge_urls) <= set(urls):

@@ -36,9 +36,9 @@ class Exporter:
             if run.name in snapshot.stored:
                 self._stored[run.uid] = snapshot.stored[run.name]
         self._read_next(snapshot.runs, now)
-        samples = [*of_cluster(snapshot.runs, snapshot.server)]
+        samples = [*cluster_samples(snapshot.runs, snapshot.server)]
         for run in snapshot.runs:
-            samples += self._of_run(run, snapshot, now)
+            samples += self._samples(run, snapshot, now)
         metrics.SHOWN.replace(samples)
 
     def _read_next(self, runs: Sequence[TrainingRun], now: datetime) -> None:
@@ -52,14 +52,14 @@ class Exporter:
             except PyriteError as error:
                 self._unreadable(missing, error, now)
 
-    def _of_run(self, run: TrainingRun, snapshot: Snapshot, now: datetime) -> list[Sample]:
+    def _samples(self, run: TrainingRun, snapshot: Snapshot, now: datetime) -> list[Sample]:
         """All samples of a run, or only those of its status if its manifests cannot be used."""
         inputs = snapshot.jobs.get(run.name, ()), run.name in snapshot.queued, snapshot.settings.cost, now
         try:
-            return [*of_run(run, self._stored.get(run.uid), *inputs)]
+            return [*run_samples(run, self._stored.get(run.uid), *inputs)]
         except Exception as error:
             self._unreadable(run, error, now)
-            return [*of_run(run, None, *inputs)]
+            return [*run_samples(run, None, *inputs)]
 
     def _unreadable(self, run: TrainingRun, error: Exception, now: datetime) -> None:
         metrics.CONTROLLER_ERRORS.labels("unreadable").inc()
@@ -68,7 +68,7 @@ class Exporter:
         self._retry_at[run.uid] = now + _RETRY_DELAY
 
 
-def of_cluster(runs: Sequence[TrainingRun], server: Server | None) -> Iterator[Sample]:
+def cluster_samples(runs: Sequence[TrainingRun], server: Server | None) -> Iterator[Sample]:
     """Samples that belong to no single run."""
     phases = Counter(run.status.phase for run in runs)
     for phase in get_args(Phase):
@@ -79,11 +79,11 @@ def of_cluster(runs: Sequence[TrainingRun], server: Server | None) -> Iterator[S
         yield Sample(metrics.SERVERS, ("ready",), server.ready)
 
 
-def of_run(
+def run_samples(
     run: TrainingRun, stored: Stored | None, jobs: Sequence[Job], queued: bool, cost: CostSettings, now: datetime
 ) -> Iterator[Sample]:
     """Samples of one run; ``stored`` is None if its steps were not read yet, or cannot be used."""
-    yield from _of_status(run)
+    yield from _status_samples(run)
     yield Sample(metrics.RUN_QUEUED, (run.name,), queued)
     if stored is None or run.spec is None:
         return
@@ -96,7 +96,7 @@ def of_run(
             yield Sample(metrics.RUN_BUDGET, (run.name,), cost.budget_dollars)
 
 
-def _of_status(run: TrainingRun) -> Iterator[Sample]:
+def _status_samples(run: TrainingRun) -> Iterator[Sample]:
     status = run.status
     for phase in get_args(Phase):
         yield Sample(metrics.RUN_PHASE, (run.name, phase), status.phase == phase)

@@ -89,7 +89,7 @@ def conditions(before: Status, status: Status, problem: str, run: TrainingRun, n
         (
             "Degraded",
             bool(failed or problem),
-            "Failed" if failed else "Stuck" if problem else "Well",
+            "Failed" if failed else "Stuck" if problem else "Healthy",
             failed or problem,
         ),
         ("TargetReached", status.gate_passed, "Evaluated" if complete else "NotEvaluated", ""),
