@@ -56,6 +56,9 @@ class Release:
     def __init__(self, namespace: str, store: dict[str, str], values: Object):
         self.namespace, self.environment = namespace, store
         self.url = f"s3://pyrite/{namespace}"
+        # helm does not upgrade a CRD that an earlier test installed.
+        options = ("--server-side", "--force-conflicts", "--field-manager=helm")
+        kubectl("apply", *options, "-f", str(CHART / "crds"))
         kubectl("create", "namespace", namespace)
         kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
         keys = [f"--from-literal={name}={store[name]}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
