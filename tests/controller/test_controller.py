@@ -121,12 +121,12 @@ STEPS = settings(max_examples=25, stateful_step_count=30, deadline=None)
 
 
 def test_runs_end_well_whatever_happens(chart: Settings) -> None:
-    run_state_machine_as_test(lambda: OneController(chart), settings=STEPS)
+    run_state_machine_as_test(lambda: OneController(chart), settings=STEPS)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
 def test_two_controllers_do_no_harm(chart: Settings) -> None:
-    run_state_machine_as_test(lambda: TwoControllers(chart), settings=STEPS)
+    run_state_machine_as_test(lambda: TwoControllers(chart), settings=STEPS)  # type: ignore[arg-type]
 
 
 def assert_ends_well(harness: Harness) -> None:
@@ -173,7 +173,7 @@ def test_two_controllers_do_not_deadlock_on_gpus(chart: Settings) -> None:
 
 def test_status_shows_each_step_and_the_result(chart: Settings) -> None:
     harness = Harness(chart, small=LABELS)
-    history = []
+    history: list[tuple[str, str]] = []
     for _ in range(60):
         harness.sync()
         status = harness.status("small")
