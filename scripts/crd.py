@@ -1,4 +1,4 @@
-"""Write charts/pyrite/crds/trainingruns.yaml from the RunSpec; with --check, say whether it is in step."""
+"""Write charts/pyrite/crds/trainingruns.yaml from the RunSpec. With --check, only report whether it is up to date."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ def main() -> int:
     if "--check" in sys.argv[1:]:
         if TARGET.is_file() and TARGET.read_text(encoding="utf-8") == text:
             return 0
-        print(f"{TARGET.name} is not what the RunSpec says; `make docs` writes it anew", file=sys.stderr)
+        print(f"{TARGET.name} does not match the RunSpec; run `make docs`", file=sys.stderr)
         return 1
     TARGET.parent.mkdir(parents=True, exist_ok=True)
     TARGET.write_text(text, encoding="utf-8")

@@ -1,6 +1,6 @@
-"""A Kubernetes API in memory, for thousands of turns with a fault at any call; tests/real has the real one.
+"""An in-memory Kubernetes API for thousands of syncs, with a failure at any call. tests/real has the real API.
 
-It knows what the controller asks: runs, Jobs, pods, one StatefulSet. Jobs end when the test says so.
+It has what the controller uses: runs, Jobs, pods and one StatefulSet. Jobs end when a test ends them.
 """
 
 import copy
@@ -11,8 +11,10 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import yaml
+
 from pyrite.controller.api import JOB_LABEL
-from pyrite.controller.manifests import ASKING, RUN_LABEL, needs_gpu
+from pyrite.controller.manifests import ITERATION_LABEL, LLM_STAGES, RUN_CONFIG_LABEL, RUN_LABEL, STAGE_LABEL, needs_gpu
 from pyrite.controller.resource import TrainingRun, parse
 from pyrite.plan import STAGES, Step, survey
 from pyrite.spec import RunSpec
@@ -21,25 +23,16 @@ Object = dict[str, Any]
 
 
 def now() -> str:
-    """The time as Kubernetes writes it: the loop asks the real clock how long something has waited."""
+    """A Kubernetes timestamp. The controller compares timestamps with the real clock."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class CutOff(BaseException):
-    """The controller died in the middle of a turn."""
+class ControllerKilled(BaseException):
+    """The controller died during a sync. Not an Exception, because the controller handles those."""
 
 
-class Broken(BaseException):
-    """The controller did what it must never do; no Exception, for it would go on after one."""
-
-
-def must(holds: object, words: str) -> None:
-    if not holds:
-        raise Broken(words)
-
-
-class SmallStore:
-    """The manifests of runs, as the real store gives them to a reader."""
+class FakeStore:
+    """The manifests of runs, with the read methods of a Store."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -57,25 +50,27 @@ class SmallStore:
         found = [json.loads(self.files[key]) for key in self.keys(f"runs/{run}/steps")]
         return {manifest["step"]: manifest for manifest in found}
 
-    def finish(self, spec: RunSpec, steps: Sequence[Step]) -> None:
-        """What workers do: the manifests of steps whose parents are done, with digests that only workers know."""
-        outside = {name: f"the {name}" for stage in STAGES.values() for name in stage.external}
-        for state in survey(spec, self.manifests(spec.name), outside):
-            if state.step in steps:
-                digest = hashlib.sha256(str(state.key).encode()).hexdigest()
-                assert state.state != "waiting", f"{state.step.label} was begun before what it comes after"
-                manifest = {
-                    "step": state.step.name,
-                    "key": state.key,
-                    "external": {name: outside[name] for name in STAGES[state.step.stage].external},
-                    "inputs": dict(state.inputs or {}),
-                    "settings": {},
-                    "outputs": [{"key": state.step.name, "sha256": digest}],
-                    "summary": _summary(state.step),
-                    "started": "2026-11-23T08:00:00+00:00",
-                    "finished": "2026-11-23T08:30:00+00:00",
-                }
-                self.files[f"runs/{spec.name}/steps/{state.step.name}.json"] = json.dumps(manifest).encode()
+    def finish(self, spec: RunSpec, steps: Sequence[Step]) -> bool:
+        """Write the steps' manifests as workers do, with external digests; False if a step lacks its inputs."""
+        external = {name: f"the {name}" for stage in STAGES.values() for name in stage.external}
+        states = [state for state in survey(spec, self.manifests(spec.name), external) if state.step in steps]
+        if any(state.state == "waiting" for state in states):
+            return False
+        for state in states:
+            digest = hashlib.sha256(str(state.key).encode()).hexdigest()
+            manifest = {
+                "step": state.step.name,
+                "key": state.key,
+                "external": {name: external[name] for name in STAGES[state.step.stage].external},
+                "inputs": dict(state.inputs or {}),
+                "settings": {},
+                "outputs": [{"key": state.step.name, "sha256": digest}],
+                "summary": _summary(state.step),
+                "started": "2026-11-23T08:00:00+00:00",
+                "finished": "2026-11-23T08:30:00+00:00",
+            }
+            self.files[f"runs/{spec.name}/steps/{state.step.name}.json"] = json.dumps(manifest).encode()
+        return True
 
 
 def _summary(step: Step) -> Object:
@@ -88,24 +83,27 @@ def _summary(step: Step) -> Object:
 
 
 class FakeCluster:
-    """The calls of ``pyrite.controller.api.Cluster``. ``die_after`` makes a later call fail.
+    """The methods of ``pyrite.controller.api.Cluster``, in memory.
 
-    ``alone``: one controller serves it, so that at no time two Jobs of a run, or a Job and the server, want the same.
+    ``violations`` lists what the controller must never do. Two controllers may do some of it for a moment, so those
+    rules are checked only with ``single_controller``.
     """
 
-    def __init__(self, store: SmallStore, alone: bool = True) -> None:
-        self._store, self._alone = store, alone
+    def __init__(self, store: FakeStore, single_controller: bool = True) -> None:
+        self._store, self._single_controller = store, single_controller
         self._versions = itertools.count(1)
+        self.violations: list[str] = []
         self.resources: dict[str, Object] = {}
-        self.made: dict[str, Object] = {}
-        self.described: dict[str, Object] = {}
+        self.created_jobs: dict[str, Object] = {}
+        self.run_configs: dict[str, Object] = {}
         self.replicas = self.present = 0
-        self.die_after: int | None = None
-        self.pods_seen: list[Object] = []
-        self.server_pods_seen: list[Object] = []
-        self.events_seen: dict[str, list[Object]] = {}
-        #: What the API server answers to the creation of a run's Job, or to an Event.
-        self.refuses: dict[str, Exception] = {}
+        #: Calls until the controller is killed.
+        self.kill_after: int | None = None
+        self.pod_list: list[Object] = []
+        self.server_pod_list: list[Object] = []
+        self.event_lists: dict[str, list[Object]] = {}
+        #: Errors at the creation of a Job, by its run, or of an Event ("event").
+        self.errors: dict[str, Exception] = {}
         self.calls = 0
 
     def add(self, name: str, spec: Object) -> None:
@@ -126,45 +124,56 @@ class FakeCluster:
     def unfinished(self, name: str | None = None) -> list[Object]:
         return [
             job
-            for job in self.made.values()
+            for job in self.created_jobs.values()
             if not job["status"].get("conditions") and name in (None, job["metadata"]["labels"][RUN_LABEL])
         ]
 
-    def end(self, job: Object, kind: str) -> None:
+    def end(self, job: Object, condition: str) -> None:
         job["status"]["conditions"] = [
-            {"type": kind, "status": "True", "reason": "Test", "message": "as the test says"}
+            {"type": condition, "status": "True", "reason": "Test", "message": "by the test"}
         ]
 
     def complete(self, job: Object) -> None:
-        """Its pods do their work, if they have a node and somebody to ask."""
-        if (needs_gpu(job) and self.present) or (self._asks(job) and not min(self.present, self.replicas)):
+        """The Job's pods finish its steps, if they can be scheduled and a judge is ready."""
+        if (needs_gpu(job) and self.present) or (self._needs_server(job) and not min(self.present, self.replicas)):
             return
         labels = job["metadata"]["labels"]
-        spec = self.run(labels[RUN_LABEL]).spec
-        assert spec is not None
-        iteration = labels.get("pyrite.dev/iteration")
+        iteration = labels.get(ITERATION_LABEL)
         number = None if iteration is None else int(iteration)
         indexed = job["spec"].get("completionMode") == "Indexed"
         shards = range(job["spec"]["completions"]) if indexed else [None]
-        self._store.finish(spec, [Step(labels["pyrite.dev/stage"], number, shard) for shard in shards])
-        self.end(job, "Complete")
+        if self._store.finish(self._spec(job), [Step(labels[STAGE_LABEL], number, shard) for shard in shards]):
+            self.end(job, "Complete")
+        else:
+            self.violations.append(f"{job['metadata']['name']} was started before its inputs were ready")
+            self.end(job, "Failed")
 
-    def reap(self) -> None:
-        """Pods that were told to stop are gone, and with them their Jobs."""
-        self.made = {name: job for name, job in self.made.items() if "deletionTimestamp" not in job["metadata"]}
+    def _spec(self, job: Object) -> RunSpec:
+        """The spec that the Job's pods mount: the run may have been edited since."""
+        config = self.run_configs[job["metadata"]["labels"][RUN_CONFIG_LABEL]]
+        return RunSpec.model_validate(yaml.safe_load(config["data"]["run.yaml"]))
 
-    def settle(self) -> None:
-        """The StatefulSet's pods come or go."""
+    def remove_deleted(self) -> None:
+        """The pods of deleted Jobs end, and the Jobs are gone."""
+        jobs = self.created_jobs.items()
+        self.created_jobs = {name: job for name, job in jobs if "deletionTimestamp" not in job["metadata"]}
+
+    def remove_ended(self) -> None:
+        """Ended Jobs are gone, as after their ttlSecondsAfterFinished."""
+        self.created_jobs = {job["metadata"]["name"]: job for job in self.unfinished()}
+
+    def scale_pods(self) -> None:
+        """The StatefulSet's pods start or end."""
         self.present = self.replicas
 
-    # --- what the controller calls -----------------------------------------------------------------------------------
+    # --- the methods of Cluster --------------------------------------------------------------------------------------
 
     def _call(self) -> None:
         self.calls += 1
-        if self.die_after is not None:
-            self.die_after -= 1
-            if self.die_after < 0:
-                raise CutOff
+        if self.kill_after is not None:
+            self.kill_after -= 1
+            if self.kill_after < 0:
+                raise ControllerKilled
 
     def runs(self) -> list[Object]:
         self._call()
@@ -173,26 +182,27 @@ class FakeCluster:
     def jobs(self, runs: Iterable[str]) -> list[Object]:
         self._call()
         wanted = set(runs)
-        return [copy.deepcopy(job) for job in self.made.values() if job["metadata"]["labels"][RUN_LABEL] in wanted]
+        jobs = self.created_jobs.values()
+        return [copy.deepcopy(job) for job in jobs if job["metadata"]["labels"][RUN_LABEL] in wanted]
 
     def pods(self, run: str) -> list[Object]:
         self._call()
         del run
-        return [pod for pod in self.pods_seen if pod["status"].get("phase") != "Failed"]
+        return [pod for pod in self.pod_list if pod["status"].get("phase") != "Failed"]
 
     def failed_pods(self, job: str) -> list[Object]:
         self._call()
-        its = [pod for pod in self.pods_seen if pod["metadata"]["labels"][JOB_LABEL] == job]
-        return [pod for pod in its if pod["status"].get("phase") == "Failed"]
+        pods = [pod for pod in self.pod_list if pod["metadata"]["labels"][JOB_LABEL] == job]
+        return [pod for pod in pods if pod["status"].get("phase") == "Failed"]
 
     def server_pods(self, instance: str) -> list[Object]:
         self._call()
         del instance
-        return self.server_pods_seen
+        return self.server_pod_list
 
     def events(self, name: str) -> list[Object]:
         self._call()
-        return self.events_seen.get(name, [])
+        return self.event_lists.get(name, [])
 
     def server(self, name: str) -> Object | None:
         self._call()
@@ -203,34 +213,34 @@ class FakeCluster:
     def scale(self, name: str, replicas: int) -> None:
         self._call()
         del name
-        if replicas == 0:
-            asking = [job for job in self.unfinished() if self._asks(job)]
-            must(not (self._alone and asking), "the server is taken from under a run that asks it")
+        if replicas == 0 and any(map(self._needs_server, self.unfinished())):
+            self._forbid("the server is scaled down while a run uses it")
         self.replicas = replicas
 
     def create(self, manifest: Object) -> bool:
         self._call()
         name = manifest["metadata"]["name"]
         if manifest["kind"] == "ConfigMap":
-            return self.described.setdefault(name, manifest) is manifest
-        if name in self.made:
+            return self.run_configs.setdefault(name, manifest) is manifest
+        if name in self.created_jobs:
             return False
         run = manifest["metadata"]["labels"][RUN_LABEL]
-        if run in self.refuses:
-            raise self.refuses[run]
-        if self._alone:
-            must(not self.unfinished(run), "two Jobs of a run at once")
-            must(not (needs_gpu(manifest) and self.present), "a Job waits for GPUs that the server holds")
+        if run in self.errors:
+            raise self.errors[run]
+        if self.unfinished(run):
+            self._forbid(f"run {run} has two Jobs at once")
+        if needs_gpu(manifest) and self.present:
+            self._forbid(f"{name} waits for GPUs that the server holds")
         job = copy.deepcopy(manifest)
         job["metadata"]["creationTimestamp"] = now()
         job["status"] = {}
-        self.made[name] = job
+        self.created_jobs[name] = job
         return True
 
     def delete_job(self, name: str) -> None:
         self._call()
-        if name in self.made:
-            self.made[name]["metadata"]["deletionTimestamp"] = now()
+        if name in self.created_jobs:
+            self.created_jobs[name]["metadata"]["deletionTimestamp"] = now()
 
     def patch_status(self, run: TrainingRun, status: Object) -> bool:
         self._call()
@@ -243,23 +253,25 @@ class FakeCluster:
 
     def record_event(self, *_: Any) -> None:
         self._call()
-        if "event" in self.refuses:
-            raise self.refuses["event"]
+        if "event" in self.errors:
+            raise self.errors["event"]
 
-    def _asks(self, job: Object) -> bool:
-        labels = job["metadata"]["labels"]
-        spec = self.run(labels[RUN_LABEL]).spec if labels[RUN_LABEL] in self.resources else None
-        return labels["pyrite.dev/stage"] in ASKING and spec is not None and spec.judge.kind == "llm"
+    def _forbid(self, violation: str) -> None:
+        if self._single_controller:
+            self.violations.append(violation)
+
+    def _needs_server(self, job: Object) -> bool:
+        return job["metadata"]["labels"][STAGE_LABEL] in LLM_STAGES and self._spec(job).judge.kind == "llm"
 
 
 class StaleView:
-    """The same cluster for a second controller, whose lists are as old as its last ``look``."""
+    """The same cluster for a second controller, whose lists are as old as the last ``refresh``."""
 
     def __init__(self, cluster: FakeCluster) -> None:
         self._cluster = cluster
-        self.look()
+        self.refresh()
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         cluster = self._cluster
         self._runs, self._jobs = cluster.runs(), cluster.jobs(cluster.resources)
         self._server = cluster.server("")

@@ -1,94 +1,187 @@
-"""The loop: whatever happens to it and to its Jobs, a run goes on to its end, one step at a time."""
+"""The reconcile loop: whatever happens to it and to its Jobs, each run ends, one step at a time."""
 
-from typing import Any
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from kubernetes.client.exceptions import ApiException
 
-from controller.fake_cluster import names, now
-from controller.harness import LABELS, VLLM, Harness
-from pyrite.controller.api import JOB_LABEL
-from pyrite.controller.settings import Settings
+from controller.harness import LABELS, LLM, Harness
+from pyrite.controller.__main__ import HEALTHZ_TIMEOUT, STORE_RETRY_POLICY
+from pyrite.controller.controller import Controller
+from pyrite.controller.settings import Settings, StageSettings
+from pyrite.errors import PyriteError
+from pyrite.store import open_store
 
-EVENTS = st.one_of(
-    st.tuples(st.just("sync"), st.none()),
-    st.tuples(st.just("cut off"), st.integers(0, 12)),
-    st.tuples(st.just("go on"), st.integers(1, 12)),
-    st.tuples(st.sampled_from(["complete", "fail", "delete", "delete finished"]), st.integers(0, 5)),
-    st.tuples(st.sampled_from(["reap", "settle"]), st.none()),
-    st.tuples(st.sampled_from(["suspend", "resume", "retry", "edit", "scale"]), st.integers(0, 5)),
-)
-OF_TWO = st.one_of(EVENTS, st.tuples(st.sampled_from(["look", "second"]), st.none()))
+RUNS = st.sampled_from(["one", "two", "three"])
+JOBS = st.integers(0, 5)
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.lists(EVENTS, min_size=5, max_size=30))
-def test_whatever_happens_each_run_ends_well_one_job_at_a_time(chart: Settings, events: list[tuple[str, Any]]) -> None:
-    """The cluster itself asserts: never two Jobs of a run, no GPU Job beside the server, none without a judge."""
-    world = Harness(chart, one=LABELS, two=VLLM, three=VLLM)
-    for event in events:
-        world.happens(*event)
-    for number in range(3):
-        world.happens("suspend", number)
-    for _ in range(4):
-        world.sync()
-        world.cluster.reap()
-        world.cluster.settle()
-    assert world.cluster.replicas == 0, "the server is up while all runs are suspended"
-    ends_well(world)
+class OneController(RuleBasedStateMachine):
+    """Three runs, and random faults, edits and syncs. At the end every run must succeed."""
+
+    def __init__(self, chart: Settings, single_controller: bool = True) -> None:
+        super().__init__()
+        self.harness = Harness(chart, single_controller, one=LABELS, two=LLM, three=LLM)
+        self.cluster = self.harness.cluster
+
+    @rule()
+    def sync(self) -> None:
+        self.harness.sync()
+
+    @rule(calls=st.integers(0, 12))
+    def sync_killed(self, calls: int) -> None:
+        self.harness.sync(kill_after=calls)
+
+    @rule(times=st.integers(1, 12))
+    def advance(self, times: int) -> None:
+        for _ in range(times):
+            self.harness.advance()
+
+    @rule(number=JOBS, fate=st.sampled_from(["complete", "fail", "delete"]))
+    def end_job(self, number: int, fate: str) -> None:
+        if jobs := self.cluster.unfinished():
+            job = jobs[number % len(jobs)]
+            match fate:
+                case "complete":
+                    self.cluster.complete(job)
+                case "fail":
+                    self.cluster.end(job, "Failed")
+                case "delete":
+                    self.cluster.delete_job(job["metadata"]["name"])
+
+    @rule()
+    def remove_ended_jobs(self) -> None:
+        self.cluster.remove_ended()
+
+    @rule()
+    def remove_deleted_jobs(self) -> None:
+        self.cluster.remove_deleted()
+
+    @rule()
+    def start_or_end_server_pods(self) -> None:
+        self.cluster.scale_pods()
+
+    @rule(replicas=st.integers(0, 2))
+    def scale_server_by_hand(self, replicas: int) -> None:
+        self.cluster.replicas = replicas
+
+    @rule(run=RUNS, suspend=st.booleans())
+    def suspend_or_resume(self, run: str, suspend: bool) -> None:
+        self.cluster.edit(run, suspend=suspend)
+
+    @rule(run=RUNS)
+    def retry(self, run: str) -> None:
+        self.cluster.edit(run, retry=self.cluster.resources[run]["spec"].get("retry", 0) + 1)
+
+    @rule(run=RUNS, negatives=st.integers(1, 3))
+    def edit(self, run: str, negatives: int) -> None:
+        self.cluster.edit(run, mine={"num_negatives": negatives})
+
+    @invariant()
+    def no_violations(self) -> None:
+        """Never two Jobs of a run, no GPU Job while the server is up, no judging without a server."""
+        assert not self.cluster.violations, self.cluster.violations
+
+    def teardown(self) -> None:
+        for run in self.cluster.resources:
+            self.cluster.edit(run, suspend=True)
+        for _ in range(4):
+            self.harness.sync()
+            self.cluster.remove_deleted()
+            self.cluster.scale_pods()
+        assert self.cluster.replicas == 0, "the server is up while all runs are suspended"
+        assert_ends_well(self.harness)
+
+
+class TwoControllers(OneController):
+    """As in a rolling update: a second controller acts on lists that the first has made stale."""
+
+    def __init__(self, chart: Settings) -> None:
+        super().__init__(chart, single_controller=False)
+
+    @rule()
+    def refresh_second(self) -> None:
+        self.harness.stale_view.refresh()
+
+    @rule()
+    def sync_second(self) -> None:
+        self.harness.second_controller.sync()
+
+    def teardown(self) -> None:
+        assert_ends_well(self.harness)
+
+
+STEPS = settings(max_examples=25, stateful_step_count=30, deadline=None)
+
+
+def test_runs_end_well_whatever_happens(chart: Settings) -> None:
+    run_state_machine_as_test(lambda: OneController(chart), settings=STEPS)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
-@settings(max_examples=25, deadline=None)
-@given(st.lists(OF_TWO, min_size=10, max_size=30))
-def test_two_controllers_of_which_one_is_behind_do_no_harm(chart: Settings, events: list[tuple[str, Any]]) -> None:
-    """A rolling update has two for a moment; each may act on lists that the other has made old."""
-    world = Harness(chart, alone=False, one=LABELS, two=VLLM, three=VLLM)
-    for event in events:
-        world.happens(*event)
-    ends_well(world)
+def test_two_controllers_do_no_harm(chart: Settings) -> None:
+    run_state_machine_as_test(lambda: TwoControllers(chart), settings=STEPS)  # type: ignore[arg-type]
 
 
-def ends_well(world: Harness) -> None:
-    cluster = world.cluster
+def assert_ends_well(harness: Harness) -> None:
+    cluster = harness.cluster
     for name in cluster.resources:
         cluster.edit(name, suspend=False, retry=cluster.resources[name]["spec"].get("retry", 0) + 1)
-    world.go_on()
-    phases = {name: cluster.run(name).status.phase for name in cluster.resources}
+    harness.run_to_end()
+    phases = {name: harness.status(name).phase for name in cluster.resources}
     assert phases == dict.fromkeys(cluster.resources, "Succeeded")
-    world.sync()
-    assert cluster.replicas == 0, "the server is left running with nobody to ask it"
+    harness.sync()
+    assert cluster.replicas == 0, "the server is up though no run needs it"
 
 
-def test_gpus_that_two_controllers_give_to_two_runs_are_with_one_of_them_in_the_end(chart: Settings) -> None:
-    """The bug: a Job waits for the server's GPUs, and the run that asks the server for that Job, for ever."""
-    world = Harness(chart, alone=False, training=LABELS)
-    world.has_done("training", before="finetune")
-    world.behind.look()
-    world.cluster.edit("training", suspend=True)
-    world.cluster.add("asking", dict(VLLM))
-    world.has_done("asking", before="judge")
-    world.sync()
-    world.cluster.settle()
-    world.second.sync()
-    assert world.cluster.present
-    assert world.cluster.unfinished("training")
-    world.cluster.edit("training", suspend=False)
-    world.go_on()
+def test_job_completed_after_an_edit_used_its_own_config(chart: Settings) -> None:
+    """A Job mounts the spec with which it was created. What it publishes then is stale, and its step is repeated."""
+    harness = Harness(chart, small=LABELS)
+    harness.finish_steps("small", before="mine")
+    harness.sync()
+    (job,) = harness.cluster.unfinished()
+    harness.cluster.edit("small", mine={"num_negatives": 3})
+    harness.cluster.complete(job)
+    harness.sync()
+    assert harness.status("small").step == "mine, iteration 1"
+    harness.run_to_end()
+    assert harness.status("small").phase == "Succeeded"
 
 
-def test_a_run_goes_through_its_steps_and_says_so(chart: Settings) -> None:
-    world = Harness(chart, small=LABELS)
-    seen = []
+def test_two_controllers_do_not_deadlock_on_gpus(chart: Settings) -> None:
+    """The bug: a Job waited for the server's GPUs, and the run with the server waited for that Job, forever."""
+    harness = Harness(chart, single_controller=False, training=LABELS)
+    harness.finish_steps("training", before="finetune")
+    harness.stale_view.refresh()
+    harness.cluster.edit("training", suspend=True)
+    harness.cluster.add("judging", dict(LLM))
+    harness.finish_steps("judging", before="judge")
+    harness.sync()
+    harness.cluster.scale_pods()
+    harness.second_controller.sync()
+    assert harness.cluster.present
+    assert harness.cluster.unfinished("training")
+    harness.cluster.edit("training", suspend=False)
+    harness.run_to_end()
+
+
+def test_status_shows_each_step_and_the_result(chart: Settings) -> None:
+    harness = Harness(chart, small=LABELS)
+    history: list[tuple[str, str]] = []
     for _ in range(60):
-        world.sync()
-        status = world.cluster.run("small").status
-        if not seen or seen[-1] != (status.phase, status.step):
-            seen.append((status.phase, status.step))
-        for job in world.cluster.unfinished():
-            world.cluster.complete(job)
-    assert [step for phase, step in seen if phase == "Running"] == [
+        harness.sync()
+        status = harness.status("small")
+        if not history or history[-1] != (status.phase, status.step):
+            history.append((status.phase, status.step))
+        for job in harness.cluster.unfinished():
+            harness.cluster.complete(job)
+    assert [step for phase, step in history if phase == "Running"] == [
         "prepare",
         "validate, base",
         "retrieve, iteration 1",
@@ -98,7 +191,7 @@ def test_a_run_goes_through_its_steps_and_says_so(chart: Settings) -> None:
         "validate, iteration 1",
         "evaluate",
     ]
-    status = world.cluster.run("small").status
+    status = harness.status("small")
     assert (status.phase, status.best, status.best_mrr, status.gate_passed) == (
         "Succeeded",
         "iteration-1",
@@ -112,66 +205,101 @@ def test_a_run_goes_through_its_steps_and_says_so(chart: Settings) -> None:
     assert conditions == {"Progressing": "False", "Degraded": "False", "TargetReached": "True", "Complete": "True"}
 
 
-def _ended(end: dict[str, Any]) -> dict[str, Any]:
-    return {"phase": "Failed", "containerStatuses": [{"state": {"terminated": end}}]}
+def test_unreachable_store_is_read_once_a_sync(chart: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bug: a sync waited for the store once per run, until /healthz failed and the controller was restarted."""
+    harness = Harness(chart, one=LABELS, two=LABELS)
+    requests = []
+
+    def unreachable(prefix: str) -> Sequence[str]:
+        requests.append(prefix)
+        raise PyriteError("no response")
+
+    monkeypatch.setattr(harness.store, "keys", unreachable)
+    harness.cluster.add("stopped", {**LABELS, "cancel": True})
+    harness.sync()
+    assert len(requests) == 1
+    assert all("the store cannot be read" in harness.status(run).message for run in ("one", "two"))
+    assert harness.degraded("one")
+    assert harness.status("stopped").phase == "Cancelled"
+    monkeypatch.undo()
+    harness.store.files["runs/one/steps/prepare.json"] = b"{"
+    harness.sync()
+    assert "runs/one/steps/prepare.json" in harness.status("one").message
+    assert harness.status("two").phase == "Running"
 
 
-def test_a_failed_job_says_why_and_a_retry_goes_on_from_there(chart: Settings) -> None:
-    world = Harness(chart, small=LABELS)
-    world.sync()
-    (job,) = world.cluster.unfinished()
-    world.cluster.end(job, "Failed")
-    end = {"exitCode": 2, "message": "data.jsonl:7: no question", "finishedAt": now()}
-    status = _ended(end)
-    labels = {JOB_LABEL: job["metadata"]["name"]}
-    older = {"exitCode": 1, "message": "of another Job", "finishedAt": "2030-01-01T00:00:00Z"}
-    world.cluster.pods_seen = [
-        {"metadata": {"name": "pod-1", "labels": labels}, "status": status},
-        {"metadata": {"name": "pod-0", "labels": {JOB_LABEL: "other"}}, "status": _ended(older)},
-    ]
-    world.sync()
-    shown = world.cluster.run("small").status
-    assert shown.phase == "Failed"
-    assert "data.jsonl:7: no question" in shown.message
-    assert "spec.retry" in shown.message
-    world.sync()
-    assert names(list(world.cluster.made.values())) == names([job]), "nothing is tried again by itself"
-    world.cluster.edit("small", retry=1)
-    world.cluster.pods_seen = []
-    world.go_on()
-    assert world.cluster.run("small").status.phase == "Succeeded"
+@pytest.mark.slow
+def test_silent_store_does_not_fail_healthz(chart: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """At most half of the time limit: the metrics may read the store too."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("PYRITE_CACHE", str(tmp_path))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+            monkeypatch.setenv(name, "us-east-1")
+        harness = Harness(chart, one=LABELS, two=LABELS)
+        store = open_store("s3://bucket/store", STORE_RETRY_POLICY)
+        start = time.monotonic()
+        Controller(harness.cluster, store, lambda: chart).sync()  # type: ignore[arg-type]
+    assert time.monotonic() - start < HEALTHZ_TIMEOUT / 2
+    assert "15 seconds" in harness.status("two").message
 
 
-@pytest.mark.parametrize("edits", [{"retry": 1}, {"seed": 7}, {"suspend": False}], ids=str)
-def test_a_run_with_the_name_of_an_old_one_does_not_replace_it(chart: Settings, edits: dict[str, Any]) -> None:
-    """The bug: refused once only. Any edit, or resuming a run that was made suspended, and the old one was gone."""
-    world = Harness(chart, small=LABELS)
-    world.go_on()
-    before = dict(world.store.files)
-    world.cluster.resources.clear()
-    world.cluster.made.clear()
-    world.cluster.add("small", {**LABELS, "prepare": {"max_chars": 800}, "suspend": "suspend" in edits})
-    world.sync()
-    assert world.cluster.run("small").status.phase == ("Suspended" if "suspend" in edits else "Failed")
-    world.cluster.edit("small", **edits)
-    world.sync()
-    shown = world.cluster.run("small").status
-    assert shown.phase == "Failed"
-    assert "already holds a run small" in shown.message
-    assert not world.cluster.made
-    assert world.store.files == before
-    world.cluster.resources.clear()
-    world.cluster.add("small", dict(LABELS))
-    world.sync()
-    assert world.cluster.run("small").status.phase == "Succeeded", "the very same run is simply found finished"
-    assert not world.cluster.made
+@pytest.mark.parametrize("error", [ApiException(status=500, reason="a webhook failed"), KeyError("a controller bug")])
+def test_error_of_one_run_does_not_stop_others(chart: Settings, error: Exception) -> None:
+    harness = Harness(chart, broken=LABELS, judging=LLM)
+    harness.cluster.errors["broken"] = error
+    harness.finish_steps("judging", before="judge")
+    harness.sync()
+    assert harness.cluster.replicas == 2, "the server is not scaled for the other run"
+    assert (getattr(error, "reason", "") or "a controller bug") in harness.status("broken").message
+    assert harness.degraded("broken")
+    harness.cluster.errors.clear()
+    harness.run_to_end()
+    assert harness.status("broken").phase == "Succeeded"
 
 
-def test_the_status_does_not_grow_with_the_run(chart: Settings) -> None:
-    sizes = []
-    for iterations, shards in ((6, 2), (9, 60)):
-        spec = {**LABELS, "iterations": iterations, "judge": {"shards": shards}}
-        world = Harness(chart, small=spec)
-        world.go_on()
-        sizes.append(len(world.cluster.run("small").status.model_dump_json()))
-    assert abs(sizes[1] - sizes[0]) < 60, f"{sizes}: only numbers may be longer"
+def test_run_continues_if_its_event_is_refused(chart: Settings) -> None:
+    harness = Harness(chart, small=LABELS)
+    harness.cluster.errors["event"] = ApiException(status=403)
+    harness.sync()
+    assert harness.status("small").message == "prepare: started."
+
+
+def test_chart_that_replaces_containers_is_reported(chart: Settings) -> None:
+    harness = Harness(chart, small=LABELS)
+    harness.use_chart(chart, stages={"prepare": StageSettings(pod={"containers": [{"name": "mine"}]})})
+    harness.sync()
+    assert "worker.stages.prepare.pod replaces the containers" in harness.status("small").message
+
+
+def test_server_lost_while_judging_is_restored(chart: Settings) -> None:
+    """The bug: hours of "0 of 2 shards done" while no judge responded."""
+    crash = {"waiting": {"reason": "CrashLoopBackOff"}}
+    status = {"phase": "Pending", "containerStatuses": [{"state": crash}]}
+    harness = Harness(chart, judging=LLM)
+    harness.start_judging("judging")
+    harness.cluster.server_pod_list = [{"metadata": {"name": "vllm-1"}, "status": status}]
+    harness.cluster.present = 1
+    harness.sync()
+    assert "vllm-1" in harness.status("judging").message
+    assert not harness.degraded("judging"), "the other server is ready"
+    harness.cluster.present = 0
+    harness.sync()
+    assert "no replica of the vLLM server is ready" in harness.status("judging").message
+    assert "vllm-1" in harness.degraded("judging")
+    harness.cluster.replicas = 0
+    harness.sync()
+    assert harness.cluster.replicas == 2, "the server stays down after somebody scaled it down"
+
+
+def test_server_is_scaled_down_when_no_run_needs_it(chart: Settings) -> None:
+    """The bug: its GPUs stayed up after the judging run had failed, while a run without a judge continued."""
+    harness = Harness(chart, judging=LLM, other=LABELS)
+    job = harness.start_judging("judging")
+    harness.cluster.end(job, "Failed")
+    harness.sync()
+    assert harness.status("judging").phase == "Failed"
+    assert harness.status("other").phase == "Running"
+    assert harness.cluster.replicas == 0

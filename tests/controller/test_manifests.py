@@ -1,15 +1,14 @@
-"""The Jobs that the controller makes from jobs/."""
+"""The Jobs and run configs that the controller creates from jobs/."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from kubernetes.client import V1Job
 
-from controller.harness import JOBS, LABELS, VLLM
+from controller.harness import JOBS, LABELS, LLM
 from pyrite.controller import manifests
-from pyrite.controller.crd import MOST_CHARACTERS
+from pyrite.controller.crd import MAX_NAME_LENGTH
 from pyrite.controller.resource import TrainingRun, parse
 from pyrite.controller.settings import Settings, load
 from pyrite.plan import STAGES, Step
@@ -29,7 +28,7 @@ worker:
 judge: {parallelism: 3, urls: [http://vllm-0:8000], keySecret: key}
 server: {statefulSet: vllm, replicas: 1}
 """
-LONGEST = "r" * MOST_CHARACTERS
+LONGEST = "r" * MAX_NAME_LENGTH
 
 
 @pytest.fixture(scope="module")
@@ -51,17 +50,17 @@ def run(spec: dict[str, Any], name: str = LONGEST) -> TrainingRun:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_jobs_manifest_is_a_job_with_restricted_pods(stage: str, chart: Settings) -> None:
-    """A misspelt field is refused by the client's own models; names stay within Kubernetes' 63 characters."""
+def test_each_job_is_valid_with_restricted_pods(stage: str, chart: Settings) -> None:
+    """The client's models reject a misspelt field. Names and labels have at most 63 characters."""
     V1Job.model_validate(yaml.safe_load((JOBS / f"{stage}.yaml").read_text()))
     iteration = 100 if stage not in ("prepare", "generate", "evaluate") else None
     shards = range(1000) if stage in ("judge", "generate") else [None]
-    made = manifests.job(run(VLLM), [Step(stage, iteration, shard) for shard in shards], "key", chart)
-    V1Job.model_validate(made)
-    assert len(f"{made['metadata']['name']}-999") <= 63
-    for text in made["metadata"]["labels"].values():
+    manifest = manifests.job(run(LLM), [Step(stage, iteration, shard) for shard in shards], "key", chart)
+    V1Job.model_validate(manifest)
+    assert len(f"{manifest['metadata']['name']}-999") <= 63
+    for text in manifest["metadata"]["labels"].values():
         assert len(text) <= 63
-    pod = made["spec"]["template"]["spec"]
+    pod = manifest["spec"]["template"]["spec"]
     worker = pod["containers"][0]
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["fsGroup"] == 1
@@ -75,35 +74,35 @@ def test_every_jobs_manifest_is_a_job_with_restricted_pods(stage: str, chart: Se
     assert (worker["image"], worker["imagePullPolicy"]) == ("registry.example/worker:1", "Always")
     assert {"name": "PYRITE_STORE", "value": "s3://b/p"} in worker["env"]
     assert worker["envFrom"] == [{"secretRef": {"name": "store"}}]
-    assert ("PYRITE_JUDGE_API_KEY" in str(worker["env"])) == (stage in manifests.ASKING)
+    assert ("PYRITE_JUDGE_API_KEY" in str(worker["env"])) == (stage in manifests.LLM_STAGES)
     arguments = worker["args"]
     assert arguments[0] == ("evaluate" if stage == "validate" else stage)
     assert ("--iteration" in arguments) == (iteration is not None)
     assert iteration is None or arguments[arguments.index("--iteration") + 1] == "100"
-    assert manifests.needs_gpu(made) == (stage == "finetune")
+    assert manifests.needs_gpu(manifest) == (stage == "finetune")
     assert pod.get("tolerations") == (None if stage == "finetune" else [{"operator": "Exists"}])
     if shards != [None]:
-        assert (made["spec"]["completions"], made["spec"]["parallelism"]) == (1000, 3)
+        assert (manifest["spec"]["completions"], manifest["spec"]["parallelism"]) == (1000, 3)
         assert "$(JOB_COMPLETION_INDEX)" in arguments
 
 
-def test_a_job_of_few_shards_is_one_that_the_api_server_takes(chart: Settings) -> None:
-    """The bug: more failed indexes allowed than there are indexes, which the API server refuses."""
-    made = manifests.job(run(LABELS), [Step("judge", 1, 0)], "key", chart)["spec"]
-    assert made["maxFailedIndexes"] <= made["completions"] == made["parallelism"] == 1
+def test_max_failed_indexes_does_not_exceed_the_shards(chart: Settings) -> None:
+    """The bug: the API server refused a Job that allowed more failed indexes than it had indexes."""
+    manifest = manifests.job(run(LABELS), [Step("judge", 1, 0)], "key", chart)["spec"]
+    assert manifest["maxFailedIndexes"] <= manifest["completions"] == manifest["parallelism"] == 1
 
 
-def test_the_description_names_the_charts_server_unless_the_run_names_its_own(chart: Settings) -> None:
-    own = {**VLLM, "resources": {"judge_urls": ["http://mine"]}}
-    texts = [manifests.description(run(spec), chart)["data"]["run.yaml"] for spec in (VLLM, own)]
+def test_run_config_has_the_runs_or_the_charts_judge_urls(chart: Settings) -> None:
+    own = {**LLM, "resources": {"judge_urls": ["http://mine"]}}
+    texts = [manifests.run_config(run(spec), chart)["data"]["run.yaml"] for spec in (LLM, own)]
     urls = [yaml.safe_load(text)["resources"]["judge_urls"] for text in texts]
     assert urls == [["http://vllm-0:8000"], ["http://mine"]]
     spec = run(own).spec
     assert spec is not None
-    assert not manifests.uses_server(spec, "judge", chart), "a run with its own servers needs none scaled up"
+    assert not manifests.uses_server(spec, "judge", chart), "a run with its own servers needs no scaling"
 
 
-def test_the_same_work_has_the_same_name_and_a_retry_another(chart: Settings) -> None:
+def test_job_name_depends_on_work_and_retry(chart: Settings) -> None:
     steps = [Step("mine", 1)]
 
     def name(spec: dict[str, Any], key: str = "k") -> str:
@@ -111,11 +110,3 @@ def test_the_same_work_has_the_same_name_and_a_retry_another(chart: Settings) ->
 
     assert name(LABELS) == name(LABELS)
     assert len({name(LABELS), name(LABELS, "other"), name({**LABELS, "retry": 1})}) == 3
-
-
-def test_the_crd_is_in_step_with_the_run_spec() -> None:
-    """`make lint` says the same; here so that a change of the RunSpec alone fails the tests."""
-    from pyrite.controller.crd import definition
-
-    path = Path(__file__).parents[2] / "charts/pyrite/crds/trainingruns.yaml"
-    assert yaml.safe_load(path.read_text()) == definition()

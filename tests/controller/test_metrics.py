@@ -1,4 +1,4 @@
-"""What the controller's metrics say of runs: computed from a run's manifests, by hand here."""
+"""The controller's metrics of runs, checked against values computed by hand."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -8,30 +8,30 @@ from typing import Any
 
 import pytest
 
-from controller.fake_cluster import FakeCluster, SmallStore
+from controller.fake_cluster import FakeCluster, FakeStore
+from controller.harness import JOBS
 from pyrite import metrics
 from pyrite.controller.controller import Controller
-from pyrite.controller.metrics import Exporter, of_run
+from pyrite.controller.metrics import Exporter, run_samples
 from pyrite.controller.observed import Job, Stored
 from pyrite.controller.settings import CostSettings, Settings, load
 from pyrite.plan import StepState, chain
 from pyrite.spec import RunSpec
 
-JOBS = Path(__file__).parents[2] / "jobs"
 AT = datetime(2026, 11, 23, 8, tzinfo=UTC)
 SPEC = RunSpec.model_validate({"name": "r", "source": {"kind": "sample"}, "iterations": 2, "judge": {"shards": 2}})
 COST = CostSettings(dollars_per_hour=6.0, budget_dollars=100.0)
 
 
 def manifest(start: int, minutes: int, **summary: Any) -> dict[str, Any]:
-    began = AT + timedelta(minutes=start)
-    ended = began + timedelta(minutes=minutes)
-    return {"started": began.isoformat(), "finished": ended.isoformat(), "summary": summary}
+    started = AT + timedelta(minutes=start)
+    finished = started + timedelta(minutes=minutes)
+    return {"started": started.isoformat(), "finished": finished.isoformat(), "summary": summary}
 
 
-def judged(start: int, grades: dict[str, int], kept: int) -> dict[str, Any]:
-    outcome = {"judged": sum(grades.values()), "cached": kept, "skipped": 2, "not_selected": 3, "missing": 1}
-    return manifest(start, 30, **outcome, grades=grades)
+def judged(start: int, grades: dict[str, int], cached: int) -> dict[str, Any]:
+    outcomes = {"judged": sum(grades.values()), "cached": cached, "skipped": 2, "not_selected": 3, "missing": 1}
+    return manifest(start, 30, **outcomes, grades=grades)
 
 
 def val(**scores: float) -> dict[str, Any]:
@@ -44,26 +44,26 @@ def stored(**manifests: dict[str, Any]) -> Stored:
     return Stored(states, found)
 
 
-def shown(found: Stored | None, *jobs: Job, now: datetime = AT) -> dict[str, float]:
-    """As a scrape writes it: name{values of labels} and value."""
-    cluster = FakeCluster(SmallStore())
+def exported(found: Stored | None, *jobs: Job, now: datetime = AT) -> dict[str, float]:
+    """The samples of a run as a scrape shows them: name{label values} and value."""
+    cluster = FakeCluster(FakeStore())
     cluster.add("r", {"source": {"kind": "sample"}, "iterations": 2, "judge": {"shards": 2}})
-    samples = of_run(cluster.run("r"), found, jobs, False, COST, now)
+    samples = run_samples(cluster.run("r"), found, jobs, False, COST, now)
     return {f"{metric.name}{{{','.join(labels)}}}": float(value) for metric, labels, value in samples}
 
 
-def test_a_run_is_shown_by_what_its_steps_came_to() -> None:
-    got = shown(
+def test_metrics_of_a_run_come_from_its_manifests() -> None:
+    got = exported(
         stored(
             prepare=manifest(0, 10),
             validate_0=manifest(10, 5, val=val(base=0.4)),
             retrieve_1=manifest(15, 5),
-            judge_1__0=judged(20, {"1": 6, "4": 4}, kept=5),
-            judge_1__1=judged(30, {"1": 3, "2": 7}, kept=0),
+            judge_1__0=judged(20, {"1": 6, "4": 4}, cached=5),
+            judge_1__1=judged(30, {"1": 3, "2": 7}, cached=0),
             mine_1=manifest(60, 1, hard=12, easy=24, earlier=0, hard_positives=9, hard_negatives=20),
             finetune_1=manifest(61, 9, loss=0.25),
             validate_1=manifest(70, 5, val={**val(iteration_1=0.5), **val(**{"iteration_1@0.6": 0.6})}),
-            judge_2__0=judged(90, {"1": 1}, kept=0),
+            judge_2__0=judged(90, {"1": 1}, cached=0),
         )
     )
     assert got["pyrite_run_phase{r,Pending}"] == 1
@@ -81,31 +81,31 @@ def test_a_run_is_shown_by_what_its_steps_came_to() -> None:
     assert mrr == {"base,0}": 0.4, "tuned,1}": 0.5, "best,1}": 0.6}
     assert got["pyrite_run_validation_dcg{r,base,0}"] == 1.4
     second = [metric for metric in got if metric.startswith(("pyrite_run_pairs{r,2", "pyrite_run_grades{r,2"))]
-    assert not second, "it is judged in part: its numbers would be taken for the whole's"
+    assert not second, "metrics of a partly judged iteration would look complete"
 
 
-@pytest.mark.parametrize(("second", "minutes"), [(30, 40), (20 + 72 * 60, 60)], ids=["side by side", "days later"])
-def test_time_that_no_shard_worked_in_costs_nothing(second: int, minutes: int) -> None:
-    """The bug: a run that was suspended for three days between two shards had cost three days."""
-    first, later = judged(20, {"1": 1}, kept=0), judged(second, {"1": 1}, kept=0)
-    got = shown(stored(prepare=manifest(0, 10), judge_1__0=first, judge_1__1=later))
+@pytest.mark.parametrize(("second", "minutes"), [(30, 40), (20 + 72 * 60, 60)], ids=["parallel", "days later"])
+def test_time_between_shards_costs_nothing(second: int, minutes: int) -> None:
+    """The bug: a run that was suspended for three days between two shards was charged for three days."""
+    first, later = judged(20, {"1": 1}, cached=0), judged(second, {"1": 1}, cached=0)
+    got = exported(stored(prepare=manifest(0, 10), judge_1__0=first, judge_1__1=later))
     assert got["pyrite_run_stage_seconds{r,judge,1}"] == minutes * 60
     assert got["pyrite_run_cost_dollars{r}"] == (10 + minutes) / 10
 
 
-def test_cost_counts_the_step_that_runs_and_counts_no_time_twice() -> None:
-    """The store may already hold shards of the Job that runs: their time is the Job's."""
+def test_cost_counts_the_running_job_once() -> None:
+    """The store may already hold shards of the running Job: their time is part of the Job's."""
     job = Job("r-judge-1", "judge", 1, "", "", AT + timedelta(minutes=20), None, 1, 2, False)
-    done = stored(prepare=manifest(0, 20), judge_1__0=judged(20, {"1": 1}, kept=0))
+    done = stored(prepare=manifest(0, 20), judge_1__0=judged(20, {"1": 1}, cached=0))
     now = AT + timedelta(minutes=60)
-    assert shown(done, job, now=now)["pyrite_run_cost_dollars{r}"] == 6.0
-    assert shown(done, replace(job, queued=True), now=now)["pyrite_run_cost_dollars{r}"] == 5.0
-    assert shown(done, now=now)["pyrite_run_cost_budget_dollars{r}"] == 100.0
-    assert not [name for name in shown(None) if "cost" in name or "steps" in name], "nothing is known yet"
+    assert exported(done, job, now=now)["pyrite_run_cost_dollars{r}"] == 6.0
+    assert exported(done, replace(job, queued=True), now=now)["pyrite_run_cost_dollars{r}"] == 5.0
+    assert exported(done, now=now)["pyrite_run_cost_budget_dollars{r}"] == 100.0
+    assert not [name for name in exported(None) if "cost" in name or "steps" in name], "the store was not read yet"
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays() -> Iterator[None]:
+def reset_metrics() -> Iterator[None]:
     yield
     metrics.SHOWN.replace([])
 
@@ -117,26 +117,26 @@ def chart(tmp_path: Path) -> Settings:
     return load(path, JOBS)
 
 
-def test_a_controller_that_starts_anew_shows_what_was_done_before(chart: Settings) -> None:
-    """Most turns do not read the store: without a look of its own a run would have no metrics until its Job ends."""
-    store = SmallStore()
+def test_restarted_controller_exports_finished_steps(chart: Settings) -> None:
+    """Most syncs do not read the store. Without a read by the exporter, a run had no metrics until its Job ended."""
+    store = FakeStore()
     cluster = FakeCluster(store)
     cluster.add("r", {"source": {"kind": "sample"}, "iterations": 2, "judge": {"shards": 2}})
 
-    before = Exporter(store)  # type: ignore[arg-type]
-    assert turned(before, cluster, store, chart)("steps_done") == 0
+    exporter = Exporter(store)  # type: ignore[arg-type]
+    assert synced(exporter, cluster, store, chart)("steps_done") == 0
     cluster.complete(cluster.unfinished()[0])
-    assert turned(before, cluster, store, chart)("steps_done") == 1
-    assert turned(before, cluster, store, chart)("steps_done") == 1
-    assert turned(Exporter(store), cluster, store, chart)("steps_done") == 1  # type: ignore[arg-type]
+    assert synced(exporter, cluster, store, chart)("steps_done") == 1
+    assert synced(exporter, cluster, store, chart)("steps_done") == 1
+    assert synced(Exporter(store), cluster, store, chart)("steps_done") == 1  # type: ignore[arg-type]
     del cluster.resources["r"]
-    assert turned(before, cluster, store, chart)("steps_done") is None
+    assert synced(exporter, cluster, store, chart)("steps_done") is None
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"step": "prepare"}', b"{}"])
-def test_a_run_whose_manifests_make_no_sense_holds_up_no_other(chart: Settings, content: bytes) -> None:
-    """The bug: one old run, and the controller crashed at every start, or looked at it for ever and at no other."""
-    store = SmallStore()
+def test_unreadable_manifests_affect_only_their_run(chart: Settings, content: bytes) -> None:
+    """The bug: one old run crashed the controller at every start, or was the only run that was read, forever."""
+    store = FakeStore()
     cluster = FakeCluster(store)
     for name in ("a-old", "r"):
         cluster.add(name, {"source": {"kind": "sample"}, "iterations": 1})
@@ -145,36 +145,36 @@ def test_a_run_whose_manifests_make_no_sense_holds_up_no_other(chart: Settings, 
     exporter = Exporter(store)  # type: ignore[arg-type]
     before = unreadable()
     for second in (0, 3, 6):
-        value = turned(exporter, cluster, store, chart, AT + timedelta(seconds=second))
+        value = synced(exporter, cluster, store, chart, AT + timedelta(seconds=second))
     assert value("steps_done") == 0
     assert value("phase", run="a-old", phase="Succeeded") == 1
-    assert unreadable() == before + 1, "it is left alone for a while"
+    assert unreadable() == before + 1, "it is not read again at once"
     store.files.clear()
-    value = turned(exporter, cluster, store, chart, AT + timedelta(minutes=2))
+    value = synced(exporter, cluster, store, chart, AT + timedelta(minutes=2))
     assert value("steps_done", run="a-old") == 0
 
 
-def test_a_job_that_waits_in_kueues_queue_is_told_of(chart: Settings) -> None:
-    """Its run is Running, and nothing moves: without this it looks like one that hangs."""
-    store = SmallStore()
+def test_job_queued_by_kueue_is_exported(chart: Settings) -> None:
+    """Its run is Running without progress. Without the metric it would look stuck."""
+    store = FakeStore()
     cluster = FakeCluster(store)
     cluster.add("r", {"source": {"kind": "sample"}, "queue": "team"})
     exporter = Exporter(store)  # type: ignore[arg-type]
-    assert turned(exporter, cluster, store, chart)("queued") == 0
+    assert synced(exporter, cluster, store, chart)("queued") == 0
     [job] = cluster.unfinished()
     for queued in (True, False):
         job["spec"]["suspend"] = queued
-        assert turned(exporter, cluster, store, chart)("queued") == queued
+        assert synced(exporter, cluster, store, chart)("queued") == queued
 
 
 def unreadable() -> float:
     return metrics.REGISTRY.get_sample_value("pyrite_controller_errors_total", {"kind": "unreadable"}) or 0.0
 
 
-def turned(
-    exporter: Exporter, cluster: FakeCluster, store: SmallStore, chart: Settings, now: datetime = AT
+def synced(
+    exporter: Exporter, cluster: FakeCluster, store: FakeStore, chart: Settings, now: datetime = AT
 ) -> Callable[..., float | None]:
-    """After a turn of a loop that has just been started: the value of pyrite_run_<name>, of run r if none is named."""
-    loop = Controller(cluster, store, lambda: chart)  # type: ignore[arg-type]
-    exporter.show(loop.sync(), now)
+    """Sync a controller that has just started. The result reads a metric pyrite_run_<name>, by default of run r."""
+    controller = Controller(cluster, store, lambda: chart)  # type: ignore[arg-type]
+    exporter.update(controller.sync(), now)
     return lambda name, **labels: metrics.REGISTRY.get_sample_value(f"pyrite_run_{name}", {"run": "r", **labels})

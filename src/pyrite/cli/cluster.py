@@ -1,4 +1,4 @@
-"""pyrite submit, attach: runs on a Kubernetes cluster."""
+"""`pyrite submit` and `pyrite attach`: runs on a Kubernetes cluster."""
 
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from pyrite.controller.resource import TrainingRun
 
 Namespace = Annotated[
-    str | None, typer.Option("--namespace", "-n", help="The namespace; without it, the kubeconfig's own.")
+    str | None, typer.Option("--namespace", "-n", help="Namespace; default: that of the kubeconfig's context.")
 ]
-Gate = Annotated[bool, typer.Option("--gate", help="Exit with code 3 where the gain does not meet evaluate.gate.")]
+Gate = Annotated[bool, typer.Option("--gate", help="Exit with code 3 if the gain does not meet evaluate.gate.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs to ``app``."""
+    """Add the commands to ``app``."""
     panel = "On a cluster"
 
     @app.command(rich_help_panel=panel)
@@ -33,17 +33,17 @@ def register(app: typer.Typer) -> None:
         run_file: RunFile,
         overrides: Overrides = None,
         namespace: Namespace = None,
-        queue: Annotated[str | None, typer.Option("--queue", help="Kueue's LocalQueue for the run's Jobs.")] = None,
-        detach: Annotated[bool, typer.Option("--detach", help="Do not follow it.")] = False,
+        queue: Annotated[str | None, typer.Option("--queue", help="Kueue LocalQueue for the run's Jobs.")] = None,
+        detach: Annotated[bool, typer.Option("--detach", help="Do not follow the run.")] = False,
         gate: Gate = False,
     ) -> None:
-        """Have the cluster do a run, and follow it. Ctrl-C detaches; the run goes on."""
+        """Submit a run to the cluster and follow it. Ctrl-C detaches; the run continues."""
         spec = load(run_file, overrides or ())
-        runs = _runs(namespace)
-        new = runs.submit(spec, queue)
-        console.print(f"run {spec.name} is {'submitted to' if new else 'already in'} namespace {runs.namespace}")
+        client = _client(namespace)
+        created = client.submit(spec, queue)
+        console.print(f"run {spec.name} is {'submitted to' if created else 'already in'} namespace {client.namespace}")
         if not detach:
-            _follow(runs, spec.name, namespace, gate)
+            _follow(client, spec.name, namespace, gate)
 
     @app.command(rich_help_panel=panel)
     def attach(
@@ -51,26 +51,26 @@ def register(app: typer.Typer) -> None:
         namespace: Namespace = None,
         gate: Gate = False,
     ) -> None:
-        """Follow a run on the cluster, from where it is now to its end."""
-        _follow(_runs(namespace), run, namespace, gate)
+        """Follow a run on the cluster until it ends."""
+        _follow(_client(namespace), run, namespace, gate)
 
 
-def _runs(namespace: str | None) -> "TrainingRunClient":
-    # Here, so that other verbs do not wait for the Kubernetes client.
+def _client(namespace: str | None) -> "TrainingRunClient":
+    # Imported here, because the Kubernetes client is slow to import.
     from pyrite.controller.client import TrainingRunClient
 
     return TrainingRunClient(namespace)
 
 
-def _follow(runs: "TrainingRunClient", name: str, namespace: str | None, gate: bool) -> None:
+def _follow(client: "TrainingRunClient", name: str, namespace: str | None, gate: bool) -> None:
     try:
         with Display(console) as display:
-            run = runs.follow(name, _Teller(display).tell, _say_alone)
+            run = client.follow(name, _StatusDisplay(display).update, _warn_unobserved)
     except KeyboardInterrupt:
-        there = f" -n {namespace}" if namespace else ""
+        option = f" -n {namespace}" if namespace else ""
         console.print(
-            f"\ndetached; the run goes on. `pyrite attach {name}{there}` comes back, and "
-            f"`pyrite status {name} --cluster{there}` says where it is.",
+            f"\ndetached; the run continues. Follow it with `pyrite attach {name}{option}`, or see its status with "
+            f"`pyrite status {name} --cluster{option}`.",
             soft_wrap=True,
             highlight=False,
         )
@@ -82,23 +82,23 @@ def _follow(runs: "TrainingRunClient", name: str, namespace: str | None, gate: b
         raise typer.Exit(GATE_NOT_MET)
 
 
-class _Teller:
-    """Turns the changes of a status into what the display shows of a local run."""
+class _StatusDisplay:
+    """Shows the changes of a status as the display shows a local run."""
 
     def __init__(self, display: Display):
         self._display = display
         self._step: Step | None = None
-        self._since = time.monotonic()
+        self._step_start = time.monotonic()
         self._done = 0
         self._message = ""
 
-    def tell(self, run: "TrainingRun") -> None:
+    def update(self, run: "TrainingRun") -> None:
         status = run.status
         step = Step(status.stage, status.iteration) if status.stage else None
         if step != self._step:
             if self._step:
-                self._display.passed(self._step, time.monotonic() - self._since)
-            self._step, self._since, self._done = step, time.monotonic(), 0
+                self._display.passed(self._step, time.monotonic() - self._step_start)
+            self._step, self._step_start, self._done = step, time.monotonic(), 0
             if step:
                 self._display.started(step)
         if step and status.shards:
@@ -115,8 +115,8 @@ class _Teller:
 
 
 def show_status(name: str, namespace: str | None) -> None:
-    """Where a run on the cluster stands now."""
-    run = _runs(namespace).find(name)
+    """Print the status of a run on the cluster."""
+    run = _client(namespace).find(name)
     status = run.status
     table = Table(box=None, pad_edge=False, show_header=False)
     rows = [
@@ -131,20 +131,20 @@ def show_status(name: str, namespace: str | None) -> None:
         if text:
             table.add_row(label, escape(text))
     console.print(table, highlight=False)
-    if run.is_alone:
-        _say_alone()
+    if run.is_unobserved:
+        _warn_unobserved()
 
 
-def _say_alone() -> None:
+def _warn_unobserved() -> None:
     console.print(
-        "no controller has looked at the run yet: is one there? "
+        "no controller has observed the run yet. Check that one is running: "
         "`kubectl get pods -l app.kubernetes.io/component=controller`",
         highlight=False,
     )
 
 
 def _show_result(run: "TrainingRun") -> None:
-    """The validation scores, the verdict and, as the last line, the report's address."""
+    """Print the validation scores, the verdict and, in the last line, the report's address."""
     status = run.status
     if status.scores:
         table = Table(box=None, pad_edge=False)

@@ -1,4 +1,5 @@
-"""TrainingRunClient as Kubernetes Jobs: a loop that lists, decides and acts, and remembers nothing.
+"""The Kubernetes controller: runs TrainingRuns as Jobs.
 
-What is finished is in the store, what is running is in the cluster; ``deciding`` is a pure function of the two.
+It keeps no state between syncs: finished steps are in the store, running ones in the cluster. ``reconcile`` is a pure
+function of the two.
 """

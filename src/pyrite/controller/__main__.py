@@ -1,4 +1,4 @@
-"""The controller's process: ``python -m pyrite.controller``, configured by its environment."""
+"""The controller's process: ``python -m pyrite.controller``, configured by environment variables."""
 
 import logging
 import os
@@ -6,7 +6,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
 
@@ -14,7 +16,7 @@ from kubernetes import config
 from kubernetes.client.exceptions import ApiException
 
 from pyrite import metrics, metrics_server
-from pyrite.controller import health, settings
+from pyrite.controller import settings
 from pyrite.controller.api import Cluster, error_message
 from pyrite.controller.controller import Controller
 from pyrite.controller.metrics import Exporter
@@ -22,75 +24,114 @@ from pyrite.errors import UserError
 from pyrite.store import open_store
 from pyrite.store.s3_faults import RetryPolicy
 
-#: Seconds from the end of a turn to the next one.
-_PAUSE = 3.0
+#: Seconds from the end of one sync to the start of the next.
+_SYNC_INTERVAL = 3.0
 
-#: Kinds of errors that may be expected.
-_USUAL = ("ApiException", "MaxRetryError", "UserError", "unreadable")
+#: /healthz fails if no sync has ended for so many seconds; the kubelet then restarts the container.
+HEALTHZ_TIMEOUT = 60.0
 
-#: With the store: the next turn asks it again, and /healthz does not take a turn that waits for one that is stuck.
+#: For the store. A later sync retries, so each request gives up long before HEALTHZ_TIMEOUT.
 STORE_RETRY_POLICY = RetryPolicy(connect=3, read=5, between=2, total=15, quick=1)
+
+#: Error kinds whose series start at 0: Prometheus sees no increase in a series that starts at 1.
+_EXPECTED_ERRORS = ("ApiException", "MaxRetryError", "UserError", "unreadable")
 
 _log = logging.getLogger("pyrite.controller")
 
 
 def main() -> None:
-    """Run the controller until told to stop. Exit code 2: the environment is wrong."""
+    """Run the controller until SIGTERM or SIGINT. Exit code 2: the environment is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     try:
-        _serve()
+        _run()
     except UserError as error:
         _log.error("%s", error)
         sys.exit(error.exit_code)
 
 
-def _serve() -> None:
+def _run() -> None:
     stop = threading.Event()
 
-    def end(signum: int, frame: FrameType | None) -> None:
+    def handle_signal(signum: int, frame: FrameType | None) -> None:
         del signum, frame
         stop.set()
 
-    signal.signal(signal.SIGTERM, end)
-    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGTERM, handle_signal)
+    signal.signal(signal.SIGINT, handle_signal)
     try:
         config.load_incluster_config()
     except config.ConfigException:
         config.load_kube_config()
-    places = Path(_needed("PYRITE_SETTINGS")), Path(_needed("PYRITE_JOBS"))
-    cluster = Cluster(_needed("PYRITE_NAMESPACE"))
-    store = open_store(_needed("PYRITE_STORE"), STORE_RETRY_POLICY)
-    loop, exporter = Controller(cluster, store, lambda: settings.load(*places)), Exporter(store)
-    settings.load(*places)
-    for kind in _USUAL:
-        metrics.CONTROLLER_ERRORS.labels(kind)  # 0, not absent: one error in a series that it begins is no growth
+    paths = Path(_required("PYRITE_SETTINGS")), Path(_required("PYRITE_JOBS"))
+    cluster = Cluster(_required("PYRITE_NAMESPACE"))
+    store = open_store(_required("PYRITE_STORE"), STORE_RETRY_POLICY)
+    controller, exporter = Controller(cluster, store, lambda: settings.load(*paths)), Exporter(store)
+    settings.load(*paths)
+    for kind in _EXPECTED_ERRORS:
+        metrics.CONTROLLER_ERRORS.labels(kind)
     metrics_server.serve_from_env()
-    alive = health.serve_from_env()
+    report_healthy = _serve_healthz()
     _log.info("serving the training runs of namespace %s", cluster.namespace)
     while not stop.is_set():
         start, calls = time.monotonic(), cluster.calls
         try:
-            exporter.show(loop.sync(), datetime.now(UTC))
-        except Exception as error:  # whatever it is: to end would help no run, and an alert says that turns fail
+            exporter.update(controller.sync(), datetime.now(UTC))
+        except Exception as error:  # exiting would help no run; an alert fires if every sync fails
             metrics.CONTROLLER_ERRORS.labels(type(error).__name__).inc()
-            _log.warning("this turn failed, the next one tries again: %s", _first_line(error))
+            _log.warning("sync failed, will retry: %s", _first_line(error))
         metrics.CONTROLLER_SYNC.observe(time.monotonic() - start)
         metrics.CONTROLLER_CALLS.inc(cluster.calls - calls)
-        alive()
-        stop.wait(_PAUSE)
-    _log.info("told to stop; what runs goes on, and the next controller takes over")
+        report_healthy()
+        stop.wait(_SYNC_INTERVAL)
+    _log.info("stopped by a signal; running Jobs continue, and the next controller takes over")
 
 
-def _needed(name: str) -> str:
+def _serve_healthz() -> Callable[[], None]:
+    """Serve /healthz on the port in PYRITE_HEALTH_PORT, if set. The caller calls the result after each sync.
+
+    Raises:
+        UserError: it is not a port number.
+    """
+    last_sync = time.monotonic()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            age = time.monotonic() - last_sync
+            code, state = (200, "ok") if age < HEALTHZ_TIMEOUT else (503, "stuck")
+            body = f"{state}: the last sync ended {age:.0f} s ago\n"
+            if self.path != "/healthz":
+                code, body = 404, "not found; try /healthz\n"
+            self.send_response(code)
+            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            del format, args
+
+    if port := os.environ.get("PYRITE_HEALTH_PORT", ""):
+        if not port.isdecimal() or not 0 < int(port) < 65536:
+            raise UserError(f"PYRITE_HEALTH_PORT is {port!r}; give a port number such as 8080.")
+        server = ThreadingHTTPServer(("", int(port)), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def report_healthy() -> None:
+        nonlocal last_sync
+        last_sync = time.monotonic()
+
+    return report_healthy
+
+
+def _required(name: str) -> str:
     value = os.environ.get(name, "")
     if not value:
-        raise UserError(f"{name} is not set; the chart sets it.")
+        raise UserError(f"{name} is not set; the Helm chart sets it.")
     return value
 
 
 def _first_line(error: Exception) -> str:
     if isinstance(error, ApiException):
-        return f"the API server answers {error.status} {error.reason}: {error_message(error)}"
+        return f"the API server responds {error.status} {error.reason}: {error_message(error)}"
     return f"{type(error).__name__}: {error}".partition("\n")[0][:500]
 
 

@@ -1,7 +1,7 @@
-"""The calls to the Kubernetes API, each with a time limit. Objects are plain dictionaries, as the server has them."""
+"""Calls to the Kubernetes API, each with a timeout. Objects are plain dictionaries in the API's own format."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from kubernetes import client
@@ -11,14 +11,14 @@ from urllib3.exceptions import HTTPError
 from pyrite.controller.manifests import RUN_LABEL
 from pyrite.controller.resource import API_VERSION, GROUP, KIND, PLURAL, VERSION, TrainingRun
 
-_SECONDS = 10
+_TIMEOUT = 10
 _CONFLICT, _NOT_FOUND = 409, 404
 
-#: Kubernetes' own label of a Job's pods.
+#: The label that Kubernetes sets on a Job's pods.
 JOB_LABEL = "batch.kubernetes.io/job-name"
 
-#: Pods or events in one answer: more than a run has at once, and what a turn can hold in memory.
-_MOST = 500
+#: Most pods or events in one response: more than a run has at once, and little enough to hold in memory.
+_LIMIT = 500
 
 Object = dict[str, Any]
 
@@ -27,14 +27,14 @@ class Cluster:
     """One namespace, through a configured ``ApiClient``.
 
     Raises:
-        ApiException, urllib3.exceptions.HTTPError: the server refuses, or does not answer in time.
+        ApiException, urllib3.exceptions.HTTPError: the server refuses, or does not respond in time.
     """
 
     def __init__(self, namespace: str, api: client.ApiClient | None = None):
         self.namespace = namespace
         self._core = client.CoreV1Api(api)
         self._custom = client.CustomObjectsApi(api)
-        #: Calls made so far.
+        #: Number of calls so far.
         self.calls = 0
 
     def runs(self) -> list[Object]:
@@ -47,35 +47,26 @@ class Cluster:
 
     def pods(self, run: str) -> list[Object]:
         """The pods of a run that have not ended."""
-        return self._pods(f"{RUN_LABEL}={run}", "status.phase!=Succeeded,status.phase!=Failed")
+        return self._pods(f"{RUN_LABEL}={run}", field_selector="status.phase!=Succeeded,status.phase!=Failed")
 
     def failed_pods(self, job: str) -> list[Object]:
         """The pods of a Job that have failed."""
-        return self._pods(f"{JOB_LABEL}={job}", "status.phase=Failed")
+        return self._pods(f"{JOB_LABEL}={job}", field_selector="status.phase=Failed")
 
     def server_pods(self, instance: str) -> list[Object]:
         """The pods of the vLLM server."""
-        return self._pods(f"app.kubernetes.io/instance={instance},app.kubernetes.io/component=vllm", None)
+        return self._pods(f"app.kubernetes.io/instance={instance},app.kubernetes.io/component=vllm")
 
     def events(self, name: str) -> list[Object]:
         """The events of a Job or a pod."""
-        self.calls += 1
-        answer = self._core.list_namespaced_event(
-            self.namespace,
-            field_selector=f"involvedObject.name={name}",
-            limit=_MOST,
-            _preload_content=False,
-            _request_timeout=_SECONDS,
-        )
-        items: list[Object] = json.loads(answer.data)["items"]
-        return items
+        return self._list_core(self._core.list_namespaced_event, field_selector=f"involvedObject.name={name}")
 
     def server(self, name: str) -> Object | None:
-        """A StatefulSet, or None where there is none."""
+        """A StatefulSet, or None if it does not exist."""
         self.calls += 1
         try:
             found: Object = self._custom.get_namespaced_custom_object(
-                "apps", "v1", self.namespace, "statefulsets", name, _request_timeout=_SECONDS
+                "apps", "v1", self.namespace, "statefulsets", name, _request_timeout=_TIMEOUT
             )
         except ApiException as error:
             if error.status == _NOT_FOUND:
@@ -94,15 +85,15 @@ class Cluster:
             name,
             {"spec": {"replicas": replicas}},
             _content_type="application/merge-patch+json",
-            _request_timeout=_SECONDS,
+            _request_timeout=_TIMEOUT,
         )
 
     def create(self, manifest: Object) -> bool:
-        """Create a Job or a ConfigMap; False where it was there already."""
+        """Create a Job or a ConfigMap; False if it exists already."""
         self.calls += 1
         try:
             if manifest["kind"] == "ConfigMap":
-                self._core.create_namespaced_config_map(self.namespace, manifest, _request_timeout=_SECONDS)
+                self._core.create_namespaced_config_map(self.namespace, manifest, _request_timeout=_TIMEOUT)
             else:
                 self._custom.create_namespaced_custom_object(
                     "batch",
@@ -111,7 +102,7 @@ class Cluster:
                     "jobs",
                     manifest,
                     field_validation="Strict",
-                    _request_timeout=_SECONDS,
+                    _request_timeout=_TIMEOUT,
                 )
         except ApiException as error:
             if error.status == _CONFLICT:
@@ -120,7 +111,7 @@ class Cluster:
         return True
 
     def delete_job(self, name: str) -> None:
-        """Delete a Job after its pods; one that is gone is no error."""
+        """Delete a Job once its pods are gone. A Job that does not exist is no error."""
         self.calls += 1
         try:
             self._custom.delete_namespaced_custom_object(
@@ -130,14 +121,14 @@ class Cluster:
                 "jobs",
                 name,
                 propagation_policy="Foreground",
-                _request_timeout=_SECONDS,
+                _request_timeout=_TIMEOUT,
             )
         except ApiException as error:
             if error.status != _NOT_FOUND:
                 raise
 
     def patch_status(self, run: TrainingRun, status: Object) -> bool:
-        """Replace the run's status; False where the run is gone, or not as it was when it was listed."""
+        """Replace the run's status; False if the run is gone or has changed since it was listed."""
         self.calls += 1
         try:
             self._custom.patch_namespaced_custom_object_status(
@@ -148,7 +139,7 @@ class Cluster:
                 run.name,
                 {"metadata": {"resourceVersion": run.version}, "status": status},
                 _content_type="application/merge-patch+json",
-                _request_timeout=_SECONDS,
+                _request_timeout=_TIMEOUT,
             )
         except ApiException as error:
             if error.status not in (_NOT_FOUND, _CONFLICT):
@@ -157,14 +148,20 @@ class Cluster:
         return True
 
     def record_event(self, run: TrainingRun, kind: str, reason: str, message: str, at: str) -> None:
-        """Put an Event beside the run."""
+        """Record an Event of the run."""
         self.calls += 1
-        about = {"apiVersion": API_VERSION, "kind": KIND, "name": run.name, "uid": run.uid, "namespace": self.namespace}
+        involved = {
+            "apiVersion": API_VERSION,
+            "kind": KIND,
+            "name": run.name,
+            "uid": run.uid,
+            "namespace": self.namespace,
+        }
         event = {
             "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"generateName": f"{run.name}-", "namespace": self.namespace},
-            "involvedObject": about,
+            "involvedObject": involved,
             "type": kind,
             "reason": reason,
             "message": message[:1024],
@@ -173,34 +170,32 @@ class Cluster:
             "count": 1,
             "source": {"component": "pyrite-controller"},
         }
-        self._core.create_namespaced_event(self.namespace, event, _request_timeout=_SECONDS)
+        self._core.create_namespaced_event(self.namespace, event, _request_timeout=_TIMEOUT)
 
     def _list(self, group: str, version: str, plural: str, **options: Any) -> list[Object]:
         self.calls += 1
         found = self._custom.list_namespaced_custom_object(
-            group, version, self.namespace, plural, _request_timeout=_SECONDS, **options
+            group, version, self.namespace, plural, _request_timeout=_TIMEOUT, **options
         )
         items: list[Object] = found["items"]
         return items
 
-    def _pods(self, labels: str, fields: str | None) -> list[Object]:
+    def _pods(self, labels: str, **selectors: str) -> list[Object]:
+        return self._list_core(self._core.list_namespaced_pod, label_selector=labels, **selectors)
+
+    def _list_core(self, method: Callable[..., Any], **selectors: str) -> list[Object]:
+        """A list as plain dictionaries, not as the client's models."""
         self.calls += 1
-        answer = self._core.list_namespaced_pod(
-            self.namespace,
-            label_selector=labels,
-            field_selector=fields,
-            limit=_MOST,
-            _preload_content=False,
-            _request_timeout=_SECONDS,
-        )
+        options = {"limit": _LIMIT, "_preload_content": False, "_request_timeout": _TIMEOUT}
+        answer = method(self.namespace, **selectors, **options)
         items: list[Object] = json.loads(answer.data)["items"]
         return items
 
 
 def error_message(error: ApiException | HTTPError) -> str:
-    """What the API server says of a request that it refuses, or what came in place of an answer."""
+    """The API server's own message of a refused request, or why there was no response."""
     if isinstance(error, HTTPError):
-        return f"no answer ({type(error).__name__})"
+        return f"no response ({type(error).__name__})"
     try:
         return str(json.loads(str(error.body))["message"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""What a person does with TrainingRuns from outside the cluster, with their own kubeconfig."""
+"""The user's side of TrainingRuns: submit and follow them from outside the cluster, with the user's kubeconfig."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,18 +11,18 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from pyrite.controller.api import error_message
-from pyrite.controller.crd import MOST_CHARACTERS
+from pyrite.controller.crd import MAX_NAME_LENGTH
 from pyrite.controller.resource import ENDED, GROUP, PLURAL, VERSION, TrainingRun, parse, to_resource
 from pyrite.errors import PyriteError, UserError
 from pyrite.spec import RunSpec
 
-_SECONDS = 10
-_CONFLICT, _NOT_FOUND, _INVALID, _FORBIDDEN = 409, 404, 422, 403
-_PAUSE = 1.0
-#: Seconds that the API server may be away while a run is followed.
-_PATIENCE = 120.0
-#: Seconds after which a run that nobody has looked at is strange.
-_LONELY = 20.0
+_REQUEST_TIMEOUT = 10
+_CONFLICT, _NOT_FOUND, _FORBIDDEN = 409, 404, 403
+_POLL_INTERVAL = 1.0
+#: Seconds without the API server after which following a run ends.
+_OUTAGE_TIMEOUT = 120.0
+#: Seconds without a status after which the user is warned that no controller may be running.
+_UNOBSERVED_WARNING = 20.0
 
 
 class TrainingRunClient:
@@ -38,27 +38,27 @@ class TrainingRunClient:
             _, context = config.list_kube_config_contexts()
         except (config.ConfigException, OSError) as error:
             raise UserError(
-                f"no Kubernetes cluster is configured ({error}). Set KUBECONFIG, or leave ON=cluster out to run here."
+                f"no Kubernetes cluster is configured ({error}). Set KUBECONFIG, or leave out ON=cluster to run here."
             ) from None
         self.namespace: str = namespace or context["context"].get("namespace") or "default"
         self._api = client.CustomObjectsApi()
 
     def submit(self, spec: RunSpec, queue: str | None) -> bool:
-        """Create the run; False where the very same one is there already.
+        """Create the run; False if an identical run exists.
 
         Raises:
-            UserError: the name cannot be a Kubernetes name, or another run has it.
+            UserError: the name is not valid or is taken, or a setting names a local file.
         """
-        if words := _of_this_machine(spec):
-            raise UserError(words)
+        if problem := _local_file(spec):
+            raise UserError(problem)
         manifest = to_resource(spec, queue)
-        if "." in spec.name or len(spec.name) > MOST_CHARACTERS:
+        if "." in spec.name or len(spec.name) > MAX_NAME_LENGTH:
             raise UserError(
-                f"name: {spec.name!r} cannot be a run on a cluster; use up to {MOST_CHARACTERS} letters, digits and "
-                "dashes (name=other-name on the command line)."
+                f"name: {spec.name!r} cannot be the name of a run on a cluster; use up to {MAX_NAME_LENGTH} letters, "
+                "digits and dashes (name=other-name on the command line)."
             )
         try:
-            with _explained(self.namespace):
+            with _user_errors(self.namespace):
                 self._api.create_namespaced_custom_object(
                     GROUP,
                     VERSION,
@@ -66,123 +66,123 @@ class TrainingRunClient:
                     PLURAL,
                     manifest,
                     field_validation="Strict",
-                    _request_timeout=_SECONDS,
+                    _request_timeout=_REQUEST_TIMEOUT,
                 )
         except ApiException as error:
             if error.status != _CONFLICT:
                 raise
-            if self._spec(spec.name) != manifest["spec"]:
+            if self._get(spec.name)["spec"] != manifest["spec"]:
                 raise UserError(
-                    f"namespace {self.namespace} has a run {spec.name} that is described otherwise. Choose another "
+                    f"namespace {self.namespace} already has a run {spec.name} with other settings. Choose another "
                     f"name (name=other-name), edit it (`kubectl edit tr {spec.name}`), or delete it "
-                    f"(`kubectl delete tr {spec.name}`: what it made stays in the store)."
+                    f"(`kubectl delete tr {spec.name}`; its results stay in the store)."
                 ) from None
             return False
         return True
 
     def find(self, name: str) -> TrainingRun:
-        """The run as it is now.
+        """The current state of a run.
 
         Raises:
-            UserError: there is none of that name.
+            UserError: there is no run of that name.
         """
         return parse(self._get(name))
 
-    def follow(self, name: str, tell: Callable[[TrainingRun], None], alone: Callable[[], None]) -> TrainingRun:
-        """Call ``tell`` for each change of the run's status, until it has ended; the run as it ended.
+    def follow(
+        self, name: str, on_change: Callable[[TrainingRun], None], on_unobserved: Callable[[], None]
+    ) -> TrainingRun:
+        """Call ``on_change`` at each change of the run's status until it ends; returns the ended run.
 
-        ``alone`` is called once where no controller has looked at it for a while.
+        ``on_unobserved`` is called once if no controller has observed the run for a while.
 
         Raises:
-            UserError: the run is deleted meanwhile.
-            PyriteError: the API server is away for too long.
+            UserError: the run was deleted.
+            PyriteError: the API server has not responded for too long.
         """
         last: Any = None
-        told_alone = False
-        began = heard = time.monotonic()
+        warned = False
+        start = last_response = time.monotonic()
         while True:
             try:
                 run = self.find(name)
-                heard = time.monotonic()
-            except _Away as error:
-                if time.monotonic() - heard > _PATIENCE:
-                    raise PyriteError(
-                        f"{error} The run goes on without us: `pyrite attach {name}` comes back."
-                    ) from None
+                last_response = time.monotonic()
+            except _Unreachable as error:
+                if time.monotonic() - last_response > _OUTAGE_TIMEOUT:
+                    raise PyriteError(f"{error} The run continues; follow it with `pyrite attach {name}`.") from None
             else:
                 if run.status != last:
-                    tell(run)
+                    on_change(run)
                     last = run.status
-                if run.is_alone and not told_alone and time.monotonic() - began > _LONELY:
-                    told_alone = True
-                    alone()
+                if run.is_unobserved and not warned and time.monotonic() - start > _UNOBSERVED_WARNING:
+                    warned = True
+                    on_unobserved()
                 if run.status.phase in ENDED and run.status.observed_generation == run.generation:
                     return run
-            time.sleep(_PAUSE)
-
-    def _spec(self, name: str) -> Any:
-        return self._get(name)["spec"]
+            time.sleep(_POLL_INTERVAL)
 
     def _get(self, name: str) -> dict[str, Any]:
-        with _explained(self.namespace):
+        with _user_errors(self.namespace):
             try:
                 found: dict[str, Any] = self._api.get_namespaced_custom_object(
-                    GROUP, VERSION, self.namespace, PLURAL, name, _request_timeout=_SECONDS
+                    GROUP, VERSION, self.namespace, PLURAL, name, _request_timeout=_REQUEST_TIMEOUT
                 )
             except ApiException as error:
                 if error.status != _NOT_FOUND or "page not found" in str(error.body):
                     raise
-                known = self._api.list_namespaced_custom_object(
-                    GROUP, VERSION, self.namespace, PLURAL, _request_timeout=_SECONDS
+                runs = self._api.list_namespaced_custom_object(
+                    GROUP, VERSION, self.namespace, PLURAL, _request_timeout=_REQUEST_TIMEOUT
                 )
-                names = ", ".join(item["metadata"]["name"] for item in known["items"][:20]) or "none"
+                names = ", ".join(item["metadata"]["name"] for item in runs["items"][:20]) or "none"
                 raise UserError(f"namespace {self.namespace} has no run {name}; it has: {names}.") from None
         return found
 
 
-def _of_this_machine(spec: RunSpec) -> str | None:
-    """What to say of the first setting that names a file here, which a pod would look for in vain."""
-    # Under its own name, by which a model's family is known.
-    on_s3 = "Put it on S3 (`aws s3 {copy} {path} s3://bucket/data/{name}`) and say {setting}=s3://bucket/data/{name}."
-    mounted = "Name one that a hub or Pyrite has, or have it mounted into the pods and say where it is there."
+def _local_file(spec: RunSpec) -> str | None:
+    """An error message for the first setting that names a local file, which pods cannot read."""
+    # The copy has the same base name: a model's family is recognised by it.
+    to_s3 = "Copy it to S3 (`aws s3 {copy} {path} s3://bucket/data/{name}`) and set {setting}=s3://bucket/data/{name}."
+    to_mount = "Use a hub id or a built-in name, or mount it into the pods and set its path there."
     retention = spec.evaluate.retention
-    named = {
-        "source.path": (getattr(spec.source, "path", None), on_s3),
-        "source.id": (getattr(spec.source, "id", None) if spec.source.kind == "huggingface" else None, mounted),
-        "evaluate.retention.path": (retention.path if retention else None, on_s3),
-        "model.base": (spec.model.base, on_s3),
-        "judge.prompt": (spec.judge.prompt if spec.judge.kind == "llm" else None, mounted),
-        "generate.prompt": (spec.generate.prompt if spec.generate else None, mounted),
+    settings = {
+        "source.path": (getattr(spec.source, "path", None), to_s3),
+        "source.id": (getattr(spec.source, "id", None) if spec.source.kind == "huggingface" else None, to_mount),
+        "evaluate.retention.path": (retention.path if retention else None, to_s3),
+        "model.base": (spec.model.base, to_s3),
+        "judge.prompt": (spec.judge.prompt if spec.judge.kind == "llm" else None, to_mount),
+        "generate.prompt": (spec.generate.prompt if spec.generate else None, to_mount),
     }
-    for setting, (path, advice) in named.items():
+    for setting, (path, advice) in settings.items():
         if path and Path(path).is_absolute() and Path(path).exists():
-            words = f"{setting}: {path} is on this machine, whose files the cluster's pods do not see."
             copy = "cp --recursive" if Path(path).is_dir() else "cp"
-            return f"{words} {advice.format(copy=copy, path=path, name=Path(path).name, setting=setting)}"
+            advice = advice.format(copy=copy, path=path, name=Path(path).name, setting=setting)
+            return f"{setting}: {path} is a file on this machine, which the cluster's pods cannot read. {advice}"
     return None
 
 
-class _Away(PyriteError):
-    """The API server does not answer."""
+class _Unreachable(PyriteError):
+    """The API server does not respond."""
 
 
 @contextmanager
-def _explained(namespace: str) -> Iterator[None]:
+def _user_errors(namespace: str) -> Iterator[None]:
+    """Translate errors of the Kubernetes client, except a conflict, to messages for the user."""
     try:
         yield
     except HTTPError as error:
-        raise _Away(f"the Kubernetes API server does not answer ({type(error).__name__}).") from None
+        raise _Unreachable(f"the Kubernetes API server does not respond ({type(error).__name__}).") from None
     except ApiException as error:
         if error.status == _CONFLICT:
             raise
         if error.status is None or error.status >= 500:
-            raise _Away(f"the Kubernetes API server answers {error.status}.") from None
-        words = error_message(error)
+            raise _Unreachable(f"the Kubernetes API server responds with status {error.status}.") from None
+        message = error_message(error)
         if error.status == _NOT_FOUND:
             raise UserError(
-                f"the cluster knows no TrainingRuns in namespace {namespace} ({words}): install the chart first, "
+                f"the cluster has no resource TrainingRun or no namespace {namespace} ({message}). Install the chart: "
                 "`helm install pyrite charts/pyrite`."
             ) from None
         if error.status == _FORBIDDEN:
-            raise UserError(f"you may not do this in namespace {namespace}: {words}") from None
-        raise UserError(f"the cluster refuses the run: {words}") from None
+            raise UserError(
+                f"you have no permission for this in namespace {namespace}: {message}. Ask for a Role that allows it."
+            ) from None
+        raise UserError(f"the API server rejects the run: {message}") from None

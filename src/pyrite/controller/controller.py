@@ -1,4 +1,4 @@
-"""The loop: list, decide, act. Every turn starts from nothing, so that it may be killed at any point, or run twice."""
+"""The reconcile loop: list, decide, act. A sync keeps no state, so it may be killed at any point or run twice."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ from urllib3.exceptions import HTTPError
 from pyrite import metrics
 from pyrite.controller import pods, reconcile
 from pyrite.controller.api import Cluster, error_message
-from pyrite.controller.manifests import ASKING, RUN_LABEL, needs_gpu, uses_server
-from pyrite.controller.observed import Job, Server, Snapshot, Stored, read_job, read_server, read_stored
-from pyrite.controller.reconcile import Actions, Observed
+from pyrite.controller.manifests import LLM_STAGES, RUN_LABEL, needs_gpu, uses_server
+from pyrite.controller.observed import Job, Observed, Server, Snapshot, Stored, read_job, read_server, read_stored
+from pyrite.controller.reconcile import Actions
 from pyrite.controller.resource import Status, TrainingRun, parse
 from pyrite.controller.settings import Settings
 from pyrite.errors import PyriteError, UserError
@@ -26,107 +26,108 @@ _log = logging.getLogger(__name__)
 class Controller:
     """Serves the TrainingRuns of one namespace.
 
-    ``settings`` reads the chart's settings anew, so that an upgrade of the chart needs no restart.
+    ``settings`` reads the chart's settings at each sync, so that an upgrade of the chart needs no restart.
     """
 
     def __init__(self, cluster: Cluster, store: Store, settings: Callable[[], Settings]):
         self._cluster, self._store, self._settings = cluster, store, settings
-        # Of this turn: what was read, why the store is away, and calls for a run that were not answered.
+        # Of the current sync: steps read, the store's error, and calls for a run that timed out.
         self._stored: dict[str, Stored] = {}
-        self._away: PyriteError | None = None
-        self._unanswered = 0
+        self._store_error: PyriteError | None = None
+        self._timeouts = 0
 
     def sync(self) -> Snapshot:
-        """Look at everything once and do what is to be done; what was seen.
+        """Observe all runs once and act on them; returns what was observed.
 
         Raises:
-            ApiException, urllib3.exceptions.HTTPError: the API server refuses, or does not answer.
+            ApiException, urllib3.exceptions.HTTPError: the API server refuses, or does not respond.
             UserError: the chart's settings are wrong.
         """
-        self._stored, self._away, self._unanswered = {}, None, 0
+        self._stored, self._store_error, self._timeouts = {}, None, 0
         settings = self._settings()
         found = [each for each in self._cluster.runs() if "deletionTimestamp" not in each["metadata"]]
         runs = sorted(map(parse, found), key=lambda run: (run.created, run.name))
         open_runs = [run for run in runs if not reconcile.is_settled(run)]
         jobs = self._jobs(open_runs)
         server = self._server(settings) if settings.server else None
-        asking = {run.name for run in open_runs if _asks(run, run.status, settings)}
-        on_gpus = {name for name, its in jobs.items() if any(job.gpu and not job.ended for job in its)}
+        server_users = {run.name for run in open_runs if _uses_server(run, run.status, settings)}
+        gpu_users = {name for name, owned in jobs.items() if any(job.gpu and not job.ended for job in owned)}
         queued: set[str] = set()
-        up = down = soon = False
+        scale_up = scale_down = needed_later = False
         for run in open_runs:
-            others = {"asking": asking - {run.name}, "on_gpus": on_gpus - {run.name}}
-            decision = self._do(run, jobs[run.name], settings, server, others)
-            queued |= {run.name} if decision.queued else set()
-            asking -= {run.name}
-            if _asks(run, decision.status, settings):
-                asking |= {run.name}
-            if any(needs_gpu(made) for made in decision.create if made["kind"] == "Job"):
-                on_gpus |= {run.name}
-            up, down = up or decision.server is True, down or decision.server is False
-            soon = soon or _will_ask(run, decision.status, settings)
+            others = {"server_users": server_users - {run.name}, "gpu_users": gpu_users - {run.name}}
+            actions = self._sync_run(run, jobs[run.name], settings, server, others)
+            if actions.queued:
+                queued.add(run.name)
+            server_users.discard(run.name)
+            if _uses_server(run, actions.status, settings):
+                server_users.add(run.name)
+            if any(needs_gpu(manifest) for manifest in actions.create if manifest["kind"] == "Job"):
+                gpu_users.add(run.name)
+            scale_up, scale_down = scale_up or actions.want_server is True, scale_down or actions.want_server is False
+            needed_later = needed_later or _will_use_server(run, actions.status, settings)
         if server:
-            used = any(_uses(run, job, settings) for run in open_runs for job in jobs[run.name])
-            self._scale(settings, server, up, not used and (down or not soon))
+            in_use = any(_job_uses_server(run, job, settings) for run in open_runs for job in jobs[run.name])
+            self._scale(settings, server, scale_up, not in_use and (scale_down or not needed_later))
         return Snapshot(runs, jobs, self._stored, queued, server, settings)
 
-    def _do(
+    def _sync_run(
         self, run: TrainingRun, jobs: Sequence[Job], settings: Settings, server: Server | None, others: dict[str, Any]
     ) -> Actions:
-        """Decide and act. Whatever is wrong with one run is shown with it, and does not stop the others."""
+        """Decide and act for one run. An error is shown in its status and does not stop the other runs."""
         try:
-            decision = self._reconcile(run, jobs, settings, server, others)
-            self._act(run, decision)
-            return decision
+            actions = self._decide(run, jobs, settings, server, others)
+            self._apply(run, actions)
+            return actions
         except HTTPError:
-            self._unanswered += 1
-            if self._unanswered > 1:
-                raise  # it is not this run: the API server is away, and each call would wait for it
+            self._timeouts += 1
+            if self._timeouts > 1:
+                raise  # the API server is down: do not wait for a timeout per run
             return Actions(run.status)
         except Exception as error:
-            return self._held_up(run, error)
+            return self._report_error(run, error)
 
-    def _held_up(self, run: TrainingRun, error: Exception) -> Actions:
+    def _report_error(self, run: TrainingRun, error: Exception) -> Actions:
         if isinstance(error, ApiException):
-            message = f"the cluster refuses what the run needs, and it waits: {error_message(error)}"
+            message = f"waiting: the API server refuses a request for the run: {error_message(error)}"
         elif isinstance(error, UserError):
             message = str(error)
         else:
             metrics.CONTROLLER_ERRORS.labels(type(error).__name__).inc()
             _log.exception("run %s", run.name)
-            what = f"{type(error).__name__}: {error}"
-            message = f"the controller cannot look after the run, and tries again; its log has more: {what}"
+            cause = f"{type(error).__name__}: {error}"
+            message = f"the controller failed on this run and will retry; see its log: {cause}"
         _log.warning("run %s: %s", run.name, message)
-        decision = reconcile.held_up(run, message, datetime.now(UTC))
+        actions = reconcile.report_error(run, message, datetime.now(UTC))
         try:
-            self._act(run, decision)
-        except (ApiException, HTTPError) as again:
-            _log.warning("run %s: this cannot be shown: %s", run.name, error_message(again))
-        return decision
+            self._apply(run, actions)
+        except (ApiException, HTTPError) as status_error:
+            _log.warning("run %s: cannot update its status: %s", run.name, error_message(status_error))
+        return actions
 
-    def _reconcile(
+    def _decide(
         self, run: TrainingRun, jobs: Sequence[Job], settings: Settings, server: Server | None, others: dict[str, Any]
     ) -> Actions:
         now = datetime.now(UTC)
-        seen = Observed(jobs=jobs, pods=pods.look(self._cluster, run, jobs, now), server=server, **others)
-        if run.spec and reconcile.needs_store(run, jobs, seen.pods):
+        observed = Observed(jobs=jobs, pods=pods.diagnose(self._cluster, run, jobs, now), server=server, **others)
+        if run.spec and reconcile.needs_store(run, jobs, observed.pods):
             try:
-                seen = replace(seen, stored=self._read(run))
+                observed = replace(observed, stored=self._read_stored(run))
             except PyriteError as error:
                 _log.warning("run %s: %s", run.name, error)
-                return reconcile.held_up(run, f"the store cannot be read, and the run waits for it: {error}", now)
-        return reconcile.reconcile(run, seen, settings, str(self._store), now)
+                return reconcile.report_error(run, f"waiting: the store cannot be read: {error}", now)
+        return reconcile.reconcile(run, observed, settings, str(self._store), now)
 
-    def _read(self, run: TrainingRun) -> Stored:
-        """What the store holds of ``run``. A store that does not answer is asked once a turn: each time takes long."""
-        if self._away:
-            raise self._away
+    def _read_stored(self, run: TrainingRun) -> Stored:
+        """Read the run's steps. A store that does not respond is tried once a sync, since each attempt takes long."""
+        if self._store_error:
+            raise self._store_error
         try:
             found = self._stored[run.name] = read_stored(self._store, run)
         except UserError:
-            raise  # an answer
+            raise  # the store responds; only this run is affected
         except PyriteError as error:
-            self._away = error
+            self._store_error = error
             raise
         return found
 
@@ -135,41 +136,43 @@ class Controller:
         uids = {run.name: run.uid for run in runs}
         for each in self._cluster.jobs(found) if found else ():
             name, job = each["metadata"]["labels"][RUN_LABEL], read_job(each)
-            if job.owner == uids[name] or not job.ended:  # those of an earlier run count until they have ended
+            if job.owner == uids[name] or not job.ended:  # an earlier run's Jobs count until they end
                 found[name].append(job)
         return found
 
     def _server(self, settings: Settings) -> Server | None:
         assert settings.server
-        found = self._cluster.server(settings.server.stateful_set)
+        name = settings.server.stateful_set
+        found = self._cluster.server(name)
         if found is None:
             return None
-        waits = found["spec"]["replicas"] > ((found.get("status") or {}).get("readyReplicas") or 0)
-        name, now = settings.server.stateful_set, datetime.now(UTC)
-        return read_server(found, pods.of_server(self._cluster, settings.instance, name, now) if waits else "")
+        starting = found["spec"]["replicas"] > ((found.get("status") or {}).get("readyReplicas") or 0)
+        now = datetime.now(UTC)
+        problem = pods.diagnose_server(self._cluster, settings.instance, name, now) if starting else ""
+        return read_server(found, problem)
 
     def _scale(self, settings: Settings, server: Server, up: bool, down: bool) -> None:
         assert settings.server
         wanted = settings.server.replicas if up else 0 if down else server.replicas
         if wanted != server.replicas:
-            _log.info("%s: %d replicas, now %d", settings.server.stateful_set, server.replicas, wanted)
+            _log.info("%s: scaling from %d to %d replicas", settings.server.stateful_set, server.replicas, wanted)
             self._cluster.scale(settings.server.stateful_set, wanted)
 
-    def _act(self, run: TrainingRun, decision: Actions) -> None:
-        for name in decision.delete:
+    def _apply(self, run: TrainingRun, actions: Actions) -> None:
+        for name in actions.delete:
             _log.info("run %s: deleting %s", run.name, name)
             self._cluster.delete_job(name)
-        for manifest in decision.create:
+        for manifest in actions.create:
             if self._cluster.create(manifest):
                 _log.info("run %s: created %s %s", run.name, manifest["kind"], manifest["metadata"]["name"])
-        before, after = run.status, decision.status
+        before, after = run.status, actions.status
         if after == before or not self._cluster.patch_status(run, after.model_dump(mode="json", by_alias=True)):
             return
         if (after.phase, after.step) != (before.phase, before.step):
-            self._tell(run, after)
+            self._record_event(run, after)
 
-    def _tell(self, run: TrainingRun, status: Status) -> None:
-        """Put an Event beside the run, for whoever looks: that it cannot be is no reason to do anything else."""
+    def _record_event(self, run: TrainingRun, status: Status) -> None:
+        """Record an Event of the run. An error is only logged, because nothing depends on Events."""
         kind = "Warning" if status.phase == "Failed" else "Normal"
         reason = "StepStarted" if status.phase == "Running" else status.phase
         _log.info("run %s: %s. %s", run.name, status.phase, status.message)
@@ -177,27 +180,24 @@ class Controller:
         try:
             self._cluster.record_event(run, kind, reason, status.message, at)
         except (ApiException, HTTPError) as error:
-            _log.warning("run %s: no event: %s", run.name, error_message(error))
+            _log.warning("run %s: cannot record an Event: %s", run.name, error_message(error))
 
 
-def _asks(run: TrainingRun, status: Status, settings: Settings) -> bool:
-    """Whether a run asks the server, or waits for it."""
-    return (
-        run.spec is not None
-        and status.phase in ("Waiting", "Running")
-        and uses_server(run.spec, status.stage, settings)
-    )
+def _uses_server(run: TrainingRun, status: Status, settings: Settings) -> bool:
+    """Whether a run uses the vLLM server now, or waits for it."""
+    return run.spec is not None and _is_active(status) and uses_server(run.spec, status.stage, settings)
 
 
-def _will_ask(run: TrainingRun, status: Status, settings: Settings) -> bool:
-    """Whether a run that goes on asks the server at some of its steps."""
-    return (
-        run.spec is not None
-        and status.phase in ("Waiting", "Running")
-        and any(uses_server(run.spec, stage, settings) for stage in ASKING)
-    )
+def _will_use_server(run: TrainingRun, status: Status, settings: Settings) -> bool:
+    """Whether an active run uses the vLLM server at any of its stages."""
+    spec = run.spec
+    return spec is not None and _is_active(status) and any(uses_server(spec, stage, settings) for stage in LLM_STAGES)
 
 
-def _uses(run: TrainingRun, job: Job, settings: Settings) -> bool:
-    """Whether the pods of ``job`` may be asking the server now."""
+def _is_active(status: Status) -> bool:
+    return status.phase in ("Waiting", "Running")
+
+
+def _job_uses_server(run: TrainingRun, job: Job, settings: Settings) -> bool:
+    """Whether the Job's pods may be sending requests to the vLLM server."""
     return run.spec is not None and not job.ended and uses_server(run.spec, job.stage, settings)

@@ -1,4 +1,4 @@
-"""What is created for a step: a Job from the stage's manifest, and the run's description beside it. Pure."""
+"""The objects created for a step: a Job from the stage's manifest, and the run config that it mounts. Pure."""
 
 import copy
 import hashlib
@@ -14,37 +14,37 @@ from pyrite.plan import Step
 from pyrite.spec import RunSpec
 
 RUN_LABEL, STAGE_LABEL, ITERATION_LABEL = "pyrite.dev/run", "pyrite.dev/stage", "pyrite.dev/iteration"
-DESCRIPTION_LABEL, TEMPLATE_LABEL = "pyrite.dev/description", "pyrite.dev/template"
+RUN_CONFIG_LABEL, TEMPLATE_LABEL = "pyrite.dev/run-config", "pyrite.dev/template"
 GPU = "nvidia.com/gpu"
-#: Stages that ask the LLM server.
-ASKING = ("generate", "judge")
+#: Stages that send requests to the LLM server.
+LLM_STAGES = ("generate", "judge")
 _KEY = "run.yaml"
 
 Manifest = dict[str, Any]
 
 
-def description(run: TrainingRun, settings: Settings) -> Manifest:
-    """The immutable ConfigMap of the run's description as it is now."""
+def run_config(run: TrainingRun, settings: Settings) -> Manifest:
+    """An immutable ConfigMap of the run's current spec; its name includes a digest of the content."""
     assert run.spec is not None
-    text = dump(_with_judge(run.spec, settings))
+    text = dump(_with_judge_urls(run.spec, settings))
     name = f"{run.name}-run-{_digest(text, run.uid)}"
-    metadata = {"name": name, "labels": _labels(run, settings), "ownerReferences": [_owner(run)]}
+    metadata = {"name": name, "labels": _labels(run, settings), "ownerReferences": [_owner_reference(run)]}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": {_KEY: text}}
 
 
 def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Manifest:
-    """The Job that does ``steps``: one step, or all shards of a stage and iteration.
+    """The Job for ``steps``: one step, or all shards of a stage and iteration.
 
     Args:
-        key: what the steps' results depend on; the Job's name holds it, so that the same work has the same name.
+        key: a digest of what the steps' results depend on. The Job's name includes it: same work, same name.
 
     Raises:
-        UserError: the chart's settings leave no Job that could do it.
+        UserError: the chart's settings replace a part of the pod that the Job needs.
     """
     stage, iteration, _ = steps[0]
     manifest = copy.deepcopy(settings.jobs[stage])
     extra = settings.worker.stages.get(stage)
-    named = description(run, settings)["metadata"]["name"]
+    config_name = run_config(run, settings)["metadata"]["name"]
     labels = {**_labels(run, settings), STAGE_LABEL: stage}
     if iteration is not None:
         labels[ITERATION_LABEL] = str(iteration)
@@ -52,35 +52,35 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
         labels["kueue.x-k8s.io/queue-name"] = run.control.queue
     manifest["metadata"] = {
         "name": job_name(run, steps[0], key),
-        "labels": {**manifest["metadata"].get("labels", {}), **labels, DESCRIPTION_LABEL: named},
-        "ownerReferences": [_owner(run)],
+        "labels": {**manifest["metadata"].get("labels", {}), **labels, RUN_CONFIG_LABEL: config_name},
+        "ownerReferences": [_owner_reference(run)],
     }
     spec = manifest["spec"]
     if spec.get("completionMode") == "Indexed":
         spec["completions"] = len(steps)
         spec["parallelism"] = min(len(steps), settings.judge.parallelism)
-        spec["maxFailedIndexes"] = min(len(steps), spec["maxFailedIndexes"])  # more than there are is refused
+        spec["maxFailedIndexes"] = min(len(steps), spec["maxFailedIndexes"])  # the API server refuses more
     template = spec["template"]
     template["metadata"]["labels"] |= labels
     pod = template["spec"]
-    for place, change in (
+    for setting, patch in (
         ("worker.pod", settings.worker.pod),
         (f"worker.stages.{stage}.pod", extra.pod if extra else {}),
     ):
-        if lists := {"containers", "volumes"} & change.keys():
+        if lists := {"containers", "volumes"} & patch.keys():
             raise UserError(
-                f"the chart's {place} replaces the {' and '.join(sorted(lists))} of the worker's pods, which cannot "
-                "work without their own. Leave that out; worker.extraEnv and resources change the container."
+                f"the chart's {setting} replaces the {' and '.join(sorted(lists))} of the worker's pods, which they "
+                "need. Remove it; use worker.extraEnv and resources to change the container."
             )
-        pod = merged(pod, change)
+        pod = merge_patch(pod, patch)
     template["spec"] = pod
     for volume in pod["volumes"]:
         if volume["name"] == "run":
-            volume["configMap"]["name"] = named
+            volume["configMap"]["name"] = config_name
     worker = pod["containers"][0]
     worker |= {"image": settings.worker.image, "imagePullPolicy": settings.worker.image_pull_policy}
     worker["args"] = _arguments(worker["args"], iteration)
-    worker["env"] = [*worker.get("env", []), *settings.worker.env, *_key_of(run, stage, settings)]
+    worker["env"] = [*worker.get("env", []), *settings.worker.env, *_judge_key_env(run, stage, settings)]
     worker["envFrom"] = settings.worker.env_from
     if extra and extra.resources is not None:
         worker["resources"] = extra.resources
@@ -89,9 +89,9 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
 
 
 def job_name(run: TrainingRun, step: Step, key: str) -> str:
-    """The name of the Job that does a step: the same for the same work of the same run, another after a retry.
+    """The name of a step's Job: the same for the same work of the same run, another after a retry.
 
-    The uid: a run that was deleted and made anew must not take its predecessor's Jobs, which are going, for its own.
+    It depends on the uid, so that a run that was deleted and created again does not adopt the old run's Jobs.
     """
     text = f"{run.name}-{step.stage}" if step.iteration is None else f"{run.name}-{step.stage}-{step.iteration}"
     return f"{text}-{_digest(key, run.control.retry, run.uid)}"
@@ -104,26 +104,26 @@ def needs_gpu(manifest: Manifest) -> bool:
 
 
 def uses_server(spec: RunSpec, stage: str | None, settings: Settings) -> bool:
-    """Whether a run's stage asks the vLLM server that the controller scales."""
-    asks = (stage == "generate" and spec.generate) or (stage == "judge" and spec.judge.kind == "llm")
-    return bool(asks) and settings.server is not None and not spec.resources.judge_urls
+    """Whether a run's stage sends requests to the vLLM server that the controller scales."""
+    needs_llm = (stage == "generate" and spec.generate) or (stage == "judge" and spec.judge.kind == "llm")
+    return bool(needs_llm) and settings.server is not None and not spec.resources.judge_urls
 
 
-def merged(target: Any, change: Any) -> Any:
-    """``change`` merged over ``target`` as a JSON merge patch (RFC 7396): null removes, lists are replaced."""
-    if not isinstance(change, dict):
-        return change
+def merge_patch(target: Any, patch: Any) -> Any:
+    """``target`` with a JSON merge patch (RFC 7396) applied: null removes a field, lists are replaced."""
+    if not isinstance(patch, dict):
+        return patch
     result = dict(target) if isinstance(target, dict) else {}
-    for name, value in change.items():
+    for name, value in patch.items():
         if value is None:
             result.pop(name, None)
         else:
-            result[name] = merged(result.get(name), value)
+            result[name] = merge_patch(result.get(name), value)
     return result
 
 
-def _with_judge(spec: RunSpec, settings: Settings) -> RunSpec:
-    """The description with the chart's server filled in, where the run names none of its own."""
+def _with_judge_urls(spec: RunSpec, settings: Settings) -> RunSpec:
+    """The spec with the chart's judge servers, unless it names its own."""
     if spec.resources.judge_urls or not settings.judge.urls:
         return spec
     resources = spec.resources.model_copy(update={"judge_urls": settings.judge.urls})
@@ -131,18 +131,18 @@ def _with_judge(spec: RunSpec, settings: Settings) -> RunSpec:
 
 
 def _arguments(arguments: list[str], iteration: int | None) -> list[str]:
-    """The manifest's arguments, with the iteration in the place of its sample's."""
+    """The manifest's arguments, with its example iteration replaced."""
     if "--iteration" not in arguments:
         return arguments
     position = arguments.index("--iteration") + 1
     return [*arguments[:position], str(iteration), *arguments[position + 1 :]]
 
 
-def _key_of(run: TrainingRun, stage: str, settings: Settings) -> list[dict[str, Any]]:
-    """The API key, for the chart's own servers alone: who may make a run could have it sent to an address of theirs."""
+def _judge_key_env(run: TrainingRun, stage: str, settings: Settings) -> list[dict[str, Any]]:
+    """The judge's API key, only for the chart's own servers: else a run could send it to any server."""
     assert run.spec is not None
     secret, urls = settings.judge.key_secret, servers(settings.judge.urls)
-    if not secret or stage not in ASKING or not set(run.spec.resources.judge_urls) <= set(urls):
+    if not secret or stage not in LLM_STAGES or not set(run.spec.resources.judge_urls) <= set(urls):
         return []
     reference = {"secretKeyRef": {"name": secret, "key": "api-key"}}
     return [{"name": "PYRITE_JUDGE_API_KEY", "valueFrom": reference}]
@@ -152,8 +152,8 @@ def _labels(run: TrainingRun, settings: Settings) -> dict[str, str]:
     return {"app.kubernetes.io/name": "pyrite", "app.kubernetes.io/instance": settings.instance, RUN_LABEL: run.name}
 
 
-def _owner(run: TrainingRun) -> dict[str, Any]:
-    """Deleting the run deletes what was made for it here; what it made in the store stays."""
+def _owner_reference(run: TrainingRun) -> dict[str, Any]:
+    """Kubernetes deletes the run's Jobs and run configs with the run. Its results stay in the store."""
     return {
         "apiVersion": API_VERSION,
         "kind": KIND,

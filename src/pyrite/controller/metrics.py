@@ -1,4 +1,4 @@
-"""What the metrics show of runs: a pure function of what one turn saw, and the edge that sets it."""
+"""Metrics of runs: computed by pure functions from a snapshot, and exported after each sync."""
 
 import logging
 from collections import Counter
@@ -15,61 +15,61 @@ from pyrite.manifest_metrics import of_steps, step_seconds
 from pyrite.metrics import Sample
 from pyrite.store import Store
 
-#: How long what could not be read of a run is left alone.
-_PAUSE = timedelta(minutes=1)
+#: How long to wait before an unreadable run is read again.
+_RETRY_DELAY = timedelta(minutes=1)
 
 _log = logging.getLogger(__name__)
 
 
 class Exporter:
-    """Shows each turn as metrics. It remembers what the store last said of a run, as most turns do not ask it."""
+    """Exports each snapshot as metrics. It caches runs read from the store, because most syncs do not read it."""
 
     def __init__(self, store: Store):
         self._store = store
         self._stored: dict[str, Stored] = {}
-        self._again: dict[str, datetime] = {}  # when what could not be read of a run is to be tried again
+        self._retry_at: dict[str, datetime] = {}  # by the uid of a run that could not be read
 
-    def show(self, turn: Snapshot, now: datetime) -> None:
-        """Replace what is shown; runs that are gone from the cluster are forgotten."""
-        self._stored = {run.uid: self._stored[run.uid] for run in turn.runs if run.uid in self._stored}
-        for run in turn.runs:
-            if run.name in turn.stored:
-                self._stored[run.uid] = turn.stored[run.name]
-        self._look_up_one(turn.runs, now)
-        samples = [*of_cluster(turn.runs, turn.server)]
-        for run in turn.runs:
-            samples += self._of_run(run, turn, now)
+    def update(self, snapshot: Snapshot, now: datetime) -> None:
+        """Replace the exported samples. Runs that are gone from the cluster are dropped."""
+        self._stored = {run.uid: self._stored[run.uid] for run in snapshot.runs if run.uid in self._stored}
+        for run in snapshot.runs:
+            if run.name in snapshot.stored:
+                self._stored[run.uid] = snapshot.stored[run.name]
+        self._read_next(snapshot.runs, now)
+        samples = [*cluster_samples(snapshot.runs, snapshot.server)]
+        for run in snapshot.runs:
+            samples += self._samples(run, snapshot, now)
         metrics.SHOWN.replace(samples)
 
-    def _look_up_one(self, runs: Sequence[TrainingRun], now: datetime) -> None:
-        """After a start nothing is known of runs that just go on, or have ended. One a turn: no turn gets long."""
-        self._again = {run.uid: self._again[run.uid] for run in runs if self._again.get(run.uid, now) > now}
-        known = self._stored.keys() | self._again.keys()
-        unknown = next((run for run in runs if run.spec and run.uid not in known), None)
-        if unknown:
+    def _read_next(self, runs: Sequence[TrainingRun], now: datetime) -> None:
+        """Read one run that is not cached, as after a start. One per sync, so that no sync takes long."""
+        self._retry_at = {run.uid: self._retry_at[run.uid] for run in runs if self._retry_at.get(run.uid, now) > now}
+        skip = self._stored.keys() | self._retry_at.keys()
+        missing = next((run for run in runs if run.spec and run.uid not in skip), None)
+        if missing:
             try:
-                self._stored[unknown.uid] = read_stored(self._store, unknown)
+                self._stored[missing.uid] = read_stored(self._store, missing)
             except PyriteError as error:
-                self._unreadable(unknown, error, now)
+                self._unreadable(missing, error, now)
 
-    def _of_run(self, run: TrainingRun, turn: Snapshot, now: datetime) -> list[Sample]:
-        """A run of which the store holds nonsense is shown by its status alone, and holds up no other."""
-        rest = turn.jobs.get(run.name, ()), run.name in turn.queued, turn.settings.cost, now
+    def _samples(self, run: TrainingRun, snapshot: Snapshot, now: datetime) -> list[Sample]:
+        """All samples of a run, or only those of its status if its manifests cannot be used."""
+        inputs = snapshot.jobs.get(run.name, ()), run.name in snapshot.queued, snapshot.settings.cost, now
         try:
-            return [*of_run(run, self._stored.get(run.uid), *rest)]
+            return [*run_samples(run, self._stored.get(run.uid), *inputs)]
         except Exception as error:
             self._unreadable(run, error, now)
-            return [*of_run(run, None, *rest)]
+            return [*run_samples(run, None, *inputs)]
 
     def _unreadable(self, run: TrainingRun, error: Exception, now: datetime) -> None:
         metrics.CONTROLLER_ERRORS.labels("unreadable").inc()
-        _log.warning("no metrics of what run %s has come to: %s: %s", run.name, type(error).__name__, error)
+        _log.warning("run %s: no metrics of its steps: %s: %s", run.name, type(error).__name__, error)
         self._stored.pop(run.uid, None)
-        self._again[run.uid] = now + _PAUSE
+        self._retry_at[run.uid] = now + _RETRY_DELAY
 
 
-def of_cluster(runs: Sequence[TrainingRun], server: Server | None) -> Iterator[Sample]:
-    """What belongs to no one run."""
+def cluster_samples(runs: Sequence[TrainingRun], server: Server | None) -> Iterator[Sample]:
+    """Samples that belong to no single run."""
     phases = Counter(run.status.phase for run in runs)
     for phase in get_args(Phase):
         yield Sample(metrics.RUNS, (phase,), phases[phase])
@@ -79,11 +79,11 @@ def of_cluster(runs: Sequence[TrainingRun], server: Server | None) -> Iterator[S
         yield Sample(metrics.SERVERS, ("ready",), server.ready)
 
 
-def of_run(
+def run_samples(
     run: TrainingRun, stored: Stored | None, jobs: Sequence[Job], queued: bool, cost: CostSettings, now: datetime
 ) -> Iterator[Sample]:
-    """All that is shown of a run; ``stored`` is None where the store was not asked yet, or holds nonsense."""
-    yield from _of_status(run)
+    """Samples of one run; ``stored`` is None if its steps were not read yet, or cannot be used."""
+    yield from _status_samples(run)
     yield Sample(metrics.RUN_QUEUED, (run.name,), queued)
     if stored is None or run.spec is None:
         return
@@ -96,7 +96,7 @@ def of_run(
             yield Sample(metrics.RUN_BUDGET, (run.name,), cost.budget_dollars)
 
 
-def _of_status(run: TrainingRun) -> Iterator[Sample]:
+def _status_samples(run: TrainingRun) -> Iterator[Sample]:
     status = run.status
     for phase in get_args(Phase):
         yield Sample(metrics.RUN_PHASE, (run.name, phase), status.phase == phase)
@@ -110,11 +110,11 @@ def _of_status(run: TrainingRun) -> Iterator[Sample]:
 
 
 def _hours(manifests: Mapping[str, Any], jobs: Sequence[Job], now: datetime) -> float:
-    """Hours of all steps, the running one too. What the store was last asked may be older than the Job that runs."""
-    going = {_name(job): job for job in jobs if not job.ended and not job.queued}
-    ended = sum(taken for name, taken in step_seconds(manifests).items() if name not in going)
-    return (ended + sum((now - job.created).total_seconds() for job in going.values())) / 3600
+    """Hours of all steps, including the running ones. ``manifests`` may be older than the running Job."""
+    running = {_step_name(job): job for job in jobs if not job.ended and not job.queued}
+    ended = sum(seconds for name, seconds in step_seconds(manifests).items() if name not in running)
+    return (ended + sum((now - job.created).total_seconds() for job in running.values())) / 3600
 
 
-def _name(job: Job) -> str:
+def _step_name(job: Job) -> str:
     return job.stage if job.iteration is None else f"{job.stage}-{job.iteration}"

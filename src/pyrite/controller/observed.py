@@ -1,11 +1,11 @@
-"""What the loop sees of the cluster: the API server's own objects, cut down to what is decided on."""
+"""What the controller observes: API objects reduced to the fields that decide what to do next."""
 
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from pyrite.controller.manifests import DESCRIPTION_LABEL, ITERATION_LABEL, STAGE_LABEL, TEMPLATE_LABEL, needs_gpu
+from pyrite.controller.manifests import ITERATION_LABEL, RUN_CONFIG_LABEL, STAGE_LABEL, TEMPLATE_LABEL, needs_gpu
 from pyrite.controller.resource import TrainingRun
 from pyrite.controller.settings import Settings
 from pyrite.errors import UserError
@@ -18,73 +18,89 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """A Job of a run. ``reason`` and ``message`` say why it failed, in Kubernetes' words; Kueue has one ``queued``.
-
-    ``owner`` is the uid of the run that it was made for: another of the same name may have been deleted since.
-    """
+    """A Job of a run."""
 
     name: str
     stage: str
     iteration: int | None
-    description: str
+    #: The run config (ConfigMap) that its pods mount, and the digest of its pod template.
+    run_config: str
     template: str
     created: datetime
     ended: Literal["Complete", "Failed"] | None
     done: int
     total: int
     gpu: bool
+    #: Suspended by Kueue until the queue admits it.
     queued: bool = False
     deleting: bool = False
+    #: Why it failed, from its condition.
     reason: str = ""
     message: str = ""
+    #: The uid of its run: a deleted run may have had the same name.
     owner: str = ""
 
 
 @dataclass(frozen=True)
 class Pods:
-    """What a run's pods say. ``trouble``: why some do not run; ``running``: whether others do.
+    """The state of a run's pods."""
 
-    ``unmade``: whether one has been without its containers for long, as where something that it mounts is not there.
-    ``left``: a pod that is there though no Job goes: a Job that a person deletes is gone before its pods are.
-    """
-
-    trouble: str = ""
+    #: Why some pods do not run.
+    problem: str = ""
+    #: Whether other pods run.
     running: bool = False
-    unmade: bool = False
-    left: str = ""
-    #: What the pods of a failed Job said last, by the Job's name.
-    last_words: Mapping[str, str] = field(default_factory=dict)
+    #: Whether a pod has waited long for its containers to be created, e.g. because a volume is missing.
+    creating: bool = False
+    #: A pod that still exists though no Job is active: `kubectl delete job` removes the Job before its pods.
+    leftover: str = ""
+    #: Why pods failed, by the failed Job's name.
+    failures: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def stuck(self) -> str:
-        """The trouble, where nothing goes on."""
-        return "" if self.running else self.trouble
+    def blocked(self) -> str:
+        """The problem, if no pod runs."""
+        return "" if self.running else self.problem
 
 
 @dataclass(frozen=True)
 class Server:
-    """The vLLM server's StatefulSet."""
+    """The vLLM server's StatefulSet: replicas wanted, present and ready."""
 
     replicas: int
     present: int
     ready: int
-    trouble: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What the store holds of a run: where each step stands, and the manifests of the finished ones."""
+    """A run in the store: the state of each step, and the manifests of finished steps."""
 
     states: list[StepState]
     manifests: dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """One turn of the loop: the runs as they were found, and what was seen of them by name.
+class Observed:
+    """What ``reconcile`` knows of one run, and of the other runs that share its GPUs."""
 
-    ``jobs`` has runs that are not settled, ``stored`` those that the store was asked about, ``queued`` those that only
-    wait their turn.
+    jobs: Sequence[Job]
+    pods: Pods
+    #: None if the store was not read: a Job runs and the run was not edited.
+    stored: Stored | None = None
+    server: Server | None = None
+    #: Other runs that use the vLLM server or wait for it.
+    server_users: Set[str] = frozenset()
+    #: Other runs whose Jobs claim GPUs.
+    gpu_users: Set[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All runs as one sync found them. The mappings are by run name.
+
+    ``jobs`` has the runs that are not settled, ``stored`` those whose steps were read from the store, ``queued`` those
+    that wait for GPUs or for Kueue.
     """
 
     runs: Sequence[TrainingRun]
@@ -96,7 +112,7 @@ class Snapshot:
 
 
 def read_job(found: Object) -> Job:
-    """A Job as the API server gives it."""
+    """A Job from the API server's object."""
     metadata, spec, status = found["metadata"], found["spec"], found.get("status") or {}
     labels = metadata.get("labels", {})
     ended, reason, message = None, "", ""
@@ -109,7 +125,7 @@ def read_job(found: Object) -> Job:
         name=metadata["name"],
         stage=labels.get(STAGE_LABEL, ""),
         iteration=None if iteration is None else int(iteration),
-        description=labels.get(DESCRIPTION_LABEL, ""),
+        run_config=labels.get(RUN_CONFIG_LABEL, ""),
         template=labels.get(TEMPLATE_LABEL, ""),
         created=read_time(metadata["creationTimestamp"]),
         ended=ended,
@@ -124,31 +140,31 @@ def read_job(found: Object) -> Job:
     )
 
 
-def read_server(found: Object, trouble: str) -> Server:
-    """A StatefulSet as the API server gives it."""
+def read_server(found: Object, problem: str) -> Server:
+    """The vLLM server from its StatefulSet."""
     status = found.get("status") or {}
-    return Server(found["spec"]["replicas"], status.get("replicas") or 0, status.get("readyReplicas") or 0, trouble)
+    return Server(found["spec"]["replicas"], status.get("replicas") or 0, status.get("readyReplicas") or 0, problem)
 
 
 def read_stored(store: Store, run: TrainingRun) -> Stored:
-    """What ``store`` holds of ``run``, which has a spec.
+    """Read the steps of ``run``, which has a spec, from the store.
 
     Raises:
-        PyriteError: the store does not answer.
-        UserError: it refuses, or what it holds makes no sense.
+        PyriteError: the store does not respond.
+        UserError: the store refuses the request, or a manifest is not valid.
     """
     assert run.spec is not None
-    place = f"runs/{run.name}"
+    folder = f"runs/{run.name}"
     try:
-        found = manifests_below(store, place)
+        found = manifests_below(store, folder)
         return Stored(survey(run.spec, found, {}), found)
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(
-            f"a manifest in {store}/{place}/steps is not as Pyrite writes it ({type(error).__name__}: {error}). "
-            "Delete it, and its step is done again."
+            f"a manifest in {store}/{folder}/steps is not one that Pyrite wrote ({type(error).__name__}: {error}). "
+            "Delete it; its step is then repeated."
         ) from None
 
 
 def read_time(text: str) -> datetime:
-    """A time as Kubernetes writes it."""
+    """A Kubernetes timestamp."""
     return datetime.fromisoformat(text)

@@ -1,49 +1,171 @@
-"""What a run's pods say of themselves: which are asked for, and when their events are read too."""
+"""Why pods do not run: from their status, their events and their termination messages."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pyrite.controller import diagnose
-from pyrite.controller.api import JOB_LABEL, Cluster
-from pyrite.controller.observed import Job, Pods
+from pyrite.controller.api import JOB_LABEL, Cluster, Object
+from pyrite.controller.observed import Job, Pods, read_time
 from pyrite.controller.resource import TrainingRun
 
-#: A Job has its first pod within a second; one that has none for so long may not make any.
+#: A Job usually has its first pod within a second. After this long without one, its events are read.
 _NO_POD = timedelta(seconds=30)
 
+#: How long after the end of its grace period a pod counts as lost: its node does not respond.
+_LOST = timedelta(seconds=60)
 
-def look(cluster: Cluster, run: TrainingRun, jobs: Sequence[Job], now: datetime) -> Pods:
-    """Why the run's pods do not run; where none is to run, which still do, and what the failed ones said last."""
-    going = [job for job in jobs if not job.ended]
+#: On a full node a pod waits until another ends. A longer wait is reported.
+_UNSCHEDULABLE = timedelta(seconds=20)
+
+#: With volumes and network in place, containers are created within seconds unless the image is pulled.
+_CREATING = timedelta(seconds=45)
+
+_CHECK_IMAGE = "Are the image's name and tag right, and may the node pull it (imagePullSecrets)?"
+_HINTS = {
+    "ImagePullBackOff": _CHECK_IMAGE,
+    "ErrImagePull": _CHECK_IMAGE,
+    "ErrImageNeverPull": "The image is not on the node, and imagePullPolicy is Never.",
+    "InvalidImageName": "Fix the image's name in the chart's values.",
+    "CreateContainerConfigError": "Is there a Secret or ConfigMap of that name in this namespace?",
+    "CreateContainerError": "The container cannot be created with the chart's values.",
+    "RunContainerError": "The container cannot be started with the chart's values.",
+    "CrashLoopBackOff": "It ends repeatedly: `kubectl logs --previous` shows why.",
+}
+
+
+def diagnose(cluster: Cluster, run: TrainingRun, jobs: Sequence[Job], now: datetime) -> Pods:
+    """The state of a run's pods: why they do not run, which do, and why those of failed Jobs failed."""
+    active = [job for job in jobs if not job.ended]
     stopped = run.spec is None or run.control.cancel or run.control.suspend
-    found = [] if stopped and not going else cluster.pods(run.name)
-    if not going:
+    found = [] if stopped and not active else cluster.pods(run.name)
+    if not active:
         failed = [job.name for job in jobs if job.ended == "Failed"]
         return Pods(
-            diagnose.trouble(found, now),
-            left=min((pod["metadata"]["name"] for pod in found), default=""),
-            last_words={name: diagnose.last_words(cluster.failed_pods(name)) for name in failed},
+            _problem(found, now),
+            leftover=min((pod["metadata"]["name"] for pod in found), default=""),
+            failures={name: _failure(cluster.failed_pods(name)) for name in failed},
         )
-    of = {job.name: [pod for pod in found if pod["metadata"]["labels"].get(JOB_LABEL) == job.name] for job in going}
-    pods = [pod for each in of.values() for pod in each]
-    trouble = diagnose.trouble(pods, now) or _not_made(cluster, pods, now)
-    for job in going:
-        if not of[job.name] and not job.queued and not job.done and now - job.created > _NO_POD:
-            trouble = diagnose.refused(job.name, cluster.events(job.name)) or trouble
-    running = any(diagnose.is_running(pod) for pod in pods)
-    return Pods(trouble, running, unmade=any(diagnose.is_unmade(pod, now) for pod in pods))
+    by_job = {
+        job.name: [pod for pod in found if pod["metadata"]["labels"].get(JOB_LABEL) == job.name] for job in active
+    }
+    pods = [pod for each in by_job.values() for pod in each]
+    problem = _problem(pods, now) or _creation_problem(cluster, pods, now)
+    for job in active:
+        if not by_job[job.name] and not job.queued and not job.done and now - job.created > _NO_POD:
+            problem = _pod_creation_refused(job.name, cluster.events(job.name)) or problem
+    return Pods(problem, any(map(_is_running, pods)), creating=any(_is_creating(pod, now) for pod in pods))
 
 
-def of_server(cluster: Cluster, instance: str, stateful_set: str, now: datetime) -> str:
-    """Why pods of the vLLM server are not there or do not run; nothing where they may just be starting."""
+def diagnose_server(cluster: Cluster, instance: str, stateful_set: str, now: datetime) -> str:
+    """Why the vLLM server's pods are missing or do not run; empty if they may still be starting."""
     found = cluster.server_pods(instance)
     if not found:
-        return diagnose.refused(stateful_set, cluster.events(stateful_set))
-    return diagnose.trouble(found, now) or _not_made(cluster, found, now)
+        return _pod_creation_refused(stateful_set, cluster.events(stateful_set))
+    return _problem(found, now) or _creation_problem(cluster, found, now)
 
 
-def _not_made(cluster: Cluster, pods: Sequence[dict[str, Any]], now: datetime) -> str:
-    """Of the first pod alone, so that a turn does not ask once a shard: the others wait for the same thing."""
-    name = next((pod["metadata"]["name"] for pod in pods if diagnose.is_unmade(pod, now)), None)
-    return diagnose.not_made(name, cluster.events(name)) if name else ""
+def _problem(pods: Iterable[Object], now: datetime) -> str:
+    """Why pods do not run, at most two reasons; empty if all run or were just created."""
+    found = dict.fromkeys(text for pod in pods if (text := _pod_problem(pod, now)))
+    return " ".join(list(found)[:2])
+
+
+def _pod_problem(pod: Object, now: datetime) -> str:
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    name = metadata["name"]
+    if "deletionTimestamp" in metadata:
+        if now - read_time(metadata["deletionTimestamp"]) < _LOST:
+            return ""
+        return (
+            f"pod {name} is being deleted but does not end: its node may be lost. If the node is known to be dead, "
+            f"`kubectl delete pod {name} --force` lets another pod replace it."
+        )
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            if now - read_time(condition["lastTransitionTime"]) < _UNSCHEDULABLE:
+                return ""
+            return (
+                f"pod {name} cannot be scheduled: {condition.get('message', condition.get('reason', ''))} "
+                "Add a node that fits, or change the stage's resources, nodeSelector or tolerations in the chart."
+            )
+    for waiting in _waiting_states(status):
+        reason = waiting.get("reason", "")
+        if hint := _HINTS.get(reason):
+            previous = _previous_failure(status) if reason == "CrashLoopBackOff" else ""
+            details = (previous or waiting.get("message", "")).rstrip(". ")[:200]
+            return f"pod {name} does not start: {reason}{f' ({details})' if details else ''}. {hint}"
+    return ""
+
+
+def _waiting_states(status: Object) -> list[Object]:
+    containers = (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
+    return [(container.get("state") or {}).get("waiting") or {} for container in containers]
+
+
+def _previous_failure(status: Object) -> str:
+    """The last line of the termination message of a container's previous start."""
+    for container in status.get("containerStatuses") or ():
+        ended = (container.get("lastState") or {}).get("terminated") or {}
+        if lines := (ended.get("message") or "").strip().splitlines():
+            return str(lines[-1])
+    return ""
+
+
+def _is_running(pod: Object) -> bool:
+    return (pod.get("status") or {}).get("phase") == "Running" and "deletionTimestamp" not in pod["metadata"]
+
+
+def _is_creating(pod: Object, now: datetime) -> bool:
+    """Whether its containers have long been waiting to be created. Only its events show why."""
+    status = pod.get("status") or {}
+    if "startTime" not in status or now - read_time(status["startTime"]) < _CREATING:
+        return False
+    return any(waiting.get("reason") == "ContainerCreating" for waiting in _waiting_states(status))
+
+
+def _creation_problem(cluster: Cluster, pods: Sequence[Object], now: datetime) -> str:
+    """Why containers are not created; empty while an image is pulled.
+
+    Reads the events of one pod only, so that API calls do not grow with shards: the other pods wait for the same cause.
+    """
+    name = next((pod["metadata"]["name"] for pod in pods if _is_creating(pod, now)), None)
+    events = cluster.events(name) if name else []
+    last = max((event for event in events if event["type"] == "Warning" or _is_pull(event)), key=_time, default=None)
+    if last is None or _is_pull(last):
+        return ""
+    details = last["message"].rstrip(". ")[:300]
+    return (
+        f"pod {name} does not start: {details}. It starts once that is fixed; "
+        f"`kubectl describe pod {name}` shows all events."
+    )
+
+
+def _pod_creation_refused(owner: str, events: Iterable[Object]) -> str:
+    """Why no pod of a Job or StatefulSet can be created."""
+    last = max((event for event in events if event.get("reason") == "FailedCreate"), key=_time, default=None)
+    return f"no pod of {owner} can be created: {last['message']}" if last else ""
+
+
+def _is_pull(event: Object) -> bool:
+    return event.get("reason") == "Pulling"
+
+
+def _time(event: Object) -> datetime:
+    return read_time(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"])
+
+
+def _failure(pods: Iterable[Object]) -> str:
+    """Why the latest container failed: its termination message, or how it was killed."""
+    ended: list[tuple[str, str, Any]] = []
+    for pod in pods:
+        for container in (pod.get("status") or {}).get("containerStatuses") or ():
+            end = (container.get("state") or {}).get("terminated")
+            if end and end.get("exitCode"):
+                ended.append((end.get("finishedAt") or "", pod["metadata"]["name"], end))
+    if not ended:
+        return ""
+    _, name, end = max(ended, key=lambda entry: entry[:2])
+    if end.get("reason") == "OOMKilled":
+        return f"pod {name} ran out of memory: raise its stage's resources.limits.memory (worker.stages in the chart)."
+    message = (end.get("message") or "").strip()
+    return message or f"pod {name} ended with exit code {end['exitCode']} ({end.get('reason', 'Error')}); see its log."

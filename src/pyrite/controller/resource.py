@@ -1,4 +1,4 @@
-"""A TrainingRun: a RunSpec as a Kubernetes resource, what a person steers it by, and the status that is shown."""
+"""The TrainingRun resource: a RunSpec, the fields that control it, and its status."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,27 +15,27 @@ API_VERSION = f"{GROUP}/{VERSION}"
 
 Phase = Literal["Pending", "Waiting", "Running", "Suspended", "Succeeded", "Failed", "Cancelled"]
 
-#: Phases that only an edit of the resource ends.
+#: Phases that a run leaves only when the resource is edited.
 ENDED: tuple[Phase, ...] = ("Succeeded", "Failed", "Cancelled")
 
 
 class Control(Section):
-    """How a person steers a run that is there. Beside the RunSpec's own fields in ``spec``."""
+    """Fields of ``spec`` that control a run, in addition to the RunSpec's own."""
 
-    suspend: bool = Field(default=False, description="true: stop after putting work away; false again: go on")
-    cancel: bool = Field(default=False, description="true: stop for good; what is finished stays in the store")
-    retry: int = Field(default=0, ge=0, description="raise it to try again after a failure that you have mended")
-    queue: str | None = Field(default=None, description="Kueue's LocalQueue that the Jobs are put in; unset: none")
+    suspend: bool = Field(default=False, description="true: save work and stop; false again: resume")
+    cancel: bool = Field(default=False, description="true: stop for good; finished steps stay in the store")
+    retry: int = Field(default=0, ge=0, description="increase it to retry after you have fixed the cause of a failure")
+    queue: str | None = Field(default=None, description="Kueue LocalQueue for the Jobs; unset: none")
 
 
 class Camel(Section):
-    """Its fields are written in camelCase, as Kubernetes writes them."""
+    """A section with camelCase field names, as in Kubernetes."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="forbid")
 
 
 class Condition(Camel):
-    """One of Kubernetes' own conditions."""
+    """A Kubernetes condition."""
 
     type: str
     status: Literal["True", "False", "Unknown"]
@@ -46,7 +46,7 @@ class Condition(Camel):
 
 
 class Shards(Camel):
-    """How far the step is that runs now."""
+    """Progress of the current step."""
 
     done: int
     total: int
@@ -61,24 +61,26 @@ class Score(Camel):
 
 
 class Status(Camel):
-    """What is shown of a run. Its size does not grow with the run's."""
+    """The status of a run. Its size does not depend on the number of iterations or shards."""
 
     phase: Phase = "Pending"
-    message: str = Field(default="", description="what goes on or went wrong, and what to do about it")
+    message: str = Field(default="", description="what happens or what failed, and what to do about it")
     observed_generation: int = 0
-    step: str = Field(default="", description="the step that runs or is next, e.g. judge, iteration 1")
+    step: str = Field(default="", description="the current or next step, e.g. judge, iteration 1")
     stage: str | None = None
     iteration: int | None = None
     shards: Shards | None = None
-    progress: str = Field(default="", description="steps done of all steps, and shards done of the step's")
-    job: str = Field(default="", description="the Job of the step; `kubectl logs job/...` reads it")
-    scores: list[Score] = Field(default=[], description="the base's, the best iteration's and the latest ones'")
-    best: str = Field(default="", description="the model that is ahead on validation; at the end the chosen one")
-    best_mrr: str = Field(default="", description="its MRR@5, and the change against the base")
+    progress: str = Field(
+        default="", description="finished and total steps; finished and total shards of the current step"
+    )
+    job: str = Field(default="", description="the Job of the current step, for `kubectl logs job/NAME`")
+    scores: list[Score] = Field(default=[], description="of the base, the best and the latest iterations")
+    best: str = Field(default="", description="the best model on validation; after evaluate, the chosen one")
+    best_mrr: str = Field(default="", description="its MRR@5, and the relative gain over the base")
     gate_passed: bool | None = Field(default=None, description="whether the gain on test meets evaluate.gate")
     model_uri: str = ""
     report_uri: str = ""
-    cost: str = Field(default="", description="dollars so far: hours of its steps times cost.dollarsPerHour")
+    cost: str = Field(default="", description="dollars so far: hours of finished steps times cost.dollarsPerHour")
     started: str | None = None
     finished: str | None = None
     conditions: list[Condition] = Field(default=[])
@@ -86,49 +88,49 @@ class Status(Camel):
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A resource as read. ``spec`` is None where it is no RunSpec; ``wrong`` then says why."""
+    """A resource as read. If it is not a valid RunSpec, ``spec`` is None and ``error`` says why."""
 
     name: str
     uid: str
     generation: int
     created: str
-    #: Changes with each change of the resource, and no two runs have the same.
+    #: Its resourceVersion: unique, and new after each change.
     version: str
     control: Control
     status: Status
     spec: RunSpec | None = None
-    wrong: str = ""
+    error: str = ""
 
     @property
-    def is_alone(self) -> bool:
-        """Whether no controller has looked at it yet."""
+    def is_unobserved(self) -> bool:
+        """Whether no controller has observed it yet."""
         return not self.status.observed_generation and not self.status.message
 
 
 def parse(found: dict[str, Any]) -> TrainingRun:
-    """A resource as the API server gives it."""
+    """A TrainingRun from the API server's object."""
     metadata, content = found["metadata"], dict(found.get("spec") or {})
-    control = {key: content.pop(key) for key in Control.model_fields if key in content}
-    spec, wrong = None, ""
+    fields = {key: content.pop(key) for key in Control.model_fields if key in content}
+    control, spec, problem = Control(), None, ""
     try:
-        steering = Control.model_validate(control)
+        control = Control.model_validate(fields)
         spec = to_spec(metadata["name"], content)
     except (ValidationError, UserError) as error:
-        steering, wrong = Control(), str(error)
+        control, problem = Control(), str(error)
     try:
         status = Status.model_validate(found.get("status") or {})
     except ValidationError:
-        status = Status()  # another version's: it is made anew
+        status = Status()  # written by another version; the next sync replaces it
     return TrainingRun(
         metadata["name"],
         metadata["uid"],
         metadata["generation"],
         metadata["creationTimestamp"],
         metadata["resourceVersion"],
-        steering,
+        control,
         status,
         spec,
-        wrong,
+        problem,
     )
 
 
@@ -136,7 +138,7 @@ def to_spec(name: str, content: dict[str, Any]) -> RunSpec:
     """The RunSpec of a resource's ``spec`` (without its Control).
 
     Raises:
-        UserError: it is none.
+        UserError: it is not valid.
     """
     try:
         return RunSpec.model_validate({**content, "name": name})
@@ -145,7 +147,7 @@ def to_spec(name: str, content: dict[str, Any]) -> RunSpec:
 
 
 def to_resource(spec: RunSpec, queue: str | None = None) -> dict[str, Any]:
-    """The resource of a RunSpec: what was set alone, so that defaults stay the controller's."""
+    """The resource of a RunSpec. It has only the settings that were given; the controller fills in the defaults."""
     content = spec.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"name"})
     if queue:
         content["queue"] = queue

@@ -1,4 +1,4 @@
-"""What the chart tells the controller: images, pods, the vLLM server, prices."""
+"""The controller's settings, written by the chart: images, pods, the vLLM server, prices."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from pyrite.plan import STAGES
 
 
 class StageSettings(Camel):
-    """What differs for one stage's pods."""
+    """Settings of one stage's pods."""
 
-    resources: dict[str, Any] | None = Field(default=None, description="in place of the Job manifest's")
-    pod: dict[str, Any] = Field(default={}, description="merged over the pod spec, after worker.pod")
+    resources: dict[str, Any] | None = Field(default=None, description="replaces those of the Job manifest")
+    pod: dict[str, Any] = Field(default={}, description="JSON merge patch for the pod spec, applied after worker.pod")
 
 
 class WorkerSettings(Camel):
-    """The pods of all stages. ``env`` and ``env_from`` are added to the worker container's, ``pod`` is merged over."""
+    """Settings of all stages' pods. ``env`` and ``env_from`` extend the container; ``pod`` is a JSON merge patch."""
 
     image: str
     image_pull_policy: str = "IfNotPresent"
@@ -30,9 +30,9 @@ class WorkerSettings(Camel):
 
 
 class JudgeSettings(Camel):
-    """How the judge is reached where a run does not say so itself."""
+    """The judge's servers, for runs that name none."""
 
-    parallelism: int = Field(default=4, ge=1, description="pods that judge at once")
+    parallelism: int = Field(default=4, ge=1, description="shards that are judged in parallel")
     urls: list[str] = Field(default=[])
     key_secret: str = Field(default="", description="Secret whose api-key is the server's API key")
 
@@ -45,10 +45,10 @@ class ServerSettings(Camel):
 
 
 class CostSettings(Camel):
-    """What a run's hours cost."""
+    """The price of a run's hours."""
 
     dollars_per_hour: float = Field(default=0.0, ge=0)
-    budget_dollars: float = Field(default=0.0, ge=0, description="of one run; beyond it an alert fires; 0: none does")
+    budget_dollars: float = Field(default=0.0, ge=0, description="of one run; an alert fires above it; 0: no alert")
 
 
 class Settings(Camel):
@@ -66,15 +66,15 @@ def load(settings: Path, jobs: Path) -> Settings:
     """Read settings.yaml and the folder of Job manifests.
 
     Raises:
-        UserError: one of them is not there, or not what it should be.
+        UserError: a file is missing or not valid.
     """
     manifests = {stage: _read(jobs / f"{stage}.yaml") for stage in STAGES}
     try:
         return Settings.model_validate({**_read(settings), "jobs": manifests})
     except ValidationError as error:
-        wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)]
+        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)]
         raise UserError(
-            f"{settings}: {'; '.join(wrong)}. Are the chart and the controller's image of one version?"
+            f"{settings}: {'; '.join(problems)}. Use the same version of the chart and of the controller's image."
         ) from None
 
 
@@ -82,9 +82,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}. The chart mounts it.") from None
+        raise UserError(f"{path} cannot be read: {error.strerror}. The chart mounts it; run `helm upgrade`.") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
+        raise UserError(f"{path} is not YAML: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not a mapping.")
+        raise UserError(f"{path} is not a YAML mapping.")
     return content

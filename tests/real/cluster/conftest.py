@@ -1,4 +1,4 @@
-"""A real cluster (KUBECONFIG), our images on its node, and a real S3 server that its pods reach."""
+"""A real cluster (KUBECONFIG), Pyrite's images on its node, and a real S3 server that its pods can reach."""
 
 import json
 import os
@@ -12,29 +12,29 @@ from typing import Any
 
 import pytest
 
-from real.cluster.place import ROOT, Object, Place, kubectl
+from real.cluster.release import ROOT, Object, Release, kubectl
 from real.seaweed import NOT_INSTALLED, SCRIPT
 
 
 @pytest.fixture(scope="session")
 def node() -> Object:
-    """The cluster's node, on which our images are."""
+    """The cluster's node, with Pyrite's images on it."""
     if not os.environ.get("KUBECONFIG"):
-        pytest.skip("KUBECONFIG is not set; `make kube` starts a cluster and says what to export")
+        pytest.skip("KUBECONFIG is not set; `make kube` starts a cluster and prints what to export")
     found: Object = json.loads(kubectl("get", "nodes", "-o", "json"))["items"][0]
     with socket.socket() as probe:
         try:
             probe.bind((address(found), 0))
         except OSError:
             pytest.skip(
-                "the cluster's node is not this machine, as kind's is not: its pods would not find our S3 server"
+                "the cluster's node is not this machine (kind's is a container): its pods cannot reach the S3 server"
             )
     if os.environ.get("PYRITE_IMAGES") != "loaded":
         done = subprocess.run(
             ["bash", str(ROOT / "scripts/kube.sh"), "load"], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            pytest.skip(f"our images are not on the node: {done.stderr.strip()[-300:]}")
+            pytest.skip(f"Pyrite's images are not on the node: {done.stderr.strip()[-300:]}")
     return found
 
 
@@ -44,43 +44,43 @@ def address(node: Object) -> str:
 
 @pytest.fixture(scope="session")
 def s3_server(node: Object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The environment by which a client finds an S3 server on the node's address."""
+    """The environment variables for clients of an S3 server on the node's address."""
     folder = tmp_path_factory.mktemp("s3")
     command = [sys.executable, str(SCRIPT), "--port=0", "--no-install", f"--host={address(node)}", f"--folder={folder}"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    found = {}
+    variables = {}
     for line in process.stdout:
         if line.startswith("# ready"):
             break
         name, _, value = line.removeprefix("export ").strip().partition("=")
-        found[name] = value
+        variables[name] = value
     else:
         assert process.wait() == NOT_INSTALLED, "the S3 server did not start"
         pytest.skip("SeaweedFS is not installed; `make real-s3` installs it")
-    yield {**found, "PYRITE_S3_PROCESS": str(process.pid)}
+    yield {**variables, "PYRITE_S3_PROCESS": str(process.pid)}
     process.terminate()
     process.wait(30)
 
 
 @pytest.fixture(scope="module")
-def place(s3_server: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Place]:
-    """A namespace with the chart installed; a module may set VALUES."""
+def release(s3_server: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Release]:
+    """A namespace with the chart installed. A module may set VALUES."""
     name = Path(request.path).stem.removeprefix("test_")
-    found = Place(f"{name}-{uuid.uuid4().hex[:6]}", s3_server, getattr(request.module, "VALUES", {}))
+    found = Release(f"{name}-{uuid.uuid4().hex[:6]}", s3_server, getattr(request.module, "VALUES", {}))
     yield found
     if os.environ.get("PYRITE_KEEP") != "1":
         found.close()
 
 
 @pytest.fixture(scope="module")
-def small(place: Place, questions: Path) -> Callable[..., Object]:
-    """The spec of a run that takes a minute or two, with settings of one's own."""
-    address = place.put("questions.jsonl", questions.read_bytes())
+def small_spec(release: Release, questions: Path) -> Callable[..., Object]:
+    """The spec of a run that takes a minute or two; the keyword arguments replace settings."""
+    url = release.put("questions.jsonl", questions.read_bytes())
 
     def spec(**settings: Any) -> Object:
         return {
-            "source": {"kind": "jsonl", "path": address, "topic": "topic", "type": "type"},
+            "source": {"kind": "jsonl", "path": url, "topic": "topic", "type": "type"},
             "prepare": {"min_chars": 40, "max_chars": 400},
             "iterations": 1,
             "judge": {"shards": 4},

@@ -1,6 +1,6 @@
-"""Ways to break a cluster under a run. Each makes sure that it happened, or fails.
+"""Faults of a cluster during a run. Each one checks that it happened, and fails otherwise.
 
-The node is this machine, so that a pod's processes are among its own: what is killed here is a process, not a record.
+The node is this machine, so a pod's processes are local: faults kill processes, not only API objects.
 """
 
 import json
@@ -17,40 +17,40 @@ from pathlib import Path
 import pytest
 
 from charts.tools import program
-from real.cluster.place import CONTROLLER, ROOT, Object, Place, is_running, kubectl, until
+from real.cluster.release import CONTROLLER, ROOT, Object, Release, is_running, kubectl, wait_until
 
 UP = ROOT.parent / "shared/kube/up"
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 
-def kill_pods(place: Place, run: str, stage: str, times: int, dice: random.Random) -> None:
-    """Delete random running pods of an Indexed Job, ``times`` in all.
+def kill_pods(release: Release, run: str, stage: str, times: int, dice: random.Random) -> None:
+    """Delete random running pods of an Indexed Job until ``times`` of them have failed.
 
-    No shard's more than twice: it is kept back for longer each time. Of the deleted ones those count that failed, and
-    a Job keeps a failed pod until another takes its place; one that had ended by itself just goes.
+    At most two per shard, because the back-off grows each time. Only pods that failed count: a Job keeps a failed pod
+    until its replacement exists, while a pod that had already ended disappears.
     """
-    told: dict[str, str] = {}
-    killed: set[str] = set()
+    deleted: dict[str, str] = {}
+    failed: set[str] = set()
     deadline = time.monotonic() + 900
-    while len(killed) < times:
-        going = place.status(run).get("stage") == stage and time.monotonic() < deadline
-        assert going, f"{stage} was over, or took too long, after {len(killed)} of {times} kills"
-        pods = {pod["metadata"]["uid"]: pod for pod in place.pods(run, stage)}
+    while len(failed) < times:
+        in_time = release.status(run).get("stage") == stage and time.monotonic() < deadline
+        assert in_time, f"{stage} ended, or took too long, after {len(failed)} of {times} kills"
+        pods = {pod["metadata"]["uid"]: pod for pod in release.pods(run, stage)}
         phases = {uid: pod["status"]["phase"] for uid, pod in pods.items()}
-        killed |= {uid for uid in told if phases.get(uid) == "Failed"}
-        ending = [uid for uid in told if phases.get(uid) == "Running"]
+        failed |= {uid for uid in deleted if phases.get(uid) == "Failed"}
+        ending = [uid for uid in deleted if phases.get(uid) == "Running"]
         chosen = [
             pod
             for uid, pod in pods.items()
-            if phases[uid] == "Running" and uid not in told and list(told.values()).count(_index(pod)) < 2
+            if phases[uid] == "Running" and uid not in deleted and list(deleted.values()).count(_index(pod)) < 2
         ]
-        if not chosen or len(killed) + len(ending) >= times:
+        if not chosen or len(failed) + len(ending) >= times:
             time.sleep(0.2)
             continue
         pod = dice.choice(chosen)
-        told[pod["metadata"]["uid"]] = _index(pod)
+        deleted[pod["metadata"]["uid"]] = _index(pod)
         name = pod["metadata"]["name"]
-        kubectl("-n", place.namespace, "delete", "pod", name, "--grace-period=1", "--wait=false", check=False)
+        kubectl("-n", release.namespace, "delete", "pod", name, "--grace-period=1", "--wait=false", check=False)
 
 
 def _index(pod: Object) -> str:
@@ -58,34 +58,37 @@ def _index(pod: Object) -> str:
     return index
 
 
-def evict(place: Place, run: str, stage: str) -> None:
-    """What a node's drain or an autoscaler does to one pod."""
-    with stopping(place, run, stage) as pod:
-        _ask_to_evict(place, pod)
+def evict(release: Release, run: str, stage: str) -> None:
+    """Evict one pod, as a drain or an autoscaler does."""
+    with terminating(release, run, stage) as pod:
+        _request_eviction(release, pod)
 
 
-def _ask_to_evict(place: Place, pod: Object) -> None:
+def _request_eviction(release: Release, pod: Object) -> None:
     name = pod["metadata"]["name"]
-    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": place.namespace}}
-    path = f"/api/v1/namespaces/{place.namespace}/pods/{name}/eviction"
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": release.namespace}}
+    path = f"/api/v1/namespaces/{release.namespace}/pods/{name}/eviction"
     kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(body))
 
 
 @contextmanager
-def stopping(place: Place, run: str, stage: str) -> Iterator[Object]:
-    """A pod that the body has told to stop: it hears of it, cannot end by itself before that, and ends."""
-    pod = place.running(run, stage)
+def terminating(release: Release, run: str, stage: str) -> Iterator[Object]:
+    """Yield a running pod that the body terminates.
+
+    Its processes are frozen until SIGTERM is pending, so that it cannot end by itself before. Then it must end.
+    """
+    pod = release.running(run, stage)
     found = processes(pod)
-    # A container's first process is deaf to what it does not catch, and Python starts without a hand on SIGTERM.
-    until("its process listens", lambda: _has_sigterm(found, "SigCgt"), 60, every=0.02)
+    # PID 1 of a container ignores signals without a handler, and Python installs none for SIGTERM at its start.
+    wait_until("its process handles SIGTERM", lambda: _has_sigterm(found, "SigCgt"), 60, every=0.02)
     with frozen(found):
         yield pod
-        until("the kubelet tells it to stop", lambda: _has_sigterm(found, "ShdPnd"), 60)
-    until("it has ended", lambda: _has_ended(place, pod), 120)
+        wait_until("the kubelet sends SIGTERM", lambda: _has_sigterm(found, "ShdPnd"), 60)
+    wait_until("it has ended", lambda: _has_ended(release, pod), 120)
 
 
 def _has_sigterm(found: Sequence[int], mask: str) -> bool:
-    """Whether one of the processes has SIGTERM in a mask of /proc: caught, or pending."""
+    """Whether a process has SIGTERM in a signal mask of /proc: SigCgt (caught) or ShdPnd (pending)."""
     for process in found:
         with suppress(OSError):
             line = re.search(rf"^{mask}:\s*(\w+)", Path(f"/proc/{process}/status").read_text(), re.MULTILINE)
@@ -94,33 +97,33 @@ def _has_sigterm(found: Sequence[int], mask: str) -> bool:
     return False
 
 
-def _has_ended(place: Place, pod: Object) -> bool:
-    phases = {one["metadata"]["uid"]: one["status"]["phase"] for one in place.items("pods")}
+def _has_ended(release: Release, pod: Object) -> bool:
+    phases = {one["metadata"]["uid"]: one["status"]["phase"] for one in release.items("pods")}
     return phases.get(pod["metadata"]["uid"], "Gone") in ("Gone", "Failed", "Succeeded")
 
 
 def processes(pod: Object) -> list[int]:
-    """The processes of a pod's containers, as this machine numbers them."""
+    """The process ids of a pod's containers on this machine."""
     if not UP.is_file():
-        pytest.skip("this cluster's processes are not ours to kill")
+        pytest.skip("this cluster's processes are not on this machine")
     containers = [status["containerID"].rpartition("/")[2] for status in pod["status"]["containerStatuses"]]
     found = []
     for path in Path("/proc").glob("[0-9]*/cgroup"):
-        with suppress(OSError):  # it ended just now
+        with suppress(OSError):  # it has just ended
             text = path.read_text()
             if any(container in text for container in containers):
                 found.append(int(path.parent.name))
-    assert found, f"no process of {pod['metadata']['name']} is here"
+    assert found, f"no process of {pod['metadata']['name']} is on this machine"
     return found
 
 
 @contextmanager
 def frozen(found: Sequence[int]) -> Iterator[None]:
-    """Processes do not move while the body runs: they are there, and do nothing."""
+    """Stop processes (SIGSTOP) while the body runs."""
     for process in found:
         os.kill(process, signal.SIGSTOP)
     try:
-        until("nothing of it moves", lambda: all(_state(process) == "T" for process in found), 10)
+        wait_until("all processes are stopped", lambda: all(_state(process) == "T" for process in found), 10)
         yield
     finally:
         for process in found:
@@ -129,37 +132,37 @@ def frozen(found: Sequence[int]) -> Iterator[None]:
 
 
 def _state(process: int) -> str:
-    """Its letter in /proc; Z where it is gone."""
+    """The state letter of a process in /proc; Z if it is gone."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0]
     except (FileNotFoundError, ProcessLookupError):
         return "Z"
 
 
-def kill_pod(place: Place, run: str, stage: str) -> None:
-    """kill -9 to what runs in a pod."""
-    _kill(place, place.running(run, stage))
+def kill_pod(release: Release, run: str, stage: str) -> None:
+    """Kill a pod's processes (SIGKILL)."""
+    _kill(release, release.running(run, stage))
 
 
-def kill_controller(place: Place) -> None:
-    """kill -9 to the controller's process. Then to the pod too: the kubelet would hold its next start back."""
-    pod = place.controller()
-    _kill(place, pod)
-    kubectl(*("-n", place.namespace, "delete", "pod", pod["metadata"]["name"]), "--grace-period=0", "--force")
-    place.controller()
+def kill_controller(release: Release) -> None:
+    """Kill the controller's process, then delete its pod: the kubelet would delay a restart of the container."""
+    pod = release.controller()
+    _kill(release, pod)
+    kubectl(*("-n", release.namespace, "delete", "pod", pod["metadata"]["name"]), "--grace-period=0", "--force")
+    release.controller()
 
 
-def _kill(place: Place, pod: Object) -> None:
+def _kill(release: Release, pod: Object) -> None:
     found = processes(pod)
     for process in found:
-        with suppress(ProcessLookupError):  # it went with the first
+        with suppress(ProcessLookupError):  # it ended with the first process
             os.kill(process, signal.SIGKILL)
     name, container = pod["metadata"]["name"], pod["status"]["containerStatuses"][0]["containerID"]
-    until("the kubelet says that it was killed", lambda: _exit_code(place.get("pod", name), container) == 137, 60)
+    wait_until("the kubelet reports the kill", lambda: _exit_code(release.get("pod", name), container) == 137, 60)
 
 
 def _exit_code(pod: Object, container: str) -> int | None:
-    """How ``container`` ended: its pod's now, or the one before."""
+    """The exit code of ``container``, the pod's current or previous one."""
     for status in pod["status"]["containerStatuses"]:
         for state in (status["state"], status["lastState"]):
             ended = state.get("terminated", {})
@@ -169,87 +172,89 @@ def _exit_code(pod: Object, container: str) -> int | None:
 
 
 @contextmanager
-def _controllers(place: Place, number: int) -> Iterator[None]:
-    kubectl("-n", place.namespace, "scale", "deployment", "-l", CONTROLLER, f"--replicas={number}")
+def _controllers(release: Release, number: int) -> Iterator[None]:
+    kubectl("-n", release.namespace, "scale", "deployment", "-l", CONTROLLER, f"--replicas={number}")
     try:
         yield
     finally:
-        kubectl("-n", place.namespace, "scale", "deployment", "-l", CONTROLLER, "--replicas=1")
+        kubectl("-n", release.namespace, "scale", "deployment", "-l", CONTROLLER, "--replicas=1")
 
 
 @contextmanager
-def no_controller(place: Place) -> Iterator[None]:
-    """Nobody looks while the body runs."""
-    with _controllers(place, 0):
-        until("no controller is left", lambda: not place.get("pods", "-l", CONTROLLER)["items"], 90)
+def no_controller(release: Release) -> Iterator[None]:
+    """No controller runs during the body."""
+    with _controllers(release, 0):
+        wait_until("no controller is left", lambda: not release.get("pods", "-l", CONTROLLER)["items"], 90)
         yield
 
 
 @contextmanager
-def two_controllers(place: Place) -> Iterator[None]:
-    """Two look and act while the body runs, and each does so a good many times."""
-    with _controllers(place, 2):
-        pods = place.controllers(2)
-        before = [turns(place, pod) for pod in pods]
+def two_controllers(release: Release) -> Iterator[None]:
+    """Two controllers run during the body, and each syncs many times."""
+    with _controllers(release, 2):
+        pods = release.controllers(2)
+        before = [syncs(release, pod) for pod in pods]
         yield
-        assert all(turns(place, pod) > number + 5 for pod, number in zip(pods, before, strict=True))
+        assert all(syncs(release, pod) > number + 5 for pod, number in zip(pods, before, strict=True))
 
 
-def turns(place: Place, controller: Object) -> float:
-    return place.metric(controller, "pyrite_controller_sync_seconds_count")
+def syncs(release: Release, controller: Object) -> float:
+    return release.metric(controller, "pyrite_controller_sync_seconds_count")
 
 
-def finished_job_vanishes(place: Place, run: str, stage: str) -> None:
-    """A Job ends and is deleted with its pods before the controller has looked."""
-    with no_controller(place):
-        job = until(f"the Job of {stage}", lambda: place.jobs(run, stage), 60)[-1]["metadata"]["name"]
-        _complete(place, job, 180)
-        kubectl("-n", place.namespace, "delete", "job", job, "--cascade=foreground")
-        assert job not in [found["metadata"]["name"] for found in place.items("jobs")]
+def finished_job_vanishes(release: Release, run: str, stage: str) -> None:
+    """A Job ends and is deleted with its pods before the controller has observed it."""
+    with no_controller(release):
+        job = wait_until(f"the Job of {stage}", lambda: release.jobs(run, stage), 60)[-1]["metadata"]["name"]
+        _wait_complete(release, job, 180)
+        kubectl("-n", release.namespace, "delete", "job", job, "--cascade=foreground")
+        assert job not in [found["metadata"]["name"] for found in release.items("jobs")]
 
 
-def _complete(place: Place, job: str, seconds: int) -> None:
-    words = [f"job/{job}", "--for=condition=Complete", f"--timeout={seconds}s"]
-    kubectl("-n", place.namespace, "wait", *words, seconds=seconds + 20)
+def _wait_complete(release: Release, job: str, seconds: int) -> None:
+    options = [f"job/{job}", "--for=condition=Complete", f"--timeout={seconds}s"]
+    kubectl("-n", release.namespace, "wait", *options, seconds=seconds + 20)
 
 
-def delete_running_job(place: Place, run: str, stage: str) -> None:
-    """A person deletes a Job that runs, and could not have ended before it is told to stop."""
-    with stopping(place, run, stage):
-        job = place.jobs(run, stage)[-1]["metadata"]
-        kubectl("-n", place.namespace, "delete", "job", job["name"], "--cascade=foreground", "--wait=false")
-    until("it is gone", lambda: job["uid"] not in [found["metadata"]["uid"] for found in place.items("jobs")], 60)
+def delete_running_job(release: Release, run: str, stage: str) -> None:
+    """Delete a running Job, which cannot end before it is terminated."""
+    with terminating(release, run, stage):
+        job = release.jobs(run, stage)[-1]["metadata"]
+        kubectl("-n", release.namespace, "delete", "job", job["name"], "--cascade=foreground", "--wait=false")
+    wait_until(
+        "the Job is gone", lambda: job["uid"] not in [found["metadata"]["uid"] for found in release.items("jobs")], 60
+    )
 
 
-def upgrade(place: Place, run: str, stage: str) -> None:
-    """``helm upgrade`` with other settings for the worker, while it works: its Job and pods stay as they are."""
-    with frozen(processes(place.running(run, stage))):
-        before, old = _uids(place, run, stage), place.controller()
-        place.helm("upgrade", worker={**place.values["worker"], "extraEnv": [{"name": "UPGRADED", "value": "1"}]})
-        new = place.controller()
+def upgrade(release: Release, run: str, stage: str) -> None:
+    """``helm upgrade`` with new worker settings while a worker runs: its Job and pods stay."""
+    with frozen(processes(release.running(run, stage))):
+        before, old = _uids(release, run, stage), release.controller()
+        release.helm("upgrade", worker={**release.values["worker"], "extraEnv": [{"name": "UPGRADED", "value": "1"}]})
+        new = release.controller()
         assert new["metadata"]["uid"] != old["metadata"]["uid"]
-        until("it has looked", lambda: turns(place, new) > 2, 60)
-        assert _uids(place, run, stage) == before, "the upgrade took the Job or its pods away"
+        wait_until("the new controller has synced", lambda: syncs(release, new) > 2, 60)
+        assert _uids(release, run, stage) == before, "the upgrade removed the Job or its pods"
 
 
-def _uids(place: Place, run: str, stage: str) -> dict[str, set[str]]:
-    found = {"jobs": place.jobs(run, stage), "pods": place.pods(run, stage)}
-    return {kind: {one["metadata"]["uid"] for one in those} for kind, those in found.items()}
+def _uids(release: Release, run: str, stage: str) -> dict[str, set[str]]:
+    found = {"jobs": release.jobs(run, stage), "pods": release.pods(run, stage)}
+    return {kind: {one["metadata"]["uid"] for one in objects} for kind, objects in found.items()}
 
 
 def restart(name: str, down: float) -> None:
-    """kill -9 to a part of the cluster itself, and start it again after ``down`` seconds."""
+    """Kill a component of the cluster itself, and start it again after ``down`` seconds."""
     with without(name):
         time.sleep(down)
 
 
 @contextmanager
 def without(name: str) -> Iterator[None]:
-    """A part of the cluster itself is killed, and started again after the body."""
+    """Kill a component of the cluster itself, and start it again after the body."""
     process = component(name)
     os.kill(process, signal.SIGKILL)
     try:
-        until(f"{name} is dead", lambda: _state(process) == "Z", 20)
+        wait_until(f"{name} is dead", lambda: _state(process) == "Z", 20)
         yield
     finally:
         subprocess.run([str(UP)], check=True, timeout=180)
@@ -257,67 +262,67 @@ def without(name: str) -> Iterator[None]:
 
 
 def component(name: str) -> int:
-    """The process of a part of the cluster itself."""
+    """The process id of a component of the cluster itself."""
     if not UP.is_file():
-        pytest.skip("this cluster's own processes are not ours to kill")
+        pytest.skip("this cluster's components do not run on this machine")
     return int((Path(os.environ["KUBECONFIG"]).parent / "run" / f"{name}.pid").read_text())
 
 
-def lose_the_node(place: Place, run: str, stage: str) -> None:
-    """Nothing on the node moves, and its pod is told to stop: the run says so, and goes on when the node is back.
+def lose_the_node(release: Release, run: str, stage: str) -> None:
+    """The node is lost and its pod is evicted: the run reports it, and continues when the node is back.
 
-    Kubernetes tells pods of a lost node to stop by itself, but not where all nodes are lost: that is done here.
+    Kubernetes itself evicts the pods of a lost node, but not if all nodes are lost. So the test evicts them.
     """
-    with stopping(place, run, stage) as pod, without("kubelet"):
-        _ask_to_evict(place, pod)
+    with terminating(release, run, stage) as pod, without("kubelet"):
+        _request_eviction(release, pod)
         name = pod["metadata"]["name"]
-        until("the run tells of the pod", lambda: name in place.status(run).get("message", ""), 240)
+        wait_until("the run reports the pod", lambda: name in release.status(run).get("message", ""), 240)
 
 
-def drain(place: Place, run: str, stage: str) -> None:
-    """The node is emptied for maintenance, of the controller too, and put back."""
+def drain(release: Release, run: str, stage: str) -> None:
+    """Drain the node for maintenance, including the controller, and uncordon it."""
     node = json.loads(kubectl("get", "nodes", "-o", "json"))["items"][0]["metadata"]["name"]
-    controller = place.controller()
-    words = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=150s"]
-    chosen = "--pod-selector=app.kubernetes.io/name=pyrite"
+    controller = release.controller()
+    options = ["--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=150s"]
+    selector = "--pod-selector=app.kubernetes.io/name=pyrite"
     try:
-        with stopping(place, run, stage):
-            draining = subprocess.Popen([program("kubectl"), "drain", node, *words, chosen])
+        with terminating(release, run, stage):
+            draining = subprocess.Popen([program("kubectl"), "drain", node, *options, selector])
         assert draining.wait(200) == 0
-        assert not [one for one in place.items("pods") if is_running(one)], "something of Pyrite's still runs"
+        assert not [one for one in release.items("pods") if is_running(one)], "a pod of Pyrite still runs"
     finally:
         kubectl("uncordon", node)
-    assert place.controller()["metadata"]["uid"] != controller["metadata"]["uid"]
+    assert release.controller()["metadata"]["uid"] != controller["metadata"]["uid"]
 
 
 @contextmanager
-def no_s3(place: Place) -> Iterator[None]:
-    """The S3 server answers nobody while the body runs."""
-    server = subprocess.check_output(["pgrep", "-P", place.environment["PYRITE_S3_PROCESS"]], text=True).split()[0]
+def no_s3(release: Release) -> Iterator[None]:
+    """The S3 server does not respond during the body."""
+    server = subprocess.check_output(["pgrep", "-P", release.environment["PYRITE_S3_PROCESS"]], text=True).split()[0]
     with frozen([int(server)]):
         yield
 
 
-def stop_s3(place: Place, seconds: float) -> None:
-    with no_s3(place):
+def stop_s3(release: Release, seconds: float) -> None:
+    with no_s3(release):
         time.sleep(seconds)
 
 
-def stop_s3_as_a_step_ends(place: Place, run: str, stage: str) -> None:
-    """S3 is silent when the controller looks there for what comes next, and for a minute.
+def stop_s3_as_a_step_ends(release: Release, run: str, stage: str) -> None:
+    """S3 does not respond for a minute, just when the controller reads the next step from it.
 
-    The run says so, and the controller lives.
+    The run reports it, and the controller is not restarted.
     """
-    before = place.controller()
-    with ExitStack() as silence:
-        with frozen(processes(before)):  # for less than its probe's patience: a step that takes seconds
-            _complete(place, place.jobs(run, stage)[-1]["metadata"]["name"], 40)
-            silence.enter_context(no_s3(place))
+    before = release.controller()
+    with ExitStack() as outage:
+        with frozen(processes(before)):  # shorter than its liveness probe allows: the step takes seconds
+            _wait_complete(release, release.jobs(run, stage)[-1]["metadata"]["name"], 40)
+            outage.enter_context(no_s3(release))
         ends = time.monotonic() + 60
-        until("the run tells of the store", lambda: "the store" in place.status(run).get("message", ""), 60)
+        wait_until("the run reports the store", lambda: "the store" in release.status(run).get("message", ""), 60)
         time.sleep(max(0.0, ends - time.monotonic()))
-    until("the run goes on", lambda: place.status(run).get("stage") != stage, 120)
-    assert _start(place.controller()) == _start(before)
+    wait_until("the run continues", lambda: release.status(run).get("stage") != stage, 120)
+    assert _start(release.controller()) == _start(before)
 
 
 def _start(pod: Object) -> tuple[str, int]:

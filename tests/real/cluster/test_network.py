@@ -1,7 +1,7 @@
-"""Who reaches whom in a namespace with the chart installed, and who may ask what of the API server.
+"""The chart's network policies and RBAC rules, tried in a namespace with the chart installed.
 
-A release's policies select its own pods. So a stranger in the namespace reaches none of those; what else it reaches
-(DNS, S3, the API server's address) is not the release's to refuse, and shows that the probes can succeed.
+A release's policies select its own pods, so other pods of the namespace cannot connect to those. They can connect to
+other addresses (DNS, S3, the API server), which shows that the probes can succeed.
 """
 
 import json
@@ -16,11 +16,11 @@ import pytest
 
 from charts.tools import helm
 from real.cluster.faults import UP
-from real.cluster.place import Object, Place, kubectl, until
+from real.cluster.release import Object, Release, kubectl, wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-#: No stage is ever run here: what counts is what the controller asks for.
+#: No stage runs here: only the controller's API calls count.
 VALUES: Object = {
     "worker": {
         "image": {"repository": "localhost/pyrite-worker"},
@@ -38,8 +38,8 @@ OURS = {"app.kubernetes.io/name": "pyrite", "app.kubernetes.io/instance": "pyrit
 WORKER = {**OURS, "app.kubernetes.io/component": "worker"}
 VLLM = {**OURS, "app.kubernetes.io/component": "vllm"}
 
-#: The pods that look, and those that are looked for.
-LOOKING: dict[str, dict[str, str]] = {
+#: The pods that connect, and the pods to connect to.
+CLIENTS: dict[str, dict[str, str]] = {
     "judge": {**WORKER, "pyrite.dev/stage": "judge"},
     "generate": {**WORKER, "pyrite.dev/stage": "generate"},
     "mine": {**WORKER, "pyrite.dev/stage": "mine"},
@@ -47,19 +47,19 @@ LOOKING: dict[str, dict[str, str]] = {
     "stranger": {},
     "prometheus": {"app": "prometheus"},
 }
-FOUND: dict[str, dict[str, str]] = {
+TARGETS: dict[str, dict[str, str]] = {
     "the-vllm": VLLM,
     "the-worker": {**WORKER, "pyrite.dev/stage": "judge"},
     "the-stranger": {},
     "own-judge": {"app": "own-judge"},
 }
 
-#: What each of them holds open: a vLLM server's port, that of metrics, and one that is nobody's.
+#: The open ports of each pod: vLLM's, the one for metrics, and an unrelated one.
 PORTS = (8000, 9100, 5555)
 
-#: What nobody refuses: no policy of the release's stands between these.
+#: Addresses that no policy of the release protects.
 NODES = {"node's link-local", "node's port 443"}
-ANYBODY = {"dns", "s3", "api", "api, by its own address", "a stranger", "own judge's Service", *NODES}
+UNRESTRICTED = {"dns", "s3", "api", "api, by its own address", "a stranger", "own judge's Service", *NODES}
 
 REACHES: dict[str, set[str]] = {
     "judge": {"dns", "s3", "vllm", "own judge's Service"},
@@ -69,13 +69,13 @@ REACHES: dict[str, set[str]] = {
     "controller": {
         *("dns", "s3", "api", "api, by its own address"),
         "node's port 443",  # the API server may be at any address: networkPolicy.apiServer
-        *("controller's metrics", "controller's health"),  # no policy stands between a pod and itself
+        *("controller's metrics", "controller's health"),  # policies do not apply between a pod and itself
     },
-    "stranger": ANYBODY,
-    "prometheus": ANYBODY | {"vllm", "worker's metrics", "controller's metrics"},
+    "stranger": UNRESTRICTED,
+    "prometheus": UNRESTRICTED | {"vllm", "worker's metrics", "controller's metrics"},
 }
 
-#: A connection that the kernel takes without anybody accepting it is enough for a probe.
+#: A probe needs no accept(): the kernel completes the connection.
 LISTEN = f"""
 import socket, time
 open = [socket.create_server(("", port)) for port in {PORTS}]
@@ -96,8 +96,8 @@ for name, (host, port) in json.loads(sys.argv[1]).items():
 print(json.dumps(found))
 """
 
-#: All that the controller may do, and where it is told that a verb is missing: in the run's status, or in the log where
-#: no run can be shown for it.
+#: Everything that the controller may do, and where a missing permission is reported: in the run's status, or in the log
+#: if it concerns no single run.
 VERBS = {
     "list trainingruns": "log",
     "patch trainingruns/status": "log",
@@ -111,7 +111,7 @@ VERBS = {
     "get statefulsets": "log",
     "patch statefulsets/scale": "log",
 }
-TEMPTING = [
+FORBIDDEN = [
     *("get secrets", "list secrets", "get configmaps", "list configmaps", "patch configmaps", "delete configmaps"),
     *("get pods", "delete pods", "create pods", "create pods/exec", "create pods/portforward", "get pods/log"),
     *("get jobs", "update jobs", "patch jobs", "deletecollection jobs", "watch jobs"),
@@ -124,7 +124,7 @@ TEMPTING = [
 
 
 def pod(name: str, labels: dict[str, str]) -> Object:
-    """A restricted pod of the worker's image that listens on PORTS."""
+    """A restricted pod with the worker's image that listens on PORTS."""
     container = {
         "name": "pod",
         "image": "localhost/pyrite-worker:0.1.0",
@@ -145,16 +145,16 @@ def pod(name: str, labels: dict[str, str]) -> Object:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels}, "spec": spec}
 
 
-#: Stands in for 169.254.169.254, from which a node hands out its own rights: this machine's own may be in use.
+#: Replaces 169.254.169.254, a node's metadata service, which may be in use on this machine.
 LINK_LOCAL = "169.254.77.77"
 
 
 @pytest.fixture(scope="module")
-def of_the_node(place: Place) -> Iterator[dict[str, tuple[str, int]]]:
-    """Two listeners of the node's: where the metadata are, on the store's own port; and on 443, beside the store."""
+def node_listeners(release: Release) -> Iterator[dict[str, tuple[str, int]]]:
+    """Two listeners on the node: a link-local address with the store's port, and the store's address with port 443."""
     if not UP.is_file():
         pytest.skip("needs a node on this machine")
-    s3 = urlsplit(place.environment["AWS_ENDPOINT_URL"])
+    s3 = urlsplit(release.environment["AWS_ENDPOINT_URL"])
     found = {"node's link-local": (LINK_LOCAL, s3.port or 80), "node's port 443": (str(s3.hostname), 443)}
     subprocess.run(["ip", "address", "replace", f"{LINK_LOCAL}/32", "dev", "lo"], check=True)
     with ExitStack() as stack:
@@ -165,81 +165,81 @@ def of_the_node(place: Place) -> Iterator[dict[str, tuple[str, int]]]:
 
 
 @pytest.fixture(scope="module")
-def targets(place: Place, of_the_node: dict[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
-    """What there is to reach, once all pods run and policies hold for them. Port 0: a name, not a connection."""
-    pods = {**LOOKING, **FOUND}
+def targets(release: Release, node_listeners: dict[str, tuple[str, int]]) -> dict[str, tuple[str, int]]:
+    """All addresses to try, once the pods run and policies apply. Port 0: only resolve the name."""
+    pods = {**CLIENTS, **TARGETS}
     ports = {"selector": {"app": "own-judge"}, "ports": [{"port": 80, "targetPort": 5555}]}
-    service_of_it = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "own-judge"}, "spec": ports}
-    made = [*(pod(name, labels) for name, labels in pods.items()), service_of_it]
-    listed = {"apiVersion": "v1", "kind": "List", "items": made}
-    kubectl("-n", place.namespace, "apply", "-f", "-", stdin=json.dumps(listed))
-    kubectl("-n", place.namespace, "wait", "pod", *pods, "--for=condition=Ready", "--timeout=120s", seconds=150)
-    time.sleep(3)  # a policy takes a moment to reach a new pod
-    at = {one["metadata"]["name"]: one["status"]["podIP"] for one in place.items("pods") if "podIP" in one["status"]}
-    (controller,) = place.get("pods", "-l", CONTROLLER)["items"]
+    judge_service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "own-judge"}, "spec": ports}
+    objects = [*(pod(name, labels) for name, labels in pods.items()), judge_service]
+    listed = {"apiVersion": "v1", "kind": "List", "items": objects}
+    kubectl("-n", release.namespace, "apply", "-f", "-", stdin=json.dumps(listed))
+    kubectl("-n", release.namespace, "wait", "pod", *pods, "--for=condition=Ready", "--timeout=120s", seconds=150)
+    time.sleep(3)  # a policy takes a moment to apply to a new pod
+    ips = {one["metadata"]["name"]: one["status"]["podIP"] for one in release.items("pods") if "podIP" in one["status"]}
+    (controller,) = release.get("pods", "-l", CONTROLLER)["items"]
     service = json.loads(kubectl("-n", "default", "get", "service", "kubernetes", "-o", "json"))["spec"]
     (slice_,) = json.loads(
         kubectl("-n", "default", "get", "endpointslices", "-l", "kubernetes.io/service-name=kubernetes", "-o", "json")
     )["items"]
-    s3 = urlsplit(place.environment["AWS_ENDPOINT_URL"])
+    s3 = urlsplit(release.environment["AWS_ENDPOINT_URL"])
     return {
         "dns": ("kubernetes.default.svc.cluster.local", 0),
         "s3": (str(s3.hostname), s3.port or 80),
         "api": (service["clusterIP"], service["ports"][0]["port"]),
         "api, by its own address": (slice_["endpoints"][0]["addresses"][0], slice_["ports"][0]["port"]),
-        "vllm": (at["the-vllm"], 8000),
-        "vllm's other ports": (at["the-vllm"], 5555),
-        "worker's metrics": (at["the-worker"], 9100),
-        "worker's other ports": (at["the-worker"], 5555),
+        "vllm": (ips["the-vllm"], 8000),
+        "vllm's other ports": (ips["the-vllm"], 5555),
+        "worker's metrics": (ips["the-worker"], 9100),
+        "worker's other ports": (ips["the-worker"], 5555),
         "controller's metrics": (controller["status"]["podIP"], 9100),
         "controller's health": (controller["status"]["podIP"], 8080),
-        "a stranger": (at["the-stranger"], 5555),
-        "own judge's Service": (place.get("service", "own-judge")["spec"]["clusterIP"], 80),
-        **of_the_node,
+        "a stranger": (ips["the-stranger"], 5555),
+        "own judge's Service": (release.get("service", "own-judge")["spec"]["clusterIP"], 80),
+        **node_listeners,
     }
 
 
 @pytest.mark.parametrize("who", REACHES)
-def test_who_reaches_whom(place: Place, targets: dict[str, tuple[str, int]], who: str) -> None:
-    """Each refusal has a twin: the same listener's, reached by another. The controller is the real one."""
+def test_each_pod_reaches_only_what_it_needs(release: Release, targets: dict[str, tuple[str, int]], who: str) -> None:
+    """Every address is reached by at least one other pod. The controller is the real one."""
     name, container = ("deploy/pyrite-controller", "controller") if who == "controller" else (who, "pod")
-    words = ["exec", name, "-c", container, "--", "python", "-c", PROBE, json.dumps(targets)]
-    found = json.loads(kubectl("-n", place.namespace, *words))
+    command = ["exec", name, "-c", container, "--", "python", "-c", PROBE, json.dumps(targets)]
+    found = json.loads(kubectl("-n", release.namespace, *command))
     assert set(found) == REACHES[who]
 
 
-def test_helm_test(place: Place) -> None:
-    """The store is reached as a judge pod, and the API server as the controller."""
-    done = helm("test", "pyrite", "-n", place.namespace, "--logs", "--timeout=120s")
+def test_helm_test_passes(release: Release) -> None:
+    """A judge pod can use the store, and the controller's account the API server."""
+    done = helm("test", "pyrite", "-n", release.namespace, "--logs", "--timeout=120s")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "can be written and read" in done.stdout
     assert "the controller's account can list TrainingRuns" in done.stdout
 
 
-def may(place: Place, account: str, what: str, namespace: str | None = None) -> bool:
+def may(release: Release, account: str, what: str, namespace: str | None = None) -> bool:
     verb, _, resource = what.partition(" ")
     resource, _, subresource = resource.partition("/")
     if resource.startswith("statefulsets") and (verb, subresource) in (("get", ""), ("patch", "scale")):
         resource += "/pyrite-vllm"
-    said = kubectl(
-        *("-n", namespace or place.namespace, "auth", "can-i", verb, resource),
+    output = kubectl(
+        *("-n", namespace or release.namespace, "auth", "can-i", verb, resource),
         *([f"--subresource={subresource}"] if subresource else []),
-        f"--as=system:serviceaccount:{place.namespace}:{account}",
+        f"--as=system:serviceaccount:{release.namespace}:{account}",
         check=False,
     )
-    answer = said.splitlines()[0].partition(" ")[0]
-    assert answer in ("yes", "no"), said
+    answer = output.splitlines()[0].partition(" ")[0]
+    assert answer in ("yes", "no"), output
     return answer == "yes"
 
 
-def rules(place: Place, account: str) -> set[str]:
-    """All that an account may do in the namespace, but to ask this; as the API server says."""
+def rules(release: Release, account: str) -> set[str]:
+    """Everything that an account may do in the namespace, except these reviews, according to the API server."""
     review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview"}
     found = json.loads(
         kubectl(
             *("create", "--raw", "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", "-f", "-"),
-            f"--as=system:serviceaccount:{place.namespace}:{account}",
-            stdin=json.dumps({**review, "spec": {"namespace": place.namespace}}),
+            f"--as=system:serviceaccount:{release.namespace}:{account}",
+            stdin=json.dumps({**review, "spec": {"namespace": release.namespace}}),
         )
     )
     return {
@@ -251,85 +251,85 @@ def rules(place: Place, account: str) -> set[str]:
     }
 
 
-def test_what_each_account_may(place: Place) -> None:
-    """The whole list for each, and a list of what would be tempting, each asked one by one, here and elsewhere."""
-    assert rules(place, "pyrite-controller") == set(VERBS)
+def test_permissions_of_each_account(release: Release) -> None:
+    """The complete list of each account, and single checks of forbidden verbs, here and in another namespace."""
+    assert rules(release, "pyrite-controller") == set(VERBS)
     for account in ("pyrite-worker", "pyrite-vllm"):
-        assert rules(place, account) == set()
-    assert [what for what in VERBS if not may(place, "pyrite-controller", what)] == []
-    assert [what for what in TEMPTING if may(place, "pyrite-controller", what)] == []
-    assert [what for what in VERBS if may(place, "pyrite-controller", what, "default")] == []
-    assert [what for what in VERBS if may(place, "pyrite-worker", what)] == []
+        assert rules(release, account) == set()
+    assert [what for what in VERBS if not may(release, "pyrite-controller", what)] == []
+    assert [what for what in FORBIDDEN if may(release, "pyrite-controller", what)] == []
+    assert [what for what in VERBS if may(release, "pyrite-controller", what, "default")] == []
+    assert [what for what in VERBS if may(release, "pyrite-worker", what)] == []
 
 
-def set_rules(place: Place, rules_: list[Object]) -> None:
-    patch = json.dumps({"rules": [rule for rule in rules_ if rule["verbs"]]})  # one without a verb is refused
-    kubectl("-n", place.namespace, "patch", "role", "pyrite-controller", "--type=merge", "-p", patch)
+def set_rules(release: Release, rules_: list[Object]) -> None:
+    patch = json.dumps({"rules": [rule for rule in rules_ if rule["verbs"]]})  # a rule without verbs is invalid
+    kubectl("-n", release.namespace, "patch", "role", "pyrite-controller", "--type=merge", "-p", patch)
 
 
 @contextmanager
-def without(place: Place, what: str) -> Iterator[None]:
-    """The controller's Role lacks a verb while the body runs."""
+def without(release: Release, what: str) -> Iterator[None]:
+    """Remove a verb from the controller's Role during the body."""
     verb, _, resource = what.partition(" ")
-    whole = place.get("role", "pyrite-controller")["rules"]
+    original = release.get("role", "pyrite-controller")["rules"]
     set_rules(
-        place,
+        release,
         [
             {**rule, "verbs": [one for one in rule["verbs"] if [one, *rule["resources"]] != [verb, resource]]}
-            for rule in whole
+            for rule in original
         ],
     )
     try:
-        assert not may(place, "pyrite-controller", what)
+        assert not may(release, "pyrite-controller", what)
         yield
     finally:
-        set_rules(place, whole)
+        set_rules(release, original)
 
 
-def log(place: Place) -> str:
-    text: str = kubectl("-n", place.namespace, "logs", "deploy/pyrite-controller", "--tail=-1")
+def log(release: Release) -> str:
+    text: str = kubectl("-n", release.namespace, "logs", "deploy/pyrite-controller", "--tail=-1")
     return text
 
 
-def no_pods(place: Place) -> None:
-    """A quota under which a Job's pods cannot be made."""
+def no_pods(release: Release) -> None:
+    """A quota that allows no pods."""
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
-    kubectl("-n", place.namespace, "apply", "-f", "-", stdin=json.dumps(quota))
+    kubectl("-n", release.namespace, "apply", "-f", "-", stdin=json.dumps(quota))
 
 
-def running(place: Place, run: str) -> None:
-    place.apply(run, {"source": {"kind": "sample"}})
-    place.wait(run, "Running", seconds=60)
+def start(release: Release, run: str) -> None:
+    release.apply(run, {"source": {"kind": "sample"}})
+    release.wait(run, "Running", seconds=60)
 
 
 @pytest.mark.parametrize("what", VERBS)
-def test_each_verb_is_needed(place: Place, what: str) -> None:
-    """Without it the run's status or the log names it; with it again, the run goes on."""
+def test_controller_needs_each_of_its_permissions(release: Release, what: str) -> None:
+    """Without it, the run's status or the log names it. With it again, the run continues."""
     verb, _, resource = what.partition(" ")
     run = what.translate(str.maketrans(" /", "--"))
-    words = f'cannot {verb} resource "{resource}"'
-    assert words not in log(place)
+    message = f'cannot {verb} resource "{resource}"'
+    assert message not in log(release)
     if what == "delete jobs":
-        running(place, run)
+        start(release, run)
     if what == "list events":
-        no_pods(place)
-        running(place, run)
-    with without(place, what):
-        place.apply(run, {"source": {"kind": "sample"}, "cancel": what == "delete jobs"})
+        no_pods(release)
+        start(release, run)
+    with without(release, what):
+        release.apply(run, {"source": {"kind": "sample"}, "cancel": what == "delete jobs"})
         if what == "patch statefulsets/scale":
-            kubectl("-n", place.namespace, "delete", "trainingruns", "--all")
-            kubectl("-n", place.namespace, "scale", "statefulset", "pyrite-vllm", "--replicas=1")
-        until(f"the log says {words!r}", lambda: words in log(place), 90)
+            kubectl("-n", release.namespace, "delete", "trainingruns", "--all")
+            kubectl("-n", release.namespace, "scale", "statefulset", "pyrite-vllm", "--replicas=1")
+        wait_until(f"the log has {message!r}", lambda: message in log(release), 90)
         if VERBS[what] == "status":
-            assert words in place.status(run)["message"]
+            assert message in release.status(run)["message"]
     if what == "patch statefulsets/scale":
-        scaled = ["statefulset", "pyrite-vllm"]
-        until("the server is at zero again", lambda: not place.get(*scaled)["spec"]["replicas"], 60)
+        server = ["statefulset", "pyrite-vllm"]
+        wait_until("the server is at zero again", lambda: not release.get(*server)["spec"]["replicas"], 60)
         return
     if what == "list events":
-        until("the quota is named", lambda: "exceeded quota" in place.status(run).get("message", ""), 60)
-        kubectl("-n", place.namespace, "delete", "resourcequota", "none")
+        wait_until("the quota is named", lambda: "exceeded quota" in release.status(run).get("message", ""), 60)
+        kubectl("-n", release.namespace, "delete", "resourcequota", "none")
     if what != "delete jobs":
-        place.wait(run, "Running", seconds=60)
-        place.edit(run, cancel=True)
-    place.wait(run, "Cancelled", seconds=90)
+        release.wait(run, "Running", seconds=60)
+        release.edit(run, cancel=True)
+    release.wait(run, "Cancelled", seconds=90)

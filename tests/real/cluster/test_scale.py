@@ -1,4 +1,4 @@
-"""Many shards and many finished runs do not make the controller slower."""
+"""The controller's time and API calls with many finished runs and many shards."""
 
 import json
 import time
@@ -7,66 +7,67 @@ from typing import Any
 
 import pytest
 
-from real.cluster.place import Object, Place, kubectl, until
+from real.cluster.release import Object, Release, kubectl, wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 RUNS, SHARDS = 50, 500
 
 
-def figures(place: Place, seconds: float = 30) -> dict[str, float]:
-    """What turns take, over some time, from the controller's own metrics."""
-    pod = place.controller()
+def figures(release: Release, seconds: float = 30) -> dict[str, float]:
+    """Time and API calls of syncs over a while, from the controller's own metrics."""
+    pod = release.controller()
 
     def read() -> dict[str, float]:
-        names = ("turn_seconds_sum", "turn_seconds_count", "api_calls_total")
-        return {name: place.metric(pod, f"pyrite_controller_{name}") for name in names}
+        names = ("sync_seconds_sum", "sync_seconds_count", "api_calls_total")
+        return {name: release.metric(pod, f"pyrite_controller_{name}") for name in names}
 
-    before, began = read(), time.monotonic()
+    before, start = read(), time.monotonic()
     time.sleep(seconds)
-    after, took = read(), time.monotonic() - began
+    after, elapsed = read(), time.monotonic() - start
     change = {name: after[name] - before[name] for name in before}
     return {
-        "seconds a turn": change["turn_seconds_sum"] / change["turn_seconds_count"],
-        "calls a minute": change["api_calls_total"] / took * 60,
-        "calls a turn": change["api_calls_total"] / change["turn_seconds_count"],
+        "seconds per sync": change["sync_seconds_sum"] / change["sync_seconds_count"],
+        "calls per minute": change["api_calls_total"] / elapsed * 60,
+        "calls per sync": change["api_calls_total"] / change["sync_seconds_count"],
     }
 
 
-def finished(place: Place, number: int, spec: Object) -> None:
-    """A run that ended long ago, as the API server holds it."""
+def add_finished_run(release: Release, number: int, spec: Object) -> None:
+    """Create a run that has ended."""
     name = f"old-{number}"
-    place.apply(name, {**spec, "cancel": True})
-    status: dict[str, Any] = {"phase": "Succeeded", "observedGeneration": 1, "message": "as it was"}
+    release.apply(name, {**spec, "cancel": True})
+    status: dict[str, Any] = {"phase": "Succeeded", "observedGeneration": 1, "message": "finished"}
     patch = json.dumps({"status": status})
-    kubectl("-n", place.namespace, "patch", "tr", name, "--subresource=status", "--type=merge", "-p", patch)
+    kubectl("-n", release.namespace, "patch", "tr", name, "--subresource=status", "--type=merge", "-p", patch)
 
 
-def test_fifty_finished_runs_and_500_shards(
-    place: Place, small: Callable[..., Object], measured: Callable[..., None]
+def test_finished_runs_and_shards_add_no_api_calls(
+    release: Release, small_spec: Callable[..., Object], measured: Callable[..., None]
 ) -> None:
-    """A turn's calls do not grow with either: the runs, all Jobs, and the pods of the one run that has a Job.
+    """The calls of a sync do not depend on either: it lists the runs, the Jobs, and the pods of the run with a Job.
 
-    Its seconds may, by the bytes of these lists: a few times what an empty one takes, with room for a busy machine.
+    Its time may grow with the size of these lists, up to five times that of empty ones, plus 0.5 s for a busy
+    machine.
     """
-    empty = figures(place)
+    empty = figures(release)
     for number in range(RUNS):
-        finished(place, number, small())
-    full = figures(place)
-    # No node takes the judging pods: the shards wait for as long as is needed here.
-    nowhere = {**place.values["worker"]["stages"]["judge"], "pod": {"nodeSelector": {"no": "node"}}}
-    stages = {**place.values["worker"]["stages"], "judge": nowhere}
-    place.helm("upgrade", worker={**place.values["worker"], "stages": stages}, judge={"parallelism": 20})
-    place.apply("wide", small(judge={"shards": SHARDS}))
-    until("the shards' pods wait", lambda: len(place.pods("wide", "judge")) == 20, 600)
-    (job,) = place.jobs("wide", "judge")
+        add_finished_run(release, number, small_spec())
+    full = figures(release)
+    # No node fits the judge pods, so the shards wait during the measurement.
+    unschedulable = {**release.values["worker"]["stages"]["judge"], "pod": {"nodeSelector": {"no": "node"}}}
+    stages = {**release.values["worker"]["stages"], "judge": unschedulable}
+    release.helm("upgrade", worker={**release.values["worker"], "stages": stages}, judge={"parallelism": 20})
+    release.apply("wide", small_spec(judge={"shards": SHARDS}))
+    wait_until("the shards' pods wait", lambda: len(release.pods("wide", "judge")) == 20, 600)
+    (job,) = release.jobs("wide", "judge")
     assert job["spec"]["completions"] == SHARDS
-    until("that is told", lambda: "finds no node" in place.status("wide").get("message", ""), 60)
-    wide = figures(place)
+    wait_until("it is reported", lambda: "cannot be scheduled" in release.status("wide").get("message", ""), 60)
+    wide = figures(release)
     print(json.dumps({"empty": empty, "50 finished runs": full, "and a run of 500 shards": wide}))
     measured(table="scale", empty=empty, full=full, wide=wide)
-    assert empty["calls a turn"] < 1.5
-    assert full["calls a turn"] < 1.5
-    assert wide["calls a turn"] < 3.5
-    for crowded in (full, wide):
-        assert crowded["seconds a turn"] < empty["seconds a turn"] * 5 + 0.5
-    assert len(json.dumps(place.status("wide"))) < 4000
+    assert empty["calls per sync"] < 1.5
+    assert full["calls per sync"] < 1.5
+    assert wide["calls per sync"] < 3.5
+    for loaded in (full, wide):
+        assert loaded["seconds per sync"] < empty["seconds per sync"] * 5 + 0.5
+    assert len(json.dumps(release.status("wide"))) < 4000

@@ -1,9 +1,9 @@
-"""A real Prometheus in the cluster finds the pods by the chart's own PodMonitor, and goes by its own PrometheusRule.
+"""A real Prometheus in the cluster with the chart's own PodMonitor and PrometheusRule.
 
-No operator is there to translate the two for Prometheus; that is done here, as the operator does it. Debian builds
-Prometheus without its discovery of pods, so a container beside it lists them at the API and hands them over with the
-labels that Prometheus' documentation gives (kubernetes_sd_config, role pod); all that follows is Prometheus' own. The
-alerts are asked in fast motion, a minute being a second: that they wait as long as they must is tests/charts' to say.
+There is no Prometheus Operator, so the test translates the two as the operator does. Debian builds Prometheus without
+pod discovery, so a sidecar lists the pods and writes them as file targets, with the labels of Prometheus' documentation
+(kubernetes_sd_config, role pod). The alerts run with a minute shortened to a second; tests/charts checks their real
+durations.
 """
 
 import json
@@ -24,32 +24,32 @@ import yaml
 
 from real import prometheus
 from real.cluster import faults
-from real.cluster.place import Object, Place, kubectl, until
-from real.cluster.serving import RUN, on_disk, ready, server
+from real.cluster.release import Object, Release, kubectl, wait_until
+from real.cluster.vllm_server import RUN, host_volume, prepare_vllm, server_values
 from real.prometheus import Prometheus
 from real.vllm import REAL_VLLM
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 VALUES: Object = {
-    "server": server(
+    "server": server_values(
         requests={"cpu": "100m", "memory": "3Gi", "nvidia.com/gpu": None},
         limits={"cpu": "2", "memory": "6Gi", "nvidia.com/gpu": None},
     ),
     "networkPolicy": {"metricsFrom": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]},
     "metrics": {"podMonitor": {"enabled": True, "interval": "2s"}, "rules": {"enabled": True}},
     "cost": {"dollarsPerHour": 3600, "budgetDollars": 5},
-    "extraObjects": on_disk("vllm", str(REAL_VLLM.VENV)),
+    "extraObjects": host_volume("vllm", str(REAL_VLLM.VENV)),
 }
 
-#: Those that a run of minutes shows; judging that goes wrong is tests/real/test_watching.py's.
+#: Alerts that fire within a run of minutes. tests/real/test_watching.py has those of judging.
 ALERTS = {
     *("PyriteServerNotReady", "PyriteCostOverBudget", "PyriteJudgingStalled", "PyriteControllerDown"),
     *("PyriteRunFailed", "PyriteControllerFailing"),
 }
 
 
-#: Stands in for Prometheus' own discovery: lists the pods every second, a target for each port of each container.
+#: Replaces Prometheus' pod discovery: lists the pods every second, and writes a target per container port.
 DISCOVERY = """
 import json, os, re, ssl, time, urllib.request
 here = "/var/run/secrets/kubernetes.io/serviceaccount/"
@@ -78,22 +78,22 @@ while True:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def parts() -> None:
-    ready()
+def requirements() -> None:
+    prepare_vllm()
     prometheus.program()
 
 
 def scrapes(monitor: Object) -> list[Object]:
-    """A PodMonitor as Prometheus reads it."""
+    """The scrape configurations of a PodMonitor."""
 
-    def plain(name: str) -> str:
+    def pod_label(name: str) -> str:
         return "__meta_kubernetes_pod_label_" + re.sub(r"[^a-zA-Z0-9_]", "_", name)
 
     def snake(word: str) -> str:
         return re.sub(r"([A-Z])", lambda found: "_" + found[1].lower(), word)
 
-    chosen = [
-        {"source_labels": [plain(name)], "regex": value, "action": "keep"}
+    selected = [
+        {"source_labels": [pod_label(name)], "regex": value, "action": "keep"}
         for name, value in monitor["spec"]["selector"]["matchLabels"].items()
     ]
     return [
@@ -103,7 +103,7 @@ def scrapes(monitor: Object) -> list[Object]:
             "file_sd_configs": [{"files": ["/targets/pods.json"], "refresh_interval": "1s"}],
             "relabel_configs": [
                 {"source_labels": ["__meta_kubernetes_pod_phase"], "regex": "Failed|Succeeded", "action": "drop"},
-                *chosen,
+                *selected,
                 {
                     "source_labels": ["__meta_kubernetes_pod_container_port_name"],
                     "regex": endpoint["port"],
@@ -118,8 +118,8 @@ def scrapes(monitor: Object) -> list[Object]:
     ]
 
 
-def fast(alerts: Object) -> Object:
-    """The alerts, those that rest on no recorded series, in fast motion beside the chart's own."""
+def accelerated(alerts: Object) -> Object:
+    """Copies of ALERTS with minutes shortened to seconds, in addition to the chart's own."""
     chosen = [{**rule, "alert": f"Fast{rule['alert']}"} for rule in alerts["rules"] if rule["alert"] in ALERTS]
     assert len(chosen) == len(ALERTS)
     found: Object = prometheus.in_fast_motion({"name": "fast", "interval": "1s", "rules": chosen})
@@ -127,45 +127,45 @@ def fast(alerts: Object) -> Object:
 
 
 @pytest.fixture(scope="module")
-def seen(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Prometheus:
-    """Prometheus in a pod of the namespace, which may list pods and nothing else."""
+def prometheus_server(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Prometheus:
+    """Prometheus in a pod of the namespace. Its account may only list pods."""
     folder = tmp_path_factory.mktemp("prometheus")
     for path in (folder, folder.parent, folder.parent.parent):
         path.chmod(0o755)
     shutil.copy(prometheus.program(), folder)
-    rules = place.get("prometheusrule", "pyrite")["spec"]
-    described = {
+    rules = release.get("prometheusrule", "pyrite")["spec"]
+    configuration = {
         "global": {"evaluation_interval": "2s"},
         "rule_files": ["/config/rules.yaml"],
-        "scrape_configs": scrapes(place.get("podmonitor", "pyrite")),
+        "scrape_configs": scrapes(release.get("podmonitor", "pyrite")),
     }
-    rules["groups"].append(fast(rules["groups"][1]))
-    text = json.dumps(on_disk("prometheus", str(folder))).replace("{{ .Release.Namespace }}", place.namespace)
+    rules["groups"].append(accelerated(rules["groups"][1]))
+    text = json.dumps(host_volume("prometheus", str(folder))).replace("{{ .Release.Namespace }}", release.namespace)
     name: Object = {"metadata": {"name": "prometheus"}}
-    who = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "prometheus"}
-    account = {"kind": "ServiceAccount", "name": "prometheus", "namespace": place.namespace}
-    may = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "prometheus"}
+    account = {"kind": "ServiceAccount", "name": "prometheus", "namespace": release.namespace}
+    rule = {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}
     rbac = "rbac.authorization.k8s.io/v1"
-    configuration = {"prometheus.yaml": yaml.safe_dump(described), "rules.yaml": yaml.safe_dump(rules)}
+    files = {"prometheus.yaml": yaml.safe_dump(configuration), "rules.yaml": yaml.safe_dump(rules)}
     objects = [
         *json.loads(text),
         {"apiVersion": "v1", "kind": "ServiceAccount", **name},
-        {"apiVersion": rbac, "kind": "Role", **name, "rules": [may]},
-        {"apiVersion": rbac, "kind": "RoleBinding", **name, "roleRef": who, "subjects": [account]},
-        {"apiVersion": "v1", "kind": "ConfigMap", **name, "data": configuration},
+        {"apiVersion": rbac, "kind": "Role", **name, "rules": [rule]},
+        {"apiVersion": rbac, "kind": "RoleBinding", **name, "roleRef": role, "subjects": [account]},
+        {"apiVersion": "v1", "kind": "ConfigMap", **name, "data": files},
         {"apiVersion": "v1", "kind": "Pod", **_pod()},
     ]
     for one in objects:
-        kubectl("-n", place.namespace, "apply", "-f", "-", stdin=json.dumps(one))
-    kubectl("-n", place.namespace, "wait", "pod/prometheus", "--for=condition=Ready", "--timeout=90s")
-    proxy = f"/api/v1/namespaces/{place.namespace}/pods/prometheus:9090/proxy"
+        kubectl("-n", release.namespace, "apply", "-f", "-", stdin=json.dumps(one))
+    kubectl("-n", release.namespace, "wait", "pod/prometheus", "--for=condition=Ready", "--timeout=90s")
+    proxy = f"/api/v1/namespaces/{release.namespace}/pods/prometheus:9090/proxy"
     found = Prometheus(lambda path: json.loads(kubectl("get", "--raw", proxy + quote(path, safe="/?&=%+"))))
     found.until("the controller is scraped", 'up{component="controller"} == 1', 60)
     return found
 
 
 def _pod() -> Object:
-    words = ["--config.file=/config/prometheus.yaml", "--storage.tsdb.path=/data", "--web.listen-address=:9090"]
+    arguments = ["--config.file=/config/prometheus.yaml", "--storage.tsdb.path=/data", "--web.listen-address=:9090"]
     container = {
         "image": "localhost/pyrite-worker:0.1.0",
         "volumeMounts": [{"name": n, "mountPath": f"/{n}"} for n in ("config", "data", "prometheus", "targets")],
@@ -185,7 +185,7 @@ def _pod() -> Object:
     ]
     probe = {"httpGet": {"path": "/-/ready", "port": 9090}, "periodSeconds": 2}
     containers = [
-        {"name": "prometheus", "command": ["/prometheus/prometheus", *words], "readinessProbe": probe, **container},
+        {"name": "prometheus", "command": ["/prometheus/prometheus", *arguments], "readinessProbe": probe, **container},
         {"name": "discovery", "command": ["python", "-c", DISCOVERY], **container},
     ]
     spec: dict[str, Any] = {"serviceAccountName": "prometheus", "securityContext": security, "volumes": volumes}
@@ -205,13 +205,13 @@ def _is_stopped(process: int) -> bool:
 
 @contextmanager
 def frozen() -> Iterator[None]:
-    """The processes of the server's pod do not move: it is there, and answers nobody."""
+    """The vLLM server's processes are stopped during the body: its pod exists but does not respond."""
     found = subprocess.run(["pgrep", "-f", "/vllm/model|VLLM::"], capture_output=True, text=True, check=True).stdout
     processes = [int(line) for line in found.split()]
     for process in processes:
         os.kill(process, signal.SIGSTOP)
     try:
-        until("nothing of it moves", lambda: all(map(_is_stopped, processes)), 10)
+        wait_until("all processes are stopped", lambda: all(map(_is_stopped, processes)), 10)
         yield
     finally:
         for process in processes:
@@ -219,45 +219,49 @@ def frozen() -> Iterator[None]:
 
 
 @contextmanager
-def forbidden(place: Place) -> Iterator[None]:
-    """The controller may do nothing any more."""
-    binding = kubectl("-n", place.namespace, "get", "rolebinding", "pyrite-controller", "-o", "yaml")
-    kubectl("-n", place.namespace, "delete", "rolebinding", "pyrite-controller")
+def forbidden(release: Release) -> Iterator[None]:
+    """The controller has no permissions during the body."""
+    binding = kubectl("-n", release.namespace, "get", "rolebinding", "pyrite-controller", "-o", "yaml")
+    kubectl("-n", release.namespace, "delete", "rolebinding", "pyrite-controller")
     try:
         yield
     finally:
-        kubectl("-n", place.namespace, "create", "-f", "-", stdin=re.sub(r"\n  (resourceVersion|uid): .*", "", binding))
+        kubectl(
+            "-n", release.namespace, "create", "-f", "-", stdin=re.sub(r"\n  (resourceVersion|uid): .*", "", binding)
+        )
 
 
-def test_dashboards_and_rules_find_what_they_ask_for_and_alerts_fire(
-    place: Place, seen: Prometheus, small: Callable[..., Object]
+def test_dashboards_have_data_and_alerts_fire(
+    release: Release, prometheus_server: Prometheus, small_spec: Callable[..., Object]
 ) -> None:
-    """The bugs: a label that the PodMonitor gives and a rule goes by differ; a metric was renamed; a port is shut."""
-    until("all is well", lambda: not seen.now('ALERTS{alertstate="firing"}'), 60)
+    """Finds: a label that differs between PodMonitor and rules, a renamed metric, a closed port."""
+    wait_until("no alert fires", lambda: not prometheus_server.now('ALERTS{alertstate="firing"}'), 60)
     start = time.time()
-    # 160 pairs: on a fast machine fewer are judged before anything can be done to the server.
-    place.apply("watched", small(**{**RUN, "retrieve": {"range_max": 20}}, resources={"judge_timeout": 5}))
-    seen.until("a server that loads is told", firing("PyriteServerNotReady"), 300)
-    seen.until("pairs are judged", 'pyrite_judge_pairs_total{outcome="judged", run="watched", shard=~".+"} > 2', 300)
-    assert not seen.now(firing("PyriteServerNotReady"))
-    scraped = seen.scraped()
+    # 160 pairs: a fast machine judges fewer before the test can stop the server.
+    release.apply("watched", small_spec(**{**RUN, "retrieve": {"range_max": 20}}, resources={"judge_timeout": 5}))
+    prometheus_server.until("the loading server is reported", firing("PyriteServerNotReady"), 300)
+    prometheus_server.until(
+        "pairs are judged", 'pyrite_judge_pairs_total{outcome="judged", run="watched", shard=~".+"} > 2', 300
+    )
+    assert not prometheus_server.now(firing("PyriteServerNotReady"))
+    scraped = prometheus_server.scraped()
     with frozen():
-        seen.until("a judge that hangs is told", firing("PyriteJudgingStalled"), 90)
-    assert seen.now(firing("PyriteCostOverBudget"))
-    with forbidden(place):
-        seen.until("turns that all fail are told", firing("PyriteControllerFailing"), 90)
-    place.wait("watched", seconds=900)
-    seen.until("its end is shown", 'pyrite_run_phase{run="watched", phase="Succeeded"} == 1', 60)
-    until("what it cost is no alarm any more", lambda: not seen.now(firing("PyriteCostOverBudget")), 60)
-    scraped |= seen.scraped()
+        prometheus_server.until("the stalled judge is reported", firing("PyriteJudgingStalled"), 90)
+    assert prometheus_server.now(firing("PyriteCostOverBudget"))
+    with forbidden(release):
+        prometheus_server.until("the failing syncs are reported", firing("PyriteControllerFailing"), 90)
+    release.wait("watched", seconds=900)
+    prometheus_server.until("its end is exported", 'pyrite_run_phase{run="watched", phase="Succeeded"} == 1', 60)
+    wait_until("the cost alert ends", lambda: not prometheus_server.now(firing("PyriteCostOverBudget")), 60)
+    scraped |= prometheus_server.scraped()
     assert prometheus.names() - scraped == set()
-    assert prometheus.empty_panels(seen, start, namespace=place.namespace, run="watched") == set()
+    assert prometheus.empty_panels(prometheus_server, start, namespace=release.namespace, run="watched") == set()
 
-    assert not {"FastPyriteRunFailed", "FastPyriteControllerDown"} & seen.firing(start)
-    place.apply("broken", small(source={"kind": "jsonl", "path": "s3://pyrite/nowhere.jsonl"}))
-    seen.until("a run that failed is told", firing("PyriteRunFailed"), 300)
-    with faults.no_controller(place):
-        seen.until("a controller that is gone is told", firing("PyriteControllerDown"), 120)
-    until("it is back", lambda: not seen.now(firing("PyriteControllerDown")), 120)
-    slow = {name for name in seen.firing(start) if not name.startswith("Fast")}
-    assert slow <= {"PyriteCostOverBudget", "PyriteRunFailed"}, "these do not wait"
+    assert not {"FastPyriteRunFailed", "FastPyriteControllerDown"} & prometheus_server.firing(start)
+    release.apply("broken", small_spec(source={"kind": "jsonl", "path": "s3://pyrite/nowhere.jsonl"}))
+    prometheus_server.until("the failed run is reported", firing("PyriteRunFailed"), 300)
+    with faults.no_controller(release):
+        prometheus_server.until("the missing controller is reported", firing("PyriteControllerDown"), 120)
+    wait_until("the controller is back", lambda: not prometheus_server.now(firing("PyriteControllerDown")), 120)
+    slow = {name for name in prometheus_server.firing(start) if not name.startswith("Fast")}
+    assert slow <= {"PyriteCostOverBudget", "PyriteRunFailed"}, "these fire without their delay"

@@ -1,6 +1,6 @@
-"""The chart's vLLM server with a real vLLM in it: the CPU build (scripts/real_vllm.py), mounted into its pods.
+"""The chart's vLLM server with a real vLLM: its CPU build (scripts/real_vllm.py), mounted into the pods.
 
-The model cannot judge: its grades prove the way, not the quality.
+The model is too small to judge: its grades test the communication, not the quality.
 """
 
 import subprocess
@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from real.cluster.faults import UP
-from real.cluster.place import Object
+from real.cluster.release import Object
 from real.vllm import REAL_VLLM, SCRIPT, VARYING
 
-#: The worker image serves for the server too, since it has a Python: this one.
+#: The worker image runs the server too, with its own Python.
 _PYTHON = "python3.11"
 
-#: 32 pairs: on a CPU a pair takes a second.
+#: 32 pairs. On a CPU a pair takes a second.
 RUN: Object = {
     "prepare": {"min_chars": 40, "max_chars": 400, "max_train_queries": 8},
     "retrieve": {"range_max": 4},
@@ -26,38 +26,38 @@ RUN: Object = {
 }
 
 
-def ready() -> None:
-    """Make vLLM fit for pods; the test is skipped where there is none, or no node on this machine."""
+def prepare_vllm() -> None:
+    """Prepare vLLM for pods. Skips the test if vLLM is not installed or the node is not this machine."""
     if not REAL_VLLM.READY.exists():
-        pytest.skip("no real vLLM here: `make real-vllm ARGS=--for-pods` installs it (3.4 GB)")
+        pytest.skip("vLLM is not installed: `make real-vllm ARGS=--for-pods` installs it (3.4 GB)")
     if not (REAL_VLLM.VENV / "lib" / _PYTHON).is_dir():
-        pytest.skip(f"{REAL_VLLM.VENV.name} was made with another Python than the worker image's {_PYTHON}")
+        pytest.skip(f"{REAL_VLLM.VENV.name} has another Python than the worker image's {_PYTHON}")
     if not UP.is_file():
         pytest.skip("needs a node on this machine")
     subprocess.run([sys.executable, str(SCRIPT), "--for-pods"], check=True, capture_output=True)
 
 
-def on_disk(name: str, folder: str) -> list[Object]:
-    """A folder of this machine as the claim ``name``, which restricted pods may mount; {{ }} is for helm."""
-    whole = f"{{{{ .Release.Namespace }}}}-{name}"
+def host_volume(name: str, folder: str) -> list[Object]:
+    """A folder of this machine as a PersistentVolumeClaim ``name``, which restricted pods may mount."""
+    volume = f"{{{{ .Release.Namespace }}}}-{name}"
     size = {"storage": "8Gi"}
-    shared: Object = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
-    there = {
-        **shared,
+    common: Object = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
+    volume_spec = {
+        **common,
         "capacity": size,
         "persistentVolumeReclaimPolicy": "Retain",
         "hostPath": {"path": folder, "type": "Directory"},
         "claimRef": {"namespace": "{{ .Release.Namespace }}", "name": name},
     }
-    claim = {**shared, "volumeName": whole, "resources": {"requests": size}}
+    claim = {**common, "volumeName": volume, "resources": {"requests": size}}
     return [
-        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": whole}, "spec": there},
+        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume}, "spec": volume_spec},
         {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": claim},
     ]
 
 
-def server(**resources: Object) -> Object:
-    """The chart's ``server`` values; they need ``on_disk("vllm", ...)`` among its extraObjects."""
+def server_values(**resources: Object) -> Object:
+    """The chart's ``server`` values. They need ``host_volume("vllm", ...)`` in its extraObjects."""
     return {
         "enabled": True,
         "image": {"repository": "localhost/pyrite-worker", "tag": "0.1.0"},

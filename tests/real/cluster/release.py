@@ -1,4 +1,4 @@
-"""A namespace of a real cluster, with the chart installed and a store on a real S3 server."""
+"""A release of the chart in a namespace of a real cluster, with a store on a real S3 server."""
 
 import json
 import os
@@ -24,25 +24,25 @@ T = TypeVar("T")
 Object = dict[str, Any]
 
 
-def kubectl(*words: str, stdin: str | None = None, check: bool = True, seconds: float = 120) -> str:
-    """What kubectl prints; what it complains of where it fails and ``check`` is not set."""
+def kubectl(*arguments: str, stdin: str | None = None, check: bool = True, seconds: float = 120) -> str:
+    """The output of kubectl. If it fails and ``check`` is not set, the output includes its errors."""
     done = subprocess.run(
-        [program("kubectl"), *words], input=stdin, capture_output=True, text=True, timeout=seconds, check=False
+        [program("kubectl"), *arguments], input=stdin, capture_output=True, text=True, timeout=seconds, check=False
     )
     if done.returncode and check:
-        raise AssertionError(f"kubectl {' '.join(words)}: {done.stderr}")
+        raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
     return done.stdout if done.returncode == 0 else done.stdout + done.stderr
 
 
-def until(what: str, look: Callable[[], T | None], seconds: float = 120, every: float = 0.5) -> T:
-    """The first result of ``look`` that is something."""
+def wait_until(condition: str, poll: Callable[[], T | None], seconds: float = 120, every: float = 0.5) -> T:
+    """The first result of ``poll`` that is true; ``condition`` describes it in the error."""
     deadline = time.monotonic() + seconds
     while True:
-        found = look()
+        found = poll()
         if found:
             return found
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what}: not within {seconds:.0f} s")
+            raise AssertionError(f"{condition}: not within {seconds:.0f} s")
         time.sleep(every)
 
 
@@ -50,12 +50,15 @@ def is_running(pod: Object) -> bool:
     return pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
 
 
-class Place:
-    """``store`` is the environment by which a client outside finds the S3 server."""
+class Release:
+    """A release and its namespace. ``store``: environment variables for clients of the S3 server."""
 
     def __init__(self, namespace: str, store: dict[str, str], values: Object):
         self.namespace, self.environment = namespace, store
         self.url = f"s3://pyrite/{namespace}"
+        # helm does not upgrade a CRD that an earlier test installed.
+        options = ("--server-side", "--force-conflicts", "--field-manager=helm")
+        kubectl("apply", *options, "-f", str(CHART / "crds"))
         kubectl("create", "namespace", namespace)
         kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
         keys = [f"--from-literal={name}={store[name]}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")]
@@ -69,14 +72,14 @@ class Place:
                 "existingSecret": "store",
             },
             "controller": {"image": {"repository": image.format("controller")}},
-            # Small requests, so that two runs fit on a node of two cores.
+            # Small requests, so that two runs fit on a node with two cores.
             "worker": {"image": {"repository": image.format("worker")}, "stages": dict.fromkeys(STAGES, _SMALL)},
             **values,
         }
         self.helm("install")
 
     def helm(self, verb: str, **changes: Any) -> str:
-        """Install or upgrade the chart with the place's values, some of them changed."""
+        """Install or upgrade the chart; ``changes`` replace some of the release's values."""
         command = [program("helm"), verb, "pyrite", str(CHART), "-n", self.namespace, "--values=-", "--wait"]
         values = json.dumps({**self.values, **changes})
         done = subprocess.run(command, input=values, capture_output=True, text=True, timeout=300, check=False)
@@ -88,14 +91,14 @@ class Place:
         subprocess.run([program("helm"), "uninstall", "pyrite", "-n", self.namespace], capture_output=True, check=False)
         kubectl("delete", "namespace", self.namespace, "--wait=false", check=False)
 
-    def get(self, *words: str) -> Object:
-        """An object, or a list of them."""
-        found: Object = json.loads(kubectl("-n", self.namespace, "get", *words, "-o", "json"))
+    def get(self, *arguments: str) -> Object:
+        """An object or a list of objects."""
+        found: Object = json.loads(kubectl("-n", self.namespace, "get", *arguments, "-o", "json"))
         return found
 
     def items(self, kind: str, **labels: str) -> list[Object]:
-        words = [f"-l={name.replace('_', '/')}={value}" for name, value in labels.items()]
-        return list(self.get(kind, *words)["items"])
+        arguments = [f"-l={name.replace('_', '/')}={value}" for name, value in labels.items()]
+        return list(self.get(kind, *arguments)["items"])
 
     def status(self, run: str) -> Object:
         found: Object = self.get("trainingrun", run).get("status", {})
@@ -119,21 +122,21 @@ class Place:
         return list(self.get("pods", "-l", labels)["items"])
 
     def running(self, run: str, stage: str) -> Object:
-        """A pod of ``stage``, once one runs."""
+        """Wait for a running pod of ``stage``."""
 
-        def look() -> Object | None:
+        def poll() -> Object | None:
             return next(filter(is_running, self.pods(run, stage)), None)
 
-        return until(f"{stage} of {run} runs", look, 600, every=0.3)
+        return wait_until(f"{stage} of {run} runs", poll, 600, every=0.3)
 
     def jobs(self, run: str, stage: str | None = None) -> list[Object]:
         labels = f"pyrite.dev/run={run}" + (f",pyrite.dev/stage={stage}" if stage else "")
         return list(self.get("jobs", "-l", labels)["items"])
 
     def controllers(self, number: int) -> list[Object]:
-        """The controller's pods, once as many as they should be have started."""
+        """Wait until exactly ``number`` controller pods are ready."""
 
-        def look() -> list[Object] | None:
+        def poll() -> list[Object] | None:
             pods = self.get("pods", "-l", CONTROLLER)["items"]
             ready = [
                 pod
@@ -142,25 +145,25 @@ class Place:
             ]
             return ready if len(ready) == len(pods) == number else None
 
-        return until(f"{number} controllers run", look, 150)
+        return wait_until(f"{number} controllers run", poll, 150)
 
     def controller(self) -> Object:
         (pod,) = self.controllers(1)
         return pod
 
     def metric(self, pod: Object, name: str) -> float:
-        """A metric without labels, as a pod shows it now."""
-        address = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}:9100/proxy/metrics"
-        found = re.search(rf"^{name} (\S+)$", kubectl("get", "--raw", address), re.MULTILINE)
-        assert found, f"{name} is not shown"
+        """The current value of a pod's metric that has no labels."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}:9100/proxy/metrics"
+        found = re.search(rf"^{name} (\S+)$", kubectl("get", "--raw", path), re.MULTILINE)
+        assert found, f"{name} is not exported"
         return float(found[1])
 
     def wait(self, run: str, *phases: str, seconds: float = 1200) -> Object:
-        """The run's status, once its phase is one of ``phases`` (Succeeded where none is named)."""
+        """Wait until the run's phase is one of ``phases`` (default: Succeeded), and return its status."""
         wanted = phases or ("Succeeded",)
         last: Object = {}
 
-        def look() -> Object | None:
+        def poll() -> Object | None:
             last.clear()
             last.update(self.status(run))
             if not phases:
@@ -168,24 +171,24 @@ class Place:
             return last if last.get("phase") in wanted else None
 
         try:
-            return until(f"run {run} is {wanted}", look, seconds, every=1)
+            return wait_until(f"run {run} is {wanted}", poll, seconds, every=1)
         except AssertionError as error:
-            raise AssertionError(f"{error}; it is {last}") from None
+            raise AssertionError(f"{error}; its status is {last}") from None
 
     def wait_stage(self, run: str, stage: str) -> Object:
-        """The run's status, once a pod of ``stage`` runs."""
+        """Wait for a running pod of ``stage``, and return the run's status."""
         self.running(run, stage)
         return self.status(run)
 
-    def pyrite(self, *words: str, seconds: float = 900) -> "subprocess.CompletedProcess[str]":
-        """The command line, as a person outside uses it, with as many threads as a pod has."""
-        command = [sys.executable, "-m", "pyrite", *words]
+    def pyrite(self, *arguments: str, seconds: float = 900) -> "subprocess.CompletedProcess[str]":
+        """Run the CLI outside the cluster, with as many threads as a pod has."""
+        command = [sys.executable, "-m", "pyrite", *arguments]
         threads = min(int(_SMALL["resources"]["limits"]["cpu"]), os.cpu_count() or 1)
         environment = {**os.environ, **self.environment, "PYRITE_STORE": self.url, "OMP_NUM_THREADS": str(threads)}
         return subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False)
 
     def digests(self, run: str) -> dict[str, str]:
-        """The digest of every table and weight that a run has made, by its key."""
+        """The digests of all outputs of a run's finished steps, by key."""
         client = self.s3()
         prefix = f"{self.namespace}/runs/{run}/steps/"
         found = {}
@@ -196,7 +199,7 @@ class Place:
         return found
 
     def put(self, name: str, data: bytes) -> str:
-        """The address of a new file on S3."""
+        """Write a file to S3 and return its URL."""
         self.s3().put_object(Bucket="pyrite", Key=f"{self.namespace}-data/{name}", Body=data)
         return f"s3://pyrite/{self.namespace}-data/{name}"
 

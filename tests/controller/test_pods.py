@@ -1,0 +1,100 @@
+"""Why a pod does not run is shown in the status of its run."""
+
+from typing import Any
+
+import pytest
+
+from controller.fake_cluster import now
+from controller.harness import LABELS, LLM, Harness
+from controller.pod_status import AN_HOUR_AGO, UNSCHEDULABLE, pod, waiting
+from pyrite.controller.settings import Settings
+
+
+def test_waiting_for_a_node_costs_no_extra_api_calls(chart: Settings) -> None:
+    """The bug: each sync created the run's ConfigMap again, though only pods on a node can wait for it."""
+    harness = Harness(chart, small=LABELS)
+    job = harness.start_judging("small")
+    calls = []
+    for status in ({"phase": "Running"}, UNSCHEDULABLE):
+        harness.cluster.pod_list = [pod(job, status)]
+        harness.sync()
+        before = harness.cluster.calls
+        harness.sync()
+        calls.append(harness.cluster.calls - before)
+    assert calls[0] == calls[1] > 2
+
+
+def test_deleted_run_config_is_reported_and_restored(chart: Settings) -> None:
+    """The bug: days of silence after somebody had deleted a ConfigMap."""
+    harness = Harness(chart, small=LABELS)
+    harness.sync()
+    (job,) = harness.cluster.unfinished()
+    run_configs = dict(harness.cluster.run_configs)
+    harness.cluster.run_configs.clear()
+    failed = {"type": "Warning", "reason": "FailedMount", "message": "configmap not found", "lastTimestamp": now()}
+    pulls = {"type": "Normal", "reason": "Pulling", "message": "a large image", "lastTimestamp": now()}
+    harness.cluster.pod_list = [pod(job, waiting("ContainerCreating"))]
+    harness.cluster.event_lists["pod-1"] = [{**failed, "lastTimestamp": AN_HOUR_AGO}, pulls]
+    harness.sync()
+    assert not harness.degraded("small"), "a first mount may fail, and a large image takes long"
+    harness.cluster.event_lists["pod-1"] = [{**pulls, "lastTimestamp": AN_HOUR_AGO}, failed]
+    harness.sync()
+    assert "configmap not found" in harness.status("small").message
+    assert "configmap not found" in harness.degraded("small")
+    assert harness.cluster.run_configs == run_configs
+
+
+def test_lost_node_is_reported_while_pods_end(chart: Settings) -> None:
+    harness = Harness(chart, small=LABELS)
+    harness.sync()
+    (job,) = harness.cluster.unfinished()
+    harness.cluster.pod_list = [pod(job, {"phase": "Running"}, deletionTimestamp=AN_HOUR_AGO)]
+    harness.cluster.edit("small", suspend=True)
+    for _ in range(2):
+        harness.sync()
+        assert "stopping" in harness.status("small").message
+        assert "its node may be lost" in harness.status("small").message
+    harness.cluster.edit("small", suspend=False)
+    harness.sync()
+    assert "waiting for the pods" in harness.status("small").message
+    assert "its node may be lost" in harness.degraded("small")
+
+
+def test_out_of_memory_names_the_setting_to_raise(chart: Settings) -> None:
+    harness = Harness(chart, small=LABELS)
+    harness.sync()
+    (job,) = harness.cluster.unfinished()
+    harness.cluster.end(job, "Failed")
+    killed = {"exitCode": 137, "reason": "OOMKilled", "finishedAt": now()}
+    status = {"phase": "Failed", "containerStatuses": [{"state": {"terminated": killed}}]}
+    harness.cluster.pod_list = [pod(job, status)]
+    harness.sync()
+    assert "resources.limits.memory" in harness.status("small").message
+
+
+@pytest.mark.parametrize(
+    ("pods", "events", "message"),
+    [
+        ([], [("pyrite-vllm", "FailedCreate", "exceeded quota: gpus")], "exceeded quota: gpus"),
+        ([waiting("ContainerCreating")], [("vllm-0", "FailedMount", "no PersistentVolume")], "no PersistentVolume"),
+        ([waiting("CrashLoopBackOff", "a line\nno GPU is visible")], [], "no GPU is visible"),
+        ([waiting("ErrImagePull", "of another start")], [], "does not start: ErrImagePull. Are the image's name"),
+    ],
+    ids=["no pod", "no containers", "crash", "no image"],
+)
+def test_server_that_cannot_start_is_reported(
+    chart: Settings, pods: list[Any], events: list[tuple[str, str, str]], message: str
+) -> None:
+    """The bug: "none of 2 replicas is ready" forever, without the reason."""
+    harness = Harness(chart, judging=LLM)
+    harness.finish_steps("judging", before="judge")
+    harness.sync()
+    assert harness.cluster.replicas == 2
+    harness.cluster.server_pod_list = [{"metadata": {"name": "vllm-0"}, "status": status} for status in pods]
+    for name, reason, text in events:
+        event = {"type": "Warning", "reason": reason, "message": text, "lastTimestamp": AN_HOUR_AGO}
+        harness.cluster.event_lists[name] = [event]
+    harness.sync()
+    assert harness.status("judging").phase == "Waiting"
+    assert message in harness.status("judging").message
+    assert message in harness.degraded("judging")

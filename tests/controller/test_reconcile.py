@@ -1,0 +1,226 @@
+"""Which Job a run has: after failures, edits, retries, deletions and upgrades."""
+
+from typing import Any
+
+import pytest
+
+from controller.fake_cluster import names, now
+from controller.harness import LABELS, LLM, Harness
+from controller.pod_status import AN_HOUR_AGO, UNSCHEDULABLE, pod, waiting
+from pyrite.controller.api import JOB_LABEL
+from pyrite.controller.settings import Settings
+from pyrite.plan import Step
+
+
+def _ended(end: dict[str, Any]) -> dict[str, Any]:
+    return {"phase": "Failed", "containerStatuses": [{"state": {"terminated": end}}]}
+
+
+def test_failed_job_says_why_and_retry_resumes(chart: Settings) -> None:
+    harness = Harness(chart, small=LABELS)
+    harness.sync()
+    (job,) = harness.cluster.unfinished()
+    harness.cluster.end(job, "Failed")
+    end = {"exitCode": 2, "message": "data.jsonl:7: no question", "finishedAt": now()}
+    labels = {JOB_LABEL: job["metadata"]["name"]}
+    later = {"exitCode": 1, "message": "of another Job", "finishedAt": "2030-01-01T00:00:00Z"}
+    harness.cluster.pod_list = [
+        {"metadata": {"name": "pod-1", "labels": labels}, "status": _ended(end)},
+        {"metadata": {"name": "pod-0", "labels": {JOB_LABEL: "other"}}, "status": _ended(later)},
+    ]
+    harness.sync()
+    status = harness.status("small")
+    assert status.phase == "Failed"
+    assert "data.jsonl:7: no question" in status.message
+    assert "spec.retry" in status.message
+    harness.sync()
+    assert names(list(harness.cluster.created_jobs.values())) == names([job]), "it was retried without being asked"
+    harness.cluster.edit("small", retry=1)
+    harness.cluster.pod_list = []
+    harness.run_to_end()
+    assert harness.status("small").phase == "Succeeded"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"source": {"kind": "jsonl"}}, "source.path"),
+        ({"finetune": {"loss": "triplet"}, "mine": {"num_negatives": 2}}, "triplet takes one negative"),
+    ],
+    ids=["missing field", "rule across fields"],
+)
+def test_invalid_spec_fails_with_its_message(chart: Settings, changes: dict[str, Any], message: str) -> None:
+    """The CRD's schema accepts these. A correction starts the run."""
+    harness = Harness(chart, small={**LABELS, **changes})
+    harness.sync()
+    status = harness.status("small")
+    assert status.phase == "Failed"
+    assert message in status.message
+    assert "kubectl edit trainingrun small" in status.message
+    assert message in harness.degraded("small")
+    assert not harness.cluster.created_jobs
+    harness.cluster.edit("small", source=LABELS["source"], mine={"num_negatives": 1})
+    harness.run_to_end()
+    assert harness.status("small").phase == "Succeeded"
+
+
+@pytest.mark.parametrize("edits", [{"retry": 1}, {"seed": 7}, {"suspend": False}], ids=str)
+def test_reused_name_does_not_replace_the_old_run(chart: Settings, edits: dict[str, Any]) -> None:
+    """The bug: refused only once. After any edit, or a resume of a run created suspended, the old run was replaced."""
+    harness = Harness(chart, small=LABELS)
+    harness.run_to_end()
+    before = dict(harness.store.files)
+    harness.cluster.resources.clear()
+    harness.cluster.created_jobs.clear()
+    harness.cluster.add("small", {**LABELS, "prepare": {"max_chars": 800}, "suspend": "suspend" in edits})
+    harness.sync()
+    assert harness.status("small").phase == ("Suspended" if "suspend" in edits else "Failed")
+    harness.cluster.edit("small", **edits)
+    harness.sync()
+    status = harness.status("small")
+    assert status.phase == "Failed"
+    assert "already holds a run small" in status.message
+    assert not harness.cluster.created_jobs
+    assert harness.store.files == before
+    harness.cluster.resources.clear()
+    harness.cluster.add("small", dict(LABELS))
+    harness.sync()
+    assert harness.status("small").phase == "Succeeded", "an identical run is found finished"
+    assert not harness.cluster.created_jobs
+
+
+def test_status_size_does_not_grow_with_the_run(chart: Settings) -> None:
+    sizes = []
+    for iterations, shards in ((6, 2), (9, 60)):
+        spec = {**LABELS, "iterations": iterations, "judge": {"shards": shards}}
+        harness = Harness(chart, small=spec)
+        harness.run_to_end()
+        sizes.append(len(harness.status("small").model_dump_json()))
+    assert abs(sizes[1] - sizes[0]) < 60, f"{sizes}: only numbers may be longer"
+
+
+def test_judge_job_name_is_stable_while_shards_finish(chart: Settings) -> None:
+    """The bug: the name included digests that the controller reads from finished shards. After the first shard the
+    running Job was stopped as if the run had been edited, and a failed one was retried."""
+    harness = Harness(chart, small=LLM)
+    job = harness.start_judging("small")
+    spec = harness.cluster.run("small").spec
+    assert spec
+    assert harness.store.finish(spec, [Step("judge", 1, 0)])
+    harness.cluster.pod_list = [pod(job, UNSCHEDULABLE)]
+    harness.sync()
+    assert "cannot be scheduled" in harness.status("small").message, "so the store was read"
+    assert harness.cluster.unfinished("small") == [job]
+    harness.cluster.pod_list = []
+    harness.cluster.end(job, "Failed")
+    harness.sync()
+    harness.sync()
+    assert harness.status("small").phase == "Failed"
+    assert list(harness.cluster.created_jobs.values()) == [job]
+
+
+def test_upgrade_keeps_a_job_that_makes_progress(chart: Settings) -> None:
+    """The bug: a helm upgrade deleted a working judge, because one of its pods could not be scheduled."""
+    harness = Harness(chart, small=LABELS)
+    job = harness.start_judging("small")
+    harness.use_chart(chart, image="pyrite-worker:other")
+    job["status"]["succeeded"] = 1
+    harness.cluster.pod_list = [pod(job, {"phase": "Running"}), pod(job, UNSCHEDULABLE)]
+    harness.sync()
+    assert "deletionTimestamp" not in job["metadata"]
+    message = harness.status("small").message
+    assert "1 of 3 shards done" in message
+    assert "cannot be scheduled" in message
+    assert not harness.degraded("small")
+    harness.cluster.pod_list = harness.cluster.pod_list[1:]
+    harness.sync()
+    assert "deletionTimestamp" in job["metadata"], "no pod runs: the new chart may be the fix"
+
+
+def test_upgrade_replaces_a_stuck_job(chart: Settings) -> None:
+    """The bug: a Job with a wrong image tag waited forever, though the chart had been right for hours."""
+    harness = Harness(chart, small=LABELS)
+    harness.sync()
+    (job,) = harness.cluster.unfinished()
+    harness.use_chart(chart, image="pyrite-worker:right")
+    harness.sync()
+    assert harness.cluster.unfinished() == [job]
+    assert "deletionTimestamp" not in job["metadata"]
+    harness.cluster.pod_list = [pod(job, waiting("ErrImagePull"))]
+    harness.sync()
+    assert "deletionTimestamp" in job["metadata"]
+    harness.cluster.remove_deleted()
+    harness.cluster.pod_list = []
+    harness.sync()
+    (replacement,) = harness.cluster.unfinished()
+    assert replacement["spec"]["template"]["spec"]["containers"][0]["image"] == "pyrite-worker:right"
+
+
+def test_job_queued_by_kueue_is_waiting_not_degraded(chart: Settings) -> None:
+    harness = Harness(chart, small={**LABELS, "queue": "gpus"})
+    harness.sync()
+    (job,) = harness.cluster.unfinished()
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+    job["metadata"]["creationTimestamp"] = AN_HOUR_AGO
+    job["spec"]["suspend"] = True  # by Kueue's webhook
+    for _ in range(2):
+        harness.sync()
+        assert harness.status("small").phase == "Waiting"
+        assert "queue gpus" in harness.status("small").message
+        assert not harness.degraded("small")
+    job["spec"]["suspend"] = False
+    harness.run_to_end()
+
+
+def test_recreated_run_does_not_adopt_the_old_job(chart: Settings) -> None:
+    """The bug: it tracked the old run's Job, which was then deleted, and showed the old run's results."""
+    harness = Harness(chart, small=LABELS)
+    harness.sync()
+    (old,) = harness.cluster.unfinished()
+    harness.stale_view.refresh()
+    harness.cluster.add("small", dict(LABELS))
+    harness.second_controller.sync()
+    assert harness.status("small").phase == "Pending", "the new run shows the old run's status"
+    harness.sync()
+    assert "an earlier run of this name" in harness.status("small").message
+    assert "deletionTimestamp" in old["metadata"]
+    harness.cluster.remove_deleted()
+    harness.sync()
+    (new,) = harness.cluster.unfinished()
+    assert names([new]) != names([old])
+    harness.cluster.resources["small"]["metadata"]["deletionTimestamp"] = now()
+    harness.cluster.end(new, "Failed")
+    before = harness.status("small")
+    harness.sync()
+    assert harness.status("small") == before, "a run that is being deleted was reconciled"
+
+
+def test_deleted_job_of_a_finished_step_is_awaited(chart: Settings) -> None:
+    """The bug: the status claimed that the run had been edited."""
+    harness = Harness(chart, small=LABELS)
+    harness.sync()
+    (job,) = harness.cluster.unfinished()
+    spec = harness.cluster.run("small").spec
+    assert spec
+    assert harness.store.finish(spec, [Step("prepare", None, None)])
+    job["metadata"]["deletionTimestamp"] = now()
+    harness.sync()
+    assert harness.status("small").message == f"waiting for the pods of {job['metadata']['name']} to end."
+    harness.cluster.remove_deleted()
+    harness.sync()
+    assert harness.status("small").step == "validate, base"
+
+
+def test_pods_of_a_deleted_job_end_before_the_next(chart: Settings) -> None:
+    """The bug: `kubectl delete job` removes the Job at once and its pods a minute later: two pods did the same work."""
+    harness = Harness(chart, small=LABELS)
+    job = harness.start_judging("small")
+    harness.cluster.created_jobs.clear()
+    harness.cluster.pod_list = [pod(job, {"phase": "Running"}, deletionTimestamp=now())]
+    for _ in range(3):
+        harness.sync()
+    assert not harness.cluster.created_jobs
+    assert "waiting for pod pod-1" in harness.status("small").message
+    harness.cluster.pod_list = []
+    harness.run_to_end()
+    assert harness.status("small").phase == "Succeeded"
