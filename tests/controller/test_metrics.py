@@ -75,7 +75,7 @@ def test_a_run_is_shown_by_what_its_steps_came_to() -> None:
     grades = {name.split(",")[2][:-1]: n for name, n in got.items() if name.startswith("pyrite_run_grades{r,1")}
     assert grades == {"1": 9, "2": 7, "4": 4}
     assert got["pyrite_run_examples{r,1,hard}"] == 12
-    assert (got["pyrite_run_hard_pairs{r,1,positive}"], got["pyrite_run_hard_pairs{r,1,negative}"]) == (9, 20)
+    assert (got["pyrite_run_hard_positives{r,1}"], got["pyrite_run_hard_negatives{r,1}"]) == (9, 20)
     assert got["pyrite_run_training_loss{r,1}"] == 0.25
     mrr = {name.partition("{r,")[2]: n for name, n in got.items() if name.startswith("pyrite_run_validation_mrr")}
     assert mrr == {"base,0}": 0.4, "tuned,1}": 0.5, "best,1}": 0.6}
@@ -107,7 +107,7 @@ def test_cost_counts_the_step_that_runs_and_counts_no_time_twice() -> None:
 @pytest.fixture(autouse=True)
 def nothing_stays() -> Iterator[None]:
     yield
-    metrics.SHOWN.replace([])
+    metrics.SNAPSHOT_GAUGES.replace([])
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_a_job_that_waits_in_kueues_queue_is_told_of(chart: Settings) -> None:
 
 
 def unreadable() -> float:
-    return metrics.REGISTRY.get_sample_value("pyrite_controller_errors_total", {"kind": "unreadable"}) or 0.0
+    return metrics.REGISTRY.get_sample_value("pyrite_controller_errors_total", {"error_type": "unreadable_run"}) or 0.0
 
 
 def turned(

@@ -26,7 +26,7 @@ from pyrite.store.s3_faults import RetryPolicy
 _PAUSE = 3.0
 
 #: Kinds of errors that may be expected.
-_USUAL = ("ApiException", "MaxRetryError", "UserError", "unreadable")
+_USUAL = ("ApiException", "MaxRetryError", "UserError", "unreadable_run")
 
 #: With the store: the next turn asks it again, and /healthz does not take a turn that waits for one that is stuck.
 STORE_RETRY_POLICY = RetryPolicy(connect=3, read=5, between=2, total=15, quick=1)

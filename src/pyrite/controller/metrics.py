@@ -39,7 +39,7 @@ class Exporter:
         samples = [*of_cluster(turn.runs, turn.server)]
         for run in turn.runs:
             samples += self._of_run(run, turn, now)
-        metrics.SHOWN.replace(samples)
+        metrics.SNAPSHOT_GAUGES.replace(samples)
 
     def _look_up_one(self, runs: Sequence[TrainingRun], now: datetime) -> None:
         """After a start nothing is known of runs that just go on, or have ended. One a turn: no turn gets long."""
@@ -62,7 +62,7 @@ class Exporter:
             return [*of_run(run, None, *rest)]
 
     def _unreadable(self, run: TrainingRun, error: Exception, now: datetime) -> None:
-        metrics.CONTROLLER_ERRORS.labels("unreadable").inc()
+        metrics.CONTROLLER_ERRORS.labels("unreadable_run").inc()
         _log.warning("no metrics of what run %s has come to: %s: %s", run.name, type(error).__name__, error)
         self._stored.pop(run.uid, None)
         self._again[run.uid] = now + _PAUSE
@@ -74,8 +74,8 @@ def of_cluster(runs: Sequence[TrainingRun], server: Server | None) -> Iterator[S
     for phase in get_args(Phase):
         yield Sample(metrics.RUNS, (phase,), phases[phase])
     if server:
-        yield Sample(metrics.SERVERS, ("wanted",), server.replicas)
-        yield Sample(metrics.SERVERS, ("present",), server.present)
+        yield Sample(metrics.SERVERS, ("desired",), server.replicas)
+        yield Sample(metrics.SERVERS, ("current",), server.present)
         yield Sample(metrics.SERVERS, ("ready",), server.ready)
 
 
