@@ -1,7 +1,7 @@
-"""What the dashboards are built of: panels with a unit, a description and thresholds each, and the variables.
+"""Builders for panels, variables and dashboards.
 
-A dashboard is 24 columns wide; widths of a line of panels add up to 24, and six numbers side by side are still readable
-at 1280 pixels.
+A dashboard is 24 columns wide, and the widths of each line of panels add up to 24. Six numbers next to each other are
+readable at 1280 pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,59 +10,59 @@ from typing import Any, Literal, NamedTuple
 from grafana_foundation_sdk.builders import barchart, bargauge, common, dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.models import common as options
 from grafana_foundation_sdk.models import dashboard as model
-from grafana_foundation_sdk.models import prometheus as asked
+from grafana_foundation_sdk.models import prometheus as prometheus_model
 
-Panel = Any  # the builders of panels have no base of their own
+Panel = Any  # the SDK's panel builders have no common base class
 
 SOURCE = options.DataSourceRef(type_val="prometheus", uid="${datasource}")
 GREEN, AMBER, RED = "green", "orange", "red"
-_PLAIN, GREY = "text", "#808080"  # a number that is neither good nor bad; what only serves to compare
+_NEUTRAL_COLOR, GREY = "text", "#808080"
 PER_SECOND = "count:/s"
 
-#: The same colour wherever the same thing is shown.
+#: Colors by label value, the same on all dashboards.
 GRADES = {"1": "blue", "2": "light-blue", "3": "light-green", "4": "green"}
 OUTCOMES = {"judged": "blue", "cached": GREEN, "skipped": "light-green", "not_selected": GREY, "missing": RED}
 EXAMPLES = {"hard": "purple", "easy": "light-blue", "earlier": GREY}
-HARD = {"positive": "purple", "negative": AMBER}
+HARD_PASSAGES = {"positives": "purple", "negatives": AMBER}
 MODELS = {"base": GREY, "tuned": "blue"}
 
-#: Values from which on a colour holds, the first of them (None) from the lowest on.
-Steps = Sequence[tuple[float | None, str]]
+#: Lower bound and color of each threshold; the first bound is None.
+Thresholds = Sequence[tuple[float | None, str]]
 
-#: The steps of a panel whose values are neither good nor bad.
-NEUTRAL: Steps = ((None, _PLAIN),)
+#: For values that are neither good nor bad.
+NEUTRAL: Thresholds = ((None, _NEUTRAL_COLOR),)
 
 
-def worse(amber: float, red: float) -> Steps:
-    """The higher the worse: green below ``amber``."""
+def higher_is_worse(amber: float, red: float) -> Thresholds:
+    """Green below ``amber``, red from ``red``."""
     return ((None, GREEN), (amber, AMBER), (red, RED))
 
 
-def better(amber: float, green: float) -> Steps:
-    """The higher the better: red below ``amber``."""
+def higher_is_better(amber: float, green: float) -> Thresholds:
+    """Red below ``amber``, green from ``green``."""
     return ((None, RED), (amber, AMBER), (green, GREEN))
 
 
-#: Labels that the variables of the dashboards choose.
-SPACE = 'namespace=~"$namespace"'
-RUN = f'{SPACE}, run=~"$run"'
-AT = f'{RUN}, iteration=~"$iteration"'
+#: Label matchers for the dashboards' variables.
+IN_NAMESPACE = 'namespace=~"$namespace"'
+IN_RUN = f'{IN_NAMESPACE}, run=~"$run"'
+IN_ITERATION = f'{IN_RUN}, iteration=~"$iteration"'
 
 
 class Query(NamedTuple):
-    """What a panel asks, and how a series is called."""
+    """A PromQL expression and the legend of its series."""
 
     expr: str
     legend: str = ""
 
 
 def rate(metric: str, labels: str, by: str = "") -> str:
-    """Growth a second of a counter, summed."""
+    """Increase per second of a counter, summed ``by`` labels."""
     return f"sum{f' by ({by})' if by else ''} (rate({metric}{{{labels}}}[$__rate_interval]))"
 
 
 def quantiles(histogram: str, labels: str) -> list[Query]:
-    """p50, p95 and p99 of a histogram."""
+    """Queries for p50, p95 and p99 of a histogram."""
     return [
         Query(f"histogram_quantile({q}, {rate(f'{histogram}_bucket', labels, 'le')})", f"p{q * 100:g}")
         for q in (0.5, 0.95, 0.99)
@@ -70,65 +70,67 @@ def quantiles(histogram: str, labels: str) -> list[Query]:
 
 
 def time_left(labels: str) -> str:
-    """Seconds until the iteration is judged that is being judged; none while nothing moves."""
+    """Seconds until the current iteration is judged; no value while there is no progress."""
     return (
         f"sum(run:pyrite_judge_work_left:sum{{{labels}}}) / (sum(run:pyrite_judge_work_done:rate10m{{{labels}}}) > 0)"
     )
 
 
-def shares(series: str, part: str) -> str:
-    """Of each iteration, the share of each value of the label ``part``."""
-    return f"sum by (iteration, {part}) ({series}) / on (iteration) group_left () (sum by (iteration) ({series}) > 0)"
+def shares(series: str, label: str) -> str:
+    """Share of each value of ``label`` within each iteration."""
+    return f"sum by (iteration, {label}) ({series}) / on (iteration) group_left () (sum by (iteration) ({series}) > 0)"
 
 
 def budget_used(labels: str) -> str:
-    """Dollars spent of those that a run may cost, of the run that is worst off."""
-    cost, most = (
+    """Cost divided by the budget, for the run with the highest share."""
+    cost, budget = (
         f"max by (namespace, run) (pyrite_run_cost_{name}{{{labels}}})" for name in ("dollars", "budget_dollars")
     )
-    return f"max({cost} / ({most} > 0))"
+    return f"max({cost} / ({budget} > 0))"
 
 
-def number(
+def stat_panel(
     title: str,
-    about: str,
+    description: str,
     unit: str,
     query: Query,
-    steps: Steps,
+    thresholds: Thresholds,
     decimals: int | None = None,
 ) -> Panel:
-    """One number as it is now, in the colour that ``steps`` say."""
-    panel = _dressed(stat.Panel(), title, about, unit, [query], steps, instant=True).span(4).height(4)
-    panel = panel.graph_mode(options.BigValueGraphMode.NONE).reduce_options(_last()).no_value("-")
+    """The current value as a number, colored by ``thresholds``."""
+    panel = _configure(stat.Panel(), title, description, unit, [query], thresholds, instant=True).span(4).height(4)
+    panel = panel.graph_mode(options.BigValueGraphMode.NONE).reduce_options(_last_value()).no_value("-")
     return panel if decimals is None else panel.decimals(decimals)
 
 
-def words(title: str, about: str, query: Query, colors: dict[str, str]) -> Panel:
-    """The name of the one series that there is, in a colour of its own."""
-    panel = _dressed(stat.Panel(), title, about, "none", [query], NEUTRAL, instant=True).span(4).height(4)
-    panel = panel.graph_mode(options.BigValueGraphMode.NONE).reduce_options(_last()).no_value("-")
-    return _colored(panel.text_mode(options.BigValueTextMode.NAME), colors)
+def name_panel(title: str, description: str, query: Query, colors: dict[str, str]) -> Panel:
+    """The name of the only series, colored by ``colors``."""
+    panel = _configure(stat.Panel(), title, description, "none", [query], NEUTRAL, instant=True).span(4).height(4)
+    panel = panel.graph_mode(options.BigValueGraphMode.NONE).reduce_options(_last_value()).no_value("-")
+    return _with_colors(panel.text_mode(options.BigValueTextMode.NAME), colors)
 
 
-def over_time(
+def time_series(
     title: str,
-    about: str,
+    description: str,
     unit: str,
     *queries: Query,
-    steps: Steps,
+    thresholds: Thresholds,
     width: int = 12,
     stacked: bool = False,
-    most: float | None = None,
+    maximum: float | None = None,
     legend: Literal["table", "list", "names"] = "table",
     colors: Mapping[str, str] | None = None,
     dashed: str = "",
 ) -> Panel:
-    """Lines over time, or what adds up, stacked; ``most``: end of the axis. ``steps`` are drawn as lines.
+    """Lines over time, with thresholds as dashed lines.
 
-    A legend has room for three lines: a table of up to three series, a list of more, and of names alone where these are
-    long. ``dashed`` are series, by a regular expression, that others are to be compared with.
+    Args:
+        maximum: end of the axis.
+        legend: there is room for three lines: `table` for up to three series, `list` for more, `names` for long names.
+        dashed: regular expression for reference series, which are drawn dashed.
     """
-    panel = _dressed(timeseries.Panel(), title, about, unit, queries, steps).span(width).height(8).min(0)
+    panel = _configure(timeseries.Panel(), title, description, unit, queries, thresholds).span(width).height(8).min(0)
     panel = panel.fill_opacity(30 if stacked else 5).line_width(1).show_points(options.VisibilityMode.AUTO)
     mode = options.LegendDisplayMode.TABLE if legend == "table" else options.LegendDisplayMode.LIST
     below = common.VizLegendOptions().show_legend(True).display_mode(mode).placement(options.LegendPlacement.BOTTOM)
@@ -136,62 +138,70 @@ def over_time(
     panel = panel.tooltip(common.VizTooltipOptions().mode(options.TooltipDisplayMode.MULTI))
     if stacked:
         panel = panel.stacking(common.StackingConfig().mode(options.StackingMode.NORMAL).group("A"))
-    if steps != NEUTRAL:
+    if thresholds != NEUTRAL:
         style = common.GraphThresholdsStyleConfig().mode(options.GraphThresholdsStyleMode.DASHED)
         panel = panel.thresholds_style(style)
     if dashed:
         line = model.DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [8, 6]})
         grey = model.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": GREY})
         panel = panel.override_by_regexp(f"/{dashed}/", [line, grey])
-    panel = _colored(panel, colors or {})
-    return panel if most is None else panel.max(most)
+    panel = _with_colors(panel, colors or {})
+    return panel if maximum is None else panel.max(maximum)
 
 
-def bars(title: str, about: str, unit: str, *queries: Query, most: float | None = None) -> Panel:
-    """A bar for each series, as it is now; for ten at most. ``most``: where bars end."""
-    panel = _dressed(bargauge.Panel(), title, about, unit, queries, NEUTRAL, instant=True).span(12).height(8).min(0)
+def bar_gauge(title: str, description: str, unit: str, *queries: Query, maximum: float | None = None) -> Panel:
+    """One bar for the current value of each series, at most ten; ``maximum`` is the end of the bars."""
+    panel = (
+        _configure(bargauge.Panel(), title, description, unit, queries, NEUTRAL, instant=True).span(12).height(8).min(0)
+    )
     panel = panel.orientation(options.VizOrientation.HORIZONTAL).display_mode(options.BarGaugeDisplayMode.BASIC)
-    panel = panel.reduce_options(_last()).no_value("-").color_scheme(_fixed("blue"))
-    return panel if most is None else panel.max(most)
+    panel = panel.reduce_options(_last_value()).no_value("-").color_scheme(_fixed_color("blue"))
+    return panel if maximum is None else panel.max(maximum)
 
 
-def columns(
+def bar_chart(
     title: str,
-    about: str,
+    description: str,
     unit: str,
     query: Query,
-    part: str,
+    label: str,
     colors: Mapping[str, str],
     width: int = 12,
-    most: float | None = None,
+    maximum: float | None = None,
     decimals: int | None = None,
 ) -> Panel:
-    """A column for each iteration, made up of a part for each value of the label ``part``, as it is now."""
-    panel = _dressed(barchart.Panel(), title, about, unit, [query], NEUTRAL, instant=True).span(width).height(8).min(0)
-    # A table of one row for each iteration: Grafana's bar chart takes the first column of words as names. Sorted
-    # before, by number: 10 comes after 9.
+    """A stacked bar for each iteration, with one segment for each value of ``label``: current values."""
+    panel = (
+        _configure(barchart.Panel(), title, description, unit, [query], NEUTRAL, instant=True)
+        .span(width)
+        .height(8)
+        .min(0)
+    )
+    # Grafana's bar chart needs a table with one row per iteration. Sort by number, so that 10 comes after 9.
     as_number = {"conversions": [{"targetField": "iteration", "destinationType": "number"}], "fields": {}}
-    matrix = {"columnField": part, "rowField": "iteration", "valueField": "Value", "emptyValue": "null"}
-    for id_, done in (
-        ("sortBy", {"fields": {}, "sort": [{"field": part}]}),
+    matrix = {"columnField": label, "rowField": "iteration", "valueField": "Value", "emptyValue": "null"}
+    for id_, transformation_options in (
+        ("sortBy", {"fields": {}, "sort": [{"field": label}]}),
         ("convertFieldType", as_number),
         ("sortBy", {"fields": {}, "sort": [{"field": "iteration"}]}),
         ("groupingToMatrix", matrix),
     ):
-        panel = panel.with_transformation(model.DataTransformerConfig(id_val=id_, options=done))
+        panel = panel.with_transformation(model.DataTransformerConfig(id_val=id_, options=transformation_options))
     panel = panel.stacking(options.StackingMode.NORMAL).show_value(options.VisibilityMode.AUTO).fill_opacity(80)
     legend = common.VizLegendOptions().show_legend(True).display_mode(options.LegendDisplayMode.LIST)
     panel = panel.legend(legend.placement(options.LegendPlacement.BOTTOM).calcs([])).no_value("-")
-    panel = _colored(panel, colors, prefix="grade " if part == "grade" else "")
+    panel = _with_colors(panel, colors, prefix="grade " if label == "grade" else "")
     panel = panel if decimals is None else panel.decimals(decimals)
-    return panel if most is None else panel.max(most)
+    return panel if maximum is None else panel.max(maximum)
 
 
-def made(title: str, uid: str, about: str, variables: Sequence[Any], rows: Mapping[str, Sequence[Panel]]) -> Any:
-    """The dashboard of ``rows`` of panels by heading."""
-    links = dashboard.DashboardLink("Pyrite's other dashboards").type(model.DashboardLinkType.DASHBOARDS)
+def build_dashboard(
+    title: str, uid: str, description: str, variables: Sequence[Any], rows: Mapping[str, Sequence[Panel]]
+) -> Any:
+    """Build a dashboard from ``rows`` of panels by heading."""
+    links = dashboard.DashboardLink("Other Pyrite dashboards").type(model.DashboardLinkType.DASHBOARDS)
     links = links.tags(["pyrite"]).as_dropdown(True).keep_time(True).include_vars(True)
-    board = dashboard.Dashboard(title).uid(uid).description(about).tags(["pyrite"]).timezone("browser").readonly()
+    board = dashboard.Dashboard(title).uid(uid).description(description).tags(["pyrite"]).timezone("browser").readonly()
     board = board.refresh("30s").time("now-3h", "now").tooltip(model.DashboardCursorSync.CROSSHAIR).link(links)
     for variable in (dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus"), *variables):
         board = board.with_variable(variable)
@@ -202,35 +212,45 @@ def made(title: str, uid: str, about: str, variables: Sequence[Any], rows: Mappi
     return board.build()
 
 
-def variable(name: str, label: str, series: str, *, of: str | None = None, every: bool = True) -> Any:
-    """A variable with the values of a label of ``series``; ``every``: all at once may be chosen, and are at first.
+def variable(name: str, label: str, series: str, *, label_name: str | None = None, multi: bool = True) -> Any:
+    """A variable with the values of a label of ``series``.
 
-    All is .* and not a list, so that what was scraped without the label, as on one machine, is shown too.
+    Args:
+        label_name: the label; default: ``name``.
+        multi: allow several values, with All as the default. All is `.*` instead of a list, so that it also matches
+            series without the label, such as those of a run on one machine.
     """
-    made = dashboard.QueryVariable(name).label(label).datasource(SOURCE).query(f"label_values({series}, {of or name})")
-    made = made.refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(model.VariableSort.NATURAL_ASC)
-    if not every:
-        return made
-    made = made.include_all(True).all_value(".*").multi(True)
-    return made.current(model.VariableOption(selected=True, text="All", value="$__all"))
+    query_variable = (
+        dashboard.QueryVariable(name)
+        .label(label)
+        .datasource(SOURCE)
+        .query(f"label_values({series}, {label_name or name})")
+    )
+    query_variable = query_variable.refresh(model.VariableRefresh.ON_TIME_RANGE_CHANGED).sort(
+        model.VariableSort.NATURAL_ASC
+    )
+    if not multi:
+        return query_variable
+    query_variable = query_variable.include_all(True).all_value(".*").multi(True)
+    return query_variable.current(model.VariableOption(selected=True, text="All", value="$__all"))
 
 
-def _dressed(
+def _configure(
     panel: Panel,
     title: str,
-    about: str,
+    description: str,
     unit: str,
     queries: Sequence[Query],
-    steps: Steps,
+    thresholds: Thresholds,
     instant: bool = False,
 ) -> Panel:
-    panel = panel.title(title).description(about).unit(unit).datasource(SOURCE)
+    panel = panel.title(title).description(description).unit(unit).datasource(SOURCE)
     for letter, (expr, legend) in zip("ABCDEFGH", queries, strict=False):
         query = prometheus.Dataquery().expr(expr).legend_format(legend or title).ref_id(letter).datasource(SOURCE)
         if isinstance(panel, barchart.Panel):
-            query = query.format(asked.PromQueryFormat.TABLE)
+            query = query.format(prometheus_model.PromQueryFormat.TABLE)
         panel = panel.with_target(query.instant() if instant else query.range())
-    levels = [model.Threshold(value=value, color=color) for value, color in steps]
+    levels = [model.Threshold(value=value, color=color) for value, color in thresholds]
     if not isinstance(panel, stat.Panel):
         panel = panel.color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
     else:
@@ -238,12 +258,12 @@ def _dressed(
     return panel.thresholds(dashboard.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(levels))
 
 
-def _fixed(color: str) -> Any:
+def _fixed_color(color: str) -> Any:
     return dashboard.FieldColor().mode(model.FieldColorModeId.FIXED).fixed_color(color)
 
 
-def _colored(panel: Panel, colors: Mapping[str, str], prefix: str = "") -> Panel:
-    """Series by name in colours of their own, and with ``prefix`` before their names."""
+def _with_colors(panel: Panel, colors: Mapping[str, str], prefix: str = "") -> Panel:
+    """Color series by name, and show ``prefix`` before their names."""
     for name, color in colors.items():
         values = [model.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": color})]
         if prefix:
@@ -252,9 +272,9 @@ def _colored(panel: Panel, colors: Mapping[str, str], prefix: str = "") -> Panel
     return panel
 
 
-def _last() -> Any:
+def _last_value() -> Any:
     return common.ReduceDataOptions().values(False).calcs(["lastNotNull"])
 
 
 NAMESPACE = variable("namespace", "Namespace", "pyrite_controller_sync_seconds_count")
-ITERATION = variable("iteration", "Iteration", f'{{__name__=~"pyrite_judge_pairs_total|pyrite_run_pairs", {RUN}}}')
+ITERATION = variable("iteration", "Iteration", f'{{__name__=~"pyrite_judge_pairs_total|pyrite_run_pairs", {IN_RUN}}}')

@@ -51,7 +51,7 @@ _ITERATIONS = {
         (0.52, 0.22, 0.15, 0.11),
         {"judged": 0.86, "cached": 0.0, "skipped": 0.14, "not_selected": 0.31, "missing": 0.0002},
         {"hard": 5210, "easy": 1740, "earlier": 0},
-        {"positive": 4030, "negative": 7650},
+        {"positives": 4030, "negatives": 7650},
         (1.42, 0.61),
         0.671,
         2.58,
@@ -60,7 +60,7 @@ _ITERATIONS = {
         (0.45, 0.23, 0.18, 0.14),
         {"judged": 0.55, "cached": 0.34, "skipped": 0.11, "not_selected": 0.29, "missing": 0.0006},
         {"hard": 3180, "easy": 1060, "earlier": 2600},
-        {"positive": 2510, "negative": 4270},
+        {"positives": 2510, "negatives": 4270},
         (0.93, 0.47),
         0.709,
         2.71,
@@ -130,8 +130,8 @@ def _controller(rng: np.random.Generator) -> Iterator[_Found]:
     yield from _histogram("pyrite_controller_sync_seconds", _SHOWN, np.full(len(_at), 3.0), 0.32 * slow)
     yield "pyrite_controller_api_calls_total", _SHOWN, 7 * turns
     errors = np.cumsum(np.where((_at > 3000) & (_at < 3180), 1.0, 0.0))
-    for kind in ("ApiException", "MaxRetryError", "UserError", "unreadable"):
-        yield "pyrite_controller_errors_total", {**_SHOWN, "kind": kind}, errors * (kind == "ApiException")
+    for kind in ("ApiException", "MaxRetryError", "UserError", "unreadable_run"):
+        yield "pyrite_controller_errors_total", {**_SHOWN, "error_type": kind}, errors * (kind == "ApiException")
     for phase in _PHASES:
         number = {"Running": _during(240, math.inf), "Succeeded": np.full(len(_at), 2.0)}.get(phase, np.zeros(len(_at)))
         yield "pyrite_controller_runs", {**_SHOWN, "phase": phase}, number
@@ -142,7 +142,7 @@ def _controller(rng: np.random.Generator) -> Iterator[_Found]:
             wanted += _SERVERS * _during(begin - loading, end)
             ready += _SERVERS * _during(begin, end)
     ready -= _during(*_HANGS)
-    for state, pods in (("wanted", wanted), ("present", wanted), ("ready", ready)):
+    for state, pods in (("desired", wanted), ("current", wanted), ("ready", ready)):
         yield "pyrite_server_replicas", {**_SHOWN, "state": state}, pods
 
 
@@ -182,9 +182,9 @@ def _run(start: float) -> Iterator[_Found]:
         for grade, share in enumerate(found.grades, 1):
             yield "pyrite_run_grades", {**at, "grade": str(grade)}, np.round(judged * 0.88 * share)
         for kind, number in found.examples.items():
-            yield "pyrite_run_examples", {**at, "kind": kind}, number * ends["mine", iteration]
-        for kind, number in found.hard.items():
-            yield "pyrite_run_hard_pairs", {**at, "kind": kind}, number * ends["mine", iteration]
+            yield "pyrite_run_examples", {**at, "type": kind}, number * ends["mine", iteration]
+        for role, number in found.hard.items():
+            yield f"pyrite_run_hard_{role}", at, number * ends["mine", iteration]
         yield "pyrite_run_training_loss", at, found.loss[1] * ends["finetune", iteration]
     yield from _validation(mine, ends)
 

@@ -25,14 +25,14 @@ HEALTHY: Series = {
     f'pyrite_run_phase{{{CONTROLLER}, run="r", phase="Waiting"}}': "0x120",
     f'pyrite_run_phase{{{CONTROLLER}, run="r", phase="Failed"}}': "0x120",
     f'pyrite_run_queued{{{CONTROLLER}, run="r"}}': "0x120",
-    f'pyrite_controller_errors_total{{{CONTROLLER}, kind="ApiException"}}': "0x120",
-    f'pyrite_controller_errors_total{{{CONTROLLER}, kind="unreadable"}}': "0+15x120",
+    f'pyrite_controller_errors_total{{{CONTROLLER}, error_type="ApiException"}}': "0x120",
+    f'pyrite_controller_errors_total{{{CONTROLLER}, error_type="unreadable_run"}}': "0+15x120",
     f'pyrite_run_steps_done{{{CONTROLLER}, run="r"}}': "3x120",
     f'pyrite_run_shards{{{CONTROLLER}, run="r"}}': "4x120",
     f'pyrite_run_shards_done{{{CONTROLLER}, run="r"}}': "1x120",
     f'pyrite_run_cost_dollars{{{CONTROLLER}, run="r"}}': "0+0.1x120",
     f'pyrite_run_cost_budget_dollars{{{CONTROLLER}, run="r"}}': "100x120",
-    f'pyrite_server_replicas{{{CONTROLLER}, state="wanted"}}': "4x120",
+    f'pyrite_server_replicas{{{CONTROLLER}, state="desired"}}': "4x120",
     f'pyrite_server_replicas{{{CONTROLLER}, state="ready"}}': "0x8 4x111",
     f'pyrite_step_units{{{POD}, unit="pairs judged"}}': "100000x120",
     f'pyrite_step_units_done{{{POD}, unit="pairs judged"}}': "0+60x120",
@@ -149,7 +149,7 @@ FAULTS: dict[str, tuple[dict[str, str | None], str, Labels]] = {
         {"namespace": "ml"},
     ),
     "all turns fail": (
-        {of("pyrite_controller_errors_total", kind="ApiException"): "0x60 0+15x59"},
+        {of("pyrite_controller_errors_total", error_type="ApiException"): "0x60 0+15x59"},
         "PyriteControllerFailing",
         {"namespace": "ml"},
     ),
@@ -173,7 +173,7 @@ FAULTS: dict[str, tuple[dict[str, str | None], str, Labels]] = {
 FINE: dict[str, dict[str, str | None]] = {
     "all is well": {},
     "a server is scaled to zero": {
-        of("pyrite_server_replicas", state="wanted"): "0x120",
+        of("pyrite_server_replicas", state="desired"): "0x120",
         of("pyrite_server_replicas", state="ready"): "0x120",
     },
     "a shard has nothing left to judge": {
@@ -205,7 +205,7 @@ FINE: dict[str, dict[str, str | None]] = {
         of("pyrite_run_phase", phase="Running"): "1x80 0x39",
         of("pyrite_run_phase", phase="Waiting"): "0x80 1x39",
     },
-    "some turns fail": {of("pyrite_controller_errors_total", kind="ApiException"): "0+10x120"},
+    "some turns fail": {of("pyrite_controller_errors_total", error_type="ApiException"): "0+10x120"},
     "the first few pairs get the same grade": {
         of("pyrite_judge_grades_total", grade="1"): "0+1x120",
         of("pyrite_judge_grades_total", grade="4"): "0x120",

@@ -66,8 +66,8 @@ SERIES = {
     f'pyrite_run_started_timestamp_seconds{{{SHOWN}, run="r"}}': "60x120",
     f'pyrite_run_stage_seconds{{{SHOWN}, run="r", stage="prepare", iteration=""}}': "60x120",
     f'pyrite_run_gate_passed{{{SHOWN}, run="r"}}': "0x120",
-    f'pyrite_run_examples{{{SHOWN}, run="r", iteration="1", kind="hard"}}': "60x120",
-    f'pyrite_run_hard_pairs{{{SHOWN}, run="r", iteration="1", kind="positive"}}': "60x120",
+    f'pyrite_run_examples{{{SHOWN}, run="r", iteration="1", type="hard"}}': "60x120",
+    **{f'pyrite_run_hard_{m}{{{SHOWN}, run="r", iteration="1"}}': "60x120" for m in ("positives", "negatives")},
     f'pyrite_run_training_loss{{{SHOWN}, run="r", iteration="1"}}': "0.2x120",
     **{f'pyrite_run_pairs{{{SHOWN}, run="r", iteration="1", outcome="{o}"}}': "60x120" for o in ("judged", "cached")},
     **{f'pyrite_run_grades{{{SHOWN}, run="r", iteration="1", grade="{g}"}}': "60x120" for g in (1, 4)},
@@ -115,7 +115,7 @@ def series(declared: list[tuple[str, str]]) -> set[str]:
 def test_every_metric_that_is_asked_for_is_there() -> None:
     """A metric that was renamed leaves a panel empty, and an alert silent, without a word."""
     vllm = [tuple(line.split()) for line in VLLM.read_text().splitlines()]
-    there = series([(m.kind, m.name) for m in metrics.DESCRIBED]) | series(vllm)  # type: ignore[arg-type]
+    there = series([(m.type, m.name) for m in metrics.DEFINITIONS]) | series(vllm)  # type: ignore[arg-type]
     rules = [rule for group in RULES["groups"] for rule in group["rules"]]
     there |= {rule["record"] for rule in rules if "record" in rule}
     asked = [query for board in BOARDS.values() for query in queries(board)] + [rule["expr"] for rule in rules]
@@ -205,9 +205,9 @@ def test_what_an_alert_goes_by_has_a_colour_before_it_fires() -> None:
     assert limits["judging: Most frequent grade"][-1] == 0.95
     assert "0.5 *" in alerts["PyriteFailureBudgetHalfUsed"]
     assert limits["judging: Failure budget used"][1] == 0.5
-    assert limits["run: Dollar budget used"][-1] == limits["judging: Dollar budget used"][-1] == 1
+    assert limits["run: Cost budget used"][-1] == limits["judging: Cost budget used"][-1] == 1
     assert limits["vllm: Servers not ready"][1] == 1
-    assert limits["judging: Servers that are asked"][-1] == 1
+    assert limits["judging: Servers in use"][-1] == 1
 
 
 @boards

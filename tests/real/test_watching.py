@@ -22,9 +22,9 @@ OF_A_CLUSTER = ("pyrite_controller_", "pyrite_server_", "pyrite_run_cost_", "pyr
 
 #: Panels of those.
 EMPTY = {
-    *("judging: Dollars", "judging: Dollar budget used", "judging: Pairs per dollar"),
-    *("run: Dollars", "run: Dollar budget used"),
-    *("run: Runs, by phase", "run: Time of a turn", "run: Errors per minute, by kind"),
+    *("judging: Cost", "judging: Cost budget used", "judging: Pairs per dollar"),
+    *("run: Cost", "run: Cost budget used"),
+    *("run: Runs by phase", "run: Sync duration", "run: Errors per minute, by type"),
     *("vllm: Servers not ready", "vllm: Servers ready"),
 }
 
