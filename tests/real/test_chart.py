@@ -170,22 +170,22 @@ def test_the_notes_say_what_is_missing(kubectl: Kubectl) -> None:
         assert done.returncode == 0, done.stderr
         return " ".join(done.stdout.partition("\nNOTES:\n")[2].split())
 
-    assert "No store is named" in notes()
+    assert "store.url is not set" in notes()
     assert "No credentials for the store" in notes("--set=store.url=s3://bucket/prefix")
     secret = "--set=store.url=s3://bucket/prefix,store.existingSecret=s3"
-    assert "there is no Secret s3 with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" in notes(secret)
+    assert "this namespace has no Secret s3 with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" in notes(secret)
     kubectl("create", "secret", "generic", "s3", "--from-literal=AWS_ACCESS_KEY_ID=a")
-    assert "there is no Secret s3 with AWS_SECRET_ACCESS_KEY here" in notes(secret)
+    assert "this namespace has no Secret s3 with AWS_SECRET_ACCESS_KEY." in notes(secret)
     kubectl("delete", "secret", "s3")
     both = ("--from-literal=AWS_ACCESS_KEY_ID=a", "--from-literal=AWS_SECRET_ACCESS_KEY=b")
     kubectl("create", "secret", "generic", "s3", *both)
     assert "Missing" not in notes(secret)
     gpu = "--set=server.enabled=true,server.nodeSelector.no-such-label=here"
-    assert 'No GPU node: none has the labels of server.nodeSelector, {"no-such-label":"here"}' in notes(secret, gpu)
+    assert 'No GPU node: no node matches server.nodeSelector {"no-such-label":"here"}' in notes(secret, gpu)
     offered = kubectl("get", "nodes", r"--output=jsonpath={.items[*].status.allocatable.nvidia\.com/gpu}")
     said = notes(secret, "--set=server.enabled=true,server.replicas=100")
     wanted = (
-        "100 GPUs are asked for at once and the nodes offer" if offered.strip("0 ") else "No node offers nvidia.com/gpu"
+        "Pods request 100 GPUs at once, but the nodes offer" if offered.strip("0 ") else "No node offers nvidia.com/gpu"
     )
     assert wanted in said
 
@@ -207,9 +207,9 @@ def test_someone_with_the_namespace_alone_can_install(kubectl: Kubectl) -> None:
         "install",
         "pyrite",
         str(CHART),
-        *("--set=store.url=s3://bucket/prefix,server.enabled=true,notes.lookAtNodes=false", "--skip-crds"),
+        *("--set=store.url=s3://bucket/prefix,server.enabled=true,notes.checkNodes=false", "--skip-crds"),
         f"--namespace={namespace}",
         f"--kube-as-user=system:serviceaccount:{namespace}:someone",
     )
     assert done.returncode == 0, done.stderr
-    assert "Next, from a checkout" in done.stdout
+    assert "Next steps, from a checkout" in done.stdout
