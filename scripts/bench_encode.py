@@ -2,9 +2,9 @@
 
 Usage: python scripts/bench_encode.py [--passages N] [--rounds N] [MEDQUAD]
 
-The two take turns, so that a change of the machine's speed meets both. Passages are MedQuAD's where it is found (as in
-bench_quality.py), else the practice corpus's. The last line is JSON; the exit code is 1 where the two
-find too different passages.
+The two take turns, so that a change of the machine's speed affects both. The passages are MedQuAD's if the file exists
+(default: as in bench_quality.py), else those of the sample corpus. The last line is JSON. The exit code is 1 if the two
+retrieve too different passages.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from pyrite.spec import MedquadSource, RunSpec, SampleSource
 from pyrite.store import FolderStore
 
 ROOT = Path(__file__).resolve().parents[1]
-MEDQUAD = ROOT.parent / "shared/medquad/medquad-xml.tar.xz"
+MEDQUAD = ROOT / "data/medquad-577bd37b96c0.tar.gz"
 LEAST_OVERLAP = 0.98
 
 

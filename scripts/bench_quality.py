@@ -1,11 +1,10 @@
-"""Real MedQuAD, one split, one machine: the base model, Pyrite's defaults, and the known public recipe.
+"""Compare the base model, Pyrite's defaults and the known public recipe on MedQuAD, with one split on one machine.
 
 Usage: python scripts/bench_quality.py [MEDQUAD] [--retention BEIR_FOLDER] [--only ours|known] [--store FOLDER]
 
-MEDQUAD is the published archive or folder (default: ../shared/medquad/medquad-xml.tar.xz beside the checkout, else
-data/ as `pyrite fetch medquad` leaves it). Each run has a store of its own, so that none profits from another's
-embeddings. The last line is JSON: test metrics, and the seconds of the whole run, which compare only where the machine
-does nothing else.
+MEDQUAD is the published archive or folder (default: the file that `pyrite fetch medquad` downloads). Each run has its
+own store, so that no run reuses another run's embeddings. The last line is JSON: test metrics, and the duration of each
+run in seconds, which is comparable only on an idle machine.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PLACES = (ROOT.parent / "shared/medquad/medquad-xml.tar.xz", ROOT / "data/medquad-577bd37b96c0.tar.gz")
+MEDQUAD = ROOT / "data/medquad-577bd37b96c0.tar.gz"
 
 
 def train(example: str, medquad: Path, store: Path, overrides: list[str]) -> tuple[dict[str, Any], int]:
@@ -39,13 +38,13 @@ def figures(report: dict[str, Any], model: str) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("medquad", type=Path, nargs="?", default=next((p for p in PLACES if p.exists()), None))
+    parser.add_argument("medquad", type=Path, nargs="?", default=MEDQUAD)
     parser.add_argument("--retention", type=Path)
     parser.add_argument("--only", choices=["ours", "known"])
     parser.add_argument("--store", type=Path, help="keep the runs here; default: a temporary folder")
     arguments = parser.parse_args()
-    if arguments.medquad is None:
-        print("no MedQuAD found: name its archive, or run `pyrite fetch medquad` first", file=sys.stderr)
+    if not arguments.medquad.exists():
+        print(f"{arguments.medquad} does not exist; pass an archive, or run `pyrite fetch medquad`", file=sys.stderr)
         return 2
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from charts.tools import program
-from real.cluster.place import CONTROLLER, ROOT, Object, Place, is_running, kubectl, until
+from real.cluster.place import CONTROLLER, Object, Place, is_running, kubectl, until
 
-UP = ROOT.parent / "shared/kube/up"
+UP = Path(os.environ.get("PYRITE_TEST_CLUSTER", "kind"))
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 
