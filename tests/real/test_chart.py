@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from charts.tools import CHART, WAYS, helm, pod_specs, program, rendered
+from charts.tools import CHART, INSTALLATIONS, helm, pod_specs, program, rendered
 
 pytestmark = pytest.mark.real
 
@@ -63,11 +63,11 @@ def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.5)
 
 
-@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_the_api_server_accepts_every_rendering(way: tuple[str, ...], kubectl: Kubectl) -> None:
+@pytest.mark.parametrize("values", INSTALLATIONS.values(), ids=INSTALLATIONS)
+def test_the_api_server_accepts_every_rendering(values: tuple[str, ...], kubectl: Kubectl) -> None:
     """Strictly: an unknown field is an error, not something that is dropped in silence."""
     namespace = namespace_of(kubectl)
-    found = [one for one in yaml.safe_load_all(rendered(*way)) if one]
+    found = [one for one in yaml.safe_load_all(rendered(*values)) if one]
     there = kubectl("api-resources", "--api-group=monitoring.coreos.com", "--no-headers")
     found = [
         one for one in found if one["kind"] not in ("PodMonitor", "PrometheusRule") or one["kind"] in there.split()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from preview.asking import SCRAPE
+from preview.queries import SCRAPE_INTERVAL
 from pyrite.llm.client import Kind
 
 SECONDS = 7200
@@ -93,7 +93,7 @@ _STAGES = (
     ("retrieve", 3, 6090, 6195),
     ("judge", 3, 6300, 7520),
 )
-_at = np.arange(0, SECONDS + SCRAPE, SCRAPE, dtype=float)
+_at = np.arange(0, SECONDS + SCRAPE_INTERVAL, SCRAPE_INTERVAL, dtype=float)
 
 
 def lines(end: float) -> Iterator[str]:
@@ -206,7 +206,7 @@ def _step(rng: np.random.Generator, stage: str, iteration: int | None, begin: fl
     pod = _pod(stage, iteration, 0)
     unit, work = _UNITS[stage]
     there = _or_gone(_during(begin, end))
-    share = np.clip((_at - begin) / (end - begin - SCRAPE), 0, 1)
+    share = np.clip((_at - begin) / (end - begin - SCRAPE_INTERVAL), 0, 1)
     if stage != "prepare":  # how many records there are is not known before
         yield "pyrite_step_units", {**pod, "unit": unit}, work * there
     yield "pyrite_step_units_done", {**pod, "unit": unit}, np.round(work * share) * there
@@ -221,8 +221,13 @@ def _judging(rng: np.random.Generator, iteration: int, begin: float, end: float)
     for shard in range(_SHARDS):
         pod = _pod("judge", iteration, shard)
         ended = end if end > SECONDS else end - 40 * shard
-        there = _during(begin, ended + SCRAPE)
-        speed = there * np.clip((_at - begin + SCRAPE) / 90, 0.15, 1) * _hampered() * rng.uniform(0.92, 1.08, len(_at))
+        there = _during(begin, ended + SCRAPE_INTERVAL)
+        speed = (
+            there
+            * np.clip((_at - begin + SCRAPE_INTERVAL) / 90, 0.15, 1)
+            * _hampered()
+            * rng.uniform(0.92, 1.08, len(_at))
+        )
         growth = _PAIRS * min(1.0, (SECONDS - begin) / (ended - begin)) * speed / speed.sum()
         yield from _pairs(pod, found, growth, there)
         yield from _requests(rng, pod, growth * found.outcomes["judged"], there, begin)
@@ -291,7 +296,7 @@ def _server(rng: np.random.Generator, number: int, begin: float, end: float, spe
     if number == _SERVERS - 1:
         busy = busy * (1 - _during(*_HANGS))
     busy = busy * rng.uniform(0.9, 1, len(_at))
-    asked = busy * speed * SCRAPE
+    asked = busy * speed * SCRAPE_INTERVAL
     yield "vllm:num_requests_running", pod, np.round(52 * busy) * alive
     yield "vllm:num_requests_waiting", pod, np.round(9 * busy * rng.uniform(0.2, 1, len(_at))) * alive
     yield "vllm:kv_cache_usage_perc", pod, (0.05 + 0.72 * busy) * alive
