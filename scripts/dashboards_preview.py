@@ -88,9 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="set a dashboard variable: namespace, run, iteration or pod; repeatable (default: all)",
     )
-    parser.add_argument(
-        "--out", type=Path, default=Path("out/dashboards"), help="output folder (default: %(default)s)"
-    )
+    parser.add_argument("--out", type=Path, default=Path("out/dashboards"), help="output folder (default: %(default)s)")
     parser.add_argument("--strict", action="store_true", help="also return exit code 1 if a panel has no data")
     return parser
 

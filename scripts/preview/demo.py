@@ -1,7 +1,7 @@
-"""Invented samples of a run, with the names and labels that scrapes of a real one have.
+"""Synthetic samples of a run, with the names and labels of a real scrape.
 
-Two hours: two iterations that are finished and a third that is being judged, by four workers and four vLLM servers, one
-of which hangs for a while in the second. Every number is an invention.
+Two hours: two finished iterations and a third that is being judged by four workers and four vLLM servers. One server
+hangs for a while in the second iteration.
 """
 
 import math
@@ -19,12 +19,12 @@ NAMESPACE, RUN = "ml", "sample"
 Values = np.ndarray[Any, np.dtype[np.float64]]
 
 _SHARDS, _SERVERS = 4, 4
-_PAIRS = 15_000  # of a shard
+_PAIRS = 15_000  # per shard
 _STEPS = 27
 _DOLLARS_PER_HOUR, _BUDGET = 5.67, 15.0
 _PHASES = ("Pending", "Waiting", "Running", "Suspended", "Succeeded", "Failed", "Cancelled")
 _LE = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, math.inf)
-_HANGS = (4500, 4860)  # when the last server does
+_HANG = (4500, 4860)  # of the last server
 
 _UNITS = {
     "prepare": ("records read", 9_400),
@@ -76,7 +76,7 @@ _ITERATIONS = {
     ),
 }
 
-#: Stage, iteration, and when it began and ended, in seconds since the first sample; the last one is not over yet.
+#: Stage, iteration, start and end in seconds since the first sample; the last stage is still running.
 _STAGES = (
     ("prepare", None, 240, 390),
     ("validate", 0, 405, 480),
@@ -97,7 +97,7 @@ _at = np.arange(0, SECONDS + SCRAPE_INTERVAL, SCRAPE_INTERVAL, dtype=float)
 
 
 def lines(end: float) -> Iterator[str]:
-    """OpenMetrics text of the two hours up to ``end`` (seconds since 1970)."""
+    """OpenMetrics text of the two hours before ``end`` (Unix time)."""
     start = end - SECONDS
     for name, labels, values in _all(np.random.default_rng(7), start):
         inside = ",".join(f'{key}="{value}"' for key, value in labels.items())
@@ -107,10 +107,10 @@ def lines(end: float) -> Iterator[str]:
     yield "# EOF\n"
 
 
-_Found = tuple[str, dict[str, str], Values]
+_Samples = tuple[str, dict[str, str], Values]
 
 
-def _all(rng: np.random.Generator, start: float) -> Iterator[_Found]:
+def _all(rng: np.random.Generator, start: float) -> Iterator[_Samples]:
     yield from _controller(rng)
     yield from _run(start)
     for stage, iteration, begin, end in _STAGES:
@@ -124,118 +124,122 @@ def _all(rng: np.random.Generator, start: float) -> Iterator[_Found]:
             yield from _step(rng, stage, iteration, begin, end)
 
 
-def _controller(rng: np.random.Generator) -> Iterator[_Found]:
-    turns = np.cumsum(np.full(len(_at), 3.0))
+def _controller(rng: np.random.Generator) -> Iterator[_Samples]:
+    syncs = np.cumsum(np.full(len(_at), 3.0))
     slow = np.where((_at > 2900) & (_at < 3400), 2.4, 1.0) * rng.uniform(0.8, 1.3, len(_at))
-    yield from _histogram("pyrite_controller_sync_seconds", _SHOWN, np.full(len(_at), 3.0), 0.32 * slow)
-    yield "pyrite_controller_api_calls_total", _SHOWN, 7 * turns
+    yield from _histogram("pyrite_controller_sync_seconds", _CONTROLLER, np.full(len(_at), 3.0), 0.32 * slow)
+    yield "pyrite_controller_api_calls_total", _CONTROLLER, 7 * syncs
     errors = np.cumsum(np.where((_at > 3000) & (_at < 3180), 1.0, 0.0))
-    for kind in ("ApiException", "MaxRetryError", "UserError", "unreadable_run"):
-        yield "pyrite_controller_errors_total", {**_SHOWN, "error_type": kind}, errors * (kind == "ApiException")
+    for error_type in ("ApiException", "MaxRetryError", "UserError", "unreadable_run"):
+        yield (
+            "pyrite_controller_errors_total",
+            {**_CONTROLLER, "error_type": error_type},
+            errors * (error_type == "ApiException"),
+        )
     for phase in _PHASES:
         number = {"Running": _during(240, math.inf), "Succeeded": np.full(len(_at), 2.0)}.get(phase, np.zeros(len(_at)))
-        yield "pyrite_controller_runs", {**_SHOWN, "phase": phase}, number
-    wanted, ready = np.zeros(len(_at)), np.zeros(len(_at))
+        yield "pyrite_controller_runs", {**_CONTROLLER, "phase": phase}, number
+    desired, ready = np.zeros(len(_at)), np.zeros(len(_at))
     for stage, iteration, begin, end in _STAGES:
         if stage == "judge":
             loading = 300 if iteration == 1 else 90
-            wanted += _SERVERS * _during(begin - loading, end)
+            desired += _SERVERS * _during(begin - loading, end)
             ready += _SERVERS * _during(begin, end)
-    ready -= _during(*_HANGS)
-    for state, pods in (("desired", wanted), ("current", wanted), ("ready", ready)):
-        yield "pyrite_server_replicas", {**_SHOWN, "state": state}, pods
+    ready -= _during(*_HANG)
+    for state, pods in (("desired", desired), ("current", desired), ("ready", ready)):
+        yield "pyrite_server_replicas", {**_CONTROLLER, "state": state}, pods
 
 
-def _run(start: float) -> Iterator[_Found]:
-    """What the controller shows of the run."""
-    mine = {**_SHOWN, "run": RUN}
-    begun = _or_gone(_during(240, math.inf))
+def _run(start: float) -> Iterator[_Samples]:
+    """The controller's metrics of the run."""
+    run_labels = {**_CONTROLLER, "run": RUN}
+    started = _or_missing(_during(240, math.inf))
     waiting = _during(600, 900) + _during(3825, 3930) + _during(6195, 6300)
     for phase in _PHASES:
         now = {"Waiting": waiting, "Running": 1 - waiting}.get(phase, np.zeros(len(_at)))
-        yield "pyrite_run_phase", {**mine, "phase": phase}, now * begun
+        yield "pyrite_run_phase", {**run_labels, "phase": phase}, now * started
     done, cost = np.zeros(len(_at)), np.zeros(len(_at))
     for stage, iteration, begin, end in _STAGES:
         pods = _SHARDS if stage == "judge" else 1
         done += pods * _during(end, math.inf)
         cost += np.clip(_at - begin, 0, end - begin) / 3600 * _DOLLARS_PER_HOUR
-        at = {**mine, "stage": stage, **({} if iteration is None else {"iteration": str(iteration)})}
-        yield "pyrite_run_stage_seconds", at, (end - begin) * _or_gone(_during(end, math.inf))
+        at = {**run_labels, "stage": stage, **({} if iteration is None else {"iteration": str(iteration)})}
+        yield "pyrite_run_stage_seconds", at, (end - begin) * _or_missing(_during(end, math.inf))
     shards = sum(_SHARDS * _during(begin, end) for stage, _, begin, end in _STAGES if stage == "judge")
-    yield "pyrite_run_shards", mine, np.maximum(shards, 1) * begun
-    yield "pyrite_run_shards_done", mine, 0 * begun
-    yield "pyrite_run_queued", mine, 0 * begun
-    yield "pyrite_run_steps", mine, _STEPS * begun
-    yield "pyrite_run_steps_done", mine, done * begun
-    yield "pyrite_run_iterations", mine, 3 * begun
-    yield "pyrite_run_started_timestamp_seconds", mine, (start + 240) * begun
-    yield "pyrite_run_cost_dollars", mine, cost * begun
-    yield "pyrite_run_cost_budget_dollars", mine, _BUDGET * begun
-    ends = {(stage, iteration): _or_gone(_during(end, math.inf)) for stage, iteration, _, end in _STAGES}
-    for iteration, found in _ITERATIONS.items():
-        at = {**mine, "iteration": str(iteration)}
+    yield "pyrite_run_shards", run_labels, np.maximum(shards, 1) * started
+    yield "pyrite_run_shards_done", run_labels, 0 * started
+    yield "pyrite_run_queued", run_labels, 0 * started
+    yield "pyrite_run_steps", run_labels, _STEPS * started
+    yield "pyrite_run_steps_done", run_labels, done * started
+    yield "pyrite_run_iterations", run_labels, 3 * started
+    yield "pyrite_run_started_timestamp_seconds", run_labels, (start + 240) * started
+    yield "pyrite_run_cost_dollars", run_labels, cost * started
+    yield "pyrite_run_cost_budget_dollars", run_labels, _BUDGET * started
+    ends = {(stage, iteration): _or_missing(_during(end, math.inf)) for stage, iteration, _, end in _STAGES}
+    for iteration, iteration_data in _ITERATIONS.items():
+        at = {**run_labels, "iteration": str(iteration)}
         if ("mine", iteration) not in ends:
             continue
         judged = ends["judge", iteration] * _PAIRS * _SHARDS
-        for outcome, share in found.outcomes.items():
+        for outcome, share in iteration_data.outcomes.items():
             yield "pyrite_run_pairs", {**at, "outcome": outcome}, np.round(judged * share)
-        for grade, share in enumerate(found.grades, 1):
+        for grade, share in enumerate(iteration_data.grades, 1):
             yield "pyrite_run_grades", {**at, "grade": str(grade)}, np.round(judged * 0.88 * share)
-        for kind, number in found.examples.items():
-            yield "pyrite_run_examples", {**at, "type": kind}, number * ends["mine", iteration]
-        for role, number in found.hard.items():
-            yield f"pyrite_run_hard_{role}", at, number * ends["mine", iteration]
-        yield "pyrite_run_training_loss", at, found.loss[1] * ends["finetune", iteration]
-    yield from _validation(mine, ends)
+        for example_type, count in iteration_data.examples.items():
+            yield "pyrite_run_examples", {**at, "type": example_type}, count * ends["mine", iteration]
+        for role, count in iteration_data.hard.items():
+            yield f"pyrite_run_hard_{role}", at, count * ends["mine", iteration]
+        yield "pyrite_run_training_loss", at, iteration_data.loss[1] * ends["finetune", iteration]
+    yield from _validation(run_labels, ends)
 
 
-def _validation(mine: dict[str, str], ends: dict[tuple[str, int | None], Values]) -> Iterator[_Found]:
+def _validation(run_labels: dict[str, str], ends: dict[tuple[str, int | None], Values]) -> Iterator[_Samples]:
     for place, metric in enumerate(("mrr", "dcg")):
         name = f"pyrite_run_validation_{metric}"
-        yield name, {**mine, "model": "base", "iteration": "0"}, _BASE[place] * ends["validate", 0]
+        yield name, {**run_labels, "model": "base", "iteration": "0"}, _BASE[place] * ends["validate", 0]
         for i in (1, 2):
             score = (_ITERATIONS[i].mrr, _ITERATIONS[i].dcg)[place]
-            yield name, {**mine, "model": "tuned", "iteration": str(i)}, score * ends["validate", i]
+            yield name, {**run_labels, "model": "tuned", "iteration": str(i)}, score * ends["validate", i]
             later = ends.get(("validate", i + 1), np.full(len(_at), np.nan))
             best = np.where(np.isnan(later), score * ends["validate", i], np.nan)
-            yield name, {**mine, "model": "best", "iteration": str(i)}, best
+            yield name, {**run_labels, "model": "best", "iteration": str(i)}, best
 
 
-def _step(rng: np.random.Generator, stage: str, iteration: int | None, begin: float, end: float) -> Iterator[_Found]:
-    """A step of one pod, that is no judging."""
+def _step(rng: np.random.Generator, stage: str, iteration: int | None, begin: float, end: float) -> Iterator[_Samples]:
+    """A step with one pod, except judging."""
     pod = _pod(stage, iteration, 0)
     unit, work = _UNITS[stage]
-    there = _or_gone(_during(begin, end))
+    exists = _or_missing(_during(begin, end))
     share = np.clip((_at - begin) / (end - begin - SCRAPE_INTERVAL), 0, 1)
-    if stage != "prepare":  # how many records there are is not known before
-        yield "pyrite_step_units", {**pod, "unit": unit}, work * there
-    yield "pyrite_step_units_done", {**pod, "unit": unit}, np.round(work * share) * there
+    if stage != "prepare":  # the number of records is unknown until the end
+        yield "pyrite_step_units", {**pod, "unit": unit}, work * exists
+    yield "pyrite_step_units_done", {**pod, "unit": unit}, np.round(work * share) * exists
     if stage == "finetune" and iteration:
         first, last = _ITERATIONS[iteration].loss
         noise = 1 + 0.015 * rng.standard_normal(len(_at))
-        yield "pyrite_finetune_loss", pod, (last + (first - last) * np.exp(-5 * share)) * noise * there
+        yield "pyrite_finetune_loss", pod, (last + (first - last) * np.exp(-5 * share)) * noise * exists
 
 
-def _judging(rng: np.random.Generator, iteration: int, begin: float, end: float) -> Iterator[_Found]:
-    found = _ITERATIONS[iteration]
+def _judging(rng: np.random.Generator, iteration: int, begin: float, end: float) -> Iterator[_Samples]:
+    iteration_data = _ITERATIONS[iteration]
     for shard in range(_SHARDS):
         pod = _pod("judge", iteration, shard)
         ended = end if end > SECONDS else end - 40 * shard
-        there = _during(begin, ended + SCRAPE_INTERVAL)
+        exists = _during(begin, ended + SCRAPE_INTERVAL)
         speed = (
-            there
+            exists
             * np.clip((_at - begin + SCRAPE_INTERVAL) / 90, 0.15, 1)
-            * _hampered()
+            * _judging_speed()
             * rng.uniform(0.92, 1.08, len(_at))
         )
         growth = _PAIRS * min(1.0, (SECONDS - begin) / (ended - begin)) * speed / speed.sum()
-        yield from _pairs(pod, found, growth, there)
-        yield from _requests(rng, pod, growth * found.outcomes["judged"], there, begin)
+        yield from _pairs(pod, iteration_data, growth, exists)
+        yield from _requests(rng, pod, growth * iteration_data.outcomes["judged"], exists, begin)
 
 
-def _pairs(pod: dict[str, str], found: _Iteration, growth: Values, there: Values) -> Iterator[_Found]:
-    """Pairs of a worker by what became of them; ``growth`` is how many each scrape finds done."""
-    alive = _or_gone(there)
+def _pairs(pod: dict[str, str], iteration_data: _Iteration, growth: Values, exists: Values) -> Iterator[_Samples]:
+    """Pairs of a worker by outcome; ``growth`` is the number of pairs done between scrapes."""
+    alive = _or_missing(exists)
     done = np.cumsum(growth)
     work = {**pod, "unit": "pairs judged"}
     yield "pyrite_step_units", work, _PAIRS * alive
@@ -244,57 +248,57 @@ def _pairs(pod: dict[str, str], found: _Iteration, growth: Values, there: Values
         yield (
             "pyrite_judge_pairs_total",
             {**pod, "outcome": outcome},
-            np.floor(done * found.outcomes[outcome]) * alive,
+            np.floor(done * iteration_data.outcomes[outcome]) * alive,
         )
-    not_selected = round(_PAIRS * found.outcomes["not_selected"])
+    not_selected = round(_PAIRS * iteration_data.outcomes["not_selected"])
     yield "pyrite_judge_pairs_total", {**pod, "outcome": "not_selected"}, not_selected * alive
-    missing = np.floor(done * found.outcomes["missing"])
+    missing = np.floor(done * iteration_data.outcomes["missing"])
     yield "pyrite_judge_missing_pairs_total", {**pod, "reason": "timeout"}, missing * alive
     yield "pyrite_judge_missing_pairs_limit", pod, _PAIRS * 0.001 * alive
     drift = 1 + 0.15 * np.sin(done / 1900)
-    shares = np.array(found.grades)[:, None] * np.stack([1 / drift, np.ones_like(drift), drift, drift])
+    shares = np.array(iteration_data.grades)[:, None] * np.stack([1 / drift, np.ones_like(drift), drift, drift])
     for grade, share in enumerate(shares / shares.sum(axis=0), 1):
-        graded = np.cumsum(growth * found.outcomes["judged"] * share)
+        graded = np.cumsum(growth * iteration_data.outcomes["judged"] * share)
         yield "pyrite_judge_grades_total", {**pod, "grade": str(grade)}, np.floor(graded) * alive
     yield "pyrite_judge_truncated_passages_total", pod, np.floor(done / 900) * alive
 
 
 def _requests(
-    rng: np.random.Generator, pod: dict[str, str], judged: Values, there: Values, begin: float
-) -> Iterator[_Found]:
-    """The servers as a worker sees them; ``judged`` pairs are asked about between two scrapes."""
-    alive = _or_gone(there)
-    hangs = _during(*_HANGS)
-    for name, labels, values in _histogram("pyrite_llm_request_seconds", pod, judged, 0.9 + 0.8 * hangs):
+    rng: np.random.Generator, pod: dict[str, str], judged: Values, exists: Values, begin: float
+) -> Iterator[_Samples]:
+    """LLM request metrics of a worker; ``judged`` is the number of pairs between scrapes."""
+    alive = _or_missing(exists)
+    hang = _during(*_HANG)
+    for name, labels, values in _histogram("pyrite_llm_request_seconds", pod, judged, 0.9 + 0.8 * hang):
         yield name, labels, values * alive
     tokens = np.cumsum(judged * 430)
     yield "pyrite_llm_prompt_tokens_total", pod, np.floor(tokens) * alive
-    yield "pyrite_llm_cached_tokens_total", pod, np.floor(np.cumsum(judged * 430 * (0.62 - 0.1 * hangs))) * alive
-    fails = {"busy": 0.5, "timeout": 9 * hangs, "connection": 4 * hangs, "unparsable": 0.04}
+    yield "pyrite_llm_cached_tokens_total", pod, np.floor(np.cumsum(judged * 430 * (0.62 - 0.1 * hang))) * alive
+    fails = {"busy": 0.5, "timeout": 9 * hang, "connection": 4 * hang, "unparsable": 0.04}
     for reason in (*get_args(Kind), "unparsable"):
-        often = fails.get(reason, 0)
-        growth = rng.poisson(often * there)
+        rate = fails.get(reason, 0)
+        growth = rng.poisson(rate * exists)
         yield "pyrite_llm_retries_total", {**pod, "reason": reason}, np.cumsum(growth) * alive
     for server in range(_SERVERS):
         at = {**pod, "server": f"http://pyrite-vllm-{server}.pyrite-vllm:8000"}
-        aside = hangs if server == _SERVERS - 1 else np.zeros(len(_at))
-        grown = np.clip(4 + (_at - begin) / 40, 4, 16) - 3 * (rng.random(len(_at)) < 0.08)
-        limit = np.where(aside > 0, 2, np.maximum(grown, 2))
+        unavailable = hang if server == _SERVERS - 1 else np.zeros(len(_at))
+        raised = np.clip(4 + (_at - begin) / 40, 4, 16) - 3 * (rng.random(len(_at)) < 0.08)
+        limit = np.where(unavailable > 0, 2, np.maximum(raised, 2))
         yield "pyrite_llm_concurrency_limit", at, np.floor(limit) * alive
-        flying = np.where(aside > 0, 0, np.floor(limit * rng.uniform(0.8, 1, len(_at))))
-        yield "pyrite_llm_requests_in_flight", at, flying * alive
-        yield "pyrite_llm_server_up", at, (1 - aside) * alive
+        in_flight = np.where(unavailable > 0, 0, np.floor(limit * rng.uniform(0.8, 1, len(_at))))
+        yield "pyrite_llm_requests_in_flight", at, in_flight * alive
+        yield "pyrite_llm_server_up", at, (1 - unavailable) * alive
 
 
-def _server(rng: np.random.Generator, number: int, begin: float, end: float, speed: float) -> Iterator[_Found]:
-    """A vLLM server by its own metrics, while it is there; it answers ``speed`` requests a second."""
+def _server(rng: np.random.Generator, number: int, begin: float, end: float, speed: float) -> Iterator[_Samples]:
+    """A vLLM server's own metrics while it exists; it completes ``speed`` requests per second."""
     pod = {"namespace": NAMESPACE, "component": "vllm", "pod": f"pyrite-vllm-{number}"}
     pod |= {"engine": "0", "model_name": "judge"}
-    there = _during(begin - 15, end + 30)
-    alive = _or_gone(there)
+    exists = _during(begin - 15, end + 30)
+    alive = _or_missing(exists)
     busy = _during(begin, end) * np.clip((_at - begin) / 90, 0.1, 1)
     if number == _SERVERS - 1:
-        busy = busy * (1 - _during(*_HANGS))
+        busy = busy * (1 - _during(*_HANG))
     busy = busy * rng.uniform(0.9, 1, len(_at))
     asked = busy * speed * SCRAPE_INTERVAL
     yield "vllm:num_requests_running", pod, np.round(52 * busy) * alive
@@ -317,11 +321,11 @@ def _server(rng: np.random.Generator, number: int, begin: float, end: float, spe
             yield key, labels, values * alive
 
 
-_SHOWN = {"namespace": NAMESPACE, "component": "controller", "pod": "pyrite-controller-6c9f7d8b5-x2k4p"}
+_CONTROLLER = {"namespace": NAMESPACE, "component": "controller", "pod": "pyrite-controller-6c9f7d8b5-x2k4p"}
 
 
 def _pod(stage: str, iteration: int | None, index: int) -> dict[str, str]:
-    """Labels of a worker, with a pod's name as a Job makes it."""
+    """Labels of a worker, with a pod name as created by a Job."""
     at = "" if iteration is None else f"-{iteration}"
     ending = ("x7k2p", "q4n8d", "m2v6t", "b9c5w")[index]
     labels = {"namespace": NAMESPACE, "component": "worker", "run": RUN, "stage": stage}
@@ -331,8 +335,8 @@ def _pod(stage: str, iteration: int | None, index: int) -> dict[str, str]:
     return labels if iteration is None else {**labels, "iteration": str(iteration)}
 
 
-def _histogram(name: str, labels: dict[str, str], growth: Values, median: Values) -> Iterator[_Found]:
-    """The buckets of times that spread around ``median``, ``growth`` more of them each scrape."""
+def _histogram(name: str, labels: dict[str, str], growth: Values, median: Values) -> Iterator[_Samples]:
+    """A histogram of durations around ``median``, with ``growth`` new observations per scrape."""
     for le in _LE:
         below = np.array([_share_below(le, one) for one in np.broadcast_to(median, growth.shape)])
         bound = "+Inf" if le == math.inf else str(le)
@@ -342,20 +346,20 @@ def _histogram(name: str, labels: dict[str, str], growth: Values, median: Values
 
 
 def _share_below(bound: float, median: float) -> float:
-    """Of times that are log-normal, half an e-fold wide."""
+    """Share of log-normal durations below ``bound``; sigma is 0.5."""
     return 1.0 if bound == math.inf else 0.5 * (1 + math.erf(math.log(bound / median) / 0.5 / math.sqrt(2)))
 
 
-def _hampered() -> Values:
-    """Speed of judging while one of the servers hangs."""
-    return 1 - 0.35 * _during(*_HANGS)
+def _judging_speed() -> Values:
+    """Relative judging speed; lower while a server hang."""
+    return 1 - 0.35 * _during(*_HANG)
 
 
 def _during(begin: float, end: float) -> Values:
-    """1 from ``begin`` to before ``end``, 0 otherwise."""
+    """1 from ``begin`` until ``end`` (exclusive), 0 otherwise."""
     return ((_at >= begin) & (_at < end)).astype(float)
 
 
-def _or_gone(there: Values) -> Values:
-    """1 where ``there`` is, else not a number: no sample."""
-    return np.where(there > 0, np.maximum(there, 1), np.nan)
+def _or_missing(exists: Values) -> Values:
+    """1 where ``exists`` is positive, else NaN: no sample."""
+    return np.where(exists > 0, np.maximum(exists, 1), np.nan)

@@ -122,7 +122,7 @@ def fast(alerts: Object) -> Object:
     """The alerts, those that rest on no recorded series, in fast motion beside the chart's own."""
     chosen = [{**rule, "alert": f"Fast{rule['alert']}"} for rule in alerts["rules"] if rule["alert"] in ALERTS]
     assert len(chosen) == len(ALERTS)
-    found: Object = prometheus.in_fast_motion({"name": "fast", "interval": "1s", "rules": chosen})
+    found: Object = prometheus.shortened({"name": "fast", "interval": "1s", "rules": chosen})
     return found
 
 
