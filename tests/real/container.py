@@ -1,7 +1,7 @@
 """Run an image from buildah's storage like a restricted pod, without a container engine.
 
-The root file system is read-only, the user is the image's, and there are no capabilities and no network. /tmp and /cache
-are empty and writable, like emptyDirs. All mounts are in a mount namespace that ends with the process.
+The root file system is read-only, the user is the image's, and there are no capabilities and no network. /tmp and
+/cache are empty and writable, like emptyDirs. All mounts are in a mount namespace that ends with the process.
 """
 
 import json
