@@ -220,7 +220,7 @@ def judging() -> Any:
                 "timeout: the server is too slow; connection, cut: the server cannot be reached or closed the "
                 "connection; garbled, unparsable: the response is not a grade.",
                 PER_SECOND,
-                Query(rate("pyrite_llm_retries_total", JUDGE, "reason"), "{{reason}}"),
+                Query(rate("pyrite_llm_request_failures_total", JUDGE, "reason"), "{{reason}}"),
                 thresholds=higher_is_worse(0.5, 2),
                 width=8,
                 stacked=True,

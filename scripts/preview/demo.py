@@ -278,7 +278,7 @@ def _requests(
     for reason in (*get_args(Kind), "unparsable"):
         rate = fails.get(reason, 0)
         growth = rng.poisson(rate * exists)
-        yield "pyrite_llm_retries_total", {**pod, "reason": reason}, np.cumsum(growth) * alive
+        yield "pyrite_llm_request_failures_total", {**pod, "reason": reason}, np.cumsum(growth) * alive
     for server in range(_SERVERS):
         at = {**pod, "server": f"http://pyrite-vllm-{server}.pyrite-vllm:8000"}
         unavailable = hang if server == _SERVERS - 1 else np.zeros(len(_at))

@@ -107,8 +107,10 @@ LATENCY = _histogram(
     "Duration of successful LLM requests in seconds, excluding retries",
     (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
 )
-RETRIES = _counter(
-    "pyrite_llm_retries", "Failed LLM requests by reason; each is retried until its pair has no attempts left", "reason"
+REQUEST_FAILURES = _counter(
+    "pyrite_llm_request_failures",
+    "Failed LLM requests by reason; each is retried until its pair has no attempts left",
+    "reason",
 )
 IN_FLIGHT = _gauge("pyrite_llm_requests_in_flight", "LLM requests in flight", "server")
 LIMIT = _gauge(

@@ -53,7 +53,7 @@ SERIES = {
         f'pyrite_judge_pairs_total{{{WORKER}, outcome="{o}"}}': "0+1x120" for o in ("cached", "skipped", "not_selected")
     },
     f"pyrite_judge_truncated_passages_total{{{WORKER}}}": "1x120",
-    f'pyrite_llm_retries_total{{{WORKER}, reason="busy"}}': "0+1x120",
+    f'pyrite_llm_request_failures_total{{{WORKER}, reason="busy"}}': "0+1x120",
     f'pyrite_llm_requests_in_flight{{{WORKER}, server="http://s:8000"}}': "7x120",
     f'pyrite_llm_concurrency_limit{{{WORKER}, server="http://s:8000"}}': "8x120",
     f'pyrite_llm_server_up{{{WORKER}, server="http://s:8000"}}': "1x120",

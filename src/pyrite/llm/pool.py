@@ -89,7 +89,7 @@ class Pool:
         self._said = self._answered = 0.0
         self._trouble = ""  # the last one, of whatever request
         for kind in get_args(Kind):
-            metrics.RETRIES.labels(kind)  # 0, not absent: one failure in a series that it begins is no growth
+            metrics.REQUEST_FAILURES.labels(kind)  # 0, not absent: one failure in a series that it begins is no growth
 
     @classmethod
     def from_spec(cls, spec: RunSpec, model: str | None) -> Self:
@@ -185,7 +185,7 @@ class Pool:
             except TransientError as error:
                 server.failed(error, epoch)
                 self._trouble, asked = error.reason, error.asked
-                metrics.RETRIES.labels(error.kind).inc()
+                metrics.REQUEST_FAILURES.labels(error.kind).inc()
                 strikes += error.kind not in _NOT_ITS_FAULT
                 if strikes >= STRIKES or last_try:
                     raise RetriesExhausted(error.reason, attempts, error.kind) from None
