@@ -300,24 +300,24 @@ def _server(rng: np.random.Generator, number: int, begin: float, end: float, spe
     if number == _SERVERS - 1:
         busy = busy * (1 - _during(*_HANG))
     busy = busy * rng.uniform(0.9, 1, len(_at))
-    asked = busy * speed * SCRAPE_INTERVAL
+    new_requests = busy * speed * SCRAPE_INTERVAL
     yield "vllm:num_requests_running", pod, np.round(52 * busy) * alive
     yield "vllm:num_requests_waiting", pod, np.round(9 * busy * rng.uniform(0.2, 1, len(_at))) * alive
     yield "vllm:kv_cache_usage_perc", pod, (0.05 + 0.72 * busy) * alive
-    yield "vllm:prefix_cache_queries_total", pod, np.cumsum(asked * 430) * alive
-    yield "vllm:prefix_cache_hits_total", pod, np.cumsum(asked * 430 * (0.64 - 0.03 * number)) * alive
-    yield "vllm:prompt_tokens_total", pod, np.cumsum(asked * 430) * alive
-    yield "vllm:generation_tokens_total", pod, np.cumsum(asked) * alive
+    yield "vllm:prefix_cache_queries_total", pod, np.cumsum(new_requests * 430) * alive
+    yield "vllm:prefix_cache_hits_total", pod, np.cumsum(new_requests * 430 * (0.64 - 0.03 * number)) * alive
+    yield "vllm:prompt_tokens_total", pod, np.cumsum(new_requests * 430) * alive
+    yield "vllm:generation_tokens_total", pod, np.cumsum(new_requests) * alive
     yield "vllm:num_preemptions_total", pod, np.cumsum(rng.poisson(0.12 * busy)) * alive
     for reason, share in (("length", 0.985), ("stop", 0.01), ("abort", 0.005)):
-        ended = np.cumsum(np.floor(asked * share + rng.random(len(_at)) * (share < 1)))
+        ended = np.cumsum(np.floor(new_requests * share + rng.random(len(_at)) * (share < 1)))
         yield "vllm:request_success_total", {**pod, "finished_reason": reason}, ended * alive
     for name, median in (
         ("vllm:time_to_first_token_seconds", 0.74),
         ("vllm:e2e_request_latency_seconds", 0.8),
         ("vllm:request_queue_time_seconds", 0.09),
     ):
-        for key, labels, values in _histogram(name, pod, asked, median * (0.7 + 0.4 * busy)):
+        for key, labels, values in _histogram(name, pod, new_requests, median * (0.7 + 0.4 * busy)):
             yield key, labels, values * alive
 
 

@@ -33,13 +33,13 @@ def test_helm_lint_passes(values: tuple[str, ...]) -> None:
 def test_kube_score_passes_and_all_ignores_are_needed() -> None:
     """An ignored check that would pass anyway could hide the next failure."""
     ignored: set[str] = set()
-    found: set[str] = set()
+    needed: set[str] = set()
     for values in INSTALLATIONS.values():
         text = rendered(*values)
         assert {name: checks for name, checks in kube_score(text).items() if checks} == {}
         ignored |= {check for line in re.findall(r"kube-score/ignore: (.+)", text) for check in line.split(",")}
-        found |= set().union(*kube_score(text, "--disable-ignore-checks-annotations").values())
-    assert ignored == found
+        needed |= set().union(*kube_score(text, "--disable-ignore-checks-annotations").values())
+    assert ignored == needed
 
 
 @pytest.mark.parametrize("installation", ["a laptop", "eks"])
@@ -48,13 +48,13 @@ def test_kube_score_passes_for_the_controllers_jobs(installation: str, tmp_path:
 
     Ignores container-image-pull-policy because tags are versions: with Always, a start would depend on the registry.
     """
-    found = objects(*INSTALLATIONS[installation])
+    resources = objects(*INSTALLATIONS[installation])
     metadata = {"name": "run", "uid": "u", "generation": 1, "resourceVersion": "1"}
     metadata["creationTimestamp"] = "2026-11-23T08:00:00Z"
     run = parse({"metadata": metadata, "spec": {"source": {"kind": "sample"}}})
-    loaded = read_settings(found, tmp_path)
+    loaded = read_settings(resources, tmp_path)
     jobs = [manifests.job(run, [Step(stage, 1)], "key", loaded) for stage in STAGES]
-    text = "\n---\n".join(map(json.dumps, [*found, *jobs]))  # in YAML some digests would be read as numbers
+    text = "\n---\n".join(map(json.dumps, [*resources, *jobs]))  # in YAML some digests would be read as numbers
     scored = kube_score(text, "--ignore-test=container-image-pull-policy")
     assert len([name for name in scored if name.startswith("Job/")]) == len(jobs)
     assert {name: checks for name, checks in scored.items() if checks} == {}
@@ -139,9 +139,9 @@ def violations(pod: Object) -> list[str]:
 
 @installations
 def test_only_the_controller_has_a_token(values: tuple[str, ...]) -> None:
-    found = objects(*values)
-    account = get_object(found, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
-    for name, pod in pod_specs(found):
+    resources = objects(*values)
+    account = get_object(resources, "Deployment")["spec"]["template"]["spec"]["serviceAccountName"]
+    for name, pod in pod_specs(resources):
         assert pod["automountServiceAccountToken"] is (pod.get("serviceAccountName") == account), name
 
 
@@ -163,11 +163,11 @@ def test_the_controllers_role_is_minimal() -> None:
     assert permissions(objects(*INSTALLATIONS["eks"])) == expected | server
 
 
-def permissions(found: list[Object]) -> set[tuple[str, ...]]:
-    assert not [one for one in found if one["kind"].startswith("ClusterRole")]
+def permissions(resources: list[Object]) -> set[tuple[str, ...]]:
+    assert not [one for one in resources if one["kind"].startswith("ClusterRole")]
     return {
         (group, resource, " ".join(sorted(rule["verbs"])), *rule.get("resourceNames", ()))
-        for rule in get_object(found, "Role")["rules"]
+        for rule in get_object(resources, "Role")["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
@@ -176,14 +176,14 @@ def permissions(found: list[Object]) -> set[tuple[str, ...]]:
 @installations
 def test_the_controller_can_read_its_settings_and_jobs(values: tuple[str, ...], tmp_path: Path) -> None:
     """The controller's own parser accepts both ConfigMaps; it rejects unknown keys and missing stages."""
-    found = objects(*values)
-    loaded = read_settings(found, tmp_path)
-    controller = get_object(found, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    resources = objects(*values)
+    loaded = read_settings(resources, tmp_path)
+    controller = get_object(resources, "Deployment")["spec"]["template"]["spec"]["containers"][0]
     store = {"PYRITE_STORE", "AWS_REGION", "AWS_ENDPOINT_URL", "PYRITE_S3_KMS_KEY"}
     assert environment(controller, *store) == environment({"env": loaded.worker.env}, *store)
     assert controller.get("envFrom", []) == loaded.worker.env_from
     assert loaded.instance == "pyrite"
-    sets = [one for one in found if one["kind"] == "StatefulSet"]
+    sets = [one for one in resources if one["kind"] == "StatefulSet"]
     assert bool(sets) == (loaded.server is not None)
     if loaded.server:
         service = sets[0]["spec"]["serviceName"]
@@ -191,9 +191,11 @@ def test_the_controller_can_read_its_settings_and_jobs(values: tuple[str, ...], 
         assert loaded.judge.urls == [f"http://{service}-{i}.{service}:8000" for i in range(loaded.server.replicas)]
 
 
-def read_settings(found: list[Object], folder: Path) -> settings.Settings:
+def read_settings(resources: list[Object], folder: Path) -> settings.Settings:
     for name in ("jobs", "settings"):
-        [data] = [o["data"] for o in found if o["kind"] == "ConfigMap" and o["metadata"]["name"].endswith(f"-{name}")]
+        [data] = [
+            o["data"] for o in resources if o["kind"] == "ConfigMap" and o["metadata"]["name"].endswith(f"-{name}")
+        ]
         (folder / name).mkdir()
         for file, text in data.items():
             (folder / name / file).write_text(text)
@@ -212,8 +214,8 @@ def test_every_value_is_used() -> None:
     assert expected - set(re.findall(r"seen-[a-z-]+", rendered(*values))) == set()
     untested = missing_keys(yaml.safe_load((CHART / "values.yaml").read_text()), yaml.safe_load(text))
     assert untested == ["judge.urls"], "excluded by server.enabled"
-    found = objects(*values)
-    stateful_set = get_object(found, "StatefulSet")["spec"]
+    resources = objects(*values)
+    stateful_set = get_object(resources, "StatefulSet")["spec"]
     [vllm] = stateful_set["template"]["spec"]["containers"]
     assert "--max-model-len=777" in vllm["args"]
     assert vllm["startupProbe"]["failureThreshold"] * vllm["startupProbe"]["periodSeconds"] >= 95
@@ -223,7 +225,7 @@ def test_every_value_is_used() -> None:
     assert [claim["metadata"]["name"] for claim in stateful_set["volumeClaimTemplates"]] == ["cache"]
     key = {"secretKeyRef": {"name": "seen-judge-secret", "key": "api-key"}}
     assert environment(vllm, "VLLM_API_KEY")["VLLM_API_KEY"]["valueFrom"] == key
-    for name, pod in pod_specs(found):
+    for name, pod in pod_specs(resources):
         if "-jobs/" not in name:
             assert pod["imagePullSecrets"] == [{"name": "seen-pull-secret"}], name
 
@@ -239,15 +241,15 @@ def missing_keys(default: Any, changed: Any, name: str = "") -> list[str]:
 @pytest.mark.parametrize("loads", ["server", "workers"])
 def test_only_pods_that_may_download_get_the_hub_token(loads: str, tmp_path: Path) -> None:
     server = loads == "server"
-    found = objects(
+    resources = objects(
         "--set=store.url=s3://bucket/prefix,huggingface.existingSecret=hub,server.enabled=true",
         f"--set=server.model.allowHub={str(server).lower()},networkPolicy.allowHub={str(not server).lower()}",
     )
     reference = {"secretKeyRef": {"name": "hub", "key": "token"}}
     token, offline = {"HF_TOKEN": {"name": "HF_TOKEN", "valueFrom": reference}}, "HF_HUB_OFFLINE"
-    [vllm] = get_object(found, "StatefulSet")["spec"]["template"]["spec"]["containers"]
-    [controller] = get_object(found, "Deployment")["spec"]["template"]["spec"]["containers"]
-    worker = {"env": read_settings(found, tmp_path).worker.env}
+    [vllm] = get_object(resources, "StatefulSet")["spec"]["template"]["spec"]["containers"]
+    [controller] = get_object(resources, "Deployment")["spec"]["template"]["spec"]["containers"]
+    worker = {"env": read_settings(resources, tmp_path).worker.env}
     has, has_not = (vllm, worker) if server else (worker, vllm)
     assert environment(has, "HF_TOKEN", offline) == token
     assert environment(has_not, "HF_TOKEN", offline) == {offline: {"name": offline, "value": "1"}}
@@ -262,9 +264,9 @@ def test_vllm_writes_only_to_writable_mounts() -> None:
     assert writable == ["/cache", "/tmp", "/dev/shm"]
     names = """HOME HF_HOME VLLM_CACHE_ROOT VLLM_CONFIG_ROOT XDG_CACHE_HOME XDG_CONFIG_HOME XDG_DATA_HOME
         TRITON_CACHE_DIR TORCHINDUCTOR_CACHE_DIR CUDA_CACHE_PATH FLASHINFER_WORKSPACE_BASE NUMBA_CACHE_DIR TMPDIR"""
-    found = environment(vllm, *names.split())
-    assert sorted(found) == sorted(names.split())
-    assert all(one["value"].startswith(("/cache", "/tmp")) for one in found.values())
+    variables = environment(vllm, *names.split())
+    assert sorted(variables) == sorted(names.split())
+    assert all(one["value"].startswith(("/cache", "/tmp")) for one in variables.values())
     assert environment(vllm, "USER"), "torch needs a user name, and uid 65532 has none"
 
 
@@ -279,14 +281,14 @@ def test_a_new_chart_version_does_not_change_the_vllm_spec(tmp_path: Path) -> No
     assert old["spec"] == new["spec"]
 
 
-def allowed_peers(found: list[Object], direction: str, **labels: str) -> list[tuple[Object, tuple[int, ...]]]:
+def allowed_peers(resources: list[Object], direction: str, **labels: str) -> list[tuple[Object, tuple[int, ...]]]:
     """Peers and ports that the policies allow for a pod of the release with ``labels``."""
     pod = {"app.kubernetes.io/name": "pyrite", "app.kubernetes.io/instance": "pyrite"}
     pod |= {"app.kubernetes.io/component": labels["component"]} | (
         {"pyrite.dev/stage": labels["stage"]} if "stage" in labels else {}
     )
     policies = [
-        one["spec"] for one in found if one["kind"] == "NetworkPolicy" and selects(one["spec"]["podSelector"], pod)
+        one["spec"] for one in resources if one["kind"] == "NetworkPolicy" and selects(one["spec"]["podSelector"], pod)
     ]
     assert {"Ingress", "Egress"} <= {kind for policy in policies for kind in policy["policyTypes"]}, (
         "traffic is not denied by default"
@@ -306,8 +308,8 @@ def selects(selector: Object, labels: dict[str, str]) -> bool:
     )
 
 
-def allowed_ports(found: list[Object], direction: str, **labels: str) -> set[int]:
-    return {port for _, allowed in allowed_peers(found, direction, **labels) for port in allowed}
+def allowed_ports(resources: list[Object], direction: str, **labels: str) -> set[int]:
+    return {port for _, allowed in allowed_peers(resources, direction, **labels) for port in allowed}
 
 
 def test_network_policies_allow_each_component_what_it_needs() -> None:
@@ -351,12 +353,12 @@ def test_network_policies_allow_each_component_what_it_needs() -> None:
         assert allowed_ports(runs_judge, "egress", component="worker", stage="mine") == dns | {443} | agent
 
 
-def can_reach(found: list[Object], address: str, port: int, **labels: str) -> bool:
+def can_reach(resources: list[Object], address: str, port: int, **labels: str) -> bool:
     """Whether a pod of the release with ``labels`` may connect to ``address``."""
     ip = ip_address(address)
     return any(
         ip in ip_network(block["cidr"]) and not any(ip in ip_network(one) for one in block.get("except", ()))
-        for peer, allowed in allowed_peers(found, "egress", **labels)
+        for peer, allowed in allowed_peers(resources, "egress", **labels)
         if port in allowed and (block := peer.get("ipBlock"))
     )
 
@@ -368,33 +370,33 @@ PRIVATE = ("10.96.0.1", "100.64.3.4", "172.20.0.1", "192.168.1.1")
 @pytest.mark.parametrize("installation", ["eks", "your own endpoint"])
 def test_access_to_s3_excludes_private_addresses(installation: str) -> None:
     """Policies match no names, so all public addresses are allowed on 443, but not an API server or a pod on 443."""
-    found = objects(*INSTALLATIONS[installation])
+    resources = objects(*INSTALLATIONS[installation])
     mining = {"component": "worker", "stage": "mine"}
-    assert can_reach(found, "52.216.1.1", 443, **mining)
-    assert [address for address in PRIVATE if can_reach(found, address, 443, **mining)] == []
-    assert [address for address in PRIVATE if not can_reach(found, address, 443, component="controller")] == []
+    assert can_reach(resources, "52.216.1.1", 443, **mining)
+    assert [address for address in PRIVATE if can_reach(resources, address, 443, **mining)] == []
+    assert [address for address in PRIVATE if not can_reach(resources, address, 443, component="controller")] == []
 
 
 def test_a_private_s3_server_is_allowed_only_on_its_port() -> None:
     """The server may have a private address. `networkPolicy.store` overrides the default."""
-    found = objects(*INSTALLATIONS["a laptop"])
+    resources = objects(*INSTALLATIONS["a laptop"])
     mining = {"component": "worker", "stage": "mine"}
-    assert can_reach(found, "10.200.0.1", 8333, **mining)
-    assert not can_reach(found, "10.200.0.1", 443, **mining)
-    assert not can_reach(found, "52.216.1.1", 443, **mining)
+    assert can_reach(resources, "10.200.0.1", 8333, **mining)
+    assert not can_reach(resources, "10.200.0.1", 443, **mining)
+    assert not can_reach(resources, "52.216.1.1", 443, **mining)
 
     named = "--set=networkPolicy.store.to[0].ipBlock.cidr=10.0.1.0/24"
-    found = objects("--set=store.url=s3://bucket/prefix", named)
-    assert can_reach(found, "10.0.1.9", 443, **mining)
-    assert not can_reach(found, "52.216.1.1", 443, **mining)
+    resources = objects("--set=store.url=s3://bucket/prefix", named)
+    assert can_reach(resources, "10.0.1.9", 443, **mining)
+    assert not can_reach(resources, "52.216.1.1", 443, **mining)
 
 
 def test_no_pod_can_reach_the_instance_metadata() -> None:
     """169.254.169.254 serves the node's credentials. Pod Identity and DNS have addresses near it and are allowed."""
     for values in INSTALLATIONS.values():
-        found = objects(*values)
+        resources = objects(*values)
         for component in ("controller", "worker", "vllm"):
-            for peer, allowed in allowed_peers(found, "egress", component=component, stage="judge"):
+            for peer, allowed in allowed_peers(resources, "egress", component=component, stage="judge"):
                 block = peer.get("ipBlock", {"cidr": "127.0.0.1/32"})
                 narrow = (block["cidr"], allowed) in [("169.254.170.23/32", (80,)), ("169.254.20.10/32", (53, 53))]
                 safe = block["cidr"] == "127.0.0.1/32" or "169.254.0.0/16" in block.get("except", ())

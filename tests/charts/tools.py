@@ -37,10 +37,10 @@ API_VERSIONS = tuple(f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind 
 def program(name: str) -> str:
     """Path of the program ``name``, from PATH or bin/ next to the kubeconfig; skips the test if it is missing."""
     bin_folder = Path(os.environ.get("KUBECONFIG", "")).absolute().parent / "bin"
-    found = shutil.which(name) or shutil.which(name, path=str(bin_folder))
-    if not found:
+    path = shutil.which(name) or shutil.which(name, path=str(bin_folder))
+    if not path:
         pytest.skip(f"{name} is neither on PATH nor in bin/ next to KUBECONFIG")
-    return found
+    return path
 
 
 def helm(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -63,15 +63,15 @@ def objects(*words: str, chart: Path = CHART) -> list[Object]:
     return [one for one in yaml.safe_load_all(rendered(*words, chart=chart)) if one]
 
 
-def get_object(found: list[Object], kind: str, name: str | None = None) -> Object:
+def get_object(resources: list[Object], kind: str, name: str | None = None) -> Object:
     """The only object of ``kind``, and ``name`` if given."""
-    [one] = [o for o in found if o["kind"] == kind and name in (None, o["metadata"]["name"])]
-    return one
+    [resource] = [r for r in resources if r["kind"] == kind and name in (None, r["metadata"]["name"])]
+    return resource
 
 
-def pod_specs(found: list[Object]) -> Iterator[tuple[str, Object]]:
+def pod_specs(resources: list[Object]) -> Iterator[tuple[str, Object]]:
     """Name and spec of all pods of the objects, including the Jobs in the ConfigMap."""
-    for one in found:
+    for one in resources:
         name = f"{one['kind']} {one['metadata']['name']}"
         if one["kind"] == "Pod":
             yield name, one["spec"]

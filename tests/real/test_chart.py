@@ -67,29 +67,29 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 def test_the_api_server_accepts_every_rendering(values: tuple[str, ...], kubectl: Kubectl) -> None:
     """Strict validation: an unknown field is an error instead of being dropped silently."""
     namespace = namespace_of(kubectl)
-    found = [one for one in yaml.safe_load_all(rendered(*values)) if one]
-    resources = kubectl("api-resources", "--api-group=monitoring.coreos.com", "--no-headers")
-    found = [
-        one for one in found if one["kind"] not in ("PodMonitor", "PrometheusRule") or one["kind"] in resources.split()
+    resources = [one for one in yaml.safe_load_all(rendered(*values)) if one]
+    crds = kubectl("api-resources", "--api-group=monitoring.coreos.com", "--no-headers")
+    resources = [
+        one for one in resources if one["kind"] not in ("PodMonitor", "PrometheusRule") or one["kind"] in crds.split()
     ]
-    for one in found:
+    for one in resources:
         one["metadata"].pop("namespace", None)
         for subject in one.get("subjects", ()):
             subject["namespace"] = namespace
     # Pods need these objects for admission, and a dry run does not create them.
-    accounts = [one for one in found if one["kind"] == "ServiceAccount"]
+    accounts = [one for one in resources if one["kind"] == "ServiceAccount"]
     priority_class = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "value": 0}
-    classes = sorted({pod["priorityClassName"] for _, pod in pod_specs(found) if "priorityClassName" in pod})
+    classes = sorted({pod["priorityClassName"] for _, pod in pod_specs(resources) if "priorityClassName" in pod})
     needed = yaml.safe_dump_all([*accounts, *({**priority_class, "metadata": {"name": name}} for name in classes)])
     kubectl("apply", "--filename=-", stdin=needed)
     try:
         output = kubectl(
-            "apply", "--dry-run=server", "--validate=strict", "--filename=-", stdin=yaml.safe_dump_all(found)
+            "apply", "--dry-run=server", "--validate=strict", "--filename=-", stdin=yaml.safe_dump_all(resources)
         )
     finally:
         if classes:
             kubectl("delete", "priorityclass", *classes)
-    assert output.count("(server dry run)") == len(found)
+    assert output.count("(server dry run)") == len(resources)
 
 
 @pytest.mark.parametrize("job", sorted((CHART / "jobs").glob("*.yaml")), ids=lambda job: job.stem)
