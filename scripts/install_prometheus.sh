@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install Prometheus and promtool from Debian packages, for the tests of alerts and dashboards. Does not start a service.
+# Install Prometheus and promtool from Debian packages for the tests of alerts and dashboards, without a service.
 set -euo pipefail
 command -v prometheus >/dev/null && command -v promtool >/dev/null && exit 0
 [[ $EUID == 0 ]] || { echo "install_prometheus.sh: installing prometheus needs root; run sudo $0" >&2; exit 2; }

@@ -6,7 +6,8 @@
 #
 # PYRITE_TEST_CLUSTER names the command that provides the cluster (default: kind). Another command must start the
 # cluster and print the path of its kubeconfig as its last line. It may put kubectl and helm into bin/ next to the
-# kubeconfig. With --load IMAGE it copies an image from buildah's storage to the node.
+# kubeconfig. With --load IMAGE it copies an image from buildah's storage to the node. Fault tests also need a node that
+# is this machine, --gpus N (the node offers N GPUs), and run/COMPONENT.pid next to the kubeconfig.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cluster=${PYRITE_TEST_CLUSTER:-kind}

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Run the tests on a real Kubernetes. Arguments go to pytest: a file, -k name.
 #
-# Starts a cluster with kube.sh unless KUBECONFIG is set, and installs the S3 server. The tests build the images and copy
-# them to the node; PYRITE_IMAGES=loaded skips this if the node has the current images.
+# Starts a cluster with kube.sh unless KUBECONFIG is set, and installs the S3 server. The tests build the images and
+# copy them to the node; PYRITE_IMAGES=loaded skips this if the node has the current images.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [[ -z ${KUBECONFIG:-} ]]; then
