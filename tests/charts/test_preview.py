@@ -1,6 +1,7 @@
 """The dashboard preview shows each panel with its data or its error."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -31,8 +32,9 @@ def preview(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
     for name in ("prometheus", "promtool"):
         if found := shutil.which(name):
             (programs / name).symlink_to(found)
+    environment = {"PATH": str(programs), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     command = [sys.executable, str(SCRIPTS / "dashboards_preview.py"), "--out", str(out), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={"PATH": str(programs)})
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def sections(page: Path) -> dict[tuple[str, str], str]:
