@@ -1,10 +1,10 @@
-"""Encoding speed: Pyrite's encoder against plain SentenceTransformer.encode in fp32, on the same passages.
+"""Encoding speed: compares Pyrite's encoder with SentenceTransformer.encode in float32 on the same passages.
 
 Usage: python scripts/bench_encode.py [--passages N] [--rounds N] [MEDQUAD]
 
-The two take turns, so that a change of the machine's speed affects both. The passages are MedQuAD's if the file exists
-(default: as in bench_quality.py), else those of the sample corpus. The last line is JSON. The exit code is 1 if the two
-retrieve too different passages.
+The two alternate, so that changes in the speed of the machine affect both. The passages are MedQuAD's if its archive is
+found, else those of the practice corpus. The last line is JSON. The exit code is 1 if the overlap of the passages that
+both retrieve is too low.
 """
 
 import argparse
@@ -25,10 +25,11 @@ from pyrite.store import FolderStore
 
 ROOT = Path(__file__).resolve().parents[1]
 MEDQUAD = ROOT / "data/medquad-577bd37b96c0.tar.gz"
-LEAST_OVERLAP = 0.98
+MIN_OVERLAP = 0.98
 
 
-def passages(path: Path | None, wanted: int) -> list[str]:
+def load_passages(path: Path | None, count: int) -> list[str]:
+    """At most ``count`` distinct passages, evenly spaced over the corpus."""
     from pyrite.chunking import split_into_passages
 
     spec = MedquadSource(path=str(path), collections=["NIDDK", "NINDS"]) if path else SampleSource()
@@ -39,8 +40,8 @@ def passages(path: Path | None, wanted: int) -> list[str]:
         for start, end in split_into_passages(record.text, 500, 1000)
     ]
     distinct = list(dict.fromkeys(texts))
-    step = max(1, len(distinct) // wanted)
-    return distinct[::step][:wanted]
+    step = max(1, len(distinct) // count)
+    return distinct[::step][:count]
 
 
 def main() -> int:
@@ -51,7 +52,7 @@ def main() -> int:
     arguments = parser.parse_args()
     from sentence_transformers import SentenceTransformer
 
-    texts = passages(arguments.medquad, arguments.passages)
+    texts = load_passages(arguments.medquad, arguments.passages)
     base = base_folder(BUILTIN, None)
     plain = SentenceTransformer(str(base))
     ours = Encoder(base, base, RunSpec(name="bench", source=SampleSource()), FolderStore("."))
@@ -81,7 +82,7 @@ def main() -> int:
             }
         )
     )
-    return int(overlap < LEAST_OVERLAP)
+    return int(overlap < MIN_OVERLAP)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Compare the base model, Pyrite's defaults and the known public recipe on MedQuAD, with one split on one machine.
+"""Quality on MedQuAD: compares the base model, Pyrite's defaults and the public recipe on one split and one machine.
 
 Usage: python scripts/bench_quality.py [MEDQUAD] [--retention BEIR_FOLDER] [--only ours|known] [--store FOLDER]
 
-MEDQUAD is the published archive or folder (default: the file that `pyrite fetch medquad` downloads). Each run has its
-own store, so that no run reuses another run's embeddings. The last line is JSON: test metrics, and the duration of each
-run in seconds, which is comparable only on an idle machine.
+MEDQUAD is the published archive or folder. Default: the archive that `pyrite fetch medquad` downloads to data/. Each
+run has its own store, so that no run reuses the embeddings of another. The last line is JSON: test metrics, and the
+duration of each run in seconds. Durations are comparable only on an otherwise idle machine.
 """
 
 import argparse
@@ -17,34 +17,34 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-MEDQUAD = ROOT / "data/medquad-577bd37b96c0.tar.gz"
+ARCHIVE = ROOT / "data/medquad-577bd37b96c0.tar.gz"
 
 
 def train(example: str, medquad: Path, store: Path, overrides: list[str]) -> tuple[dict[str, Any], int]:
-    """Run ``pyrite train`` on an example; its report, and how many seconds it took."""
+    """Run ``pyrite train`` on an example. Returns its report and its duration in seconds."""
     run_file = ROOT / f"src/pyrite/examples/{example}.yaml"
-    words = ["train", str(run_file), f"source.path={medquad}", "--store", str(store), *overrides]
+    command = ["train", str(run_file), f"source.path={medquad}", "--store", str(store), *overrides]
     start = time.monotonic()
-    subprocess.run([sys.executable, "-m", "pyrite", *words], check=True)
+    subprocess.run([sys.executable, "-m", "pyrite", *command], check=True)
     seconds = round(time.monotonic() - start)
     report = json.loads((store / "runs" / example / "report/report.json").read_text())
     return report, seconds
 
 
-def figures(report: dict[str, Any], model: str) -> dict[str, float]:
+def rounded_metrics(report: dict[str, Any], model: str) -> dict[str, float]:
     means = report["means"]["test"][model]
     return {name: round(means[name], 4) for name in ("mrr@5", "dcg@5")}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("medquad", type=Path, nargs="?", default=MEDQUAD)
+    parser.add_argument("medquad", type=Path, nargs="?", default=ARCHIVE)
     parser.add_argument("--retention", type=Path)
     parser.add_argument("--only", choices=["ours", "known"])
-    parser.add_argument("--store", type=Path, help="keep the runs here; default: a temporary folder")
+    parser.add_argument("--store", type=Path, help="store the runs in this folder (default: a temporary folder)")
     arguments = parser.parse_args()
     if not arguments.medquad.exists():
-        print(f"{arguments.medquad} does not exist; pass an archive, or run `pyrite fetch medquad`", file=sys.stderr)
+        print(f"{arguments.medquad} does not exist; pass an archive, or run `pyrite fetch medquad`.", file=sys.stderr)
         return 2
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -53,17 +53,17 @@ def main() -> int:
         if arguments.only != "known":
             extra = [f"evaluate.retention.path={arguments.retention.resolve()}"] if arguments.retention else []
             report, seconds = train("medquad", medquad, store / "ours", extra)
-            result["base"] = figures(report, "base")
+            result["base"] = rounded_metrics(report, "base")
             chosen = report["chosen"]
-            result["ours"] = {**figures(report, chosen), "seconds": seconds, "chosen": chosen}
+            result["ours"] = {**rounded_metrics(report, chosen), "seconds": seconds, "chosen": chosen}
             for name in report["models"]:
                 if name not in ("base", chosen):
-                    result["ours"][name] = figures(report, name)
+                    result["ours"][name] = rounded_metrics(report, name)
         if arguments.only != "ours":
             report, seconds = train("known-recipe", medquad, store / "known", [])
-            result.setdefault("base", figures(report, "base"))
-            # As published it hands over its last iteration; Pyrite's choice on validation is not part of it.
-            result["known_recipe"] = {**figures(report, "iteration-2"), "seconds": seconds}
+            result.setdefault("base", rounded_metrics(report, "base"))
+            # The published recipe uses its last iteration. Pyrite's model selection is not part of it.
+            result["known_recipe"] = {**rounded_metrics(report, "iteration-2"), "seconds": seconds}
     print(json.dumps(result))
     return 0
 

@@ -2,8 +2,8 @@
 
     make reliability-cluster        # needs a cluster: KUBECONFIG, or one that `make kube` can start
 
-Takes about an hour. The page is written only if every test passes and none is skipped. This requires a cluster from
-PYRITE_TEST_CLUSTER whose node is this machine (scripts/kube.sh), and `make real-vllm ARGS=--for-pods`.
+Takes about an hour. The page is written only where every test has passed, and none was skipped: for that it needs the
+one-node cluster that `make kube` starts beside this checkout, and `make real-vllm ARGS=--for-pods`.
 """
 
 import json

@@ -292,7 +292,7 @@ def judging() -> Any:
             ),
             bar_gauge(
                 "Pairs not sent to the LLM, by reason",
-                "window: share of all pairs that are excluded by rank (judge.rank_window, judge.sample). Of the other "
+                "window: share of all pairs that are excluded by rank (judge.rank_window). Of the other "
                 "pairs so far: cache, judged before; patience, skipped because the query's last candidates were "
                 "irrelevant (judge.patience).",
                 "percentunit",
@@ -303,7 +303,7 @@ def judging() -> Any:
             ),
             bar_chart(
                 "Pairs of finished iterations, by outcome",
-                "not_selected: excluded by rank (judge.rank_window, judge.sample); skipped: judge.patience; cached: "
+                "not_selected: excluded by rank (judge.rank_window); skipped: judge.patience; cached: "
                 "judged before. These three cost nothing.",
                 "percentunit",
                 Query(shares(f"pyrite_run_pairs{{{IN_RUN}}}", "outcome")),

@@ -191,8 +191,9 @@ def run() -> Any:
         "Training data": [
             bar_chart(
                 "Training examples, by iteration",
-                "hard: the model and the judge disagree; easy: they agree, included to prevent forgetting; earlier: "
-                "reused from earlier iterations. Fewer hard examples in each iteration show that the model learns.",
+                "hard: the model and the judge disagree; easy: they agree, included to prevent forgetting; "
+                "accumulated: reused from earlier iterations. Fewer hard examples in each iteration show that the "
+                "model learns.",
                 "short",
                 Query(f"max by (iteration, type) (pyrite_run_examples{{{selected}}})"),
                 "type",

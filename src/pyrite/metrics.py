@@ -25,7 +25,7 @@ LABELS = {
     "server": "address of a judge server",
     "unit": "unit of progress, such as `pairs judged`; one or two per stage",
     "error_type": "exception class, or `unreadable_run`",
-    "type": "training example type: hard, easy or earlier",
+    "type": "training example type: hard, easy or accumulated",
     "phase": "run phase: Pending, Waiting, Running, Suspended, Succeeded, Failed or Cancelled",
     "state": "server replica state: desired, current or ready",
     "run": "name of a TrainingRun in the cluster; its series end when the run is deleted",
@@ -182,7 +182,7 @@ RUN_GRADES = _snapshot_gauge(
 )
 RUN_EXAMPLES = _snapshot_gauge(
     "pyrite_run_examples",
-    "Training examples of an iteration by type: hard, easy, or earlier (reused from earlier iterations)",
+    "Training examples of an iteration by type: hard, easy, or accumulated (reused from earlier iterations)",
     "run",
     "iteration",
     "type",
