@@ -45,7 +45,7 @@ class MetricDefinition(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One value for ``SNAPSHOT_GAUGES``; ``labels`` are in the metric's order."""
+    """One value for ``SNAPSHOT_GAUGES``, with the label values in the metric's order."""
 
     metric: MetricDefinition
     labels: tuple[str, ...]
@@ -76,9 +76,8 @@ def _histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
     return Histogram(name, text, buckets=buckets, registry=REGISTRY)
 
 
-def _snapshot_gauge(name: str, text: str, *labels: str) -> MetricDefinition:
-    """Define a gauge that ``SNAPSHOT_GAUGES`` exports."""
-    return _define(name, "gauge", text, labels)
+def _run_gauge(name: str, text: str, *labels: str) -> MetricDefinition:
+    return _define(name, "gauge", text, ("run", *labels))
 
 
 # --- steps, exported by workers ---------------------------------------------------------------------------------------
@@ -133,76 +132,68 @@ CONTROLLER_ERRORS = _counter(
     "Failed syncs by error type; unreadable_run counts runs whose stored results could not be read",
     "error_type",
 )
-RUNS = _snapshot_gauge("pyrite_controller_runs", "Training runs by phase", "phase")
-SERVERS = _snapshot_gauge(
-    "pyrite_server_replicas", "Replicas of the vLLM server by state: desired, current or ready", "state"
+RUNS = _define("pyrite_controller_runs", "gauge", "Training runs by phase", ("phase",))
+SERVERS = _define(
+    "pyrite_server_replicas", "gauge", "Replicas of the vLLM server by state: desired, current or ready", ("state",)
 )
 
 # --- runs, exported by the controller and `pyrite train` --------------------------------------------------------------
 
-RUN_PHASE = _snapshot_gauge("pyrite_run_phase", "1 for the run's current phase, 0 for the others", "run", "phase")
-RUN_QUEUED = _snapshot_gauge(
-    "pyrite_run_queued", "1 if the run is waiting for another run to release the GPUs, or for Kueue to admit it", "run"
+RUN_PHASE = _run_gauge("pyrite_run_phase", "1 for the run's current phase, 0 for the others", "phase")
+RUN_QUEUED = _run_gauge(
+    "pyrite_run_queued", "1 if the run is waiting for another run to release the GPUs, or for Kueue to admit it"
 )
-RUN_STEPS = _snapshot_gauge("pyrite_run_steps", "Steps of the run; each shard is one step", "run")
-RUN_STEPS_DONE = _snapshot_gauge("pyrite_run_steps_done", "Finished steps of the run", "run")
-RUN_SHARDS = _snapshot_gauge("pyrite_run_shards", "Shards of the current step", "run")
-RUN_SHARDS_DONE = _snapshot_gauge("pyrite_run_shards_done", "Finished shards of the current step", "run")
-RUN_ITERATIONS = _snapshot_gauge("pyrite_run_iterations", "Planned iterations of the run", "run")
-RUN_STARTED = _snapshot_gauge(
-    "pyrite_run_started_timestamp_seconds", "Start time of the run, in seconds since the Unix epoch", "run"
+RUN_STEPS = _run_gauge("pyrite_run_steps", "Steps of the run; each shard is one step")
+RUN_STEPS_DONE = _run_gauge("pyrite_run_steps_done", "Finished steps of the run")
+RUN_SHARDS = _run_gauge("pyrite_run_shards", "Shards of the current step")
+RUN_SHARDS_DONE = _run_gauge("pyrite_run_shards_done", "Finished shards of the current step")
+RUN_ITERATIONS = _run_gauge("pyrite_run_iterations", "Planned iterations of the run")
+RUN_STARTED = _run_gauge(
+    "pyrite_run_started_timestamp_seconds", "Start time of the run, in seconds since the Unix epoch"
 )
-RUN_FINISHED = _snapshot_gauge(
-    "pyrite_run_finished_timestamp_seconds", "End time of the run, in seconds since the Unix epoch", "run"
+RUN_FINISHED = _run_gauge(
+    "pyrite_run_finished_timestamp_seconds", "End time of the run, in seconds since the Unix epoch"
 )
-RUN_STAGE_SECONDS = _snapshot_gauge(
+RUN_STAGE_SECONDS = _run_gauge(
     "pyrite_run_stage_seconds",
     "Time in seconds during which at least one shard of a finished stage was running; excludes failed attempts",
-    "run",
     "stage",
     "iteration",
 )
-RUN_COST = _snapshot_gauge(
+RUN_COST = _run_gauge(
     "pyrite_run_cost_dollars",
     "Estimated cost in dollars: step hours, including the running step, times cost.dollarsPerHour; "
     "excludes failed attempts",
-    "run",
 )
-RUN_BUDGET = _snapshot_gauge("pyrite_run_cost_budget_dollars", "Budget per run in dollars (cost.budgetDollars)", "run")
-RUN_PAIRS = _snapshot_gauge(
+RUN_BUDGET = _run_gauge("pyrite_run_cost_budget_dollars", "Budget per run in dollars (cost.budgetDollars)")
+RUN_PAIRS = _run_gauge(
     "pyrite_run_pairs",
     "Pairs of a judged iteration by outcome: judged, cached (judged before), skipped (patience), not_selected (rank) "
     "or missing (no grade)",
-    "run",
     "iteration",
     "outcome",
 )
-RUN_GRADES = _snapshot_gauge(
-    "pyrite_run_grades", "Judgments of a judged iteration by grade", "run", "iteration", "grade"
-)
-RUN_EXAMPLES = _snapshot_gauge(
+RUN_GRADES = _run_gauge("pyrite_run_grades", "Judgments of a judged iteration by grade", "iteration", "grade")
+RUN_EXAMPLES = _run_gauge(
     "pyrite_run_examples",
     "Training examples of an iteration by type: hard, easy, or accumulated (reused from earlier iterations)",
-    "run",
     "iteration",
     "type",
 )
-RUN_HARD_POSITIVES = _snapshot_gauge(
+RUN_HARD_POSITIVES = _run_gauge(
     "pyrite_run_hard_positives",
     "Hard positives of an iteration: relevant passages ranked below a negative",
-    "run",
     "iteration",
 )
-RUN_HARD_NEGATIVES = _snapshot_gauge(
+RUN_HARD_NEGATIVES = _run_gauge(
     "pyrite_run_hard_negatives",
     "Hard negatives of an iteration: irrelevant passages ranked above a positive",
-    "run",
     "iteration",
 )
-RUN_LOSS = _snapshot_gauge("pyrite_run_training_loss", "Training loss at the end of an iteration", "run", "iteration")
-RUN_MRR = _snapshot_gauge("pyrite_run_validation_mrr", "MRR@5 on the validation queries", "run", "model", "iteration")
-RUN_DCG = _snapshot_gauge("pyrite_run_validation_dcg", "DCG@5 on the validation queries", "run", "model", "iteration")
-RUN_GATE = _snapshot_gauge("pyrite_run_gate_passed", "1 if the gain on the test set meets evaluate.gate, else 0", "run")
+RUN_LOSS = _run_gauge("pyrite_run_training_loss", "Training loss at the end of an iteration", "iteration")
+RUN_MRR = _run_gauge("pyrite_run_validation_mrr", "MRR@5 on the validation queries", "model", "iteration")
+RUN_DCG = _run_gauge("pyrite_run_validation_dcg", "DCG@5 on the validation queries", "model", "iteration")
+RUN_GATE = _run_gauge("pyrite_run_gate_passed", "1 if the gain on the test set meets evaluate.gate, else 0")
 
 
 class _SnapshotGauges(Collector):
