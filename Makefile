@@ -1,4 +1,4 @@
-# Pyrite. `make help` is the menu. Each target does its own set-up, into .venv.
+# `make help` lists all targets. Each target first sets up .venv if needed.
 
 PYTHON ?= python3
 VENV   := .venv
@@ -15,55 +15,56 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-slow test-real test-cluster kube images chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-encode bench-search bench-judge prove-judging docs dashboards-preview clean
 
-help: ## show this menu
+help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { line = sprintf("  make %-20s", $$1); n = split($$2, words, " "); \
 	  for (i = 1; i <= n; i++) { if (length(line " " words[i]) > 79) { print line; line = sprintf("%27s", "") } \
 	    line = line " " words[i] } print line }' $(MAKEFILE_LIST)
 	@echo
-	@echo "  settings: ITER=$(or $(ITER),as RUN says) RUN=$(RUN) STORE=$(STORE) ON=$(ON) ARGS='key=value ...'"
+	@echo "  settings: ITER=$(or $(ITER),from RUN) RUN=$(RUN) STORE=$(STORE) ON=$(ON)"
+	@echo "            ARGS='key=value ...'"
 
-setup: $(VENV)/.ready ## make the virtual environment
+setup: $(VENV)/.ready ## create the virtual environment
 
-train: $(VENV)/.ready ## a whole run: the built-in sample, or RUN=my-run.yaml; ON=cluster has Kubernetes do it
+train: $(VENV)/.ready ## run all steps: the built-in sample, or RUN=my-run.yaml; on Kubernetes with ON=cluster
 	@$(BIN)/pyrite $(if $(filter cluster,$(ON)),submit,train) $(RUN) $(if $(ITER),iterations=$(ITER)) $(ARGS)
 
-test-cluster: $(VENV)/.ready-dev ## the tests on a real Kubernetes; starts one where it can: ARGS='tests/real/cluster -k whole'
+test-cluster: $(VENV)/.ready-dev ## run the Kubernetes tests; starts a cluster if KUBECONFIG is not set: ARGS='tests/real/cluster -k network'
 	@bash scripts/test_cluster.sh $(ARGS)
 
-images: ## the worker's and the controller's container image, with docker, podman or buildah: ARGS='--gpu --only worker'
+images: ## build the worker and controller images with docker, podman or buildah: ARGS='--gpu --only worker'
 	@$(PYTHON) scripts/images.py $(ARGS)
 
-chart: $(VENV)/.ready-dev ## lint, render and check the chart (needs helm and kube-score on PATH, or beside KUBECONFIG)
+chart: $(VENV)/.ready-dev ## test the Helm chart (needs helm and kube-score on PATH, or in bin/ next to KUBECONFIG)
 	@$(BIN)/python -m pytest tests/charts $(ARGS)
 
-kube: ## a one-node Kubernetes on this machine, for tests and first steps
+kube: ## start a local one-node Kubernetes for tests and first steps, with kind or PYRITE_TEST_CLUSTER
 	@bash scripts/kube.sh
 
-test: $(VENV)/.ready-dev ## the tests, in minutes
+test: $(VENV)/.ready-dev ## run the fast tests: minutes
 	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not real" $(ARGS)
 
-test-slow: $(VENV)/.ready-dev ## the tests that take long: whole runs, kills, faults
+test-slow: $(VENV)/.ready-dev ## run the slow tests: complete runs, killed processes, faults
 	@$(BIN)/python -m pytest -m "slow and not real" $(ARGS)
 
-test-real: $(VENV)/.ready-dev ## the tests against real servers, as far as make real-... has installed them
+test-real: $(VENV)/.ready-dev ## run the tests against real servers that `make real-...` has installed
 	@$(BIN)/python -m pytest -m real $(ARGS)
 
-real-s3: $(VENV)/.ready-dev ## start a real S3 server (SeaweedFS) on this machine, and say what to export
+real-s3: $(VENV)/.ready-dev ## start a local S3 server (SeaweedFS) and print the variables to export
 	@$(BIN)/python scripts/real_s3.py $(ARGS)
 
-real-vllm: ## install vLLM's CPU build and a small model, and start it: ARGS='--port 8000' or ARGS=--install-only
+real-vllm: ## install and start vLLM's CPU build with a small model: ARGS='--port 8000' or ARGS=--install-only
 	@$(PYTHON) scripts/real_vllm.py $(ARGS)
 
-real-prometheus: ## install Prometheus and promtool (Debian), for tests of rules and dashboards
+real-prometheus: ## install Prometheus and promtool (Debian) for the tests of alerts and dashboards
 	@bash scripts/install_prometheus.sh
 
-reliability: $(VENV)/.ready-dev ## write docs/reliability.md anew: faults of a real S3 server, and what became of them
+reliability: $(VENV)/.ready-dev ## regenerate docs/reliability.md: measure recovery from S3 faults
 	@$(BIN)/python scripts/reliability.py
 
-reliability-cluster: $(VENV)/.ready-dev ## write docs/reliability-cluster.md anew: faults of a real Kubernetes, and what became of them
+reliability-cluster: $(VENV)/.ready-dev ## regenerate docs/reliability-cluster.md: measure recovery from Kubernetes faults
 	@$(BIN)/python scripts/reliability_cluster.py
 
-lint: $(VENV)/.ready-dev ## format check, ruff, mypy, import contracts, docs in step
+lint: $(VENV)/.ready-dev ## check formatting, lint, types, import contracts and generated files
 	@$(BIN)/ruff format --check src tests scripts
 	@$(BIN)/ruff check src tests scripts
 	@$(BIN)/mypy
@@ -80,37 +81,37 @@ format: $(VENV)/.ready-dev ## format the code
 	@$(BIN)/ruff format src tests scripts
 	@$(BIN)/ruff check --fix src tests scripts
 
-docs: $(VENV)/.ready-dev ## write anew what is made from the code: docs/cli.md and metrics.md, the chart's CRD, values, dashboards
+docs: $(VENV)/.ready-dev ## regenerate docs/cli.md, docs/metrics.md, and the chart's CRD, values table and dashboards
 	@$(BIN)/python scripts/cli_reference.py
 	@$(BIN)/python scripts/crd.py
 	@$(BIN)/python scripts/chart_values.py
 	@$(BIN)/python scripts/metrics_reference.py
 	@$(BIN)/python scripts/dashboards.py
 
-dashboards-preview: $(VENV)/.ready-dev ## draw the dashboards as pages, with made-up numbers or a Prometheus': ARGS='--url http://localhost:9090'
+dashboards-preview: $(VENV)/.ready-dev ## render the dashboards as HTML with synthetic data, or from Prometheus: ARGS='--url http://localhost:9090'
 	@$(BIN)/python scripts/dashboards_preview.py $(ARGS)
 
-bench-quality: $(VENV)/.ready ## real MedQuAD: base, ours, and the known public recipe on the same split
+bench-quality: $(VENV)/.ready ## compare the base model, Pyrite and the public recipe on MedQuAD
 	@$(BIN)/python scripts/bench_quality.py $(ARGS)
 
-bench-encode: $(VENV)/.ready ## encoding speed against plain SentenceTransformer.encode, in the same run
+bench-encode: $(VENV)/.ready ## measure encoding speed against SentenceTransformer.encode
 	@$(BIN)/python scripts/bench_encode.py $(ARGS)
 
-bench-judge: $(VENV)/.ready ## the judge's worker against a stub, the whole stage with ARGS=--whole, or a real server with ARGS='--url http://localhost:8000'
+bench-judge: $(VENV)/.ready ## measure the judge worker against a stub, the complete stage (ARGS=--whole) or a real server (ARGS='--url http://localhost:8000')
 	@$(BIN)/python scripts/bench_judge.py $(ARGS)
 
-prove-judging: $(VENV)/.ready ## judging under fire: workers and a real vLLM server are killed again and again: ARGS='--signal TERM'
+prove-judging: $(VENV)/.ready ## kill workers and a real vLLM server repeatedly during judging: ARGS='--signal TERM'
 	@$(BIN)/python scripts/prove_judging.py $(ARGS)
 
-bench-search: $(VENV)/.ready ## exact search over 1,000,000 passages: seconds and peak memory
+bench-search: $(VENV)/.ready ## measure exact search over 1,000,000 passages: time and peak memory
 	@$(BIN)/python scripts/bench_search.py $(ARGS)
 
-clean: ## remove the virtual environment and caches, not the store
+clean: ## delete the virtual environment and caches, but not the store
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.ready: pyproject.toml requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Pyrite needs Python 3.11 or newer; set PYTHON=/path/to/one" >&2; exit 2; }
-	@echo "setting up $(VENV) (once, a minute or two)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Pyrite needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "setting up $(VENV), one or two minutes, only once"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Make a base image without a registry: Debian bookworm with its own Python 3.11, by debootstrap, into buildah's storage.
+# Create a base image without an image registry: Debian bookworm with Python 3.11, in buildah's storage.
 #
-#   base_image.sh [NAME]     default pyrite-base:bookworm; does nothing where an image of that name is there
+#   base_image.sh [NAME]     default: pyrite-base:bookworm; does nothing if the image exists
 #
-# For machines that reach Debian's packages but no image registry. `make images ARGS='--base NAME'` builds on it.
-# Needs root (debootstrap makes a system's files), buildah and debootstrap: scripts/install_buildah.sh installs them.
+# For machines with access to Debian packages but to no image registry; build with `make images ARGS='--base NAME'`.
+# Needs root, buildah and debootstrap; scripts/install_buildah.sh installs the tools.
 set -euo pipefail
 name=${1:-pyrite-base:bookworm}
 buildah inspect --type image "$name" >/dev/null 2>&1 && exit 0
@@ -14,7 +14,7 @@ trap 'buildah rm "$container" >/dev/null' EXIT
 root=$(buildah mount "$container")
 debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$root" >&2
 chroot "$root" apt-get clean
-# The mirror's name is this machine's business, and nobody installs packages into a finished image.
+# Remove the local mirror's name and files that a finished image does not need.
 rm -rf "$root"/etc/apt/sources.list "$root"/var/lib/apt/lists/* "$root"/var/log/* "$root"/var/cache/* \
   "$root"/debootstrap "$root"/usr/share/{doc,man,locale,info}/*
 buildah umount "$container" >/dev/null

@@ -24,7 +24,7 @@ from pyrite.spec import MedquadSource, RunSpec, SampleSource
 from pyrite.store import FolderStore
 
 ROOT = Path(__file__).resolve().parents[1]
-MEDQUAD = ROOT.parent / "shared/medquad/medquad-xml.tar.xz"
+MEDQUAD = ROOT / "data/medquad-577bd37b96c0.tar.gz"
 MIN_OVERLAP = 0.98
 
 

@@ -2,10 +2,9 @@
 
 Usage: python scripts/bench_quality.py [MEDQUAD] [--retention BEIR_FOLDER] [--only ours|known] [--store FOLDER]
 
-MEDQUAD is the published archive or folder. Default: ../shared/medquad/medquad-xml.tar.xz next to the checkout, else the
-archive that `pyrite fetch medquad` downloads to data/. Each run has its own store, so that no run reuses the embeddings
-of another. The last line is JSON: test metrics, and the duration of each run in seconds. Durations are comparable only
-on an otherwise idle machine.
+MEDQUAD is the published archive or folder. Default: the archive that `pyrite fetch medquad` downloads to data/. Each
+run has its own store, so that no run reuses the embeddings of another. The last line is JSON: test metrics, and the
+duration of each run in seconds. Durations are comparable only on an otherwise idle machine.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-ARCHIVES = (ROOT.parent / "shared/medquad/medquad-xml.tar.xz", ROOT / "data/medquad-577bd37b96c0.tar.gz")
+ARCHIVE = ROOT / "data/medquad-577bd37b96c0.tar.gz"
 
 
 def train(example: str, medquad: Path, store: Path, overrides: list[str]) -> tuple[dict[str, Any], int]:
@@ -39,13 +38,13 @@ def rounded_metrics(report: dict[str, Any], model: str) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("medquad", type=Path, nargs="?", default=next((p for p in ARCHIVES if p.exists()), None))
+    parser.add_argument("medquad", type=Path, nargs="?", default=ARCHIVE)
     parser.add_argument("--retention", type=Path)
     parser.add_argument("--only", choices=["ours", "known"])
     parser.add_argument("--store", type=Path, help="store the runs in this folder (default: a temporary folder)")
     arguments = parser.parse_args()
-    if arguments.medquad is None:
-        print("No MedQuAD archive found; give its path, or run `pyrite fetch medquad` first.", file=sys.stderr)
+    if not arguments.medquad.exists():
+        print(f"{arguments.medquad} does not exist; pass an archive, or run `pyrite fetch medquad`.", file=sys.stderr)
         return 2
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:

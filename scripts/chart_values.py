@@ -1,8 +1,9 @@
-"""Write the table of values in charts/pyrite/README.md from values.yaml's comments; --check says whether it is in step.
+"""Generate the values table in charts/pyrite/README.md from the comments in values.yaml.
 
 Usage: python scripts/chart_values.py [--check]
 
-A row is a key with a `# -- ...` comment above it, as helm-docs reads it. A value without a comment is an error.
+With --check, only verify that the table is up to date. Each key with a `# -- ...` comment (helm-docs syntax) becomes a
+row. A value without a comment is an error.
 """
 
 import json
@@ -15,75 +16,75 @@ import yaml
 
 CHART = Path(__file__).parents[1] / "charts" / "pyrite"
 VALUES, PAGE = CHART / "values.yaml", CHART / "README.md"
-BEGIN, END = "<!-- values: made from values.yaml by `make docs` -->", "<!-- end of values -->"
+BEGIN, END = "<!-- values: generated from values.yaml by `make docs` -->", "<!-- end of values -->"
 
 
 class Row(NamedTuple):
-    """One value: its dotted name, its default and what it means."""
+    """One row of the table; ``name`` is the dotted key."""
 
     name: str
     default: Any
-    meaning: str
+    description: str
 
 
 def rows(text: str) -> list[Row]:
-    """The rows that the values file ``text`` describes.
+    """Parse the rows from the values file ``text``.
 
     Raises:
         ValueError: a value has no comment.
     """
-    return list(_below(yaml.compose(text, Loader=yaml.SafeLoader), text.splitlines(), yaml.safe_load(text), ()))
+    return list(_rows_below(yaml.compose(text, Loader=yaml.SafeLoader), text.splitlines(), yaml.safe_load(text), ()))
 
 
-def _below(node: Any, lines: list[str], content: Any, path: tuple[str, ...]) -> Iterator[Row]:
+def _rows_below(node: Any, lines: list[str], content: Any, path: tuple[str, ...]) -> Iterator[Row]:
     for key, value in node.value:
-        here, default = (*path, key.value), content[key.value]
-        meaning = _comment(lines, key.start_mark.line)
-        if meaning is not None:
-            yield Row(".".join(here), default, meaning)
+        key_path, default = (*path, key.value), content[key.value]
+        description = _description(lines, key.start_mark.line)
+        if description is not None:
+            yield Row(".".join(key_path), default, description)
         elif isinstance(value, yaml.MappingNode) and default:
-            yield from _below(value, lines, default, here)
+            yield from _rows_below(value, lines, default, key_path)
         else:
-            raise ValueError(f"values.yaml:{key.start_mark.line + 1}: {'.'.join(here)} has no `# -- ` comment")
+            raise ValueError(f"values.yaml:{key.start_mark.line + 1}: {'.'.join(key_path)} has no `# -- ` comment")
 
 
-def _comment(lines: list[str], line: int) -> str | None:
-    """The comment right above ``line``, from its `# -- ` on; None where there is none."""
-    told: list[str] = []
+def _description(lines: list[str], line: int) -> str | None:
+    """Return the `# -- ` comment directly above ``line``, or None."""
+    comment: list[str] = []
     while line > 0 and lines[line - 1].lstrip().startswith("# "):
         line -= 1
-        told.insert(0, lines[line].lstrip()[2:])
-        if told[0].startswith("-- "):
-            told[0] = told[0][3:]
-            return " ".join(told)
+        comment.insert(0, lines[line].lstrip()[2:])
+        if comment[0].startswith("-- "):
+            comment[0] = comment[0][3:]
+            return " ".join(comment)
     return None
 
 
 def table(text: str) -> str:
-    """The rows as a Markdown table, in values.yaml's order."""
-    lines = ["| value | default | meaning |", "| --- | --- | --- |"]
-    for name, default, meaning in rows(text):
-        shown = json.dumps(default, ensure_ascii=False).replace("|", "\\|")
-        lines.append(f"| `{name}` | `{shown}` | {meaning.replace('|', chr(92) + '|')} |")
+    """Return the rows as a Markdown table, in the order of values.yaml."""
+    lines = ["| value | default | description |", "| --- | --- | --- |"]
+    for name, default, description in rows(text):
+        default_text = json.dumps(default, ensure_ascii=False).replace("|", "\\|")
+        lines.append(f"| `{name}` | `{default_text}` | {description.replace('|', chr(92) + '|')} |")
     return "\n".join(lines)
 
 
 def main() -> int:
-    """Exit code 1 where --check finds the page out of step, 2 where values.yaml lacks a comment."""
+    """Return 1 if --check finds the page outdated, 2 if values.yaml lacks a comment."""
     page = PAGE.read_text(encoding="utf-8")
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     try:
-        wanted = f"{before}{BEGIN}\n{table(VALUES.read_text(encoding='utf-8'))}\n{END}{after}"
+        expected = f"{before}{BEGIN}\n{table(VALUES.read_text(encoding='utf-8'))}\n{END}{after}"
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     if "--check" in sys.argv[1:]:
-        if page != wanted:
-            print("charts/pyrite/README.md is not in step with values.yaml; run `make docs`", file=sys.stderr)
+        if page != expected:
+            print("charts/pyrite/README.md is outdated: it differs from values.yaml. Run `make docs`.", file=sys.stderr)
             return 1
         return 0
-    PAGE.write_text(wanted, encoding="utf-8")
+    PAGE.write_text(expected, encoding="utf-8")
     return 0
 
 

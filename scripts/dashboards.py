@@ -1,4 +1,4 @@
-"""Write charts/pyrite/dashboards/*.json from scripts/boards; with --check, say whether they are in step.
+"""Generate charts/pyrite/dashboards/*.json from scripts/boards. With --check, only verify that they are up to date.
 
 Usage: python scripts/dashboards.py [--check]
 """
@@ -15,17 +15,20 @@ FOLDER = Path(__file__).resolve().parents[1] / "charts" / "pyrite" / "dashboards
 
 
 def main() -> int:
-    """Exit code 1 where --check finds a file out of step."""
+    """Return 1 if --check finds an outdated file."""
     encoder = JSONEncoder(sort_keys=True, indent=2)
-    wanted = {f"{f.__name__}.json": encoder.encode(f()) + "\n" for f in (judging, run, vllm)}
+    expected = {f"{f.__name__}.json": encoder.encode(f()) + "\n" for f in (judging, run, vllm)}
     if "--check" in sys.argv[1:]:
-        there = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")}
-        if there != wanted:
-            print("charts/pyrite/dashboards is not in step with scripts/boards; run `make docs`", file=sys.stderr)
+        actual = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")}
+        if actual != expected:
+            print(
+                "charts/pyrite/dashboards is outdated: it differs from scripts/boards. Run `make docs`.",
+                file=sys.stderr,
+            )
             return 1
         return 0
     FOLDER.mkdir(exist_ok=True)
-    for name, text in wanted.items():
+    for name, text in expected.items():
         (FOLDER / name).write_text(text, encoding="utf-8")
     return 0
 

@@ -1,6 +1,6 @@
-"""Draw each dashboard with its panels' data as a page, and as a picture where Chromium is, for looking without Grafana.
+"""Render each dashboard as an HTML page, and as a screenshot if Chromium is installed, to view it without Grafana.
 
-Without --url the numbers are made up: two hours of a run that is being judged, in a Prometheus of our own.
+Without --url, a local Prometheus provides synthetic data: two hours of a run.
 """
 
 import argparse
@@ -17,22 +17,22 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from preview import look, own, story
-from preview.asking import Answer, Prometheus, Refused, Span
-from preview.drawing import size
-from preview.page import Shown, dashboard, index
+from preview import demo, local_prometheus, theme
+from preview.page import DashboardData, dashboard_page, index_page
+from preview.panels import content_size
+from preview.queries import PanelData, Prometheus, QueryRejected, Span
 
 from pyrite.errors import UserError
 
 CHART = Path(__file__).resolve().parents[1] / "charts" / "pyrite"
-#: When the made-up two hours end: a fixed evening, so that two previews can be compared.
-MADE_UP_END = datetime(2026, 1, 15, 22, 0).timestamp()
+#: End of the synthetic data; fixed, so that previews are comparable.
+DEMO_END = datetime(2026, 1, 15, 22, 0).timestamp()
 
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
 def main() -> int:
-    """Exit code 1 where a query has an error, or with --strict where a panel has no data; 2 for a mistake."""
+    """Return 1 if a query fails or, with --strict, if a panel has no data; 2 for invalid arguments."""
     args = _parser().parse_args()
     try:
         return _preview(args)
@@ -42,52 +42,54 @@ def main() -> int:
 
 
 def _preview(args: argparse.Namespace) -> int:
-    chosen = _chosen(args.set)
-    end = args.at or (time.time() if args.url else MADE_UP_END)
+    selected = _parse_variables(args.set)
+    end = args.at or (time.time() if args.url else DEMO_END)
     span = Span(end - 3600 * args.hours, end)
-    found = {path.stem: _numbered(path) for path in sorted((CHART / "dashboards").glob("*.json"))}
+    found = {path.stem: _load_dashboard(path) for path in sorted((CHART / "dashboards").glob("*.json"))}
     known = {one["name"] for board in found.values() for one in board["templating"]["list"] if one["type"] == "query"}
-    if strange := chosen.keys() - known:
-        raise UserError(f"--set {min(strange)}: the dashboards' variables are {', '.join(sorted(known))}.")
+    if unknown := selected.keys() - known:
+        raise UserError(f"Unknown variable in --set {min(unknown)}; the dashboards have {', '.join(sorted(known))}.")
     with _source(args.url, end) as (url, source):
-        boards = {name: _asked(board, Prometheus(url), chosen, span) for name, board in found.items()}
+        boards = {name: _query(board, Prometheus(url), selected, span) for name, board in found.items()}
     source += f" {datetime.fromtimestamp(span.start):%Y-%m-%d %H:%M} to {datetime.fromtimestamp(end):%Y-%m-%d %H:%M}."
     args.out.mkdir(parents=True, exist_ok=True)
     browser = next(filter(None, map(shutil.which, _BROWSERS)), None)
     for name, shown in boards.items():
         page = args.out / f"{name}.html"
-        page.write_text(dashboard(shown, source, span), encoding="utf-8")
+        page.write_text(dashboard_page(shown, source, span), encoding="utf-8")
         if browser:
-            _photograph(browser, page, shown.height)
-    start = args.out / "index.html"
-    start.write_text(index(boards, source, bool(browser)), encoding="utf-8")
+            _screenshot(browser, page, shown.height)
+    index = args.out / "index.html"
+    index.write_text(index_page(boards, source, bool(browser)), encoding="utf-8")
     for name, shown in boards.items():
-        print(_line(name, shown))
+        print(_summary(name, shown))
     if not browser:
         print(
-            "no pictures: Chromium is not on the PATH (Debian: apt-get install chromium); the pages open in any browser"
+            "no screenshots: Chromium is not on PATH (Debian: apt-get install chromium); the pages open in any browser"
         )
-    print(start)
+    print(index)
     failed = any(shown.errors for shown in boards.values())
     return int(failed or (args.strict and any(shown.empty for shown in boards.values())))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", help="a Prometheus that has our rules, such as http://localhost:9090")
-    parser.add_argument("--hours", type=_positive, default=2.0, help="how far back the dashboards look (default: 2)")
+    parser.add_argument("--url", help="a Prometheus with our rules, such as http://localhost:9090")
+    parser.add_argument("--hours", type=_positive, default=2.0, help="time range in hours (default: 2)")
     parser.add_argument(
-        "--at", type=_moment, help="until when, such as 2026-01-15T22:00 (default: now; where made up, a fixed evening)"
+        "--at",
+        type=_timestamp,
+        help="end of the time range, such as 2026-01-15T22:00 (default: now; fixed for synthetic data)",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="a variable of the dashboards: namespace, run, iteration or pod; again for more (default: all)",
+        help="set a dashboard variable: namespace, run, iteration or pod; repeatable (default: all)",
     )
-    parser.add_argument("--out", type=Path, default=Path("out/dashboards"), help="folder (default: out/dashboards)")
-    parser.add_argument("--strict", action="store_true", help="exit code 1 where a panel has no data, too")
+    parser.add_argument("--out", type=Path, default=Path("out/dashboards"), help="output folder (default: %(default)s)")
+    parser.add_argument("--strict", action="store_true", help="also return exit code 1 if a panel has no data")
     return parser
 
 
@@ -97,83 +99,85 @@ def _positive(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 24 * 366:
-        raise argparse.ArgumentTypeError(f"{text} is no number of hours up to a year; give one such as 2 or 0.5")
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a number of hours up to one year; pass a number such as 2 or 0.5"
+        )
     return value
 
 
-def _moment(text: str) -> float:
+def _timestamp(text: str) -> float:
     try:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no time; give one such as 2026-01-15T22:00") from None
+        raise argparse.ArgumentTypeError(f"{text} is not a time; pass one such as 2026-01-15T22:00") from None
 
 
-def _chosen(given: list[str]) -> dict[str, str]:
-    wrong = [one for one in given if "=" not in one]
-    if wrong:
-        raise UserError(f"--set {wrong[0]} is not NAME=VALUE, such as --set run=sample.")
+def _parse_variables(given: list[str]) -> dict[str, str]:
+    invalid = [one for one in given if "=" not in one]
+    if invalid:
+        raise UserError(f"--set {invalid[0]} is not NAME=VALUE, such as --set run=sample.")
     return dict(one.split("=", 1) for one in given)
 
 
 @contextlib.contextmanager
 def _source(url: str | None, end: float) -> Iterator[tuple[str, str]]:
-    """A Prometheus' address, and what the page says of it."""
+    """Yield the URL of Prometheus and the description of its data."""
     if url:
         yield url, f"From {url}."
         return
     with tempfile.TemporaryDirectory(prefix="pyrite-preview-") as folder:
-        span = Span(end - story.SECONDS, end)
-        with own.prometheus(Path(folder), story.lines(end), CHART / "files" / "rules.yaml", span) as made:
-            yield made, "All numbers are made up, to show what the dashboards look like; no run was measured."
+        span = Span(end - demo.SECONDS, end)
+        with local_prometheus.start(Path(folder), demo.lines(end), CHART / "files" / "rules.yaml", span) as local_url:
+            yield local_url, "This page shows synthetic data, not a measured run."
 
 
-def _numbered(path: Path) -> dict[str, Any]:
-    """A dashboard whose panels have ids, which Grafana gives them as it loads them."""
+def _load_dashboard(path: Path) -> dict[str, Any]:
+    """Load a dashboard and number its panels, as Grafana does."""
     board: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     for number, panel in enumerate(board["panels"]):
         panel["id"] = number
     return board
 
 
-def _asked(board: dict[str, Any], prometheus: Prometheus, given: dict[str, str], span: Span) -> Shown:
-    chosen = {"datasource": "prometheus"}
+def _query(board: dict[str, Any], prometheus: Prometheus, given: dict[str, str], span: Span) -> DashboardData:
+    selected = {"datasource": "prometheus"}
     variables = []
     for one in board["templating"]["list"]:
         if one["type"] != "query":
             continue
         try:
-            offered = prometheus.values(one["query"], chosen, span)
-        except Refused as error:
-            raise UserError(f"{board['title']}: its variable {one['name']} cannot be asked for: {error}") from None
-        # Where not all can be shown at once, Grafana begins with the first.
-        first = one["allValue"] if one["includeAll"] else next(iter(offered), "")
-        chosen[one["name"]] = given.get(one["name"], first)
-        text = "All" if chosen[one["name"]] == one.get("allValue") else chosen[one["name"]]
-        variables.append((one["label"], text, offered))
-    answers: dict[int, Answer] = {}
+            values = prometheus.values(one["query"], selected, span)
+        except QueryRejected as error:
+            raise UserError(f"{board['title']}: the query of variable {one['name']} failed: {error}") from None
+        # If All is not available, Grafana selects the first value.
+        first = one["allValue"] if one["includeAll"] else next(iter(values), "")
+        selected[one["name"]] = given.get(one["name"], first)
+        text = "All" if selected[one["name"]] == one.get("allValue") else selected[one["name"]]
+        variables.append((one["label"], text, values))
+    data: dict[int, PanelData] = {}
     for panel in board["panels"]:
         if panel["type"] != "row":
-            answers[panel["id"]] = prometheus.panel(panel, chosen, span, size(panel)[0])
-    return Shown(board, answers, variables)
+            data[panel["id"]] = prometheus.panel(panel, selected, span, content_size(panel)[0])
+    return DashboardData(board, data, variables)
 
 
-def _photograph(browser: str, page: Path, height: int) -> None:
-    """Beside the page, a picture of all of it."""
-    command = [browser, "--headless", "--disable-gpu", "--hide-scrollbars", f"--window-size={look.WIDTH},{height}"]
+def _screenshot(browser: str, page: Path, height: int) -> None:
+    """Save a screenshot of the complete page next to it."""
+    command = [browser, "--headless", "--disable-gpu", "--hide-scrollbars", f"--window-size={theme.WIDTH},{height}"]
     if os.geteuid() == 0:
-        command.append("--no-sandbox")  # Chromium's own does not work for root
+        command.append("--no-sandbox")  # Chromium's sandbox does not work for root
     with tempfile.TemporaryDirectory(prefix="pyrite-preview-") as profile:
-        picture = page.with_suffix(".png").resolve()
-        command += [f"--user-data-dir={profile}", f"--screenshot={picture}", page.resolve().as_uri()]
+        screenshot = page.with_suffix(".png").resolve()
+        command += [f"--user-data-dir={profile}", f"--screenshot={screenshot}", page.resolve().as_uri()]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    if done.returncode or not picture.is_file():
-        raise UserError(f"{browser} took no picture of {page}: {done.stderr.strip()[-300:]}")
+    if done.returncode or not screenshot.is_file():
+        raise UserError(f"{browser} could not take a screenshot of {page}: {done.stderr.strip()[-300:]}")
 
 
-def _line(name: str, shown: Shown) -> str:
-    full = len(shown.panels) - len(shown.empty)
-    text = f"{name}: {full} of {len(shown.panels)} panels have data"
-    text += f"; none in: {'; '.join(shown.empty)}" if shown.empty else ""
+def _summary(name: str, shown: DashboardData) -> str:
+    with_data = len(shown.panels) - len(shown.empty)
+    text = f"{name}: {with_data} of {len(shown.panels)} panels have data"
+    text += f"; no data in: {'; '.join(shown.empty)}" if shown.empty else ""
     return "\n".join([text, *(f"  error: {error}" for error in shown.errors)])
 
 

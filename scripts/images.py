@@ -1,10 +1,10 @@
-"""Build the images in images/ with docker, podman or buildah, whichever is there, and say their sizes.
+"""Build the container images in images/ with docker, podman or buildah, and print their sizes.
 
     python3 scripts/images.py [--gpu] [--only worker] [--base IMAGE] [--tool buildah]
 
-The tag is the version in pyproject.toml; the CUDA worker's ends in -cuda. What pip's configuration on this machine says
-of indexes, certificates and folders of wheels holds in the build too, and stays out of the images. Needs nothing but
-Python. Without an image registry: `scripts/base_image.sh` makes a base, then `--base pyrite-base:bookworm`.
+The tag is the version in pyproject.toml, with the suffix -cuda for the CUDA worker. The build uses the indexes,
+certificates and wheel folders of your pip configuration, but does not store them in the images. The script needs only
+Python. Without an image registry, run `scripts/base_image.sh` and pass `--base pyrite-base:bookworm`.
 """
 
 import argparse
@@ -21,47 +21,47 @@ ROOT = Path(__file__).parent.parent
 IMAGES = ("controller", "worker")
 TOOLS = ("docker", "podman", "buildah")
 
-#: pip's settings that say where packages come from. Times and caches are the image's business.
+#: pip settings for package sources; the build does not use other settings, such as timeouts and caches.
 _SOURCES = ("index-url", "extra-index-url", "trusted-host", "proxy", "find-links")
 
 
-def works(tool: str) -> bool:
-    """Whether ``tool`` is there and, in docker's case, has a daemon that answers."""
+def is_available(tool: str) -> bool:
+    """Whether ``tool`` is installed and, for docker, its daemon responds."""
     if not shutil.which(tool):
         return False
     return subprocess.run([tool, "info"], capture_output=True).returncode == 0
 
 
-def choose(wanted: str | None) -> str:
-    """The tool to build with; leaves with words where there is none."""
-    for tool in [wanted] if wanted else TOOLS:
-        if works(tool):
+def select_tool(requested: str | None) -> str:
+    """Return the requested or first available tool; exit with a message if there is none."""
+    candidates = [requested] if requested else list(TOOLS)
+    for tool in candidates:
+        if is_available(tool):
             return tool
     sys.exit(
-        f"images: no {' or '.join([wanted] if wanted else TOOLS)} is here and answers "
-        "(docker is of use only with its daemon running).\n"
-        "Install one: Docker (docs.docker.com/engine/install), or `apt-get install podman` on Debian and Ubuntu, or, "
-        "as root, scripts/install_buildah.sh."
+        f"Cannot build the images: none of {', '.join(candidates)} works (docker needs a running daemon).\n"
+        "Install Docker (docs.docker.com/engine/install), podman (`apt-get install podman` on Debian and Ubuntu), or "
+        "buildah (as root: scripts/install_buildah.sh)."
     )
 
 
 def version() -> str:
-    """The version that pyproject.toml says."""
+    """The version in pyproject.toml."""
     with (ROOT / "pyproject.toml").open("rb") as file:
         return str(tomllib.load(file)["project"]["version"])
 
 
 def revision() -> str:
-    """The commit that is built, marked where the tree differs from it."""
+    """The current commit, marked as dirty if the working tree differs."""
     if not shutil.which("git"):
         return "unknown"
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    found = subprocess.run(git, capture_output=True, text=True)
-    return found.stdout.strip() or "unknown"
+    result = subprocess.run(git, capture_output=True, text=True)
+    return result.stdout.strip() or "unknown"
 
 
 def pip_settings() -> dict[str, str]:
-    """pip's configuration on this machine, files and environment together; {} where there is no pip."""
+    """pip's effective configuration from files and environment; {} without pip."""
     pip = [sys.executable, "-m", "pip", "config", "list"]
     lines = subprocess.run(pip, capture_output=True, text=True).stdout.splitlines()
     pairs = (line.partition("=") for line in lines if "=" in line)
@@ -69,19 +69,19 @@ def pip_settings() -> dict[str, str]:
 
 
 def build_environment(settings: dict[str, str], folder: Path) -> tuple[list[str], Path | None]:
-    """The options that carry pip's ``settings`` into a build, and the folder of wheels that they name, if any.
+    """Return the build options for pip's ``settings``, and the wheel folder if they name one.
 
-    What names a file or folder of this machine has no meaning in a build, but for the wheels and the certificates.
+    Local paths do not exist in the build, so only the wheel folder and the certificates are passed on.
     """
     pip_conf = ["[global]"]
     wheels = None
     for name in _SOURCES:
-        places = settings.get(name, "").split()
-        remote = [place for place in places if "://" in place and not place.startswith("file:")]
+        locations = settings.get(name, "").split()
+        remote = [location for location in locations if "://" in location and not location.startswith("file:")]
         if name == "find-links":
-            wheels = next((Path(place) for place in places if Path(place).is_dir()), None)
+            wheels = next((Path(location) for location in locations if Path(location).is_dir()), None)
         elif name == "trusted-host":
-            remote = places
+            remote = locations
         if remote:
             pip_conf.append(f"{name} = {' '.join(remote)}")
     options = []
@@ -99,20 +99,20 @@ def build_environment(settings: dict[str, str], folder: Path) -> tuple[list[str]
 def command(
     tool: str, image: str, *, gpu: bool, base: str | None, options: list[str], wheels: Path | None
 ) -> list[str]:
-    """The build's command line; its last word but one is the tag."""
+    """Return the build command; its second-last argument is the image name."""
     tag = version()
-    arguments = {"VERSION": tag, "REVISION": revision()}
+    build_args = {"VERSION": tag, "REVISION": revision()}
     if base:
-        arguments["BASE"] = base
+        build_args["BASE"] = base
     extra = list(options)
     if image == "worker":
         if gpu:
             tag += "-cuda"
-            arguments["TORCH"] = "index"
+            build_args["TORCH"] = "index"
         elif wheels and any(wheels.glob("torch-*.whl")):
-            arguments["TORCH"] = "index"
+            build_args["TORCH"] = "index"
             extra += ["--build-context", f"wheels={wheels}"]
-    for name, value in arguments.items():
+    for name, value in build_args.items():
         extra += ["--build-arg", f"{name}={value}"]
     layers = ["--layers"] if tool == "buildah" else []
     return [
@@ -130,19 +130,19 @@ def command(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tool", choices=TOOLS, help="what to build with; the first that is there otherwise")
-    parser.add_argument("--only", choices=IMAGES, help="build this image alone")
-    parser.add_argument("--gpu", action="store_true", help="the worker with PyTorch's CUDA build: several GB")
-    parser.add_argument("--base", help="an image with Python 3.11 to build on, instead of the Dockerfile's")
-    chosen = parser.parse_args()
-    tool = choose(chosen.tool)
+    parser.add_argument("--tool", choices=TOOLS, help="build tool; default: the first that is available")
+    parser.add_argument("--only", choices=IMAGES, help="build only this image")
+    parser.add_argument("--gpu", action="store_true", help="build the worker with PyTorch's CUDA build (several GB)")
+    parser.add_argument("--base", help="base image with Python 3.11; default: the one in the Dockerfile")
+    arguments = parser.parse_args()
+    tool = select_tool(arguments.tool)
     with tempfile.TemporaryDirectory(prefix="pyrite-images-") as folder:
         options, wheels = build_environment(pip_settings(), Path(folder))
-        for image in [chosen.only] if chosen.only else IMAGES:
-            build = command(tool, image, gpu=chosen.gpu, base=chosen.base, options=options, wheels=wheels)
-            done = subprocess.run(build, cwd=ROOT, env={**os.environ, "DOCKER_BUILDKIT": "1"})
-            if done.returncode:
-                sys.exit(f"images: {tool} did not build {build[-2]}; the last lines above say why")
+        for image in [arguments.only] if arguments.only else IMAGES:
+            build = command(tool, image, gpu=arguments.gpu, base=arguments.base, options=options, wheels=wheels)
+            result = subprocess.run(build, cwd=ROOT, env={**os.environ, "DOCKER_BUILDKIT": "1"})
+            if result.returncode:
+                sys.exit(f"{tool} could not build {build[-2]}; see its error messages above.")
             size = subprocess.run(
                 [tool, "images", "--format", "{{.Size}}", build[-2]], capture_output=True, text=True
             ).stdout.strip()

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The tests on a real Kubernetes: starts one where KUBECONFIG names none, installs the S3 server, builds our images and
-# copies them to the node. What is said after the script's name goes to pytest: a file, -k name.
+# Run the tests on a real Kubernetes. Arguments go to pytest: a file, -k name.
 #
-# PYRITE_IMAGES=loaded skips the images, where they are on the node as they should be.
+# Starts a cluster with kube.sh unless KUBECONFIG is set, and installs the S3 server. The tests build the images and
+# copy them to the node; PYRITE_IMAGES=loaded skips this if the node has the current images.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 if [[ -z ${KUBECONFIG:-} ]]; then

@@ -58,33 +58,33 @@ def test_a_step_that_fails_waits_for_a_last_scrape_and_one_that_is_told_to_stop_
 
 def test_every_metric_keeps_the_conventions() -> None:
     """Names are for good: a dashboard that somebody made breaks when one changes."""
-    names = [metric.name for metric in metrics.DESCRIBED]
+    names = [metric.name for metric in metrics.DEFINITIONS]
     assert len(set(names)) == len(names)
-    for metric in metrics.DESCRIBED:
+    for metric in metrics.DEFINITIONS:
         assert metric.name.startswith("pyrite_")
         assert not metric.name.endswith(("_ms", "_milliseconds", "_minutes", "_hours", "_percent"))
-        assert metric.name.endswith("_total") == (metric.kind == "counter")
+        assert metric.name.endswith("_total") == (metric.type == "counter")
         assert metric.help[0].isupper() or metric.help[0].isdigit()
         assert set(metric.labels) <= set(metrics.LABELS), "a label whose values nobody bounds"
-    assert {label for metric in metrics.DESCRIBED for label in metric.labels} == set(metrics.LABELS)
+    assert {label for metric in metrics.DEFINITIONS for label in metric.labels} == set(metrics.LABELS)
 
 
 def test_what_is_served_is_what_is_described() -> None:
     served = {family.name for family in metrics.REGISTRY.collect()}
-    described = {metric.name.removesuffix("_total") for metric in metrics.DESCRIBED}
+    described = {metric.name.removesuffix("_total") for metric in metrics.DEFINITIONS}
     assert served <= described
 
 
 def test_what_was_shown_before_is_gone() -> None:
     """Series of a run that was deleted must not stay for as long as the controller lives."""
     try:
-        metrics.SHOWN.replace([metrics.Sample(metrics.RUN_STEPS, ("old",), 3)])
+        metrics.SNAPSHOT_GAUGES.replace([metrics.Sample(metrics.RUN_STEPS, ("old",), 3)])
         assert metrics.REGISTRY.get_sample_value("pyrite_run_steps", {"run": "old"}) == 3
-        metrics.SHOWN.replace([metrics.Sample(metrics.RUN_STEPS, ("new",), 4)])
+        metrics.SNAPSHOT_GAUGES.replace([metrics.Sample(metrics.RUN_STEPS, ("new",), 4)])
         assert metrics.REGISTRY.get_sample_value("pyrite_run_steps", {"run": "old"}) is None
         assert metrics.REGISTRY.get_sample_value("pyrite_run_steps", {"run": "new"}) == 4
     finally:
-        metrics.SHOWN.replace([])
+        metrics.SNAPSHOT_GAUGES.replace([])
 
 
 def test_a_steps_progress_is_shown_and_passed_on() -> None:

@@ -1,323 +1,329 @@
-"""Throughput, what is left, and whether the grades can be believed."""
+"""The Judging dashboard: throughput, remaining work, failures and grade distribution."""
 
 from typing import Any
 
-from boards.parts import (
-    AT,
+from boards.panels import (
     GRADES,
+    IN_ITERATION,
+    IN_NAMESPACE,
+    IN_RUN,
     ITERATION,
     NAMESPACE,
     NEUTRAL,
     OUTCOMES,
     PER_SECOND,
-    RUN,
-    SPACE,
     Query,
-    bars,
-    better,
+    bar_chart,
+    bar_gauge,
     budget_used,
-    columns,
-    made,
-    number,
-    over_time,
+    build_dashboard,
+    higher_is_better,
+    higher_is_worse,
     rate,
     shares,
+    stat_panel,
     time_left,
+    time_series,
     variable,
-    worse,
 )
 
-JUDGE = f'{AT}, stage="judge"'
+JUDGE = f'{IN_ITERATION}, stage="judge"'
 
 
 def judging() -> Any:
-    """Throughput, what is left, and whether the grades can be believed."""
-    each = f'run:pyrite_judge_pairs:rate5m{{{AT}, outcome="judged"}}'
-    speed = f"sum({each})"
-    pairs, seconds = "pyrite_judge_pairs_total", time_left(AT)
-    servers = f"count(count by (namespace, pod) (vllm:num_requests_running{{{SPACE}}}))"
-    # Of runs that judge now alone: others cost too, and judge nothing.
-    dollars = (
-        f"sum(max by (namespace, run) (deriv(pyrite_run_cost_dollars{{{RUN}}}[10m])) and on (namespace, run) {each})"
-    )
-    prompt, cached = (f"pyrite_llm_{kind}_tokens_total" for kind in ("prompt", "cached"))
+    """Build the Judging dashboard."""
+    judged_rate = f'run:pyrite_judge_pairs:rate5m{{{IN_ITERATION}, outcome="judged"}}'
+    speed = f"sum({judged_rate})"
+    pairs, seconds = "pyrite_judge_pairs_total", time_left(IN_ITERATION)
+    servers = f"count(count by (namespace, pod) (vllm:num_requests_running{{{IN_NAMESPACE}}}))"
+    # Only runs that are judging now: other runs cost money too, but judge nothing.
+    cost_rate = f"max by (namespace, run) (deriv(pyrite_run_cost_dollars{{{IN_RUN}}}[10m]))"
+    dollars_per_second = f"sum({cost_rate} and on (namespace, run) {judged_rate})"
+    prompt, cached = (f"pyrite_llm_{name}_tokens_total" for name in ("prompt", "cached"))
     missing, limit = f'{pairs}{{{JUDGE}, outcome="missing"}}', f"pyrite_judge_missing_pairs_limit{{{JUDGE}}}"
     pod = "max by (namespace, run, iteration, pod)"
     budget = f"max({pod} ({missing}) / ({pod} ({limit}) > 0))"
 
-    def became(outcomes: str) -> str:
+    def with_outcome(outcomes: str) -> str:
         return f'sum({pairs}{{{JUDGE}, outcome=~"{outcomes}"}})'
 
-    chosen, done = f"sum(pyrite_step_units{{{JUDGE}}})", f"(sum(pyrite_step_units_done{{{JUDGE}}}) > 0)"
-    window = f"{became('not_selected')} / ({became('not_selected')} + {chosen} > 0)"
-    free = f"1 - (1 - {window}) * {became('judged|missing')} / {done}"
+    selected, done = f"sum(pyrite_step_units{{{JUDGE}}})", f"(sum(pyrite_step_units_done{{{JUDGE}}}) > 0)"
+    window = f"{with_outcome('not_selected')} / ({with_outcome('not_selected')} + {selected} > 0)"
+    no_request = f"1 - (1 - {window}) * {with_outcome('judged|missing')} / {done}"
     rows = {
         "Now": [
-            number(
+            stat_panel(
                 "Pairs judged per second",
-                "Pairs that the LLM graded, over the last 5 minutes, all workers together. Pairs known already are not "
-                "among them.",
+                "Pairs that the LLM graded per second, all workers, averaged over 5 minutes. Excludes cached pairs.",
                 PER_SECOND,
                 Query(speed),
                 NEUTRAL,
                 decimals=1,
             ),
-            number(
+            stat_panel(
                 "Time left",
-                "For the iteration that is being judged, at the speed of the last 10 minutes. Shards that have not "
-                "begun are taken to be as large as the others. Empty while nothing moves.",
+                "Estimated time until the current iteration is judged, at the speed of the last 10 minutes. Assumes "
+                "that pending shards are as large as the running ones. Empty while there is no progress.",
                 "s",
                 Query(seconds),
                 NEUTRAL,
             ),
-            number(
-                "Done at",
-                "When judging will end, if it goes on like this.",
+            stat_panel(
+                "Estimated end",
+                "When judging of the current iteration ends, at the speed of the last 10 minutes.",
                 "dateTimeAsLocalNoDateIfToday",
                 Query(f"(time() + {seconds}) * 1000"),
                 NEUTRAL,
             ),
-            number(
-                "Pairs judged so far",
-                "Pairs that the LLM graded, of finished iterations and of the one that is being judged, as far as the "
-                "last 7 days. Pairs known already are not among them.",
+            stat_panel(
+                "Pairs judged in total",
+                "Pairs that the LLM graded in all iterations, including the current one. Worker counts older than 7 "
+                "days are not included. Excludes cached pairs.",
                 "short",
-                Query(f"sum(run:pyrite_judge_pairs:judged{{{AT}}})"),
+                Query(f"sum(run:pyrite_judge_pairs:judged{{{IN_ITERATION}}})"),
                 NEUTRAL,
             ),
-            number(
+            stat_panel(
                 "Pairs/s per server",
-                "Pairs judged per second over the vLLM servers that are there; on a GPU each, that is per GPU. Empty "
-                "where the judge is none of them.",
+                "Pairs judged per second, divided by the number of vLLM servers. With one GPU per server this is the "
+                "speed per GPU. Empty if no vLLM server is scraped.",
                 PER_SECOND,
                 Query(f"{speed} / ({servers} > 0)"),
                 NEUTRAL,
             ),
-            number(
+            stat_panel(
                 "Pairs per dollar",
-                "Pairs judged per second over what the runs that judge cost per second (cost.dollarsPerHour). Empty "
-                "where no price is set.",
+                "Pairs judged per second, divided by the cost per second (cost.dollarsPerHour) of the runs that are "
+                "judging. Empty if no price is set.",
                 "short",
-                Query(f"{speed} / ({dollars} > 0)"),
+                Query(f"{speed} / ({dollars_per_second} > 0)"),
                 NEUTRAL,
                 decimals=0,
             ),
-            number(
-                "Pairs not asked about",
-                "Share of pairs that cost nothing, as far as judging has come: ruled out by rank, known already, or "
-                "passed over. Below it is said which.",
+            stat_panel(
+                "Pairs not sent to the LLM",
+                "Share of pairs that cost nothing so far: excluded by rank, cached, or skipped. A panel below shows "
+                "each reason.",
                 "percentunit",
-                Query(free),
+                Query(no_request),
                 NEUTRAL,
                 decimals=0,
             ),
-            number(
+            stat_panel(
                 "Prompt tokens cached",
-                "Share of prompt tokens that vLLM had in its prefix cache, over 5 minutes. Below a third, pairs of a "
-                "query do not meet the same server, or the cache is too small; the judge is then slower than need be.",
+                "Share of prompt tokens found in vLLM's prefix cache. Below a third, the pairs of a query do not "
+                "reach the same server or the cache is too small, and judging is slower than necessary.",
                 "percentunit",
                 Query(f"{rate(cached, JUDGE)} / ({rate(prompt, JUDGE)} > 0)"),
-                better(0.2, 0.35),
+                higher_is_better(0.2, 0.35),
                 decimals=0,
             ),
-            number(
+            stat_panel(
                 "Failure budget used",
-                "Pairs without a grade against judge.max_missing, in the shard that is worst off. At 100% it fails.",
+                "Missing pairs divided by judge.max_missing, for the shard with the highest share. A shard fails when "
+                "it exceeds 100%.",
                 "percentunit",
                 Query(budget),
-                worse(0.5, 1),
+                higher_is_worse(0.5, 1),
                 decimals=0,
             ),
-            number(
+            stat_panel(
                 "Most frequent grade",
-                "Its share of the last 30 minutes. Above 95% it is an alert: nothing can be learned from grades that "
-                "are all the same.",
+                "Share of the most frequent grade in the last 30 minutes. Above 95% an alert fires, because uniform "
+                "grades provide no training signal.",
                 "percentunit",
-                Query(f"max(run:pyrite_judge_grades:share30m{{{AT}}})"),
-                worse(0.9, 0.95),
+                Query(f"max(run:pyrite_judge_grades:share30m{{{IN_ITERATION}}})"),
+                higher_is_worse(0.9, 0.95),
                 decimals=0,
             ),
-            number(
-                "Servers that are asked",
-                "Below 100% some worker has set a server aside, as it failed it.",
+            stat_panel(
+                "Servers in use",
+                "Share of servers that receive requests. Below 100%, a worker's circuit breaker is open because a "
+                "server failed.",
                 "percentunit",
                 Query(f"avg(pyrite_llm_server_up{{{JUDGE}}})"),
-                better(0.5, 1),
+                higher_is_better(0.5, 1),
                 decimals=0,
             ),
-            number(
-                "Dollar budget used",
-                "Cost of the run that is worst off against cost.budgetDollars. Empty where there is no price or no "
-                "budget.",
+            stat_panel(
+                "Cost budget used",
+                "Cost divided by cost.budgetDollars, for the run with the highest share. Empty if no price or no "
+                "budget is set.",
                 "percentunit",
-                Query(budget_used(RUN)),
-                worse(0.8, 1),
+                Query(budget_used(IN_RUN)),
+                higher_is_worse(0.8, 1),
                 decimals=0,
             ),
         ],
         "Throughput": [
-            over_time(
+            time_series(
                 "Pairs judged per second, by worker",
-                "A worker judges one shard. Stacked, so that the top is the total. One that falls to zero while others "
-                "go on is waiting for its server, or has ended.",
+                "Each worker judges one shard. The lines are stacked, so the top is the total. A worker that drops to "
+                "zero while others continue is waiting for its server or has finished.",
                 PER_SECOND,
                 Query(rate(pairs, f'{JUDGE}, outcome="judged"', "shard"), "shard {{shard}}"),
-                steps=NEUTRAL,
+                thresholds=NEUTRAL,
                 stacked=True,
                 legend="names",
             ),
-            over_time(
-                "Requests answered per second, by server",
-                "What each vLLM pod finished, requests that workers gave up aside. They should be even: a query's "
-                "pairs stay with one server, but queries are spread over all.",
+            time_series(
+                "Requests completed per second, by server",
+                "Requests that each vLLM pod completed, excluding aborted ones. The load should be even: all pairs of "
+                "a query use one server, and queries are distributed over all servers.",
                 PER_SECOND,
-                Query(rate("vllm:request_success_total", f'{SPACE}, finished_reason!="abort"', "pod"), "{{pod}}"),
-                steps=NEUTRAL,
+                Query(
+                    rate("vllm:request_success_total", f'{IN_NAMESPACE}, finished_reason!="abort"', "pod"), "{{pod}}"
+                ),
+                thresholds=NEUTRAL,
                 stacked=True,
                 legend="list",
             ),
-            over_time(
-                "Time of a request",
-                "From sending to the whole answer, as workers see it, retries not counted. After "
-                "resources.judge_timeout, mostly 60 seconds, a request is given up.",
+            time_series(
+                "Request duration",
+                "Time from sending a request to the complete response, measured by workers, excluding retries. "
+                "Workers cancel a request after resources.judge_timeout (usually 60 seconds).",
                 "s",
                 *[
-                    Query(f"max(run:pyrite_llm_request_seconds:{p}_5m{{{AT}}})", p.rstrip("_"))
+                    Query(f"max(run:pyrite_llm_request_seconds:{p}_5m{{{IN_ITERATION}}})", p.rstrip("_"))
                     for p in ("p50", "p95", "p99")
                 ],
-                steps=worse(10, 60),
+                thresholds=higher_is_worse(10, 60),
                 width=8,
             ),
-            over_time(
-                "Requests in flight, and their limit",
-                "All workers and servers together. The limit grows while servers keep up; a server's halves when it is "
-                "busy. In flight well below it: the workers are the bottleneck; raise judge.parallelism.",
+            time_series(
+                "Requests in flight and their limit",
+                "All workers and servers. The limit rises while a server keeps up and is halved when it is busy. If "
+                "the requests in flight stay well below the limit, the workers are the bottleneck: raise "
+                "judge.parallelism.",
                 "none",
                 Query(f"sum(pyrite_llm_requests_in_flight{{{JUDGE}}})", "in flight"),
                 Query(f"sum(pyrite_llm_concurrency_limit{{{JUDGE}}})", "limit"),
-                steps=NEUTRAL,
+                thresholds=NEUTRAL,
                 width=8,
                 dashed="limit",
             ),
-            over_time(
+            time_series(
                 "Prompt tokens per second",
-                "Computed ones cost GPU time; cached ones are nearly free.",
+                "Computed tokens cost GPU time; cached tokens are nearly free.",
                 PER_SECOND,
                 Query(f"{rate(prompt, JUDGE)} - {rate(cached, JUDGE)}", "computed"),
                 Query(rate(cached, JUDGE), "cached"),
-                steps=NEUTRAL,
+                thresholds=NEUTRAL,
                 width=8,
                 stacked=True,
             ),
         ],
-        "Faults": [
-            over_time(
+        "Failures": [
+            time_series(
                 "Failed requests per second, by reason",
-                "They are sent again while their pair has tries left. busy: the server asks for less; timeout: it is "
-                "too slow; connection, cut: it is gone; garbled, unparsable: it answers something else than a grade.",
+                "Requests are retried until their pair has no attempts left. busy: the server asks for a lower rate; "
+                "timeout: the server is too slow; connection, cut: the server cannot be reached or closed the "
+                "connection; garbled, unparsable: the response is not a grade.",
                 PER_SECOND,
-                Query(rate("pyrite_llm_retries_total", JUDGE, "reason"), "{{reason}}"),
-                steps=worse(0.5, 2),
+                Query(rate("pyrite_llm_request_failures_total", JUDGE, "reason"), "{{reason}}"),
+                thresholds=higher_is_worse(0.5, 2),
                 width=8,
                 stacked=True,
                 legend="names",
             ),
-            over_time(
-                "Workers that ask a server",
-                "Their share; below 100% some have set it aside, as it failed them.",
+            time_series(
+                "Workers that use each server",
+                "Share of workers that send requests to the server. Below 100%, the circuit breaker of some workers "
+                "is open because the server failed.",
                 "percentunit",
                 Query(f"avg by (server) (pyrite_llm_server_up{{{JUDGE}}})", "{{server}}"),
-                steps=better(0.5, 1),
+                thresholds=higher_is_better(0.5, 1),
                 width=8,
-                most=1,
+                maximum=1,
                 legend="names",
             ),
-            over_time(
-                "Pairs without a grade, and passages cut",
-                "Missing pairs have used up their tries; by what was wrong last, in the words of failed requests, or "
-                "window: the query fills it. Cut passages did not fit the model's window and were judged by their "
-                "beginning.",
+            time_series(
+                "Missing pairs and truncated passages",
+                "Missing pairs have no attempts left. The reason is that of the last failure, or window: the query "
+                "alone fills the LLM's context window. Truncated passages did not fit the context window; the judge "
+                "saw only their beginning.",
                 "short",
                 Query(
-                    f"sum by (reason) (pyrite_judge_missing_pairs_total{{{JUDGE}}}) or on () {became('missing')}",
+                    f"sum by (reason) (pyrite_judge_missing_pairs_total{{{JUDGE}}}) or on () {with_outcome('missing')}",
                     "missing {{reason}}",
                 ),
                 Query(f"sum(pyrite_judge_truncated_passages_total{{{JUDGE}}})", "truncated"),
-                steps=NEUTRAL,
+                thresholds=NEUTRAL,
                 width=8,
                 legend="list",
             ),
         ],
         "Grades": [
-            over_time(
-                "Share of each grade, last 30 minutes",
-                "1 is irrelevant, 4 answers the question. One grade above 95% is an alert. It moves slowly as queries "
-                "differ; a sudden jump means that a server began to answer differently.",
+            time_series(
+                "Grade distribution, last 30 minutes",
+                "1 is irrelevant, 4 answers the query. An alert fires if one grade exceeds 95%. The distribution "
+                "changes slowly as queries differ; a sudden jump means that a server's behavior changed.",
                 "percentunit",
-                Query(f"avg by (grade) (run:pyrite_judge_grades:share30m{{{AT}}})", "grade {{grade}}"),
-                steps=NEUTRAL,
+                Query(f"avg by (grade) (run:pyrite_judge_grades:share30m{{{IN_ITERATION}}})", "grade {{grade}}"),
+                thresholds=NEUTRAL,
                 stacked=True,
-                most=1,
+                maximum=1,
                 legend="list",
                 colors={f"grade {grade}": color for grade, color in GRADES.items()},
             ),
-            columns(
-                "Share of each grade, by iteration",
-                "Of the one that is being judged, what its workers have graded so far. As the model learns, it ranks "
-                "better passages high, so grades rise slowly. A large change from one iteration to the next is drift: "
-                "another model or prompt behind the same name.",
+            bar_chart(
+                "Grade distribution, by iteration",
+                "For the current iteration, the grades so far. As the model learns, it ranks better passages higher, "
+                "so grades rise slowly. A large change between iterations is drift: a different model or prompt under "
+                "the same name.",
                 "percentunit",
-                Query(shares(f"run:pyrite_judge_grades:sum{{{RUN}}}", "grade")),
+                Query(shares(f"run:pyrite_judge_grades:sum{{{IN_RUN}}}", "grade")),
                 "grade",
                 GRADES,
-                most=1,
+                maximum=1,
                 decimals=0,
             ),
         ],
-        "So far": [
-            over_time(
-                "Pairs, by what became of them",
-                "Counted by the workers that are there; a worker that ends takes its count along.",
+        "Totals": [
+            time_series(
+                "Pairs by outcome",
+                "Counted by the running workers. The count of a worker ends with its pod.",
                 "short",
                 Query(f"sum by (outcome) ({pairs}{{{JUDGE}}})", "{{outcome}}"),
-                steps=NEUTRAL,
+                thresholds=NEUTRAL,
                 stacked=True,
                 legend="list",
                 colors=OUTCOMES,
             ),
-            bars(
-                "Pairs not asked about, by why",
-                "window: share of all pairs that their rank rules out (judge.rank_window, judge.sample). Of the rest "
-                "so far: cache, known from earlier judging; patience, passed over as the query had stopped finding "
-                "anything (judge.patience).",
+            bar_gauge(
+                "Pairs not sent to the LLM, by reason",
+                "window: share of all pairs that are excluded by rank (judge.rank_window). Of the other "
+                "pairs so far: cache, judged before; patience, skipped because the query's last candidates were "
+                "irrelevant (judge.patience).",
                 "percentunit",
                 Query(window, "window"),
-                Query(f"{became('cached')} / {done}", "cache"),
-                Query(f"{became('skipped')} / {done}", "patience"),
-                most=1,
+                Query(f"{with_outcome('cached')} / {done}", "cache"),
+                Query(f"{with_outcome('skipped')} / {done}", "patience"),
+                maximum=1,
             ),
-            columns(
-                "Pairs of finished iterations",
-                "All pairs of an iteration. not_selected: their rank can yield no example (judge.rank_window, "
-                "judge.sample); skipped: judge.patience; kept: known already. These three cost nothing.",
+            bar_chart(
+                "Pairs of finished iterations, by outcome",
+                "not_selected: excluded by rank (judge.rank_window); skipped: judge.patience; cached: "
+                "judged before. These three cost nothing.",
                 "percentunit",
-                Query(shares(f"pyrite_run_pairs{{{RUN}}}", "outcome")),
+                Query(shares(f"pyrite_run_pairs{{{IN_RUN}}}", "outcome")),
                 "outcome",
                 OUTCOMES,
-                most=1,
+                maximum=1,
                 decimals=0,
             ),
-            over_time(
-                "Dollars",
-                "Hours of the run's steps, the running one too, times cost.dollarsPerHour; and what it may cost.",
+            time_series(
+                "Cost",
+                "Hours of the run's steps, including the running step, times cost.dollarsPerHour. Dashed: the budget "
+                "of the run.",
                 "currencyUSD",
-                Query(f"max by (run) (pyrite_run_cost_dollars{{{RUN}}})", "{{run}}"),
-                Query(f"max by (run) (pyrite_run_cost_budget_dollars{{{RUN}}})", "{{run}}: may cost"),
-                steps=NEUTRAL,
-                dashed="may cost",
+                Query(f"max by (run) (pyrite_run_cost_dollars{{{IN_RUN}}})", "{{run}}"),
+                Query(f"max by (run) (pyrite_run_cost_budget_dollars{{{IN_RUN}}})", "{{run}}: budget"),
+                thresholds=NEUTRAL,
+                dashed="budget",
             ),
         ],
     }
-    every = variable("run", "Run", f"pyrite_run_phase{{{SPACE}}}")
-    about = "How fast pairs are judged, when it will be done, and whether the grades can be believed."
-    return made("Pyrite / Judging", "pyrite-judging", about, [NAMESPACE, every, ITERATION], rows)
+    runs = variable("run", "Run", f"pyrite_run_phase{{{IN_NAMESPACE}}}")
+    description = "Judging speed, remaining time, failures and grade distribution."
+    return build_dashboard("Pyrite / Judging", "pyrite-judging", description, [NAMESPACE, runs, ITERATION], rows)

@@ -1,282 +1,294 @@
-"""The story of one run."""
+"""The Run dashboard: progress, quality and cost of one run."""
 
 from typing import Any
 
-from boards.parts import (
+from boards.panels import (
     AMBER,
     EXAMPLES,
     GRADES,
     GREEN,
     GREY,
-    HARD,
+    HARD_PASSAGES,
+    IN_NAMESPACE,
     ITERATION,
     MODELS,
     NAMESPACE,
     NEUTRAL,
     OUTCOMES,
     RED,
-    SPACE,
     Query,
-    bars,
-    better,
+    bar_chart,
+    bar_gauge,
     budget_used,
-    columns,
-    made,
-    number,
-    over_time,
+    build_dashboard,
+    higher_is_better,
+    higher_is_worse,
+    name_panel,
     quantiles,
     rate,
     shares,
+    stat_panel,
     time_left,
+    time_series,
     variable,
-    words,
-    worse,
 )
 
 
 def run() -> Any:
-    """The story of one run."""
-    mine = f'{SPACE}, run="$run"'
-    part = f'{mine}, iteration=~"$iteration"'
-    ended = f"(max(pyrite_run_finished_timestamp_seconds{{{mine}}}) or vector(time()))"
-    best, base = (f'max(pyrite_run_validation_mrr{{{mine}, model="{model}"}})' for model in ("best", "base"))
-    training = f'{part}, stage="finetune"'
-    tried = f'{mine}, model=~"base|tuned"'
-    work = "sum by (stage, iteration, unit)"
-    step = f"{work} (pyrite_step_units_done{{{mine}}}) / ({work} (pyrite_step_units{{{mine}}}) > 0)"
-    turn, labels = "pyrite_controller_sync_seconds", f'{SPACE}, component="controller"'
-    colors = {"Succeeded": GREEN, "Failed": RED, "Running": "blue", "Waiting": AMBER, "Suspended": AMBER}
-    colors |= {"Pending": "light-blue", "Cancelled": GREY}
+    """Build the Run dashboard."""
+    this_run = f'{IN_NAMESPACE}, run="$run"'
+    selected = f'{this_run}, iteration=~"$iteration"'
+    ended = f"(max(pyrite_run_finished_timestamp_seconds{{{this_run}}}) or vector(time()))"
+    best, base = (f'max(pyrite_run_validation_mrr{{{this_run}, model="{model}"}})' for model in ("best", "base"))
+    base_or_tuned = f'{this_run}, model=~"base|tuned"'
+    by_unit = "sum by (stage, iteration, unit)"
+    units_done, units = f"pyrite_step_units_done{{{this_run}}}", f"pyrite_step_units{{{this_run}}}"
+    step_progress = f"{by_unit} ({units_done}) / ({by_unit} ({units}) > 0)"
+    training = f'{selected}, stage="finetune"'
+    sync, controller = "pyrite_controller_sync_seconds", f'{IN_NAMESPACE}, component="controller"'
+    phase_colors = {"Succeeded": GREEN, "Failed": RED, "Running": "blue", "Waiting": AMBER, "Suspended": AMBER}
+    phase_colors |= {"Pending": "light-blue", "Cancelled": GREY}
+    hard = " or ".join(
+        f'label_replace(pyrite_run_hard_{role}{{{selected}}}, "type", "{role}", "", "")'
+        for role in ("positives", "negatives")
+    )
     rows = {
-        "At a glance": [
-            words(
+        "Overview": [
+            name_panel(
                 "Phase",
-                "Waiting: for the vLLM server or for GPUs. kubectl get trainingruns says why, in words.",
-                Query(f"max by (phase) (pyrite_run_phase{{{mine}}}) == 1", "{{phase}}"),
-                colors,
+                "Waiting: for the vLLM server or for GPUs. `kubectl get trainingruns` shows the reason.",
+                Query(f"max by (phase) (pyrite_run_phase{{{this_run}}}) == 1", "{{phase}}"),
+                phase_colors,
             ),
-            number(
+            stat_panel(
                 "Steps done",
-                "Of all steps of the run, each shard counting as one. Steps differ widely in length.",
+                "Share of the run's steps that are finished. Each shard is one step. Steps differ widely in duration.",
                 "percentunit",
-                Query(f"max(pyrite_run_steps_done{{{mine}}}) / (max(pyrite_run_steps{{{mine}}}) > 0)"),
+                Query(f"max(pyrite_run_steps_done{{{this_run}}}) / (max(pyrite_run_steps{{{this_run}}}) > 0)"),
                 NEUTRAL,
                 decimals=0,
             ),
-            number(
-                "Since it began",
-                "To now, or to its end; waiting and suspension count.",
+            stat_panel(
+                "Elapsed time",
+                "From the start of the run until now, or until its end. Includes waiting and suspension.",
                 "s",
-                Query(f"{ended} - max(pyrite_run_started_timestamp_seconds{{{mine}}})"),
+                Query(f"{ended} - max(pyrite_run_started_timestamp_seconds{{{this_run}}})"),
                 NEUTRAL,
             ),
-            number(
+            stat_panel(
                 "Judging: time left",
-                "For the iteration that is being judged, at the speed of the last 10 minutes. Empty while none is.",
+                "For the current iteration, at the speed of the last 10 minutes. Empty if no iteration is being "
+                "judged.",
                 "s",
-                Query(time_left(mine)),
+                Query(time_left(this_run)),
                 NEUTRAL,
             ),
-            number(
-                "Judging: done at",
-                "When judging of this iteration will end, if it goes on like this.",
+            stat_panel(
+                "Judging: estimated end",
+                "When judging of the current iteration ends, at the speed of the last 10 minutes.",
                 "dateTimeAsLocalNoDateIfToday",
-                Query(f"(time() + {time_left(mine)}) * 1000"),
+                Query(f"(time() + {time_left(this_run)}) * 1000"),
                 NEUTRAL,
             ),
-            number(
-                "Pairs judged so far",
-                "Pairs that the LLM graded, in all iterations, the one that is being judged too. Pairs known already "
-                "are not among them.",
+            stat_panel(
+                "Pairs judged in total",
+                "Pairs that the LLM graded in all iterations, including the current one. Excludes cached pairs.",
                 "short",
-                Query(f"sum(run:pyrite_judge_pairs:judged{{{mine}}})"),
+                Query(f"sum(run:pyrite_judge_pairs:judged{{{this_run}}})"),
                 NEUTRAL,
             ),
-            number(
-                "Dollars",
-                "Hours of its steps, the running one too, times cost.dollarsPerHour; tries that failed do not count. "
-                "Empty where no price is set.",
+            stat_panel(
+                "Cost",
+                "Hours of the run's steps, including the running step, times cost.dollarsPerHour. Excludes failed "
+                "attempts. Empty if no price is set.",
                 "currencyUSD",
-                Query(f"max(pyrite_run_cost_dollars{{{mine}}})"),
+                Query(f"max(pyrite_run_cost_dollars{{{this_run}}})"),
                 NEUTRAL,
                 decimals=2,
             ),
-            number(
-                "Dollar budget used",
-                "Cost so far against cost.budgetDollars. Empty where there is no price or no budget.",
+            stat_panel(
+                "Cost budget used",
+                "Cost divided by cost.budgetDollars. Empty if no price or no budget is set.",
                 "percentunit",
-                Query(budget_used(mine)),
-                worse(0.8, 1),
+                Query(budget_used(this_run)),
+                higher_is_worse(0.8, 1),
                 decimals=0,
             ),
-            number(
+            stat_panel(
                 "MRR@5 on validation",
-                "Of the best model so far: how high the first relevant passage ranks; 1 is always first.",
+                "Best model so far: mean reciprocal rank of the first relevant passage. 1 means that it always ranks "
+                "first.",
                 "none",
                 Query(best),
                 NEUTRAL,
                 decimals=3,
             ),
-            number(
+            stat_panel(
                 "Gain on validation",
-                "MRR@5 of the best model so far against the base model's. The final verdict is on test, in the report.",
+                "MRR@5 of the best model so far, relative to the base model. The final result is measured on the test "
+                "set; see the report.",
                 "percentunit",
                 Query(f"{best} / ({base} > 0) - 1"),
-                better(0, 0.15),
+                higher_is_better(0, 0.15),
                 decimals=0,
             ),
-            words(
+            name_panel(
                 "Gate",
-                "Whether the gain on test meets evaluate.gate. Known once the run has ended.",
+                "Whether the gain on the test set meets evaluate.gate. Known when the run has ended.",
                 Query(
-                    f'label_replace(max(pyrite_run_gate_passed{{{mine}}}) == 1, "gate", "passed", "", "") or '
-                    f'label_replace(max(pyrite_run_gate_passed{{{mine}}}) == 0, "gate", "not passed", "", "") or '
-                    'on () label_replace(vector(1), "gate", "not known", "", "")',
+                    f'label_replace(max(pyrite_run_gate_passed{{{this_run}}}) == 1, "gate", "passed", "", "") or '
+                    f'label_replace(max(pyrite_run_gate_passed{{{this_run}}}) == 0, "gate", "not passed", "", "") or '
+                    'on () label_replace(vector(1), "gate", "unknown", "", "")',
                     "{{gate}}",
                 ),
                 {"passed": GREEN, "not passed": RED},
             ),
-            number(
-                "Running step",
-                "Work done of all work, of the step that runs, its shards together.",
+            stat_panel(
+                "Current step",
+                "Share of the current step's work that is done, all shards together.",
                 "percentunit",
-                Query(f"max({step})"),
+                Query(f"max({step_progress})"),
                 NEUTRAL,
                 decimals=0,
             ),
         ],
-        "Is the model getting better?": [
-            columns(
+        "Model quality": [
+            bar_chart(
                 "MRR@5 on validation, by iteration",
-                "How high the first relevant passage ranks: 1 is always first. Iteration 0 is the base model.",
+                "Mean reciprocal rank of the first relevant passage. 1 means that it always ranks first. Iteration 0 "
+                "is the base model.",
                 "none",
-                Query(f"max by (model, iteration) (pyrite_run_validation_mrr{{{tried}}})"),
+                Query(f"max by (model, iteration) (pyrite_run_validation_mrr{{{base_or_tuned}}})"),
                 "model",
                 MODELS,
                 width=8,
-                most=1,
+                maximum=1,
                 decimals=3,
             ),
-            columns(
+            bar_chart(
                 "DCG@5 on validation, by iteration",
-                "How much of what is relevant is among the first five, the first ones counting most.",
+                "Discounted cumulative gain: how relevant the first five passages are. Higher ranks count more.",
                 "none",
-                Query(f"max by (model, iteration) (pyrite_run_validation_dcg{{{tried}}})"),
+                Query(f"max by (model, iteration) (pyrite_run_validation_dcg{{{base_or_tuned}}})"),
                 "model",
                 MODELS,
                 width=8,
                 decimals=3,
             ),
-            over_time(
+            time_series(
                 "Training loss",
-                "While an iteration trains, mean of the last few steps. It should fall and level off; values of "
-                "different losses do not compare.",
+                "During training, the mean of the last few steps. It should fall and level off. Values of different "
+                "loss functions are not comparable.",
                 "none",
                 Query(f"max by (iteration) (pyrite_finetune_loss{{{training}}})", "iteration {{iteration}}"),
-                Query(
-                    f"max by (iteration) (pyrite_run_training_loss{{{part}}})", "iteration {{iteration}}, at its end"
-                ),
-                steps=NEUTRAL,
+                Query(f"max by (iteration) (pyrite_run_training_loss{{{selected}}})", "iteration {{iteration}}, final"),
+                thresholds=NEUTRAL,
                 width=8,
                 legend="list",
-                dashed="at its end",
+                dashed="final",
             ),
         ],
-        "What was found to learn from": [
-            columns(
-                "Examples, by iteration",
-                "hard: the model and the judge disagree; easy: they agree, mixed in against forgetting; earlier: kept "
-                "from iterations before. Fewer hard ones each time is what learning looks like.",
+        "Training data": [
+            bar_chart(
+                "Training examples, by iteration",
+                "hard: the model and the judge disagree; easy: they agree, included to prevent forgetting; "
+                "accumulated: reused from earlier iterations. Fewer hard examples in each iteration show that the "
+                "model learns.",
                 "short",
-                Query(f"max by (iteration, kind) (pyrite_run_examples{{{part}}})"),
-                "kind",
+                Query(f"max by (iteration, type) (pyrite_run_examples{{{selected}}})"),
+                "type",
                 EXAMPLES,
             ),
-            columns(
+            bar_chart(
                 "Hard positives and negatives, by iteration",
-                "What hard examples are made of. positive: passages that answer a question and that another outranks "
-                "which does not; negative: those others, as far as examples hold them.",
+                "positives: relevant passages that rank below an irrelevant one; negatives: the irrelevant passages "
+                "ranked above them that are used in examples.",
                 "short",
-                Query(f"max by (iteration, kind) (pyrite_run_hard_pairs{{{part}}})"),
-                "kind",
-                HARD,
+                Query(f"max by (iteration, type) ({hard})"),
+                "type",
+                HARD_PASSAGES,
             ),
-            columns(
-                "Grades, by iteration",
-                "Share of each grade among an iteration's judgments; of the one that is being judged, those so far. A "
+            bar_chart(
+                "Grade distribution, by iteration",
+                "Share of each grade among an iteration's judgments. For the current iteration, the grades so far. A "
                 "large change between iterations is drift.",
                 "percentunit",
-                Query(shares(f"run:pyrite_judge_grades:sum{{{part}}}", "grade")),
+                Query(shares(f"run:pyrite_judge_grades:sum{{{selected}}}", "grade")),
                 "grade",
                 GRADES,
-                most=1,
+                maximum=1,
                 decimals=0,
             ),
-            columns(
-                "Pairs, by iteration",
-                "judged pairs cost; cached, skipped (patience) and not_selected (rank) pairs do not; missing "
-                "ones got no grade.",
+            bar_chart(
+                "Pairs by outcome, by iteration",
+                "judged pairs cost LLM requests. cached (judged before), skipped (patience) and not_selected (rank) "
+                "pairs do not. missing pairs have no grade.",
                 "short",
-                Query(f"max by (iteration, outcome) (pyrite_run_pairs{{{part}}})"),
+                Query(f"max by (iteration, outcome) (pyrite_run_pairs{{{selected}}})"),
                 "outcome",
                 OUTCOMES,
             ),
         ],
-        "Where the time goes": [
-            bars(
-                "Time of finished stages",
-                "Time in which they were at work, all iterations together, shards side by side counting once. Waiting "
-                "for a server, and tries that failed, do not count.",
+        "Time": [
+            bar_gauge(
+                "Duration of finished stages",
+                "Time during which at least one shard was running, summed over iterations. Excludes waiting for a "
+                "server and failed attempts.",
                 "s",
                 Query(
-                    f"sort_desc(sum by (stage) (max by (stage, iteration) (pyrite_run_stage_seconds{{{mine}}})))",
+                    f"sort_desc(sum by (stage) (max by (stage, iteration) (pyrite_run_stage_seconds{{{this_run}}})))",
                     "{{stage}}",
                 ),
             ),
-            over_time(
-                "How far the running step is",
-                "Work done of all work, of the shards that run or have run together. A stage may count several things "
+            time_series(
+                "Progress of the current step",
+                "Share of the work that is done, for all shards that have started. A stage can report several units "
                 "one after the other.",
                 "percentunit",
-                Query(step, "{{stage}} {{iteration}}: {{unit}}"),
-                steps=NEUTRAL,
-                most=1,
+                Query(step_progress, "{{stage}} {{iteration}}: {{unit}}"),
+                thresholds=NEUTRAL,
+                maximum=1,
                 legend="names",
             ),
         ],
-        "The controller": [
-            over_time(
-                "Time of a turn",
-                "Each few seconds it looks at all runs. Seconds mean a slow store or a slow API server.",
+        "Controller": [
+            time_series(
+                "Sync duration",
+                "The controller checks all runs every few seconds. A sync that takes seconds means that the store or "
+                "the API server is slow.",
                 "s",
-                *quantiles(turn, labels),
+                *quantiles(sync, controller),
                 width=8,
-                steps=worse(5, 10),
+                thresholds=higher_is_worse(5, 10),
             ),
-            over_time(
-                "Errors per minute, by kind",
-                "Each but unreadable is of a turn that failed and was tried again; as many as there are turns are an "
-                "alert. unreadable: what the store holds of a run cannot be shown. The log says why.",
+            time_series(
+                "Errors per minute, by type",
+                "Each error except unreadable_run is a failed sync, which is retried. If all syncs fail, an alert "
+                "fires. unreadable_run: the stored results of a run could not be read. The controller's log gives the "
+                "cause.",
                 "none",
-                Query(f"60 * {rate('pyrite_controller_errors_total', labels, 'kind')}", "{{kind}}"),
-                Query(f"60 * {rate(f'{turn}_count', labels)}", "all turns"),
+                Query(f"60 * {rate('pyrite_controller_errors_total', controller, 'error_type')}", "{{error_type}}"),
+                Query(f"60 * {rate(f'{sync}_count', controller)}", "all syncs"),
                 width=8,
-                steps=worse(1, 10),
+                thresholds=higher_is_worse(1, 10),
                 legend="names",
-                dashed="all turns",
+                dashed="all syncs",
             ),
-            over_time(
-                "Runs, by phase",
-                "All TrainingRuns of the namespace.",
+            time_series(
+                "Runs by phase",
+                "All TrainingRuns in the namespace.",
                 "none",
-                Query(f"sum by (phase) (max by (namespace, phase) (pyrite_controller_runs{{{SPACE}}}))", "{{phase}}"),
-                steps=NEUTRAL,
+                Query(
+                    f"sum by (phase) (max by (namespace, phase) (pyrite_controller_runs{{{IN_NAMESPACE}}}))",
+                    "{{phase}}",
+                ),
+                thresholds=NEUTRAL,
                 width=8,
                 legend="names",
-                colors=colors,
+                colors=phase_colors,
             ),
         ],
     }
-    one = variable("run", "Run", f"pyrite_run_phase{{{SPACE}}}", every=False)
-    about = "One run from beginning to end: how far, how good, how expensive."
-    return made("Pyrite / Run", "pyrite-run", about, [NAMESPACE, one, ITERATION], rows)
+    runs = variable("run", "Run", f"pyrite_run_phase{{{IN_NAMESPACE}}}", multi=False)
+    description = "Progress, model quality and cost of one run."
+    return build_dashboard("Pyrite / Run", "pyrite-run", description, [NAMESPACE, runs, ITERATION], rows)

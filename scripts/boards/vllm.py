@@ -1,174 +1,178 @@
-"""The judge's servers, by their own metrics."""
+"""The vLLM dashboard: the judge servers, from vLLM's own metrics."""
 
 from typing import Any
 
-from boards.parts import (
+from boards.panels import (
+    IN_NAMESPACE,
     NAMESPACE,
     NEUTRAL,
     PER_SECOND,
-    SPACE,
     Query,
-    better,
-    made,
-    number,
-    over_time,
+    build_dashboard,
+    higher_is_better,
+    higher_is_worse,
     quantiles,
     rate,
+    stat_panel,
+    time_series,
     variable,
-    worse,
 )
 
-VLLM = f'{SPACE}, pod=~"$pod"'
+VLLM = f'{IN_NAMESPACE}, pod=~"$pod"'
 
 
 def vllm() -> Any:
-    """The judge's server, by its own metrics."""
-    ready, wanted = (
-        f'max by (namespace) (pyrite_server_replicas{{{SPACE}, state="{state}"}})' for state in ("ready", "wanted")
+    """Build the vLLM dashboard."""
+    ready, desired = (
+        f'max by (namespace) (pyrite_server_replicas{{{IN_NAMESPACE}, state="{state}"}})'
+        for state in ("ready", "desired")
     )
-    hits, asked = (f"vllm:prefix_cache_{kind}_total" for kind in ("hits", "queries"))
-    hit_rate = f"{rate(hits, VLLM, 'pod')} / ({rate(asked, VLLM, 'pod')} > 0)"
+    hits, lookups = (f"vllm:prefix_cache_{name}_total" for name in ("hits", "queries"))
+    hit_rate = f"{rate(hits, VLLM, 'pod')} / ({rate(lookups, VLLM, 'pod')} > 0)"
     rows = {
         "Now": [
-            number(
+            stat_panel(
                 "Servers ready",
-                "vLLM pods that answer. The controller wants none while nobody judges.",
+                "vLLM pods that are ready. The controller scales the server to zero when no run is judging.",
                 "none",
                 Query(f"sum({ready})"),
                 NEUTRAL,
             ),
-            number(
+            stat_panel(
                 "Servers not ready",
-                "Of those that are wanted. For long: look for a free GPU, or at the log of the pod that starts.",
+                "Desired replicas that are not ready. If this lasts, check for a free GPU and read the log of the "
+                "starting pod.",
                 "none",
-                Query(f"sum({wanted} - {ready})"),
-                worse(1, 2),
+                Query(f"sum({desired} - {ready})"),
+                higher_is_worse(1, 2),
             ),
-            number(
+            stat_panel(
                 "Requests running",
-                "In execution, all servers together.",
+                "Requests in execution, all servers.",
                 "none",
                 Query(f"sum(vllm:num_requests_running{{{VLLM}}})"),
                 NEUTRAL,
             ),
-            number(
+            stat_panel(
                 "Requests waiting",
-                "Queued inside vLLM. A few keep the GPU busy; hundreds only make each request slower.",
+                "Requests in vLLM's queue. A few keep the GPU busy; hundreds only make each request slower.",
                 "none",
                 Query(f"sum(vllm:num_requests_waiting{{{VLLM}}})"),
-                worse(100, 500),
+                higher_is_worse(100, 500),
             ),
-            number(
+            stat_panel(
                 "KV cache used",
-                "Of the fullest server. Near 100% requests are preempted and computed again.",
+                "For the fullest server. Near 100%, requests are preempted and computed again.",
                 "percentunit",
                 Query(f"max(vllm:kv_cache_usage_perc{{{VLLM}}})"),
-                worse(0.9, 0.98),
+                higher_is_worse(0.9, 0.98),
                 decimals=0,
             ),
-            number(
+            stat_panel(
                 "Prefix cache hits",
-                "Share of prompt tokens that were in the cache, all servers together.",
+                "Share of prompt tokens found in the prefix cache, all servers.",
                 "percentunit",
-                Query(f"{rate(hits, VLLM)} / ({rate(asked, VLLM)} > 0)"),
-                better(0.2, 0.35),
+                Query(f"{rate(hits, VLLM)} / ({rate(lookups, VLLM)} > 0)"),
+                higher_is_better(0.2, 0.35),
                 decimals=0,
             ),
         ],
         "Load": [
-            over_time(
+            time_series(
                 "Requests running, by server",
-                "At its ceiling with some waiting is a GPU well used; servers that differ much get queries of "
-                "different size, or one of them is sick.",
+                "If requests run at the limit and some wait, the GPU is well used. If servers differ much, their "
+                "queries differ in size, or one server has a problem.",
                 "none",
                 Query(f"sum by (pod) (vllm:num_requests_running{{{VLLM}}})", "{{pod}}"),
-                steps=NEUTRAL,
+                thresholds=NEUTRAL,
                 stacked=True,
                 legend="list",
             ),
-            over_time(
+            time_series(
                 "Requests waiting, by server",
-                "None, while others wait for answers: the workers ask for too little. More than run: for too much.",
+                "If no request waits while workers wait for responses, the concurrency limit is too low. If more "
+                "requests wait than run, it is too high.",
                 "none",
                 Query(f"sum by (pod) (vllm:num_requests_waiting{{{VLLM}}})", "{{pod}}"),
-                steps=worse(100, 500),
+                thresholds=higher_is_worse(100, 500),
                 stacked=True,
                 legend="list",
             ),
-            over_time(
+            time_series(
                 "Tokens per second",
-                "Prompt tokens are nearly all the work: a judgment is one token.",
+                "Nearly all the work is prompt tokens: a judgment is one generated token.",
                 PER_SECOND,
                 Query(rate("vllm:prompt_tokens_total", VLLM), "prompt"),
                 Query(rate("vllm:generation_tokens_total", VLLM), "generated"),
-                steps=NEUTRAL,
+                thresholds=NEUTRAL,
             ),
-            over_time(
-                "Requests ended per second, by reason",
-                "length or stop is well: a judgment is one token. abort: the worker gave up waiting.",
+            time_series(
+                "Requests finished per second, by reason",
+                "length and stop are normal: a judgment is one token. abort: the worker cancelled the request.",
                 PER_SECOND,
                 Query(rate("vllm:request_success_total", VLLM, "finished_reason"), "{{finished_reason}}"),
-                steps=NEUTRAL,
+                thresholds=NEUTRAL,
                 legend="list",
             ),
         ],
-        "Time": [
-            over_time(
-                "Time to the first token",
-                "For a judgment, about the whole request.",
+        "Latency": [
+            time_series(
+                "Time to first token",
+                "For a judgment, this is nearly the complete request.",
                 "s",
                 *quantiles("vllm:time_to_first_token_seconds", VLLM),
-                steps=worse(10, 60),
+                thresholds=higher_is_worse(10, 60),
                 width=8,
             ),
-            over_time(
-                "Time of a whole request",
-                "From its arrival at the server to its end. Workers see the network on top.",
+            time_series(
+                "Request duration",
+                "From arrival at the server to completion. Workers also measure the network.",
                 "s",
                 *quantiles("vllm:e2e_request_latency_seconds", VLLM),
-                steps=worse(10, 60),
+                thresholds=higher_is_worse(10, 60),
                 width=8,
             ),
-            over_time(
-                "Time in the queue",
-                "Time in which a request only waits. If it is most of the whole, workers ask for too much.",
+            time_series(
+                "Queue time",
+                "Time that a request waits before execution. If it is most of the request's duration, the concurrency "
+                "limit is too high.",
                 "s",
                 *quantiles("vllm:request_queue_time_seconds", VLLM),
-                steps=worse(5, 30),
+                thresholds=higher_is_worse(5, 30),
                 width=8,
             ),
         ],
         "Memory": [
-            over_time(
+            time_series(
                 "KV cache used",
-                "By server; it holds prompts being computed and prefixes that may be used again.",
+                "By server. The cache holds running prompts and reusable prefixes.",
                 "percentunit",
                 Query(f"max by (pod) (vllm:kv_cache_usage_perc{{{VLLM}}})", "{{pod}}"),
                 width=8,
-                most=1,
+                maximum=1,
                 legend="list",
-                steps=worse(0.9, 0.98),
+                thresholds=higher_is_worse(0.9, 0.98),
             ),
-            over_time(
+            time_series(
                 "Prefix cache hits",
-                "By server. All pairs of a query share a prefix, so a server that others' queries reach too hits less.",
+                "By server. All pairs of a query share a prefix, so the rate is high if they reach the same server.",
                 "percentunit",
                 Query(hit_rate, "{{pod}}"),
-                steps=better(0.2, 0.35),
+                thresholds=higher_is_better(0.2, 0.35),
                 width=8,
-                most=1,
+                maximum=1,
                 legend="list",
             ),
-            over_time(
+            time_series(
                 "Preemptions per second",
-                "A preempted request is computed again: lower resources.judge_concurrency or give more memory.",
+                "A preempted request is computed again. Lower resources.judge_concurrency or add GPU memory.",
                 PER_SECOND,
                 Query(rate("vllm:num_preemptions_total", VLLM), "preempted"),
-                steps=worse(0.1, 1),
+                thresholds=higher_is_worse(0.1, 1),
                 width=8,
             ),
         ],
     }
-    pods = variable("pod", "Server", f"vllm:num_requests_running{{{SPACE}}}")
-    about = "The judge's vLLM servers: load, speed, memory."
-    return made("Pyrite / vLLM", "pyrite-vllm", about, [NAMESPACE, pods], rows)
+    pods = variable("pod", "Server", f"vllm:num_requests_running{{{IN_NAMESPACE}}}")
+    description = "Load, latency and memory of the judge's vLLM servers."
+    return build_dashboard("Pyrite / vLLM", "pyrite-vllm", description, [NAMESPACE, pods], rows)

@@ -1,1 +1,1 @@
-"""What `scripts/dashboards_preview.py` draws with: panels' JSON and Prometheus' answers in, pages out."""
+"""Rendering of dashboards as HTML pages, for `scripts/dashboards_preview.py`."""

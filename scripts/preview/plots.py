@@ -1,4 +1,4 @@
-"""Lines over time and columns side by side, drawn by matplotlib as SVG elements of a page."""
+"""Line and bar charts as SVG, drawn with matplotlib."""
 
 import io
 import math
@@ -13,26 +13,26 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from preview import look
-from preview.asking import Span
+from preview import theme
+from preview.queries import Span
 
 _STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 11,
-    "text.color": look.MUTED,
-    "axes.edgecolor": look.LINE,
+    "text.color": theme.MUTED,
+    "axes.edgecolor": theme.LINE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
     "axes.axisbelow": True,
     "axes.xmargin": 0,
-    "xtick.color": look.LINE,
-    "ytick.color": look.LINE,
-    "xtick.labelcolor": look.MUTED,
-    "ytick.labelcolor": look.MUTED,
+    "xtick.color": theme.LINE,
+    "ytick.color": theme.LINE,
+    "xtick.labelcolor": theme.MUTED,
+    "ytick.labelcolor": theme.MUTED,
     "ytick.major.size": 0,
-    "grid.color": look.LINE,
+    "grid.color": theme.LINE,
     "grid.linewidth": 0.5,
 }
 _TICKS = (300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
@@ -40,8 +40,8 @@ _TICKS = (300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 Points = Sequence[tuple[float, float]]
 
 
-class Drawn(NamedTuple):
-    """One series as it is to look; ``values`` are (x, y)."""
+class PlotSeries(NamedTuple):
+    """A series and its style; ``values`` are (x, y)."""
 
     name: str
     color: str
@@ -50,17 +50,17 @@ class Drawn(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """The upright axis: how numbers are written, where it begins and ends (None: as the data does), lines across."""
+    """The y axis: number format, limits (None: from the data), and threshold lines."""
 
-    written: Callable[[float], str]
-    least: float | None
-    most: float | None
-    marks: Sequence[tuple[float, str]] = ()
+    format: Callable[[float], str]
+    minimum: float | None
+    maximum: float | None
+    thresholds: Sequence[tuple[float, str]] = ()
 
 
 def lines(
     id_: str,
-    series: Sequence[Drawn],
+    series: Sequence[PlotSeries],
     axis: Axis,
     span: Span,
     step: int,
@@ -68,28 +68,28 @@ def lines(
     fill: float,
     size: tuple[int, int],
 ) -> str:
-    """Series over time, on ``size`` pixels; ``fill`` is how opaque areas are, 0 to 1."""
+    """Draw series over time on ``size`` pixels; ``fill`` is the opacity of areas, 0 to 1."""
 
     def paint(axes: Axes) -> None:
         if stacked:
             _stack(axes, series, span, step, fill)
         else:
             for one in series:
-                for part in _unbroken(one.values, step):
+                for part in _split_at_gaps(one.values, step):
                     x, y = zip(*part, strict=True)
                     axes.plot(x, y, color=one.color, linewidth=1.2, linestyle="--" if one.dashed else "-")
                     axes.fill_between(x, 0, y, color=one.color, alpha=fill, linewidth=0)
                     if len(part) == 1:
                         axes.plot(x, y, "o", color=one.color, markersize=3)
         axes.set_xlim(*span)
-        _clock(axes, span, size[0])
-        _upright(axes, axis, size[1])
+        _format_time_axis(axes, span, size[0])
+        _format_value_axis(axes, axis, size[1])
 
     return _draw(id_, paint, size)
 
 
-def columns(id_: str, names: Sequence[str], series: Sequence[Drawn], axis: Axis, size: tuple[int, int]) -> str:
-    """Stacked columns, one for each of ``names``; the x of a value is its place among them."""
+def bars(id_: str, names: Sequence[str], series: Sequence[PlotSeries], axis: Axis, size: tuple[int, int]) -> str:
+    """Draw stacked bars, one for each of ``names``; the x of a value is an index into ``names``."""
 
     def paint(axes: Axes) -> None:
         below = [0.0] * len(names)
@@ -100,35 +100,35 @@ def columns(id_: str, names: Sequence[str], series: Sequence[Drawn], axis: Axis,
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.xaxis.set_major_locator(FixedLocator(range(len(names))))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: names[int(value)]))
-        _upright(axes, axis, size[1])
-        # Grafana writes a value where there is room for it.
-        tall = (axes.get_ylim()[1] - axes.get_ylim()[0]) * 15 / size[1]
+        _format_value_axis(axes, axis, size[1])
+        # Like Grafana, show a value if it fits.
+        minimum_height = (axes.get_ylim()[1] - axes.get_ylim()[0]) * 15 / size[1]
         below = [0.0] * len(names)
         for one in series:
             for x, y in one.values:
-                if y > tall:
-                    axes.text(x, below[int(x)] + y / 2, axis.written(y), ha="center", va="center", color=look.CANVAS)
+                if y > minimum_height:
+                    axes.text(x, below[int(x)] + y / 2, axis.format(y), ha="center", va="center", color=theme.CANVAS)
                 below[int(x)] += y
 
     return _draw(id_, paint, size)
 
 
-def _stack(axes: Axes, series: Sequence[Drawn], span: Span, step: int, fill: float) -> None:
-    """What is missing counts as nothing."""
+def _stack(axes: Axes, series: Sequence[PlotSeries], span: Span, step: int, fill: float) -> None:
+    """Draw stacked areas; missing values count as 0."""
     first = span.start // step * step
     grid = [first + step * i for i in range(int((span.end - first) // step) + 1)]
     below = [0.0] * len(grid)
     for one in series:
-        there = {round(x): y for x, y in one.values if math.isfinite(y)}
-        above = [low + there.get(round(x), 0.0) for x, low in zip(grid, below, strict=True)]
+        finite = {round(x): y for x, y in one.values if math.isfinite(y)}
+        above = [low + finite.get(round(x), 0.0) for x, low in zip(grid, below, strict=True)]
         axes.fill_between(grid, below, above, color=one.color, alpha=fill, linewidth=0)
-        edge = [high if round(x) in there else float("nan") for x, high in zip(grid, above, strict=True)]
+        edge = [high if round(x) in finite else float("nan") for x, high in zip(grid, above, strict=True)]
         axes.plot(grid, edge, color=one.color, linewidth=1.2)
         below = above
 
 
-def _unbroken(points: Points, step: int) -> list[list[tuple[float, float]]]:
-    """Points in pieces, broken where one is missing."""
+def _split_at_gaps(points: Points, step: int) -> list[list[tuple[float, float]]]:
+    """Split points at missing values."""
     pieces: list[list[tuple[float, float]]] = []
     last = float("-inf")
     for x, y in points:
@@ -140,27 +140,27 @@ def _unbroken(points: Points, step: int) -> list[list[tuple[float, float]]]:
     return pieces
 
 
-def _clock(axes: Axes, span: Span, width: int) -> None:
+def _format_time_axis(axes: Axes, span: Span, width: int) -> None:
     length = span.end - span.start
     step = next((tick for tick in _TICKS if length / tick <= width / 70), _TICKS[-1])
-    away = datetime.fromtimestamp(span.start).astimezone().utcoffset()
-    ahead = away.total_seconds() if away else 0.0
-    first = (span.start + ahead) // step * step - ahead
+    utc_offset = datetime.fromtimestamp(span.start).astimezone().utcoffset()
+    offset = utc_offset.total_seconds() if utc_offset else 0.0
+    first = (span.start + offset) // step * step - offset
     ticks = [first + step * i for i in range(1, int(length // step) + 2)]
     axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick <= span.end]))
-    form = "%m/%d %H:%M" if length > 86400 else "%H:%M"
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: datetime.fromtimestamp(at).strftime(form)))
+    time_format = "%m/%d %H:%M" if length > 86400 else "%H:%M"
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: datetime.fromtimestamp(at).strftime(time_format)))
 
 
-def _upright(axes: Axes, axis: Axis, height: int) -> None:
+def _format_value_axis(axes: Axes, axis: Axis, height: int) -> None:
     low, high = axes.get_ylim()
-    low = low if axis.least is None else axis.least
-    high = high if axis.most is None else axis.most
+    low = low if axis.minimum is None else axis.minimum
+    high = high if axis.maximum is None else axis.maximum
     axes.set_ylim(low, high if high > low else low + 1)
     axes.yaxis.set_major_locator(MaxNLocator(max(2, height // 40), steps=[1, 2, 2.5, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: axis.written(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: axis.format(value)))
     axes.grid(axis="both")
-    for value, color in axis.marks:
+    for value, color in axis.thresholds:
         if low <= value <= high:
             axes.axhline(value, color=color, linewidth=1, linestyle=(0, (6, 4)))
 
@@ -177,4 +177,4 @@ def _draw(id_: str, paint: Callable[[Axes], None], size: tuple[int, int]) -> str
     svg = buffer.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{id_}-", svg)
-    return re.sub(r'width="[\d.]+pt"|height="[\d.]+pt"', lambda found: found[0].replace("pt", "px"), svg, count=2)
+    return re.sub(r'width="[\d.]+pt"|height="[\d.]+pt"', lambda match: match[0].replace("pt", "px"), svg, count=2)

@@ -74,9 +74,10 @@ def _of_results(run: str, summaries: Mapping[Key, list[dict[str, Any]]]) -> Iter
             for kind in ("hard", "easy", "earlier"):
                 if kind in found[0]:
                     yield Sample(metrics.RUN_EXAMPLES, (run, at, kind), found[0][kind])
-            for kind in ("positive", "negative"):
-                if f"hard_{kind}s" in found[0]:
-                    yield Sample(metrics.RUN_HARD, (run, at, kind), found[0][f"hard_{kind}s"])
+            hard = {"hard_positives": metrics.RUN_HARD_POSITIVES, "hard_negatives": metrics.RUN_HARD_NEGATIVES}
+            for name, metric in hard.items():
+                if name in found[0]:
+                    yield Sample(metric, (run, at), found[0][name])
         elif stage == "finetune" and "loss" in found[0]:
             yield Sample(metrics.RUN_LOSS, (run, at), found[0]["loss"])
         elif stage == "evaluate":

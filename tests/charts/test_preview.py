@@ -1,6 +1,7 @@
-"""The preview of the dashboards: each panel is on its page, with data or with what is wrong."""
+"""The dashboard preview shows each panel with its data or its error."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,75 +19,76 @@ from charts.tools import CHART
 SCRIPTS = CHART.parents[1] / "scripts"
 sys.path.append(str(SCRIPTS))
 
-from preview.asking import Span, filled, step_for, times  # noqa: E402
-from preview.units import shown  # noqa: E402
+from preview.queries import Span, expand_variables, step_for, time_variables  # noqa: E402
+from preview.units import format_value  # noqa: E402
 
 BOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((CHART / "dashboards").glob("*.json"))}
 
 
 def preview(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """The script, where no Chromium can be found: pictures take long, and the pages hold all that they show."""
+    """Run the script without Chromium: screenshots are slow and show nothing that the pages do not contain."""
     programs = out.parent / "bin"
     programs.mkdir()
     for name in ("prometheus", "promtool"):
         if found := shutil.which(name):
             (programs / name).symlink_to(found)
+    environment = {"PATH": str(programs), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     command = [sys.executable, str(SCRIPTS / "dashboards_preview.py"), "--out", str(out), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env={"PATH": str(programs)})
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
 def sections(page: Path) -> dict[tuple[str, str], str]:
-    """What is inside each panel, by its title and its state."""
+    """Contents of each panel by title and state."""
     text = page.read_text(encoding="utf-8")
     found = re.findall(r'<section data-state="(\w+)".*?<h3[^>]*><span>(.*?)</span>(.*?)</section>', text, re.DOTALL)
     return {(unescape(title), state): inside for state, title, inside in found}
 
 
-def test_every_panel_has_data_in_the_made_up_run(tmp_path: Path) -> None:
-    """A metric, a label or a unit that a panel needs and the preview does not know leaves a hole in the page."""
+def test_every_panel_has_data_in_the_demo_run(tmp_path: Path) -> None:
+    """The demo run has every metric, label and unit that the panels need."""
     if not shutil.which("prometheus") or not shutil.which("promtool"):
-        pytest.skip("prometheus is not on the PATH; scripts/install_prometheus.sh installs it")
+        pytest.skip("prometheus is not on PATH; scripts/install_prometheus.sh installs it")
     out = tmp_path / "out"
     done = preview(out, "--strict")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == str(out / "index.html")
     for name, board in BOARDS.items():
         found = sections(out / f"{name}.html")
-        wanted = {(panel["title"], "data") for panel in board["panels"] if panel["type"] != "row"}
-        assert found.keys() == wanted
+        expected = {(panel["title"], "data") for panel in board["panels"] if panel["type"] != "row"}
+        assert found.keys() == expected
         assert all(re.search(r"<svg|<b style|<i style", inside) for inside in found.values())
-        assert "numbers are made up" in (out / f"{name}.html").read_text()
+        assert "synthetic data" in (out / f"{name}.html").read_text()
 
 
-class Refusing(BaseHTTPRequestHandler):
-    """A Prometheus that has nothing, and takes no query over time."""
+class RejectingPrometheus(BaseHTTPRequestHandler):
+    """A Prometheus without data that rejects range queries."""
 
     def do_GET(self) -> None:
         if "/query_range" in self.path:
-            said: dict[str, object] = {"status": "error", "error": "parse error: unexpected <rate>"}
+            reply: dict[str, object] = {"status": "error", "error": "parse error: unexpected <rate>"}
         elif "/query" in self.path:
-            said = {"status": "success", "data": {"resultType": "vector", "result": []}}
+            reply = {"status": "success", "data": {"resultType": "vector", "result": []}}
         else:
-            said = {"status": "success", "data": []}
-        self.send_response(400 if said["status"] == "error" else 200)
+            reply = {"status": "success", "data": []}
+        self.send_response(400 if reply["status"] == "error" else 200)
         self.end_headers()
-        self.wfile.write(json.dumps(said).encode())
+        self.wfile.write(json.dumps(reply).encode())
 
     def log_message(self, *_: object) -> None:
-        """Nothing is logged."""
+        """Log nothing."""
 
 
 @pytest.fixture
-def refusing() -> Iterator[str]:
-    server = HTTPServer(("127.0.0.1", 0), Refusing)
+def rejecting_url() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), RejectingPrometheus)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
 
 
-def test_a_query_that_is_refused_does_not_look_like_one_without_data(refusing: str, tmp_path: Path) -> None:
-    done = preview(tmp_path / "out", "--url", refusing)
+def test_a_rejected_query_is_shown_as_an_error(rejecting_url: str, tmp_path: Path) -> None:
+    done = preview(tmp_path / "out", "--url", rejecting_url)
     assert done.returncode == 1
     assert "error: Failed requests per second, by reason: A: parse error: unexpected <rate>" in done.stdout
     found = sections(tmp_path / "out" / "judging.html")
@@ -95,29 +97,29 @@ def test_a_query_that_is_refused_does_not_look_like_one_without_data(refusing: s
         in found["Failed requests per second, by reason", "error"]
     )
     assert '<p class="empty">' in found["Time left", "empty"]
-    assert "made up" not in (tmp_path / "out" / "judging.html").read_text()
+    assert "synthetic data" not in (tmp_path / "out" / "judging.html").read_text()
 
 
-def test_a_mistake_is_said_in_a_sentence(tmp_path: Path) -> None:
+def test_an_unknown_variable_is_reported(tmp_path: Path) -> None:
     done = preview(tmp_path / "out", "--url", "http://127.0.0.1:1", "--set", "runs=sample")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "--set runs: the dashboards' variables are iteration, namespace, pod, run.\n"
+    assert done.stderr == "Unknown variable in --set runs; the dashboards have iteration, namespace, pod, run.\n"
 
 
-def test_a_variable_is_replaced_as_a_whole() -> None:
-    """$__interval is no beginning of $__interval_ms, nor $run of $run_id."""
+def test_only_complete_variable_names_are_replaced() -> None:
+    """$__interval does not match in $__interval_ms, nor $run in $run_id."""
     text = 'x{run="$run", id="$run_id"}[$__rate_interval] ${run} $__interval_ms'
-    values = {"run": "r", **times(Span(0, 7200), step=15)}
-    assert filled(text, values) == 'x{run="r", id="$run_id"}[60s] r 15000'
+    values = {"run": "r", **time_variables(Span(0, 7200), step=15)}
+    assert expand_variables(text, values) == 'x{run="r", id="$run_id"}[60s] r 15000'
 
 
 @pytest.mark.parametrize(
     ("hours", "width", "step", "rate"), [(2, 400, 20, "60s"), (0.5, 600, 15, "60s"), (24, 400, 300, "315s")]
 )
-def test_a_rate_looks_at_two_scrapes_at_least(hours: float, width: int, step: int, rate: str) -> None:
+def test_a_rate_covers_at_least_two_scrapes(hours: float, width: int, step: int, rate: str) -> None:
     span = Span(0, 3600 * hours)
     assert step_for(span, width) == step
-    assert times(span, step)["__rate_interval"] == rate
+    assert time_variables(span, step)["__rate_interval"] == rate
 
 
 @pytest.mark.parametrize(
@@ -135,5 +137,5 @@ def test_a_rate_looks_at_two_scrapes_at_least(hours: float, width: int, step: in
         (float("nan"), "s", None, "NaN"),
     ],
 )
-def test_a_number_is_written_as_grafana_does(value: float, unit: str, decimals: int | None, text: str) -> None:
-    assert shown(value, unit, decimals) == text
+def test_numbers_are_formatted_like_grafana(value: float, unit: str, decimals: int | None, text: str) -> None:
+    assert format_value(value, unit, decimals) == text

@@ -1,4 +1,4 @@
-"""helm and kube-score, and what they make of the chart."""
+"""Render and check the chart with helm and kube-score."""
 
 import json
 import os
@@ -17,8 +17,8 @@ _HERE = Path(__file__).parent
 
 Object = dict[str, Any]
 
-#: Ways to install the chart, each of which must be without fault.
-WAYS: dict[str, tuple[str, ...]] = {
+#: Values for typical installations; each must render without findings.
+INSTALLATIONS: dict[str, tuple[str, ...]] = {
     "defaults": (),
     "a laptop": (
         "--set=store.url=s3://pyrite/runs,store.endpointUrl=http://10.200.0.1:8333",
@@ -31,20 +31,20 @@ WAYS: dict[str, tuple[str, ...]] = {
     ),
     "everything": ("--values", str(_HERE / "everything.yaml")),
 }
-KINDS = tuple(f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in ("PodMonitor", "PrometheusRule"))
+API_VERSIONS = tuple(f"--api-versions=monitoring.coreos.com/v1/{kind}" for kind in ("PodMonitor", "PrometheusRule"))
 
 
 def program(name: str) -> str:
-    """Where ``name`` is: on the PATH, or in bin/ beside the kubeconfig. The test is skipped where it is not."""
-    beside = Path(os.environ.get("KUBECONFIG", "")).absolute().parent / "bin"
-    found = shutil.which(name) or shutil.which(name, path=str(beside))
-    if not found:
-        pytest.skip(f"{name} is neither on the PATH nor in bin/ beside KUBECONFIG")
-    return found
+    """Path of the program ``name``, from PATH or bin/ next to the kubeconfig; skips the test if it is missing."""
+    bin_folder = Path(os.environ.get("KUBECONFIG", "")).absolute().parent / "bin"
+    path = shutil.which(name) or shutil.which(name, path=str(bin_folder))
+    if not path:
+        pytest.skip(f"{name} is neither on PATH nor in bin/ next to KUBECONFIG")
+    return path
 
 
 def helm(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """helm, as a person types it."""
+    """Run helm with ``words`` as arguments."""
     return subprocess.run(
         [program("helm"), *words], capture_output=True, text=True, timeout=180, env={**os.environ, **environment}
     )
@@ -52,26 +52,26 @@ def helm(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @cache
 def rendered(*words: str, chart: Path = CHART) -> str:
-    """What `helm template` makes of the chart, as text."""
-    done = helm("template", "pyrite", str(chart), "--namespace=pyrite", *KINDS, *words)
+    """Output of `helm template`."""
+    done = helm("template", "pyrite", str(chart), "--namespace=pyrite", *API_VERSIONS, *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def objects(*words: str, chart: Path = CHART) -> list[Object]:
-    """The same as objects."""
+    """Kubernetes objects in the output of `helm template`."""
     return [one for one in yaml.safe_load_all(rendered(*words, chart=chart)) if one]
 
 
-def the(found: list[Object], kind: str, name: str | None = None) -> Object:
-    """The one object of ``kind`` (and ``name``)."""
-    [one] = [o for o in found if o["kind"] == kind and name in (None, o["metadata"]["name"])]
-    return one
+def get_object(resources: list[Object], kind: str, name: str | None = None) -> Object:
+    """The only object of ``kind``, and ``name`` if given."""
+    [resource] = [r for r in resources if r["kind"] == kind and name in (None, r["metadata"]["name"])]
+    return resource
 
 
-def pod_specs(found: list[Object]) -> Iterator[tuple[str, Object]]:
-    """The pods that the objects make, the Jobs of the ConfigMap included, each with a name to say."""
-    for one in found:
+def pod_specs(resources: list[Object]) -> Iterator[tuple[str, Object]]:
+    """Name and spec of all pods of the objects, including the Jobs in the ConfigMap."""
+    for one in resources:
         name = f"{one['kind']} {one['metadata']['name']}"
         if one["kind"] == "Pod":
             yield name, one["spec"]
@@ -83,7 +83,7 @@ def pod_specs(found: list[Object]) -> Iterator[tuple[str, Object]]:
 
 
 def kube_score(text: str, *words: str) -> dict[str, set[str]]:
-    """Findings (checks that are not fully met) per object."""
+    """Failed checks per object."""
     done = subprocess.run(
         [program("kube-score"), "score", "--kubernetes-version=v1.34", "--output-format=json", *words, "-"],
         input=text,

@@ -75,7 +75,7 @@ def test_metrics_of_a_run_come_from_its_manifests() -> None:
     grades = {name.split(",")[2][:-1]: n for name, n in got.items() if name.startswith("pyrite_run_grades{r,1")}
     assert grades == {"1": 9, "2": 7, "4": 4}
     assert got["pyrite_run_examples{r,1,hard}"] == 12
-    assert (got["pyrite_run_hard_pairs{r,1,positive}"], got["pyrite_run_hard_pairs{r,1,negative}"]) == (9, 20)
+    assert (got["pyrite_run_hard_positives{r,1}"], got["pyrite_run_hard_negatives{r,1}"]) == (9, 20)
     assert got["pyrite_run_training_loss{r,1}"] == 0.25
     mrr = {name.partition("{r,")[2]: n for name, n in got.items() if name.startswith("pyrite_run_validation_mrr")}
     assert mrr == {"base,0}": 0.4, "tuned,1}": 0.5, "best,1}": 0.6}
@@ -107,7 +107,7 @@ def test_cost_counts_the_running_job_once() -> None:
 @pytest.fixture(autouse=True)
 def reset_metrics() -> Iterator[None]:
     yield
-    metrics.SHOWN.replace([])
+    metrics.SNAPSHOT_GAUGES.replace([])
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_job_queued_by_kueue_is_exported(chart: Settings) -> None:
 
 
 def unreadable() -> float:
-    return metrics.REGISTRY.get_sample_value("pyrite_controller_errors_total", {"kind": "unreadable"}) or 0.0
+    return metrics.REGISTRY.get_sample_value("pyrite_controller_errors_total", {"error_type": "unreadable_run"}) or 0.0
 
 
 def synced(

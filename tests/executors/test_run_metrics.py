@@ -63,8 +63,8 @@ def test_a_run_and_its_steps_are_seen_at_one_address_up_to_the_end(run_file: Pat
     examples = pq.read_table(tmp_path / "store/runs/small/iterations/1/examples.parquet").to_pylist()
     hard = {(row["query_id"], row["positive_id"]) for row in examples if row["kind"] == "hard"}
     first = ("iteration", "1")
-    assert last["pyrite_run_hard_pairs", first, ("kind", "positive"), run] == len(hard) > 0
-    assert last["pyrite_run_hard_pairs", first, ("kind", "negative"), run] > 0
+    assert last["pyrite_run_hard_positives", first, run] == len(hard) > 0
+    assert last["pyrite_run_hard_negatives", first, run] > 0
 
     done = [s for scrape in scrapes for s in scrape if s.name == "pyrite_step_units_done" and s.value]
     pods = {f"judge-{i}.{shard}" for i in (1, 2) for shard in range(3)}

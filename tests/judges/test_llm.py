@@ -112,7 +112,7 @@ def test_a_model_that_would_say_something_else_is_graded_by_its_probabilities_co
 @pytest.mark.parametrize("said", ["banana", "5", "", "3/4", "I would say 4"])
 def test_a_reply_that_is_no_grade_is_asked_again_then_missing_and_never_a_grade(stub: Stub, said: str) -> None:
     stub.fault = lambda _number, pair: said if pair[1] in ("passage 3", "passage 7") else None
-    before = counted("pyrite_llm_retries_total", reason="unparsable")
+    before = counted("pyrite_llm_request_failures_total", reason="unparsable")
     results = graded(judge_of(TEXTS, stub), *PAIRS)
     assert stub.faults[said] == 6, "two pairs, three times each"
     missing = [result for result in results if isinstance(result, Missing)]
@@ -120,7 +120,7 @@ def test_a_reply_that_is_no_grade_is_asked_again_then_missing_and_never_a_grade(
     assert {(result.reason, result.attempts, result.kind) for result in missing} == {
         ("the model's reply is none of the grades 1 to 4", 3, "unparsable")
     }
-    assert counted("pyrite_llm_retries_total", reason="unparsable") == before + 6
+    assert counted("pyrite_llm_request_failures_total", reason="unparsable") == before + 6
 
 
 def test_a_pair_that_the_server_fails_at_is_missing_with_the_servers_reason(stub: Stub) -> None:

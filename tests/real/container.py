@@ -1,7 +1,7 @@
-"""An image that buildah holds, run as a restricted pod runs it, without a container engine.
+"""Run an image from buildah's storage like a restricted pod, without a container engine.
 
-Its root is read-only, its user the image's, its capabilities none, its network nothing at all; /tmp and /cache are
-empty and writable, as emptyDirs are. (The mounts are made in a mount namespace, and leave with the process.)
+The root file system is read-only, the user is the image's, and there are no capabilities and no network. /tmp and
+/cache are empty and writable, like emptyDirs. All mounts are in a mount namespace that ends with the process.
 """
 
 import json
@@ -36,14 +36,14 @@ class Container:
     def run(
         self, *arguments: str, entrypoint: Sequence[str] | None = None, mounts: Mapping[Path, str] | None = None
     ) -> "subprocess.CompletedProcess[str]":
-        """Run the image's entrypoint, or another, with ``arguments``; ``mounts`` binds the left to the right."""
+        """Run the entrypoint with ``arguments``; ``mounts`` maps local paths to paths in the container."""
         for source, target in (mounts or {}).items():
-            place = self.root / target.lstrip("/")
+            mount_point = self.root / target.lstrip("/")
             if source.is_dir():
-                place.mkdir(parents=True, exist_ok=True)
+                mount_point.mkdir(parents=True, exist_ok=True)
             else:
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.touch()
+                mount_point.parent.mkdir(parents=True, exist_ok=True)
+                mount_point.touch()
         command = [*(self.config["Entrypoint"] if entrypoint is None else entrypoint), *arguments]
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",

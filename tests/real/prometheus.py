@@ -1,4 +1,4 @@
-"""A real Prometheus of the tests, and what it is asked: whether dashboards and rules find what they ask for."""
+"""Run a real Prometheus in tests, and query it for the data of dashboards and rules."""
 
 import json
 import re
@@ -22,64 +22,64 @@ Object = dict[str, Any]
 
 
 class Prometheus:
-    """``get`` brings the JSON of a path of its HTTP API."""
+    """Client for the HTTP API; ``get`` returns the JSON for a path."""
 
     def __init__(self, get: Callable[[str], Any]):
         self._get = get
 
-    def _ask(self, path: str, **words: Any) -> Any:
-        answer = self._get(f"/api/v1/{path}?{urllib.parse.urlencode(words)}")
-        assert answer["status"] == "success", answer
-        return answer["data"]
+    def _query(self, path: str, **params: Any) -> Any:
+        response = self._get(f"/api/v1/{path}?{urllib.parse.urlencode(params)}")
+        assert response["status"] == "success", response
+        return response["data"]
 
     def now(self, expr: str) -> list[Object]:
-        """The series that ``expr`` gives at this moment."""
-        return list(self._ask("query", query=expr)["result"])
+        """Current series of ``expr``."""
+        return list(self._query("query", query=expr)["result"])
 
     def ever(self, expr: str, start: float) -> list[Object]:
-        """The series that ``expr`` gave since ``start``, at some moment."""
+        """Series of ``expr`` at any time since ``start``."""
         step = max(1, round((time.time() - start) / 500))
-        return list(self._ask("query_range", query=expr, start=start, end=time.time(), step=step)["result"])
+        return list(self._query("query_range", query=expr, start=start, end=time.time(), step=step)["result"])
 
     def scraped(self) -> set[str]:
-        """Names of all metrics that living targets tell of, those without a series yet too; see ``plain``."""
-        return {plain(entry["metric"]) for entry in self._ask("targets/metadata")}
+        """Names of all metrics of the current targets, including those without series; see ``plain``."""
+        return {plain(entry["metric"]) for entry in self._query("targets/metadata")}
 
     def firing(self, start: float) -> set[str]:
         """Names of the alerts that fired since ``start``."""
         found = self.ever('ALERTS{alertstate="firing"}', start)
         return {series["metric"]["alertname"] for series in found}
 
-    def until(self, what: str, expr: str, seconds: float) -> None:
-        """Wait until ``expr`` gives a series."""
+    def until(self, description: str, expr: str, seconds: float) -> None:
+        """Wait until ``expr`` returns a series."""
         deadline = time.monotonic() + seconds
         while not self.now(expr):
-            assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
+            assert time.monotonic() < deadline, f"{description}: not within {seconds:.0f} s"
             time.sleep(0.5)
 
 
 def program() -> str:
-    """Where Prometheus is; the test is skipped where it is not."""
+    """Path of Prometheus; skips the test if it is not installed."""
     found = shutil.which("prometheus")
     if not found:
-        pytest.skip("no Prometheus here: `make real-prometheus` installs it")
+        pytest.skip("Prometheus is not installed; `make real-prometheus` installs it")
     return found
 
 
 @contextmanager
 def running(folder: Path, targets: Object, rules: Object) -> Iterator[Prometheus]:
-    """A Prometheus that scrapes ``targets`` (labels by address) every second and goes by ``rules``."""
+    """Run a Prometheus that scrapes ``targets`` (labels by address) every second and evaluates ``rules``."""
     port = free_port()
     jobs = [
         {"job_name": address, "static_configs": [{"targets": [address], "labels": labels}]}
         for address, labels in targets.items()
     ]
-    described = {
+    config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": ["rules.yaml"],
         "scrape_configs": jobs,
     }
-    (folder / "prometheus.yaml").write_text(yaml.safe_dump(described))
+    (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules))
     words = [f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "prometheus.log").open("w") as log:
@@ -94,7 +94,7 @@ def running(folder: Path, targets: Object, rules: Object) -> Iterator[Prometheus
 
 
 def _read(url: str) -> Any:
-    """It takes a second to start."""
+    """Return the JSON at ``url``; retries while Prometheus starts."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -107,23 +107,23 @@ def _read(url: str) -> Any:
 
 
 def names() -> set[str]:
-    """Names of all metrics that dashboards and rules ask for, as metadata has them; not of recorded series."""
+    """Names of all scraped metrics in dashboards and rules, in the form of Prometheus' metadata."""
     rules = [rule for group in RULES["groups"] for rule in group["rules"]]
-    asked = [query for board in BOARDS.values() for query in queries(board)] + [rule["expr"] for rule in rules]
-    found = {name for query in asked for name in re.findall(r"(?<![\w:])(?:pyrite_|vllm:)[\w:]+", query)}
+    expressions = [query for board in BOARDS.values() for query in queries(board)] + [rule["expr"] for rule in rules]
+    found = {name for query in expressions for name in re.findall(r"(?<![\w:])(?:pyrite_|vllm:)[\w:]+", query)}
     return {plain(name) for name in found}
 
 
 def plain(name: str) -> str:
-    """A metric's name without what its kind adds: what that is differs from one format of a scrape to the other."""
+    """A metric's name without its type's suffix, which differs between scrape formats."""
     return re.sub(r"_(total|bucket|sum|count)$", "", name)
 
 
 def empty_panels(prometheus: Prometheus, start: float, **variables: str) -> set[str]:
-    """Titles of the panels one of whose queries found nothing since ``start``, with the board's name before."""
+    """Panels with a query that returned nothing since ``start``, as `dashboard: title`."""
     empty = set()
-    for board, described in BOARDS.items():
-        for panel in panels(described):
+    for board, content in BOARDS.items():
+        for panel in panels(content):
             for target in panel["targets"]:
                 expr = target["expr"].replace("$__rate_interval", "1m")
                 for name, value in {"pod": ".*", "iteration": ".*", **variables}.items():
@@ -134,8 +134,8 @@ def empty_panels(prometheus: Prometheus, start: float, **variables: str) -> set[
     return empty
 
 
-def in_fast_motion(rules: Object) -> Object:
-    """The same rules where each minute is a second, and an hour a minute: what is waited for is seen in a test."""
+def shortened(rules: Object) -> Object:
+    """The rules with minutes replaced by seconds and hours by minutes, so that tests need not wait."""
     text = re.sub(r"\b(\d+)m\b", r"\1s", json.dumps(rules))
     text = re.sub(r"\b(\d+)h\b", r"\1m", text)
     fast: Object = json.loads(text)

@@ -1,4 +1,4 @@
-"""The images, built for real with buildah on a base made here, and run as a restricted pod runs them."""
+"""Build the images with buildah on a local base image, and run them like restricted pods."""
 
 import hashlib
 import os
@@ -24,10 +24,10 @@ pytestmark = pytest.mark.real
 
 
 def _built(name: str) -> Iterator[Container]:
-    """The image, built by what `make images` calls; without a change since the last time that takes seconds."""
-    absent = [program for program in ("buildah", "debootstrap", "unshare") if not shutil.which(program)]
-    if absent or os.geteuid() != 0:
-        pytest.skip(f"building without a registry needs root, {', '.join(absent)}: sudo scripts/install_buildah.sh")
+    """Build the image with the script of `make images`; without changes this takes seconds."""
+    missing = [program for program in ("buildah", "debootstrap", "unshare") if not shutil.which(program)]
+    if missing or os.geteuid() != 0:
+        pytest.skip(f"building without a registry needs root, {', '.join(missing)}: sudo scripts/install_buildah.sh")
     environment = {"BUILDAH_ISOLATION": "chroot", **os.environ}
     for command in (
         [ROOT / "scripts/base_image.sh", BASE],
@@ -52,27 +52,27 @@ def controller() -> Iterator[Container]:
 
 @pytest.fixture(params=["controller", "worker"])
 def image(request: pytest.FixtureRequest) -> Container:
-    """Each of them."""
-    found = request.getfixturevalue(request.param)
-    assert isinstance(found, Container)
-    return found
+    """Both images."""
+    container = request.getfixturevalue(request.param)
+    assert isinstance(container, Container)
+    return container
 
 
-def test_says_what_it_is_and_runs_as_nobody_in_particular(image: Container) -> None:
+def test_images_have_labels_and_a_non_root_user(image: Container) -> None:
     labels = image.config["Labels"]
     assert labels["org.opencontainers.image.version"] == VERSION
     assert labels["org.opencontainers.image.revision"] not in ("", "unknown")
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
     assert image.config["User"] == f"{UID}:{UID}"
     settings = dict(setting.split("=", 1) for setting in image.config["Env"])
-    # All that is writable in a pod; a library that writes elsewhere by default crashes there.
+    # Only these folders are writable in a pod; a library that writes elsewhere crashes.
     assert (settings["PYRITE_CACHE"], settings["HF_HOME"]) == ("/cache", "/cache/huggingface")
     assert (settings["HOME"], settings["MPLCONFIGDIR"]) == ("/tmp", "/tmp/matplotlib")
-    seen = image.run("-c", "id -u; id -g; touch /opt/x || touch /etc/x || echo refused", entrypoint=["sh"])
-    assert seen.stdout.split() == [str(UID), str(UID), "refused"]
+    output = image.run("-c", "id -u; id -g; touch /opt/x || touch /etc/x || echo refused", entrypoint=["sh"])
+    assert output.stdout.split() == [str(UID), str(UID), "refused"]
 
 
-def test_holds_nothing_to_build_or_install_with(image: Container) -> None:
+def test_images_have_no_build_or_install_tools(image: Container) -> None:
     tools = {"pip", "pip3", "uv", "gcc", "cc", "c++", "g++", "clang", "ld", "as", "make", "git", "curl", "wget"}
     found = [name for name in tools for folder in _path(image) if (folder / name).exists()]
     assert not found
@@ -85,21 +85,21 @@ def test_holds_nothing_to_build_or_install_with(image: Container) -> None:
     assert not [f for f in (image.root / "usr").rglob("*") if f.is_file() and f.stat().st_mode & 0o6000]
 
 
-def test_keeps_nothing_of_the_machine_that_built_it(image: Container) -> None:
-    """pip's configuration and the machine's certificates are there while building; neither may be in the image."""
+def test_images_have_no_configuration_of_the_build_host(image: Container) -> None:
+    """pip's configuration and the host's certificates are used in the build, but must not be in the image."""
     names = {file.name for file in image.root.rglob("*")}
     assert not names & {"pip.conf", "uv.toml", "sources.list", "direct_url.json"}
     assert not [word for word in image.config["Env"] if re.match(r"(PIP|UV|SSL|REQUESTS|CURL|AWS)_", word)]
-    ours = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
+    host_certificates = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
     base = Container(BASE)
     try:
         public = _certificates(base.root / "etc/ssl/certs/ca-certificates.crt") | _certificates(Path(certifi.where()))
     finally:
         base.close()
-    added = _certificates(ours) - public
-    everything = [f for f in image.root.rglob("*") if f.suffix in (".crt", ".pem") and not f.is_symlink()]
-    assert len(everything) > 100
-    for file in everything:
+    added = _certificates(host_certificates) - public
+    certificate_files = [f for f in image.root.rglob("*") if f.suffix in (".crt", ".pem") and not f.is_symlink()]
+    assert len(certificate_files) > 100
+    for file in certificate_files:
         assert not _certificates(file) & added, file
     hosts = _index_hosts()
     for file in (
@@ -110,8 +110,8 @@ def test_keeps_nothing_of_the_machine_that_built_it(image: Container) -> None:
 
 
 def test_the_worker_runs_a_stage(worker: Container, tmp_path: Path) -> None:
-    said = worker.run("--version")
-    assert (said.stdout.strip(), said.stderr) == (f"pyrite {VERSION}", "")
+    result = worker.run("--version")
+    assert (result.stdout.strip(), result.stderr) == (f"pyrite {VERSION}", "")
     os.chown(tmp_path, UID, UID)
     mounts = {ROOT / "src/pyrite/examples/sample.yaml": "/run/run.yaml", tmp_path: "/store"}
     done = worker.run("prepare", "/run/run.yaml", "--store", "/store", mounts=mounts)
@@ -119,8 +119,8 @@ def test_the_worker_runs_a_stage(worker: Container, tmp_path: Path) -> None:
     assert list(tmp_path.glob("runs/sample/steps/*"))
 
 
-def test_the_worker_has_what_every_stage_imports(worker: Container) -> None:
-    """What was cut out of the packages (tests, headers, botocore's other services) was not needed after all."""
+def test_the_worker_has_all_imports_of_all_stages(worker: Container) -> None:
+    """trim.sh removed nothing that a stage imports."""
     stages = sorted(path.stem for path in (ROOT / "src/pyrite/stages").glob("[!_]*.py"))
     code = (
         f"import {', '.join(f'pyrite.stages.{stage}' for stage in stages)}\n"
@@ -132,15 +132,15 @@ def test_the_worker_has_what_every_stage_imports(worker: Container) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_controller_starts_and_is_light(controller: Container) -> None:
-    light = "import sys, pyrite.controller.__main__, pyrite.store.s3, kubernetes.client, boto3\n"
-    light += "[boto3.client(s, region_name='eu-west-1') for s in ('s3', 'sts')]\n"
-    assert controller.run("-c", light, entrypoint=["python"]).returncode == 0
+def test_the_controller_starts_without_heavy_packages(controller: Container) -> None:
+    imports = "import sys, pyrite.controller.__main__, pyrite.store.s3, kubernetes.client, boto3\n"
+    imports += "[boto3.client(s, region_name='eu-west-1') for s in ('s3', 'sts')]\n"
+    assert controller.run("-c", imports, entrypoint=["python"]).returncode == 0
     for heavy in ("torch", "pyarrow", "numpy", "transformers"):
         assert controller.run("-c", f"import {heavy}", entrypoint=["python"]).returncode == 1
-    said = controller.run()
-    assert said.returncode != 0
-    assert "No module named" not in said.stderr
+    result = controller.run()
+    assert result.returncode != 0
+    assert "No module named" not in result.stderr
 
 
 def _path(image: Container) -> list[Path]:
@@ -155,6 +155,6 @@ def _certificates(file: Path) -> set[str]:
 
 
 def _index_hosts() -> set[str]:
-    """The hosts that this machine's own configuration of pip names."""
-    said = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
-    return set(re.findall(r"https?://(?:[^@/\s']*@)?([^/:\s']+)", said))
+    """Host names in pip's local configuration."""
+    config = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True).stdout
+    return set(re.findall(r"https?://(?:[^@/\s']*@)?([^/:\s']+)", config))

@@ -1,4 +1,4 @@
-"""A run on this machine, watched by a real Prometheus: dashboards find their data, alerts fire when they must."""
+"""A local run scraped by a real Prometheus: dashboards have data, and alerts fire when they should."""
 
 import os
 import subprocess
@@ -17,21 +17,21 @@ from stub_judge import MODEL, Stub
 
 pytestmark = pytest.mark.real
 
-#: What only a cluster has: metrics of the controller, of the server that it scales, and of a node's price.
-OF_A_CLUSTER = ("pyrite_controller_", "pyrite_server_", "pyrite_run_cost_", "pyrite_run_queued")
+#: Prefixes of metrics that exist only in a cluster: controller, server and cost.
+CLUSTER_ONLY = ("pyrite_controller_", "pyrite_server_", "pyrite_run_cost_", "pyrite_run_queued")
 
-#: Panels of those.
-EMPTY = {
-    *("judging: Dollars", "judging: Dollar budget used", "judging: Pairs per dollar"),
-    *("run: Dollars", "run: Dollar budget used"),
-    *("run: Runs, by phase", "run: Time of a turn", "run: Errors per minute, by kind"),
+#: Panels of these metrics.
+EMPTY_PANELS = {
+    *("judging: Cost", "judging: Cost budget used", "judging: Pairs per dollar"),
+    *("run: Cost", "run: Cost budget used"),
+    *("run: Runs by phase", "run: Sync duration", "run: Errors per minute, by type"),
     *("vllm: Servers not ready", "vllm: Servers ready"),
 }
 
 
 @contextmanager
-def watched(folder: Path, run_file: Path, *settings: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """`pyrite train`, and the address of its metrics."""
+def training(folder: Path, run_file: Path, *settings: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """Run `pyrite train`; yields the process and the address of its metrics."""
     port = free_port()
     words = [sys.executable, "-m", "pyrite", "train", str(run_file), *settings, f"--metrics-port={port}"]
     process = subprocess.Popen(
@@ -48,8 +48,8 @@ def watched(folder: Path, run_file: Path, *settings: str) -> Iterator[tuple["sub
         process.communicate(timeout=60)
 
 
-def test_every_panel_and_rule_finds_what_it_asks_for(tmp_path: Path, run_file: Path) -> None:
-    """The bugs: a metric is renamed, by us or by a new vLLM; a label that a panel goes by is not there."""
+def test_every_panel_and_rule_finds_its_metrics(tmp_path: Path, run_file: Path) -> None:
+    """Detects metrics renamed by us or by a new vLLM, and missing labels."""
     with serving(VARYING) as server:
         settings = (
             "judge={kind: llm, model: judge, shards: 2}",
@@ -60,28 +60,26 @@ def test_every_panel_and_rule_finds_what_it_asks_for(tmp_path: Path, run_file: P
             "mine.num_negatives=1",
         )
         start = time.time()
-        with watched(tmp_path, run_file, *settings) as (process, address):
+        with training(tmp_path, run_file, *settings) as (process, address):
             vllm = {"namespace": "here", "component": "vllm", "pod": "vllm-0"}
             targets = {address: {"namespace": "here"}, server.removeprefix("http://"): vllm}
-            with prometheus.running(tmp_path, targets, RULES) as seen:
-                seen.until("judging", 'pyrite_judge_pairs_total{outcome="judged", stage="judge"} > 5', 180)
-                scraped = seen.scraped()
-                seen.until("the end", 'pyrite_run_phase{phase="Succeeded"} == 1', 300)
-                scraped |= seen.scraped()
-                empty = prometheus.empty_panels(seen, start, namespace="here", run="small")
-                assert not seen.firing(start) - {"PyriteControllerDown"}
+            with prometheus.running(tmp_path, targets, RULES) as scraper:
+                scraper.until("judging", 'pyrite_judge_pairs_total{outcome="judged", stage="judge"} > 5', 180)
+                scraped = scraper.scraped()
+                scraper.until("the end", 'pyrite_run_phase{phase="Succeeded"} == 1', 300)
+                scraped |= scraper.scraped()
+                empty = prometheus.empty_panels(scraper, start, namespace="here", run="small")
+                assert not scraper.firing(start) - {"PyriteControllerDown"}
             assert process.wait(60) == 0
-    assert {name for name in prometheus.names() - scraped if not name.startswith(OF_A_CLUSTER)} == set()
-    assert empty == EMPTY
+    assert {name for name in prometheus.names() - scraped if not name.startswith(CLUSTER_ONLY)} == set()
+    assert empty == EMPTY_PANELS
 
 
-def test_alerts_fire_when_a_judge_goes_wrong_and_not_before(
-    tmp_path: Path, run_file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In fast motion, with a stub for the LLM: a real one cannot be made to go wrong in four ways in two minutes."""
+def test_alerts_fire_only_when_the_judge_fails(tmp_path: Path, run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With shortened rules and a stub: a real LLM cannot be made to fail in four ways within two minutes."""
     garbled: set[object] = set()
 
-    def some(_number: int, pair: object) -> str | None:
+    def fail_25_pairs(_number: int, pair: object) -> str | None:
         if len(garbled) < 25:
             garbled.add(pair)
         return "no grade" if pair in garbled else None
@@ -92,27 +90,27 @@ def test_alerts_fire_when_a_judge_goes_wrong_and_not_before(
             f"judge={{kind: llm, model: {MODEL}, shards: 1}}",
             f"resources={{judge_urls: [{stub.url}], judge_concurrency: 2, judge_timeout: 20}}",
         )
-        with watched(tmp_path, run_file, *settings) as (process, address):
-            targets, rules = {address: {"namespace": "here"}}, prometheus.in_fast_motion(RULES)
-            with prometheus.running(tmp_path, targets, rules) as seen:
+        with training(tmp_path, run_file, *settings) as (process, address):
+            targets, rules = {address: {"namespace": "here"}}, prometheus.shortened(RULES)
+            with prometheus.running(tmp_path, targets, rules) as scraper:
                 start = time.time()
-                seen.until("judging", 'pyrite_judge_pairs_total{outcome="judged"} > 100', 120)
-                assert seen.firing(start) <= {"PyriteControllerDown"}, "nothing is wrong yet; here is no controller"
+                scraper.until("judging", 'pyrite_judge_pairs_total{outcome="judged"} > 100', 120)
+                assert scraper.firing(start) <= {"PyriteControllerDown"}, "no fault yet; there is no controller"
 
-                stub.fault = some
-                seen.until("missing pairs are told", firing("PyriteFailureBudgetHalfUsed"), 60)
+                stub.fault = fail_25_pairs
+                scraper.until("alert on missing pairs", firing("PyriteFailureBudgetHalfUsed"), 60)
                 stub.fault = lambda _number, _pair: None
                 monkeypatch.setattr("stub_judge.distribution", lambda _pair: [0.97, 0.01, 0.01, 0.01])
-                seen.until("one grade for all is told", firing("PyriteGradeCollapse", grade="1"), 90)
-                assert not seen.now(firing("PyriteJudgingStalled"))
+                scraper.until("alert on uniform grades", firing("PyriteGradeCollapse", grade="1"), 90)
+                assert not scraper.now(firing("PyriteJudgingStalled"))
 
                 stub.delay = 3600
-                seen.until("a judge that hangs is told", firing("PyriteJudgingStalled", run="small"), 60)
-                seen.until("a run that hangs is told", firing("PyriteNoProgress", run="small"), 120)
-                assert not seen.now(firing("PyriteRunFailed"))
+                scraper.until("alert on a hanging judge", firing("PyriteJudgingStalled", run="small"), 60)
+                scraper.until("alert on a hanging run", firing("PyriteNoProgress", run="small"), 120)
+                assert not scraper.now(firing("PyriteRunFailed"))
 
                 stub.delay, stub.fault = 0, lambda _number, _pair: "no grade"
-                seen.until("a run that failed is told", firing("PyriteRunFailed", run="small"), 120)
+                scraper.until("alert on a failed run", firing("PyriteRunFailed", run="small"), 120)
                 assert process.wait(60) == 1
 
 

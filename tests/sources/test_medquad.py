@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from public_data import REAL_DATA
 from pyrite.errors import UserError
 from pyrite.sources import open_source
 from pyrite.sources.base import Document, Dropped, Question, Record
 from pyrite.spec import MedquadSource
 
-PUBLISHED = Path(__file__).parents[2].parent / "shared" / "medquad"
+PUBLISHED = REAL_DATA / "medquad"
 
 CROHN = """<?xml version="1.0" encoding="UTF-8"?>
 <Document id="0000093" source="NIDDK" url="http://example.org">

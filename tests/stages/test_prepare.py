@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from public_data import REAL_DATA
 from pyrite import tables
 from pyrite.errors import UserError
 from pyrite.identity import normalise
@@ -17,7 +18,7 @@ from pyrite.spec import MedquadSource, PrepareSpec, RunSpec, SplitSpec
 from pyrite.stages import prepare
 from pyrite.stages.prepare import Prepared, prepare_tables
 
-PUBLISHED = Path(__file__).parents[2].parent / "shared" / "medquad"
+PUBLISHED = REAL_DATA / "medquad"
 SPEC = PrepareSpec(min_chars=10, max_chars=60)
 
 

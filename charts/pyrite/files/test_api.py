@@ -1,4 +1,4 @@
-"""helm test: what the controller needs of the API server, with its own account: TrainingRuns to list."""
+"""helm test: check that the controller's service account can list TrainingRuns."""
 
 import os
 import ssl
@@ -10,11 +10,11 @@ from pathlib import Path
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 HINTS = {
-    403: "its Role is not as the chart makes it: run helm upgrade",
-    404: "this cluster has no kind TrainingRun: kubectl apply --server-side --field-manager=helm -f charts/pyrite/crds",
+    403: "the controller's Role is missing or was changed; run helm upgrade",
+    404: "the cluster has no CRD for TrainingRun; run kubectl apply --server-side --field-manager=helm -f charts/pyrite/crds",
 }
 
-time.sleep(3)  # network policies take a moment to reach a new pod, and may let it do anything till then
+time.sleep(3)  # network policies apply to a new pod with a delay; until then everything may be allowed
 
 host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
 host = f"[{host}]" if ":" in host else host
@@ -26,6 +26,6 @@ try:
     with urllib.request.urlopen(request, timeout=20, context=context):
         print("ok: the controller's account can list TrainingRuns")
 except urllib.error.HTTPError as error:
-    sys.exit(f"FAILED: the API server answers {error.code}; {HINTS.get(error.code, error.reason)}")
+    sys.exit(f"FAILED: the API server responded with {error.code}; {HINTS.get(error.code, error.reason)}")
 except OSError as error:
-    sys.exit(f"FAILED: no answer from the API server ({error}); look at networkPolicy.apiServer")
+    sys.exit(f"FAILED: cannot reach the API server ({error}); check networkPolicy.apiServer")

@@ -1,4 +1,4 @@
-"""helm test: what a judge pod needs, from inside one: the store, written and read, and the judge's servers."""
+"""helm test: check from a judge pod that the store is writable and the judge servers respond."""
 
 import json
 import os
@@ -14,18 +14,18 @@ from pyrite.store.s3_faults import RetryPolicy
 
 KEY = "probe/helm-test"
 
-time.sleep(3)  # network policies take a moment to reach a new pod, and may let it do anything till then
+time.sleep(3)  # network policies apply to a new pod with a delay; until then everything may be allowed
 
 try:
-    # A run waits a quarter of an hour for its store; a person at a terminal does not.
+    # Shorter than the 15 minutes that a run waits for its store: a user is waiting.
     store = S3Store(os.environ["PYRITE_STORE"], RetryPolicy(connect=5, between=5, total=45))
     store.ensure_writable()
     store.write(KEY, b"pyrite")
     assert store.read(KEY) == b"pyrite"
     store.delete(KEY)
 except PyriteError as error:
-    sys.exit(f"FAILED: {error}\nIf there was no answer at all, look at networkPolicy.store too.")
-print(f"ok: the store {store} can be written and read")
+    sys.exit(f"FAILED: {error}\nIf the store did not respond at all, check networkPolicy.store too.")
+print(f"ok: the store {store} is readable and writable")
 
 try:
     urls = servers(json.loads(os.environ["JUDGE_URLS"]))
@@ -38,12 +38,12 @@ for url in urls:
     models = f"{url}/v1/models"
     request = urllib.request.Request(models, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            names = [model["id"] for model in json.load(answer)["data"]]
+        with urllib.request.urlopen(request, timeout=10) as response:
+            names = [model["id"] for model in json.load(response)["data"]]
         print(f"ok: {url} serves {', '.join(names)}")
     except (OSError, ValueError, KeyError) as error:
         if os.environ["JUDGE_IS_SCALED"] == "true" and not isinstance(error, urllib.error.HTTPError):
-            print(f"not up: {url}; the controller starts it before judging")
+            print(f"not running: {url}; the controller starts it before judging")
         else:
-            failed.append(f"FAILED: {models}: {error}; if there was no answer, look at networkPolicy.judge.ports")
+            failed.append(f"FAILED: {models}: {error}; if the server did not respond, check networkPolicy.judge.ports")
 sys.exit("\n".join(failed) or 0)

@@ -1,16 +1,16 @@
-{{/* Start of all names. 40 characters leave room for "-controller", and for what a StatefulSet adds to its own name. */}}
+{{/* Prefix of all names. 40 characters leave room for "-controller" and for a StatefulSet's suffixes. */}}
 {{- define "pyrite.fullname" -}}
 {{- $name := ternary .Release.Name (printf "%s-pyrite" .Release.Name) (contains "pyrite" .Release.Name) -}}
 {{- default $name .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* What all of the release's pods have in common; the controller gives the same to the pods that it makes. */}}
+{{/* Labels of all the release's pods; the controller sets the same labels on the pods that it creates. */}}
 {{- define "pyrite.selector" -}}
 app.kubernetes.io/name: pyrite
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{/* Labels of objects, never of pods: a pod's would change, and vLLM be restarted, with every version of the chart. */}}
+{{/* Labels of objects, not of pods: in a pod template they would restart vLLM with every version of the chart. */}}
 {{- define "pyrite.labels" -}}
 {{ include "pyrite.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -18,18 +18,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* An image: list $ .Values.worker */}}
+{{/* Image reference: list $ .Values.worker */}}
 {{- define "pyrite.image" -}}
 {{- $image := (index . 1).image -}}
 {{ $image.repository }}:{{ default (index . 0).Chart.AppVersion $image.tag }}
 {{- end -}}
 
-{{/* Name of a component's service account: list $ "worker" .Values.worker. Pods of one that is not made here, and not
-named, run as the namespace's default. */}}
+{{/* Name of a component's service account: list $ "worker" .Values.worker. If it is neither created here nor named, the
+pods use the namespace's default. */}}
 {{- define "pyrite.serviceAccountName" -}}
 {{- $account := (index . 2).serviceAccount -}}
-{{- $made := printf "%s-%s" (include "pyrite.fullname" (index . 0)) (index . 1) -}}
-{{- default (ternary $made "default" $account.create) $account.name -}}
+{{- $created := printf "%s-%s" (include "pyrite.fullname" (index . 0)) (index . 1) -}}
+{{- default (ternary $created "default" $account.create) $account.name -}}
 {{- end -}}
 
 {{/* Restricted Pod Security, for pods */}}
@@ -51,7 +51,7 @@ runAsGroup: 65532
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* Where and how a component's pods are placed: list $ .Values.worker */}}
+{{/* Scheduling fields of a component's pods: list $ .Values.worker */}}
 {{- define "pyrite.placement" -}}
 {{- $placement := dict -}}
 {{- with (index . 0).Values.imagePullSecrets }}{{ $_ := set $placement "imagePullSecrets" . }}{{ end -}}
@@ -61,7 +61,7 @@ capabilities: {drop: [ALL]}
 {{- with $placement }}{{ toYaml . }}{{ end -}}
 {{- end -}}
 
-{{/* Environment by which controller and workers find the store */}}
+{{/* Environment variables that locate the store, for controller and workers */}}
 {{- define "pyrite.storeEnv" -}}
 - {name: PYRITE_STORE, value: {{ .Values.store.url | quote }}}
 {{- with .Values.store.region }}
@@ -75,14 +75,14 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
-{{/* Its credentials, where they are in a Secret */}}
+{{/* Store credentials from a Secret, if set */}}
 {{- define "pyrite.storeEnvFrom" -}}
 {{- with .Values.store.existingSecret -}}
 - secretRef: {name: {{ . | quote }}}
 {{- end -}}
 {{- end -}}
 
-{{/* The hub's token, where there is one */}}
+{{/* Hugging Face token, if set */}}
 {{- define "pyrite.hubToken" -}}
 {{- with .Values.huggingface -}}
 {{- if .existingSecret -}}
@@ -92,7 +92,7 @@ capabilities: {drop: [ALL]}
 {{- end -}}
 {{- end -}}
 
-{{/* Environment of every worker */}}
+{{/* Environment variables of all workers */}}
 {{- define "pyrite.workerEnv" -}}
 {{ include "pyrite.storeEnv" . }}
 {{ if .Values.networkPolicy.allowHub -}}
@@ -105,11 +105,11 @@ capabilities: {drop: [ALL]}
 {{- end }}
 {{- end -}}
 
-{{/* The server's addresses, or those of the user's own, as a YAML list. A server has one name per replica: the worker
-chooses among them by query, so that all of a query's pairs meet one prefix cache. */}}
+{{/* Addresses of the chart's servers or of judge.urls, as a YAML list. Each replica has its own name: workers choose one
+per query, so that all pairs of a query use the same prefix cache. */}}
 {{- define "pyrite.judgeUrls" -}}
 {{- if .Values.server.enabled -}}
-{{- if .Values.judge.urls }}{{ fail "judge.urls and server.enabled: the judge is either yours or the chart's; unset one" }}{{ end -}}
+{{- if .Values.judge.urls }}{{ fail "judge.urls and server.enabled exclude each other; unset one of them" }}{{ end -}}
 {{- $server := include "pyrite.server" . -}}
 {{- range $index := until (int .Values.server.replicas) }}
 - http://{{ $server }}-{{ $index }}.{{ $server }}:8000
@@ -131,7 +131,7 @@ chooses among them by query, so that all of a query's pairs meet one prefix cach
 {{- default (ternary "443" "80" (eq $url.scheme "https")) $port -}}
 {{- end -}}
 
-{{/* TCP ports of a NetworkPolicy's rule, from a list of numbers */}}
+{{/* TCP ports of a NetworkPolicy rule, from a list of numbers */}}
 {{- define "pyrite.ports" -}}
 {{- range . -}}
 - {protocol: TCP, port: {{ int . }}}

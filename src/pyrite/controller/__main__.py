@@ -34,7 +34,7 @@ HEALTHZ_TIMEOUT = 60.0
 STORE_RETRY_POLICY = RetryPolicy(connect=3, read=5, between=2, total=15, quick=1)
 
 #: Error kinds whose series start at 0: Prometheus sees no increase in a series that starts at 1.
-_EXPECTED_ERRORS = ("ApiException", "MaxRetryError", "UserError", "unreadable")
+_EXPECTED_ERRORS = ("ApiException", "MaxRetryError", "UserError", "unreadable_run")
 
 _log = logging.getLogger("pyrite.controller")
 

@@ -39,7 +39,7 @@ class Exporter:
         samples = [*cluster_samples(snapshot.runs, snapshot.server)]
         for run in snapshot.runs:
             samples += self._samples(run, snapshot, now)
-        metrics.SHOWN.replace(samples)
+        metrics.SNAPSHOT_GAUGES.replace(samples)
 
     def _read_next(self, runs: Sequence[TrainingRun], now: datetime) -> None:
         """Read one run that is not cached, as after a start. One per sync, so that no sync takes long."""
@@ -62,7 +62,7 @@ class Exporter:
             return [*run_samples(run, None, *inputs)]
 
     def _unreadable(self, run: TrainingRun, error: Exception, now: datetime) -> None:
-        metrics.CONTROLLER_ERRORS.labels("unreadable").inc()
+        metrics.CONTROLLER_ERRORS.labels("unreadable_run").inc()
         _log.warning("run %s: no metrics of its steps: %s: %s", run.name, type(error).__name__, error)
         self._stored.pop(run.uid, None)
         self._retry_at[run.uid] = now + _RETRY_DELAY
@@ -74,8 +74,8 @@ def cluster_samples(runs: Sequence[TrainingRun], server: Server | None) -> Itera
     for phase in get_args(Phase):
         yield Sample(metrics.RUNS, (phase,), phases[phase])
     if server:
-        yield Sample(metrics.SERVERS, ("wanted",), server.replicas)
-        yield Sample(metrics.SERVERS, ("present",), server.present)
+        yield Sample(metrics.SERVERS, ("desired",), server.replicas)
+        yield Sample(metrics.SERVERS, ("current",), server.present)
         yield Sample(metrics.SERVERS, ("ready",), server.ready)
 
 

@@ -80,7 +80,7 @@ class RunMetrics:
         self._times: list[Sample] = []
         self._relay = _Relay(name)
         self.registry = CollectorRegistry()
-        self.registry.register(metrics.SHOWN)
+        self.registry.register(metrics.SNAPSHOT_GAUGES)
         self.registry.register(self._relay)
 
     def planned(self, states: Sequence[StepState]) -> None:
@@ -116,7 +116,7 @@ class RunMetrics:
 
     def _show(self, phase: str) -> None:
         phases = [Sample(metrics.RUN_PHASE, (self._name, each), each == phase) for each in _PHASES]
-        metrics.SHOWN.replace(
+        metrics.SNAPSHOT_GAUGES.replace(
             [*phases, *self._times, *self._shards(), *of_steps(self._name, self._steps, self._manifests)]
         )
 

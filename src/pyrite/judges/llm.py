@@ -62,7 +62,7 @@ class LlmJudge:
         self._looking = asyncio.Lock()
         self._abilities: Capabilities | None = None
         self._window: Window | None = None
-        self._unparsable = metrics.RETRIES.labels("unparsable")  # 0, not absent
+        self._unparsable = metrics.REQUEST_FAILURES.labels("unparsable")  # 0, not absent
 
     @classmethod
     def open(cls, spec: RunSpec, queries: pa.Table, passages: pa.Table) -> Self:

@@ -104,7 +104,7 @@ class Pool:
         self._last_reply = self._last_log = 0.0
         self._last_error = ""  # of any request
         for kind in get_args(ErrorKind):
-            metrics.RETRIES.labels(kind)  # creates the series at 0, so that its first increase is visible
+            metrics.REQUEST_FAILURES.labels(kind)  # creates the series at 0, so that its first increase is visible
 
     @classmethod
     def from_spec(cls, spec: RunSpec, model: str | None) -> Self:
@@ -198,7 +198,7 @@ class Pool:
                 raise RetriesExhausted("longer than the server's context window", attempts, "window") from None
             except TransientError as error:
                 server.record_failure(error, epoch)
-                metrics.RETRIES.labels(error.kind).inc()
+                metrics.REQUEST_FAILURES.labels(error.kind).inc()
                 self._last_error, retry_after = error.reason, error.retry_after
                 counted_failures += error.kind not in _SERVER_ERRORS
                 if counted_failures >= _MAX_ATTEMPTS or is_last_attempt:

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from charts.tools import program
-from real.cluster.release import CONTROLLER, ROOT, Object, Release, is_running, kubectl, wait_until
+from real.cluster.release import CONTROLLER, Object, Release, is_running, kubectl, wait_until
 
-UP = ROOT.parent / "shared/kube/up"
+UP = Path(os.environ.get("PYRITE_TEST_CLUSTER", "kind"))
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 

@@ -1,15 +1,15 @@
-"""Colours and measures of Grafana's dark theme, as far as our panels use them."""
+"""Colors and sizes of Grafana's dark theme, for the features that our panels use."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
-#: Pixels. A dashboard's grid is 24 columns wide; a row of the grid is ROW high, with GAP between panels.
+#: In pixels. The grid has 24 columns and rows of height ROW, with GAP between panels.
 WIDTH, MARGIN, ROW, GAP, HEAD = 1280, 16, 30, 8, 32
 
 TEXT, MUTED, LINE, PANEL, CANVAS = "#ccccdc", "#9a9aa8", "#34363c", "#181b1f", "#111217"
 
-#: Colours of series that have none of their own, in order.
+#: Default series colors, in order.
 PALETTE = (
     *("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#5794f2", "#b877d9", "#705da0"),
     *("#37872d", "#fade2a", "#447ebc", "#c15c17", "#890f02", "#0a437c", "#6d1f62", "#584477"),
@@ -31,28 +31,28 @@ Json = dict[str, Any]
 
 
 def color(name: str) -> str:
-    """A colour's code.
+    """Hex code of a color.
 
     Raises:
-        KeyError: no panel had this name before; add it to NAMED.
+        KeyError: the name is unknown; add it to NAMED.
     """
     return name if name.startswith("#") else NAMED[name]
 
 
-def box(place: Mapping[str, int]) -> tuple[int, int, int, int]:
-    """Left, top, width and height in pixels of a panel's place on the grid."""
+def box(grid_position: Mapping[str, int]) -> tuple[int, int, int, int]:
+    """Left, top, width and height of a panel in pixels."""
     column = (WIDTH - 2 * MARGIN) / 24
-    left, width = column * place.get("x", 0), column * place["w"]
-    top, height = (ROW + GAP) * place.get("y", 0), (ROW + GAP) * place["h"]
+    left, width = column * grid_position.get("x", 0), column * grid_position["w"]
+    top, height = (ROW + GAP) * grid_position.get("y", 0), (ROW + GAP) * grid_position["h"]
     return round(left), top, round(width) - GAP, height - GAP
 
 
 def color_of(panel: Json, name: str, index: int, value: float) -> str:
-    """A series' colour: its own, or by its value, or the palette's next."""
+    """Color of a series: its override, the color of its threshold, or the next color of the palette."""
     defaults = panel["fieldConfig"]["defaults"]
-    own = overridden(panel, name).get("color")
-    if own or defaults["color"]["mode"] == "fixed":
-        return color((own or defaults["color"])["fixedColor"])
+    override = overrides(panel, name).get("color")
+    if override or defaults["color"]["mode"] == "fixed":
+        return color((override or defaults["color"])["fixedColor"])
     if defaults["color"]["mode"] == "thresholds":
         steps = defaults["thresholds"]["steps"]
         reached = [step["color"] for step in steps if step["value"] is None or value >= step["value"]]
@@ -60,10 +60,10 @@ def color_of(panel: Json, name: str, index: int, value: float) -> str:
     return PALETTE[index % len(PALETTE)]
 
 
-def overridden(panel: Json, name: str) -> Json:
-    """What a panel sets for the series ``name`` alone, by property."""
-    found = [one for one in panel["fieldConfig"]["overrides"] if _matches(one["matcher"], name)]
-    return {prop["id"]: prop["value"] for one in found for prop in one["properties"]}
+def overrides(panel: Json, name: str) -> Json:
+    """Properties that a panel overrides for the series ``name``."""
+    matching = [override for override in panel["fieldConfig"]["overrides"] if _matches(override["matcher"], name)]
+    return {prop["id"]: prop["value"] for override in matching for prop in override["properties"]}
 
 
 def _matches(matcher: Json, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""A Prometheus of our own on this machine, over samples that are made up, with our rules' series recorded."""
+"""Start a local Prometheus with given samples and the series of our recording rules."""
 
 import shutil
 import socket
@@ -10,30 +10,37 @@ from pathlib import Path
 
 import requests
 
-from preview.asking import SCRAPE, Span
+from preview.queries import SCRAPE_INTERVAL, Span
 from pyrite.errors import UserError
 
 _READY_SECONDS = 60.0
 
 
 @contextmanager
-def prometheus(folder: Path, lines: Iterable[str], rules: Path, span: Span) -> Iterator[str]:
-    """The address of a Prometheus over ``lines`` (OpenMetrics text) in ``folder``; it ends with the block.
+def start(folder: Path, lines: Iterable[str], rules: Path, span: Span) -> Iterator[str]:
+    """Start a Prometheus with the samples ``lines`` (OpenMetrics text) and yield its URL.
 
     Raises:
-        UserError: Prometheus is not installed, or does not start.
+        UserError: Prometheus is not installed or does not start.
     """
     server, promtool = _program("prometheus"), _program("promtool")
-    scraped, data = folder / "scraped.txt", folder / "data"
-    with scraped.open("w", encoding="utf-8") as file:
+    samples, data = folder / "scraped.txt", folder / "data"
+    with samples.open("w", encoding="utf-8") as file:
         file.writelines(lines)
-    _told(promtool, "tsdb", "create-blocks-from", "openmetrics", str(scraped), str(data))
+    _run(promtool, "tsdb", "create-blocks-from", "openmetrics", str(samples), str(data))
     with _running(server, folder, data) as url:
-        when = [f"--start={span.start:.0f}", f"--end={span.end:.0f}", f"--eval-interval={SCRAPE}s"]
-        _told(
-            promtool, "tsdb", "create-blocks-from", "rules", f"--url={url}", *when, f"--output-dir={data}", str(rules)
+        time_range = [f"--start={span.start:.0f}", f"--end={span.end:.0f}", f"--eval-interval={SCRAPE_INTERVAL}s"]
+        _run(
+            promtool,
+            "tsdb",
+            "create-blocks-from",
+            "rules",
+            f"--url={url}",
+            *time_range,
+            f"--output-dir={data}",
+            str(rules),
         )
-    # A running server takes up new blocks each minute only; a start takes them up at once.
+    # A running server loads new blocks once a minute; a restart loads them immediately.
     with _running(server, folder, data) as url:
         yield url
 
@@ -41,11 +48,11 @@ def prometheus(folder: Path, lines: Iterable[str], rules: Path, span: Span) -> I
 def _program(name: str) -> str:
     found = shutil.which(name)
     if not found:
-        raise UserError(f"{name} is not on the PATH; `make real-prometheus` installs it, or give --url.")
+        raise UserError(f"{name} is not on PATH; install it with `make real-prometheus`, or pass --url.")
     return found
 
 
-def _told(*command: str) -> None:
+def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     if done.returncode:
         raise UserError(f"{' '.join(command[:4])} failed: {(done.stdout + done.stderr).strip()[-500:]}")
@@ -62,19 +69,19 @@ def _running(server: str, folder: Path, data: Path) -> Iterator[str]:
         f"--config.file={config}",
         f"--storage.tsdb.path={data}",
         f"--web.listen-address=127.0.0.1:{port}",
-        # A scrape marks a series that has ended; samples from a file cannot, and would wait_for_scrape for 5 minutes.
-        f"--query.lookback-delta={2 * SCRAPE}s",
+        # Series from a file have no staleness markers, so they would stay visible for 5 minutes after their end.
+        f"--query.lookback-delta={2 * SCRAPE_INTERVAL}s",
         "--log.level=error",
     ]
     with (folder / "prometheus.log").open("ab") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
-            _wait(url, process, folder / "prometheus.log")
+            _wait_until_ready(url, process, folder / "prometheus.log")
             yield url
         finally:
             process.terminate()
 
 
-def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     until = time.monotonic() + _READY_SECONDS
     while time.monotonic() < until and process.poll() is None:
         try:
@@ -83,7 +90,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except requests.RequestException:
             pass
         time.sleep(0.05)
-    raise UserError(f"Prometheus does not start: {log.read_text(errors='replace')[-500:]}")
+    raise UserError(f"Prometheus did not start: {log.read_text(errors='replace')[-500:]}")
 
 
 def _free_port() -> int:

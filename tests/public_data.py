@@ -1,0 +1,7 @@
+"""Public data sets for tests. Tests that need a data set skip if it is absent."""
+
+import os
+from pathlib import Path
+
+#: A folder with one folder per data set, such as medquad/medquad-xml.tar.xz.
+REAL_DATA = Path(os.environ.get("PYRITE_TEST_DATA", Path(__file__).parents[1] / "data"))
