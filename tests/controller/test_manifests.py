@@ -77,7 +77,7 @@ def test_every_jobs_manifest_is_a_job_with_restricted_pods(stage: str, chart: Se
     assert worker["envFrom"] == [{"secretRef": {"name": "store"}}]
     assert ("PYRITE_JUDGE_API_KEY" in str(worker["env"])) == (stage in manifests.ASKING)
     arguments = worker["args"]
-    assert arguments[0] == ("evaluate" if stage == "validate" else stage)
+    assert arguments[0] == stage
     assert ("--iteration" in arguments) == (iteration is not None)
     assert iteration is None or arguments[arguments.index("--iteration") + 1] == "100"
     assert manifests.needs_gpu(made) == (stage == "finetune")

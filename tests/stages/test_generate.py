@@ -319,7 +319,7 @@ def test_a_data_set_with_questions_gets_more_for_training_and_keeps_its_own_meas
     assert result.returncode == 0, result.stderr
     for shard in (0, 1):
         assert pyrite("generate", run_file, "--shard", shard).returncode == 0
-    result = pyrite("evaluate", run_file, "-i", 0)
+    result = pyrite("validate", run_file, "-i", 0)
     assert result.returncode == 0, result.stderr
     run = tmp_path / "store/runs/small"
     own = pq.read_table(run / "queries/queries.parquet").to_pylist()

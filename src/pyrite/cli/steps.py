@@ -1,7 +1,10 @@
-"""One verb a stage: a step of a run by hand, as the executors do it."""
+"""One verb per stage: run one step of a run by hand. Pods run the same verbs."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Annotated
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -11,116 +14,63 @@ from pyrite.cli.display import Display
 from pyrite.config import dump
 from pyrite.executors.step import Run, run_step
 from pyrite.locks import locked
-from pyrite.plan import STAGES, Step
+from pyrite.plan import STAGES, StageInfo, Step
 from pyrite.progress import ProgressEvents
 from pyrite.store import ObjectCorrupted, ObjectNotFound
 
-Iteration = Annotated[int, typer.Option("--iteration", "-i", min=1, help="Which iteration, from 1.")]
-#: Stages whose metrics are worth a last scrape; what the others come to is all in their manifests.
-_LONG = ("generate", "retrieve", "judge", "finetune")
-
-Force = Annotated[bool, typer.Option("--force", help="Do it again even where it is finished.")]
+Shard = Annotated[int, typer.Option("--shard", min=0, help="Which shard, from 0.")]
+Force = Annotated[bool, typer.Option("--force", help="Run it even if it is finished.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs to ``app``."""
-    panel = "One step of a run"
+    """Add a verb to ``app`` for every stage in ``STAGES``."""
+    for stage, info in STAGES.items():
+        app.command(stage, help=info.help, rich_help_panel="One step of a run")(_command(stage, info))
 
-    @app.command(rich_help_panel=panel)
-    def prepare(
-        run_file: RunFile, overrides: Overrides = None, store: StoreOption = "store", force: Force = False
+
+def _command(stage: str, info: StageInfo) -> Callable[..., None]:
+    """The function of a stage's verb. Typer reads the verb's options from its signature."""
+
+    def command(
+        run_file: Path,
+        overrides: list[str] | None,
+        store: str,
+        force: bool,
+        iteration: int | None = None,
+        shard: int | None = None,
     ) -> None:
-        """Documents to passages, questions to splits by topic."""
-        _do(run_file, overrides, store, force, Step("prepare"))
+        metrics_server.serve_from_env()
+        with metrics_server.scraped_at_end() if info.awaits_scrape else nullcontext():
+            _run(run_from_file(run_file, overrides, store, stage), Step(stage, iteration, shard), force)
 
-    @app.command(rich_help_panel=panel)
-    def generate(
-        run_file: RunFile,
-        shard: Annotated[int, typer.Option("--shard", min=0, help="Which shard, from 0.")],
-        overrides: Overrides = None,
-        store: StoreOption = "store",
-        force: Force = False,
-    ) -> None:
-        """Have an LLM make one shard of the questions, where the run file says so (generate)."""
-        _do(run_file, overrides, store, force, Step("generate", None, shard))
-
-    @app.command(rich_help_panel=panel)
-    def retrieve(
-        run_file: RunFile,
-        iteration: Iteration,
-        overrides: Overrides = None,
-        store: StoreOption = "store",
-        force: Force = False,
-    ) -> None:
-        """Rank the training passages for every training query with the model as it is."""
-        _do(run_file, overrides, store, force, Step("retrieve", iteration))
-
-    @app.command(rich_help_panel=panel)
-    def judge(
-        run_file: RunFile,
-        iteration: Iteration,
-        shard: Annotated[int, typer.Option("--shard", min=0, help="Which shard, from 0.")],
-        overrides: Overrides = None,
-        store: StoreOption = "store",
-        force: Force = False,
-    ) -> None:
-        """Grade one shard of an iteration's (query, passage) pairs."""
-        _do(run_file, overrides, store, force, Step("judge", iteration, shard))
-
-    @app.command(rich_help_panel=panel)
-    def mine(
-        run_file: RunFile,
-        iteration: Iteration,
-        overrides: Overrides = None,
-        store: StoreOption = "store",
-        force: Force = False,
-    ) -> None:
-        """Turn disagreements between grade and rank into training examples."""
-        _do(run_file, overrides, store, force, Step("mine", iteration))
-
-    @app.command(rich_help_panel=panel)
-    def finetune(
-        run_file: RunFile,
-        iteration: Iteration,
-        overrides: Overrides = None,
-        store: StoreOption = "store",
-        force: Force = False,
-    ) -> None:
-        """Train the model on the examples."""
-        _do(run_file, overrides, store, force, Step("finetune", iteration))
-
-    @app.command(rich_help_panel=panel)
-    def evaluate(
-        run_file: RunFile,
-        overrides: Overrides = None,
-        iteration: Annotated[
-            int | None,
-            typer.Option("--iteration", "-i", min=0, help="Score this iteration on validation; 0 is the base model."),
-        ] = None,
-        store: StoreOption = "store",
-        force: Force = False,
-    ) -> None:
-        """Score an iteration on validation; without --iteration, choose, score once on test, write the report."""
-        step = Step("evaluate") if iteration is None else Step("validate", iteration)
-        _do(run_file, overrides, store, force, step)
+    options: dict[str, Any] = {"run_file": RunFile, "overrides": Overrides}
+    if info.first_iteration is not None:
+        which = "Which iteration, from 1." if info.first_iteration else "Which iteration; 0 is the base model."
+        options["iteration"] = Annotated[int, typer.Option("--iteration", "-i", min=info.first_iteration, help=which)]
+    if info.shards:
+        options["shard"] = Shard
+    options |= {"store": StoreOption, "force": Force}
+    defaults = {"overrides": None, "store": "store", "force": False}
+    command.__annotations__ = options
+    command.__signature__ = Signature(  # type: ignore[attr-defined]
+        [
+            Parameter(name, Parameter.KEYWORD_ONLY, default=defaults.get(name, Parameter.empty), annotation=annotation)
+            for name, annotation in options.items()
+        ]
+    )
+    return command
 
 
-def _do(run_file: RunFile, overrides: Overrides, store: str, force: bool, step: Step) -> None:
-    assert step.stage in STAGES
-    metrics_server.serve_from_env()
-    with metrics_server.scraped_at_end() if step.stage in _LONG else nullcontext():
-        _do_now(run_from_file(run_file, overrides, store, step.stage), force, step)
-
-
-def _do_now(run: Run, force: bool, step: Step) -> None:
+def _run(run: Run, step: Step, force: bool) -> None:
+    """Run ``step`` under a shared lock of the run, showing its progress."""
     run.store.ensure_writable()
     with locked(run.lock("run"), f"run {run.spec.name}", shared=True), Display(console) as display:
         key, description = f"{run.prefix}/run.yaml", dump(run.spec).encode()
         try:
-            stands = run.store.read(key)
+            stored = run.store.read(key)
         except (ObjectNotFound, ObjectCorrupted):
-            stands = b""
-        if stands != description:
+            stored = b""
+        if stored != description:
             run.store.write(key, description)
         display.started(step)
         manifest = run_step(run, step, ProgressEvents(lambda event: display.event(step, event)), force=force)

@@ -10,14 +10,14 @@ from pyrite.config import dump
 from pyrite.controller.resource import API_VERSION, KIND, TrainingRun
 from pyrite.controller.settings import Settings
 from pyrite.errors import UserError
-from pyrite.plan import Step
+from pyrite.plan import STAGES, Step
 from pyrite.spec import RunSpec
 
 RUN_LABEL, STAGE_LABEL, ITERATION_LABEL = "pyrite.dev/run", "pyrite.dev/stage", "pyrite.dev/iteration"
 DESCRIPTION_LABEL, TEMPLATE_LABEL = "pyrite.dev/description", "pyrite.dev/template"
 GPU = "nvidia.com/gpu"
-#: Stages that ask the LLM server.
-ASKING = ("generate", "judge")
+#: Stages that call the LLM server.
+ASKING = tuple(stage for stage, info in STAGES.items() if info.llm)
 _KEY = "run.yaml"
 
 Manifest = dict[str, Any]
