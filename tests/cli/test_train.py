@@ -86,8 +86,8 @@ def test_a_run_can_be_read_resumed_and_searched(trained: Path, pyrite: Pyrite, r
 
     # An outdated result is shown with a warning. A finished step whose next attempt failed is shown as failed.
     assert pyrite("mine", run_file, "mine.num_negatives=2", "iterations=1", "name=small", "-i", 1).returncode == 0
-    for words in (["report", "small"], ["compare", "small", "small"], ["search", "small", "How is gout treated?"]):
-        assert "run small has changed since this result was written" in pyrite(*words, COLUMNS="200").stderr
+    for command in (["report", "small"], ["compare", "small", "small"], ["search", "small", "How is gout treated?"]):
+        assert "run small has changed since this result was written" in pyrite(*command, COLUMNS="200").stderr
     assert re.search(r"finetune, iteration 1 +to do again", pyrite("status", "small", COLUMNS="200").stdout)
     time.sleep(2)
     with (trained / "logs/finetune-1.log").open("a") as log:
