@@ -96,9 +96,9 @@ evaluate: {{blends: [0.5], resamples: 200}}
 def pyrite(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line: pyrite("train", file), with the store in tmp_path / "store"."""
 
-    def call(*words: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "pyrite", *map(str, words)],
+            [sys.executable, "-m", "pyrite", *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=timeout,

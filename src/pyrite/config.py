@@ -36,14 +36,11 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist. Check the path, or write a run file with `pyrite init`.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder, not a run file. Give the path of a YAML file.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}). Check its permissions.") from error
+        hint = "Check the path, or write a run file with `pyrite init`."
+        raise UserError(f"{path} cannot be read: {error.strerror}. {hint}") from error
     try:
         content = yaml.safe_load(text)
         tree = yaml.compose(text, Loader=yaml.SafeLoader)

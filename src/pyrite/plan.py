@@ -113,8 +113,8 @@ def _headline_of_judge(summary: Summary) -> str:
 
 
 def _headline_of_validate(summary: Summary) -> str:
-    weights = {name: f" at {name.partition('@')[2]}" if "@" in name else "" for name in summary["val"]}
-    return "MRR@5 " + ", ".join(f"{val['mrr@5']:.3f}{weights[name]}" for name, val in summary["val"].items())
+    scores = (f"{val['mrr@5']:.3f} at {name.partition('@')[2]}" for name, val in summary["val"].items())
+    return "MRR@5 " + ", ".join(score.removesuffix(" at ") for score in scores)
 
 
 #: Every stage. The chain of a run follows their order; consecutive stages with iterations repeat together.

@@ -42,7 +42,7 @@ def _count_words(context: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def words_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stage "words", added as a new stage is: an entry in STAGES and a module with ``run``."""
+    """A stage "words", registered like any stage: an entry in STAGES and a module with ``run``."""
     module = ModuleType("pyrite.stages.words")
     module.run = _count_words  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pyrite.stages.words", module)
@@ -68,8 +68,8 @@ def test_a_new_stage_needs_only_its_entry_and_module(
         module.register(cli)
 
     def call(verb: str, *options: str) -> tuple[int, str]:
-        words = [verb, str(tmp_path / "small.yaml"), *options, "--store", str(tmp_path / "store")]
-        result = CliRunner().invoke(cli, words, catch_exceptions=False)
+        arguments = [verb, str(tmp_path / "small.yaml"), *options, "--store", str(tmp_path / "store")]
+        result = CliRunner().invoke(cli, arguments, catch_exceptions=False)
         return result.exit_code, result.output
 
     assert "Count the words." in CliRunner().invoke(cli, ["--help"]).output

@@ -1,4 +1,4 @@
-"""Faults of disks, files and inputs end in an error that says what to do. Incomplete outputs never look finished."""
+"""Faults of disks, files and inputs end in an error with a fix. Incomplete outputs never look finished."""
 
 import errno
 import json
@@ -148,7 +148,9 @@ def test_a_git_lfs_pointer_instead_of_weights_is_reported(
 def test_unknown_settings_runs_and_files_are_reported(pyrite: Pyrite, run_file: Path) -> None:
     assert_user_error(pyrite("check", run_file, "finetune.batchsize=3"), "Did you mean batch_size?")
     assert_user_error(pyrite("status", "nothing"), "has no run 'nothing'")
-    assert_user_error(pyrite("train", "missing.yaml"), "missing.yaml does not exist", "pyrite init")
+    assert_user_error(
+        pyrite("train", "missing.yaml"), "missing.yaml cannot be read: No such file or directory", "pyrite init"
+    )
 
 
 @pytest.mark.slow
@@ -186,10 +188,10 @@ def _deny_access(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
     """Make opening ``place``, and anything in it, fail with EACCES. File modes would not stop root."""
     original = Path.open
 
-    def refuse(path: Path, *words: Any, **more: Any) -> Any:
+    def refuse(path: Path, *args: Any, **kwargs: Any) -> Any:
         if path.is_relative_to(place):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return original(path, *words, **more)
+        return original(path, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", refuse)
 

@@ -129,11 +129,11 @@ def _status(run: Run) -> None:
         table.add_column(column, justify="right" if column == "took" else "left", no_wrap=column != "result")
     next_found = False
     for state in states:
-        words, took, result = _status_cells(
+        shown, took, result = _status_cells(
             run, state, manifests.get(state.step.name), "to do" if next_found else "next"
         )
         next_found = next_found or state.state != "done"
-        table.add_row(state.step.label, words, took, escape(result))
+        table.add_row(state.step.label, shown, took, escape(result))
     console.print(table)
     done = [state.step.name for state in states if state.state == "done"]
     spent = sum(manifests[name]["seconds"] for name in done)

@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from inspect import Parameter, Signature
-from pathlib import Path
-from typing import Annotated, Any
+from inspect import Parameter, Signature, signature
+from typing import Annotated
 
 import typer
 
@@ -32,32 +31,26 @@ def _command(stage: str, info: StageInfo) -> Callable[..., None]:
     """The function of a stage's verb. Typer reads the verb's options from its signature."""
 
     def command(
-        run_file: Path,
-        overrides: list[str] | None,
-        store: str,
-        force: bool,
-        iteration: int | None = None,
-        shard: int | None = None,
+        run_file: RunFile,
+        overrides: Overrides = None,
+        *,
+        store: StoreOption = "store",
+        force: Force = False,
+        **place: int,
     ) -> None:
         metrics_server.serve_from_env()
         with metrics_server.scraped_at_end() if info.awaits_scrape else nullcontext():
-            _run(run_from_file(run_file, overrides, store, stage), Step(stage, iteration, shard), force)
+            _run(run_from_file(run_file, overrides, store, stage), Step(stage, **place), force)
 
-    options: dict[str, Any] = {"run_file": RunFile, "overrides": Overrides}
+    place = []
     if info.first_iteration is not None:
         which = "Which iteration, from 1." if info.first_iteration else "Which iteration; 0 is the base model."
-        options["iteration"] = Annotated[int, typer.Option("--iteration", "-i", min=info.first_iteration, help=which)]
+        option = typer.Option("--iteration", "-i", min=info.first_iteration, help=which)
+        place.append(Parameter("iteration", Parameter.KEYWORD_ONLY, annotation=Annotated[int, option]))
     if info.shards:
-        options["shard"] = Shard
-    options |= {"store": StoreOption, "force": Force}
-    defaults = {"overrides": None, "store": "store", "force": False}
-    command.__annotations__ = options
-    command.__signature__ = Signature(  # type: ignore[attr-defined]
-        [
-            Parameter(name, Parameter.KEYWORD_ONLY, default=defaults.get(name, Parameter.empty), annotation=annotation)
-            for name, annotation in options.items()
-        ]
-    )
+        place.append(Parameter("shard", Parameter.KEYWORD_ONLY, annotation=Shard))
+    run_file, overrides, store, force, _ = signature(command).parameters.values()
+    command.__signature__ = Signature([run_file, overrides, *place, store, force])  # type: ignore[attr-defined]
     return command
 
 

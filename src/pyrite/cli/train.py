@@ -94,12 +94,12 @@ def _show_plan(run: Run) -> None:
     table = Table(title=f"plan of run {run.spec.name}", title_justify="left", box=None, pad_edge=False)
     for column in ("step", "state", "takes about"):
         table.add_column(column)
-    guess = estimate(run)
+    expected = estimate(run)
     for state in run.survey():
-        seconds = guess.seconds.get(state.step, 0.0)
-        words = "done" if state.state == "done" else f"again: {state.stale}" if state.stale else "to do"
-        table.add_row(state.step.label, words, "" if state.state == "done" else f"{seconds:,.0f} s")
+        seconds = expected.seconds.get(state.step, 0.0)
+        todo = f"again: {state.stale}" if state.stale else "to do"
+        table.add_row(state.step.label, *(("done", "") if state.state == "done" else (todo, f"{seconds:,.0f} s")))
     console.print(table)
-    console.print(guess.words, highlight=False)
-    if guess.judging:
-        console.print(guess.judging, highlight=False)
+    console.print(expected.words, highlight=False)
+    if expected.judging:
+        console.print(expected.judging, highlight=False)

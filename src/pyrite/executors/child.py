@@ -17,7 +17,7 @@ from typing import Any
 
 from pyrite import metrics
 from pyrite.errors import to_pyrite_error
-from pyrite.executors.step import Run, run_step, stage_module
+from pyrite.executors.step import Run, run_step
 from pyrite.plan import STAGES, Step
 from pyrite.progress import ProgressEvents
 from pyrite.spec import RunSpec
@@ -36,7 +36,7 @@ Emit = Callable[[dict[str, Any]], None]
 
 def preload_modules() -> list[str]:
     """Modules to import once in the fork server, since importing them takes seconds (torch and transformers: 7 s)."""
-    return ["transformers.trainer", *map(stage_module, STAGES)]
+    return ["transformers.trainer", *(f"pyrite.stages.{stage}" for stage in STAGES)]
 
 
 def run_child(

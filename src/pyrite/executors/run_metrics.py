@@ -1,9 +1,9 @@
 """Metrics of `pyrite train`: the metrics of the run, and those of its steps' processes, at one address."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -22,14 +22,6 @@ _RETENTION_SECONDS = 60.0
 _PHASES = ("Running", "Succeeded", "Failed")
 
 
-@dataclass
-class _StepMetrics:
-    """The last metrics of a step, and the monotonic time when it ended."""
-
-    families: list[Any]
-    ended: float | None = None
-
-
 class _StepCollector(Collector):
     """Shows the metrics of steps, with the labels that the chart's PodMonitor adds to those of pods.
 
@@ -39,30 +31,30 @@ class _StepCollector(Collector):
 
     def __init__(self, run: str) -> None:
         self._run = run
-        self._steps: dict[Step, _StepMetrics] = {}
+        self._families: dict[Step, list[Any]] = {}
+        self._ended: dict[Step, float] = {}
         self._lock = threading.Lock()
 
     def update(self, step: Step, families: list[Any]) -> None:
         with self._lock:
-            self._steps[step] = _StepMetrics(families)
+            self._families[step] = families
 
     def mark_ended(self, step: Step) -> None:
         with self._lock:
-            if step in self._steps:
-                self._steps[step].ended = time.monotonic()
+            self._ended[step] = time.monotonic()
 
     def describe(self) -> Iterator[Metric]:
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
-            steps, oldest = dict(self._steps), time.monotonic() - _RETENTION_SECONDS
-            self._steps = {step: own for step, own in steps.items() if own.ended is None or own.ended > oldest}
+            steps, oldest = self._families, time.monotonic() - _RETENTION_SECONDS
+            self._families = {step: own for step, own in steps.items() if self._ended.get(step, math.inf) > oldest}
         shown: dict[str, Metric] = {}
-        for step, own in steps.items():
+        for step, families in steps.items():
             labels = {"run": self._run, "stage": step.stage, "iteration": label_value(step.iteration)}
             labels |= {"shard": label_value(step.shard), "component": "worker", "pod": step.name}
-            for name, kind, text, samples in own.families:
+            for name, kind, text, samples in families:
                 family = shown.setdefault(name, Metric(name, text, kind))
                 for sample, sample_labels, value in samples:
                     family.add_sample(sample, {**sample_labels, **labels}, value)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -79,11 +80,9 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
     if spec.judge.kind == "llm":
         digests["prompt"] = lambda: load_prompt(spec.judge.prompt).digest
     if spec.generate:
-        prompt = spec.generate.prompt
-        digests["generate_prompt"] = lambda: generate_prompt.digest(prompt)
+        digests["generate_prompt"] = partial(generate_prompt.digest, spec.generate.prompt)
     if spec.evaluate.retention:
-        path = spec.evaluate.retention.path
-        digests["retention"] = lambda: retention.digest(path)
+        digests["retention"] = partial(retention.digest, spec.evaluate.retention.path)
     if spec.finetune.report_to and stage in (None, "finetune"):
         check_trackers(spec.finetune.report_to)
     wanted = STAGES[stage].external if stage else tuple(digests)
@@ -91,11 +90,6 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
         return Run(spec, store, {name: digest() for name, digest in digests.items() if name in wanted})
     except OSError as error:
         raise cannot_open_error(error) from error
-
-
-def stage_module(stage: str) -> str:
-    """Name of the module with the ``run`` function of a stage."""
-    return f"pyrite.stages.{stage}"
 
 
 def run_step(run: Run, step: Step, progress: Progress, *, force: bool = False) -> dict[str, Any]:
@@ -139,7 +133,7 @@ def _run_stage(run: Run, state: StepState, manifests: dict[str, dict[str, Any]],
     publication = Publication(run.store, run.prefix, step.name, key)
     started, clock = datetime.now(UTC), time.monotonic()
     try:
-        summary = importlib.import_module(stage_module(step.stage)).run(context)
+        summary = importlib.import_module(f"pyrite.stages.{step.stage}").run(context)
         paths = _staged_files(context)
         entries = [_output_entry(name, path) for name, path in paths.items()]
         manifest = publication.outputs(paths, entries)
