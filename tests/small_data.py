@@ -1,4 +1,4 @@
-"""The topics and kinds of question of the small data set that tests run on."""
+"""The topics and question types of the small data set for tests."""
 
 TOPICS = [
     "asthma",
@@ -37,11 +37,11 @@ KINDS = {
     ),
 }
 
-#: A passage of the data set. A text is nearest to itself, whatever a model has learned and a processor rounds.
+#: A passage of the data set. A text is nearest to itself with any model, on any processor.
 PASSAGE = KINDS["treatment"][1].format("gout", "gout1", "outtre")
 
 
-def found_first(said: str) -> bool:
-    """Whether what `pyrite search` said of PASSAGE, on a terminal of 1,000 columns, has it first with both models."""
-    first_row = said.partition("\u251c")[0]
+def found_first(output: str) -> bool:
+    """Whether both models rank PASSAGE first in the output of `pyrite search` for it (COLUMNS=1000)."""
+    first_row = output.partition("\u251c")[0]
     return first_row.count(PASSAGE) == 2

@@ -1,4 +1,4 @@
-"""Run files: what is wrong is said with the file, the line, the field and what to do."""
+"""Reading run files: errors name the file, the line and the field, and what to do."""
 
 from pathlib import Path
 
@@ -23,10 +23,10 @@ def write(tmp_path: Path, text: str) -> Path:
         ),
         ("source: {kind: sample}\niteratons: 3\n", ["run.yaml:2", "iteratons", "Did you mean iterations?"]),
         ("source:\n  kind: medquad\n  pth: x\n", ["run.yaml:3", "source.pth", "Did you mean path?"]),
-        ("source: {kind: medquad}\n", ["source.path", "is needed"]),
+        ("source: {kind: medquad}\n", ["source.path", "is required"]),
         ("source: {kind: sampel}\n", ["run.yaml:1", "source", "sampel", "Did you mean sample?"]),
         ("source: {kind: sample}\nmine: {rule: nearst}\n", ["run.yaml:2", "mine.rule", "Did you mean nearest?"]),
-        ("source:\n", ["source", "is needed"]),
+        ("source:\n", ["source", "is required"]),
         (
             "source: {kind: sample}\niterations: 0\n",
             ["run.yaml:2", "iterations", "greater than or equal to 1"],
@@ -45,21 +45,21 @@ def write(tmp_path: Path, text: str) -> Path:
         ("source: {kind: sample}\nname: 2026-02-30\n", ["run.yaml", "not YAML", "day"]),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path: Path, text: str, expected: list[str]) -> None:
+def test_errors_name_the_line_and_the_field(tmp_path: Path, text: str, expected: list[str]) -> None:
     with pytest.raises(UserError) as error:
         load(write(tmp_path, text))
     for part in expected:
         assert part in str(error.value)
 
 
-def test_not_utf8(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_bytes(b"name: caf\xe9\n")
     with pytest.raises(UserError, match="not UTF-8"):
         load(path)
 
 
-def test_overrides_win_and_paths_are_from_the_file(tmp_path: Path) -> None:
+def test_overrides_win_and_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "source: {kind: medquad, path: data}\n")
     spec = load(path, ["finetune.learning_rate=1e-4", "iterations=3", "source.collections=[NIDDK]"])
     assert (spec.finetune.learning_rate, spec.iterations, spec.name) == (1e-4, 3, "run")
@@ -71,7 +71,7 @@ def test_overrides_win_and_paths_are_from_the_file(tmp_path: Path) -> None:
         load(path, ["name=2026-02-30"])
 
 
-def test_paths_in_overrides_are_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_override_paths_are_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "source: {kind: medquad, path: data}\n")
     here = tmp_path / "elsewhere"
     here.mkdir()
@@ -83,7 +83,7 @@ def test_paths_in_overrides_are_from_the_working_directory(tmp_path: Path, monke
     assert spec.evaluate.retention.path == str(here / "../other")
 
 
-def test_names_are_no_paths_though_something_of_that_name_lies_beside_the_file(tmp_path: Path) -> None:
+def test_names_are_not_paths_even_if_such_a_file_exists(tmp_path: Path) -> None:
     for name in ("medical", "row_id", "mine", "data"):
         (tmp_path / name).mkdir()
     (tmp_path / "mine/prompt.yaml").write_text("template: x\n")
@@ -109,17 +109,17 @@ def test_names_are_no_paths_though_something_of_that_name_lies_beside_the_file(t
         (", patience: 3", "rank", None),
     ],
 )
-def test_a_language_model_is_asked_as_deep_as_the_rule_looks(
+def test_the_llms_default_rank_window_fits_the_mining_rule(
     judge: str, mine: str, window: int | None, tmp_path: Path
 ) -> None:
-    """The bug: ten ranks under a rule whose hard positives stand below the tenth."""
+    """The bug: a window of ten ranks with a rule whose hard positives are below rank ten."""
     text = f"source: {{kind: sample}}\njudge: {{kind: llm, model: m{judge}}}\nmine: {{rule: {mine}}}\n"
     spec = load(write(tmp_path, text))
     assert spec.judge.rank_window == window
     assert load(write(tmp_path, dump(spec))) == spec
 
 
-def test_retention_may_be_the_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retention_may_be_just_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path, "source: {kind: sample}\nevaluate: {retention: other}\n")
     monkeypatch.chdir(tmp_path.parent)
     for overrides, folder in ([], tmp_path), (["evaluate.retention=other"], tmp_path.parent):
@@ -128,7 +128,7 @@ def test_retention_may_be_the_folder_alone(tmp_path: Path, monkeypatch: pytest.M
         assert (retention.path, retention.max_loss) == (str(folder / "other"), 0.02)
 
 
-def test_a_section_that_is_commented_out_is_the_default_and_overrides_can_fill_it(tmp_path: Path) -> None:
+def test_an_empty_section_has_defaults_and_takes_overrides(tmp_path: Path) -> None:
     path = write(tmp_path, "source: {kind: sample}\nevaluate:\n  # blends: []\nprepare: {split: }\n")
     assert load(path).evaluate == load(write(tmp_path, "source: {kind: sample}\n")).evaluate
     path = write(tmp_path, "source: {kind: sample}\nevaluate: {retention: null}\n")
@@ -137,6 +137,6 @@ def test_a_section_that_is_commented_out_is_the_default_and_overrides_can_fill_i
     assert retention.path == "/other"
 
 
-def test_a_dumped_run_reads_as_itself(tmp_path: Path) -> None:
+def test_a_dumped_run_reads_as_an_equal_run(tmp_path: Path) -> None:
     spec = load(write(tmp_path, "source: {kind: sample}\nevaluate: {gate: {mrr@5: 0.2}}\n"))
     assert load(write(tmp_path, dump(spec))) == spec

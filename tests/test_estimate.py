@@ -113,7 +113,7 @@ def test_a_probe_of_the_same_judge_corrects_the_estimate_and_one_of_another_does
     open_store(str(tmp_path / "store")).write("runs/small/probe/probe.json", json.dumps(measured).encode())
     said = " ".join(pyrite("estimate", run_file).stdout.split())
     pairs = (20_070 * 10 + 70) * 2
-    assert f"hours {pairs / (4 * 4) / 3600:.1f}; speed: as the probe measured it" in said
+    assert f"hours {pairs / (4 * 4) / 3600:.1f}; speed: measured by the probe" in said
     assert f"{pairs * 500:,}, {pairs * 200:,} of them computed" in said
     assert "not measured yet" in pyrite("estimate", run_file, "judge.prompt=medical").stdout
 

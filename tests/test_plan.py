@@ -1,4 +1,4 @@
-"""The plan: what is next, from the manifests alone."""
+"""The plan: which steps are next, from the manifests alone."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def a_spec(**changes: Any) -> RunSpec:
 
 
 def finish(spec: RunSpec, step: Step, manifests: dict[str, Any], outputs: str = "o") -> None:
-    """Record ``step`` as an executor does."""
+    """Write the manifest of ``step``, as an executor does."""
     inputs = {parent.name: outputs_digest(manifests[parent.name]) for parent in parents(spec, step)}
     outside = {name: OUTSIDE[name] for name in STAGES[step.stage].external}
     manifests[step.name] = {
@@ -36,26 +36,24 @@ def finish_all(spec: RunSpec) -> dict[str, Any]:
     return manifests
 
 
-def undone(spec: RunSpec, manifests: dict[str, Any], outside: dict[str, str] = OUTSIDE) -> set[str]:
+def unfinished(spec: RunSpec, manifests: dict[str, Any], outside: dict[str, str] = OUTSIDE) -> set[str]:
     return {state.step.name for state in survey(spec, manifests, outside) if state.state != "done"}
 
 
 @given(iterations=st.integers(1, 4), shards=st.integers(1, 5), order=st.randoms(use_true_random=False))
-def test_following_the_plan_does_every_step_once_and_never_before_its_parents(
-    iterations: int, shards: int, order: Any
-) -> None:
+def test_the_plan_runs_each_step_once_and_after_its_parents(iterations: int, shards: int, order: Any) -> None:
     spec = a_spec(iterations=iterations, judge={"shards": shards})
     manifests: dict[str, Any] = {}
-    did: list[Step] = []
-    while todo := next_steps(survey(spec, manifests, OUTSIDE)):
-        chosen = order.choice(todo).step
-        assert all(parent in did for parent in parents(spec, chosen))
+    finished: list[Step] = []
+    while ready := next_steps(survey(spec, manifests, OUTSIDE)):
+        chosen = order.choice(ready).step
+        assert all(parent in finished for parent in parents(spec, chosen))
         finish(spec, chosen, manifests)
-        did.append(chosen)
-    assert sorted(step.name for step in did) == sorted(step.name for step in chain(spec))
+        finished.append(chosen)
+    assert sorted(step.name for step in finished) == sorted(step.name for step in chain(spec))
 
 
-def test_a_changed_setting_redoes_the_stage_that_it_matters_to_and_what_follows() -> None:
+def test_a_changed_setting_reruns_its_stage_and_later_ones() -> None:
     before = a_spec()
     manifests = finish_all(before)
     after = a_spec(mine={"num_negatives": 5})
@@ -66,61 +64,61 @@ def test_a_changed_setting_redoes_the_stage_that_it_matters_to_and_what_follows(
     assert states["finetune-1"].state == "waiting"
 
 
-def test_a_setting_of_how_changes_nothing() -> None:
-    assert undone(a_spec(resources={"judge_workers": 7, "encode_tokens": 512}), finish_all(a_spec())) == set()
+def test_resource_settings_rerun_nothing() -> None:
+    assert unfinished(a_spec(resources={"judge_workers": 7, "encode_tokens": 512}), finish_all(a_spec())) == set()
 
 
 def test_equal_outputs_stop_a_change_from_spreading() -> None:
     spec = a_spec()
     manifests = finish_all(spec)
     changed = {**OUTSIDE, "source": "the same passages in another file"}
-    assert "prepare" in undone(spec, manifests, changed)
+    assert "prepare" in unfinished(spec, manifests, changed)
     manifests["prepare"]["key"] = step_key(spec, Step("prepare"), {}, {"source": changed["source"]})
     manifests["prepare"]["external"] = {"source": changed["source"]}
-    assert undone(spec, manifests, changed) == set()
+    assert unfinished(spec, manifests, changed) == set()
 
 
-def test_one_more_iteration_keeps_those_that_are_done() -> None:
+def test_another_iteration_reruns_no_earlier_one() -> None:
     manifests = finish_all(a_spec(iterations=2))
-    left = undone(a_spec(iterations=3), manifests)
+    left = unfinished(a_spec(iterations=3), manifests)
     assert left == {"retrieve-3", "judge-3.0", "judge-3.1", "mine-3", "finetune-3", "validate-3", "evaluate"}
 
 
-def test_what_comes_from_outside_is_trusted_where_it_cannot_be_seen() -> None:
+def test_an_unknown_external_digest_is_assumed_unchanged() -> None:
     spec = a_spec()
-    assert undone(spec, finish_all(spec), {}) == set()
-    assert "prepare" in undone(spec, finish_all(spec), {"source": "other"})
+    assert unfinished(spec, finish_all(spec), {}) == set()
+    assert "prepare" in unfinished(spec, finish_all(spec), {"source": "other"})
 
 
-def test_what_runs_at_once_is_of_one_stage_and_iteration() -> None:
+def test_parallel_steps_are_shards_of_one_stage_and_iteration() -> None:
     spec = a_spec(judge={"shards": 3})
     manifests: dict[str, Any] = {}
     seen = []
-    while todo := next_steps(survey(spec, manifests, OUTSIDE)):
-        seen.append([state.step.name for state in todo])
-        for state in todo:
+    while ready := next_steps(survey(spec, manifests, OUTSIDE)):
+        seen.append([state.step.name for state in ready])
+        for state in ready:
             finish(spec, state.step, manifests)
     assert ["judge-1.0", "judge-1.1", "judge-1.2"] in seen
     assert all(len({name.partition(".")[0] for name in names}) == 1 for names in seen)
 
 
-def test_other_outputs_of_a_step_redo_what_reads_them() -> None:
+def test_changed_outputs_rerun_the_steps_that_read_them() -> None:
     spec = a_spec(mine={"accumulate": True})
     manifests = finish_all(spec)
     finish(spec, Step("mine", 1), manifests, outputs="other examples")
-    assert "finetune-1" in undone(spec, manifests)
-    assert "judge-1.0" not in undone(spec, manifests)
-    finish(spec, Step("finetune", 1), manifests)  # the same weights came out, so only what reads the examples is left
-    assert {"mine-2"} <= undone(spec, manifests)
-    assert "judge-2.0" not in undone(spec, manifests)
+    assert "finetune-1" in unfinished(spec, manifests)
+    assert "judge-1.0" not in unfinished(spec, manifests)
+    finish(spec, Step("finetune", 1), manifests)  # with the same weights, so only steps that read the examples are left
+    assert {"mine-2"} <= unfinished(spec, manifests)
+    assert "judge-2.0" not in unfinished(spec, manifests)
 
 
-def test_grades_of_earlier_iterations_redo_the_mining_that_protects_by_them() -> None:
+def test_changed_grades_rerun_mining_in_later_iterations() -> None:
     spec = a_spec(mine={"accumulate": True})
     manifests = finish_all(spec)
     finish(spec, Step("judge", 1, 0), manifests, outputs="other grades")
-    finish(spec, Step("mine", 1), manifests)  # the same examples came out
-    left = undone(spec, manifests)
+    finish(spec, Step("mine", 1), manifests)  # with the same examples
+    left = unfinished(spec, manifests)
     assert "mine-2" in left
     assert not {"judge-2.0", "finetune-1"} & left
 
@@ -128,17 +126,17 @@ def test_grades_of_earlier_iterations_redo_the_mining_that_protects_by_them() ->
 GENERATE = {"share_from_passages": 1, "model": "some-model"}
 
 
-def test_without_generate_no_step_knows_of_it() -> None:
+def test_without_generate_no_step_depends_on_it() -> None:
     plain, generating = a_spec(), a_spec(generate={**GENERATE, "shards": 3})
     names = {step.name for step in chain(generating)} - {step.name for step in chain(plain)}
     assert names == {"generate.0", "generate.1", "generate.2"}
-    # Else what was finished before there was such a stage would be done again.
+    # Else runs finished before the stage existed would run again.
     for step in chain(plain):
         assert all(parent.stage != "generate" for parent in parents(plain, step))
         assert not any(name.startswith("generate") for name in STAGES[step.stage].settings)
 
 
-def test_questions_are_made_after_prepare_by_all_shards_at_once_and_before_whatever_reads_queries() -> None:
+def test_generate_runs_between_prepare_and_readers_of_queries() -> None:
     spec = a_spec(generate=GENERATE)
     manifests: dict[str, Any] = {}
     finish(spec, Step("prepare"), manifests)
@@ -148,7 +146,7 @@ def test_questions_are_made_after_prepare_by_all_shards_at_once_and_before_whate
     assert waiting == {step.name for step in chain(spec)} - {"prepare", "generate.0", "generate.1"}
 
 
-def test_another_prompt_or_more_questions_are_made_anew_and_other_outputs_spread() -> None:
+def test_changed_generate_settings_rerun_generate() -> None:
     before = a_spec(generate=GENERATE)
     manifests = finish_all(before)
     more = {state.step.name: state for state in survey(a_spec(generate={**GENERATE, "queries": 9}), manifests, OUTSIDE)}
@@ -156,7 +154,7 @@ def test_another_prompt_or_more_questions_are_made_anew_and_other_outputs_spread
     assert more["prepare"].state == "done"
     assert more["validate-0"].state == "waiting"
     other = {**OUTSIDE, "generate_prompt": "other"}
-    assert {"generate.0", "generate.1", "retrieve-1"} <= undone(before, manifests, other)
+    assert {"generate.0", "generate.1", "retrieve-1"} <= unfinished(before, manifests, other)
     manifests["generate.0"]["outputs"] = [{"key": "queries", "sha256": "others"}]
-    assert {"judge-1.0", "mine-1", "validate-0"} <= undone(before, manifests)
-    assert "generate.1" not in undone(before, manifests)
+    assert {"judge-1.0", "mine-1", "validate-0"} <= unfinished(before, manifests)
+    assert "generate.1" not in unfinished(before, manifests)

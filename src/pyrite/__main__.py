@@ -1,4 +1,4 @@
-"""``python -m pyrite`` is ``pyrite``."""
+"""Runs the ``pyrite`` command for ``python -m pyrite``."""
 
 from pyrite.cli import main
 

@@ -1,4 +1,4 @@
-"""Reading a run file: YAML and overrides to a RunSpec, with errors that name the file, the line and the field."""
+"""Read a run file with overrides into a RunSpec. Errors name the file, the line and the field."""
 
 import difflib
 import re
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pyrite.errors import UserError
 from pyrite.spec import RunSpec
 
+#: Settings that may hold a path.
 _PATHS = (
     ("source", "path"),
     ("source", "id"),
@@ -27,37 +28,37 @@ _PATHS = (
 def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
     """Read the run file at ``path`` and apply ``key.sub=value`` overrides.
 
-    Relative paths in the file are taken from the file's own folder, those in overrides from the working directory, and
-    the RunSpec holds them absolute.
+    Relative paths in the file are relative to its folder, those in overrides to the working directory. In the RunSpec
+    they are absolute.
 
     Raises:
-        UserError: the file cannot be read, is not well formed, or holds an unknown key or a wrong value.
+        UserError: the file cannot be read or is not YAML, or a setting is unknown, missing or invalid.
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist. `pyrite init` writes a run file to start from.") from None
-    except IsADirectoryError:
-        raise UserError(f"{path} is a folder; give a run file (YAML).") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
+        raise UserError(f"{path} is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+        hint = "Check the path, or write a run file with `pyrite init`."
+        raise UserError(f"{path} cannot be read: {error.strerror}. {hint}") from error
     try:
         content = yaml.safe_load(text)
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError) as error:  # the second for a date that no calendar has
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: an impossible date
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not YAML: {getattr(error, 'problem', None) or error}.") from None
+        reason = getattr(error, "problem", None) or error
+        raise UserError(f"{where}: not YAML: {reason}. Fix the syntax at or above this place.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a run file is a mapping of settings, such as `name: my-run`; this is not one.")
+        raise UserError(
+            f"{path} is not a mapping of settings. Write settings such as `name: my-run`, or start with `pyrite init`."
+        )
     _drop_empty_sections(content, RunSpec)
     content.setdefault("name", path.stem.lower().replace("_", "-"))
     for place in _PATHS:
         _make_absolute(content, place, path.parent)
     for override in overrides:
-        _apply(content, override)
+        _apply_override(content, override)
         key = override.partition("=")[0].split(".")
         for place in _PATHS:
             if list(place[: len(key)]) == key:
@@ -69,12 +70,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
 
 
 def dump(spec: RunSpec) -> str:
-    """The RunSpec as YAML, whole; reading it gives the same RunSpec."""
+    """The RunSpec as YAML, with all defaults. Reading it gives an equal RunSpec."""
     return yaml.safe_dump(spec.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
 
 
 def _drop_empty_sections(content: dict[str, Any], model: type[BaseModel]) -> None:
-    """A section with everything under it commented out is read by YAML as null, and means the defaults."""
+    """Remove sections that are null, so that they get their defaults. YAML reads a section of comments as null."""
     for name, field in model.model_fields.items():
         sections = list(_models(field.annotation))
         if not sections or name not in content:
@@ -92,24 +93,24 @@ def _make_absolute(content: dict[str, Any], place: Sequence[str], folder: Path) 
     value = node.get(place[-1]) if isinstance(node, dict) else None
     if not isinstance(value, str) or "://" in value or value.startswith("builtin:"):
         return
-    found = (folder / Path(value).expanduser()).absolute()
-    if _is_path(place, node, found):
-        node[place[-1]] = str(found)
+    path = (folder / Path(value).expanduser()).absolute()
+    if _is_path(place, node, path):
+        node[place[-1]] = str(path)
 
 
-def _is_path(place: Sequence[str], section: dict[str, Any], found: Path) -> bool:
-    """Whether what stands at ``place`` is a path: a hub id and the name of a prompt look like a relative one."""
+def _is_path(place: Sequence[str], section: dict[str, Any], path: Path) -> bool:
+    """Whether the setting at ``place`` is a path. Hub ids and prompt names look like relative paths."""
     if place[-1] in ("path", "retention"):
         return True
-    if place[-1] == "id":  # elsewhere it names a column
-        return section.get("kind") == "huggingface" and found.exists()
-    return found.is_file() if place[-1] == "prompt" else found.exists()
+    if place[-1] == "id":  # in other sources, the name of a column
+        return section.get("kind") == "huggingface" and path.exists()
+    return path.is_file() if place[-1] == "prompt" else path.exists()
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
+def _apply_override(content: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise UserError(f"{override!r} is not an override; write key=value, such as finetune.learning_rate=1e-4.")
+        raise UserError(f"{override!r} is not an override. Write key=value, such as finetune.learning_rate=1e-4.")
     *above, last = key.split(".")
     node = content
     for name in above:
@@ -117,38 +118,40 @@ def _apply(content: dict[str, Any], override: str) -> None:
             node[name] = {}
         node = node[name]
         if not isinstance(node, dict):
-            raise UserError(f"{override!r}: {name} is a value, not a section, and has no {last}.")
+            raise UserError(
+                f"{override!r}: {name} is a value, not a section, and has no {last}. Check the setting's name."
+            )
     try:
         node[last] = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError):
-        raise UserError(f"{override!r}: {value!r} is not a value.") from None
+        raise UserError(f"{override!r}: {value!r} is not a value in YAML. Fix it, or put it in quotes.") from None
 
 
 def problems(error: ValidationError) -> Iterator[tuple[Sequence[int | str], str]]:
-    """Each thing that is wrong with a RunSpec: where, as the keys down to it, and a sentence that names it."""
+    """The errors of a RunSpec: the keys down to the invalid setting, and the message."""
     for problem in error.errors(include_url=False):
         loc = _without_tags(problem["loc"])
         field = ".".join(str(part) for part in loc) or "run file"
         if problem["type"] == "extra_forbidden":
             known = _fields(problem["loc"][:-1])
             near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else f" Known here: {', '.join(known)}."
+            hint = f" Did you mean {near[0]}?" if near else f" This section has: {', '.join(known)}."
             yield loc, f"{field}: unknown setting.{hint}"
         elif problem["type"] == "missing":
-            yield loc, f"{field}: this setting is needed and not there."
+            yield loc, f"{field}: this setting is required but missing. Add it."
         else:
             text = problem["msg"].removeprefix("Value error, ")
             given = problem.get("input")
-            # An address may hold a password.
-            plain = isinstance(given, str | int | float | bool) and "://" not in str(given)
-            shown = f" (it is {given!r})" if plain else ""
+            # Not shown if it may be a URL with a password.
+            printable = isinstance(given, str | int | float | bool) and "://" not in str(given)
+            shown = f" (it is {given!r})" if printable else ""
             yield loc, f"{field}: {text[0].lower() + text[1:]}{shown}.{_nearest_choice(problem)}"
 
 
 def _nearest_choice(problem: Any) -> str:
-    told = problem.get("ctx", {})
-    choices = re.findall(r"'([^']*)'", told.get("expected") or told.get("expected_tags") or "")
-    near = difflib.get_close_matches(str(told.get("tag", problem.get("input"))), choices, n=1)
+    context = problem.get("ctx", {})
+    choices = re.findall(r"'([^']*)'", context.get("expected") or context.get("expected_tags") or "")
+    near = difflib.get_close_matches(str(context.get("tag", problem.get("input"))), choices, n=1)
     return f" Did you mean {near[0]}?" if near else ""
 
 
@@ -159,12 +162,12 @@ def _messages(path: Path, tree: yaml.Node | None, error: ValidationError) -> Ite
 
 
 def _without_tags(loc: Sequence[int | str]) -> list[int | str]:
-    """A source's kind stands in pydantic's path to its fields; it is not a key of the file."""
+    """``loc`` without the source's kind: pydantic adds it to the path of a field, but the file has no such key."""
     return [part for i, part in enumerate(loc) if not (i == 1 and loc[0] == "source" and part in _KINDS)]
 
 
 def _line(node: yaml.Node | None, loc: Sequence[int | str]) -> int | None:
-    """The line of the deepest part of ``loc`` that stands in the file."""
+    """The line of the deepest part of ``loc`` that is in the file."""
     line = None
     for part in loc:
         if not isinstance(node, yaml.MappingNode):
@@ -184,7 +187,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _fields(loc: Sequence[int | str]) -> list[str]:
-    """The known keys of the section at ``loc``."""
+    """The keys of the section at ``loc``."""
     models: list[type[BaseModel]] = [RunSpec]
     for part in loc:
         inside = [m for model in models for m in _models_of(model, str(part))]

@@ -1,30 +1,27 @@
-"""What a run's steps have come to, as metrics. Pure: from the plan's steps and the manifests of finished ones.
+"""Metrics of a run from the plan's steps and the manifests of finished steps: pure functions.
 
-The controller shows it of runs on a cluster, `pyrite train` of the run that it does.
+The controller shows them for the runs of a cluster, `pyrite train` for its own run.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from pyrite import metrics
 from pyrite.metrics import Sample
-from pyrite.plan import Step
-
-#: The base model's name in tables (``evaluation.selection``, which would bring numpy into the controller).
-BASE = "base"
+from pyrite.plan import BASE, Step
 
 #: A stage and its iteration, if it has one.
 Key = tuple[str, int | None]
 
 
-def of_steps(run: str, steps: Sequence[Step], manifests: Mapping[str, Any]) -> Iterator[Sample]:
-    """How far the run is, and what whole stages took and found; a stage that is done in part says nothing yet.
+def step_samples(run: str, steps: Sequence[Step], manifests: Mapping[str, Any]) -> Iterator[Sample]:
+    """The progress of a run, and the duration and results of its finished stages. A stage is finished with its shards.
 
     Args:
-        steps: all of the plan.
-        manifests: those of finished steps, by the step's name.
+        steps: all steps of the plan.
+        manifests: manifests of finished steps, by step name.
     """
     yield Sample(metrics.RUN_ITERATIONS, (run,), max((step.iteration or 0 for step in steps), default=0))
     yield Sample(metrics.RUN_STEPS, (run,), len(steps))
@@ -32,75 +29,78 @@ def of_steps(run: str, steps: Sequence[Step], manifests: Mapping[str, Any]) -> I
     shards: dict[Key, list[Step]] = defaultdict(list)
     for step in steps:
         shards[step.stage, step.iteration].append(step)
-    whole = {key: group for key, group in shards.items() if all(step.name in manifests for step in group)}
-    for (stage, iteration), group in whole.items():
+    finished = {key: group for key, group in shards.items() if all(step.name in manifests for step in group)}
+    for (stage, iteration), group in finished.items():
         (seconds,) = step_seconds({step.name: manifests[step.name] for step in group}).values()
-        yield Sample(metrics.RUN_STAGE_SECONDS, (run, stage, number(iteration)), seconds)
-    yield from _of_results(run, {k: [manifests[step.name]["summary"] for step in group] for k, group in whole.items()})
+        yield Sample(metrics.RUN_STAGE_SECONDS, (run, stage, label_value(iteration)), seconds)
+    summaries = {key: [manifests[step.name]["summary"] for step in group] for key, group in finished.items()}
+    yield from _result_samples(run, summaries)
 
 
 def step_seconds(manifests: Mapping[str, Any]) -> dict[str, float]:
-    """Seconds of each stage and iteration in which at least one of its shards was at work.
+    """Seconds of each stage and iteration in which at least one of its shards was running.
 
-    A manifest tells of the try that finished its step: tries before it, and what lies between, do not count.
+    A manifest describes the attempt that finished its step. Earlier attempts, and the time between, do not count.
     """
-    spans: dict[str, list[tuple[datetime, datetime]]] = defaultdict(list)
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for name, manifest in manifests.items():
-        start, end = (datetime.fromisoformat(manifest[at]) for at in ("started", "finished"))
+        start, end = (datetime.fromisoformat(manifest[at]).timestamp() for at in ("started", "finished"))
         spans[name.partition(".")[0]].append((start, end))
-    return {name: _together(found).total_seconds() for name, found in spans.items()}
+    return {name: union_length(found) for name, found in spans.items()}
 
 
-def _together(spans: Sequence[tuple[datetime, datetime]]) -> timedelta:
-    """The length of ``spans`` laid over each other."""
-    total, reached = timedelta(), min(start for start, _ in spans)
+def union_length(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of the union of ``spans``, each (start, end)."""
+    total, reached = 0.0, float("-inf")
     for start, end in sorted(spans):
-        total += max(end - max(start, reached), timedelta())
+        total += max(0.0, end - max(start, reached))
         reached = max(reached, end)
     return total
 
 
-def number(value: int | None) -> str:
-    """An iteration or a shard as a label."""
-    return "" if value is None else str(value)
+def label_value(number: int | None) -> str:
+    """An iteration or a shard as a label value; empty if there is none."""
+    return "" if number is None else str(number)
 
 
-def _of_results(run: str, summaries: Mapping[Key, list[dict[str, Any]]]) -> Iterator[Sample]:
-    for (stage, iteration), found in sorted(summaries.items(), key=lambda entry: (entry[0][0], entry[0][1] or 0)):
-        at = number(iteration)
+def _result_samples(run: str, summaries: Mapping[Key, list[dict[str, Any]]]) -> Iterator[Sample]:
+    for (stage, iteration), shards in sorted(summaries.items(), key=lambda entry: (entry[0][0], entry[0][1] or 0)):
+        at, summary = label_value(iteration), shards[0]
         if stage == "judge":
-            yield from _of_judging(run, at, found)
+            yield from _judge_samples(run, at, shards)
         elif stage == "mine":
             for kind in ("hard", "easy", "earlier"):
-                if kind in found[0]:
-                    yield Sample(metrics.RUN_EXAMPLES, (run, at, kind), found[0][kind])
+                if kind in summary:
+                    yield Sample(metrics.RUN_EXAMPLES, (run, at, kind), summary[kind])
             hard = {"hard_positives": metrics.RUN_HARD_POSITIVES, "hard_negatives": metrics.RUN_HARD_NEGATIVES}
             for name, metric in hard.items():
-                if name in found[0]:
-                    yield Sample(metric, (run, at), found[0][name])
-        elif stage == "finetune" and "loss" in found[0]:
-            yield Sample(metrics.RUN_LOSS, (run, at), found[0]["loss"])
+                if name in summary:
+                    yield Sample(metric, (run, at), summary[name])
+        elif stage == "finetune" and "loss" in summary:
+            yield Sample(metrics.RUN_LOSS, (run, at), summary["loss"])
         elif stage == "evaluate":
-            yield Sample(metrics.RUN_GATE, (run,), found[0]["passed"])
-    yield from _of_validation(run, {key[1] or 0: found[0] for key, found in summaries.items() if key[0] == "validate"})
+            yield Sample(metrics.RUN_GATE, (run,), summary["passed"])
+    yield from _validation_samples(run, {key[1] or 0: own[0] for key, own in summaries.items() if key[0] == "validate"})
 
 
-def _of_judging(run: str, iteration: str, found: list[dict[str, Any]]) -> Iterator[Sample]:
-    sums: Counter[str] = Counter()
+def _judge_samples(run: str, iteration: str, shards: list[dict[str, Any]]) -> Iterator[Sample]:
+    pairs: Counter[str] = Counter()
     grades: Counter[str] = Counter()
-    for summary in found:
-        sums.update({key: summary.get(key, 0) for key in ("judged", "cached", "skipped", "not_selected", "missing")})
+    for summary in shards:
+        pairs.update({key: summary.get(key, 0) for key in ("judged", "cached", "skipped", "not_selected", "missing")})
         grades.update(summary.get("grades", {}))
-    sums["judged"] -= sums["cached"]  # the manifest's counts all that have a judgment
-    for outcome, pairs in sums.items():
-        yield Sample(metrics.RUN_PAIRS, (run, iteration, outcome), pairs)
-    for grade, pairs in grades.items():
-        yield Sample(metrics.RUN_GRADES, (run, iteration, grade), pairs)
+    pairs["judged"] -= pairs["cached"]  # in a manifest, "judged" includes the cached pairs
+    for outcome, count in pairs.items():
+        yield Sample(metrics.RUN_PAIRS, (run, iteration, outcome), count)
+    for grade, count in grades.items():
+        yield Sample(metrics.RUN_GRADES, (run, iteration, grade), count)
 
 
-def _of_validation(run: str, found: Mapping[int, dict[str, Any]]) -> Iterator[Sample]:
+def _validation_samples(run: str, summaries: Mapping[int, dict[str, Any]]) -> Iterator[Sample]:
     scores = [
-        (iteration, model, values) for iteration in sorted(found) for model, values in found[iteration]["val"].items()
+        (iteration, model, values)
+        for iteration in sorted(summaries)
+        for model, values in summaries[iteration]["val"].items()
     ]
     shown = [("base" if model == BASE else "tuned", *score) for score in scores if "@" not in (model := score[1])]
     if scores:

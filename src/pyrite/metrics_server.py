@@ -1,4 +1,4 @@
-"""The endpoint where a process shows its metrics, and the wait for one last look at them."""
+"""The HTTP endpoint that serves a process's metrics, and the wait for a last scrape before the process ends."""
 
 import logging
 import os
@@ -16,22 +16,22 @@ from pyrite.metrics import REGISTRY
 
 PORT_VARIABLE = "PYRITE_METRICS_PORT"
 
-#: The wait for a last look: never longer, and so long where there was only one look to go by, which says no interval.
-_MOST_SECONDS = 60.0
-_FIRST_SECONDS = 15.0
+#: Longest wait for a last scrape, and the assumed scrape interval after a single scrape, which shows no interval.
+_MAX_WAIT_SECONDS = 60.0
+_DEFAULT_INTERVAL_SECONDS = 15.0
 
 _log = logging.getLogger(__name__)
-_served: list[int] = []
+_served_ports: list[int] = []
 
 
-class _Looks(Collector):
-    """Shows nothing, and remembers when it was asked for it."""
+class _ScrapeTimes(Collector):
+    """A collector without metrics that records when it is scraped."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
 
     def describe(self) -> Iterator[Metric]:
-        """Nothing: a registry that is given this collector does not ask it at once."""
+        """No metrics; without this method the registry would call ``collect`` when the collector is registered."""
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
@@ -39,26 +39,26 @@ class _Looks(Collector):
         return iter(())
 
 
-_looks = _Looks()
+_scrapes = _ScrapeTimes()
 
 
 def serve(port: int, registry: CollectorRegistry = REGISTRY) -> bool:
-    """Serve /metrics on ``port`` from a thread, once in a process. Whether it does: a port that is taken is said."""
-    if port in _served:
+    """Serve /metrics on ``port`` from a thread, once per process. Returns False and logs a warning if it is in use."""
+    if port in _served_ports:
         return True
     try:
         start_http_server(port, registry=registry)
     except OSError as error:
-        # Judge shards by hand share a machine: one of them has the port, and none may fail for it.
+        # Judge shards started by hand share a machine: one of them gets the port, and the others must not fail.
         _log.warning("no metrics from this process: port %d cannot be used (%s)", port, error.strerror)
         return False
-    registry.register(_looks)
-    _served.append(port)
+    registry.register(_scrapes)
+    _served_ports.append(port)
     return True
 
 
 def serve_from_env() -> None:
-    """Serve on the port that PYRITE_METRICS_PORT names, if it does.
+    """Serve on the port in PYRITE_METRICS_PORT, if it is set.
 
     Raises:
         UserError: it is not a port number.
@@ -67,13 +67,13 @@ def serve_from_env() -> None:
     if not text:
         return
     if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise UserError(f"{PORT_VARIABLE} is {text!r}; give a port number such as 9100.")
+        raise UserError(f"{PORT_VARIABLE} is {text!r}, which is not a port number. Set it to one, such as 9100.")
     serve(int(text))
 
 
 @contextmanager
 def scraped_at_end() -> Iterator[None]:
-    """Linger after what is done here, where it fails too: its last numbers say why. Not where it was told to stop."""
+    """Wait for a last scrape after the body, also if it fails: the last metrics show why. Not after SIGTERM."""
     try:
         yield
     except Interrupted:
@@ -85,18 +85,18 @@ def scraped_at_end() -> Iterator[None]:
 
 
 def wait_for_scrape() -> None:
-    """Wait until what this process shows now was scraped, where somebody scrapes it: at most twice the longest gap.
+    """Wait for the next scrape, for at most twice the longest interval so far. Without earlier scrapes, do not wait.
 
-    Told to stop meanwhile, it returns: all that is worth keeping is in the store.
+    Ctrl-C or SIGTERM ends the wait; all results are already in the store.
     """
-    seen = _looks.times
-    if not seen:
+    times = _scrapes.times
+    if not times:
         return
-    gap = max((b - a for a, b in pairwise(seen)), default=_FIRST_SECONDS)
-    deadline = time.monotonic() + min(2 * gap, _MOST_SECONDS)
+    interval = max((b - a for a, b in pairwise(times)), default=_DEFAULT_INTERVAL_SECONDS)
+    deadline = time.monotonic() + min(2 * interval, _MAX_WAIT_SECONDS)
     try:
-        while _looks.times[-1] == seen[-1] and time.monotonic() < deadline:
+        while _scrapes.times[-1] == times[-1] and time.monotonic() < deadline:
             time.sleep(0.1)
-        time.sleep(0.5)  # the answer is on its way
+        time.sleep(0.5)  # for the response to arrive
     except KeyboardInterrupt:
         return

@@ -1,23 +1,28 @@
-"""The chain of steps as data, and what to do next: pure functions over a RunSpec and the manifests that exist.
+"""The steps of a run as data, and which step is next: pure functions of a RunSpec and the manifests in the store.
 
-Every executor uses these and nothing else. A step is finished when its manifest's ``key`` equals the key computed here
-from the settings that matter, the outputs of its parents, and what comes from outside (source, base model, retention).
+Every executor uses these functions. A step is finished when the ``key`` in its manifest equals the key computed here
+from the step's settings, the outputs of its parents, and its external inputs (source, base model, retention set).
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, takewhile
 from typing import Any, Literal, NamedTuple
 
 from pyrite.spec import RunSpec
 
 Manifests = Mapping[str, Mapping[str, Any]]
+Summary = Mapping[str, Any]
 State = Literal["done", "ready", "waiting"]
+
+#: Name of the base model in tables and metrics.
+BASE = "base"
 
 
 class Step(NamedTuple):
-    """One doing of a stage. ``iteration`` 0 is the base model; None where a stage runs once."""
+    """One execution of a stage. ``iteration`` 0 is the base model; None if the stage runs once a run."""
 
     stage: str
     iteration: int | None = None
@@ -25,107 +30,199 @@ class Step(NamedTuple):
 
     @property
     def name(self) -> str:
+        """The name in keys and manifests: 'judge-1.2'."""
         text = self.stage if self.iteration is None else f"{self.stage}-{self.iteration}"
         return text if self.shard is None else f"{text}.{self.shard}"
 
     @property
     def label(self) -> str:
-        """As a person reads it: 'judge, iteration 1, shard 2'."""
+        """The name in messages: 'judge, iteration 1, shard 2'."""
         parts = [self.stage]
         if self.iteration is not None:
-            parts.append("base" if self.iteration == 0 else f"iteration {self.iteration}")
+            parts.append(BASE if self.iteration == 0 else f"iteration {self.iteration}")
         if self.shard is not None:
             parts.append(f"shard {self.shard}")
         return ", ".join(parts)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StageInfo:
-    """What a stage's result depends on beside its parents: settings of the RunSpec and things from outside."""
+    """Everything that other modules need to know about a stage.
 
-    summary: str
+    Its code is ``pyrite.stages.<name>``, its Job ``jobs/<name>.yaml`` and its verb ``pyrite <name>``.
+
+    Attributes:
+        help: help text of the verb.
+        settings: settings of the RunSpec that affect the result.
+        external: inputs from outside the run that affect the result.
+        parents: steps whose outputs a step reads, from the RunSpec and the step's iteration.
+        headline: the result in a few words, from the summary in the manifest.
+        first_iteration: first iteration with a step of this stage; None if the stage runs once a run.
+        shards: number of shards in a run, 0 if the run has no such step; None if the stage is not sharded.
+        llm: the LLM that the stage calls on the servers of ``resources.judge_urls``; None if it calls none.
+        awaits_scrape: whether its process waits for a last scrape. The manifests of the other stages hold all of
+            their metrics.
+    """
+
+    help: str
     settings: tuple[str, ...]
     external: tuple[str, ...] = ()
+    parents: Callable[[RunSpec, int], Sequence[Step]]
+    headline: Callable[[Summary], str]
+    first_iteration: int | None = None
+    shards: Callable[[RunSpec], int] | None = None
+    llm: Callable[[RunSpec], str | None] | None = None
+    awaits_scrape: bool = False
 
 
-#: Raise when a stage's output would differ for the same inputs, so that finished steps of older versions are redone.
+#: Increase when a stage's output changes for the same inputs, so that steps finished by older versions run again.
 FORMAT = 3
 
 _MODEL = ("model.query_prompt", "model.passage_prompt", "model.max_tokens")
 
+
+def _data_steps(spec: RunSpec) -> list[Step]:
+    """The steps that write the corpus and its queries."""
+    return [*_steps(spec, "prepare"), *_steps(spec, "generate")]
+
+
+def _trained_model(iteration: int) -> list[Step]:
+    """The step that trains the model of ``iteration``; none for the base model."""
+    return [Step("finetune", iteration)] if iteration else []
+
+
+def _parents_of_mine(spec: RunSpec, iteration: int) -> list[Step]:
+    # Includes earlier judgments: a passage once graded relevant is never a negative, even if no longer a candidate.
+    judged = [step for i in range(1, iteration + 1) for step in _steps(spec, "judge", i)]
+    earlier = [Step("mine", iteration - 1)] if iteration > 1 and spec.mine.accumulate else []
+    return [*_data_steps(spec), Step("retrieve", iteration), *judged, *earlier]
+
+
+def _parents_of_finetune(spec: RunSpec, iteration: int) -> list[Step]:
+    return [Step("mine", iteration), *(_trained_model(iteration - 1) if spec.finetune.start == "previous" else ())]
+
+
+def _headline_of_generate(summary: Summary) -> str:
+    dropped = sum(summary["dropped"].values())
+    return f"{summary['questions']:,} queries of {summary['requested']:,} requested, {dropped:,} dropped"
+
+
+def _headline_of_judge(summary: Summary) -> str:
+    notes = [f"{summary[name]:,} {name}" for name in ("cached", "skipped", "missing") if summary[name]]
+    return ", ".join([f"{summary['judged']:,} pairs judged", *notes])
+
+
+def _headline_of_validate(summary: Summary) -> str:
+    scores = (f"{val['mrr@5']:.3f} at {name.partition('@')[2]}" for name, val in summary["val"].items())
+    return "MRR@5 " + ", ".join(score.removesuffix(" at ") for score in scores)
+
+
+#: Every stage. The chain of a run follows their order; consecutive stages with iterations repeat together.
 STAGES: dict[str, StageInfo] = {
-    "prepare": StageInfo("documents to passages, questions to splits", ("prepare", "seed"), ("source",)),
-    "generate": StageInfo(
-        "have an LLM make questions",
-        ("generate", "prepare.split", "judge.kind", "judge.model", "judge.prompt", "seed"),
-        ("prompt", "generate_prompt"),
+    "prepare": StageInfo(
+        help="Turn documents into passages, and split the queries by topic.",
+        settings=("prepare", "seed"),
+        external=("source",),
+        parents=lambda _spec, _: [],
+        headline=lambda summary: f"{summary['passages']:,} passages, {sum(summary['queries'].values()):,} queries",
     ),
-    "retrieve": StageInfo("rank the training passages for every training query", (*_MODEL, "retrieve"), ("model",)),
-    "judge": StageInfo("grade the (query, passage) pairs", ("judge", "seed"), ("prompt",)),
-    "mine": StageInfo("turn disagreements into training examples", ("mine", "seed")),
-    "finetune": StageInfo("train the model on the examples", (*_MODEL, "finetune", "seed"), ("model",)),
+    "generate": StageInfo(
+        help="Generate one shard of the queries with an LLM, if the run file has `generate`.",
+        settings=("generate", "prepare.split", "judge.kind", "judge.model", "judge.prompt", "seed"),
+        external=("prompt", "generate_prompt"),
+        parents=lambda spec, _: _steps(spec, "prepare"),
+        headline=_headline_of_generate,
+        shards=lambda spec: spec.generate.shards if spec.generate else 0,
+        llm=lambda spec: (spec.generate.model or spec.judge.model) if spec.generate else None,
+        awaits_scrape=True,
+    ),
+    "retrieve": StageInfo(
+        help="Rank the training passages for every training query with the current model.",
+        settings=(*_MODEL, "retrieve"),
+        external=("model",),
+        parents=lambda spec, iteration: [*_data_steps(spec), *_trained_model(iteration - 1)],
+        headline=lambda summary: f"{summary['candidates']:,} candidates",
+        first_iteration=1,
+        awaits_scrape=True,
+    ),
+    "judge": StageInfo(
+        help="Grade one shard of an iteration's (query, passage) pairs.",
+        settings=("judge", "seed"),
+        external=("prompt",),
+        parents=lambda spec, iteration: [*_data_steps(spec), Step("retrieve", iteration)],
+        headline=_headline_of_judge,
+        first_iteration=1,
+        shards=lambda spec: spec.judge.shards,
+        llm=lambda spec: spec.judge.model if spec.judge.kind == "llm" else None,
+        awaits_scrape=True,
+    ),
+    "mine": StageInfo(
+        help="Select training examples where grades and ranks disagree.",
+        settings=("mine", "seed"),
+        parents=_parents_of_mine,
+        headline=lambda summary: (
+            f"{summary['examples']:,} examples; new: {summary['hard']:,} hard, {summary['easy']:,} easy"
+        ),
+        first_iteration=1,
+    ),
+    "finetune": StageInfo(
+        help="Train the model on the examples.",
+        settings=(*_MODEL, "finetune", "seed"),
+        external=("model",),
+        parents=_parents_of_finetune,
+        headline=lambda summary: f"{summary['steps']:,} training steps, loss {summary['loss']:.3f}",
+        first_iteration=1,
+        awaits_scrape=True,
+    ),
     "validate": StageInfo(
-        "score the model, and its blends with the base, on the validation queries",
-        (*_MODEL, "evaluate.blends"),
-        ("model", "retention"),
+        help="Score an iteration's model, and its blends with the base model, on the validation queries.",
+        settings=(*_MODEL, "evaluate.blends"),
+        external=("model", "retention"),
+        parents=lambda spec, iteration: [*_data_steps(spec), *_trained_model(iteration)],
+        headline=_headline_of_validate,
+        first_iteration=0,
     ),
     "evaluate": StageInfo(
-        "choose on validation, score once on test, write the report",
-        (*_MODEL, "evaluate", "seed"),
-        ("model", "retention"),
+        help="Choose a model by its validation scores, score it once on test, and write the report.",
+        settings=(*_MODEL, "evaluate", "seed"),
+        external=("model", "retention"),
+        parents=lambda spec, _: list(takewhile(lambda step: step.stage != "evaluate", chain(spec))),
+        headline=lambda summary: f"chosen: {summary['chosen']}",
     ),
 }
 
 
+def _steps(spec: RunSpec, stage: str, iteration: int | None = None) -> list[Step]:
+    """The steps of a stage in one iteration: none, one, or one a shard."""
+    info = STAGES[stage]
+    if iteration is not None and info.first_iteration is not None and iteration < info.first_iteration:
+        return []
+    return [Step(stage, iteration, shard) for shard in (range(info.shards(spec)) if info.shards else [None])]
+
+
 def chain(spec: RunSpec) -> list[Step]:
-    """All steps of a run, in an order in which each comes after its parents."""
-    steps = [*_prepared(spec), Step("validate", 0)]
-    for i in range(1, spec.iterations + 1):
-        steps.append(Step("retrieve", i))
-        steps += [Step("judge", i, shard) for shard in range(spec.judge.shards)]
-        steps += [Step("mine", i), Step("finetune", i), Step("validate", i)]
-    return [*steps, Step("evaluate")]
+    """All steps of a run; each comes after its parents."""
+    steps: list[Step] = []
+    for repeats, group in groupby(STAGES, key=lambda stage: STAGES[stage].first_iteration is not None):
+        stages = list(group)
+        for iteration in range(spec.iterations + 1) if repeats else [None]:
+            steps += [step for stage in stages for step in _steps(spec, stage, iteration)]
+    return steps
 
 
-def _prepared(spec: RunSpec) -> list[Step]:
-    """The steps that make the corpus and its questions."""
-    shards = range(spec.generate.shards) if spec.generate else ()
-    return [Step("prepare"), *(Step("generate", None, shard) for shard in shards)]
-
-
-def parents(spec: RunSpec, step: Step) -> list[Step]:
+def parents(spec: RunSpec, step: Step) -> Sequence[Step]:
     """The steps whose outputs ``step`` reads."""
-    i, prepared = step.iteration, _prepared(spec)
-    match step.stage:
-        case "prepare":
-            return []
-        case "generate":
-            return [Step("prepare")]
-        case "retrieve":
-            assert i is not None
-            return prepared if i == 1 else [*prepared, Step("finetune", i - 1)]
-        case "judge":
-            return [*prepared, Step("retrieve", i)]
-        case "mine":
-            assert i is not None
-            # Of earlier iterations too: what was graded relevant then stays protected, be it a candidate now or not.
-            judged = [Step("judge", j, shard) for j in range(1, i + 1) for shard in range(spec.judge.shards)]
-            earlier = [Step("mine", i - 1)] if i > 1 and spec.mine.accumulate else []
-            return [*prepared, Step("retrieve", i), *judged, *earlier]
-        case "finetune":
-            assert i is not None
-            earlier = [Step("finetune", i - 1)] if i > 1 and spec.finetune.start == "previous" else []
-            return [Step("mine", i), *earlier]
-        case "validate":
-            return prepared if i == 0 else [*prepared, Step("finetune", i)]
-        case "evaluate":
-            return [step for step in chain(spec) if step.stage != "evaluate"]
-    raise ValueError(f"no such stage: {step.stage}")
+    return STAGES[step.stage].parents(spec, step.iteration or 0)
 
 
 @dataclass(frozen=True)
 class StepState:
-    """Where a step stands. ``key`` is None while a parent is unfinished. ``stale`` says why an older result is void."""
+    """The state of a step.
+
+    Attributes:
+        key: digest of everything that the result depends on; None while a parent is unfinished.
+        stale: why an existing result is out of date.
+    """
 
     step: Step
     state: State
@@ -135,10 +232,11 @@ class StepState:
 
 
 def survey(spec: RunSpec, manifests: Manifests, external: Mapping[str, str]) -> list[StepState]:
-    """Where every step of the run stands, in chain order.
+    """The state of every step of the run, in chain order.
 
-    ``external`` gives digests of what comes from outside ("source", "model", "retention"). One that is not given is
-    trusted to be what a step's manifest recorded.
+    Args:
+        external: digests of the inputs from outside the run ("source", "model", "retention"). A missing one is assumed
+            to be the one in the step's manifest.
     """
     done: set[Step] = set()
     states = []
@@ -146,7 +244,7 @@ def survey(spec: RunSpec, manifests: Manifests, external: Mapping[str, str]) -> 
         manifest = manifests.get(step.name)
         above = parents(spec, step)
         if not all(parent in done for parent in above):
-            states.append(StepState(step, "waiting", stale="an earlier step is to be done" if manifest else None))
+            states.append(StepState(step, "waiting", stale="an earlier step has to run again" if manifest else None))
             continue
         inputs = {parent.name: outputs_digest(manifests[parent.name]) for parent in above}
         recorded = manifest["external"] if manifest else {}
@@ -156,22 +254,19 @@ def survey(spec: RunSpec, manifests: Manifests, external: Mapping[str, str]) -> 
             done.add(step)
             states.append(StepState(step, "done", key, inputs))
         else:
-            why = _what_changed(spec, step, manifest, inputs, outside) if manifest else None
+            why = _changes(spec, step, manifest, inputs, outside) if manifest else None
             states.append(StepState(step, "ready", key, inputs, why))
     return states
 
 
 def next_steps(states: list[StepState]) -> list[StepState]:
-    """What can run now: the first ready step, and with a shard all ready shards of the same stage and iteration."""
+    """The steps that can run now: the first ready one, and all ready shards of its stage and iteration."""
     ready = [state for state in states if state.state == "ready"]
-    if not ready:
-        return []
-    first = ready[0].step
-    return [state for state in ready if state.step[:2] == first[:2]]
+    return [state for state in ready if state.step[:2] == ready[0].step[:2]]
 
 
 def step_key(spec: RunSpec, step: Step, inputs: Mapping[str, str], outside: Mapping[str, str]) -> str:
-    """Hex digest of all that a step's result depends on."""
+    """Hex digest of everything that a step's result depends on."""
     content = {
         "format": FORMAT,
         "step": step.name,
@@ -183,34 +278,36 @@ def step_key(spec: RunSpec, step: Step, inputs: Mapping[str, str], outside: Mapp
 
 
 def outputs_digest(manifest: Mapping[str, Any]) -> str:
-    """Hex digest over a finished step's outputs: their keys and contents."""
+    """Hex digest of a finished step's outputs: their keys and contents."""
     entries = sorted((entry["key"], entry["sha256"]) for entry in manifest["outputs"])
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
-def _what_changed(
+def _changes(
     spec: RunSpec,
     step: Step,
     manifest: Mapping[str, Any],
     inputs: Mapping[str, str],
     outside: Mapping[str, str],
 ) -> str:
-    before, now = _flat(manifest["settings"]), _flat(spec.settings(*STAGES[step.stage].settings))
+    """What a step's result depends on that has changed since ``manifest`` was written."""
+    before, now = flatten(manifest["settings"]), flatten(spec.settings(*STAGES[step.stage].settings))
     changes = [
         f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
-    changes += [f"{name} gave other outputs" for name in inputs if manifest["inputs"].get(name) != inputs[name]]
+    changes += [f"{name} wrote other outputs" for name in inputs if manifest["inputs"].get(name) != inputs[name]]
     changes += [f"the {name} changed" for name in outside if manifest["external"].get(name) != outside[name]]
-    return "; ".join(changes) or "it was made by another version of Pyrite"
+    return "; ".join(changes) or "it was written by another version of Pyrite"
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted path: {"finetune.epochs": 1, ...}."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

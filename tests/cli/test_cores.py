@@ -1,4 +1,4 @@
-"""A process in a container starts as many threads as its limit has cores for."""
+"""In a container, a process starts as many threads as its CPU limit allows."""
 
 import os
 import subprocess
@@ -12,11 +12,11 @@ from pyrite.cli.cores import core_limit
 V1 = ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
 
 
-def folder(tmp_path: Path, files: dict[str, str]) -> Path:
+def write_files(folder: Path, files: dict[str, str]) -> Path:
     for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    return tmp_path
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -31,27 +31,25 @@ def folder(tmp_path: Path, files: dict[str, str]) -> Path:
         ({}, None),
     ],
 )
-def test_the_limit_of_either_version_of_control_groups(
+def test_the_limit_is_read_from_control_groups_1_and_2(
     tmp_path: Path, files: dict[str, str], limit: int | None
 ) -> None:
-    assert core_limit(folder(tmp_path, files)) == limit
+    assert core_limit(write_files(tmp_path, files)) == limit
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: nothing is less")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores, to limit them to one")
 @pytest.mark.parametrize(("own", "threads"), [(None, "1"), ("2", "2")])
-def test_libraries_start_no_more_threads_than_the_limit_unless_told(
-    tmp_path: Path, own: str | None, threads: str
-) -> None:
-    """The bug: a pod that may use 8 of a node's 48 cores had 48 threads taking turns."""
+def test_the_limit_sets_threads_unless_the_user_did(tmp_path: Path, own: str | None, threads: str) -> None:
+    """The bug: a pod limited to 8 of a node's 48 cores ran 48 threads that competed for them."""
     text = (
         "import sys, pathlib, pyrite.cli, pyrite.cli.cores as cores\n"
-        "cores.keep_to_limit(pathlib.Path(sys.argv[1]))\n"
+        "cores.limit_threads(pathlib.Path(sys.argv[1]))\n"
         "import torch; print(torch.get_num_threads())"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     if own:
         environment["OMP_NUM_THREADS"] = own
-    groups = folder(tmp_path, {"cpu.max": "100000 100000\n"})
+    groups = write_files(tmp_path, {"cpu.max": "100000 100000\n"})
     command = [sys.executable, "-c", text, str(groups)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.strip() == threads
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert result.stdout.strip() == threads

@@ -1,4 +1,4 @@
-"""The whole run through the front door, with a tiny model."""
+"""Complete runs on the command line, with a tiny model."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from small_data import PASSAGE, found_first
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def group_lives(group: int) -> bool:
+def group_exists(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except ProcessLookupError:
@@ -30,7 +30,7 @@ def group_lives(group: int) -> bool:
 
 @pytest.fixture
 def trained(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> Path:
-    """A finished run's folder."""
+    """The folder of a finished run."""
     result = pyrite("train", run_file)
     assert result.returncode == 0, result.stderr + result.stdout
     last = result.stdout.rstrip().splitlines()[-1]
@@ -41,7 +41,7 @@ def trained(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> Path:
     return tmp_path / "store/runs/small"
 
 
-def test_a_run_can_be_read_resumed_and_looked_at(trained: Path, pyrite: Pyrite, run_file: Path) -> None:
+def test_a_run_can_be_read_resumed_and_searched(trained: Path, pyrite: Pyrite, run_file: Path) -> None:
     again = pyrite("train", run_file)
     assert "finished; nothing to do" in again.stdout
 
@@ -75,7 +75,7 @@ def test_a_run_can_be_read_resumed_and_looked_at(trained: Path, pyrite: Pyrite, 
     assert found.returncode == 0, found.stderr
     assert found_first(found.stdout)
 
-    # A setting that matters to mining redoes mining and what follows, and says why; the rest is kept.
+    # A changed setting of mining runs mining and later steps again, and prints why. Earlier steps stay done.
     other = pyrite("train", run_file, "mine.num_negatives=1", "iterations=1", "name=small")
     assert "mine.num_negatives was 2, is 1" in other.stdout
     assert "done  judge" not in other.stdout
@@ -84,10 +84,10 @@ def test_a_run_can_be_read_resumed_and_looked_at(trained: Path, pyrite: Pyrite, 
     assert compared.returncode == 0, compared.stderr
     assert "warning" not in compared.stderr
 
-    # A result that was left behind is never shown as today's; and a step that failed as it was done again has failed.
+    # An outdated result is shown with a warning. A finished step whose next attempt failed is shown as failed.
     assert pyrite("mine", run_file, "mine.num_negatives=2", "iterations=1", "name=small", "-i", 1).returncode == 0
-    for words in (["report", "small"], ["compare", "small", "small"], ["search", "small", "How is gout treated?"]):
-        assert "run small has changed since this was made" in pyrite(*words, COLUMNS="200").stderr
+    for command in (["report", "small"], ["compare", "small", "small"], ["search", "small", "How is gout treated?"]):
+        assert "run small has changed since this result was written" in pyrite(*command, COLUMNS="200").stderr
     assert re.search(r"finetune, iteration 1 +to do again", pyrite("status", "small", COLUMNS="200").stdout)
     time.sleep(2)
     with (trained / "logs/finetune-1.log").open("a") as log:
@@ -96,7 +96,7 @@ def test_a_run_can_be_read_resumed_and_looked_at(trained: Path, pyrite: Pyrite, 
 
 
 @pytest.mark.slow
-def test_the_gate_is_in_the_exit_code(pyrite: Pyrite, run_file: Path) -> None:
+def test_the_exit_code_shows_whether_the_gate_was_met(pyrite: Pyrite, run_file: Path) -> None:
     impossible = ("evaluate.gate={mrr@5: 50, dcg@5: 50}", "iterations=1")
     assert pyrite("train", run_file, "--gate", *impossible).returncode == 3
     assert pyrite("train", run_file, *impossible).returncode == 0
@@ -104,9 +104,7 @@ def test_the_gate_is_in_the_exit_code(pyrite: Pyrite, run_file: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["distill", "triplet", "cached-multiple-negatives"])
-def test_every_loss_trains_and_the_saved_model_has_moved(
-    loss: str, pyrite: Pyrite, run_file: Path, tmp_path: Path
-) -> None:
+def test_every_loss_trains_the_saved_model(loss: str, pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     result = pyrite(
         "train", run_file, f"finetune.loss={loss}", "mine.num_negatives=1", "mine.rule=paper", "iterations=1"
     )
@@ -116,16 +114,16 @@ def test_every_loss_trains_and_the_saved_model_has_moved(
 
 
 @pytest.mark.slow
-def test_one_step_at_a_time_gives_what_train_gives(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+def test_single_steps_give_the_result_of_train(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     steps: list[list[object]] = [
         ["prepare"],
-        ["evaluate", "-i", 0],
+        ["validate", "-i", 0],
         ["retrieve", "-i", 1],
         ["judge", "-i", 1, "--shard", 0],
         ["judge", "-i", 1, "--shard", 1],
         ["mine", "-i", 1],
         ["finetune", "-i", 1],
-        ["evaluate", "-i", 1],
+        ["validate", "-i", 1],
         ["evaluate"],
     ]
     early = pyrite("mine", run_file, "iterations=1", "-i", 1)
@@ -138,15 +136,15 @@ def test_one_step_at_a_time_gives_what_train_gives(pyrite: Pyrite, run_file: Pat
     by_hand = json.loads((tmp_path / "store/runs/small/report/report.json").read_text())
     other = pyrite("train", run_file, "iterations=1", PYRITE_STORE=str(tmp_path / "other"))
     assert other.returncode == 0, other.stderr
-    whole = json.loads((tmp_path / "other/runs/small/report/report.json").read_text())
-    assert by_hand["per_query"] == whole["per_query"]
+    at_once = json.loads((tmp_path / "other/runs/small/report/report.json").read_text())
+    assert by_hand["per_query"] == at_once["per_query"]
 
 
-def test_a_second_writer_is_told_who_the_first_is(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+def test_a_second_writer_sees_the_first_ones_process_id(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     lock = tmp_path / "store/runs/small/locks/run"
     lock.parent.mkdir(parents=True)
-    lock.write_text("process 99999 on elsewhere since 2020, which was killed and could not wipe out its name")
-    # A step by hand shares the run with other steps by hand, and not with train.
+    lock.write_text("process 99999 on elsewhere since 2020, which was killed and could not delete its name")
+    # Single steps share the run's lock with each other, and not with train.
     for shared, verbs in ((False, ("train", "prepare")), (True, ("train",))):
         with locked(lock, "run small", shared=shared):
             for verb in verbs:
@@ -160,10 +158,10 @@ def test_a_second_writer_is_told_who_the_first_is(pyrite: Pyrite, run_file: Path
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
-def test_ctrl_c_or_sigterm_stops_every_process_and_the_same_command_goes_on(
+def test_stop_signals_end_every_process_and_train_resumes(
     run_file: Path, tmp_path: Path, pyrite: Pyrite, number: int, code: int
 ) -> None:
-    """143 tells Kubernetes that the work is put away and wants to be started again: no failure."""
+    """For Kubernetes, exit code 143 means: not a failure, all work is saved, start it again."""
     store = tmp_path / "store"
     process = subprocess.Popen(
         [sys.executable, "-m", "pyrite", "train", str(run_file), "iterations=1"],
@@ -173,7 +171,7 @@ def test_ctrl_c_or_sigterm_stops_every_process_and_the_same_command_goes_on(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # A test run started in the background ignores Ctrl-C, and its children inherit that.
+        # Tests started in the background ignore SIGINT, and their children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
@@ -182,18 +180,18 @@ def test_ctrl_c_or_sigterm_stops_every_process_and_the_same_command_goes_on(
     os.kill(process.pid, number) if number == signal.SIGTERM else os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
-    assert "the same command goes on" in err
+    assert "the same command resumes" in err
     assert not (store / "runs/small/steps/evaluate.json").exists()
     deadline = time.monotonic() + 20
-    while group_lives(process.pid):
+    while group_exists(process.pid):
         assert time.monotonic() < deadline, "a process outlived its run"
         time.sleep(0.1)
     after = pyrite("train", run_file, "iterations=1")
     assert after.returncode == 0
-    assert "already finished; going on from there" in after.stdout
+    assert "already finished; resuming" in after.stdout
 
 
-def test_dry_run_shows_the_plan_and_touches_nothing(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+def test_dry_run_shows_the_plan_and_writes_nothing(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     result = pyrite("train", run_file, "--dry-run")
     assert result.returncode == 0, result.stderr
     assert "finetune, iteration 2" in result.stdout

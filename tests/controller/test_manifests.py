@@ -76,7 +76,7 @@ def test_each_job_is_valid_with_restricted_pods(stage: str, chart: Settings) -> 
     assert worker["envFrom"] == [{"secretRef": {"name": "store"}}]
     assert ("PYRITE_JUDGE_API_KEY" in str(worker["env"])) == (stage in manifests.LLM_STAGES)
     arguments = worker["args"]
-    assert arguments[0] == ("evaluate" if stage == "validate" else stage)
+    assert arguments[0] == stage
     assert ("--iteration" in arguments) == (iteration is not None)
     assert iteration is None or arguments[arguments.index("--iteration") + 1] == "100"
     assert manifests.needs_gpu(manifest) == (stage == "finetune")

@@ -1,4 +1,4 @@
-"""`pyrite train --metrics-port`: a run on one machine is watched as one on a cluster is."""
+"""`pyrite train --metrics-port` serves the same metrics as a run on a cluster."""
 
 import os
 import socket
@@ -16,17 +16,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 
-def scraped(text: str) -> list[Sample]:
+def parse(text: str) -> list[Sample]:
     families = list(text_string_to_metric_families(text))
-    assert len({family.name for family in families}) == len(families), "a family is there twice"
+    assert len({family.name for family in families}) == len(families), "duplicate family"
     samples = [sample for family in families for sample in family.samples]
-    assert len({(s.name, *sorted(s.labels.items())) for s in samples}) == len(samples), "a series is there twice"
+    assert len({(s.name, *sorted(s.labels.items())) for s in samples}) == len(samples), "duplicate series"
     return samples
 
 
 @pytest.mark.slow
-def test_a_run_and_its_steps_are_seen_at_one_address_up_to_the_end(run_file: Path, tmp_path: Path) -> None:
-    """The bugs: a step's metrics die unseen with its process; the run ends before its last numbers are scraped."""
+def test_one_port_serves_a_run_and_its_steps_to_the_end(run_file: Path, tmp_path: Path) -> None:
+    """The bugs: a step's metrics were lost with its process; the run ended before the last scrape."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -46,7 +46,7 @@ def test_a_run_and_its_steps_are_seen_at_one_address_up_to_the_end(run_file: Pat
     while process.poll() is None:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
-                scrapes.append(scraped(response.read().decode()))
+                scrapes.append(parse(response.read().decode()))
         except (urllib.error.URLError, OSError):
             pass
         time.sleep(1)
@@ -70,23 +70,23 @@ def test_a_run_and_its_steps_are_seen_at_one_address_up_to_the_end(run_file: Pat
     pods = {f"judge-{i}.{shard}" for i in (1, 2) for shard in range(3)}
     assert {s.labels["pod"] for s in done} >= pods
     assert {s.labels["run"] for s in done} == {"small"}
-    seen = Counter(s.labels["pod"] for s in done if s.labels["pod"] in pods)
-    assert min(seen.values()) > 2, "others look too: what a step came to is there for more than one look"
+    scrapes_of = Counter(s.labels["pod"] for s in done if s.labels["pod"] in pods)
+    assert min(scrapes_of.values()) > 2, "other scrapers too must see the last metrics of a step"
     judged = {
         s.labels["outcome"] for scrape in scrapes for s in scrape if s.name == "pyrite_judge_pairs_total" and s.value
     }
-    assert {"judged", "not_selected"} <= judged, "whoever the judge is"
+    assert {"judged", "not_selected"} <= judged, "with any judge"
     assert any(s.labels["stage"] == "finetune" and s.labels["iteration"] == "2" for s in done)
 
 
-def test_a_port_that_is_taken_is_the_users_to_mend(run_file: Path, tmp_path: Path) -> None:
+def test_a_used_metrics_port_is_a_user_error(run_file: Path, tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()
         port = other.getsockname()[1]
         command = [sys.executable, "-m", "pyrite", "train", str(run_file), f"--metrics-port={port}"]
         environment = {**os.environ, "PYRITE_STORE": str(tmp_path / "store")}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert f"port {port} cannot be used" in " ".join(done.stderr.split())
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert f"port {port} cannot be used" in " ".join(result.stderr.split())
     assert not (tmp_path / "store/runs/small/steps").exists()

@@ -1,4 +1,4 @@
-"""The verbs a person types. Each is thin: it reads options, calls the library, and prints."""
+"""The command line. A verb reads its options, calls the library, and prints the result."""
 
 import os
 import signal
@@ -7,11 +7,12 @@ import traceback
 from pathlib import Path
 
 import typer
+from rich.markup import escape
 
 from pyrite import __version__
 from pyrite.cli import cluster, data, inspect, judging, steps, train
-from pyrite.cli.common import errors, interruptible, told_to_stop
-from pyrite.cli.cores import keep_to_limit
+from pyrite.cli.common import errors, handle_stop_signals, stop_signals
+from pyrite.cli.cores import limit_threads
 from pyrite.errors import Interrupted, to_pyrite_error
 
 app = typer.Typer(
@@ -24,7 +25,7 @@ app = typer.Typer(
 )
 
 
-#: What typer returns for Ctrl-C.
+#: Exit code of typer after Ctrl-C.
 INTERRUPTED = 130
 
 
@@ -48,42 +49,36 @@ for module in (train, data, judging, inspect, cluster, steps):
 def main() -> None:
     """Entry point.
 
-    Exit code 2: the user can mend it; 1: a failure of ours; 3: the gate was not met, or a probe says no-go; 130:
-    Ctrl-C; 143: told to stop by SIGTERM, to be started again.
+    Exit codes: 1, Pyrite or a server failed; 2, the user can fix the error; 3, the gate was not met, or a probe
+    advises against the judge; 130, Ctrl-C; 143, stopped by SIGTERM, to be started again.
     """
     code: object = 0
-    interruptible()
-    keep_to_limit()
+    handle_stop_signals()
+    limit_threads()
     try:
         app()
-    except SystemExit as leaving:
-        code = leaving.code
+    except SystemExit as end:
+        code = end.code
         if code == INTERRUPTED:
-            errors.print("\nstopped; the same command goes on from here")
-            code = Interrupted.exit_code if signal.SIGTERM in told_to_stop else code
+            errors.print("\nstopped; the same command resumes the run")
+            code = Interrupted.exit_code if signal.SIGTERM in stop_signals else code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except Exception as error:
-        if told := to_pyrite_error(error):
-            errors.print(f"[bold red]error[/] {_escaped(str(told))}", highlight=False, soft_wrap=True)
-            _leave_word(str(told))
-            code = told.exit_code
+        if known := to_pyrite_error(error):
+            errors.print(f"[bold red]error[/] {escape(str(known))}", highlight=False, soft_wrap=True)
+            _write_termination_message(str(known))
+            code = known.exit_code
         else:
             traceback.print_exc()
-            _leave_word("a fault in Pyrite; the log has the lines to report")
-            errors.print("[bold red]error[/] this is a fault in Pyrite; please report it with the lines above")
+            _write_termination_message("a bug in Pyrite; please report it with the traceback in the log")
+            errors.print("[bold red]error[/] this is a bug in Pyrite; please report it with the traceback above")
             code = 1
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _leave_word(text: str) -> None:
-    """Where a file for it is named, write there why this process ends: Kubernetes shows it with the pod."""
+def _write_termination_message(text: str) -> None:
+    """Write the reason for the end to the file PYRITE_TERMINATION_LOG, if set. Kubernetes shows it with the pod."""
     if path := os.environ.get("PYRITE_TERMINATION_LOG"):
         Path(path).write_text(text[:4000], encoding="utf-8")
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -1,4 +1,4 @@
-"""What the verbs share: consoles, options, and finding a run."""
+"""What the verbs share: consoles, options, finding a run, and stopping in order."""
 
 import os
 import re
@@ -21,72 +21,72 @@ from pyrite.store import open_store
 console = Console()
 errors = Console(stderr=True)
 
-RunFile = Annotated[Path, typer.Argument(metavar="RUN_FILE", help="The run's description, a YAML file.")]
+RunFile = Annotated[Path, typer.Argument(metavar="RUN_FILE", help="The run file: the run's settings as YAML.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings that win over the file's: finetune.learning_rate=1e-4"),
+    typer.Argument(metavar="KEY=VALUE", help="Settings that override the file's: finetune.learning_rate=1e-4"),
 ]
 StoreOption = Annotated[
     str,
     typer.Option(
         "--store",
         envvar="PYRITE_STORE",
-        help="What keeps runs, models and embeddings: a folder, or s3://bucket/prefix.",
+        help="Where runs, models and embeddings are stored: a folder, or s3://bucket/prefix.",
     ),
 ]
 _RUN = "A run file, or the name of a run in the store."
 RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN)]
 RunA = Annotated[str, typer.Argument(metavar="RUN_A", help=_RUN)]
-RunB = Annotated[str, typer.Argument(metavar="RUN_B", help="Another one.")]
+RunB = Annotated[str, typer.Argument(metavar="RUN_B", help="The run to compare it with.")]
 
 
 def run_from_file(path: Path, overrides: list[str] | None, store: str, stage: str | None = None) -> Run:
-    """The run that a run file describes, its source and base model (or what ``stage`` needs) as they are now."""
+    """The run of a run file, with the current digests of its external inputs (or of those that ``stage`` needs)."""
     return open_run(load(path, overrides or ()), open_store(store), stage)
 
 
 def find_run(name: str, store: str) -> Run:
-    """A run by run file or by name, for looking at: what came from outside is trusted to be unchanged.
+    """A run by run file or by name, to read it: its external inputs are assumed to be unchanged.
 
     Raises:
         UserError: there is no such run.
     """
-    place = open_store(store)
+    opened = open_store(store)
     if name.endswith((".yaml", ".yml")):
         spec: RunSpec = load(Path(name))
     else:
         key = f"runs/{name}/run.yaml"
-        if not place.exists(key):
-            found = (re.fullmatch(r"runs/([^/]+)/run.yaml", key) for key in place.keys("runs"))
+        if not opened.exists(key):
+            found = (re.fullmatch(r"runs/([^/]+)/run.yaml", key) for key in opened.keys("runs"))
             runs = sorted(match[1] for match in found if match)
-            known = f"It has: {', '.join(runs)}." if runs else "It has none yet; `pyrite train` makes one."
-            there = f"One on a cluster: `pyrite status {name} --cluster`."
-            raise UserError(f"the store {place} has no run {name!r}. {known} {there}")
-        spec = load(place.fetch(key))
-    return Run(spec, place, {})
+            known = f"Its runs: {', '.join(runs)}." if runs else "It has no runs yet; `pyrite train` starts one."
+            cluster = f"For a run on a cluster: `pyrite status {name} --cluster`."
+            raise UserError(f"the store {opened} has no run {name!r}. {known} {cluster}")
+        spec = load(opened.fetch(key))
+    return Run(spec, opened, {})
 
 
-#: The signals that have told this process to stop.
-told_to_stop: list[int] = []
+#: The stop signals that this process has received.
+stop_signals: list[int] = []
 
 
-#: Seconds after which a process that was told to stop is gone in any case; stopping in order takes up to 20.
-_AT_THE_LATEST = 25.0
+#: Seconds after a stop signal until the process exits in any case. An orderly stop takes up to 20.
+_EXIT_DEADLINE_SECONDS = 25.0
 
 
-def interruptible() -> None:
-    """SIGTERM stops a run as Ctrl-C does: children first, then this process.
+def handle_stop_signals() -> None:
+    """Make SIGTERM and SIGHUP stop the process as Ctrl-C does: first its children, then the process itself.
 
-    Python drops an exception that meets it in a callback from a library's C code. Then the process would go on until
-    it is killed, and Kubernetes count a failure.
+    Python drops an exception raised in a callback from a C library. The process would then run on until it is killed,
+    which Kubernetes counts as a failure. Therefore a timer ends it.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:
         del frame
-        told_to_stop.append(signum)
-        last = threading.Timer(_AT_THE_LATEST, os._exit, [128 + signum])
-        last.daemon = True
-        last.start()
+        stop_signals.append(signum)
+        deadline = threading.Timer(_EXIT_DEADLINE_SECONDS, os._exit, [128 + signum])
+        deadline.daemon = True
+        deadline.start()
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)

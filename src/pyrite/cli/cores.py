@@ -1,6 +1,7 @@
-"""As many threads as there are cores that this process may use: a container's limit is not seen by the libraries.
+"""Limit the threads of libraries to the CPU limit of the container.
 
-They start one a core of the node, which then share what the limit leaves and wait for each other's turns.
+The libraries do not read that limit. They start a thread per core of the node, and the threads then compete for the
+few cores that the limit allows.
 """
 
 import math
@@ -8,24 +9,24 @@ import os
 from pathlib import Path
 
 
-def keep_to_limit(groups: Path = Path("/sys/fs/cgroup")) -> None:
-    """Set OMP_NUM_THREADS, which all of them read when they are loaded, where there is a limit and nobody set it."""
+def limit_threads(groups: Path = Path("/sys/fs/cgroup")) -> None:
+    """Set OMP_NUM_THREADS, unless it is set already or there is no limit. Libraries read it when they are loaded."""
     limit = core_limit(groups)
     if limit is not None and limit < len(os.sched_getaffinity(0)):
         os.environ.setdefault("OMP_NUM_THREADS", str(limit))
 
 
 def core_limit(groups: Path) -> int | None:
-    """The control group's limit in whole cores, rounded up; None where there is none.
+    """The CPU limit of the control group in cores, rounded up; None if there is none.
 
-    Version 2 has quota and period in one file, version 1 one file for each:
+    Version 2 has quota and period in one file, version 1 has a file for each:
     https://docs.kernel.org/admin-guide/cgroup-v2.html, https://docs.kernel.org/scheduler/sched-bwc.html.
     """
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         try:
             quota, period = " ".join((groups / name).read_text(encoding="ascii") for name in names).split()
             cores = int(quota) / int(period)
-        except (OSError, ValueError, ZeroDivisionError):  # not this version; or "max"
+        except (OSError, ValueError, ZeroDivisionError):  # another version of control groups, or the quota "max"
             continue
-        return math.ceil(cores) if cores > 0 else None  # -1: none
+        return math.ceil(cores) if cores > 0 else None  # a quota of -1: no limit
     return None

@@ -1,4 +1,4 @@
-"""pyrite init, validate, estimate, fetch: before a run."""
+"""pyrite init, check, estimate, fetch: verbs to use before a run."""
 
 from enum import StrEnum
 from importlib import resources
@@ -18,7 +18,7 @@ from pyrite.progress import ProgressEvents
 
 
 class Kind(StrEnum):
-    """Kinds of source that a run file can start from."""
+    """Kinds of source with an example run file."""
 
     SAMPLE = "sample"
     MEDQUAD = "medquad"
@@ -35,25 +35,25 @@ def register(app: typer.Typer) -> None:
 
     @app.command(rich_help_panel=panel)
     def init(
-        kind: Annotated[
-            Kind, typer.Argument(metavar="KIND", help=f"Where questions and documents come from: {', '.join(Kind)}.")
-        ],
+        kind: Annotated[Kind, typer.Argument(metavar="KIND", help=f"The kind of source: {', '.join(Kind)}.")],
         path: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")] = Path("run.yaml"),
     ) -> None:
-        """Write a commented run file to start from."""
+        """Write a commented run file as a starting point."""
         text = resources.files("pyrite").joinpath(f"examples/{kind.value}.yaml").read_text(encoding="utf-8")
         try:
             with path.open("x", encoding="utf-8") as file:
                 file.write(text)
         except FileExistsError:
-            raise UserError(f"{path} exists and is left as it is. Give another name, or remove it first.") from None
+            raise UserError(
+                f"{path} already exists and was not changed. Give another name, or remove it first."
+            ) from None
         except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+            raise UserError(f"{path} cannot be written ({error.strerror}). Fix that, or give another path.") from error
         console.print(f"wrote {path}; next: edit it, then `pyrite train {path}`", soft_wrap=True, highlight=False)
 
     @app.command(rich_help_panel=panel)
-    def validate(run_file: RunFile, overrides: Overrides = None) -> None:
-        """Say whether a run file is well formed, or what is wrong where."""
+    def check(run_file: RunFile, overrides: Overrides = None) -> None:
+        """Check that a run file is well formed; print each error with its line."""
         spec = load(run_file, overrides or ())
         console.print(f"{run_file} is well formed: run {spec.name}, {spec.iterations} iterations", soft_wrap=True)
 
@@ -62,25 +62,25 @@ def register(app: typer.Typer) -> None:
         run_file: RunFile,
         overrides: Overrides = None,
         store: StoreOption = "store",
-        machine: Annotated[str, typer.Option("--machine", help="What serves the judge.")] = "g5.12xlarge",
-        machines: Annotated[int, typer.Option("--machines", min=1, help="How many of them.")] = 1,
+        machine: Annotated[str, typer.Option("--machine", help="Machine type of the judge's servers.")] = "g5.12xlarge",
+        machines: Annotated[int, typer.Option("--machines", min=1, help="Number of those machines.")] = 1,
     ) -> None:
-        """What a run will take: pairs, tokens, hours and dollars of judging; time and memory of the rest.
+        """Estimate a run: pairs, tokens, hours and dollars of judging; time and memory of the rest.
 
-        Where `pyrite probe` has run, its measured speed is used.
+        If `pyrite probe` has run, the estimate uses the speed that it measured.
         """
         from pyrite import estimate as estimating
 
         run, on = run_from_file(run_file, overrides, store), machine_named(machine)
-        console.print(f"all but the judging: {estimating.estimate(run, on, machines).words}", highlight=False)
+        console.print(f"without judging: {estimating.estimate(run, on, machines).words}", highlight=False)
         if run.spec.judge.kind == "labels":
-            console.print("judging: by the data set's own answer key, free", highlight=False)
+            console.print("judging: free, with the known relevant passages of the data set", highlight=False)
             return
         cost = estimating.estimate_judging(run, on, machines)
         table = Table(box=None, show_header=False, pad_edge=False)
-        speed = "as the probe measured it" if cost.measured else f"not measured yet ({on.speed_source})"
+        speed = "measured by the probe" if cost.measured else f"not measured yet ({on.speed_source})"
         for name, value in (
-            ("pairs", f"{cost.pairs:,} at most; what is kept from earlier runs is not asked again"),
+            ("pairs", f"{cost.pairs:,} at most; pairs cached by earlier runs are not judged again"),
             (
                 "prompt tokens",
                 f"{cost.prompt_tokens:,}, {cost.computed_tokens:,} of them computed, the rest cached",
@@ -92,20 +92,20 @@ def register(app: typer.Typer) -> None:
             table.add_row(name, value)
         console.print(table)
         if not cost.measured:
-            console.print(
-                f"`pyrite probe {run_file}` measures the speed, and whether the judge can judge", highlight=False
-            )
+            console.print(f"`pyrite probe {run_file}` measures the judge's speed and its quality", highlight=False)
 
     @app.command(rich_help_panel=panel)
     def fetch(
-        data_set: Annotated[str, typer.Argument(metavar="DATA_SET", help="medquad")],
-        folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to put it.")] = Path("data"),
+        data_set: Annotated[str, typer.Argument(metavar="DATA_SET", help="Its name: medquad.")],
+        folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to save it.")] = Path("data"),
     ) -> None:
-        """Download a public data set, checked and resumable, with its licence shown."""
+        """Download a public data set and show its licence. Resumes after a stop, and verifies checksums."""
         from pyrite.sources.fetch import fetch_medquad
 
         if data_set != "medquad":
-            raise UserError(f"{data_set!r} is not a data set that Pyrite fetches; it knows medquad.")
+            raise UserError(
+                f"cannot fetch {data_set!r}: Pyrite only fetches medquad. Download it, then name it as `source`."
+            )
         step = Step("fetch")
         with Display(console) as display:
             display.started(step)

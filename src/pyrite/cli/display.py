@@ -1,4 +1,4 @@
-"""What a person sees while a run goes: finished steps as lines, running ones as bars; plain lines off a terminal."""
+"""Show the progress of a run: a line per finished step, a bar per running one; only lines if not on a terminal."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from pyrite.plan import Step, StepState
+from pyrite.plan import STAGES, Step, StepState
 
-_PLAIN_EVERY_SECONDS = 15.0
+#: Seconds between two progress lines of a step, if the output is not a terminal.
+_LINE_INTERVAL_SECONDS = 15.0
 
 
 class Display:
-    """A Listener for ``executors.local.execute`` that draws on ``console``; use it as a context manager."""
+    """A Listener for ``executors.local.execute`` that prints to ``console``; use it as a context manager."""
 
     def __init__(self, console: Console):
         self._console = console
@@ -39,7 +40,7 @@ class Display:
         )
         self._tasks: dict[Step, Any] = {}
         self._counts: dict[Step, tuple[int, int | None, str]] = {}
-        self._told: dict[Step, float] = {}
+        self._last_line: dict[Step, float] = {}
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -51,14 +52,14 @@ class Display:
     def planned(self, states: Sequence[StepState]) -> None:
         done = sum(state.state == "done" for state in states)
         if done:
-            self._console.print(f"{done} of {len(states)} steps are already finished; going on from there.")
+            self._console.print(f"{done} of {len(states)} steps are already finished; resuming.")
         for state in states:
             if state.stale and state.state == "ready":
                 self._console.print(f"[yellow]again[/] {state.step.label}: {escape(state.stale)}")
 
     def started(self, step: Step) -> None:
         self._tasks[step] = self._bars.add_task(step.label, total=None, unit="")
-        self._told[step] = time.monotonic()
+        self._last_line[step] = time.monotonic()
         if not self._console.is_terminal:
             self._console.print(f"start {step.label}")
 
@@ -71,19 +72,19 @@ class Display:
                 done, total, unit = self._counts[step]
                 self._counts[step] = (done + event["n"], total, unit)
                 self._bars.advance(self._tasks[step], event["n"])
-                self._tell_plainly(step)
+                self._print_line(step)
             case "message":
                 self.message(event["text"])
 
     def message(self, text: str) -> None:
-        """A sentence that a person should read, among the lines of steps."""
+        """Print a message between the lines of steps."""
         self._console.print(f"      {escape(text)}", highlight=False)
 
     def finished(self, step: Step, manifest: Mapping[str, Any]) -> None:
-        self.passed(step, manifest["seconds"], headline(step.stage, manifest["summary"]))
+        self.passed(step, manifest["seconds"], STAGES[step.stage].headline(manifest["summary"]))
 
     def passed(self, step: Step, seconds: float, text: str = "") -> None:
-        """A step is done, with its result in a few words."""
+        """Print that ``step`` is done, with its result in a few words."""
         if step in self._tasks:
             self._bars.remove_task(self._tasks.pop(step))
         self._console.print(
@@ -93,42 +94,10 @@ class Display:
             overflow="ellipsis",
         )
 
-    def _tell_plainly(self, step: Step) -> None:
+    def _print_line(self, step: Step) -> None:
         now = time.monotonic()
-        if self._console.is_terminal or now - self._told[step] < _PLAIN_EVERY_SECONDS:
+        if self._console.is_terminal or now - self._last_line[step] < _LINE_INTERVAL_SECONDS:
             return
-        self._told[step] = now
+        self._last_line[step] = now
         done, total, unit = self._counts[step]
         self._console.print(f"      {step.label}: {done:,} of {total:,} {unit}" if total else f"      {done:,} {unit}")
-
-
-def headline(stage: str, summary: Mapping[str, Any]) -> str:
-    """A step's result in a few words, from its manifest's summary."""
-    match stage:
-        case "prepare":
-            queries = sum(summary["queries"].values())
-            return f"{summary['passages']:,} passages, {queries:,} queries"
-        case "generate":
-            dropped = sum(summary["dropped"].values())
-            return f"{summary['questions']:,} questions of {summary['requested']:,} asked for, {dropped:,} dropped"
-        case "retrieve":
-            return f"{summary['candidates']:,} candidates"
-        case "judge":
-            notes = [
-                f"{summary[name]:,} {words}"
-                for name, words in (("cached", "known before"), ("skipped", "skipped"), ("missing", "missing"))
-                if summary[name]
-            ]
-            return ", ".join([f"{summary['judged']:,} pairs judged", *notes])
-        case "mine":
-            return f"{summary['examples']:,} examples; new: {summary['hard']:,} hard, {summary['easy']:,} easy"
-        case "finetune":
-            return f"{summary['steps']:,} training steps, loss {summary['loss']:.3f}"
-        case "validate":
-            return "MRR@5 " + ", ".join(
-                f"{m['mrr@5']:.3f}" + (f" at {name.partition('@')[2]}" if "@" in name else "")
-                for name, m in summary["val"].items()
-            )
-        case "evaluate":
-            return f"chosen: {summary['chosen']}"
-    return ""

@@ -1,4 +1,4 @@
-"""pyrite train: the whole run."""
+"""pyrite train: a complete run on this machine."""
 
 import json
 from typing import Annotated
@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
         overrides: Overrides = None,
         store: StoreOption = "store",
         dry_run: Annotated[
-            bool, typer.Option("--dry-run", help="Show the plan, what is done, and what the rest will take.")
+            bool, typer.Option("--dry-run", help="Only show the plan, which steps are done, and an estimate.")
         ] = False,
         metrics_port: Annotated[
             int | None,
@@ -36,16 +36,16 @@ def register(app: typer.Typer) -> None:
                 min=1,
                 max=65535,
                 envvar=metrics_server.PORT_VARIABLE,
-                help="Serve metrics of the run and its steps on this port, at /metrics, while it goes.",
+                help="During the run, serve its metrics and its steps' on this port, at /metrics.",
             ),
         ] = None,
         gate: Annotated[
-            bool, typer.Option("--gate", help="Exit with code 3 where the gain does not meet evaluate.gate.")
+            bool, typer.Option("--gate", help="Exit with code 3 if the gain does not meet evaluate.gate.")
         ] = False,
     ) -> None:
-        """Do a whole run: prepare, then per iteration retrieve, judge, mine, fine-tune and validate, then evaluate.
+        """Execute a run: prepare; per iteration retrieve, judge, mine, finetune, validate; then evaluate.
 
-        Stop it at any moment; the same command goes on where it stopped. A finished run does nothing again.
+        You can stop it at any time: the same command resumes it. It skips finished steps.
         """
         run = run_from_file(run_file, overrides, store)
         if dry_run:
@@ -58,29 +58,29 @@ def register(app: typer.Typer) -> None:
                 if metrics_port is None:
                     execute(run, display)
                 else:
-                    _execute_watched(run, display, metrics_port)
+                    _execute_with_metrics(run, display, metrics_port)
         passed = _show_result(run)
-        with console.status("a last scrape of the metrics ..."):
+        with console.status("waiting for a last scrape of the metrics ..."):
             metrics_server.wait_for_scrape()
         if gate and not passed:
             raise typer.Exit(GATE_NOT_MET)
 
 
-def _execute_watched(run: Run, display: Display, port: int) -> None:
-    watched = RunMetrics(run.spec.name, run.manifests(), display)
-    if not metrics_server.serve(port, watched.registry):
-        raise UserError(f"--metrics-port: port {port} cannot be used; another process may have it. Give another one.")
+def _execute_with_metrics(run: Run, display: Display, port: int) -> None:
+    metrics = RunMetrics(run.spec.name, run.manifests(), display)
+    if not metrics_server.serve(port, metrics.registry):
+        raise UserError(f"--metrics-port: port {port} cannot be used; another process may use it. Give another port.")
     try:
-        execute(run, watched, watched=True)
+        execute(run, metrics, report_metrics=True)
     except PyriteError:
-        watched.over("Failed")
+        metrics.end("Failed")
         metrics_server.wait_for_scrape()
         raise
-    watched.over("Succeeded")
+    metrics.end("Succeeded")
 
 
 def _show_result(run: Run) -> bool:
-    """The table, the verdict and, as the last line, the report's path. Whether the gate was met."""
+    """Print the table, the verdict and, as the last line, the report's path. Returns whether the gate was met."""
     report = json.loads(run.store.read(f"{run.prefix}/report/report.json"))
     console.print()
     console.print(terminal.results(report))
@@ -94,12 +94,12 @@ def _show_plan(run: Run) -> None:
     table = Table(title=f"plan of run {run.spec.name}", title_justify="left", box=None, pad_edge=False)
     for column in ("step", "state", "takes about"):
         table.add_column(column)
-    guess = estimate(run)
+    expected = estimate(run)
     for state in run.survey():
-        seconds = guess.seconds.get(state.step, 0.0)
-        words = "done" if state.state == "done" else f"again: {state.stale}" if state.stale else "to do"
-        table.add_row(state.step.label, words, "" if state.state == "done" else f"{seconds:,.0f} s")
+        seconds = expected.seconds.get(state.step, 0.0)
+        todo = f"again: {state.stale}" if state.stale else "to do"
+        table.add_row(state.step.label, *(("done", "") if state.state == "done" else (todo, f"{seconds:,.0f} s")))
     console.print(table)
-    console.print(guess.words, highlight=False)
-    if guess.judging:
-        console.print(guess.judging, highlight=False)
+    console.print(expected.words, highlight=False)
+    if expected.judging:
+        console.print(expected.judging, highlight=False)

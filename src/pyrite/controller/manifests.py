@@ -10,14 +10,14 @@ from pyrite.config import dump
 from pyrite.controller.resource import API_VERSION, KIND, TrainingRun
 from pyrite.controller.settings import Settings
 from pyrite.errors import UserError
-from pyrite.plan import Step
+from pyrite.plan import STAGES, Step
 from pyrite.spec import RunSpec
 
 RUN_LABEL, STAGE_LABEL, ITERATION_LABEL = "pyrite.dev/run", "pyrite.dev/stage", "pyrite.dev/iteration"
 RUN_CONFIG_LABEL, TEMPLATE_LABEL = "pyrite.dev/run-config", "pyrite.dev/template"
 GPU = "nvidia.com/gpu"
 #: Stages that send requests to the LLM server.
-LLM_STAGES = ("generate", "judge")
+LLM_STAGES = tuple(stage for stage, info in STAGES.items() if info.llm)
 _KEY = "run.yaml"
 
 Manifest = dict[str, Any]

@@ -11,7 +11,7 @@ from pyrite.controller.observed import Job, Server, Snapshot, Stored, read_store
 from pyrite.controller.resource import Phase, TrainingRun
 from pyrite.controller.settings import CostSettings
 from pyrite.errors import PyriteError
-from pyrite.manifest_metrics import of_steps, step_seconds
+from pyrite.manifest_metrics import step_samples, step_seconds
 from pyrite.metrics import Sample
 from pyrite.store import Store
 
@@ -89,7 +89,7 @@ def run_samples(
         return
     finished = {state.step.name for state in stored.states if state.state == "done"}
     manifests = {name: stored.manifests[name] for name in finished}
-    yield from of_steps(run.name, [state.step for state in stored.states], manifests)
+    yield from step_samples(run.name, [state.step for state in stored.states], manifests)
     if cost.dollars_per_hour:
         yield Sample(metrics.RUN_COST, (run.name,), _hours(manifests, jobs, now) * cost.dollars_per_hour)
         if cost.budget_dollars:

@@ -6,7 +6,8 @@ from typing import Any
 from pyrite.controller.observed import Stored
 from pyrite.controller.resource import Condition, Score, Status, TrainingRun
 from pyrite.controller.settings import Settings
-from pyrite.manifest_metrics import BASE, step_seconds
+from pyrite.manifest_metrics import step_seconds
+from pyrite.plan import BASE
 
 #: Iterations whose scores are listed, in addition to the base and the best model.
 _MAX_LATEST = 4

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-BASE = "base"
+from pyrite.plan import BASE as BASE
 
 
 def score_of(metrics: Mapping[str, float]) -> float:

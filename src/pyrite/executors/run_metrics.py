@@ -1,9 +1,9 @@
-"""Metrics of `pyrite train`: of the run, and of its steps, each a process of its own, at one address."""
+"""Metrics of `pyrite train`: the metrics of the run, and those of its steps' processes, at one address."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -12,76 +12,67 @@ from prometheus_client.registry import Collector
 
 from pyrite import metrics
 from pyrite.executors.local import Listener
-from pyrite.manifest_metrics import number, of_steps
+from pyrite.manifest_metrics import label_value, step_samples
 from pyrite.metrics import Sample
 from pyrite.plan import Step, StepState
 
-#: Seconds for which a step that has ended is shown: longer than a usual scrape interval.
-_STAYS = 60.0
+#: Seconds for which the metrics of an ended step are still shown: longer than a usual scrape interval.
+_RETENTION_SECONDS = 60.0
 
 _PHASES = ("Running", "Succeeded", "Failed")
 
 
-@dataclass
-class _Told:
-    """What a step last told, and when it ended, on the clock of this process."""
+class _StepCollector(Collector):
+    """Shows the metrics of steps, with the labels that the chart's PodMonitor adds to those of pods.
 
-    families: list[Any]
-    ended: float | None = None
-
-
-class _Relay(Collector):
-    """Shows the metrics of steps with the labels that the chart's PodMonitor gives to pods.
-
-    Those of a step that has ended are shown for a minute more, and once at least: a short step is seen by a scrape that
-    comes later, be there others who look.
+    The metrics of an ended step are shown for another minute, and at least once. So a scrape sees short steps too,
+    whether or not there are other scrapers.
     """
 
     def __init__(self, run: str) -> None:
         self._run = run
-        self._told: dict[Step, _Told] = {}
+        self._families: dict[Step, list[Any]] = {}
+        self._ended: dict[Step, float] = {}
         self._lock = threading.Lock()
 
-    def told(self, step: Step, families: list[Any]) -> None:
+    def update(self, step: Step, families: list[Any]) -> None:
         with self._lock:
-            self._told[step] = _Told(families)
+            self._families[step] = families
 
-    def ended(self, step: Step) -> None:
+    def mark_ended(self, step: Step) -> None:
         with self._lock:
-            if step in self._told:
-                self._told[step].ended = time.monotonic()
+            self._ended[step] = time.monotonic()
 
     def describe(self) -> Iterator[Metric]:
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
-            told, before = dict(self._told), time.monotonic() - _STAYS
-            self._told = {s: found for s, found in told.items() if found.ended is None or found.ended > before}
+            steps, oldest = self._families, time.monotonic() - _RETENTION_SECONDS
+            self._families = {step: own for step, own in steps.items() if self._ended.get(step, math.inf) > oldest}
         shown: dict[str, Metric] = {}
-        for step, found in told.items():
-            labels = {"run": self._run, "stage": step.stage, "iteration": number(step.iteration)}
-            labels["shard"] = number(step.shard)
-            labels |= {"component": "worker", "pod": step.name}
-            for name, kind, text, samples in found.families:
+        for step, families in steps.items():
+            labels = {"run": self._run, "stage": step.stage, "iteration": label_value(step.iteration)}
+            labels |= {"shard": label_value(step.shard), "component": "worker", "pod": step.name}
+            for name, kind, text, samples in families:
                 family = shown.setdefault(name, Metric(name, text, kind))
-                for sample, its, value in samples:
-                    family.add_sample(sample, {**its, **labels}, value)
+                for sample, sample_labels, value in samples:
+                    family.add_sample(sample, {**sample_labels, **labels}, value)
         yield from shown.values()
 
 
 class RunMetrics:
-    """A listener that passes on what it is told, and keeps the metrics of run ``name`` in step with it."""
+    """A listener that keeps the metrics of run ``name`` up to date, and passes every call on to ``inner``."""
 
-    def __init__(self, name: str, manifests: Mapping[str, Any], other: Listener):
-        self._name, self._manifests, self._other = name, dict(manifests), other
+    def __init__(self, name: str, manifests: Mapping[str, Any], inner: Listener):
+        self._name, self._manifests, self._inner = name, dict(manifests), inner
         self._steps: list[Step] = []
         self._running: list[Step] = []
         self._times: list[Sample] = []
-        self._relay = _Relay(name)
+        self._collector = _StepCollector(name)
         self.registry = CollectorRegistry()
         self.registry.register(metrics.SNAPSHOT_GAUGES)
-        self.registry.register(self._relay)
+        self.registry.register(self._collector)
 
     def planned(self, states: Sequence[StepState]) -> None:
         self._steps = [state.step for state in states]
@@ -89,27 +80,27 @@ class RunMetrics:
         self._manifests = {name: manifest for name, manifest in self._manifests.items() if name in finished}
         self._times = [Sample(metrics.RUN_STARTED, (self._name,), time.time())]
         self._show("Running")
-        self._other.planned(states)
+        self._inner.planned(states)
 
     def started(self, step: Step) -> None:
         self._running.append(step)
         self._show("Running")
-        self._other.started(step)
+        self._inner.started(step)
 
     def event(self, step: Step, event: dict[str, Any]) -> None:
         if event["event"] == "metrics":
-            self._relay.told(step, event["families"])
+            self._collector.update(step, event["families"])
         else:
-            self._other.event(step, event)
+            self._inner.event(step, event)
 
     def finished(self, step: Step, manifest: dict[str, Any]) -> None:
         self._manifests[step.name] = manifest
-        self._relay.ended(step)
+        self._collector.mark_ended(step)
         self._show("Running")
-        self._other.finished(step, manifest)
+        self._inner.finished(step, manifest)
 
-    def over(self, phase: str) -> None:
-        """The run is over: Succeeded or Failed."""
+    def end(self, phase: str) -> None:
+        """Show that the run has ended; ``phase`` is Succeeded or Failed."""
         self._running = []
         self._times.append(Sample(metrics.RUN_FINISHED, (self._name,), time.time()))
         self._show(phase)
@@ -117,14 +108,14 @@ class RunMetrics:
     def _show(self, phase: str) -> None:
         phases = [Sample(metrics.RUN_PHASE, (self._name, each), each == phase) for each in _PHASES]
         metrics.SNAPSHOT_GAUGES.replace(
-            [*phases, *self._times, *self._shards(), *of_steps(self._name, self._steps, self._manifests)]
+            [*phases, *self._times, *self._shards(), *step_samples(self._name, self._steps, self._manifests)]
         )
 
     def _shards(self) -> Iterator[Sample]:
-        """Of the step that runs now, all shards, those too that wait for a process."""
+        """The shards of the running stage and iteration, including those that wait for a process."""
         if not self._running:
             return
-        at = self._running[-1][:2]
-        shards = [step.name in self._manifests for step in self._steps if step[:2] == at]
+        current = self._running[-1][:2]
+        shards = [step.name in self._manifests for step in self._steps if step[:2] == current]
         yield Sample(metrics.RUN_SHARDS, (self._name,), len(shards))
         yield Sample(metrics.RUN_SHARDS_DONE, (self._name,), sum(shards))

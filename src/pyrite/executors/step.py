@@ -1,4 +1,4 @@
-"""Do one step in this process: check what is done, hold the lock, run the stage, publish outputs, manifest last."""
+"""Run one step in this process: hold its lock, run its stage, publish the outputs, and its manifest last."""
 
 import importlib
 import os
@@ -6,18 +6,18 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from pyrite import metrics
 from pyrite.embedding.models import base_folder, model_digest
 from pyrite.errors import ACCESS_DENIED, DISK_FULL, PyriteError, UserError, cannot_open_error
-from pyrite.executors.counted import Counted
 from pyrite.executors.publication import Publication, manifests_below
 from pyrite.generation import prompt as generate_prompt
 from pyrite.judges.prompt import load_prompt
@@ -30,20 +30,13 @@ from pyrite.stages.context import StepContext
 from pyrite.stages.trackers import check as check_trackers
 from pyrite.store import Store, sha256_file
 
-_PACKAGES = (
-    "pyrite",
-    "sentence-transformers",
-    "transformers",
-    "torch",
-    "pyarrow",
-    "faiss-cpu",
-    "ir-measures",
-)
+#: Packages whose versions a manifest records.
+_PACKAGES = ("pyrite", "sentence-transformers", "transformers", "torch", "pyarrow", "faiss-cpu", "ir-measures")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run's place: its description, its store, and the digests of what comes from outside."""
+    """A run: its RunSpec, its store, and the digests of its inputs from outside."""
 
     spec: RunSpec
     store: Store
@@ -58,23 +51,27 @@ class Run:
         return manifests_below(self.store, self.prefix)
 
     def survey(self) -> list[StepState]:
-        """Where every step stands now, read from the store."""
+        """The current state of every step, read from the store."""
         return survey(self.spec, self.manifests(), self.external)
 
     def lock(self, name: str) -> Path:
-        """The lock file of a step, or of the whole run ("run")."""
+        """The lock file of a step, or of the complete run ("run")."""
         return self.store.local_path(f"{self.prefix}/locks/{name}")
+
+    def log(self, step: Step) -> Path:
+        """The log file of a step."""
+        return self.store.local_path(f"{self.prefix}/logs/{step.name}.log")
 
 
 def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
-    """The run that ``spec`` describes, with the digests of its source, base model and retention set as they are now.
+    """The run of ``spec``, with the current digests of its source, prompts, base model and retention set.
 
     Args:
-        stage: look only at what this stage's result depends on. Elsewhere than on one machine the rest need not be
-            there; a step that is finished is trusted to have seen it.
+        stage: read only the inputs that this stage depends on. A pod may not have the others; finished steps have
+            recorded them.
 
     Raises:
-        UserError: one of them is not there, or cannot be read; or a tracker is not there.
+        UserError: an input is missing or cannot be read, or a tracker is not installed.
     """
     digests: dict[str, Callable[[], str]] = {
         "source": lambda: open_source(spec.source).digest(),
@@ -83,11 +80,9 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
     if spec.judge.kind == "llm":
         digests["prompt"] = lambda: load_prompt(spec.judge.prompt).digest
     if spec.generate:
-        prompt = spec.generate.prompt
-        digests["generate_prompt"] = lambda: generate_prompt.digest(prompt)
+        digests["generate_prompt"] = partial(generate_prompt.digest, spec.generate.prompt)
     if spec.evaluate.retention:
-        path = spec.evaluate.retention.path
-        digests["retention"] = lambda: retention.digest(path)
+        digests["retention"] = partial(retention.digest, spec.evaluate.retention.path)
     if spec.finetune.report_to and stage in (None, "finetune"):
         check_trackers(spec.finetune.report_to)
     wanted = STAGES[stage].external if stage else tuple(digests)
@@ -98,49 +93,52 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
 
 
 def run_step(run: Run, step: Step, progress: Progress, *, force: bool = False) -> dict[str, Any]:
-    """Do ``step`` unless it is done, and return its manifest.
+    """Run ``step`` unless it is finished, and return its manifest.
 
     Raises:
-        UserError: an earlier step is missing, somebody else works on the step, or the input is bad.
+        UserError: an earlier step is unfinished, another process runs the step, or the input is invalid.
         PyriteError: the step failed.
     """
-    with ExitStack() as stack:
-        stack.enter_context(locked(run.lock(step.name), f"{step.label} of run {run.spec.name}"))
+    with locked(run.lock(step.name), f"{step.label} of run {run.spec.name}"):
         manifests = run.manifests()
-        state = next((state for state in survey(run.spec, manifests, run.external) if state.step == step), None)
+        states = survey(run.spec, manifests, run.external)
+        state = next((state for state in states if state.step == step), None)
         if state is None:
-            raise UserError(f"run {run.spec.name} has no step {step.name}; `pyrite status` lists its steps.")
+            raise UserError(
+                f"run {run.spec.name} has no step {step.name}: its iterations or shards are fewer. "
+                "`pyrite status` lists its steps."
+            )
         if state.state == "waiting":
-            missing = next(s.step for s in survey(run.spec, manifests, run.external) if s.state == "ready")
-            raise UserError(f"{step.label} comes after {missing.label}, which is not done: run that first.")
+            missing = next(state.step for state in states if state.state == "ready")
+            raise UserError(f"{step.label} needs {missing.label}, which is not finished. Run that step first.")
         if state.state == "done" and not force:
             progress.message("already finished with these inputs; nothing to do")
             return manifests[step.name]
         if state.stale:
-            progress.message(f"doing it again: {state.stale}")
-        return _do(run, state, manifests, progress)
+            progress.message(f"running again: {state.stale}")
+        return _run_stage(run, state, manifests, progress)
 
 
-def _do(run: Run, state: StepState, manifests: dict[str, dict[str, Any]], progress: Progress) -> dict[str, Any]:
+def _run_stage(run: Run, state: StepState, manifests: dict[str, dict[str, Any]], progress: Progress) -> dict[str, Any]:
+    """Run the step's stage, then publish its outputs and its manifest."""
     step, key = state.step, state.key
     assert key is not None
     assert state.inputs is not None
-    below_scratch = f"{run.prefix}/scratch/{step.name}"
-    run.store.delete_scratch(below_scratch, but=key[:16])  # of the same step with other inputs
+    scratch = f"{run.prefix}/scratch/{step.name}"
+    run.store.delete_scratch(scratch, but=key[:16])  # of the same step with other inputs
     context = StepContext(
-        run.spec, step, run.store, run.prefix, manifests, f"{below_scratch}/{key[:16]}", Counted(progress)
+        run.spec, step, run.store, run.prefix, manifests, f"{scratch}/{key[:16]}", MeteredProgress(progress)
     )
     shutil.rmtree(context.scratch / "outputs", ignore_errors=True)
     publication = Publication(run.store, run.prefix, step.name, key)
     started, clock = datetime.now(UTC), time.monotonic()
     try:
-        stage = importlib.import_module(f"pyrite.stages.{step.stage}")
-        summary = stage.run(context)
-        paths = _staged(context)
-        entries = [_entry(name, path) for name, path in paths.items()]
+        summary = importlib.import_module(f"pyrite.stages.{step.stage}").run(context)
+        paths = _staged_files(context)
+        entries = [_output_entry(name, path) for name, path in paths.items()]
         manifest = publication.outputs(paths, entries)
         if manifest:
-            progress.message("another process has finished it meanwhile; its result is taken")
+            progress.message("another process finished this step first; its result is used")
         else:
             outside = {name: run.external.get(name, "") for name in STAGES[step.stage].external}
             manifest = publication.finish(
@@ -163,13 +161,13 @@ def _do(run: Run, state: StepState, manifests: dict[str, dict[str, Any]], progre
     except PyriteError:
         raise
     except Exception as error:
-        raise _explained(error, run.store) from error
-    run.store.delete_scratch(below_scratch)
+        raise _to_user_error(error, run.store) from error
+    run.store.delete_scratch(scratch)
     return manifest
 
 
-def _staged(context: StepContext) -> dict[str, Path]:
-    """The files that the stage has staged, by their keys, sorted."""
+def _staged_files(context: StepContext) -> dict[str, Path]:
+    """The files that the stage has written, sorted by key."""
     staged = context.scratch / "outputs"
     paths: dict[str, Path] = {}
     for key in context.staged:
@@ -180,15 +178,15 @@ def _staged(context: StepContext) -> dict[str, Path]:
     return dict(sorted(paths.items()))
 
 
-def _entry(key: str, path: Path) -> dict[str, Any]:
+def _output_entry(key: str, path: Path) -> dict[str, Any]:
     entry = {"key": key, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
     if path.suffix == ".parquet":
         entry["rows"] = pq.read_metadata(path).num_rows
     return entry
 
 
-def _explained(error: Exception, store: Store) -> Exception:
-    """A full disk or a store that cannot be written to is named as that, whichever library met it."""
+def _to_user_error(error: Exception, store: Store) -> Exception:
+    """A UserError if ``error`` comes from a full disk or missing permissions, in any library; else ``error``."""
     code = error.errno if isinstance(error, OSError) else None
     free = shutil.disk_usage(store.local).free
     if code in DISK_FULL or "No space left" in str(error) or free < 1 << 20:
@@ -197,5 +195,30 @@ def _explained(error: Exception, store: Store) -> Exception:
         place = Path(os.fsdecode(error.filename)) if error.filename else store.local
         if not place.absolute().is_relative_to(store.local):
             return cannot_open_error(error)
-        return UserError(f"the store {store.local} cannot be written to ({error}). Mend its permissions and try again.")
+        return UserError(f"the store {store.local} cannot be written to ({error}). Fix its permissions and try again.")
     return error
+
+
+class MeteredProgress:
+    """Passes progress on to ``inner`` and counts it in the step's metrics."""
+
+    def __init__(self, inner: Progress):
+        self._inner = inner
+        self._unit = ""
+
+    def begin(self, total: int | None, unit: str) -> None:
+        for gauge in (metrics.STEP_UNITS, metrics.STEP_UNITS_DONE):
+            gauge.clear()
+        self._unit = unit
+        metrics.STEP_UNITS_DONE.labels(unit).set(0)
+        if total is not None:
+            metrics.STEP_UNITS.labels(unit).set(total)
+        self._inner.begin(total, unit)
+
+    def advance(self, n: int = 1) -> None:
+        if self._unit:
+            metrics.STEP_UNITS_DONE.labels(self._unit).inc(n)
+        self._inner.advance(n)
+
+    def message(self, text: str) -> None:
+        self._inner.message(text)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pyrite.costs import USUAL_MACHINE, machine
+from pyrite.manifest_metrics import union_length
 from pyrite.spec import RunSpec
 
 #: The timeline of an iteration has at most this many slices.
@@ -85,12 +86,9 @@ def _sum(summaries: Sequence[Mapping[str, Any]], name: str) -> int:
 
 def at_work(shards: Sequence[Mapping[str, Any]]) -> float:
     """Seconds in which at least one of the shards was running."""
-    spans = sorted((datetime.fromisoformat(each["started"]).timestamp(), each["seconds"]) for each in shards)
-    total, end = 0.0, float("-inf")
-    for start, seconds in spans:
-        total += max(0.0, start + seconds - max(start, end))
-        end = max(end, start + seconds)
-    return round(total, 2)
+    starts = [datetime.fromisoformat(each["started"]).timestamp() for each in shards]
+    spans = [(start, start + each["seconds"]) for start, each in zip(starts, shards, strict=True)]
+    return round(union_length(spans), 2)
 
 
 # --- speed and grades over time ---------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pyrite.plan import flatten
 from pyrite.report.judging import at_work
 from pyrite.spec import RunSpec
 
@@ -95,14 +96,11 @@ def settings(spec: RunSpec) -> dict[str, Any]:
     return {"changed": changed, "all": values}
 
 
-def _flatten(section: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in section.items():
-        if isinstance(value, dict):
-            found |= _flatten(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return found
+def _flatten(section: dict[str, Any]) -> dict[str, str]:
+    return {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in flatten(section).items()
+    }
 
 
 def steps(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:

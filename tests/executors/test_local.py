@@ -1,4 +1,4 @@
-"""Kill -9 at any moment, start again: the final tables and metrics are those of an undisturbed run."""
+"""A run that is killed at random times and restarted ends with the tables and metrics of an undisturbed run."""
 
 import json
 import os
@@ -15,7 +15,7 @@ KILLS = 20
 
 
 def outputs(store: Path) -> dict[str, str]:
-    """Digest of every table, and of the model's weights, by key, from the manifests."""
+    """Digest of every table and of the model's weights, by key, from the manifests."""
     found = {}
     for path in sorted((store / "runs/small/steps").glob("*.json")):
         for entry in json.loads(path.read_text())["outputs"]:
@@ -35,8 +35,8 @@ def start(run_file: Path, store: Path) -> subprocess.Popen[str]:
     )
 
 
-def members(group: int) -> list[int]:
-    """Processes of a process group that are alive."""
+def group_members(group: int) -> list[int]:
+    """The live processes of a process group."""
     alive = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -48,50 +48,50 @@ def members(group: int) -> list[int]:
     return alive
 
 
-def started(process: subprocess.Popen[str]) -> list[int]:
-    """The processes of a run beside its parent, once there are any, or none where it ends before."""
+def await_children(process: subprocess.Popen[str]) -> list[int]:
+    """Wait for child processes of the run and return them; returns none if the run ends first."""
     while process.poll() is None:
-        if children := [member for member in members(process.pid) if member != process.pid]:
+        if children := [member for member in group_members(process.pid) if member != process.pid]:
             return children
         time.sleep(0.01)
     return []
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds a run's processes in /proc (Linux)")
-def test_killed_at_20_random_moments_a_run_ends_as_if_undisturbed(run_file: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc (Linux)")
+def test_a_run_killed_20_times_ends_like_an_undisturbed_one(run_file: Path, tmp_path: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    began = time.monotonic()
+    begin = time.monotonic()
     process = start(run_file, undisturbed)
     assert process.wait(timeout=600) == 0, process.communicate()[0]
-    length = time.monotonic() - began
+    length = time.monotonic() - begin
 
     rng = random.Random(0)
     hits: list[str] = []
     while len(hits) < KILLS:
         process = start(run_file, killed)
-        # A third of a run, so that 20 kills fall on all of its steps and each attempt gets somewhere.
+        # At most a third of a run: the 20 kills hit all steps, and every attempt makes progress.
         time.sleep(rng.uniform(0.5, length / 3))
-        # The parent alone, or one of its processes: a step that dies alone must end the run with a message.
-        children = started(process) if len(hits) % 2 else []
+        # Kill the parent, or one of its children: if only a step dies, the run must end with a message.
+        children = await_children(process) if len(hits) % 2 else []
         victim = rng.choice(children or [process.pid])
         if process.poll() is not None:
             assert process.returncode == 0, process.communicate()[0]
             done = sorted((killed / "runs/small/steps").glob("*.json"))
-            # Finished before all kills were spent: take a step back, at random, and go on killing.
+            # Finished before the last kill: delete a random manifest, and continue.
             rng.choice(done).unlink()
             continue
         try:
             os.kill(victim, signal.SIGKILL)
-        except ProcessLookupError:  # a child that ended by itself just now; its parent waits to be reaped here
+        except ProcessLookupError:  # the child has just ended; its parent has not been waited for
             victim = process.pid
             os.kill(victim, signal.SIGKILL)
         hits.append("parent" if victim == process.pid else "child")
         process.communicate(timeout=120)
         assert process.returncode != 0 or victim != process.pid
         deadline = time.monotonic() + 30
-        while members(process.pid):
-            assert time.monotonic() < deadline, "a process outlived its run"
+        while group_members(process.pid):
+            assert time.monotonic() < deadline, "a process is still alive after its run has ended"
             time.sleep(0.05)
     assert hits.count("parent") > 3
     assert hits.count("child") > 3
@@ -105,8 +105,8 @@ def test_killed_at_20_random_moments_a_run_ends_as_if_undisturbed(run_file: Path
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds a run's processes in /proc (Linux)")
-def test_training_goes_on_from_its_checkpoint_and_ends_with_the_same_weights(run_file: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc (Linux)")
+def test_training_resumes_from_a_checkpoint_to_equal_weights(run_file: Path, tmp_path: Path) -> None:
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     longer = run_file.read_text().replace("finetune: {", "finetune: {epochs: 8, ")
     run_file.write_text(longer)
@@ -116,14 +116,14 @@ def test_training_goes_on_from_its_checkpoint_and_ends_with_the_same_weights(run
     deadline = time.monotonic() + 120
     pattern = "runs/small/scratch/finetune-1/*/checkpoints/checkpoint-[1-9]*/trainer_state.json"
     while not list(killed.glob(pattern)):
-        assert time.monotonic() < deadline, "no checkpoint was ever written"
+        assert time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     assert not (killed / "runs/small/steps/finetune-1.json").exists()
 
     again = start(run_file, killed)
-    said, _ = again.communicate(timeout=600)
-    assert again.returncode == 0, said
-    assert "going on from checkpoint-" in said
+    output, _ = again.communicate(timeout=600)
+    assert again.returncode == 0, output
+    assert "going on from checkpoint-" in output
     assert outputs(killed) == outputs(undisturbed)

@@ -1,4 +1,4 @@
-"""What `pyrite status` says of steps that run and of steps that failed."""
+"""`pyrite status` shows running and failed steps."""
 
 import os
 import re
@@ -17,9 +17,7 @@ Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.slow
-def test_a_step_that_was_killed_has_failed_and_one_that_runs_says_since_when(
-    pyrite: Pyrite, run_file: Path, tmp_path: Path
-) -> None:
+def test_status_shows_killed_steps_and_running_ones(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     train = subprocess.Popen(
         [sys.executable, "-m", "pyrite", "train", str(run_file), "--store", str(store)],
@@ -37,8 +35,8 @@ def test_a_step_that_was_killed_has_failed_and_one_that_runs_says_since_when(
     assert train.returncode == 1
     assert "was killed by SIGKILL" in err.replace("\n", " ")
 
-    said = pyrite("status", run_file, COLUMNS="200").stdout
-    assert re.search(r"finetune, iteration 1 +failed +it was killed by SIGKILL", said)
+    shown = pyrite("status", run_file, COLUMNS="200").stdout
+    assert re.search(r"finetune, iteration 1 +failed +it was killed by SIGKILL", shown)
     with locked(lock, "finetune"):
-        said = pyrite("status", run_file, COLUMNS="200").stdout
-    assert re.search(rf"finetune, iteration 1 +running +\d+ s +process {os.getpid()} on .* since 20", said)
+        shown = pyrite("status", run_file, COLUMNS="200").stdout
+    assert re.search(rf"finetune, iteration 1 +running +\d+ s +process {os.getpid()} on .* since 20", shown)

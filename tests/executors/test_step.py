@@ -1,4 +1,4 @@
-"""Faults at the front door: each ends in a sentence that says what to do, and nothing half-written looks finished."""
+"""Faults of disks, files and inputs end in an error with a fix. Incomplete outputs never look finished."""
 
 import errno
 import json
@@ -25,11 +25,11 @@ Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def mount(folder: Path, options: str) -> None:
-    """Mount a tmpfs, or skip: it takes root on Linux."""
+    """Mount a tmpfs, or skip the test: mounting needs root on Linux."""
     folder.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
-        pytest.skip("mounting a tmpfs takes root on Linux")
+        pytest.skip("mounting a tmpfs needs root on Linux")
 
 
 @pytest.fixture
@@ -41,15 +41,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def frozen_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "frozen"
+def read_only_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "read-only"
     mount(folder, "size=1m,ro")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """The user's mistake: exit code 2, no traceback, and the message has ``parts``."""
+def assert_user_error(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """The exit code is 2, there is no traceback, and the message contains ``parts``."""
     assert result.returncode == 2, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     for part in parts:
@@ -57,62 +57,58 @@ def refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_named_and_with_room_the_same_command_goes_on(
-    pyrite: Pyrite, run_file: Path, small_disk: Path
-) -> None:
-    words = ("train", run_file, "iterations=1", "--store", small_disk)
-    refused(pyrite(*words), "no space left in the store", str(small_disk))
+def test_a_full_disk_is_reported_and_with_space_train_resumes(pyrite: Pyrite, run_file: Path, small_disk: Path) -> None:
+    command = ("train", run_file, "iterations=1", "--store", small_disk)
+    assert_user_error(pyrite(*command), "no space left in the store", str(small_disk))
     assert not (small_disk / "runs/small/steps/evaluate.json").exists()
     subprocess.run(["mount", "-o", "remount,size=200m", str(small_disk)], check=True)
-    after = pyrite(*words)
+    after = pyrite(*command)
     assert after.returncode == 0, after.stderr
 
 
-def test_a_store_that_cannot_be_written_to(pyrite: Pyrite, run_file: Path, frozen_disk: Path) -> None:
-    refused(pyrite("train", run_file, "--store", frozen_disk / "store"), "cannot be written to", "--store")
+def test_a_read_only_store_is_reported(pyrite: Pyrite, run_file: Path, read_only_disk: Path) -> None:
+    assert_user_error(pyrite("train", run_file, "--store", read_only_disk / "store"), "cannot be written to", "--store")
 
 
-def test_a_file_in_the_place_of_a_run(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_a_run_is_reported(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     place = tmp_path / "store/runs/small"
     place.parent.mkdir(parents=True)
     place.touch()
-    refused(pyrite("train", run_file), str(place), "something else stands there")
+    assert_user_error(pyrite("train", run_file), str(place), "something else stands there")
 
 
-def test_a_run_whose_folder_cannot_be_written_to(
-    pyrite: Pyrite, run_file: Path, frozen_disk: Path, tmp_path: Path
+def test_a_read_only_run_folder_is_reported(
+    pyrite: Pyrite, run_file: Path, read_only_disk: Path, tmp_path: Path
 ) -> None:
     place = tmp_path / "store/runs/small"
     place.mkdir(parents=True)
-    subprocess.run(["mount", "--bind", str(frozen_disk), str(place)], check=True)
+    subprocess.run(["mount", "--bind", str(read_only_disk), str(place)], check=True)
     try:
         for verb in ("train", "prepare"):
-            refused(pyrite(verb, run_file), str(place), "Read-only file system")
+            assert_user_error(pyrite(verb, run_file), str(place), "Read-only file system")
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pages", range(1, 8))
-def test_with_next_to_nothing_left_the_disk_is_named_still(
-    pages: int, pyrite: Pyrite, run_file: Path, small_disk: Path
-) -> None:
-    words = ("train", run_file, "iterations=1", "--store", small_disk)
-    assert pyrite("prepare", *words[1:]).returncode == 0
+def test_an_almost_full_disk_is_reported(pages: int, pyrite: Pyrite, run_file: Path, small_disk: Path) -> None:
+    command = ("train", run_file, "iterations=1", "--store", small_disk)
+    assert pyrite("prepare", *command[1:]).returncode == 0
     with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
         while filler.write(b"x" * 4096):
             pass
     os.truncate(small_disk / "filler", (small_disk / "filler").stat().st_size - 4096 * pages)
-    refused(pyrite(*words), "no space left")
-    left = [path for path in small_disk.rglob("*.tmp") if "scratch" not in path.parts]
-    assert not left
+    assert_user_error(pyrite(*command), "no space left")
+    temporary = [path for path in small_disk.rglob("*.tmp") if "scratch" not in path.parts]
+    assert not temporary
 
 
-def test_who_only_looks_need_not_be_allowed_to_write(tmp_path: Path) -> None:
+def test_reading_a_lock_needs_no_write_permission(tmp_path: Path) -> None:
     folder = tmp_path / "disk"
     mount(folder, "size=1m")
     try:
-        with locked(folder / "lock", "it"):
+        with locked(folder / "lock", "the run"):
             pass
         subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
         assert holder(folder / "lock") is None
@@ -120,53 +116,59 @@ def test_who_only_looks_need_not_be_allowed_to_write(tmp_path: Path) -> None:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def test_a_download_to_a_place_that_is_a_file(pyrite: Pyrite, run_file: Path) -> None:
-    refused(pyrite("fetch", "medquad", run_file), str(run_file), "something else stands there")
+def test_fetch_into_a_file_is_reported(pyrite: Pyrite, run_file: Path) -> None:
+    assert_user_error(pyrite("fetch", "medquad", run_file), str(run_file), "something else stands there")
 
 
-def test_a_store_below_a_file(pyrite: Pyrite, run_file: Path) -> None:
-    refused(pyrite("train", run_file, "--store", run_file / "store"), "cannot be written to")
+def test_a_store_inside_a_file_is_reported(pyrite: Pyrite, run_file: Path) -> None:
+    assert_user_error(pyrite("train", run_file, "--store", run_file / "store"), "cannot be written to")
 
 
-def test_a_model_folder_that_is_not_one(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_reported(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    refused(pyrite("train", run_file, f"model.base={tmp_path / 'empty'}"), "is not a model folder", "config.json")
-    refused(pyrite("train", run_file, f"model.base={tmp_path / 'none'}"), "does not exist")
+    assert_user_error(
+        pyrite("train", run_file, f"model.base={tmp_path / 'empty'}"), "is not a model folder", "config.json"
+    )
+    assert_user_error(pyrite("train", run_file, f"model.base={tmp_path / 'none'}"), "does not exist")
 
 
-def test_weights_that_git_lfs_did_not_bring(pyrite: Pyrite, run_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_git_lfs_pointer_instead_of_weights_is_reported(
+    pyrite: Pyrite, run_file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "pointer"
     shutil.copytree(tiny_model, folder)
     weights = next(folder.rglob("*.safetensors"))
     weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 90\n")
     for verb in (["estimate"], ["train", "--dry-run"]):
-        refused(pyrite(*verb, run_file, f"model.base={folder}"), str(weights), "not a safetensors file", "git lfs pull")
+        assert_user_error(
+            pyrite(*verb, run_file, f"model.base={folder}"), str(weights), "not a safetensors file", "git lfs pull"
+        )
 
 
-def test_an_unknown_setting_and_an_unknown_run(pyrite: Pyrite, run_file: Path) -> None:
-    refused(pyrite("validate", run_file, "finetune.batchsize=3"), "Did you mean batch_size?")
-    refused(pyrite("status", "nothing"), "has no run 'nothing'")
-    refused(pyrite("train", "missing.yaml"), "missing.yaml does not exist", "pyrite init")
+def test_unknown_settings_runs_and_files_are_reported(pyrite: Pyrite, run_file: Path) -> None:
+    assert_user_error(pyrite("check", run_file, "finetune.batchsize=3"), "Did you mean batch_size?")
+    assert_user_error(pyrite("status", "nothing"), "has no run 'nothing'")
+    assert_user_error(
+        pyrite("train", "missing.yaml"), "missing.yaml cannot be read: No such file or directory", "pyrite init"
+    )
 
 
 @pytest.mark.slow
-def test_a_changed_artifact_is_found_by_who_reads_it_and_force_mends_it(
-    pyrite: Pyrite, run_file: Path, tmp_path: Path
-) -> None:
+def test_a_damaged_output_is_found_and_fixed_with_force(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     assert pyrite("prepare", run_file).returncode == 0
     path = tmp_path / "store/runs/small/corpus/passages.parquet"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    result = pyrite("evaluate", run_file, "-i", 0)
+    result = pyrite("validate", run_file, "-i", 0)
     assert result.returncode == 1
     assert "is not what its manifest says" in result.stderr.replace("\n", " ")
     assert pyrite("prepare", run_file, "--force").returncode == 0
-    assert pyrite("evaluate", run_file, "-i", 0).returncode == 0
+    assert pyrite("validate", run_file, "-i", 0).returncode == 0
 
 
 @pytest.mark.slow
-def test_passages_cut_at_the_models_window_are_counted(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+def test_truncated_passages_are_counted(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     long = tmp_path / "long.jsonl"
     source = next(line for line in run_file.read_text().splitlines() if line.startswith("source"))
     rows = Path(source.partition("path: ")[2].partition(",")[0]).read_text().splitlines()
@@ -175,27 +177,27 @@ def test_passages_cut_at_the_models_window_are_counted(pyrite: Pyrite, run_file:
     long.write_text("\n".join([json.dumps(first), *rows[1:]]))
     overrides = (f"source.path={long}", "prepare.max_chars=4000")
     assert pyrite("prepare", run_file, *overrides).returncode == 0
-    result = pyrite("evaluate", run_file, "-i", 0, *overrides)
+    result = pyrite("validate", run_file, "-i", 0, *overrides)
     assert result.returncode == 0, result.stderr
     assert "1 of 60 passages is longer than the model's window of 128 tokens" in result.stdout.replace("\n", " ")
     manifest = json.loads((tmp_path / "store/runs/small/steps/validate-0.json").read_text())
     assert manifest["summary"]["cut_passages"] == 1
 
 
-def _out_of_bounds(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
-    """What lies at or below ``place`` cannot be opened, as for a user without the right to (root has it always)."""
-    opened = Path.open
+def _deny_access(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    """Make opening ``place``, and anything in it, fail with EACCES. File modes would not stop root."""
+    original = Path.open
 
-    def refuse(path: Path, *words: Any, **more: Any) -> Any:
+    def refuse(path: Path, *args: Any, **kwargs: Any) -> Any:
         if path.is_relative_to(place):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return opened(path, *words, **more)
+        return original(path, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", refuse)
 
 
 @pytest.mark.parametrize("what", ["source", "model"])
-def test_what_cannot_be_opened_is_named(
+def test_an_input_that_cannot_be_opened_is_named(
     what: str,
     run_file: Path,
     questions: Path,
@@ -205,30 +207,30 @@ def test_what_cannot_be_opened_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     place = {"source": questions, "model": tiny_model}[what]
-    _out_of_bounds(monkeypatch, place)
+    _deny_access(monkeypatch, place)
     monkeypatch.setattr("sys.argv", ["pyrite", "train", str(run_file), "--store", str(tmp_path / "store")])
     with pytest.raises(SystemExit, match="2"):
         main()
-    said = capsys.readouterr().err
-    assert f"{place}" in said
-    assert "cannot be opened (Permission denied)" in said
-    assert "store" not in said.replace(str(tmp_path), "")
+    message = capsys.readouterr().err
+    assert f"{place}" in message
+    assert "cannot be opened (Permission denied)" in message
+    assert "store" not in message.replace(str(tmp_path), "")
 
 
-def test_a_step_that_meets_an_unreadable_file_blames_the_file_and_not_the_store(
+def test_an_unreadable_input_is_not_reported_as_a_store_error(
     run_file: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = open_run(load(run_file), open_store(str(tmp_path / "store")))
     with monkeypatch.context() as patched:
-        _out_of_bounds(patched, questions)
+        _deny_access(patched, questions)
         with pytest.raises(UserError, match=f"{questions}: cannot be opened"):
             run_step(run, Step("prepare"), NullProgress())
-    _out_of_bounds(monkeypatch, tmp_path / "store/runs/small/scratch")
+    _deny_access(monkeypatch, tmp_path / "store/runs/small/scratch")
     with pytest.raises(UserError, match=r"the store .* cannot be written to"):
         run_step(run, Step("prepare"), NullProgress())
 
 
-def _elsewhere(folder: Path, relevant: str) -> Path:
+def _retention_set(folder: Path, relevant: str) -> Path:
     (folder / "qrels").mkdir(parents=True)
     (folder / "corpus.jsonl").write_text('{"_id": "d1", "text": "Ships"}\n{"_id": "d2", "text": "Trains"}\n')
     (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "What floats?"}\n')
@@ -236,20 +238,24 @@ def _elsewhere(folder: Path, relevant: str) -> Path:
     return folder
 
 
-def test_a_retention_set_is_looked_at_before_the_first_step(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+def test_a_retention_set_is_checked_before_the_first_step(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     setting = "evaluate.retention.path"
-    refused(pyrite("train", run_file, f"{setting}=none"), f"{tmp_path / 'none'}: no such file", f"Correct {setting}")
-    _elsewhere(tmp_path / "useless", relevant="0")
-    refused(pyrite("train", run_file, f"{setting}=useless"), f"{setting}: no query of", "has a relevant document")
+    assert_user_error(
+        pyrite("train", run_file, f"{setting}=none"), f"{tmp_path / 'none'}: no such file", f"Correct {setting}"
+    )
+    _retention_set(tmp_path / "useless", relevant="0")
+    assert_user_error(
+        pyrite("train", run_file, f"{setting}=useless"), f"{setting}: no query of", "has a relevant document"
+    )
     assert not (tmp_path / "store/runs/small/steps").exists()
 
 
 @pytest.mark.slow
-def test_a_retention_set_may_be_an_archive(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
-    archive = shutil.make_archive(str(tmp_path / "other"), "xztar", root_dir=_elsewhere(tmp_path / "other", "1"))
+def test_a_retention_set_can_be_an_archive(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+    archive = shutil.make_archive(str(tmp_path / "other"), "xztar", root_dir=_retention_set(tmp_path / "other", "1"))
     path = f"evaluate.retention.path={Path(archive).name}"
     assert pyrite("prepare", run_file, path).returncode == 0
-    result = pyrite("evaluate", run_file, "-i", 0, path)
+    result = pyrite("validate", run_file, "-i", 0, path)
     assert result.returncode == 0, result.stderr
     manifest = json.loads((tmp_path / "store/runs/small/steps/validate-0.json").read_text())
     assert manifest["summary"]["retention"]["base"] > 0
