@@ -13,7 +13,7 @@ from pyrite.evaluation.selection import label
 from pyrite.executors.step import Run
 from pyrite.progress import NullProgress
 from pyrite.spec import ModelSpec
-from pyrite.stages.context import verified, verified_folder
+from pyrite.stages.context import fetch_verified, fetch_verified_folder
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def search_both(run: Run, question: str, top: int, model: str | None = None) -> 
         raise UserError(f"run {spec.name} has no {what} yet; `pyrite status {spec.name}` says how far it is.")
     made = [entry for manifest in manifests.values() for entry in manifest["outputs"]]
     entry = next(entry for entry in made if entry["key"] == "corpus/passages.parquet")
-    passages = tables.read(verified(run.store, run.prefix, entry), tables.PASSAGES)
+    passages = tables.read(fetch_verified(run.store, run.prefix, entry), tables.PASSAGES)
     texts, titles = passages["text"].to_pylist(), passages["title"].to_pylist()
     base = base_folder(spec.model.base, spec.model.revision)
 
@@ -63,5 +63,5 @@ def search_both(run: Run, question: str, top: int, model: str | None = None) -> 
     else:
         name = f"{label(manifests['evaluate']['summary']['chosen'])}, as chosen"
         entries = [entry for entry in made if entry["key"].startswith("model/")]
-        other = Encoder(verified_folder(run.store, run.prefix, "model", entries), base, spec, run.store)
+        other = Encoder(fetch_verified_folder(run.store, run.prefix, "model", entries), base, spec, run.store)
     return Found("base", search(Encoder(base, base, spec, run.store))), Found(name, search(other))

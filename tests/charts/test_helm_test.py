@@ -37,5 +37,5 @@ def test_an_address_that_no_run_takes_is_told_without_its_secret(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said = looked(monkeypatch, tmp_path, "http://me:secret@judge:8000")
-    assert str(said).startswith("FAILED: judge.urls: an address holds a user name or a password")
+    assert str(said).startswith("FAILED: judge.urls: the URL contains a user name or a password")
     assert "secret" not in str(said)

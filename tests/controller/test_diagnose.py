@@ -94,7 +94,7 @@ def test_a_silent_store_takes_less_of_a_turn_than_healthz_allows(
         began = time.monotonic()
         Controller(world.cluster, store, lambda: chart).sync()  # type: ignore[arg-type]
     assert time.monotonic() - began < LONGEST_TURN / 2
-    assert "has not answered as it should for 15 seconds" in world.status("two").message
+    assert "has failed for 15 seconds" in world.status("two").message
 
 
 @pytest.mark.parametrize("error", [ApiException(status=500, reason="a webhook of theirs"), KeyError("a bug of ours")])

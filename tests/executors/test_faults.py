@@ -76,7 +76,7 @@ def test_a_file_in_the_place_of_a_run(pyrite: Pyrite, run_file: Path, tmp_path: 
     place = tmp_path / "store/runs/small"
     place.parent.mkdir(parents=True)
     place.touch()
-    refused(pyrite("train", run_file), str(place), "something else stands there")
+    refused(pyrite("train", run_file), str(place), "the path is in use")
 
 
 def test_a_run_whose_folder_cannot_be_written_to(
@@ -121,7 +121,7 @@ def test_who_only_looks_need_not_be_allowed_to_write(tmp_path: Path) -> None:
 
 
 def test_a_download_to_a_place_that_is_a_file(pyrite: Pyrite, run_file: Path) -> None:
-    refused(pyrite("fetch", "medquad", run_file), str(run_file), "something else stands there")
+    refused(pyrite("fetch", "medquad", run_file), str(run_file), "the path is in use")
 
 
 def test_a_store_below_a_file(pyrite: Pyrite, run_file: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_changed_artifact_is_found_by_who_reads_it_and_force_mends_it(
     path.write_bytes(content)
     result = pyrite("evaluate", run_file, "-i", 0)
     assert result.returncode == 1
-    assert "is not what its manifest says" in result.stderr.replace("\n", " ")
+    assert "does not match its manifest" in result.stderr.replace("\n", " ")
     assert pyrite("prepare", run_file, "--force").returncode == 0
     assert pyrite("evaluate", run_file, "-i", 0).returncode == 0
 

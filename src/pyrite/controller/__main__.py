@@ -20,7 +20,7 @@ from pyrite.controller.controller import Controller
 from pyrite.controller.metrics import Exporter
 from pyrite.errors import UserError
 from pyrite.store import open_store
-from pyrite.store.s3_faults import RetryPolicy
+from pyrite.store.s3_errors import RetryPolicy
 
 #: Seconds from the end of a turn to the next one.
 _PAUSE = 3.0
@@ -29,7 +29,7 @@ _PAUSE = 3.0
 _USUAL = ("ApiException", "MaxRetryError", "UserError", "unreadable")
 
 #: With the store: the next turn asks it again, and /healthz does not take a turn that waits for one that is stuck.
-STORE_RETRY_POLICY = RetryPolicy(connect=3, read=5, between=2, total=15, quick=1)
+STORE_RETRY_POLICY = RetryPolicy(connect_timeout=3, read_timeout=5, max_wait=2, total_timeout=15, boto_attempts=1)
 
 _log = logging.getLogger("pyrite.controller")
 

@@ -5,7 +5,7 @@ import hashlib
 import json
 from typing import Any
 
-from pyrite.addresses import servers
+from pyrite.addresses import normalize_server_urls
 from pyrite.config import dump
 from pyrite.controller.resource import API_VERSION, KIND, TrainingRun
 from pyrite.controller.settings import Settings
@@ -141,7 +141,7 @@ def _arguments(arguments: list[str], iteration: int | None) -> list[str]:
 def _key_of(run: TrainingRun, stage: str, settings: Settings) -> list[dict[str, Any]]:
     """The API key, for the chart's own servers alone: who may make a run could have it sent to an address of theirs."""
     assert run.spec is not None
-    secret, urls = settings.judge.key_secret, servers(settings.judge.urls)
+    secret, urls = settings.judge.key_secret, normalize_server_urls(settings.judge.urls)
     if not secret or stage not in ASKING or not set(run.spec.resources.judge_urls) <= set(urls):
         return []
     reference = {"secretKeyRef": {"name": secret, "key": "api-key"}}

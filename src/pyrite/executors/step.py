@@ -27,7 +27,7 @@ from pyrite.progress import Progress
 from pyrite.sources import open_source, retention
 from pyrite.spec import RunSpec
 from pyrite.stages.context import StepContext
-from pyrite.stages.trackers import check as check_trackers
+from pyrite.stages.trackers import check_trackers
 from pyrite.store import Store, sha256_file
 
 _PACKAGES = (
@@ -126,7 +126,7 @@ def _do(run: Run, state: StepState, manifests: dict[str, dict[str, Any]], progre
     assert key is not None
     assert state.inputs is not None
     below_scratch = f"{run.prefix}/scratch/{step.name}"
-    run.store.delete_scratch(below_scratch, but=key[:16])  # of the same step with other inputs
+    run.store.delete_scratch(below_scratch, exclude=key[:16])  # of the same step with other inputs
     context = StepContext(
         run.spec, step, run.store, run.prefix, manifests, f"{below_scratch}/{key[:16]}", Counted(progress)
     )
@@ -138,12 +138,12 @@ def _do(run: Run, state: StepState, manifests: dict[str, dict[str, Any]], progre
         summary = stage.run(context)
         paths = _staged(context)
         entries = [_entry(name, path) for name, path in paths.items()]
-        manifest = publication.outputs(paths, entries)
+        manifest = publication.publish_outputs(paths, entries)
         if manifest:
             progress.message("another process has finished it meanwhile; its result is taken")
         else:
             outside = {name: run.external.get(name, "") for name in STAGES[step.stage].external}
-            manifest = publication.finish(
+            manifest = publication.publish_manifest(
                 {
                     "step": step.name,
                     "key": key,

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes, listing and deletion of local files."""
 
 import os
 import shutil
@@ -8,55 +8,55 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put ``data`` into the file ``path``, whole or not at all; folders above it are made."""
+    """Write ``data`` to the file ``path`` atomically; creates its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = beside_of(path)
+    temporary = temporary_path(path)
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     except BaseException:
-        beside.unlink(missing_ok=True)  # a full disk must not stay full of what could not be written
+        temporary.unlink(missing_ok=True)  # on a full disk, give the space back
         raise
     _sync_folder(path.parent)
 
 
-def replace(local: Path, path: Path) -> None:
-    """Move the file ``local``, on the same file system, to ``path``, whole or not at all."""
+def move_atomically(source: Path, path: Path) -> None:
+    """Move the file ``source`` to ``path`` on the same file system; creates its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with local.open("rb") as file:
+    with source.open("rb") as file:
         os.fsync(file.fileno())
-    local.replace(path)
+    source.replace(path)
     _sync_folder(path.parent)
 
 
-def beside_of(path: Path) -> Path:
-    """A name beside ``path`` for a file that is being written; ``below`` passes over it."""
+def temporary_path(path: Path) -> Path:
+    """A hidden name next to ``path`` for a file that is being written; ``list_files`` skips it."""
     return path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
 
 
-def below(folder: Path) -> Iterator[Path]:
-    """All finished files below ``folder``; none where there is no folder."""
+def list_files(folder: Path) -> Iterator[Path]:
+    """All files below ``folder`` that are not hidden; none if the folder does not exist."""
     if folder.is_dir():
         for path in folder.rglob("*"):
             if path.is_file() and not path.name.startswith("."):
                 yield path
 
 
-def drop_folders(folder: Path, but: str | None) -> None:
-    """Remove ``folder``; where ``but`` is given, all that is in it but that."""
-    if but is None:
+def delete_folder(folder: Path, exclude: str | None) -> None:
+    """Delete ``folder``; with ``exclude``, only its other subfolders."""
+    if exclude is None:
         shutil.rmtree(folder, ignore_errors=True)
     elif folder.is_dir():
         for path in folder.iterdir():
-            if path.name != but:
+            if path.name != exclude:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename outlive a power cut."""
+    """Make a rename survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
