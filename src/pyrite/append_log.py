@@ -47,10 +47,10 @@ class _CachedPart(NamedTuple):
 class AppendLog:
     """An append-only table below ``prefix`` in the store, which is queried by ``column``.
 
-    ``writer`` identifies the shard that appends: "<run>/<shard>". Up to a dot, no writer's name may be a prefix of
-    another's. ``attempt`` identifies this process among those that do the same work.
+    ``writer`` identifies the shard that appends: "<run>/<shard>". No writer's name, followed by a dot, may be a prefix
+    of another's. ``attempt`` identifies this process among those that do the same work.
 
-    The writer's own parts are cached in memory completely, other parts only as far as they were queried last.
+    The writer's own parts are cached in memory; of other parts, only the rows of the last query.
     """
 
     def __init__(self, store: Store, prefix: str, schema: pa.Schema, column: str, writer: str, attempt: str):
