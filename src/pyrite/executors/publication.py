@@ -37,7 +37,7 @@ def manifests_below(store: Store, prefix: str) -> dict[str, Manifest]:
             manifest = json.loads(store.read(key))
         except ValueError as error:
             raise UserError(f"{store}: {key} is not valid JSON ({error}); delete it to run its step again.") from None
-        if not _is_void(manifest):
+        if "void" not in manifest:
             manifests[manifest["step"]] = manifest
     return manifests
 
@@ -75,7 +75,7 @@ class Publication:
                 break
             manifest = json.loads(self._current.data)
             old_entries = manifest["outputs"]
-            if _is_void(manifest):
+            if "void" in manifest:
                 break
             void = {"step": self._name, "void": self.attempt, "outputs": old_entries}
             self._current = self._store.conditional_put(self._manifest_key, json.dumps(void).encode(), self._current)
@@ -141,7 +141,3 @@ class Publication:
             f"cannot write {self._manifest_key} in {self._store}: other processes keep replacing it. "
             "Let one machine at a time work on a run."
         )
-
-
-def _is_void(manifest: Mapping[str, Any]) -> bool:
-    return "void" in manifest

@@ -12,15 +12,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        temporary.write_bytes(data)
+        move_atomically(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)  # on a full disk, give the space back
         raise
-    _sync_folder(path.parent)
 
 
 def move_atomically(source: Path, path: Path) -> None:
@@ -29,7 +25,11 @@ def move_atomically(source: Path, path: Path) -> None:
     with source.open("rb") as file:
         os.fsync(file.fileno())
     source.replace(path)
-    _sync_folder(path.parent)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the rename must survive a power failure
+    finally:
+        os.close(folder)
 
 
 def temporary_path(path: Path) -> Path:
@@ -53,12 +53,3 @@ def delete_folder(folder: Path, exclude: str | None) -> None:
         for path in folder.iterdir():
             if path.name != exclude:
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

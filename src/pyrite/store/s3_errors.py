@@ -8,20 +8,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+import tenacity
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.utils import get_environ_proxies
 from s3transfer.exceptions import RetriesExceededError
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    retry_if_exception_type,
-    stop_after_attempt,
-    stop_after_delay,
-    wait_fixed,
-    wait_random_exponential,
-)
 
 from pyrite.errors import PyriteError, UserError
 
@@ -63,7 +54,7 @@ RETRY_POLICY = RetryPolicy()
 _DNS_ATTEMPTS, _DNS_WAIT = 3, 2.0
 
 #: Botocore's permanent errors, and what the user can do.
-_PERMANENT_BOTO_ERRORS: tuple[tuple[type[BotoCoreError], str], ...] = (
+_PERMANENT_BOTO_ERRORS: tuple[tuple[type[BotoCoreError] | tuple[type[BotoCoreError], ...], str], ...] = (
     (
         boto.NoCredentialsError,
         "no AWS credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile in "
@@ -71,12 +62,9 @@ _PERMANENT_BOTO_ERRORS: tuple[tuple[type[BotoCoreError], str], ...] = (
     ),
     (boto.PartialCredentialsError, "the AWS credentials are incomplete: {error}"),
     (boto.ProfileNotFound, "{error}: set AWS_PROFILE to a profile in ~/.aws/config"),
-    (boto.SSOError, "the AWS session has expired: run `aws sso login`"),
+    ((boto.SSOError, boto.TokenRetrievalError), "the AWS session has expired: run `aws sso login`"),
     (boto.LoginError, "the AWS session has expired: run `aws login`"),
-    (boto.TokenRetrievalError, "the AWS session has expired: run `aws sso login`"),
-    (boto.ParamValidationError, "{error}"),
-    (boto.ValidationError, "{error}"),
-    (boto.ConfigParseError, "{error}"),
+    ((boto.ParamValidationError, boto.ValidationError, boto.ConfigParseError), "{error}"),
     (boto.EndpointProviderError, "{error}: check AWS_ENDPOINT_URL and AWS_REGION"),
 )
 
@@ -139,14 +127,14 @@ def with_retries(action: Callable[[], T], store_name: str, policy: RetryPolicy) 
         except (ClientError, BotoCoreError, RetriesExceededError, ConnectionError, TimeoutError) as error:
             raise _translate(error, store_name) from error
 
-    def log_retry(state: RetryCallState) -> None:
+    def log_retry(state: tenacity.RetryCallState) -> None:
         assert state.outcome is not None
         _log.warning("%s: %s; trying again, for up to %s", store_name, state.outcome.exception(), total)
 
-    retrying = Retrying(
-        retry=retry_if_exception_type(_TransientError),
-        wait=wait_random_exponential(multiplier=min(1.0, policy.max_wait), max=policy.max_wait),
-        stop=stop_after_delay(policy.total_timeout),
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(_TransientError),
+        wait=tenacity.wait_random_exponential(multiplier=min(1.0, policy.max_wait), max=policy.max_wait),
+        stop=tenacity.stop_after_delay(policy.total_timeout),
         before_sleep=log_retry,
         reraise=True,
     )
@@ -164,10 +152,10 @@ def check_host(url: str, store_name: str, variable: str, policy: RetryPolicy) ->
     if get_environ_proxies(url):
         return  # the proxy resolves names
     host = urlsplit(url).hostname
-    lookup = Retrying(
-        retry=retry_if_exception(_is_unknown_host),
-        wait=wait_fixed(min(_DNS_WAIT, policy.max_wait)),
-        stop=stop_after_attempt(_DNS_ATTEMPTS),
+    lookup = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_unknown_host),
+        wait=tenacity.wait_fixed(min(_DNS_WAIT, policy.max_wait)),
+        stop=tenacity.stop_after_attempt(_DNS_ATTEMPTS),
         reraise=True,
     )
     try:
