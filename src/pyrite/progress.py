@@ -1,4 +1,4 @@
-"""How a step tells what it is doing. Stages speak to a Progress; who listens (terminal, parent, log) is not theirs."""
+"""How a step reports its progress: to the terminal, a parent process or a log, whichever the Progress sends it to."""
 
 import time
 from collections.abc import Callable
@@ -6,23 +6,23 @@ from typing import Any, Protocol
 
 
 class Progress(Protocol):
-    """Receives what a step reports."""
+    """Receives a step's progress."""
 
     def begin(self, total: int | None, unit: str) -> None:
         """Start counting ``unit`` towards ``total`` (None: unknown)."""
         ...
 
     def advance(self, n: int = 1) -> None:
-        """``n`` more are done."""
+        """Count ``n`` more."""
         ...
 
     def message(self, text: str) -> None:
-        """One line that a person should see."""
+        """Show one line to the user."""
         ...
 
 
 class NullProgress:
-    """Listens to nothing."""
+    """Discards progress."""
 
     def begin(self, total: int | None, unit: str) -> None:
         del total, unit
@@ -35,12 +35,12 @@ class NullProgress:
 
 
 class ProgressEvents:
-    """Passes each report on as a dict with the key "event"; counts are gathered to at most ten a second."""
+    """Emits progress as dicts with the key "event". Advances are batched to at most ten events a second."""
 
     def __init__(self, emit: Callable[[dict[str, Any]], None]):
         self._emit = emit
         self._pending = 0
-        self._last = 0.0
+        self._last_flush = 0.0
 
     def begin(self, total: int | None, unit: str) -> None:
         self._flush()
@@ -48,7 +48,7 @@ class ProgressEvents:
 
     def advance(self, n: int = 1) -> None:
         self._pending += n
-        if time.monotonic() - self._last >= 0.1:
+        if time.monotonic() - self._last_flush >= 0.1:
             self._flush()
 
     def message(self, text: str) -> None:
@@ -59,4 +59,4 @@ class ProgressEvents:
         if self._pending:
             self._emit({"event": "advance", "n": self._pending})
         self._pending = 0
-        self._last = time.monotonic()
+        self._last_flush = time.monotonic()

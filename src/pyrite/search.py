@@ -14,7 +14,7 @@ from pyrite.executors.step import Run
 from pyrite.plan import BASE
 from pyrite.progress import NullProgress
 from pyrite.spec import ModelSpec
-from pyrite.stages.context import verified, verified_folder
+from pyrite.stages.context import fetch_verified, fetch_verified_folder
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def search_both(run: Run, query: str, top: int, model: str | None = None) -> tup
         raise UserError(f"run {spec.name} has no {missing} yet; `pyrite status {spec.name}` shows its progress.")
     outputs = [entry for manifest in manifests.values() for entry in manifest["outputs"]]
     entry = next(entry for entry in outputs if entry["key"] == "corpus/passages.parquet")
-    passages = tables.read(verified(run.store, run.prefix, entry), tables.PASSAGES)
+    passages = tables.read(fetch_verified(run.store, run.prefix, entry), tables.PASSAGES)
     texts, titles = passages["text"].to_pylist(), passages["title"].to_pylist()
     base = base_folder(spec.model.base, spec.model.revision)
 
@@ -64,5 +64,5 @@ def search_both(run: Run, query: str, top: int, model: str | None = None) -> tup
     else:
         name = f"{label(manifests['evaluate']['summary']['chosen'])}, as chosen"
         entries = [entry for entry in outputs if entry["key"].startswith("model/")]
-        other = Encoder(verified_folder(run.store, run.prefix, "model", entries), base, spec, run.store)
+        other = Encoder(fetch_verified_folder(run.store, run.prefix, "model", entries), base, spec, run.store)
     return ModelHits(BASE, search(Encoder(base, base, spec, run.store))), ModelHits(name, search(other))

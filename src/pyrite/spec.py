@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from pyrite.addresses import servers
+from pyrite.addresses import normalize_server_urls
 
 
 class Section(BaseModel):
@@ -349,7 +349,7 @@ class ResourcesSpec(Section):
     encode_tokens: int = Field(default=4096, ge=256, description="tokens in one encoding batch")
     search_block: int = Field(default=65_536, ge=1, description="passages held in memory at a time while searching")
     judge_workers: int = Field(default=2, ge=1, description="judge shards that run at once on this machine")
-    judge_urls: Annotated[list[str], AfterValidator(servers)] = Field(
+    judge_urls: Annotated[list[str], AfterValidator(normalize_server_urls)] = Field(
         default=[], description="llm: addresses of servers that serve the same model, e.g. [http://localhost:8000]"
     )
     judge_concurrency: int = Field(default=64, ge=1, description="llm: most pairs in flight per server and shard")

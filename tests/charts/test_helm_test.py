@@ -33,5 +33,5 @@ def test_all_address_forms_of_a_run_are_accepted(suffix: str, monkeypatch: pytes
 
 def test_an_invalid_address_is_reported_without_its_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     message = run_script(monkeypatch, tmp_path, "http://me:secret@judge:8000")
-    assert str(message).startswith("FAILED: judge.urls: an address holds a user name or a password")
+    assert str(message).startswith("FAILED: judge.urls: the URL contains a user name or a password")
     assert "secret" not in str(message)

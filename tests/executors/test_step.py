@@ -74,7 +74,7 @@ def test_a_file_in_the_place_of_a_run_is_reported(pyrite: Pyrite, run_file: Path
     place = tmp_path / "store/runs/small"
     place.parent.mkdir(parents=True)
     place.touch()
-    assert_user_error(pyrite("train", run_file), str(place), "something else stands there")
+    assert_user_error(pyrite("train", run_file), str(place), "the path is in use")
 
 
 def test_a_read_only_run_folder_is_reported(
@@ -117,7 +117,7 @@ def test_reading_a_lock_needs_no_write_permission(tmp_path: Path) -> None:
 
 
 def test_fetch_into_a_file_is_reported(pyrite: Pyrite, run_file: Path) -> None:
-    assert_user_error(pyrite("fetch", "medquad", run_file), str(run_file), "something else stands there")
+    assert_user_error(pyrite("fetch", "medquad", run_file), str(run_file), "the path is in use")
 
 
 def test_a_store_inside_a_file_is_reported(pyrite: Pyrite, run_file: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_damaged_output_is_found_and_fixed_with_force(pyrite: Pyrite, run_file
     path.write_bytes(content)
     result = pyrite("validate", run_file, "-i", 0)
     assert result.returncode == 1
-    assert "is not what its manifest says" in result.stderr.replace("\n", " ")
+    assert "does not match its manifest" in result.stderr.replace("\n", " ")
     assert pyrite("prepare", run_file, "--force").returncode == 0
     assert pyrite("validate", run_file, "-i", 0).returncode == 0
 

@@ -1,4 +1,4 @@
-"""Parts that the tests against real servers share."""
+"""Fixtures of the tests against real servers."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from real.seaweed import environment
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """The URL of an empty store on a real S3 server, which this process and its children now find."""
+    """The URL of an empty store on a real S3 server, which the environment now points to."""
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYRITE_CACHE", str(tmp_path / "cache"))
@@ -24,7 +24,7 @@ def s3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
 
 @pytest.fixture
 def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
-    """A proxy before the S3 server, which this process and its children now talk to."""
+    """A proxy in front of the S3 server, which the environment now points to."""
     assert s3
     proxy = Proxy(int(os.environ["AWS_ENDPOINT_URL"].rpartition(":")[2]))
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
@@ -34,7 +34,7 @@ def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 @pytest.fixture
 def measured() -> Callable[..., None]:
-    """Adds a row of docs/reliability.md, where scripts/reliability.py asks for them."""
+    """Records a row for docs/reliability.md when scripts/reliability.py runs the tests."""
 
     def add(**row: Any) -> None:
         if path := os.environ.get("PYRITE_RELIABILITY_ROWS"):

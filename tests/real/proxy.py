@@ -1,7 +1,4 @@
-"""A proxy for HTTP that breaks chosen requests: what stands between Pyrite and a real S3 server in the tests of faults.
-
-It is no test double: the server behind it is real. It counts requests, and says how often each fault happened.
-"""
+"""A fault-injecting HTTP proxy between Pyrite and a real S3 server. It records requests and counts each fault."""
 
 import asyncio
 import threading
@@ -16,11 +13,11 @@ Kind = Literal[
     "503 SlowDown",
     "429",
     "409",
-    "cut head",
-    "cut answer",
-    "cut request",
+    "headers cut",
+    "body cut",
+    "request cut",
     "stall",
-    "answer lost",
+    "response lost",
     "expired",
     "denied",
     "412 as 200",
@@ -37,7 +34,7 @@ _ERRORS = {
 
 
 class Request(NamedTuple):
-    """What was asked: method, path with query, headers by name in small letters, and whether a fault met it."""
+    """A recorded request: method, path with query, headers by lower-case name, and the fault injected, if any."""
 
     method: str
     target: str
@@ -55,9 +52,9 @@ class Request(NamedTuple):
 
 @dataclass
 class Fault:
-    """Breaks requests of ``method`` whose target holds ``part``: from number ``first`` (from 1) on, ``times``.
+    """Breaks requests of ``method`` whose target contains ``part``: ``times`` of them, starting with number ``first``.
 
-    ``every`` 7 breaks each seventh such request, without end.
+    ``every`` breaks each n-th such request instead, without limit. ``conditional`` selects conditional requests.
     """
 
     kind: Kind
@@ -67,23 +64,23 @@ class Fault:
     times: int = 1
     every: int = 0
     conditional: bool = False
-    seen: int = field(default=0, init=False)
+    matched: int = field(default=0, init=False)
     fired: int = field(default=0, init=False)
 
-    def hits(self, request: Request) -> bool:
-        """Whether this request is to be broken; counts it."""
+    def applies(self, request: Request) -> bool:
+        """Whether to break this request; counts it."""
         if self.method not in ("", request.method) or self.part not in request.target:
             return False
         if self.conditional and not request.conditional:
             return False
-        self.seen += 1
-        due = self.seen % self.every == 0 if self.every else self.first <= self.seen < self.first + self.times
+        self.matched += 1
+        due = self.matched % self.every == 0 if self.every else self.first <= self.matched < self.first + self.times
         self.fired += due
         return due
 
 
 class Proxy:
-    """Listens on a free port of 127.0.0.1 in a thread of its own and passes requests on to ``upstream`` (a port)."""
+    """Listens on a free port of 127.0.0.1, in its own thread, and forwards requests to the port ``upstream``."""
 
     def __init__(self, upstream: int):
         self.requests: list[Request] = []
@@ -104,18 +101,18 @@ class Proxy:
         return f"http://127.0.0.1:{self.port}"
 
     def count(self, method: str, part: str = "") -> int:
-        """How many requests of ``method`` came whose target holds ``part``."""
+        """The number of requests of ``method`` whose target contains ``part``."""
         return sum(request.method == method and part in request.target for request in list(self.requests))
 
     def down(self, seconds: float) -> None:
-        """Refuse connections from now on, for ``seconds``."""
+        """Refuse connections for ``seconds``."""
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
 
-        def up() -> None:
+        def listen_again() -> None:
             time.sleep(seconds)
             asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result()
 
-        threading.Thread(target=up, daemon=True).start()
+        threading.Thread(target=listen_again, daemon=True).start()
 
     def stop(self) -> None:
         asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
@@ -137,10 +134,10 @@ class Proxy:
             self._server.close()
         for writer in self._open:
             writer.transport.abort()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
@@ -154,19 +151,19 @@ class Proxy:
             writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Pass one request on. False: the connection is at its end."""
-        head = await _head(reader)
+        """Forward one request. Returns whether the connection stays open."""
+        head = await _read_head(reader)
         if head is None:
             return False
-        first, headers = head
-        method, target, _ = first.split(" ", 2)
+        request_line, headers = head
+        method, target, _ = request_line.split(" ", 2)
         request = Request(method, unquote(target), {name.lower(): value for name, value in headers})
-        fault = next((f for f in self.faults if f.hits(request)), None)
-        assert "transfer-encoding" not in request.headers, "this proxy takes bodies of a given length"
+        fault = next((f for f in self.faults if f.applies(request)), None)
+        assert "transfer-encoding" not in request.headers, "chunked requests are not supported"
         self.requests.append(request._replace(fault=fault and fault.kind))
         if request.headers.get("expect", "").lower() == "100-continue":
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        if fault and fault.kind == "cut request":
+        if fault and fault.kind == "request cut":
             await reader.readexactly(request.length // 2)
             return False
         body = await reader.readexactly(request.length)
@@ -177,57 +174,57 @@ class Proxy:
         if fault and fault.kind == "stall":
             await asyncio.sleep(self.stall)
             return False
-        answer = await self._ask(first, headers, body, method)
-        if fault and fault.kind == "answer lost":
+        response = await self._forward(request_line, headers, body, method)
+        if fault and fault.kind == "response lost":
             return False
-        if fault and fault.kind == "412 as 200" and answer.startswith(b"HTTP/1.1 412"):
-            answer = b'HTTP/1.1 200 OK\r\nETag: "0"\r\nContent-Length: 0\r\n\r\n'
-        if fault and fault.kind in ("cut head", "cut answer"):
-            # Half of the head; or half of the body, and of an answer without one the last line of its head.
-            end = answer.index(b"\r\n\r\n") + 4
-            body_cut = end + (len(answer) - end) // 2 if len(answer) > end + 1 else end - 4
-            answer = answer[: end // 2 if fault.kind == "cut head" else body_cut]
-        writer.write(answer)
+        if fault and fault.kind == "412 as 200" and response.startswith(b"HTTP/1.1 412"):
+            response = b'HTTP/1.1 200 OK\r\nETag: "0"\r\nContent-Length: 0\r\n\r\n'
+        if fault and fault.kind in ("headers cut", "body cut"):
+            # Cut half of the headers, or half of the body; without a body, the last header.
+            end = response.index(b"\r\n\r\n") + 4
+            body_cut = end + (len(response) - end) // 2 if len(response) > end + 1 else end - 4
+            response = response[: end // 2 if fault.kind == "headers cut" else body_cut]
+        writer.write(response)
         await writer.drain()
         return fault is None
 
-    async def _ask(self, first: str, headers: list[tuple[str, str]], body: bytes, method: str) -> bytes:
-        """The server's whole answer."""
+    async def _forward(self, request_line: str, headers: list[tuple[str, str]], body: bytes, method: str) -> bytes:
+        """The server's complete response."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self._upstream, limit=1 << 20)
-        kept = [f"{name}: {value}" for name, value in headers if name.lower() not in ("connection", "expect")]
-        writer.write("\r\n".join([first, *kept, "Connection: close", "", ""]).encode("latin-1") + body)
+        forwarded = [f"{name}: {value}" for name, value in headers if name.lower() not in ("connection", "expect")]
+        writer.write("\r\n".join([request_line, *forwarded, "Connection: close", "", ""]).encode("latin-1") + body)
         await writer.drain()
-        answer = await reader.read(-1)
+        response = await reader.read(-1)
         writer.close()
-        head, _, rest = answer.partition(b"\r\n\r\n")
+        head, _, rest = response.partition(b"\r\n\r\n")
         lines = [line for line in head.split(b"\r\n") if not line.lower().startswith((b"connection:", b"transfer-"))]
         if b"transfer-encoding: chunked" in head.lower():
-            rest = _dechunked(rest)
+            rest = _decode_chunks(rest)
             lines.append(b"Content-Length: %d" % len(rest))
         return b"\r\n".join([*lines, b"", rest if method != "HEAD" else b""])
 
 
-async def _head(reader: asyncio.StreamReader) -> tuple[str, list[tuple[str, str]]] | None:
-    """The first line and the headers of a request; None where the connection was closed instead."""
+async def _read_head(reader: asyncio.StreamReader) -> tuple[str, list[tuple[str, str]]] | None:
+    """The request line and the headers; None if the connection was closed instead."""
     try:
         text = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except asyncio.IncompleteReadError:
         return None
-    first, *lines = text.strip("\r\n").split("\r\n")
+    request_line, *lines = text.strip("\r\n").split("\r\n")
     pairs = (line.partition(":") for line in lines)
-    return first, [(name, value.strip()) for name, _, value in pairs]
+    return request_line, [(name, value.strip()) for name, _, value in pairs]
 
 
-def _dechunked(data: bytes) -> bytes:
-    out = bytearray()
+def _decode_chunks(data: bytes) -> bytes:
+    decoded = bytearray()
     while data:
         size, _, data = data.partition(b"\r\n")
         count = int(size.split(b";")[0], 16)
         if count == 0:
             break
-        out += data[:count]
+        decoded += data[:count]
         data = data[count + 2 :]
-    return bytes(out)
+    return bytes(decoded)
 
 
 def _error(status: int, code: str, message: str, method: str) -> bytes:
@@ -237,7 +234,7 @@ def _error(status: int, code: str, message: str, method: str) -> bytes:
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Whether ``condition`` comes true within ``seconds``."""
+    """Wait until ``condition`` is true, for at most ``seconds``. Returns whether it is."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The real S3 server of the tests: one for all of them, started by its script."""
+"""Starts the real S3 server that all tests share."""
 
 import atexit
 import functools
@@ -14,16 +14,16 @@ NOT_INSTALLED = 3
 
 @functools.cache
 def server() -> dict[str, str] | None:
-    """The environment variables by which a client finds the server, or None where it is not installed."""
+    """The environment variables that clients of the server need; None if it is not installed."""
     process = subprocess.Popen([sys.executable, SCRIPT, "--port=0", "--no-install"], stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    found = {}
+    variables = {}
     for line in process.stdout:
         if line.startswith("# ready"):
             atexit.register(_stop, process)
-            return found
+            return variables
         name, _, value = line.removeprefix("export ").strip().partition("=")
-        found[name] = value
+        variables[name] = value
     assert process.wait() == NOT_INSTALLED, "the S3 server did not start"
     return None
 
@@ -34,8 +34,8 @@ def _stop(process: "subprocess.Popen[str]") -> None:
 
 
 def environment() -> dict[str, str]:
-    """As ``server``; the test is skipped where it is not installed."""
-    found = server()
-    if found is None:
+    """As ``server``; skips the test if it is not installed."""
+    variables = server()
+    if variables is None:
         pytest.skip("SeaweedFS is not installed; `make real-s3` installs it")
-    return found
+    return variables

@@ -1,4 +1,4 @@
-"""Faults of a real S3 server, one operation at a time: what passes costs time and nothing else, the rest is told."""
+"""Faults of a real S3 server, one operation at a time: transient ones only cost time, permanent ones are reported."""
 
 import hashlib
 import os
@@ -13,19 +13,19 @@ import pytest
 from pyrite.errors import UserError
 from pyrite.sources.remote import brought
 from pyrite.store import Checksum
-from pyrite.store.files import below
+from pyrite.store.local_files import list_files
 from pyrite.store.s3 import S3Store
-from pyrite.store.s3_faults import RetryPolicy
+from pyrite.store.s3_errors import RetryPolicy
 from real.proxy import Fault, Kind, Proxy, Request
 
 pytestmark = pytest.mark.real
 
-#: Waits scaled down: a stall that outlives two reads, and pauses of tenths of a second. 32 MiB take the server a while.
-SCALED = RetryPolicy(connect=2, read=2, between=0.3, total=60)
-FOR_LARGE = RetryPolicy(connect=2, read=6, between=0.3, total=180)
+#: Short waits, so that the tests are fast. The server needs a few seconds for a part of 32 MiB.
+SHORT_WAITS = RetryPolicy(connect_timeout=2, read_timeout=2, max_wait=0.3, total_timeout=60)
+FOR_LARGE_FILES = RetryPolicy(connect_timeout=2, read_timeout=6, max_wait=0.3, total_timeout=180)
 
 SMALL, LARGE = b"some bytes " * 500, os.urandom(40 << 20)
-OLD = b"what stood there before"
+OLD = b"earlier contents"
 KEY = "runs/r/steps/prepare.json"
 
 
@@ -39,42 +39,42 @@ def publish(store: S3Store, data: bytes) -> None:
     store.publish(local, KEY)
 
 
-def fetched(store: S3Store) -> bytes:
+def fetch_without_cache(store: S3Store) -> bytes:
     store.local_path(KEY).unlink(missing_ok=True)
     return store.fetch(KEY).read_bytes()
 
 
-def committed(store: S3Store, over: bool) -> bool:
-    current = store.read_versioned(KEY) if over else None
+def put_conditionally(store: S3Store, replace: bool) -> bool:
+    current = store.read_versioned(KEY) if replace else None
     return store.conditional_put(KEY, SMALL, current) == store.read_versioned(KEY)
 
 
-#: By operation: the method that is broken, whether something stands before, what is done, and what must come of it.
+#: By operation: the method to break, the contents before, the call, and its expected result.
 OPERATIONS: dict[str, tuple[str, bytes | None, Callable[[S3Store], object], object]] = {
     "write": ("PUT", None, lambda store: store.write(KEY, SMALL), None),
     "publish": ("PUT", OLD, lambda store: publish(store, SMALL), None),
-    "publish, 40 MiB in parts": ("PUT", None, lambda store: publish(store, LARGE), None),
-    "publish, joining the parts": ("POST", None, lambda store: publish(store, LARGE), None),
-    "commit, new": ("PUT", None, lambda store: committed(store, over=False), True),
-    "commit, over another": ("PUT", OLD, lambda store: committed(store, over=True), True),
+    "publish, 40 MiB: upload parts": ("PUT", None, lambda store: publish(store, LARGE), None),
+    "publish, 40 MiB: complete upload": ("POST", None, lambda store: publish(store, LARGE), None),
+    "conditional put, create": ("PUT", None, lambda store: put_conditionally(store, replace=False), True),
+    "conditional put, replace": ("PUT", OLD, lambda store: put_conditionally(store, replace=True), True),
     "read": ("GET", SMALL, lambda store: store.read(KEY), SMALL),
-    "fetch": ("GET", SMALL, fetched, SMALL),
-    "fetch, 40 MiB in parts": ("GET", LARGE, fetched, LARGE),
+    "fetch": ("GET", SMALL, fetch_without_cache, SMALL),
+    "fetch, 40 MiB": ("GET", LARGE, fetch_without_cache, LARGE),
     "checksum": ("HEAD", SMALL, lambda store: store.checksum(KEY), checksum_of(SMALL)),
     "list": ("GET", SMALL, lambda store: store.keys("runs"), [KEY]),
     "delete": ("DELETE", OLD, lambda store: store.delete(KEY), None),
 }
 
-#: How many requests in a row are broken: more than boto3's own four tries where they are cheap.
+#: How many requests in a row are broken. Where a fault is cheap, more than boto3's own four attempts.
 FAULTS: dict[Kind, int] = {
     "500": 6,
     "503 SlowDown": 6,
     "429": 6,
     "409": 2,
-    "cut request": 6,
-    "cut head": 6,
-    "cut answer": 6,
-    "answer lost": 6,
+    "request cut": 6,
+    "headers cut": 6,
+    "body cut": 6,
+    "response lost": 6,
     "stall": 2,
 }
 
@@ -82,42 +82,38 @@ FAULTS: dict[Kind, int] = {
 @pytest.fixture
 def store(s3: str, proxy: Proxy) -> S3Store:
     del proxy
-    return S3Store(s3, SCALED)
-
-
-def prepare(store: S3Store, before: bytes | None) -> None:
-    if before is not None:
-        publish(store, before)
+    return S3Store(s3, SHORT_WAITS)
 
 
 @pytest.mark.parametrize("kind", FAULTS)
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_fault_that_passes_costs_time_and_nothing_else(
+def test_a_transient_fault_only_costs_time(
     operation: str,
     kind: Kind,
     s3: str,
     proxy: Proxy,
     measured: Callable[..., None],
 ) -> None:
-    method, before, act, result = OPERATIONS[operation]
+    method, before, call, expected = OPERATIONS[operation]
     if kind == "409" and method not in ("PUT", "POST"):
-        pytest.skip("409 is an answer to a write")
-    retry_policy = FOR_LARGE if "parts" in operation else SCALED
+        pytest.skip("409 is a response to a write")
+    retry_policy = FOR_LARGE_FILES if "40 MiB" in operation else SHORT_WAITS
     store = S3Store(s3, retry_policy)
-    prepare(store, before)
-    proxy.stall = 3 * retry_policy.read
+    if before is not None:
+        publish(store, before)
+    proxy.stall = 3 * retry_policy.read_timeout
     fault = Fault(kind, method, times=FAULTS[kind], part="list-type" if operation == "list" else "")
     proxy.faults.append(fault)
-    asked, began = len(proxy.requests), time.monotonic()
-    answer = act(store)
-    seconds, requests = time.monotonic() - began, len(proxy.requests) - asked
+    requests_before, began = len(proxy.requests), time.monotonic()
+    result = call(store)
+    seconds, requests = time.monotonic() - began, len(proxy.requests) - requests_before
     proxy.faults.clear()
-    # What the store has done though its answer was lost may be found done before the last of the faults.
-    expected = 1 if kind in ("cut head", "cut answer", "answer lost") else FAULTS[kind]
-    assert fault.fired >= expected, "the fault did not happen"
-    assert answer == result
+    # If only the response is lost, the operation may be found done before the last fault.
+    minimum = 1 if kind in ("headers cut", "body cut", "response lost") else FAULTS[kind]
+    assert fault.fired >= minimum, "the fault did not happen"
+    assert result == expected
     if method in ("PUT", "POST"):
-        data = LARGE if "parts" in operation else SMALL
+        data = LARGE if "40 MiB" in operation else SMALL
         assert store.read(KEY) == data
         assert store.checksum(KEY) == checksum_of(data)
     if operation == "delete":
@@ -128,26 +124,26 @@ def test_a_fault_that_passes_costs_time_and_nothing_else(
     )  # fmt: skip
 
 
-def test_a_commit_whose_answer_is_lost_knows_its_own_work_from_anothers(store: S3Store, proxy: Proxy, s3: str) -> None:
-    fault = Fault("answer lost", "PUT", conditional=True)
+def test_a_lost_put_response_reveals_its_winner(store: S3Store, proxy: Proxy, s3: str) -> None:
+    fault = Fault("response lost", "PUT", conditional=True)
     proxy.faults.append(fault)
-    mine = store.conditional_put(KEY, b"mine", None)
-    assert mine is not None
-    assert mine.data == b"mine"
+    ours = store.conditional_put(KEY, b"ours", None)
+    assert ours is not None
+    assert ours.data == b"ours"
     assert fault.fired == 1
-    assert [r.fault for r in proxy.requests if r.conditional] == ["answer lost", None], "the second was refused: 412"
-    # The same for another, who comes too late: refused, and told whose it is.
-    fault = Fault("answer lost", "PUT", conditional=True)
+    assert [r.fault for r in proxy.requests if r.conditional] == ["response lost", None], "the second must get 412"
+    # A later writer loses, and gets the winner's contents.
+    fault = Fault("response lost", "PUT", conditional=True)
     proxy.faults.append(fault)
-    late = S3Store(s3, SCALED).conditional_put(KEY, b"theirs", None)
-    assert late == mine
+    late = S3Store(s3, SHORT_WAITS).conditional_put(KEY, b"theirs", None)
+    assert late == ours
     assert fault.fired == 1
-    assert store.read(KEY) == b"mine"
+    assert store.read(KEY) == b"ours"
 
 
-def test_an_upload_whose_answer_is_lost_is_not_sent_twice(s3: str, proxy: Proxy) -> None:
-    store = S3Store(s3, FOR_LARGE)
-    fault = Fault("answer lost", "POST", part="uploadId", times=4)
+def test_an_upload_with_a_lost_response_is_not_repeated(s3: str, proxy: Proxy) -> None:
+    store = S3Store(s3, FOR_LARGE_FILES)
+    fault = Fault("response lost", "POST", part="uploadId", times=4)
     proxy.faults.append(fault)
     publish(store, LARGE)
     assert fault.fired == 4
@@ -155,7 +151,7 @@ def test_an_upload_whose_answer_is_lost_is_not_sent_twice(s3: str, proxy: Proxy)
     assert len(LARGE) <= sent < 1.1 * len(LARGE)
 
 
-def test_an_endpoint_that_is_down_for_a_minute(
+def test_the_store_waits_for_an_endpoint_down_for_a_minute(
     s3: str, proxy: Proxy, measured: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = S3Store(s3)
@@ -170,7 +166,7 @@ def test_an_endpoint_that_is_down_for_a_minute(
     measured(table="down", seconds=seconds, messages=len(caplog.records))
 
 
-def test_a_stall_of_30_s_is_left_after_15(s3: str, proxy: Proxy, measured: Callable[..., None]) -> None:
+def test_a_stalled_request_is_retried_after_15_seconds(s3: str, proxy: Proxy, measured: Callable[..., None]) -> None:
     store = S3Store(s3)
     store.write(KEY, SMALL)
     fault = Fault("stall", "GET")
@@ -183,7 +179,7 @@ def test_a_stall_of_30_s_is_left_after_15(s3: str, proxy: Proxy, measured: Calla
     measured(table="stall", seconds=seconds)
 
 
-def test_a_model_that_is_cached_is_not_downloaded_twice(
+def test_a_cached_model_is_not_downloaded_again(
     store: S3Store, s3: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("config.json", "model.safetensors"):
@@ -192,54 +188,51 @@ def test_a_model_that_is_cached_is_not_downloaded_twice(
         store.publish(local, f"runs/r/model/{name}")
     keys = ["runs/r/model/config.json", "runs/r/model/model.safetensors"]
     store.fetch_folder("runs/r/model", keys)
-    assert proxy.count("GET", "/model/") == 0, "what this machine published it need not fetch"
+    assert proxy.count("GET", "/model/") == 0, "files published here are cached"
     monkeypatch.setenv("PYRITE_CACHE", str(tmp_path / "elsewhere"))
     for _ in range(3):
-        S3Store(s3, SCALED).fetch_folder("runs/r/model", keys)
+        S3Store(s3, SHORT_WAITS).fetch_folder("runs/r/model", keys)
     assert proxy.count("GET", "/model/") == 2
-    # Changed in the store under the same size: it is fetched again.
+    # Other contents of the same size are fetched again.
     store.write(keys[0], b"x" * len(b"config.json" * 1000))
-    folder = S3Store(s3, SCALED).fetch_folder("runs/r/model", keys)
+    folder = S3Store(s3, SHORT_WAITS).fetch_folder("runs/r/model", keys)
     assert proxy.count("GET", "/model/") == 3
     assert (folder / "config.json").read_bytes().startswith(b"xxx")
 
 
-def test_what_another_tool_put_there_is_fetched_once_and_again_when_it_changes(
-    s3: str, proxy: Proxy, tmp_path: Path
-) -> None:
+def test_objects_of_other_tools_are_cached_by_version(s3: str, proxy: Proxy, tmp_path: Path) -> None:
     bucket, prefix = s3.removeprefix("s3://").split("/")
     client = boto3.client("s3", endpoint_url=proxy.url)
     (tmp_path / "docs").mkdir()
     for name, data in (("one.jsonl", SMALL), ("deep/two.jsonl", OLD), ("empty.txt", b""), ("", b"")):
-        client.put_object(Bucket=bucket, Key=f"{prefix}/docs/{name}", Body=data)  # the last as a console shows a folder
+        # The last key is how consoles create a folder.
+        client.put_object(Bucket=bucket, Key=f"{prefix}/docs/{name}", Body=data)
     files = ["deep/two.jsonl", "empty.txt", "one.jsonl"]
 
-    def bring() -> tuple[Path, Counter[str]]:
+    def fetch_documents() -> tuple[Path, Counter[str]]:
         before = len(proxy.requests)
         folder = brought(f"{s3}/docs", "source.path")
-        assert sorted(path.relative_to(folder).as_posix() for path in below(folder)) == files
+        assert sorted(path.relative_to(folder).as_posix() for path in list_files(folder)) == files
         return folder, Counter(r.method for r in proxy.requests[before:] if "list-type" not in r.target)
 
-    folder, first = bring()
+    folder, first = fetch_documents()
     assert first["GET"] >= len(files)
-    folder, again = bring()
-    assert again == {"HEAD": 1 + len(files)}, "the folder itself, and each file once"
-    # Changed in the store under the same size.
+    folder, again = fetch_documents()
+    assert again == {"HEAD": 1 + len(files)}, "one for the folder and one for each file"
+    # Other contents of the same size are fetched again.
     client.put_object(Bucket=bucket, Key=f"{prefix}/docs/one.jsonl", Body=SMALL[::-1])
-    assert (bring()[0] / "one.jsonl").read_bytes() == SMALL[::-1]
-    # ObjectCorrupted here: it is fetched anew.
+    assert (fetch_documents()[0] / "one.jsonl").read_bytes() == SMALL[::-1]
+    # A damaged cached copy is fetched again.
     (folder / "one.jsonl").write_bytes(b"damaged")
-    assert (bring()[0] / "one.jsonl").read_bytes() == SMALL[::-1]
-    assert bring()[1] == {"HEAD": 1 + len(files)}
+    assert (fetch_documents()[0] / "one.jsonl").read_bytes() == SMALL[::-1]
+    assert fetch_documents()[1] == {"HEAD": 1 + len(files)}
 
 
-def test_everything_is_encrypted_with_the_key_that_is_named(
-    s3: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_objects_are_encrypted_with_the_kms_key(s3: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYRITE_S3_KMS_KEY", "alias/ours")
-    store = S3Store(s3, SCALED)
+    store = S3Store(s3, SHORT_WAITS)
     (store.scratch("runs/r/scratch/checkpoints") / "state").write_bytes(SMALL)
-    for act in (
+    for call in (
         lambda: store.ensure_writable(),
         lambda: store.write("a", SMALL),
         lambda: publish(store, SMALL),
@@ -247,11 +240,11 @@ def test_everything_is_encrypted_with_the_key_that_is_named(
         lambda: store.conditional_put("b", SMALL, None),
         lambda: store.save_scratch("runs/r/scratch/checkpoints"),
     ):
-        asked = len(proxy.requests)
-        act()
-        makes = [r for r in proxy.requests[asked:] if r.target.endswith("?uploads") or _puts_an_object(r)]
-        assert makes
-        for request in makes:
+        requests_before = len(proxy.requests)
+        call()
+        creations = [r for r in proxy.requests[requests_before:] if r.target.endswith("?uploads") or _puts_an_object(r)]
+        assert creations
+        for request in creations:
             assert request.headers["x-amz-server-side-encryption"] == "aws:kms"
             assert request.headers["x-amz-server-side-encryption-aws-kms-key-id"] == "alias/ours"
     assert any(request.target.endswith("?uploads") for request in proxy.requests)
@@ -262,10 +255,10 @@ def _puts_an_object(request: Request) -> bool:
     return request.method == "PUT" and "uploadId" not in request.target
 
 
-def test_a_probe_that_fails_leaves_nothing(s3: str, proxy: Proxy) -> None:
+def test_a_failed_probe_leaves_no_files(s3: str, proxy: Proxy) -> None:
     fault = Fault("denied", "PUT", first=3)
     proxy.faults.append(fault)
-    store = S3Store(s3, SCALED)
+    store = S3Store(s3, SHORT_WAITS)
     with pytest.raises(UserError, match="not authorized to perform: s3:PutObject"):
         store.ensure_writable()
     assert fault.fired == 1
@@ -273,38 +266,40 @@ def test_a_probe_that_fails_leaves_nothing(s3: str, proxy: Proxy) -> None:
     assert proxy.count("DELETE", ".probe") == 1
 
 
-def test_a_store_that_lets_two_writers_win_is_named(s3: str, proxy: Proxy, caplog: pytest.LogCaptureFixture) -> None:
-    store = S3Store(s3)  # with all its retry_policy: a request that is made twice would be counted twice
+def test_a_store_without_conditional_writes_is_reported(
+    s3: str, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = S3Store(s3)  # the default timeouts: a retry would be counted twice
     store.ensure_writable()
-    assert "writers" not in caplog.text
+    assert "writers create the same file" not in caplog.text
     assert sum(request.conditional for request in proxy.requests) == 4
-    # This server keeps its word; by the proxy each loser hears that it has won, as from a store that does not.
+    # SeaweedFS supports conditional writes. The proxy reports success to each loser, as a server without them would.
     fault = Fault("412 as 200", "PUT", conditional=True, every=1)
     proxy.faults.append(fault)
     store.ensure_writable()
     assert fault.fired == 4
-    assert "lets 4 of 4 writers of one new file win" in caplog.text
+    assert "let 4 of 4 writers create the same file" in caplog.text
     assert store.keys(".probe") == []
-    # Even there a commit that did not win knows it.
+    # Even then the loser of a conditional put gets the winner's contents.
     first = store.conditional_put(KEY, b"first", None)
     assert first is not None
     assert store.conditional_put(KEY, b"second", None) == first
 
 
 @pytest.mark.parametrize(
-    ("case", "words"),
+    ("case", "message"),
     [
         ("missing bucket", "the bucket does not exist"),
         ("forbidden", "access is denied"),
-        ("wrong key", "does not know this access key"),
-        ("wrong secret", "secret key is not the one"),
+        ("wrong key", "access key is unknown"),
+        ("wrong secret", "secret key does not match"),
         ("expired", "credentials have expired"),
         ("none", "no AWS credentials were found"),
     ],
 )
-def test_a_fault_that_does_not_pass_is_told_at_once(
+def test_a_permanent_fault_is_reported_at_once(
     case: str,
-    words: str,
+    message: str,
     s3: str,
     proxy: Proxy,
     monkeypatch: pytest.MonkeyPatch,
@@ -330,23 +325,23 @@ def test_a_fault_that_does_not_pass_is_told_at_once(
     operations: dict[str, Callable[[S3Store], object]] = {
         "ensure_writable": lambda store: store.ensure_writable(),
         "write": lambda store: store.write(KEY, SMALL),
-        "commit": lambda store: store.conditional_put(KEY, SMALL, None),
+        "conditional put": lambda store: store.conditional_put(KEY, SMALL, None),
         "publish": lambda store: publish(store, SMALL),
         "read": lambda store: store.read(KEY),
         "checksum": lambda store: store.checksum(KEY),
         "list": lambda store: store.keys("runs"),
     }
-    for operation, act in operations.items():
+    for operation, call in operations.items():
         if case == "forbidden" and operation in ("read", "checksum", "list"):
-            continue  # this one may read
+            continue  # the reader may do these
         began = time.monotonic()
-        with pytest.raises(UserError) as told:
-            act(S3Store(url))
+        with pytest.raises(UserError) as raised:
+            call(S3Store(url))
         seconds = time.monotonic() - began
-        assert words in str(told.value)
+        assert message in str(raised.value)
         assert seconds < 5
         for name in ("AWS_SECRET_ACCESS_KEY", "READER_SECRET_ACCESS_KEY"):
-            assert os.environ.get(name, "-none-") not in str(told.value)
-        measured(table="told", row=operation, column=case, seconds=seconds, said=str(told.value))
+            assert os.environ.get(name, "-none-") not in str(raised.value)
+        measured(table="permanent", row=operation, column=case, seconds=seconds, message=str(raised.value))
     if case == "expired":
         assert fault.fired >= len(operations)

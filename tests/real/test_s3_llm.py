@@ -1,7 +1,7 @@
-"""An LLM's questions and judgments, which are paid for and kept in parts as they come, on a real S3 server.
+"""Questions and judgments of an LLM, which are saved every few seconds, on a real S3 server.
 
-Whatever befalls: every pair stands in the tables once, what was kept is not asked again, and the tables are those of an
-undisturbed run in a folder. The LLM is a stub; the S3 server is real.
+Whatever the fault: the tables contain every pair once and equal those of a run in a folder, and nothing that was saved
+is requested again. The LLM is a stub; the S3 server is real.
 """
 
 import io
@@ -23,7 +23,7 @@ import pytest
 
 from pyrite.store import Store, open_store
 from real.proxy import Fault, Kind, Proxy, eventually
-from real.s3_run import RUN, by_step, outputs
+from real.s3_run import RUN, faults_by_step, outputs
 from stub_judge import MODEL
 from stub_writer import Writer
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.real
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
-#: A shard takes some 15 s with the stub's delay, so that it is in several parts.
+#: Seconds per reply of the stub. A shard takes about 15 s, so it writes several parts.
 DELAY = 0.1
 LLM_RUN = """\
 source: {{kind: jsonl, path: {questions}, topic: topic, type: type}}
@@ -48,14 +48,14 @@ resources: {{judge_urls: ["{url}"], judge_concurrency: 2}}
 """
 
 
-class GeneratedQuestion(NamedTuple):
-    """What a run has made: digests of outputs, and its judgments without what tells of times."""
+class Results(NamedTuple):
+    """A run's results: digests of outputs, and judgments without their latencies."""
 
     outputs: dict[str, str]
     judgments: pa.Table
 
 
-def together(store: Store, keys: Iterable[str]) -> pa.Table:
+def read_tables(store: Store, keys: Iterable[str]) -> pa.Table:
     return pa.concat_tables(pq.read_table(io.BytesIO(store.read(key))) for key in keys)
 
 
@@ -63,17 +63,15 @@ def pairs(judgments: pa.Table) -> list[tuple[str, str]]:
     return list(zip(judgments["query_id"].to_pylist(), judgments["passage_id"].to_pylist(), strict=True))
 
 
-def made(store: Store) -> GeneratedQuestion:
-    found = outputs(store)
-    shards = sorted(key for key in found if "/judgments/shard-" in key)
-    judgments = together(store, (f"{RUN}/{key}" for key in shards))
-    return GeneratedQuestion(
-        {key: found[key] for key in found if key not in shards}, judgments.drop_columns(["latency"])
-    )
+def results_of(store: Store) -> Results:
+    digests = outputs(store)
+    shards = sorted(key for key in digests if "/judgments/shard-" in key)
+    judgments = read_tables(store, (f"{RUN}/{key}" for key in shards))
+    return Results({key: digests[key] for key in digests if key not in shards}, judgments.drop_columns(["latency"]))
 
 
-def kept(store: Store) -> int:
-    """How many parts the judge's shards have put away so far."""
+def count_parts(store: Store) -> int:
+    """The number of parts that the judge's shards have saved so far."""
     return sum(f"/{RUN.removeprefix('runs/')}/1." in key for key in store.keys("judgments"))
 
 
@@ -96,32 +94,34 @@ def run_file(tmp_path: Path, questions: Path, tiny_model: Path, llm: Writer) -> 
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, questions: Path, tiny_model: Path) -> GeneratedQuestion:
-    """What the run gives in a folder, in peace."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+def fault_free(tmp_path_factory: pytest.TempPathFactory, questions: Path, tiny_model: Path) -> Results:
+    """Results of the run in a folder, without faults."""
+    folder = tmp_path_factory.mktemp("without-faults")
     with Writer() as server:
         path = write_run(folder, questions, tiny_model, server)
         command = [sys.executable, "-m", "pyrite", "train", str(path), "--store", str(folder / "store")]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
-    found = made(open_store(str(folder / "store")))
-    assert len(set(pairs(found.judgments))) == found.judgments.num_rows > 500
-    return found
+    results = results_of(open_store(str(folder / "store")))
+    assert len(set(pairs(results.judgments))) == results.judgments.num_rows > 500
+    return results
 
 
-def check(store: Store, undisturbed: GeneratedQuestion, llm: Writer) -> int:
-    """The run has given what it gives in peace. How many pairs the LLM has answered more than once."""
-    assert made(store) == undisturbed
+def check(store: Store, fault_free: Results, llm: Writer) -> int:
+    """Compare the results with ``fault_free``. Returns how often the LLM repeated a reply."""
+    assert results_of(store) == fault_free
     parts = store.keys("judgments")
-    assert len(parts) == 4, "each shard's parts are merged: two of judge, and two of generate with own passages' grades"
-    found = pairs(together(store, parts))
-    assert len(set(found)) == len(found), "what is kept is kept once"
+    assert len(parts) == 4, (
+        "each shard's parts must be merged: two shards of judge, and two of generate, which grades its own passages"
+    )
+    saved_pairs = pairs(read_tables(store, parts))
+    assert len(set(saved_pairs)) == len(saved_pairs), "a pair was saved twice"
     return llm.settled().graded.total() - len(llm.graded)
 
 
 @pytest.fixture
-def on_s3(s3: str, run_file: Path, tmp_path: Path) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
-    """Starts the run on S3, in a process group of its own."""
+def start_on_s3(s3: str, run_file: Path, tmp_path: Path) -> Iterator[Callable[[], "subprocess.Popen[str]"]]:
+    """Starts the run on S3, in its own process group."""
     started: list[subprocess.Popen[str]] = []
 
     def start() -> "subprocess.Popen[str]":
@@ -143,121 +143,126 @@ def on_s3(s3: str, run_file: Path, tmp_path: Path) -> Iterator[Callable[[], "sub
             process.communicate()
 
 
-#: What is done with kept parts, by the method that tells it.
+#: HTTP methods of the operations on saved parts.
 OPERATIONS = {"put": "PUT", "list": "GET", "read": "GET", "delete": "DELETE"}
 
 
-def faults_of_parts(kind: Kind, store: Store, kept: str) -> dict[str, Fault]:
-    """Every other doing of each operation on the parts below ``kept`` is broken."""
+def part_faults_of(kind: Kind, store: Store, folder: str) -> dict[str, Fault]:
+    """Faults that break every second request of each operation on the parts in ``folder``."""
     root = store.url.partition("//")[2].partition("/")[2]
     faults = {}
     for operation, method in OPERATIONS.items():
-        part = f"prefix={root}/{kept}/" if operation == "list" else f"/{root}/{kept}/"
-        faults[f"{kept}, {operation}"] = Fault(kind, method, part=part, every=2)
+        part = f"prefix={root}/{folder}/" if operation == "list" else f"/{root}/{folder}/"
+        faults[f"{folder}, {operation}"] = Fault(kind, method, part=part, every=2)
     return faults
 
 
-@pytest.mark.parametrize("kind", ["503 SlowDown", "cut answer", "answer lost"])
-def test_among_faults_every_pair_is_asked_once(
-    kind: Kind, s3: str, proxy: Proxy, pyrite: Pyrite, run_file: Path, llm: Writer, undisturbed: GeneratedQuestion,
+@pytest.mark.parametrize("kind", ["503 SlowDown", "body cut", "response lost"])
+def test_no_pair_is_requested_twice_despite_faults(
+    kind: Kind, s3: str, proxy: Proxy, pyrite: Pyrite, run_file: Path, llm: Writer, fault_free: Results,
     measured: Callable[..., None],
 ) -> None:  # fmt: skip
     store = open_store(s3)
-    of_parts = faults_of_parts(kind, store, "generated") | faults_of_parts(kind, store, "judgments")
-    of_steps = [Fault(kind, part=part, every=3) for part in ("/queries/generated", "/judgments/shard-", "/steps/")]
-    proxy.faults += [*of_parts.values(), *of_steps]
+    part_faults = part_faults_of(kind, store, "generated") | part_faults_of(kind, store, "judgments")
+    step_faults = [Fault(kind, part=part, every=3) for part in ("/queries/generated", "/judgments/shard-", "/steps/")]
+    proxy.faults += [*part_faults.values(), *step_faults]
     began = time.monotonic()
     done = pyrite("train", run_file, "--store", s3, timeout=900)
     seconds = time.monotonic() - began
     proxy.faults.clear()
     assert done.returncode == 0, done.stderr + done.stdout
-    assert check(store, undisturbed, llm) == 0
-    fired = {name: fault.fired for name, fault in of_parts.items()}
-    # Whether a shard that makes questions finds another's answers to read is chance.
+    assert check(store, fault_free, llm) == 0
+    fired = {name: fault.fired for name, fault in part_faults.items()}
+    # A shard of generate may or may not find parts of another to read.
     assert all(times for name, times in fired.items() if name != "generated, read"), fired
-    met = by_step(proxy, store)
-    fired |= {step: met[step] for step in ("generate.0", "generate.1", "judge-1.0", "judge-1.1")}
-    assert all(fault.fired for fault in of_steps)
+    by_step = faults_by_step(proxy, store)
+    fired |= {step: by_step[step] for step in ("generate.0", "generate.1", "judge-1.0", "judge-1.1")}
+    assert all(fault.fired for fault in step_faults)
     for row, times in fired.items():
         measured(table="llm", row=row, column=kind, fired=times)
     broken = sum(request.fault is not None for request in proxy.requests)
-    measured(table="llm runs", column=kind, fired=broken, seconds=seconds, twice=0)
+    measured(table="llm runs", column=kind, fired=broken, seconds=seconds, repeated=0)
 
 
-def test_killed_mid_way_it_goes_on_from_what_is_kept_on_another_machine(
-    s3: str, on_s3: Callable[[], "subprocess.Popen[str]"], llm: Writer, undisturbed: GeneratedQuestion, tmp_path: Path,
+def test_a_killed_run_resumes_on_another_machine(
+    s3: str, start_on_s3: Callable[[], "subprocess.Popen[str]"], llm: Writer, fault_free: Results, tmp_path: Path,
     measured: Callable[..., None],
 ) -> None:  # fmt: skip
     store, began = open_store(s3), time.monotonic()
-    process = on_s3()
-    assert eventually(lambda: kept(store) >= 2, 300), "nothing was kept"
+    process = start_on_s3()
+    assert eventually(lambda: count_parts(store) >= 2, 300), "no part was saved"
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
-    assert not any("judge-1" in key for key in store.keys(f"{RUN}/steps")), "it was finished before the kill"
+    assert not any("judge-1" in key for key in store.keys(f"{RUN}/steps")), "judging finished before the kill"
     shutil.rmtree(tmp_path / "cache")
-    again = on_s3()
-    _, said = again.communicate(timeout=600)
-    assert again.returncode == 0, said
-    twice = check(store, undisturbed, llm)
-    # Five seconds' work of two shards, and what was in flight.
-    assert twice < 200
+    again = start_on_s3()
+    _, stderr = again.communicate(timeout=600)
+    assert again.returncode == 0, stderr
+    repeated = check(store, fault_free, llm)
+    # Five seconds' work of two shards, and the requests in flight.
+    assert repeated < 200
     measured(
-        table="llm runs", column="killed (SIGKILL), and its machine lost", seconds=time.monotonic() - began, twice=twice
+        table="llm runs",
+        column="killed (SIGKILL), and its machine lost",
+        seconds=time.monotonic() - began,
+        repeated=repeated,
     )
 
 
-def test_an_endpoint_that_is_down_for_a_minute_while_an_llm_judges(
-    s3: str, proxy: Proxy, on_s3: Callable[[], "subprocess.Popen[str]"], llm: Writer, undisturbed: GeneratedQuestion,
+def test_judging_survives_an_endpoint_down_for_a_minute(
+    s3: str, proxy: Proxy, start_on_s3: Callable[[], "subprocess.Popen[str]"], llm: Writer, fault_free: Results,
     measured: Callable[..., None],
 ) -> None:  # fmt: skip
     store, began = open_store(s3), time.monotonic()
-    process = on_s3()
-    assert eventually(lambda: kept(store) >= 2, 300), "nothing was kept"
+    process = start_on_s3()
+    assert eventually(lambda: count_parts(store) >= 2, 300), "no part was saved"
     proxy.down(60)
     time.sleep(55)
-    assert process.poll() is None, "it gave up, or was finished before"
-    _, said = process.communicate(timeout=600)
-    assert process.returncode == 0, said
+    assert process.poll() is None, "the run failed, or finished too early"
+    _, stderr = process.communicate(timeout=600)
+    assert process.returncode == 0, stderr
     logs = [store.local_path(f"{RUN}/logs/judge-1.{shard}.log").read_text() for shard in (0, 1)]
-    assert any("trying again" in log for log in logs), "no shard met the fault"
-    assert check(store, undisturbed, llm) == 0
-    measured(table="llm runs", column="endpoint down for 60 s", seconds=time.monotonic() - began, twice=0)
+    assert any("trying again" in log for log in logs), "no shard was affected"
+    assert check(store, fault_free, llm) == 0
+    measured(table="llm runs", column="endpoint down for 60 s", seconds=time.monotonic() - began, repeated=0)
 
 
-def test_credentials_that_expire_while_an_llm_judges_are_told_and_with_new_ones_it_goes_on(
-    s3: str, proxy: Proxy, on_s3: Callable[[], "subprocess.Popen[str]"], llm: Writer, undisturbed: GeneratedQuestion,
+def test_judging_resumes_after_credentials_expire(
+    s3: str, proxy: Proxy, start_on_s3: Callable[[], "subprocess.Popen[str]"], llm: Writer, fault_free: Results,
     measured: Callable[..., None],
 ) -> None:  # fmt: skip
     store, began = open_store(s3), time.monotonic()
-    process = on_s3()
-    assert eventually(lambda: kept(store) >= 2, 300), "nothing was kept"
+    process = start_on_s3()
+    assert eventually(lambda: count_parts(store) >= 2, 300), "no part was saved"
     fault = Fault("expired", every=1)
     proxy.faults.append(fault)
-    _, said = process.communicate(timeout=300)
-    assert process.returncode == 2, said
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 2, stderr
     assert fault.fired
-    assert "the AWS credentials have expired: get new ones, and give the same command again" in " ".join(said.split())
-    assert "Traceback" not in said
+    assert "the AWS credentials have expired: get new ones, then run the same command again" in " ".join(stderr.split())
+    assert "Traceback" not in stderr
     proxy.faults.clear()
-    again = on_s3()
-    _, said = again.communicate(timeout=600)
-    assert again.returncode == 0, said
-    twice = check(store, undisturbed, llm)
-    assert twice < 200
+    again = start_on_s3()
+    _, stderr = again.communicate(timeout=600)
+    assert again.returncode == 0, stderr
+    repeated = check(store, fault_free, llm)
+    assert repeated < 200
     measured(
-        table="llm runs", column="credentials expired", fired=fault.fired, seconds=time.monotonic() - began, twice=twice
+        table="llm runs",
+        column="credentials expired",
+        fired=fault.fired,
+        seconds=time.monotonic() - began,
+        repeated=repeated,
     )
 
 
-def test_what_is_missing_when_a_shard_stops_is_listed_on_s3(
-    s3: str, pyrite: Pyrite, run_file: Path, llm: Writer
-) -> None:
+def test_missing_pairs_of_a_stopped_shard_are_listed(s3: str, pyrite: Pyrite, run_file: Path, llm: Writer) -> None:
     llm.delay, llm.fault = 0.0, lambda number, _pair: "banana" if number > 100 else None
     done = pyrite("train", run_file, "--store", s3, timeout=300)
     assert done.returncode == 1, done.stderr
     assert llm.faults["banana"]
-    told = re.search(r"Which pairs, and why: (\S+)\.", done.stderr.replace("\n", " "))
-    assert told, done.stderr
+    match = re.search(r"Which pairs, and why: (\S+)\.", done.stderr.replace("\n", " "))
+    assert match, done.stderr
     store = open_store(s3)
-    lines = store.read(told[1].removeprefix(f"{store}/")).splitlines()
+    lines = store.read(match[1].removeprefix(f"{store}/")).splitlines()
     assert {json.loads(line)["reason"] for line in lines} == {"the model's reply is none of the grades 1 to 4"}

@@ -1,4 +1,4 @@
-"""Each test of a store runs on a folder and, by `make test-real`, on a real S3 server."""
+"""Store tests run on a folder and, with `make test-real`, on a real S3 server."""
 
 import uuid
 from pathlib import Path

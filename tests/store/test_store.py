@@ -1,4 +1,4 @@
-"""What every store does, on a folder and on S3."""
+"""The behaviour of every store, on a folder and on S3."""
 
 import json
 import subprocess
@@ -12,20 +12,19 @@ from pyrite.errors import PyriteError, UserError
 from pyrite.store import ObjectNotFound, Store, VersionedObject, checksum_file, open_store
 
 
-def staged(store: Store, data: bytes, name: str = "file") -> Path:
-    path = store.scratch("runs/r/scratch/s") / name
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_scratch(store: Store, data: bytes) -> Path:
+    path = store.scratch("runs/r/scratch/s") / "file"
     path.write_bytes(data)
     return path
 
 
-def elsewhere(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
-    """The same store as another machine sees it: with an empty local place, where the store has one of its own."""
+def on_other_machine(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
+    """The same store as another machine opens it: with an empty cache, if the store has one."""
     monkeypatch.setenv("PYRITE_CACHE", str(tmp_path / "another-machine"))
     return open_store(url)
 
 
-def test_files_are_there_whole_or_not_at_all(store: Store) -> None:
+def test_files_are_written_read_listed_and_deleted(store: Store) -> None:
     assert not store.exists("a/b")
     assert store.checksum("a/b") is None
     with pytest.raises(ObjectNotFound):
@@ -34,7 +33,7 @@ def test_files_are_there_whole_or_not_at_all(store: Store) -> None:
         store.fetch("a/b")
     store.write("a/b", b"one")
     store.write("a/b", b"three")
-    path = staged(store, b"four")
+    path = write_scratch(store, b"four")
     checksum = checksum_file(path)
     store.publish(path, "a/c/d")
     assert not path.exists()
@@ -49,16 +48,16 @@ def test_files_are_there_whole_or_not_at_all(store: Store) -> None:
         store.fetch("../outside")
 
 
-def test_what_is_fetched_is_what_stands_there_now(
+def test_fetch_returns_the_current_contents(
     store: Store, url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    other = elsewhere(url, monkeypatch, tmp_path)
-    for name, data in (("config.json", b"{}"), ("1/weights", bytes(3_000_000)), ("old", b"gone soon")):
-        store.publish(staged(store, data), f"m/{name}")
+    other = on_other_machine(url, monkeypatch, tmp_path)
+    for name, data in (("config.json", b"{}"), ("1/weights", bytes(3_000_000)), ("old", b"deleted below")):
+        store.publish(write_scratch(store, data), f"m/{name}")
     names = ["m/config.json", "m/1/weights", "m/old"]
     folder = other.fetch_folder("m", names)
     assert (folder / "1/weights").read_bytes() == bytes(3_000_000)
-    # Changed and taken away on one machine: the other must see neither its copy of the old, nor what is gone.
+    # Changed and deleted on one machine: the other must not use its cached copies.
     store.write("m/config.json", b"[]")
     store.delete("m/old")
     folder = other.fetch_folder("m", names[:2])
@@ -68,15 +67,14 @@ def test_what_is_fetched_is_what_stands_there_now(
         other.fetch_folder("m", names)
 
 
-def test_of_many_writers_of_one_key_one_wins_and_each_knows_who(store: Store) -> None:
+def test_one_of_many_conditional_puts_wins(store: Store) -> None:
     with ThreadPoolExecutor(8) as pool:
-        answers = list(
+        results = list(
             pool.map(lambda i: store.conditional_put("steps/a.json", f"writer {i}".encode(), None), range(8))
         )
-    winners = {answer.data for answer in answers if answer}
-    assert len(answers) == 8
+    winners = {result.data for result in results if result}
+    assert len(results) == 8
     assert winners == {store.read("steps/a.json")}
-    # Over what stood before: only where it still stands.
     first = store.read_versioned("steps/a.json")
     assert first is not None
     second = store.conditional_put("steps/a.json", b"second", first)
@@ -86,13 +84,11 @@ def test_of_many_writers_of_one_key_one_wins_and_each_knows_who(store: Store) ->
     assert late == second == store.read_versioned("steps/a.json")
     assert store.conditional_put("steps/a.json", b"third", late) == store.read_versioned("steps/a.json") != second
     store.delete("steps/a.json")
-    assert (
-        store.conditional_put("steps/a.json", b"over what is gone", VersionedObject(b"third", second.version)) is None
-    )
+    assert store.conditional_put("steps/a.json", b"fourth", VersionedObject(b"third", second.version)) is None
     assert not store.exists("steps/a.json")
 
 
-def test_work_in_progress_that_is_kept_comes_back_on_another_machine(
+def test_saved_scratch_is_restored_on_another_machine(
     store: Store, url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     prefix = "runs/r/scratch/finetune-1/abc/checkpoints"
@@ -105,36 +101,36 @@ def test_work_in_progress_that_is_kept_comes_back_on_another_machine(
         (folder / f"checkpoint-{step}/model").write_bytes(b"%d" % step)
         (folder / f"checkpoint-{step}/state.json").write_text(json.dumps({"step": step}))
         store.save_scratch(prefix)
-    other = elsewhere(url, monkeypatch, tmp_path)
+    other = on_other_machine(url, monkeypatch, tmp_path)
     other.restore_scratch(prefix)
-    back = other.local_path(prefix)
-    assert json.loads((back / "checkpoint-100/state.json").read_text()) == {"step": 100}
-    assert not (back / "checkpoint-50/model").exists()
-    # Half of it lost on this machine: whole again, and what is newer here stays.
+    restored = other.local_path(prefix)
+    assert json.loads((restored / "checkpoint-100/state.json").read_text()) == {"step": 100}
+    assert not (restored / "checkpoint-50/model").exists()
+    # A damaged local file is restored, and a newer local checkpoint stays.
     if other.local != store.local:
-        (back / "checkpoint-100/model").write_bytes(b"damaged")
-    (back / "checkpoint-150").mkdir()
+        (restored / "checkpoint-100/model").write_bytes(b"damaged")
+    (restored / "checkpoint-150").mkdir()
     other.restore_scratch(prefix)
-    assert (back / "checkpoint-100/model").read_bytes() == b"100"
-    assert (back / "checkpoint-150").is_dir()
+    assert (restored / "checkpoint-100/model").read_bytes() == b"100"
+    assert (restored / "checkpoint-150").is_dir()
 
-    # A part of what was kept is gone: nothing half whole comes back.
-    third = elsewhere(url, monkeypatch, tmp_path / "third")
+    # If a saved file is missing, no part of its checkpoint is restored.
+    third = on_other_machine(url, monkeypatch, tmp_path / "third")
     if third.local != store.local:
-        store.delete(next(key for key in store.keys(f"{prefix}.kept") if "list" not in key))
+        store.delete(next(key for key in store.keys(f"{prefix}.saved") if "index" not in key))
         third.restore_scratch(prefix)
         assert not list(third.scratch(prefix).rglob("*"))
 
-    store.delete_scratch("runs/r/scratch/finetune-1", but="abc")
+    store.delete_scratch("runs/r/scratch/finetune-1", exclude="abc")
     assert (folder / "checkpoint-100/model").exists()
-    store.delete_scratch("runs/r/scratch/finetune-1", but="other-inputs")
+    store.delete_scratch("runs/r/scratch/finetune-1", exclude="other-inputs")
     assert not folder.exists()
-    another = elsewhere(url, monkeypatch, tmp_path / "fourth")
-    another.restore_scratch(prefix)
-    assert not list(another.scratch(prefix).rglob("model"))
+    fourth = on_other_machine(url, monkeypatch, tmp_path / "fourth")
+    fourth.restore_scratch(prefix)
+    assert not list(fourth.scratch(prefix).rglob("model"))
 
 
-def test_a_run_in_a_folder_does_not_wait_for_boto3(tmp_path: Path) -> None:
+def test_a_folder_store_does_not_import_boto3(tmp_path: Path) -> None:
     code = (
         "import sys, pyrite.cli; from pyrite.store import open_store; open_store(sys.argv[1]).ensure_writable(); "
         "sys.exit('boto3' in sys.modules or 'botocore' in sys.modules)"
@@ -142,13 +138,13 @@ def test_a_run_in_a_folder_does_not_wait_for_boto3(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], check=False).returncode == 0
 
 
-@pytest.mark.parametrize(("url", "words"), [("s3://", "s3://bucket/prefix"), ("gs://a/b", "gs:// is not known")])
-def test_a_url_that_names_no_store(url: str, words: str) -> None:
-    with pytest.raises(UserError, match=words):
+@pytest.mark.parametrize(("url", "message"), [("s3://", "s3://bucket/prefix"), ("gs://a/b", "gs:// is not supported")])
+def test_an_invalid_store_url_is_rejected(url: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         open_store(url)
 
 
-def test_a_store_on_s3_opens_again_from_its_url() -> None:
+def test_an_s3_store_reopens_from_its_url() -> None:
     pytest.importorskip("boto3")
     store = open_store("s3://bucket/a/prefix/")
     assert open_store(store.url).url == store.url == str(store) == "s3://bucket/a/prefix"

@@ -7,10 +7,10 @@ import time
 import urllib.error
 import urllib.request
 
-from pyrite.addresses import servers
+from pyrite.addresses import normalize_server_urls
 from pyrite.errors import PyriteError
 from pyrite.store.s3 import S3Store
-from pyrite.store.s3_faults import RetryPolicy
+from pyrite.store.s3_errors import RetryPolicy
 
 KEY = "probe/helm-test"
 
@@ -18,7 +18,7 @@ time.sleep(3)  # network policies apply to a new pod with a delay; until then ev
 
 try:
     # Shorter than the 15 minutes that a run waits for its store: a user is waiting.
-    store = S3Store(os.environ["PYRITE_STORE"], RetryPolicy(connect=5, between=5, total=45))
+    store = S3Store(os.environ["PYRITE_STORE"], RetryPolicy(connect_timeout=5, max_wait=5, total_timeout=45))
     store.ensure_writable()
     store.write(KEY, b"pyrite")
     assert store.read(KEY) == b"pyrite"
@@ -28,7 +28,7 @@ except PyriteError as error:
 print(f"ok: the store {store} is readable and writable")
 
 try:
-    urls = servers(json.loads(os.environ["JUDGE_URLS"]))
+    urls = normalize_server_urls(json.loads(os.environ["JUDGE_URLS"]))
 except ValueError as error:
     sys.exit(f"FAILED: judge.urls: {error}")
 key = os.environ.get("PYRITE_JUDGE_API_KEY")

@@ -22,7 +22,7 @@ from pyrite.controller.controller import Controller
 from pyrite.controller.metrics import Exporter
 from pyrite.errors import UserError
 from pyrite.store import open_store
-from pyrite.store.s3_faults import RetryPolicy
+from pyrite.store.s3_errors import RetryPolicy
 
 #: Seconds from the end of one sync to the start of the next.
 _SYNC_INTERVAL = 3.0
@@ -31,7 +31,7 @@ _SYNC_INTERVAL = 3.0
 HEALTHZ_TIMEOUT = 60.0
 
 #: For the store. A later sync retries, so each request gives up long before HEALTHZ_TIMEOUT.
-STORE_RETRY_POLICY = RetryPolicy(connect=3, read=5, between=2, total=15, quick=1)
+STORE_RETRY_POLICY = RetryPolicy(connect_timeout=3, read_timeout=5, max_wait=2, total_timeout=15, boto_attempts=1)
 
 #: Error kinds whose series start at 0: Prometheus sees no increase in a series that starts at 1.
 _EXPECTED_ERRORS = ("ApiException", "MaxRetryError", "UserError", "unreadable_run")

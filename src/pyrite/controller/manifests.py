@@ -5,7 +5,7 @@ import hashlib
 import json
 from typing import Any
 
-from pyrite.addresses import servers
+from pyrite.addresses import normalize_server_urls
 from pyrite.config import dump
 from pyrite.controller.resource import API_VERSION, KIND, TrainingRun
 from pyrite.controller.settings import Settings
@@ -141,7 +141,7 @@ def _arguments(arguments: list[str], iteration: int | None) -> list[str]:
 def _judge_key_env(run: TrainingRun, stage: str, settings: Settings) -> list[dict[str, Any]]:
     """The judge's API key, only for the chart's own servers: else a run could send it to any server."""
     assert run.spec is not None
-    secret, urls = settings.judge.key_secret, servers(settings.judge.urls)
+    secret, urls = settings.judge.key_secret, normalize_server_urls(settings.judge.urls)
     if not secret or stage not in LLM_STAGES or not set(run.spec.resources.judge_urls) <= set(urls):
         return []
     reference = {"secretKeyRef": {"name": secret, "key": "api-key"}}

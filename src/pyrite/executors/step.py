@@ -27,7 +27,7 @@ from pyrite.progress import Progress
 from pyrite.sources import open_source, retention
 from pyrite.spec import RunSpec
 from pyrite.stages.context import StepContext
-from pyrite.stages.trackers import check as check_trackers
+from pyrite.stages.trackers import check_trackers
 from pyrite.store import Store, sha256_file
 
 #: Packages whose versions a manifest records.
@@ -125,7 +125,7 @@ def _run_stage(run: Run, state: StepState, manifests: dict[str, dict[str, Any]],
     assert key is not None
     assert state.inputs is not None
     scratch = f"{run.prefix}/scratch/{step.name}"
-    run.store.delete_scratch(scratch, but=key[:16])  # of the same step with other inputs
+    run.store.delete_scratch(scratch, exclude=key[:16])  # of the same step with other inputs
     context = StepContext(
         run.spec, step, run.store, run.prefix, manifests, f"{scratch}/{key[:16]}", MeteredProgress(progress)
     )
@@ -136,12 +136,12 @@ def _run_stage(run: Run, state: StepState, manifests: dict[str, dict[str, Any]],
         summary = importlib.import_module(f"pyrite.stages.{step.stage}").run(context)
         paths = _staged_files(context)
         entries = [_output_entry(name, path) for name, path in paths.items()]
-        manifest = publication.outputs(paths, entries)
+        manifest = publication.publish_outputs(paths, entries)
         if manifest:
             progress.message("another process finished this step first; its result is used")
         else:
             outside = {name: run.external.get(name, "") for name in STAGES[step.stage].external}
-            manifest = publication.finish(
+            manifest = publication.publish_manifest(
                 {
                     "step": step.name,
                     "key": key,

@@ -23,7 +23,7 @@ class JudgmentCache:
 
     def held(self, query_ids: Collection[str]) -> pa.Table:
         """As ``read``, of what was read for these queries before and added since: the store is not asked again."""
-        return _once(self._parts.held(query_ids))
+        return _once(self._parts.read_cached(query_ids))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Keep ``rows`` of ``tables.JUDGMENTS``."""

@@ -24,7 +24,7 @@ from pyrite.errors import PyriteError
 from pyrite.progress import Progress
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import model_folder
-from pyrite.stages.trackers import kept_logs
+from pyrite.stages.trackers import save_tensorboard_logs
 from pyrite.training.batching import ConflictFreeSampler, Row
 from pyrite.training.losses import LOSSES
 
@@ -42,7 +42,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     if not spec.dropout:
         _without_dropout(model)
     dataset, rows = read_examples(examples, spec.loss, ctx.spec.mine.num_negatives, ctx.scratch / "arrow")
-    with kept_logs(ctx):
+    with save_tensorboard_logs(ctx):
         trainer = _Trainer(
             rows,
             ctx.spec.seed,
@@ -52,7 +52,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
             loss=LOSSES[spec.loss](model, spec),
             callbacks=[_Tell(ctx.progress), _Keep(ctx)],
         )
-        checkpoint = _last_checkpoint(ctx.restored_scratch("checkpoints"))
+        checkpoint = _last_checkpoint(ctx.restore_scratch("checkpoints"))
         if checkpoint:
             ctx.progress.message(f"going on from {checkpoint.name}")
         set_seed(ctx.spec.seed)

@@ -1,4 +1,4 @@
-"""Trackers that finetune.report_to names: are they there, and where what TensorBoard writes is kept."""
+"""Experiment trackers in finetune.report_to: checking them, and saving TensorBoard's logs."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,28 +9,26 @@ from pyrite.sources.files import suggest
 from pyrite.stages.context import StepContext
 
 
-def check(names: Sequence[str]) -> None:
-    """See that each tracker is known and installed.
+def check_trackers(names: Sequence[str]) -> None:
+    """Check that each tracker is known and installed.
 
     Raises:
-        UserError: one is not.
+        UserError: a tracker is not.
     """
     from transformers.integrations import integration_utils
 
-    known, installed = (
-        integration_utils.INTEGRATION_TO_CALLBACK,
-        integration_utils.get_available_reporting_integrations(),
-    )
+    known = integration_utils.INTEGRATION_TO_CALLBACK
+    installed = integration_utils.get_available_reporting_integrations()
     for name in names:
         if name not in known:
-            raise UserError(f"finetune.report_to: {name!r} is no tracker. {suggest(name, sorted(known))}")
+            raise UserError(f"finetune.report_to: {name!r} is not a tracker. {suggest(name, sorted(known))}")
         if name not in installed:
-            raise UserError(f"finetune.report_to: {name} is not installed here. Install its package, or leave it out.")
+            raise UserError(f"finetune.report_to: {name} is not installed. Install its package, or remove it.")
 
 
 @contextmanager
-def kept_logs(ctx: StepContext) -> Iterator[None]:
-    """While the body trains, TensorBoard writes to logs/<step>/ of the run, and not below scratch, which is dropped."""
+def save_tensorboard_logs(ctx: StepContext) -> Iterator[None]:
+    """While the body trains, TensorBoard logs to the run's logs/<step>/, because scratch is deleted afterwards."""
     prefix = f"{ctx.prefix}/logs/{ctx.step.name}"
     folder = ctx.store.local_path(prefix)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder))

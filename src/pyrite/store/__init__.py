@@ -1,4 +1,4 @@
-"""Where a run keeps what it makes: files under keys, in a folder or on S3."""
+"""Storage for runs: files addressed by keys, in a local folder or in an S3 bucket."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from pyrite.store.base import (
 from pyrite.store.folder import FolderStore
 
 if TYPE_CHECKING:
-    from pyrite.store.s3_faults import RetryPolicy
+    from pyrite.store.s3_errors import RetryPolicy
 
 __all__ = [
     "Checksum",
@@ -31,20 +31,20 @@ __all__ = [
 
 
 def open_store(url: str, retry_policy: "RetryPolicy | None" = None) -> Store:
-    """The store at ``url``: a folder's path, or s3://bucket/prefix.
+    """Open the store at ``url``: a folder's path, or s3://bucket/prefix.
 
     Args:
-        retry_policy: with an S3 store that does not answer; None: a worker's, which has nothing else to do.
+        retry_policy: timeouts and retries of an S3 store. None: the patient policy of a worker.
 
     Raises:
-        UserError: it is a URL of another kind, or names no bucket.
+        UserError: the URL has another scheme, or lacks a bucket.
     """
     scheme, separator, _ = url.partition("://")
     if not separator:
         return FolderStore(url)
     if scheme == "s3":
-        # Here, so that a run that keeps its store in a folder does not wait for boto3.
+        # Imported here: boto3 is slow to import, and a folder does not need it.
         from pyrite.store.s3 import S3Store
 
         return S3Store(url, retry_policy) if retry_policy else S3Store(url)
-    raise UserError(f"--store {url}: a store is a folder's path or s3://bucket/prefix; {scheme}:// is not known.")
+    raise UserError(f"--store {url}: {scheme}:// is not supported; use a folder's path or s3://bucket/prefix.")

@@ -1,8 +1,7 @@
-"""What a store can do, wherever it is.
+"""The interface of a store.
 
-A key is a relative path with forward slashes. A file appears under its key whole or not at all. Every store has a
-local place: a folder laid out by the same keys, for locks, logs and work in progress, and for local copies of what
-the store keeps elsewhere.
+A key is a relative path with forward slashes. Writes are atomic: a reader sees the complete file or none. Every store
+has a local folder with the same layout, for locks, logs, work in progress, and copies of remote files.
 """
 
 import hashlib
@@ -13,33 +12,31 @@ from typing import NamedTuple
 
 from pyrite.errors import PyriteError, UserError
 
-_BLOCK = 1 << 20
-
 
 class Checksum(NamedTuple):
-    """What tells whether contents are the same: size in bytes and hex sha256."""
+    """Size in bytes and hex sha256; equal checksums mean equal contents."""
 
     size: int
     sha256: str
 
 
 class VersionedObject(NamedTuple):
-    """What stands under a key at one moment. ``version`` is the store's own word for it."""
+    """The contents of a key at one moment. ``version`` is the store's identifier for them (S3: the ETag)."""
 
     data: bytes
     version: str
 
 
 class ObjectNotFound(PyriteError):
-    """Nothing stands under a key that should have something."""
+    """A key that should exist does not."""
 
 
 class ObjectCorrupted(PyriteError):
-    """What stands under a key is not what was put there: it was changed or damaged."""
+    """The contents of a key do not match the checksum they were written with."""
 
 
 class Store(ABC):
-    """Files under keys. ``url`` opens the same store again; ``local`` is the root of its local place."""
+    """Files addressed by keys. ``url`` opens the same store again; ``local`` is the root of its local folder."""
 
     url: str
     local: Path
@@ -49,107 +46,96 @@ class Store(ABC):
 
     @abstractmethod
     def ensure_writable(self) -> None:
-        """Prove that a file can be written. Raises UserError where it cannot."""
+        """Write and delete a probe file. Raises UserError if that fails."""
 
     @abstractmethod
     def exists(self, key: str) -> bool:
-        """Whether something stands under ``key``."""
+        """Whether ``key`` exists."""
 
     @abstractmethod
     def checksum(self, key: str) -> Checksum | None:
-        """Size and digest of what stands under ``key``, or None where nothing does."""
+        """Size and digest of ``key``; None if it does not exist."""
 
     @abstractmethod
     def keys(self, prefix: str) -> list[str]:
-        """Keys of all finished files below ``prefix``, sorted."""
+        """Keys of all complete files below ``prefix``, sorted."""
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """Contents of ``key``. Raises ObjectNotFound where nothing is."""
+        """Contents of ``key``. Raises ObjectNotFound."""
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> None:
-        """Put ``data`` under ``key``, whole or not at all."""
+        """Write ``data`` to ``key`` atomically."""
 
     @abstractmethod
     def publish(self, local: Path, key: str) -> None:
-        """Move the file ``local``, which lies below the store's local place, under ``key``, whole or not at all."""
+        """Move the file ``local``, which is in the store's local folder, to ``key`` atomically."""
 
     @abstractmethod
     def read_versioned(self, key: str) -> VersionedObject | None:
-        """What stands under ``key`` now, or None where nothing does."""
+        """Contents and version of ``key``; None if it does not exist."""
 
     @abstractmethod
     def conditional_put(self, key: str, data: bytes, expected: VersionedObject | None) -> VersionedObject | None:
-        """Put ``data`` under ``key`` only where ``over`` (None: nothing) still stands there.
+        """Write ``data`` to ``key`` only if its current contents are still ``expected`` (None: it does not exist).
 
-        ``data`` must be unlike anybody else's, so that it says of itself who put it there. An answer of the store that
-        is lost is found out by reading back; nothing is ever taken away.
+        ``data`` must be unique to this writer. If the store's response is lost, reading back shows who won. Nothing is
+        ever rolled back.
 
         Returns:
-            What stands there now: ``data``, or what somebody else has put there; None where ``over`` was taken away.
+            The contents of ``key`` afterwards: ``data``, or another writer's; None if ``expected`` was deleted.
         """
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove what is under ``key``; nothing there is no error."""
+        """Delete ``key``, if it exists."""
 
     @abstractmethod
     def fetch(self, key: str) -> Path:
-        """The local path of a file with the contents of ``key``; to be read only.
-
-        Raises:
-            ObjectNotFound: nothing stands there.
-        """
+        """Local path of a read-only copy of ``key``. Raises ObjectNotFound."""
 
     @abstractmethod
     def fetch_folder(self, prefix: str, keys: Sequence[str]) -> Path:
-        """The local path of a folder with the contents of ``keys``, all of which are below ``prefix``.
-
-        Raises:
-            ObjectNotFound: something is not there.
-        """
+        """Local path of a folder with copies of ``keys``, all of them below ``prefix``. Raises ObjectNotFound."""
 
     def local_path(self, key: str) -> Path:
-        """The local path for ``key``: for locks, logs and work in progress. Nothing need be there."""
+        """The local path for ``key``: for locks, logs and work in progress. It need not exist."""
         path = (self.local / key).resolve()
         if not path.is_relative_to(self.local.resolve()):
-            raise PyriteError(f"key {key!r} leaves the store {self}")
+            raise PyriteError(f"key {key!r} is outside the store {self}")
         return path
 
     def scratch(self, prefix: str) -> Path:
-        """A local folder for work in progress that outlives the process."""
+        """A local folder for work in progress that survives the process."""
         path = self.local_path(prefix)
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     @abstractmethod
     def save_scratch(self, prefix: str) -> None:
-        """Make what now lies in the scratch folder ``prefix`` outlive this machine. It replaces what was kept before.
+        """Save the scratch folder ``prefix`` in the store, so that it survives this machine.
 
-        Killed in the middle, it leaves what was kept before.
+        Replaces the previous save atomically.
         """
 
     @abstractmethod
     def restore_scratch(self, prefix: str) -> None:
-        """Put what was kept of the scratch folder ``prefix`` back into it, beside what is there."""
+        """Copy the saved scratch folder ``prefix`` back. Other files in the local folder stay."""
 
     @abstractmethod
-    def delete_scratch(self, prefix: str, but: str | None = None) -> None:
-        """Remove all scratch below ``prefix``, kept or not; the folder named ``but`` in it stays."""
+    def delete_scratch(self, prefix: str, exclude: str | None = None) -> None:
+        """Delete all scratch below ``prefix``, local and saved, except its subfolder ``exclude``."""
 
     @abstractmethod
     def disk_full_error(self) -> UserError:
-        """What to tell a person when the disk of the local place is full."""
+        """The error to show when the disk of the local folder is full."""
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's contents, read in blocks."""
-    digest = hashlib.sha256()
+    """Hex sha256 of a file."""
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checksum_file(path: Path) -> Checksum:

@@ -1,4 +1,4 @@
-"""A folder as a store: its local place is itself."""
+"""A local folder as a store: ``local`` is the store itself."""
 
 import fcntl
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pyrite.errors import UserError
 from pyrite.store.base import Checksum, ObjectNotFound, Store, VersionedObject, checksum_file
-from pyrite.store.files import below, drop_folders, replace, write_atomically
+from pyrite.store.local_files import delete_folder, list_files, move_atomically, write_atomically
 
 
 class FolderStore(Store):
-    """A folder as a store. A file is written beside its place, synced, and renamed."""
+    """A folder as a store. Writes go to a temporary file, which is synced and renamed."""
 
     def __init__(self, root: str | Path):
         self.local = Path(root).expanduser().absolute()
@@ -27,7 +27,7 @@ class FolderStore(Store):
         except OSError as error:
             raise UserError(
                 f"the store {self} cannot be written to ({error.strerror}). "
-                "Free space or mend its permissions, or name another with --store."
+                "Free space or fix its permissions, or choose another folder with --store."
             ) from error
 
     def exists(self, key: str) -> bool:
@@ -39,7 +39,7 @@ class FolderStore(Store):
 
     def keys(self, prefix: str) -> list[str]:
         root = self.local.resolve()
-        return sorted(path.relative_to(root).as_posix() for path in below(self.local_path(prefix)))
+        return sorted(path.relative_to(root).as_posix() for path in list_files(self.local_path(prefix)))
 
     def read(self, key: str) -> bytes:
         try:
@@ -51,7 +51,7 @@ class FolderStore(Store):
         write_atomically(self.local_path(key), data)
 
     def publish(self, local: Path, key: str) -> None:
-        replace(local, self.local_path(key))
+        move_atomically(local, self.local_path(key))
 
     def read_versioned(self, key: str) -> VersionedObject | None:
         path = self.local_path(key)
@@ -63,9 +63,9 @@ class FolderStore(Store):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            now = self.read_versioned(key)
-            if now != expected:
-                return now
+            current = self.read_versioned(key)
+            if current != expected:
+                return current
             self.write(key, data)
             return VersionedObject(data, "")
         finally:
@@ -86,17 +86,17 @@ class FolderStore(Store):
         return self.local_path(prefix)
 
     def save_scratch(self, prefix: str) -> None:
-        """Nothing to do: scratch lies in the store."""
+        """Nothing to do: scratch is in the store already."""
 
     def restore_scratch(self, prefix: str) -> None:
-        """Nothing to do: scratch lies in the store."""
+        """Nothing to do: scratch is in the store already."""
 
-    def delete_scratch(self, prefix: str, but: str | None = None) -> None:
-        drop_folders(self.local_path(prefix), but)
+    def delete_scratch(self, prefix: str, exclude: str | None = None) -> None:
+        delete_folder(self.local_path(prefix), exclude)
 
     def disk_full_error(self) -> UserError:
         free = shutil.disk_usage(self.local).free
         return UserError(
-            f"no space left in the store {self} ({free / 1e6:.0f} MB free). Free some, or name another store with "
-            "--store, and give the same command again: what is finished is kept."
+            f"no space left in the store {self} ({free / 1e6:.0f} MB free). Free some, or choose another store with "
+            "--store, then run the same command again: finished steps are not repeated."
         )

@@ -1,0 +1,143 @@
+"""How S3 responses and errors are interpreted, without a server."""
+
+import logging
+import socket
+from pathlib import Path
+
+import pytest
+from botocore import exceptions as boto
+from botocore.exceptions import ClientError
+
+from pyrite.errors import PyriteError, UserError
+from pyrite.store.s3 import S3Store
+from pyrite.store.s3_errors import NotFound, PreconditionFailed, RetryPolicy, with_retries
+
+QUICK = RetryPolicy(connect_timeout=0.1, read_timeout=0.1, max_wait=0.01, total_timeout=0.05)
+
+
+def client_error(status: int, code: str, message: str = "", operation: str = "PutObject") -> ClientError:
+    return ClientError(
+        {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}, operation
+    )
+
+
+def raised_for(error: Exception) -> Exception:
+    """What with_retries raises for a request that always fails with ``error``."""
+
+    def request() -> None:
+        raise error
+
+    with pytest.raises(Exception) as raised:  # noqa: PT011
+        with_retries(request, "the store s3://b/p", QUICK)
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        client_error(500, "InternalError"),
+        client_error(503, "SlowDown"),
+        client_error(429, "TooManyRequests"),
+        client_error(409, "ConditionalRequestConflict"),
+        client_error(400, "RequestTimeout"),
+        client_error(400, "InvalidPart", operation="CompleteMultipartUpload"),
+        client_error(404, "NoSuchUpload", operation="UploadPart"),
+        boto.EndpointConnectionError(endpoint_url="http://nowhere"),
+        boto.ReadTimeoutError(endpoint_url="http://slow"),
+        ConnectionError("cut"),
+    ],
+)
+def test_transient_errors_are_retried_until_the_timeout(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    final = raised_for(error)
+    assert type(final) is PyriteError
+    assert "has failed for 0 seconds" in str(final)
+    assert "run the same command again" in str(final)
+    assert "trying again" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "parts"),
+    [
+        (client_error(404, "NoSuchBucket"), ["the bucket does not exist"]),
+        (
+            client_error(403, "AccessDenied", "arn:aws:sts::1:a is not authorized to perform: s3:PutObject."),
+            ["s3:DeleteObject on its objects (arn:aws:sts::1:a is not authorized to perform: s3:PutObject)."],
+        ),
+        (client_error(403, "403", "Forbidden", "HeadObject"), ["access is denied", "(Forbidden)."]),
+        (client_error(403, "OddlyRefused"), ["access is denied", "(OddlyRefused: OddlyRefused)."]),
+        (
+            client_error(
+                403, "AccessDenied", "a is not authorized to perform: kms:GenerateDataKey on resource: arn:aws:kms:k"
+            ),
+            ["the KMS key", "PYRITE_S3_KMS_KEY", "kms:Decrypt", "on resource: arn:aws:kms:k"],
+        ),
+        (
+            client_error(400, "KMS.NotFoundException", "Key 'k' does not exist"),
+            ["the KMS key", "Key 'k' does not exist"],
+        ),
+        (client_error(400, "ExpiredToken"), ["credentials have expired", "the same command again"]),
+        (client_error(301, "PermanentRedirect"), ["AWS_REGION"]),
+        (client_error(501, "NotImplemented", "A header is not implemented"), ["A header is not implemented"]),
+        (client_error(507, "XMinioStorageFull"), ["is full"]),
+        (boto.NoCredentialsError(), ["AWS_ACCESS_KEY_ID", "AWS_PROFILE"]),
+        (boto.SSLError(endpoint_url="https://x", error="CERTIFICATE_VERIFY_FAILED"), ["AWS_CA_BUNDLE"]),
+    ],
+)
+def test_permanent_errors_are_reported_without_a_retry(
+    error: Exception, parts: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    final = raised_for(error)
+    assert isinstance(final, UserError)
+    assert str(final).startswith("the store s3://b/p: ")
+    assert all(part in str(final) for part in parts), str(final)
+    assert not caplog.records
+
+
+def test_other_statuses_have_their_own_exceptions() -> None:
+    assert isinstance(raised_for(client_error(412, "PreconditionFailed")), PreconditionFailed)
+    assert isinstance(raised_for(client_error(404, "NoSuchKey")), NotFound)
+    strange = raised_for(client_error(400, "Strange", "what is this."))
+    assert "rejected PutObject: 400 Strange what is this" in str(strange)
+
+
+def test_every_message_names_an_unreachable_endpoint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    configure(monkeypatch, tmp_path, endpoint)
+    policy = RetryPolicy(connect_timeout=1, read_timeout=1, max_wait=0.01, total_timeout=2, boto_attempts=1)
+    with caplog.at_level(logging.WARNING), pytest.raises(PyriteError) as raised:
+        S3Store("s3://bucket/p", policy).keys("runs")
+    name = f"the store s3://bucket/p at {endpoint} (AWS_ENDPOINT_URL)"
+    first = next(record for record in caplog.records if record.name.startswith("pyrite"))
+    assert first.getMessage().startswith(name)
+    assert str(raised.value).startswith(name)
+
+
+def test_an_unknown_host_is_reported_soon(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    configure(monkeypatch, tmp_path, "http://s3.no-such-host.invalid")
+    lookups: list[str] = []
+
+    def unknown(host: str, _port: object, *_: object) -> None:
+        lookups.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(UserError, match=r"cannot resolve s3.no-such-host.invalid; check AWS_ENDPOINT_URL"):
+        S3Store("s3://bucket/p", QUICK).ensure_writable()
+    assert lookups == ["s3.no-such-host.invalid"] * 3, "the DNS record may be about to appear"
+
+
+def configure(monkeypatch: pytest.MonkeyPatch, cache: Path, endpoint: str) -> None:
+    for name, value in {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+        "PYRITE_CACHE": str(cache),
+        "NO_PROXY": "*",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
