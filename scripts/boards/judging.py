@@ -287,7 +287,7 @@ def judging() -> Any:
             ),
             bars(
                 "Pairs not asked about, by why",
-                "window: share of all pairs that their rank rules out (judge.rank_window, judge.sample). Of the rest "
+                "window: share of all pairs that their rank rules out (judge.rank_window). Of the rest "
                 "so far: cache, known from earlier judging; patience, passed over as the query had stopped finding "
                 "anything (judge.patience).",
                 "percentunit",
@@ -298,8 +298,8 @@ def judging() -> Any:
             ),
             columns(
                 "Pairs of finished iterations",
-                "All pairs of an iteration. not_selected: their rank can yield no example (judge.rank_window, "
-                "judge.sample); skipped: judge.patience; kept: known already. These three cost nothing.",
+                "All pairs of an iteration. not_selected: their rank can yield no example (judge.rank_window); "
+                "skipped: judge.patience; kept: known already. These three cost nothing.",
                 "percentunit",
                 Query(shares(f"pyrite_run_pairs{{{RUN}}}", "outcome")),
                 "outcome",

@@ -38,9 +38,7 @@ def write(
     """
     counts = Counter(queries["split"].to_pylist())
     split, unseen = _held_out(report["data"], queries)
-    judge = f"{spec.judge.kind}, fingerprint {', '.join(sorted(judges))}"
-    if spec.judge.kind == "llm":
-        judge = f"{spec.judge.model}, prompt {spec.judge.prompt}, fingerprint {', '.join(sorted(judges))}"
+    judge = f"{spec.judge.label}, fingerprint {', '.join(sorted(judges))}"
     licence = _licence(base)
     facts = {
         "dimensions": model.get_embedding_dimension(),

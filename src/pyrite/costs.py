@@ -85,8 +85,7 @@ def pairs_per_query(judge: JudgeSpec, top_k: int, known: float) -> float:
     ``known``: passages that the data set knows to be relevant to it, which are judged whatever their rank.
     """
     window = min(top_k, judge.rank_window or top_k)
-    chosen = window if judge.sample is None else min(window, judge.sample.top + judge.sample.deeper)
-    return min(top_k, chosen + known)
+    return min(top_k, window + known)
 
 
 def judge_cost(

@@ -19,8 +19,7 @@ from pyrite.embedding.models import Size, base_folder, size
 from pyrite.executors.step import Run
 from pyrite.generation.sampling import shares
 from pyrite.identity import passage_id
-from pyrite.judges.llm import fingerprint
-from pyrite.judges.prompt import load_prompt
+from pyrite.judges import fingerprint
 from pyrite.plan import Step, chain, survey
 from pyrite.sources import open_source, retention
 from pyrite.sources.base import Document, Question
@@ -84,7 +83,7 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     examples = work.train * spec.mine.num_positives * spec.finetune.epochs
     train = slower * examples * per_example / _TRAINED_CHARACTERS_PER_SECOND
     making = _estimate_making(run, work, on, machines)
-    judging = _estimate_judging(run, work, on, machines) if spec.judge.kind == "llm" else None
+    judging = _estimate_judging(run, work, on, machines) if spec.judge.needs_server else None
     seconds = {}
     for step in chain(spec):
         base = _START_SECONDS
@@ -159,7 +158,7 @@ def _estimate_making(run: Run, size: _Size, on: Machine, machines: int) -> Gener
         return None
     from_passages, after_examples = sum(_drawn(spec, size).values()), _after_examples(spec)
     checking = None
-    if spec.generate.answerable_grade is not None and spec.judge.kind == "llm":
+    if spec.generate.answerable_grade is not None and spec.judge.needs_server:
         checking = judge_cost(from_passages, 1, 1, size.passage, on, machines, _probed(run))
     return generate_cost(from_passages, after_examples, spec.generate.shots, size.passage, on, machines, checking)
 
@@ -199,8 +198,7 @@ def _probed(run: Run) -> dict[str, Any] | None:
     """What a probe of the run's language model as it is now has measured; None where none has run."""
     key = f"{run.prefix}/probe/probe.json"
     probe: dict[str, Any] | None = json.loads(run.store.read(key)) if run.store.exists(key) else None
-    judge = fingerprint(run.spec.judge.model or "", load_prompt(run.spec.judge.prompt))
-    return probe if probe and probe["judge"]["fingerprint"] == judge else None
+    return probe if probe and probe["judge"]["fingerprint"] == fingerprint(run.spec) else None
 
 
 def _size(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> _Size:

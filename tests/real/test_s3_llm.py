@@ -256,7 +256,7 @@ def test_what_is_missing_when_a_shard_stops_is_listed_on_s3(
     done = pyrite("train", run_file, "--store", s3, timeout=300)
     assert done.returncode == 1, done.stderr
     assert llm.faults["banana"]
-    told = re.search(r"Which pairs, and why: (\S+)\.", done.stderr.replace("\n", " "))
+    told = re.search(r"Missing pairs: (\S+)\.", done.stderr.replace("\n", " "))
     assert told, done.stderr
     store = open_store(s3)
     lines = store.read(told[1].removeprefix(f"{store}/")).splitlines()

@@ -151,7 +151,7 @@ def _of_this_machine(spec: RunSpec) -> str | None:
         "source.id": (getattr(spec.source, "id", None) if spec.source.kind == "huggingface" else None, mounted),
         "evaluate.retention.path": (retention.path if retention else None, on_s3),
         "model.base": (spec.model.base, on_s3),
-        "judge.prompt": (spec.judge.prompt if spec.judge.kind == "llm" else None, mounted),
+        "judge.prompt": (spec.judge.identity["prompt"], mounted),
         "generate.prompt": (spec.generate.prompt if spec.generate else None, mounted),
     }
     for setting, (path, advice) in named.items():

@@ -157,7 +157,7 @@ def _structural(schema: Schema) -> Schema:
         if "anyOf" in node:
             return _optional(node, convert)
         if "oneOf" in node:
-            return _merged([convert(each) for each in node["oneOf"]])
+            return _merged([convert(each) for each in node["oneOf"]], node)
         result = {name: node[name] for name in _KEPT if name in node}
         if "const" in node:
             result["enum"] = [node["const"]]
@@ -183,7 +183,7 @@ def _optional(node: Schema, convert: Callable[[Schema], Schema]) -> Schema:
     return {**convert({**value, **_without(node, "anyOf")}), "nullable": True}
 
 
-def _merged(kinds: list[Schema]) -> Schema:
+def _merged(kinds: list[Schema], union: Schema) -> Schema:
     """One object for a union that is told apart by ``kind``: all their fields; which of them a kind needs, CEL says."""
     properties: Schema = {}
     for kind in kinds:
@@ -194,8 +194,8 @@ def _merged(kinds: list[Schema]) -> Schema:
     properties["kind"].pop("description", None)
     return {
         "type": "object",
-        "description": "where questions and documents come from",
-        "required": ["kind"],
+        "description": union["description"],
+        **({} if "default" in union else {"required": ["kind"]}),
         "properties": properties,
     }
 

@@ -105,7 +105,7 @@ def needs_gpu(manifest: Manifest) -> bool:
 
 def uses_server(spec: RunSpec, stage: str | None, settings: Settings) -> bool:
     """Whether a run's stage asks the vLLM server that the controller scales."""
-    asks = (stage == "generate" and spec.generate) or (stage == "judge" and spec.judge.kind == "llm")
+    asks = (stage == "generate" and spec.generate) or (stage == "judge" and spec.judge.needs_server)
     return bool(asks) and settings.server is not None and not spec.resources.judge_urls
 
 

@@ -92,9 +92,9 @@ def execute(run: Run, listener: Listener, *, watched: bool = False) -> None:
 def _check_judge(spec: RunSpec, stages: Collection[str]) -> None:
     """What is wrong with a language model's settings is told now, and not after hours of what comes before it."""
     if "generate" in stages and spec.generate:
-        Pool.from_spec(spec, spec.generate.model or spec.judge.model)
-    if "judge" in stages and spec.judge.kind == "llm":
-        Pool.from_spec(spec, spec.judge.model)
+        Pool.from_spec(spec, spec.generator_model)
+    if "judge" in stages and spec.judge.needs_server:
+        Pool.from_spec(spec, spec.judge.server_model)
 
 
 def _together(run: Run, steps: Sequence[Step], listener: Listener, watched: bool) -> None:

@@ -15,12 +15,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from pyrite import judges
 from pyrite.embedding.models import base_folder, model_digest
 from pyrite.errors import ACCESS_DENIED, DISK_FULL, PyriteError, UserError, cannot_open_error
 from pyrite.executors.counted import Counted
 from pyrite.executors.publication import Publication, manifests_below
 from pyrite.generation import prompt as generate_prompt
-from pyrite.judges.prompt import load_prompt
 from pyrite.locks import locked
 from pyrite.plan import STAGES, Step, StepState, survey
 from pyrite.progress import Progress
@@ -80,8 +80,7 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
         "source": lambda: open_source(spec.source).digest(),
         "model": lambda: model_digest(base_folder(spec.model.base, spec.model.revision)),
     }
-    if spec.judge.kind == "llm":
-        digests["prompt"] = lambda: load_prompt(spec.judge.prompt).digest
+    digests |= judges.external(spec)
     if spec.generate:
         prompt = spec.generate.prompt
         digests["generate_prompt"] = lambda: generate_prompt.digest(prompt)

@@ -17,7 +17,7 @@ def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
     were not known before, over the time in which a shard was at work, its start and end included. Nobody knows what
     machine served the judge: the dollars are what the one that Pyrite has a price of costs in that time.
     """
-    llm = spec.judge.kind == "llm"
+    llm = spec.judge.needs_server
     rows = []
     for iteration in range(1, spec.iterations + 1):
         shards = shards_of(manifests, iteration)
@@ -29,8 +29,7 @@ def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
     if llm and rows:
         on = machine(USUAL_MACHINE)
         found |= {
-            "model": spec.judge.model,
-            "prompt": spec.judge.prompt,
+            **spec.judge.identity,
             "requested": sum(row["requested"] for row in rows),
             "seconds": sum(row["seconds"] for row in rows),
             "dollars": sum(row["dollars"] for row in rows),

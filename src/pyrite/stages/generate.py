@@ -65,7 +65,7 @@ class _Shard:
         self._existing: list[str] = own["text"].to_pylist()
         self._shown: list[str] = own.filter(pc.equal(own["split"], "train"))["text"].to_pylist()
         self._prompt = prompt.load(self._spec.prompt)
-        pool, attempt = Pool.from_spec(ctx.spec, self._spec.model or ctx.spec.judge.model), uuid.uuid4().hex[:12]
+        pool, attempt = Pool.from_spec(ctx.spec, ctx.spec.generator_model), uuid.uuid4().hex[:12]
         self.fingerprint = prompt.fingerprint(pool.model, self._prompt, self._spec.temperature)
         kept = ReplyCache(ctx.store, self.fingerprint, f"{ctx.spec.name}/{self.number}", attempt)
         self.replies = Replies(ctx, pool, kept)
@@ -143,10 +143,10 @@ class _Shard:
         """Those of ``made`` whose own passage the run's judge grades high enough."""
         if self._spec.answerable_grade is None or not made:
             return made
-        if self._ctx.spec.judge.kind == "labels":
+        if not self._ctx.spec.judge.reads_text:
             if self.number == 0:
                 self._ctx.progress.message(
-                    "judge.kind is labels: nobody can be asked whether a passage answers its question; none is dropped"
+                    f"judge.kind {self._ctx.spec.judge.kind} cannot grade new questions; the judge drops none"
                 )
             return made
         reasons = await self._own_passages.grade(made)
