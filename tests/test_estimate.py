@@ -64,32 +64,32 @@ def opened(run_file: Path, tmp_path: Path, *words: str) -> Run:
 
 @pytest.mark.parametrize("verb", [["estimate"], ["train", "--dry-run"]], ids=lambda verb: verb[0])
 def test_the_estimate_of_generated_questions(pyrite: Pyrite, run_file: Path, verb: list[str]) -> None:
-    # 100 passages give a question each, 70 of them for training; 20,000 more are made after examples.
+    # 100 passages give one question each, 70 of them for training; 20,000 more are generated from examples.
     prompt = 100 * (150 + 200) + 20_000 * (150 + 5 * 20) + 100 * (350 + 200 + 24)
     seconds = (100 * 224 + 20_000 * 250 + 100 * 574) / 9600 + 20_100 * 20 / 6000
     pairs = (20_070 * 10 + 70) * 2  # the first ranks, and a question's own passage whatever its rank
     result = pyrite(*verb, run_file)
     assert result.returncode == 0, result.stderr
-    said = " ".join(result.stdout.split())
-    assert "at most 20,070 training queries (20,070 of them still to be made; filters leave fewer)" in said
-    assert "at most 20,200 LLM calls (20,100 for a question and 100 checks" in said
-    assert f"{prompt:,} prompt tokens and {20_100 * 20:,} written" in said
-    assert f"about {seconds / 60:.0f} minutes and {seconds / 3600 * 5.672:.2f} dollars on 1 x g5.12xlarge" in said
+    output = " ".join(result.stdout.split())
+    assert "at most 20,070 training queries (20,070 of them still to be generated; filters drop some)" in output
+    assert "at most 20,200 LLM calls (20,100 for a question and 100 checks" in output
+    assert f"{prompt:,} prompt tokens and {20_100 * 20:,} generated" in output
+    assert f"about {seconds / 60:.0f} minutes and {seconds / 3600 * 5.672:.2f} dollars on 1 x g5.12xlarge" in output
     if verb == ["estimate"]:
-        assert f"{pairs:,} at most" in said, "pairs: the questions to be made are judged as well"
+        assert f"{pairs:,} at most" in output, "questions that are not generated yet count too"
     else:
-        assert f"generate, shard 1 to do {3 + seconds / 2:,.0f} s" in said
+        assert f"generate, shard 1 to do {3 + seconds / 2:,.0f} s" in output
         judging = (pairs * 224 + 20_070 * 2 * 350) / 9600
-        assert f"judge, iteration 2, shard 1 to do {3 + judging / 4:,.0f} s" in said
-        assert f"Judging: at most {pairs:,} pairs, {pairs * 574:,} prompt tokens" in said
-        assert f"about {judging / 3600:.1f} hours and {judging / 3600 * 5.672:.2f} dollars on 1 x g5.12xlarge" in said
+        assert f"judge, iteration 2, shard 1 to do {3 + judging / 4:,.0f} s" in output
+        assert f"Judging: at most {pairs:,} pairs, {pairs * 574:,} prompt tokens" in output
+        assert f"about {judging / 3600:.1f} hours and {judging / 3600 * 5.672:.2f} dollars on 1 x g5.12xlarge" in output
 
 
 def test_no_answer_checks_with_labels_or_without_a_grade(run_file: Path, tmp_path: Path) -> None:
     for words in (["generate.answerable_grade=null"], ["judge.kind=labels", "generate.share_from_passages=1"]):
-        said = estimate(opened(run_file, tmp_path, *words)).words
-        assert "LLM calls (" in said
-        assert "check" not in said
+        output = estimate(opened(run_file, tmp_path, *words)).words
+        assert "LLM calls (" in output
+        assert "check" not in output
 
 
 def test_two_machines_halve_the_time_at_the_same_cost(run_file: Path, tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_only_a_probe_of_the_same_judge_is_used(pyrite: Pyrite, run_file: Path, 
     speed = {"pairs_per_second": 8.0, "servers": 2, "prompt_tokens_per_pair": 500.0, "cached_tokens_per_pair": 300.0}
     measured = {"judge": {"fingerprint": judge}, **speed}
     open_store(str(tmp_path / "store")).write("runs/small/probe/probe.json", json.dumps(measured).encode())
-    said = " ".join(pyrite("estimate", run_file).stdout.split())
+    output = " ".join(pyrite("estimate", run_file).stdout.split())
     pairs = (20_070 * 10 + 70) * 2
-    assert f"hours {pairs / (4 * 4) / 3600:.1f}; speed: as the probe measured it" in said
-    assert f"{pairs * 500:,}, {pairs * 200:,} of them computed" in said
+    assert f"hours {pairs / (4 * 4) / 3600:.1f}; speed: as the probe measured it" in output
+    assert f"{pairs * 500:,}, {pairs * 200:,} of them computed" in output
     assert "not measured yet" in pyrite("estimate", run_file, "judge.prompt=medical").stdout
 
 
@@ -117,21 +117,21 @@ def test_finished_shards_count_their_actual_questions(run_file: Path, tmp_path: 
     run = opened(run_file, tmp_path, *words)
 
     def judged(queries: int) -> bool:
-        """Whether pairs are counted for so many: of 10 passages, and, for 14 of 34, their own, in 2 iterations."""
+        """Whether the pairs are of this many queries: 10 ranks, for 14 of 34 also the own passage, 2 iterations."""
         return estimate_judging(run, machine(USUAL_MACHINE), 1).pairs == round(queries * (10 + 14 / 34) * 2)
 
     assert "at most 34 training queries (34 of them still" in estimate(run).words
     run_step(run, Step("prepare"), NullProgress())
     assert "at most 34 training queries (34 of them still" in estimate(run).words
-    made = run_step(run, Step("generate", None, 0), NullProgress())["summary"]["splits"]["train"]
-    assert f"at most {made + 17} training queries (17 of them still" in estimate(run).words
-    assert judged(made + 17)
-    made += run_step(run, Step("generate", None, 1), NullProgress())["summary"]["splits"]["train"]
+    generated = run_step(run, Step("generate", None, 0), NullProgress())["summary"]["splits"]["train"]
+    assert f"at most {generated + 17} training queries (17 of them still" in estimate(run).words
+    assert judged(generated + 17)
+    generated += run_step(run, Step("generate", None, 1), NullProgress())["summary"]["splits"]["train"]
     after = estimate(run).words
-    assert f" {made} training queries; about" in after
+    assert f" {generated} training queries; about" in after
     assert "at most" not in after
     assert "LLM calls" not in after
-    assert judged(made)
+    assert judged(generated)
 
 
 def test_larger_models_take_longer_and_duplicates_count_once(tmp_path: Path, tiny_model: Path) -> None:
