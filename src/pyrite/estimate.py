@@ -111,14 +111,14 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     left = sum(seconds[step] for step in todo if step.stage not in with_server)
     trained = max(0, model.weights - _MEASURED.weights) * _BYTES_PER_TRAINED_WEIGHT
     searched = 2 * min(spec.resources.search_block, work.passages) * model.dims * 4  # FAISS copies each block
-    held = searched + work.characters * 3 + trained
+    memory = searched + work.characters * 3 + trained
     queries = f"{work.train:,.0f} training queries"
     if work.to_generate:
         queries = f"at most {queries} ({work.to_generate:,.0f} of them still to be generated; filters drop some)"
     words = (
         f"{work.passages:,.0f} passages, {queries}; about {_duration(left)} left on 2 CPU cores with this model of "
         f"{model.weights / 1e6:,.0f} million weights (a GPU is far faster), and "
-        f"{_BASE_MEBIBYTES + held / 2**20:,.0f} MiB of memory."
+        f"{_BASE_MEBIBYTES + memory / 2**20:,.0f} MiB of memory."
     )
     if generating and any(step.stage == "generate" for step in todo):
         words += f" {_words_of_generating(generating, on, machines)}"

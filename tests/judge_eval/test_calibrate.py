@@ -150,7 +150,7 @@ BAD = {
     "short.csv": ('query,passage,grade\n"a\nb",c,1\nd,e\n', r"short\.csv:4: not as many fields"),
     "quote.csv": ('query,passage,grade\na,"b"c,1\n', r"quote\.csv:2: not CSV"),
     "blank.csv": ("query,passage,grade\na, ,1\n", r"blank\.csv:2: 'passage' is empty"),
-    "half.tsv": ("query\tpassage\tgrade\na\tb\t2.5\n", r"half\.tsv:2: grade '2\.5' is not a whole number"),
+    "half.tsv": ("query\tpassage\tgrade\na\tb\t2.5\n", r"half\.tsv:2: grade '2\.5' is not an integer"),
     "json.jsonl": ('{"query": "a", "passage": "b", "grade": 1}\n{"query"\n', r"json\.jsonl:2: not JSON"),
     "surrogate.jsonl": (
         '{"query": "a", "passage": "\\ud83d", "grade": 1}\n',

@@ -213,7 +213,7 @@ def test_a_refused_key_stops_the_judge_and_is_never_shown(
     judge = judge_of(TEXTS, stub)
     with pytest.raises(UserError, match="does not accept the API key") as stopped:
         grade_pairs(judge, PAIRS[0])
-    assert stub.paths == {"/v1/models": 1, "/v1/chat/completions": 1}, "each once: a key may ask that may not list"
+    assert stub.paths == {"/v1/models": 1, "/v1/chat/completions": 1}, "each endpoint once"
     assert KEY not in str(stopped.value) + repr(judge) + caplog.text + json.dumps(judge.fingerprint)
 
 

@@ -186,4 +186,4 @@ def _grade(where: str, text: Any) -> int:
             return int(value)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise UserError(f"{where}: grade {text!r} is not a whole number. Grades are 0 or 1, 0 to 3, or 1 to 4.")
+    raise UserError(f"{where}: grade {text!r} is not an integer. Use grades 0 or 1, 0 to 3, or 1 to 4.")

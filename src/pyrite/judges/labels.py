@@ -37,8 +37,8 @@ class LabelsJudge(Judge):
             places = [(parent["document_id"], _place(parent)) for parent in row["parents"]]
             self._passages[row["passage_id"]] = {place for _, place in places}
             document_places.update(places)
-        # A row stands for all questions with its text: it has the topic and type of one, and the ids of all. In sources
-        # with topics a question has the id of the document that answers it.
+        # A row is for all questions with its text: it has the topic and type of one, and the ids of all. A question and
+        # the document that answers it have the same id in sources with topics.
         self._queries = {
             row["query_id"]: {
                 _place(row),
