@@ -90,7 +90,7 @@ def test_a_whole_run_on_documents_alone(pyrite: Pyrite, run_file: Path, tmp_path
     writer.replies = lambda number: "What is good for everybody all the time?" if number in (1, 26) else None
     result = pyrite("train", run_file, "resources.judge_workers=1")
     assert result.returncode == 0, result.stderr + result.stdout
-    assert "nobody can be asked" in result.stdout
+    assert "cannot grade new questions" in result.stdout
     run = tmp_path / "store/runs/small"
     passages = {row["passage_id"]: row for row in pq.read_table(run / "corpus/passages.parquet").to_pylist()}
     questions = {row["query_id"]: row for row in made(run)}
@@ -276,7 +276,7 @@ def test_nothing_left_or_no_server_is_an_error_that_says_why(
         ("resources.judge_urls=[]", "judge_urls is empty"),
         ("generate.model=nobody", "does not exist"),
         ("generate.prompt=nowhere.yaml", "nowhere.yaml"),
-        ("generate.share_from_passages=0.5", "tied to no passage"),
+        ("generate.share_from_passages=0.5", "no known passage"),
         ("generate.model=null", "generate.model"),
     ):
         result = pyrite("generate", run_file, wrong, "seed=1", "--shard", 0)
