@@ -26,9 +26,8 @@ class LengthJudgeSpec(CommonJudgeSpec):
 
 
 @pytest.fixture
-def length_judge(monkeypatch: pytest.MonkeyPatch) -> type[Judge]:
-    """Registers a judge that grades by the length of the passage."""
-    monkeypatch.setattr(judges, "_JUDGES", dict(judges._JUDGES))
+def length_judge() -> type[Judge]:
+    """A judge that grades by the length of the passage."""
 
     @register("length")
     class LengthJudge(Judge):

@@ -98,7 +98,7 @@ def test_every_pair_has_one_outcome_and_patience_is_exact(
 
 
 @pytest.mark.parametrize("patience", [None, 2])
-def test_cached_pairs_are_not_requested_but_wear_patience(tmp_path: Path, patience: int | None) -> None:
+def test_cached_pairs_are_not_requested_but_end_patience(tmp_path: Path, patience: int | None) -> None:
     grades: dict[Pair, int | None] = {Pair("q", f"c{n}"): grade for n, grade in enumerate([4, 1, 1, 1])}
     queries = [("q", [pair.passage_id for pair in grades])]
     requested = []
