@@ -18,6 +18,9 @@ from pyrite.progress import NullProgress
 from pyrite.spec import CommonJudgeSpec, LabelsJudgeSpec, LlmJudgeSpec, RunSpec, SampleSource
 from pyrite.store import open_store
 
+# The settings below are not in the union, so pydantic warns when it serialises them.
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+
 
 class LengthJudgeSpec(CommonJudgeSpec):
     reads_text: ClassVar[bool] = True
