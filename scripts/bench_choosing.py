@@ -1,11 +1,11 @@
-"""What judging fewer pairs costs: share of the judgments sent against share of the hard examples still found.
+"""What judging fewer pairs costs: the share of pairs judged, and the share of the hard examples that are still mined.
 
 Usage: python scripts/bench_choosing.py STORE RUN [--iteration N]
 
-RUN is a finished run in the folder STORE that was judged by labels and in full (say, what `make bench-quality
-ARGS='--only ours --store STORE'` leaves in STORE/ours). Its candidates are judged anew under each way of choosing, with
-the labels judge standing in for a language model, and mined under the run's own rule and under the rank rule. The
-training that follows is `pyrite train` with the same settings; docs/judging.md has the figures of both.
+RUN is a finished run in the folder STORE whose candidates were all judged by labels (for example STORE/ours after
+`make bench-quality ARGS='--only ours --store STORE'`). Its candidates are judged again with each setting, with the
+labels judge in place of an LLM, and mined with the run's own rule and with the rank rule. To train with a setting, use
+`pyrite train`; docs/judging.md has the results of both.
 """
 
 import argparse
@@ -13,22 +13,21 @@ import asyncio
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from pyrite import tables
 from pyrite.config import load
-from pyrite.judges import Judgment, Missing, Pair
+from pyrite.judges import Judgment, Pair
 from pyrite.judges.labels import LabelsJudge
-from pyrite.judges.selection import choose
-from pyrite.judges.session import judge_all
-from pyrite.spec import JudgeSpec, MineSpec, SampleSpec
+from pyrite.judges.session import JudgingSession, select_candidates
+from pyrite.progress import NullProgress
+from pyrite.spec import LabelsJudgeSpec, MineSpec
 from pyrite.training import mining
 from pyrite.training.mining import Candidate
 
-DECODING_MODES: dict[str, dict[str, Any]] = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "all 50": {},
     "rank_window 30": {"rank_window": 30},
     "rank_window 20": {"rank_window": 20},
@@ -38,29 +37,19 @@ DECODING_MODES: dict[str, dict[str, Any]] = {
     "patience 10": {"patience": 10},
     "patience 5": {"patience": 5},
     "patience 3": {"patience": 3},
-    "the paper's sample (5 + 10)": {"sample": SampleSpec()},
-    "a sample of 10 + 10": {"sample": SampleSpec(top=10)},
     "rank_window 20, patience 10": {"rank_window": 20, "patience": 10},
 }
 
 
-class Recorder:
-    """Keeps the grades of what was walked."""
+class GradingSession(JudgingSession):
+    """Also collects the grades."""
 
-    def __init__(self) -> None:
+    def __init__(self, judge: LabelsJudge, total: int, patience: int | None):
+        super().__init__(judge, None, total, 0.0, NullProgress(), patience=patience)
         self.grades: dict[Pair, int] = {}
 
-    def judged(self, judgment: Judgment) -> None:
+    def on_judged(self, judgment: Judgment) -> None:
         self.grades[judgment.pair] = judgment.grade
-
-    def missing(self, missing: Missing) -> None:
-        raise AssertionError(f"the answer key answers always, and not {missing}")
-
-    def kept(self, pair: Pair) -> None:
-        raise AssertionError(f"nothing is kept, and {pair} was")
-
-    def skipped(self, query_id: str, passage_ids: Sequence[str]) -> None:
-        pass
 
 
 def main() -> int:
@@ -74,40 +63,40 @@ def main() -> int:
     queries = tables.read(folder / "queries/queries.parquet", tables.QUERIES)
     passages = tables.read(folder / "corpus/passages.parquet", tables.PASSAGES)
     qrels = tables.read(folder / "queries/qrels.parquet", tables.QRELS)
-    found = tables.read(folder / f"iterations/{arguments.iteration}/candidates.parquet", tables.CANDIDATES).to_pylist()
+    candidates = tables.read(
+        folder / f"iterations/{arguments.iteration}/candidates.parquet", tables.CANDIDATES
+    ).to_pylist()
     judge = LabelsJudge(queries, passages, qrels)
     relevant: dict[str, set[str]] = defaultdict(set)
     for row in qrels.to_pylist():
         relevant[row["query_id"]].add(row["passage_id"])
     text_of = dict(zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True))
-    shingles = {passage: mining.shingles(text_of[passage]) for passage in {row["passage_id"] for row in found}}
-    by_query = [(query, list(rows)) for query, rows in groupby(found, key=lambda row: row["query_id"])]
+    shingles = {passage: mining.shingles(text_of[passage]) for passage in {row["passage_id"] for row in candidates}}
+    by_query = [(query, list(rows)) for query, rows in groupby(candidates, key=lambda row: row["query_id"])]
     rules = {"run's rule": spec.mine, "rank rule": MineSpec(rule="rank")}
-    whole: dict[str, set[tuple[str, ...]]] = {}
-    lines = []
-    for way, settings in DECODING_MODES.items():
-        chosen = JudgeSpec(**settings)
-        recorder = Recorder()
-        walks = [
-            (q, choose(q, [(r["passage_id"], r["rank"]) for r in rows], relevant[q], chosen, spec.seed))
+    all_hard: dict[str, set[tuple[str, ...]]] = {}
+    for name, settings in SETTINGS.items():
+        judge_spec = LabelsJudgeSpec(**settings)
+        selected = [
+            (q, select_candidates([(r["passage_id"], r["rank"]) for r in rows], relevant[q], judge_spec.rank_window))
             for q, rows in by_query
         ]
-        asyncio.run(judge_all(walks, judge, {}, chosen.patience, recorder, relevant))
-        line: dict[str, Any] = {"decoding_mode": way, "judged": round(len(recorder.grades) / len(found), 3)}
-        for name, rule in rules.items():
-            judged = [(q, [candidate(q, row, recorder.grades) for row in rows]) for q, rows in by_query]
+        session = GradingSession(judge, len(candidates), judge_spec.patience)
+        asyncio.run(session.judge_all(selected, relevant))
+        line: dict[str, Any] = {"setting": name, "judged": round(len(session.grades) / len(candidates), 3)}
+        for rule_name, rule in rules.items():
+            judged = [(q, [candidate(q, row, session.grades) for row in rows]) for q, rows in by_query]
             examples, _ = mining.mine(
                 judged, relevant, rule, spec.seed, lambda a, b: mining.near_duplicates(shingles[a], shingles[b])
             )
             hard = {(e.query_id, e.positive.passage_id, *(n.passage_id for n in e.negatives)) for e in examples
                     if e.kind == "hard"}  # fmt: skip
-            whole.setdefault(name, hard)
-            line[name] = {
+            all_hard.setdefault(rule_name, hard)
+            line[rule_name] = {
                 "examples": len(examples),
                 "hard": len(hard),
-                "hard_kept": round(len(hard & whole[name]) / len(whole[name]), 3),
+                "same_hard_share": round(len(hard & all_hard[rule_name]) / len(all_hard[rule_name]), 3),
             }
-        lines.append(line)
         print(json.dumps(line), flush=True)
     return 0
 

@@ -1,15 +1,15 @@
-"""What the judge's worker costs, and what the order of the pairs saves.
+"""Benchmark of the judge: the client's overhead, and the effect of the order of pairs on the server's prefix cache.
 
-    python scripts/bench_judge.py                                  against a stub that answers at once
-    python scripts/bench_judge.py --whole                          the whole stage against it, tables and store and all
-    python scripts/bench_judge.py --url http://localhost:8000 --model judge   against a real server
+    python scripts/bench_judge.py                                  the client, with a stub server
+    python scripts/bench_judge.py --whole                          the judge stage, with a stub server
+    python scripts/bench_judge.py --url http://localhost:8000 --model judge   with a real server
 
-The first prints pairs/s, the worker's CPU seconds and its memory at the start and the end, over 200,000 pairs of 1,000
-characters. The second does one shard of as many candidates as `pyrite judge` does it. The third sends the same prompts
-through the worker and through a bare client (asyncio and aiohttp, nothing else) at the same concurrency, in turns. Then
-it sends pairs grouped by query, shuffled, and shuffled with the rubric last, and prints what the server had to compute
-of them by its own count: prompt tokens less cached tokens. Of several servers (--url again) grouped pairs go to one by
-their query, as the worker's do, and shuffled ones to each in turn.
+The first prints pairs per second, CPU seconds and memory for 200,000 pairs of 1,000 characters. The second runs one
+shard with as many candidates, including tables and store. The third sends the same prompts through the judge and
+through a minimal client (asyncio and aiohttp only) at the same concurrency, in turns. Then it sends pairs grouped by
+query, shuffled, and shuffled with the rubric last, and prints the tokens that the server computed by its own count:
+prompt tokens minus cached tokens. With several servers (repeat --url), grouped pairs are routed by query as the judge
+does, and shuffled pairs are distributed in turn.
 """
 
 import argparse
@@ -30,41 +30,32 @@ import pyarrow as pa
 from bench_stub import memory, stub, tables_of, texts
 
 from pyrite import tables
-from pyrite.judges import Judgment, Missing, Pair
+from pyrite.judges import Judgment, Pair
 from pyrite.judges.grading import LABELS
 from pyrite.judges.llm import LlmJudge
 from pyrite.judges.prompt import Prompt, load_prompt
-from pyrite.judges.session import Walk, judge_all
+from pyrite.judges.session import JudgingSession, QueryPassages
 from pyrite.llm.capabilities import detect_capabilities
 from pyrite.llm.pool import Pool, rank_servers
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
-from pyrite.spec import JudgeSpec, ResourcesSpec, RunSpec, SampleSource
+from pyrite.spec import LlmJudgeSpec, ResourcesSpec, RunSpec, SampleSource
 from pyrite.stages import judge as judge_stage
 from pyrite.stages.context import StepContext
 from pyrite.store import open_store, sha256_file
 
 
-class Counting:
-    """A recorder that keeps nothing but sums."""
+class CountingSession(JudgingSession):
+    """Counts pairs and tokens, and stores nothing."""
 
-    def __init__(self) -> None:
-        self.pairs = self.absent = self.prompt = self.cached = 0
+    def __init__(self, judge: LlmJudge):
+        super().__init__(judge, None, 0, 1.0, NullProgress(), few_missing=sys.maxsize)
+        self.pairs = self.prompt = self.cached_tokens = 0
 
-    def judged(self, judgment: Judgment) -> None:
+    def on_judged(self, judgment: Judgment) -> None:
         self.pairs += 1
         self.prompt += judgment.prompt_tokens
-        self.cached += judgment.cached_tokens
-
-    def missing(self, missing: Missing) -> None:
-        del missing
-        self.absent += 1
-
-    def kept(self, pair: Pair) -> None:
-        del pair
-
-    def skipped(self, query_id: str, passage_ids: Sequence[str]) -> None:
-        del query_id, passage_ids
+        self.cached_tokens += judgment.cached_tokens
 
 
 # --- against a stub ---------------------------------------------------------------------------------------------------
@@ -79,46 +70,47 @@ async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any
     each, passages = 50, 2000
     queries, stored = tables_of(texts(pairs // each, 60, 0), texts(passages, 1000, 1))
     pool = Pool([url], "stub", None, concurrency, 60.0)
-    recorder, draw, seen = Counting(), random.Random(0), []
+    draw, memory_samples = random.Random(0), []
 
-    def walks() -> Iterator[Walk]:
+    def query_passages() -> Iterator[QueryPassages]:
         for i in range(pairs // each):
             if i % max(1, pairs // each // 20) == 0:
-                seen.append(round(memory(), 1))
+                memory_samples.append(round(memory(), 1))
             yield f"q{i}", [f"c{n}" for n in draw.sample(range(passages), each)]
 
     async with LlmJudge(pool, load_prompt("medical"), queries, stored, concurrency) as judge:
-        await judge_all([("q0", [f"c{i}"]) for i in range(500)], judge, {}, None, Counting())  # warm
+        await CountingSession(judge).judge_all([("q0", [f"c{i}"]) for i in range(500)])  # warm-up
+        session = CountingSession(judge)
         wall, cpu = time.perf_counter(), time.process_time()
-        await judge_all(walks(), judge, {}, None, recorder)
+        await session.judge_all(query_passages())
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {
-        "pairs": recorder.pairs,
-        "missing": recorder.absent,
+        "pairs": session.pairs,
+        "missing": len(session.missing),
         "seconds": round(wall, 2),
-        "pairs_per_second": round(recorder.pairs / wall),
+        "pairs_per_second": round(session.pairs / wall),
         "worker_cpu_seconds": round(cpu, 2),
-        "pairs_per_cpu_second": round(recorder.pairs / cpu),
+        "pairs_per_cpu_second": round(session.pairs / cpu),
         "concurrency": concurrency,
-        "memory_mb": {"start": seen[0], "after_a_tenth": seen[2], "end": round(memory(), 1)},
+        "memory_mb": {"start": memory_samples[0], "after_a_tenth": memory_samples[2], "end": round(memory(), 1)},
         "decoding_mode": judge.decoding_mode,
     }
 
 
-# --- the whole stage --------------------------------------------------------------------------------------------------
+# --- the judge stage --------------------------------------------------------------------------------------------------
 
 
-def whole(pairs: int, concurrency: int) -> dict[str, Any]:
-    """One shard of ``pairs`` candidates, 50 a query, on a folder: read, judged, kept every few seconds, written."""
+def judge_stage_run(pairs: int, concurrency: int) -> dict[str, Any]:
+    """One shard of ``pairs`` candidates, 50 per query, with a store in a folder."""
     with tempfile.TemporaryDirectory() as folder, stub() as url:
-        # In a process of its own, whose memory is then not this one's.
-        making = multiprocessing.Process(target=_make, args=(folder, pairs))
-        making.start()
-        making.join()
+        # In a separate process, so that its memory is not measured.
+        preparing = multiprocessing.Process(target=_write_tables, args=(folder, pairs))
+        preparing.start()
+        preparing.join()
         spec = RunSpec(
             name="bench",
             source=SampleSource(),
-            judge=JudgeSpec(kind="llm", model="stub", prompt="medical", shards=1, rank_window=None),
+            judge=LlmJudgeSpec(model="stub", prompt="medical", shards=1, rank_window=None),
             resources=ResourcesSpec(judge_urls=[url], judge_concurrency=concurrency),
         )
         store = open_store(folder)
@@ -131,46 +123,46 @@ def whole(pairs: int, concurrency: int) -> dict[str, Any]:
             }
             for path in paths
         ]
-        manifests = {"made": {"outputs": outputs}}
+        manifests = {"prepared": {"outputs": outputs}}
         ctx = StepContext(
             spec, Step("judge", 1, 0), store, "runs/bench", manifests, "runs/bench/scratch", NullProgress()
         )
-        seen, over = [memory()], threading.Event()
+        memory_samples, finished = [memory()], threading.Event()
 
         def watch() -> None:
-            while not over.wait(0.5):
-                seen.append(memory())
+            while not finished.wait(0.5):
+                memory_samples.append(memory())
 
         threading.Thread(target=watch, daemon=True).start()
         wall, cpu = time.perf_counter(), time.process_time()
         summary = judge_stage.run(ctx)
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        over.set()
+        finished.set()
     timeline = summary["timeline"]["seconds"]
     return {
         "pairs": summary["judged"],
         "missing": summary["missing"],
         "seconds": round(wall, 2),
-        "of_them_judging": timeline,
+        "seconds_judging": timeline,
         "pairs_per_second": round(summary["judged"] / wall),
         "cpu_seconds": round(cpu, 2),
         "concurrency": concurrency,
         "memory_mb": {
-            "start": round(seen[0]),
-            "after_a_tenth": round(seen[len(seen) // 10]),
-            "half_way": round(seen[len(seen) // 2]),
-            "most": round(max(seen)),
+            "start": round(memory_samples[0]),
+            "after_a_tenth": round(memory_samples[len(memory_samples) // 10]),
+            "half_way": round(memory_samples[len(memory_samples) // 2]),
+            "most": round(max(memory_samples)),
         },
     }
 
 
-def _make(folder: str, pairs: int) -> None:
+def _write_tables(folder: str, pairs: int) -> None:
     each, passages = 50, 2000
     queries, stored = tables_of(texts(pairs // each + 2, 60, 0), texts(passages, 1000, 1))
     splits = pa.array(["train"] * (pairs // each) + ["val", "test"])
     queries = queries.set_column(queries.schema.get_field_index("split"), "split", splits)
     draw = random.Random(0)
-    found = [
+    candidates = [
         {"query_id": f"q{i}", "passage_id": f"c{n}", "rank": rank, "score": 1 / rank}
         for i in range(pairs // each)
         for rank, n in enumerate(draw.sample(range(passages), each), 1)
@@ -180,7 +172,7 @@ def _make(folder: str, pairs: int) -> None:
         ("corpus/passages", stored, tables.PASSAGES),
         ("queries/queries", queries, tables.QUERIES),
         ("queries/qrels", tables.QRELS.empty_table(), tables.QRELS),
-        ("iterations/1/candidates", pa.Table.from_pylist(found, tables.CANDIDATES), tables.CANDIDATES),
+        ("iterations/1/candidates", pa.Table.from_pylist(candidates, tables.CANDIDATES), tables.CANDIDATES),
     ):
         path = run / f"{key}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -195,50 +187,47 @@ async def against_server(
 ) -> dict[str, Any]:
     prompt = load_prompt("medical")
     rubric_last = Prompt("", prompt.between, f"\n\n{prompt.before}{prompt.after}")
-    worker, bare, grouped, shuffled, turned = [], [], [], [], []
+    worker, minimal, grouped, shuffled, rubric_last_results = [], [], [], [], []
     seed = 0
 
-    def fresh() -> tuple[pa.Table, pa.Table, list[Walk]]:
-        """Pairs that the server has never seen, so that no round profits from another."""
+    def new_pairs() -> tuple[pa.Table, pa.Table, list[QueryPassages]]:
+        """Pairs that are not in the server's cache."""
         nonlocal seed
         seed += 1
         tables_ = tables_of(texts(queries, characters, seed * 1000), texts(queries * each, 1000, seed * 1000 + 1))
         return *tables_, [(f"q{i}", [f"c{i * each + n}" for n in range(each)]) for i in range(queries)]
 
     for _ in range(rounds):
-        for kind, found in (("worker", worker), ("bare", bare)):
-            asked, stored, walks = fresh()
-            if kind == "worker":
-                found.append(await _worker(urls, model, prompt, asked, stored, walks, concurrency))
-            else:
-                found.append(await _bare(urls, model, prompt, asked, stored, walks, concurrency))
-        asked, stored, walks = fresh()
-        grouped.append(await _bare(urls, model, prompt, asked, stored, walks, concurrency))
-        for form, found in ((prompt, shuffled), (rubric_last, turned)):
-            asked, stored, walks = fresh()
-            alone = [(query, [passage]) for query, passages in walks for passage in passages]
-            random.Random(seed).shuffle(alone)
-            found.append(await _bare(urls, model, form, asked, stored, alone, concurrency, in_turn=True))
+        worker.append(await _worker(urls, model, prompt, *new_pairs(), concurrency))
+        minimal.append(await _minimal_client(urls, model, prompt, *new_pairs(), concurrency))
+        grouped.append(await _minimal_client(urls, model, prompt, *new_pairs(), concurrency))
+        for form, found in ((prompt, shuffled), (rubric_last, rubric_last_results)):
+            query_table, passage_table, grouped_pairs = new_pairs()
+            single = [(query, [passage]) for query, ids in grouped_pairs for passage in ids]
+            random.Random(seed).shuffle(single)
+            found.append(
+                await _minimal_client(urls, model, form, query_table, passage_table, single, concurrency, in_turn=True)
+            )
         print(f"round {len(shuffled)} of {rounds}", file=sys.stderr)
     return {
         "pairs_per_round": queries * each,
         "rounds": rounds,
         "concurrency": concurrency,
         "worker": _summary(worker),
-        "bare_client": _summary(bare),
+        "minimal_client": _summary(minimal),
         "grouped_by_query": _summary(grouped),
         "shuffled": _summary(shuffled),
-        "shuffled_rubric_last": _summary(turned),
+        "shuffled_rubric_last": _summary(rubric_last_results),
     }
 
 
 def _summary(rounds: Sequence[dict[str, float]]) -> dict[str, Any]:
-    rates = sorted(one["pairs_per_second"] for one in rounds)
+    rates = sorted(each["pairs_per_second"] for each in rounds)
     return {
         "pairs_per_second": [round(rate, 2) for rate in rates],
         "median": round(rates[len(rates) // 2], 2),
-        "prompt_tokens_per_pair": round(sum(one["prompt"] for one in rounds) / len(rounds), 1),
-        "computed_tokens_per_pair": round(sum(one["computed"] for one in rounds) / len(rounds), 1),
+        "prompt_tokens_per_pair": round(sum(each["prompt"] for each in rounds) / len(rounds), 1),
+        "computed_tokens_per_pair": round(sum(each["computed"] for each in rounds) / len(rounds), 1),
     }
 
 
@@ -246,55 +235,54 @@ async def _worker(
     urls: Sequence[str],
     model: str,
     prompt: Prompt,
-    asked: pa.Table,
-    stored: pa.Table,
-    walks: Sequence[Walk],
+    queries: pa.Table,
+    passages: pa.Table,
+    pairs: Sequence[QueryPassages],
     concurrency: int,
 ) -> dict[str, float]:
-    recorder = Counting()
     pool = Pool(urls, model, None, -(-concurrency // len(urls)), 300.0)
-    async with LlmJudge(pool, prompt, asked, stored, concurrency) as judge:
-        await judge.grade(Pair(walks[0][0], walks[-1][1][0]))  # the look at what the server can do is not timed
+    async with LlmJudge(pool, prompt, queries, passages, concurrency) as judge:
+        await judge.grade(Pair(pairs[0][0], pairs[-1][1][0]))  # the detection of capabilities is not timed
+        session = CountingSession(judge)
         began = time.perf_counter()
-        await judge_all(walks, judge, {}, None, recorder)
+        await session.judge_all(pairs)
         seconds = time.perf_counter() - began
-    pairs = recorder.pairs
     return {
-        "pairs_per_second": pairs / seconds,
-        "prompt": recorder.prompt / pairs,
-        "computed": (recorder.prompt - recorder.cached) / pairs,
+        "pairs_per_second": session.pairs / seconds,
+        "prompt": session.prompt / session.pairs,
+        "computed": (session.prompt - session.cached_tokens) / session.pairs,
     }
 
 
-async def _bare(
+async def _minimal_client(
     urls: Sequence[str],
     model: str,
     prompt: Prompt,
-    asked: pa.Table,
-    stored: pa.Table,
-    walks: Sequence[Walk],
+    queries: pa.Table,
+    passages: pa.Table,
+    pairs: Sequence[QueryPassages],
     concurrency: int,
     *,
     in_turn: bool = False,
 ) -> dict[str, float]:
-    """The same requests by a client that does nothing but send them, ``concurrency`` at once from the start.
+    """The same requests from a client without retries or adaptive concurrency: ``concurrency`` in flight.
 
-    They go to each server in turn, or else to a query's own.
+    ``in_turn``: distribute requests over the servers in turn, not by query.
     """
-    query_text = dict(zip(asked["query_id"].to_pylist(), asked["text"].to_pylist(), strict=True))
-    passage_text = dict(zip(stored["passage_id"].to_pylist(), stored["text"].to_pylist(), strict=True))
+    query_text = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
+    passage_text = dict(zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True))
     async with Pool(urls, model, None, concurrency, 300.0) as pool:
         sample = [{"role": "user", "content": prompt.render("What is asked?", "What is said.")}]
         extra = (await detect_capabilities(pool, sample, LABELS)).request(LABELS)
-    waiting, turns = iter(walks), cycle(urls)
-    prompt_tokens = cached_tokens = pairs = 0
+    queue, turns = iter(pairs), cycle(urls)
+    prompt_tokens = cached_tokens = count = 0
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def client() -> None:
-            nonlocal prompt_tokens, cached_tokens, pairs
-            for query, passages in waiting:
-                for passage in passages:
+            nonlocal prompt_tokens, cached_tokens, count
+            for query, ids in queue:
+                for passage in ids:
                     content = prompt.render(query_text[query], passage_text[passage])
                     body = {"model": model, "messages": [{"role": "user", "content": content}], **extra}
                     url = next(turns) if in_turn else urls[rank_servers(query, urls)[0]]
@@ -302,22 +290,22 @@ async def _bare(
                         usage = (await response.json())["usage"]
                     prompt_tokens += usage["prompt_tokens"]
                     cached_tokens += (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-                    pairs += 1
+                    count += 1
 
         began = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(concurrency)))
         seconds = time.perf_counter() - began
     return {
-        "pairs_per_second": pairs / seconds,
-        "prompt": prompt_tokens / pairs,
-        "computed": (prompt_tokens - cached_tokens) / pairs,
+        "pairs_per_second": count / seconds,
+        "prompt": prompt_tokens / count,
+        "computed": (prompt_tokens - cached_tokens) / count,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=200_000, help="against the stub")
-    parser.add_argument("--whole", action="store_true", help="the whole stage, not its client alone")
+    parser.add_argument("--whole", action="store_true", help="the judge stage, not only its client")
     parser.add_argument("--concurrency", type=int, default=None, help="default: 64 for the stub, 16 for a server")
     parser.add_argument("--url", action="append", help="a real server; without it, the stub")
     parser.add_argument("--model", default="judge")
@@ -331,7 +319,7 @@ def main() -> None:
         sizes = (given.queries, given.each, given.question, concurrency, given.rounds)
         result = asyncio.run(against_server(given.url, given.model, *sizes))
     else:
-        result = (whole if given.whole else against_stub)(given.pairs, given.concurrency or 64)
+        result = (judge_stage_run if given.whole else against_stub)(given.pairs, given.concurrency or 64)
     print(json.dumps(result, indent=1))
 
 

@@ -73,7 +73,7 @@ def _reply(path: bytes, body: bytes) -> bytes:
     if path == b"/v1/models":
         return _http({"data": [{"id": "stub", "max_model_len": 4096}]})
     if path == b"/tokenize":
-        return _http({"count": 1, "tokens": [ord(json.loads(body)["prompt"][0])]})
+        return _http({"count": 1, "tokens": [ord(json.loads(body).get("prompt", "1")[0])]})
     return _CHAT
 
 

@@ -87,11 +87,12 @@ def test_names_are_not_paths_even_if_such_a_file_exists(tmp_path: Path) -> None:
     for name in ("medical", "row_id", "mine", "data"):
         (tmp_path / name).mkdir()
     (tmp_path / "mine/prompt.yaml").write_text("template: x\n")
-    prompts = "judge: {prompt: medical}\ngenerate: {prompt: mine/prompt.yaml, model: m, share_from_passages: 1}\n"
+    prompts = "judge: {kind: llm, model: m, prompt: medical}\ngenerate: {prompt: mine/prompt.yaml}\n"
     spec = load(write(tmp_path, f"source: {{kind: jsonl, path: data, id: row_id}}\n{prompts}"))
     assert spec.source.kind == "jsonl"
     assert (spec.source.path, spec.source.id) == (str(tmp_path / "data"), "row_id")
     assert spec.generate is not None
+    assert spec.judge.kind == "llm"
     assert (spec.judge.prompt, spec.generate.prompt) == ("medical", str(tmp_path / "mine/prompt.yaml"))
     spec = load(write(tmp_path, "source: {kind: huggingface, id: data}\n"))
     assert spec.source.kind == "huggingface"

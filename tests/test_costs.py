@@ -1,4 +1,4 @@
-"""What judging takes, reckoned by hand."""
+"""The cost of judging, against values computed by hand."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from pyrite.costs import judge_cost, machine, pairs_per_query
 from pyrite.errors import UserError
-from pyrite.spec import JudgeSpec, SampleSpec
+from pyrite.spec import LabelsJudgeSpec
 
 
 def test_pairs_tokens_hours_and_dollars() -> None:
@@ -21,18 +21,18 @@ def test_pairs_tokens_hours_and_dollars() -> None:
     assert (two.hours, two.dollars) == (pytest.approx(cost.hours / 2), pytest.approx(cost.dollars))
 
 
-def test_a_probe_corrects_the_guess() -> None:
+def test_a_probe_replaces_the_default_speed() -> None:
     probe = {"pairs_per_second": 10.0, "prompt_tokens_per_pair": 300.0, "cached_tokens_per_pair": 100.0, "servers": 4}
     cost = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 1, probe)
     assert cost.measured
     assert (cost.hours, cost.prompt_tokens, cost.computed_tokens) == (0.1, 1_080_000, 720_000)
     two = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 2, probe)
     assert (two.hours, two.dollars) == (pytest.approx(0.05), pytest.approx(cost.dollars)), "as without a probe"
-    # The bug: each address counts as a whole machine, so the four servers of one make a run four times as dear.
-    of_one_server = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 1, probe | {"servers": 1})
-    assert of_one_server.hours == pytest.approx(0.025), "the machine runs three more"
-    of_eight = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 2, probe | {"servers": 8})
-    assert of_eight.hours == pytest.approx(0.1), "it measured both machines"
+    # Regression: each server counted as a machine, so a machine's four servers made a run four times as expensive.
+    one_server = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 1, probe | {"servers": 1})
+    assert one_server.hours == pytest.approx(0.025), "the machine runs three more servers"
+    eight_servers = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 2, probe | {"servers": 8})
+    assert eight_servers.hours == pytest.approx(0.1), "the probe measured both machines"
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,12 @@ def test_a_probe_corrects_the_guess() -> None:
         ({}, 50),
         ({"rank_window": 20}, 22),
         ({"rank_window": 49}, 50),
-        ({"sample": SampleSpec()}, 17),
-        ({"sample": SampleSpec(), "rank_window": 8}, 10),
     ],
 )
-def test_pairs_of_a_query_with_two_that_are_known(settings: dict[str, Any], pairs: int) -> None:
-    assert pairs_per_query(JudgeSpec(**settings), 50, known=2) == pairs
+def test_pairs_of_a_query_with_two_known_passages(settings: dict[str, Any], pairs: int) -> None:
+    assert pairs_per_query(LabelsJudgeSpec(**settings), 50, known=2) == pairs
 
 
-def test_unknown_machine_names_the_known() -> None:
+def test_an_unknown_machine_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"g5\.12xlarge"):
         machine("toaster")

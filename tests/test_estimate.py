@@ -1,4 +1,4 @@
-"""What is said of a run before it starts, where a language model makes its questions; reckoned by hand."""
+"""The estimate of a run with generated questions, against values computed by hand."""
 
 import json
 import subprocess
@@ -23,8 +23,8 @@ from stub_judge import MODEL, Pair, Stub
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
-class Asker(Stub):
-    """Stands in for an LLM that makes questions: another one for every seed."""
+class GeneratorStub(Stub):
+    """A server whose LLM generates a different question for every seed."""
 
     def _completion(self, body: dict[str, Any], pair: Pair | None, length: int) -> dict[str, Any]:
         reply = super()._completion(body, pair, length)
@@ -34,13 +34,13 @@ class Asker(Stub):
 
 
 @pytest.fixture
-def server() -> Iterator[Asker]:
-    with Asker() as asker:
-        yield asker
+def server() -> Iterator[GeneratorStub]:
+    with GeneratorStub() as stub:
+        yield stub
 
 
 @pytest.fixture
-def run_file(tmp_path: Path, tiny_model: Path, server: Asker) -> Path:
+def run_file(tmp_path: Path, tiny_model: Path, server: GeneratorStub) -> Path:
     """100 documents of one passage of 840 characters each: 200 tokens at 4.2 characters."""
     rows = [{"text": f"{number:03d} " + "thing " * 139 + ".."} for number in range(100)]
     assert {len(row["text"]) for row in rows} == {840}
@@ -63,40 +63,36 @@ def opened(run_file: Path, tmp_path: Path, *words: str) -> Run:
 
 
 @pytest.mark.parametrize("verb", [["estimate"], ["train", "--dry-run"]], ids=lambda verb: verb[0])
-def test_documents_alone_show_the_questions_to_be_made_and_what_asking_for_them_takes(
-    pyrite: Pyrite, run_file: Path, verb: list[str]
-) -> None:
-    # 100 passages give a question each, 70 of them for training; 20,000 more are made after examples.
+def test_the_estimate_of_generated_questions(pyrite: Pyrite, run_file: Path, verb: list[str]) -> None:
+    # 100 passages give one question each, 70 of them for training; 20,000 more are generated from examples.
     prompt = 100 * (150 + 200) + 20_000 * (150 + 5 * 20) + 100 * (350 + 200 + 24)
     seconds = (100 * 224 + 20_000 * 250 + 100 * 574) / 9600 + 20_100 * 20 / 6000
     pairs = (20_070 * 10 + 70) * 2  # the first ranks, and a question's own passage whatever its rank
     result = pyrite(*verb, run_file)
     assert result.returncode == 0, result.stderr
-    said = " ".join(result.stdout.split())
-    assert "at most 20,070 training queries (20,070 of them still to be made; filters leave fewer)" in said
-    assert "at most 20,200 LLM calls (20,100 for a question and 100 checks" in said
-    assert f"{prompt:,} prompt tokens and {20_100 * 20:,} written" in said
-    assert f"about {seconds / 60:.0f} minutes and {seconds / 3600 * 5.672:.2f} dollars on 1 x g5.12xlarge" in said
+    output = " ".join(result.stdout.split())
+    assert "at most 20,070 training queries (20,070 of them still to be generated; filters drop some)" in output
+    assert "at most 20,200 LLM calls (20,100 for a question and 100 checks" in output
+    assert f"{prompt:,} prompt tokens and {20_100 * 20:,} generated" in output
+    assert f"about {seconds / 60:.0f} minutes and {seconds / 3600 * 5.672:.2f} dollars on 1 x g5.12xlarge" in output
     if verb == ["estimate"]:
-        assert f"{pairs:,} at most" in said, "pairs: the questions to be made are judged as well"
+        assert f"{pairs:,} at most" in output, "questions that are not generated yet count too"
     else:
-        assert f"generate, shard 1 to do {3 + seconds / 2:,.0f} s" in said
+        assert f"generate, shard 1 to do {3 + seconds / 2:,.0f} s" in output
         judging = (pairs * 224 + 20_070 * 2 * 350) / 9600
-        assert f"judge, iteration 2, shard 1 to do {3 + judging / 4:,.0f} s" in said
-        assert f"Judging: at most {pairs:,} pairs, {pairs * 574:,} prompt tokens" in said
-        assert f"about {judging / 3600:.1f} hours and {judging / 3600 * 5.672:.2f} dollars on 1 x g5.12xlarge" in said
+        assert f"judge, iteration 2, shard 1 to do {3 + judging / 4:,.0f} s" in output
+        assert f"Judging: at most {pairs:,} pairs, {pairs * 574:,} prompt tokens" in output
+        assert f"about {judging / 3600:.1f} hours and {judging / 3600 * 5.672:.2f} dollars on 1 x g5.12xlarge" in output
 
 
-def test_nobody_is_asked_whether_passages_answer_where_the_answer_key_judges_or_the_run_does_not_want_it(
-    run_file: Path, tmp_path: Path
-) -> None:
+def test_no_answer_checks_with_labels_or_without_a_grade(run_file: Path, tmp_path: Path) -> None:
     for words in (["generate.answerable_grade=null"], ["judge.kind=labels", "generate.share_from_passages=1"]):
-        said = estimate(opened(run_file, tmp_path, *words)).words
-        assert "LLM calls (" in said
-        assert "check" not in said
+        output = estimate(opened(run_file, tmp_path, *words)).words
+        assert "LLM calls (" in output
+        assert "check" not in output
 
 
-def test_two_machines_take_half_the_time_and_the_same_dollars(run_file: Path, tmp_path: Path) -> None:
+def test_two_machines_halve_the_time_at_the_same_cost(run_file: Path, tmp_path: Path) -> None:
     on = replace(machine(USUAL_MACHINE), name="ours", computed_tokens_per_second=960, written_tokens_per_second=600)
     run = opened(run_file, tmp_path)
     one, two = (estimate(run, on, machines).words for machines in (1, 2))
@@ -104,43 +100,41 @@ def test_two_machines_take_half_the_time_and_the_same_dollars(run_file: Path, tm
     assert "about 50 minutes and 9.39 dollars on 2 x ours" in two
 
 
-def test_a_probe_of_the_same_judge_corrects_the_estimate_and_one_of_another_does_not(
-    pyrite: Pyrite, run_file: Path, tmp_path: Path
-) -> None:
+def test_only_a_probe_of_the_same_judge_is_used(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     judge = fingerprint(MODEL, load_prompt("general"))
     speed = {"pairs_per_second": 8.0, "servers": 2, "prompt_tokens_per_pair": 500.0, "cached_tokens_per_pair": 300.0}
     measured = {"judge": {"fingerprint": judge}, **speed}
     open_store(str(tmp_path / "store")).write("runs/small/probe/probe.json", json.dumps(measured).encode())
-    said = " ".join(pyrite("estimate", run_file).stdout.split())
+    output = " ".join(pyrite("estimate", run_file).stdout.split())
     pairs = (20_070 * 10 + 70) * 2
-    assert f"hours {pairs / (4 * 4) / 3600:.1f}; speed: measured by the probe" in said
-    assert f"{pairs * 500:,}, {pairs * 200:,} of them computed" in said
+    assert f"hours {pairs / (4 * 4) / 3600:.1f}; speed: measured by the probe" in output
+    assert f"{pairs * 500:,}, {pairs * 200:,} of them computed" in output
     assert "not measured yet" in pyrite("estimate", run_file, "judge.prompt=medical").stdout
 
 
-def test_what_is_made_is_counted_and_what_is_left_is_at_most(run_file: Path, tmp_path: Path) -> None:
+def test_finished_shards_count_their_actual_questions(run_file: Path, tmp_path: Path) -> None:
     words = ("generate.queries=40", "generate.answerable_grade=null", "evaluate.blends=[]")
     run = opened(run_file, tmp_path, *words)
 
     def judged(queries: int) -> bool:
-        """Whether pairs are counted for so many: of 10 passages, and, for 14 of 34, their own, in 2 iterations."""
+        """Whether the pairs are of this many queries: 10 ranks, for 14 of 34 also the own passage, 2 iterations."""
         return estimate_judging(run, machine(USUAL_MACHINE), 1).pairs == round(queries * (10 + 14 / 34) * 2)
 
     assert "at most 34 training queries (34 of them still" in estimate(run).words
     run_step(run, Step("prepare"), NullProgress())
     assert "at most 34 training queries (34 of them still" in estimate(run).words
-    made = run_step(run, Step("generate", None, 0), NullProgress())["summary"]["splits"]["train"]
-    assert f"at most {made + 17} training queries (17 of them still" in estimate(run).words
-    assert judged(made + 17)
-    made += run_step(run, Step("generate", None, 1), NullProgress())["summary"]["splits"]["train"]
+    generated = run_step(run, Step("generate", None, 0), NullProgress())["summary"]["splits"]["train"]
+    assert f"at most {generated + 17} training queries (17 of them still" in estimate(run).words
+    assert judged(generated + 17)
+    generated += run_step(run, Step("generate", None, 1), NullProgress())["summary"]["splits"]["train"]
     after = estimate(run).words
-    assert f" {made} training queries; about" in after
+    assert f" {generated} training queries; about" in after
     assert "at most" not in after
     assert "LLM calls" not in after
-    assert judged(made)
+    assert judged(generated)
 
 
-def test_a_larger_model_takes_longer_and_more_memory_and_equal_texts_are_one(tmp_path: Path, tiny_model: Path) -> None:
+def test_larger_models_take_longer_and_duplicates_count_once(tmp_path: Path, tiny_model: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "qrels").mkdir(parents=True)
     (elsewhere / "corpus.jsonl").write_text(json.dumps({"_id": "d", "text": "sea " * 50_000}))

@@ -162,8 +162,8 @@ def _messages(path: Path, tree: yaml.Node | None, error: ValidationError) -> Ite
 
 
 def _without_tags(loc: Sequence[int | str]) -> list[int | str]:
-    """``loc`` without the source's kind: pydantic adds it to the path of a field, but the file has no such key."""
-    return [part for i, part in enumerate(loc) if not (i == 1 and loc[0] == "source" and part in _KINDS)]
+    """``loc`` without the kind of a source or judge, which pydantic adds; it is not a key of the file."""
+    return [part for i, part in enumerate(loc) if not (i == 1 and loc[0] in _UNIONS and part in _KINDS)]
 
 
 def _line(node: yaml.Node | None, loc: Sequence[int | str]) -> int | None:
@@ -203,4 +203,10 @@ def _models_of(model: type[BaseModel], name: str) -> list[type[BaseModel]]:
     return list(_models(field.annotation)) if field else []
 
 
-_KINDS = {kind for model in _models_of(RunSpec, "source") for kind in get_args(model.model_fields["kind"].annotation)}
+_UNIONS = ("source", "judge")
+_KINDS = {
+    kind
+    for name in _UNIONS
+    for model in _models_of(RunSpec, name)
+    for kind in get_args(model.model_fields["kind"].annotation)
+}

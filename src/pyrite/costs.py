@@ -1,4 +1,4 @@
-"""What asking a language model will take: tokens, hours and dollars, by a small table of prices (costs.yaml)."""
+"""The cost of LLM requests: tokens, hours and dollars, from a small table of machines (costs.yaml)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,31 +10,31 @@ import yaml
 from pyrite.errors import UserError
 from pyrite.spec import JudgeSpec
 
-#: Characters of English in a token of today's tokenizers, about.
+#: Characters of English text per token, approximately.
 _CHARACTERS_PER_TOKEN = 4.2
 
-#: Tokens of rubric, question and frame before the passage: computed once a query where the prefix cache holds them.
-#: Measured with the medical prompt: 571 prompt tokens a pair, of which 225 are computed (docs/results.md, Judging).
+#: Tokens of rubric and query before the passage: computed once per query, then found in the prefix cache.
+#: Measured with the medical prompt: 571 prompt tokens per pair, 225 of them computed (docs/results.md, Judging).
 _PREFIX_TOKENS = 350
 
-#: Tokens computed again with every pair: what follows the passage, and the last cache block of the prefix.
+#: Tokens computed with every pair in addition to the passage: the prompt's end, and the prefix's last cache block.
 _TAIL_TOKENS = 24
 
-#: Tokens of what is said around a passage, or around examples, to have a question made: the packaged prompts, rounded.
-_ASKING_TOKENS = 150
+#: Tokens of a generation prompt without its passage or examples: the packaged prompts, rounded.
+_GENERATION_PROMPT_TOKENS = 150
 
-#: Tokens of a question, read or written: about 15 words.
+#: Tokens of a question: about 15 words.
 _QUESTION_TOKENS = 20
 
-#: The machine whose price is shown where none is named.
+#: The default machine.
 USUAL_MACHINE = "g5.12xlarge"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that serves a judge: dollars an hour, and tokens a second that it computes of prompts and writes.
+    """A machine that serves an LLM: its price, and its throughput of prompt tokens and generated tokens.
 
-    ``servers``: how many servers, each with an address of its own, it runs.
+    ``servers``: number of servers that it runs, each with its own URL.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class JudgeCost:
-    """What judging takes. ``computed_tokens``: prompt tokens that are not in the cache; ``measured``: by a probe."""
+    """The cost of judging. ``computed_tokens``: prompt tokens not in the cache; ``measured``: by a probe."""
 
     pairs: int
     prompt_tokens: int
@@ -61,7 +61,7 @@ class JudgeCost:
 
 @dataclass(frozen=True)
 class GenerateCost:
-    """What making questions takes. ``checks``: pairs of question and own passage that the judge is asked about."""
+    """The cost of generating questions. ``checks``: questions that the judge checks against their own passages."""
 
     questions: int
     checks: int
@@ -72,21 +72,19 @@ class GenerateCost:
 
 
 def machine(name: str) -> Machine:
-    """The machine of that name in costs.yaml. Raises UserError where there is none."""
+    """The machine of that name in costs.yaml. Raises UserError if there is none."""
     table = yaml.safe_load(resources.files("pyrite").joinpath("costs.yaml").read_text(encoding="utf-8"))
     if name not in table:
-        raise UserError(f"--machine {name}: there is no such machine in Pyrite's table; it has {', '.join(table)}.")
+        raise UserError(f"--machine {name}: unknown machine. Use one of {', '.join(table)}.")
     return Machine(name=name, **table[name])
 
 
-def pairs_per_query(judge: JudgeSpec, top_k: int, known: float) -> float:
-    """Most pairs of one query that are sent: patience and judgments already kept can only lower it.
+def pairs_per_query(judge: JudgeSpec, range_max: int, known: float) -> float:
+    """Maximum number of judged pairs per query. Patience and cached judgments can only reduce it.
 
-    ``known``: passages that the data set knows to be relevant to it, which are judged whatever their rank.
+    ``known``: mean number of passages known to be relevant, which are judged whatever their rank.
     """
-    window = min(top_k, judge.rank_window or top_k)
-    chosen = window if judge.sample is None else min(window, judge.sample.top + judge.sample.deeper)
-    return min(top_k, chosen + known)
+    return min(range_max, (judge.rank_window or range_max) + known)
 
 
 def judge_cost(
@@ -102,17 +100,17 @@ def judge_cost(
 
     Args:
         passage_characters: mean length of a passage.
-        machines: how many of ``on`` serve the judge.
-        probe: what `pyrite probe` measured (pairs_per_second of its servers together, prompt_tokens_per_pair,
-            cached_tokens_per_pair), or None. Each of its servers counts as one of the ``on.servers`` that a machine
-            runs; where it does not say how many they were, as one.
+        machines: number of machines like ``on`` that serve the judge.
+        probe: the content of probe.json (pairs_per_second of its servers together, prompt_tokens_per_pair,
+            cached_tokens_per_pair), or None. Each of its ``servers`` (default 1) counts as one of the ``on.servers``
+            that a machine runs.
     """
     pairs = round(queries * per_query * iterations)
     if probe:
         prompt = pairs * probe["prompt_tokens_per_pair"]
         computed = prompt - pairs * probe["cached_tokens_per_pair"]
-        of_one = probe["pairs_per_second"] / probe.get("servers", 1)
-        hours = pairs / (of_one * on.servers * machines) / 3600
+        per_server = probe["pairs_per_second"] / probe.get("servers", 1)
+        hours = pairs / (per_server * on.servers * machines) / 3600
     else:
         passage = passage_characters / _CHARACTERS_PER_TOKEN
         prompt = pairs * (_PREFIX_TOKENS + passage + _TAIL_TOKENS)
@@ -131,25 +129,25 @@ def generate_cost(
     machines: int,
     checking: JudgeCost | None,
 ) -> GenerateCost:
-    """The cost of asking for questions.
+    """The cost of generating questions.
 
     Args:
-        from_passages: how many are asked of a passage each.
-        after_examples: how many are asked after ``shots`` examples.
-        checking: what it takes to have the judge say whether the passages answer them; None: nobody is asked.
+        from_passages: number of questions generated from a passage.
+        after_examples: number of questions generated from ``shots`` examples.
+        checking: the cost of checking that passages answer their questions; None: no check.
     """
     questions, passage = from_passages + after_examples, passage_characters / _CHARACTERS_PER_TOKEN
-    examples = after_examples * (_ASKING_TOKENS + shots * _QUESTION_TOKENS)
-    prompt = from_passages * (_ASKING_TOKENS + passage) + examples
+    examples = after_examples * (_GENERATION_PROMPT_TOKENS + shots * _QUESTION_TOKENS)
+    prompt = from_passages * (_GENERATION_PROMPT_TOKENS + passage) + examples
     computed = from_passages * (passage + _TAIL_TOKENS) + examples
-    written = questions * _QUESTION_TOKENS
-    seconds = computed / on.computed_tokens_per_second + written / on.written_tokens_per_second
+    generated = questions * _QUESTION_TOKENS
+    seconds = computed / on.computed_tokens_per_second + generated / on.written_tokens_per_second
     hours = seconds / machines / 3600 + (checking.hours if checking else 0)
     return GenerateCost(
         questions,
         checking.pairs if checking else 0,
         round(prompt) + (checking.prompt_tokens if checking else 0),
-        written,
+        generated,
         hours,
         hours * machines * on.dollars_per_hour,
     )

@@ -1,4 +1,4 @@
-"""What a run will take, before it starts: time from measured speeds, memory from what has to be held."""
+"""Estimates a run before it starts: time from measured speeds, memory from the size of its data."""
 
 import json
 from collections.abc import Mapping
@@ -19,26 +19,25 @@ from pyrite.embedding.models import Size, base_folder, size
 from pyrite.executors.step import Run
 from pyrite.generation.sampling import split_counts
 from pyrite.identity import passage_id
-from pyrite.judges.llm import fingerprint
-from pyrite.judges.prompt import load_prompt
+from pyrite.judges import fingerprint
 from pyrite.plan import Step, chain, survey
 from pyrite.sources import open_source, retention
 from pyrite.sources.base import Document, Question
 from pyrite.spec import RunSpec
 
-#: Measured on 2 cores of an AMD EPYC with AVX-512 BF16, all-MiniLM-L6-v2: see docs/results.md. Others differ.
+#: Measured on 2 cores of an AMD EPYC with AVX-512 BF16 and all-MiniLM-L6-v2 (docs/results.md). Other machines differ.
 _ENCODED_CHARACTERS_PER_SECOND = 55_000
 _TRAINED_CHARACTERS_PER_SECOND = 15_000
 _START_SECONDS = 3.0
-_MEBIBYTES = 900
+_BASE_MEBIBYTES = 900
 _MEASURED = Size(22_700_000, 10_800_000, 384)
-#: A weight, its gradient and the optimizer's two moments.
+#: A weight, its gradient and the optimizer's two moments, in float32.
 _BYTES_PER_TRAINED_WEIGHT = 16
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds for each step, a sentence on the whole, and one on what a language model's judgments take, if any."""
+    """Seconds per step, a summary of the run in words, and one of the LLM judgments that are left, or an empty text."""
 
     seconds: Mapping[Step, float]
     words: str
@@ -47,28 +46,28 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Size:
-    """What a run works on. ``known``: mean number of known relevant passages a query; ``own``: whether its source
-    has questions; ``made``: training queries among those of ``train`` that are not made yet, which is the most that can
-    come of asking.
+    """Size of a run's data. ``train``: training queries; ``known``: mean known relevant passages per query;
+    ``has_questions``: the source has questions; ``to_generate``: the part of ``train`` that is not generated yet, an
+    upper bound, since filters drop some.
     """
 
     passages: float
     characters: float
     train: float
     known: float
-    own: bool
-    made: float = 0
+    has_questions: bool
+    to_generate: float = 0
 
     @property
     def passage(self) -> float:
-        """Characters of a passage, in the mean."""
+        """Mean characters per passage."""
         return self.characters / max(1, self.passages)
 
 
 def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate:
-    """Estimate the run from its prepared tables where they are there, else from its source.
+    """Estimate the run from its prepared tables if it is prepared, otherwise from its source.
 
-    The language model that makes questions is asked on ``machines`` of ``on`` (by default the usual one).
+    LLM requests run on ``machines`` machines like ``on`` (by default the default machine).
 
     Raises:
         UserError: the source cannot be read.
@@ -76,15 +75,15 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     spec, manifests, on = run.spec, run.manifests(), on or machine(USUAL_MACHINE)
     work = _size(run, manifests)
     model = size(base_folder(spec.model.base, spec.model.revision))
-    slower = max(0.1, model.multiplied / _MEASURED.multiplied)
-    encode = slower * work.characters / _ENCODED_CHARACTERS_PER_SECOND
-    elsewhere = slower * _retained_characters(spec) / _ENCODED_CHARACTERS_PER_SECOND
+    slowdown = max(0.1, model.multiplied / _MEASURED.multiplied)
+    encode = slowdown * work.characters / _ENCODED_CHARACTERS_PER_SECOND
+    encode_retention = slowdown * _retained_characters(spec) / _ENCODED_CHARACTERS_PER_SECOND
     models = 1 + len(spec.evaluate.blends)
     per_example = min(spec.prepare.max_chars, work.passage) * (1 + spec.mine.num_negatives)
     examples = work.train * spec.mine.num_positives * spec.finetune.epochs
-    train = slower * examples * per_example / _TRAINED_CHARACTERS_PER_SECOND
-    making = _estimate_making(run, work, on, machines)
-    judging = _estimate_judging(run, work, on, machines) if spec.judge.kind == "llm" else None
+    train = slowdown * examples * per_example / _TRAINED_CHARACTERS_PER_SECOND
+    generating = _estimate_generating(run, work, on, machines)
+    judging = _estimate_judging(run, work, on, machines) if spec.judge.needs_server else None
     seconds = {}
     for step in chain(spec):
         base = _START_SECONDS
@@ -92,11 +91,11 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
             case "prepare":
                 base += work.characters / 2_000_000
             case "generate":
-                assert making is not None
+                assert generating is not None
                 assert spec.generate is not None
-                base += making.hours * 3600 / spec.generate.shards
+                base += generating.hours * 3600 / spec.generate.shards
             case "validate":
-                base += (encode + elsewhere) * (models if step.iteration else 1)
+                base += (encode + encode_retention) * (models if step.iteration else 1)
             case "judge" if judging:
                 base += judging.hours * 3600 / spec.iterations / spec.judge.shards
             case "judge" | "mine":
@@ -108,21 +107,21 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
                 base += encode
         seconds[step] = base
     todo = [state.step for state in survey(spec, manifests, run.external) if state.state != "done"]
-    asking = {"generate", "judge"} if judging else {"generate"}
-    left = sum(seconds[step] for step in todo if step.stage not in asking)
+    with_server = {"generate", "judge"} if judging else {"generate"}
+    left = sum(seconds[step] for step in todo if step.stage not in with_server)
     trained = max(0, model.weights - _MEASURED.weights) * _BYTES_PER_TRAINED_WEIGHT
     searched = 2 * min(spec.resources.search_block, work.passages) * model.dims * 4  # FAISS copies each block
-    held = searched + work.characters * 3 + trained
+    memory = searched + work.characters * 3 + trained
     queries = f"{work.train:,.0f} training queries"
-    if work.made:
-        queries = f"at most {queries} ({work.made:,.0f} of them still to be made; filters leave fewer)"
+    if work.to_generate:
+        queries = f"at most {queries} ({work.to_generate:,.0f} of them still to be generated; filters drop some)"
     words = (
         f"{work.passages:,.0f} passages, {queries}; about {_duration(left)} left on 2 CPU cores with this model of "
         f"{model.weights / 1e6:,.0f} million weights (a GPU is far faster), and "
-        f"{_MEBIBYTES + held / 2**20:,.0f} MiB of memory."
+        f"{_BASE_MEBIBYTES + memory / 2**20:,.0f} MiB of memory."
     )
-    if making and any(step.stage == "generate" for step in todo):
-        words += f" {_words_of(making, on, machines)}"
+    if generating and any(step.stage == "generate" for step in todo):
+        words += f" {_words_of_generating(generating, on, machines)}"
     shards = sum(step.stage == "judge" for step in todo)
     share = shards / spec.iterations / spec.judge.shards
     return Estimate(seconds, words, _words_of_judging(judging, share, on, machines) if judging and share else "")
@@ -134,17 +133,17 @@ def _retained_characters(spec: RunSpec) -> int:
     return sum(len(document.text) for document in retention.read(spec.evaluate.retention.path)[0])
 
 
-def _words_of(making: GenerateCost, on: Machine, machines: int) -> str:
-    checks = f" and {making.checks:,} checks that a passage answers its question" if making.checks else ""
+def _words_of_generating(cost: GenerateCost, on: Machine, machines: int) -> str:
+    checks = f" and {cost.checks:,} checks that a passage answers its question" if cost.checks else ""
     return (
-        f"Making the questions: at most {making.questions + making.checks:,} LLM calls ({making.questions:,} for a "
-        f"question{checks}), {making.prompt_tokens:,} prompt tokens and {making.written_tokens:,} written; about "
-        f"{_duration(making.hours * 3600)} and {making.dollars:,.2f} dollars on {machines} x {on.name}, by estimate."
+        f"Generating questions: at most {cost.questions + cost.checks:,} LLM calls ({cost.questions:,} for a "
+        f"question{checks}), {cost.prompt_tokens:,} prompt tokens and {cost.written_tokens:,} generated; about "
+        f"{_duration(cost.hours * 3600)} and {cost.dollars:,.2f} dollars on {machines} x {on.name}, by estimate."
     )
 
 
 def _words_of_judging(cost: JudgeCost, share: float, on: Machine, machines: int) -> str:
-    """In words, what the ``share`` of the judging that is left takes."""
+    """The cost of the ``share`` of the judging that is left, in words."""
     how = f"{machines} x {on.name}, " + ("at the speed that the probe measured" if cost.measured else "by estimate")
     return (
         f"Judging: at most {cost.pairs * share:,.0f} pairs, {cost.prompt_tokens * share:,.0f} prompt tokens; about "
@@ -152,25 +151,25 @@ def _words_of_judging(cost: JudgeCost, share: float, on: Machine, machines: int)
     )
 
 
-def _estimate_making(run: Run, size: _Size, on: Machine, machines: int) -> GenerateCost | None:
-    """What asking for all questions takes, of whatever shard; None where none is made."""
+def _estimate_generating(run: Run, size: _Size, on: Machine, machines: int) -> GenerateCost | None:
+    """The cost of generating all questions, over all shards; None if none are generated."""
     spec = run.spec
     if not spec.generate:
         return None
     from_passages, after_examples = sum(_drawn(spec, size).values()), _after_examples(spec)
     checking = None
-    if spec.generate.answerable_grade is not None and spec.judge.kind == "llm":
+    if spec.generate.answerable_grade is not None and spec.judge.needs_server:
         checking = judge_cost(from_passages, 1, 1, size.passage, on, machines, _probed(run))
     return generate_cost(from_passages, after_examples, spec.generate.shots, size.passage, on, machines, checking)
 
 
 def _drawn(spec: RunSpec, size: _Size) -> dict[str, int]:
-    """How many questions are asked of a passage each, by split: as many as are wanted and there are passages for."""
+    """Number of questions generated from passages, by split: one per passage, and no more than there are passages."""
     assert spec.generate is not None
     count, split = spec.generate.queries - _after_examples(spec), spec.prepare.split
-    wanted = {"train": count} if size.own else split_counts(count, split)
-    there = {"train": split.train, "val": split.val, "test": split.test}
-    return {name: min(many, round(there[name] * size.passages)) for name, many in wanted.items()}
+    requested = {"train": count} if size.has_questions else split_counts(count, split)
+    available = {"train": split.train, "val": split.val, "test": split.test}
+    return {name: min(many, round(available[name] * size.passages)) for name, many in requested.items()}
 
 
 def _after_examples(spec: RunSpec) -> int:
@@ -179,9 +178,9 @@ def _after_examples(spec: RunSpec) -> int:
 
 
 def estimate_judging(run: Run, on: Machine, machines: int) -> JudgeCost:
-    """What the language model's judgments of a run take on ``machines`` of ``on``.
+    """The cost of a run's LLM judgments on ``machines`` machines like ``on``.
 
-    Where a probe of the same judge has run, at the speed that it measured.
+    If the same judge was probed, with the speed that the probe measured.
 
     Raises:
         UserError: the source cannot be read.
@@ -196,11 +195,10 @@ def _estimate_judging(run: Run, size: _Size, on: Machine, machines: int) -> Judg
 
 
 def _probed(run: Run) -> dict[str, Any] | None:
-    """What a probe of the run's language model as it is now has measured; None where none has run."""
+    """The content of probe.json if it is of the run's current judge; otherwise None."""
     key = f"{run.prefix}/probe/probe.json"
     probe: dict[str, Any] | None = json.loads(run.store.read(key)) if run.store.exists(key) else None
-    judge = fingerprint(run.spec.judge.model or "", load_prompt(run.spec.judge.prompt))
-    return probe if probe and probe["judge"]["fingerprint"] == judge else None
+    return probe if probe and probe["judge"]["fingerprint"] == fingerprint(run.spec) else None
 
 
 def _size(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> _Size:
@@ -210,16 +208,16 @@ def _size(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> _Size:
     states = survey(run.spec, manifests, run.external)
     done = [state.step.name for state in states if state.step.stage == "generate" and state.state == "done"]
     from_passages = _drawn(run.spec, size)["train"]
-    whole = from_passages + _after_examples(run.spec)
-    left = whole * (1 - len(done) / run.spec.generate.shards)
+    total = from_passages + _after_examples(run.spec)
+    left = total * (1 - len(done) / run.spec.generate.shards)
     found = sum(manifests[name]["summary"]["splits"].get("train", 0) for name in done)
     train = size.train + found + left
-    known = size.train * size.known + (found + left) * from_passages / whole  # each of these knows its own passage
-    return replace(size, train=train, known=known / max(1, train), made=left)
+    known = size.train * size.known + (found + left) * from_passages / total  # each of these has a known passage
+    return replace(size, train=train, known=known / max(1, train), to_generate=left)
 
 
 def _own_size(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> _Size:
-    """The corpus and its own questions."""
+    """Size of the corpus and of the source's own questions."""
     if prepared := manifests.get("prepare"):
         summary = prepared["summary"]
         queries = summary["queries"]

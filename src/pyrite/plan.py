@@ -133,7 +133,7 @@ STAGES: dict[str, StageInfo] = {
         parents=lambda spec, _: _steps(spec, "prepare"),
         headline=_headline_of_generate,
         shards=lambda spec: spec.generate.shards if spec.generate else 0,
-        llm=lambda spec: (spec.generate.model or spec.judge.model) if spec.generate else None,
+        llm=lambda spec: spec.generator_model,
         awaits_scrape=True,
     ),
     "retrieve": StageInfo(
@@ -153,7 +153,7 @@ STAGES: dict[str, StageInfo] = {
         headline=_headline_of_judge,
         first_iteration=1,
         shards=lambda spec: spec.judge.shards,
-        llm=lambda spec: spec.judge.model if spec.judge.kind == "llm" else None,
+        llm=lambda spec: spec.judge.server_model,
         awaits_scrape=True,
     ),
     "mine": StageInfo(

@@ -1,91 +1,84 @@
-"""RunSpec: the one description of a run. A YAML file, command-line overrides and a custom resource share it.
+"""RunSpec: the settings of a run. A YAML file, command-line overrides and a custom resource all use it.
 
-Everything under ``resources`` decides how a run is done, and what comes out differs by rounding alone, so that finished
-steps stay good; all other settings are part of what a step's result depends on.
+The settings under ``resources`` decide how a run is executed. They change results by rounding errors only, so finished
+steps stay valid when they change. A step's result depends on all other settings.
 """
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pyrite.addresses import normalize_server_urls
 
+_PROMPT = "general, medical, finance, legal or programming, or the path of a prompt file."
+
 
 class Section(BaseModel):
-    """A part of the RunSpec: unknown keys are refused, values never change after reading."""
+    """A section of the RunSpec. Unknown keys are errors; values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
-# --- where questions and documents come from -------------------------------------------------------------------------
+# --- source: questions and documents ----------------------------------------------------------------------------------
 
 
 class SampleSource(Section):
-    """The built-in practice corpus of everyday medicine."""
+    """The built-in sample corpus about everyday medicine."""
 
     kind: Literal["sample"] = "sample"
 
 
 class MedquadSource(Section):
-    """MedQuAD's XML: a folder, or the .tar.xz, .tar.gz or .zip as published."""
+    """MedQuAD's XML files: a folder, or the published .tar.xz, .tar.gz or .zip archive."""
 
     kind: Literal["medquad"] = "medquad"
-    path: str = Field(description="folder or archive; a path, or s3://bucket/key")
-    collections: list[str] = Field(
-        default=[],
-        description="sources to keep, e.g. [NIDDK, NINDS], as each document names its own; empty: all",
-    )
+    path: str = Field(description="Folder or archive: a path, or s3://bucket/key.")
+    collections: list[str] = Field(default=[], description="Collections to read, e.g. [NIDDK, NINDS]; empty: all.")
 
 
-class QaSource(Section):
-    """Questions with their answers, one a row, in a JSONL or Parquet file (or a folder of them)."""
+class _QuestionColumns(Section):
+    question: str = Field(default="question", description="Column with the question.")
+    answer: str = Field(default="answer", description="Column with the answer.")
+    topic: str | None = Field(default=None, description="Column with the topic; unset: one topic per question.")
+    type: str | None = Field(default=None, description="Column with the question's type, for the report.")
+    title: str | None = Field(default=None, description="Column with the answer's title.")
+
+
+class QaSource(_QuestionColumns):
+    """Question-answer pairs, one per row, in a JSONL or Parquet file or a folder of such files."""
 
     kind: Literal["jsonl", "parquet"]
-    path: str = Field(description="file, or folder of files; a path, or s3://bucket/key")
-    question: str = Field(default="question", description="column that holds the question")
-    answer: str = Field(default="answer", description="column that holds the answer")
-    id: str | None = Field(default=None, description="column of a unique id; without it, the row's number")
-    topic: str | None = Field(
-        default=None, description="column to split by; without it, each question is its own topic"
-    )
-    type: str | None = Field(default=None, description="column of the question's type, for the report")
-    title: str | None = Field(default=None, description="column of the answer's title")
+    path: str = Field(description="File, or folder of files: a path, or s3://bucket/key.")
+    id: str | None = Field(default=None, description="Column with a unique id; unset: the row number.")
 
 
 class BeirSource(Section):
-    """A BEIR folder, or an archive of one: corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv."""
+    """A BEIR data set: a folder or archive with corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv."""
 
     kind: Literal["beir"] = "beir"
-    path: str = Field(description="folder, or .tar.xz, .tar.gz or .zip of it; a path, or s3://bucket/key")
+    path: str = Field(description="Folder, or .tar.xz, .tar.gz or .zip archive: a path, or s3://bucket/key.")
 
 
-class HuggingfaceSource(Section):
-    """A data set of questions and answers read through the ``datasets`` library: a hub id, or a local folder."""
+class HuggingfaceSource(_QuestionColumns):
+    """Question-answer pairs read with the ``datasets`` library, from the Hugging Face hub or a local folder."""
 
     kind: Literal["huggingface"] = "huggingface"
-    id: str = Field(description="data set id, or a local path")
-    name: str | None = Field(default=None, description="configuration of the data set")
-    revision: str | None = Field(default=None, description="commit of the data set; pin it")
-    split: str = Field(default="train", description="which split to read")
-    question: str = "question"
-    answer: str = "answer"
-    topic: str | None = None
-    type: str | None = None
-    title: str | None = None
+    id: str = Field(description="Data set id on the hub, or a local path.")
+    name: str | None = Field(default=None, description="Configuration of the data set.")
+    revision: str | None = Field(default=None, description="Commit of the data set. Pin it for reproducible runs.")
+    split: str = Field(default="train", description="Split to read.")
 
 
 class DocumentsSource(Section):
-    """Documents without questions: a folder of .txt and .md files, or a JSONL or Parquet file, a document a row."""
+    """Documents without questions: a folder of .txt and .md files, or a JSONL or Parquet file of one per row."""
 
     kind: Literal["documents"] = "documents"
-    path: str = Field(description="folder or file; a path, or s3://bucket/key")
-    text: str = Field(default="text", description="rows: column that holds the document's text")
-    title: str | None = Field(default=None, description="rows: column of its title; of a file, its name")
-    topic: str | None = Field(
-        default=None, description="rows: column to split by; without it, each document is its own topic"
-    )
-    id: str | None = Field(default=None, description="rows: column of a unique id; without it, the row's number")
+    path: str = Field(description="Folder or file: a path, or s3://bucket/key.")
+    text: str = Field(default="text", description="Rows: column with the text.")
+    title: str | None = Field(default=None, description="Rows: column with the title. Files: their name.")
+    topic: str | None = Field(default=None, description="Rows: column with the topic; unset: one topic per document.")
+    id: str | None = Field(default=None, description="Rows: column with a unique id; unset: the row number.")
 
 
 SourceSpec = Annotated[
@@ -93,30 +86,22 @@ SourceSpec = Annotated[
     Field(discriminator="kind"),
 ]
 
-# --- the model and the stages -----------------------------------------------------------------------------------------
+# --- model and stages -------------------------------------------------------------------------------------------------
 
 
 class ModelSpec(Section):
-    """The model that is adapted."""
+    """The embedding model to adapt."""
 
-    base: str = Field(
-        default="builtin:all-MiniLM-L6-v2",
-        description="folder, hub id, or builtin:all-MiniLM-L6-v2 (packaged)",
-    )
-    revision: str | None = Field(default=None, description="commit of a hub model; pin it")
-    query_prompt: str | None = Field(
-        default=None,
-        description="put before every query; unset: what the model's own configuration or family says",
-    )
-    passage_prompt: str | None = Field(default=None, description="put before every passage; unset: likewise")
-    max_tokens: int | None = Field(
-        default=None, ge=16, description="cut texts at this many tokens; unset: the model's window"
-    )
-    trust_remote_code: bool = Field(default=False, description="run code that comes with a hub model")
+    base: str = Field(default="builtin:all-MiniLM-L6-v2", description="Folder, hub id or builtin:... (packaged).")
+    revision: str | None = Field(default=None, description="Commit of a hub model. Pin it for reproducible runs.")
+    query_prompt: str | None = Field(default=None, description="Prefix of every query; unset: the model's own.")
+    passage_prompt: str | None = Field(default=None, description="Prefix of every passage; unset: the model's own.")
+    max_tokens: int | None = Field(default=None, ge=16, description="Maximum tokens of a text; unset: the model's.")
+    trust_remote_code: bool = Field(default=False, description="Run code that comes with a hub model.")
 
 
 class SplitSpec(Section):
-    """Shares of the topics. They must add up to 1."""
+    """Shares of the topics in each split. They must add up to 1."""
 
     train: float = Field(default=0.70, gt=0, lt=1)
     val: float = Field(default=0.15, gt=0, lt=1)
@@ -131,16 +116,12 @@ class SplitSpec(Section):
 
 
 class PrepareSpec(Section):
-    """Documents to passages, and questions to splits."""
+    """How documents are divided into passages and queries into splits."""
 
-    min_chars: int = Field(
-        default=500, ge=1, description="a passage is at least this long where its document allows it"
-    )
-    max_chars: int = Field(default=1000, ge=50, description="a passage is never longer than this, in characters")
+    min_chars: int = Field(default=500, ge=1, description="Minimum characters of a passage, if its document allows.")
+    max_chars: int = Field(default=1000, ge=50, description="Maximum characters of a passage.")
     split: SplitSpec = SplitSpec()
-    max_train_queries: int | None = Field(
-        default=None, ge=1, description="keep this many training queries, drawn by seed; unset: all"
-    )
+    max_train_queries: int | None = Field(default=None, ge=1, description="Draw this many by seed; unset: all.")
 
     @model_validator(mode="after")
     def _ordered(self) -> "PrepareSpec":
@@ -150,38 +131,28 @@ class PrepareSpec(Section):
 
 
 class GenerateSpec(Section):
-    """Questions that an LLM makes, where the data has none or few (arXiv 2512.08088; InPars, arXiv 2202.05144).
+    """Synthetic questions from an LLM, for data with few or no questions (arXiv 2512.08088; InPars, arXiv 2202.05144).
 
-    The LLM is asked at resources.judge_urls, as the judge is.
+    The LLM is served at resources.judge_urls, like an LLM judge.
     """
 
-    queries: int = Field(default=2000, ge=3, description="questions to ask for; filters leave fewer")
+    queries: int = Field(default=2000, ge=3, description="Questions to generate. Filters drop some of them.")
     share_from_passages: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="share that is made from a passage, which is then known to answer it; the others are made after "
-        "examples, are tied to no passage, and serve for training alone",
+        default=0.5, ge=0, le=1, description="Share generated from a known passage. The others are for training only."
     )
-    shots: int = Field(default=5, ge=1, description="examples shown for a question that is tied to no passage")
-    min_words: int = Field(default=4, ge=1, description="a shorter question is dropped")
-    max_words: int = Field(default=40, ge=1, description="a longer one too")
+    shots: int = Field(default=5, ge=1, description="Example questions in a prompt without a passage.")
+    min_words: int = Field(default=4, ge=1, description="Drop questions with fewer words.")
+    max_words: int = Field(default=40, ge=1, description="Drop questions with more words.")
     answerable_grade: int | None = Field(
         default=3,
         ge=2,
         le=4,
-        description="drop a question whose own passage the judge grades lower; unset: do not ask. "
-        "With judge.kind labels there is nobody to ask",
+        description="Drop a question if the judge grades its own passage lower; null, or judge.kind labels: no check.",
     )
-    shards: int = Field(default=2, ge=1, le=10_000, description="parts that are made independently")
-    model: str | None = Field(default=None, description="the model's name on the server; unset: judge.model")
-    prompt: str = Field(
-        default="general",
-        description="general, medical, finance, legal or programming, or the path of a prompt file",
-    )
-    temperature: float = Field(
-        default=0.7, ge=0, le=2, description="each request has its own seed, so 0.7 is repeatable where the server is"
-    )
+    shards: int = Field(default=2, ge=1, le=10_000, description="Number of shards, generated independently.")
+    model: str | None = Field(default=None, description="Model name on the server; unset: judge.model.")
+    prompt: str = Field(default="general", description=_PROMPT)
+    temperature: float = Field(default=0.7, ge=0, le=2, description="Each request has its own seed.")
 
     @model_validator(mode="after")
     def _ordered(self) -> "GenerateSpec":
@@ -191,88 +162,113 @@ class GenerateSpec(Section):
 
 
 class RetrieveSpec(Section):
-    """Which candidates are looked at."""
+    """Which passages are candidates for a query."""
 
-    range_max: int = Field(default=50, ge=2, description="candidates per query")
-
-
-class SampleSpec(Section):
-    """Which ranks of a query are judged where not all are (arXiv 2512.08088: the top 5, and 10 from deeper ranks)."""
-
-    top: int = Field(default=5, ge=1, description="judge the first so many ranks")
-    deeper: int = Field(default=10, ge=0, description="and draw so many from below, by seed")
-    decay: float = Field(default=0.1, gt=0, description="a rank's chance falls by exp(-decay) from rank to rank")
+    range_max: int = Field(default=50, ge=2, description="Candidates per query, best first.")
 
 
-class JudgeSpec(Section):
-    """Who grades the pairs, and which pairs are worth grading."""
+class CommonJudgeSpec(Section):
+    """Settings that all judges share, and what the rest of Pyrite needs to know about a judge."""
 
-    kind: Literal["labels", "llm"] = Field(
-        default="labels",
-        description="labels: the data set's own answer key; llm: an LLM behind an OpenAI-compatible server "
-        "(its address: resources.judge_urls)",
-    )
-    shards: int = Field(default=2, ge=1, le=10_000, description="parts that are judged independently")
-    model: str | None = Field(default=None, description="llm: the model's name on the server")
-    prompt: str = Field(
-        default="general",
-        description="llm: general, medical, finance, legal or programming, or the path of a prompt file",
-    )
+    #: Grades come from an OpenAI-compatible server at resources.judge_urls, and cost time and money.
+    needs_server: ClassVar[bool] = False
+    #: The judge reads texts, so it can grade any query and passage, not only those of the data set.
+    reads_text: ClassVar[bool] = False
+    #: Default of rank_window: this many ranks below those that the mining rule skips. None: all ranks.
+    default_window: ClassVar[int | None] = None
+
+    kind: str
+    shards: int = Field(default=2, ge=1, le=10_000, description="Number of shards, judged independently.")
     rank_window: int | None = Field(
         default=None,
         ge=2,
-        description="judge this many ranks of a query; null: all. Unset: all, but 10 with kind llm where neither "
-        "patience nor sample is set, or 10 more than mine.positive_rank with mine.rule rank",
+        description="Judge this many ranks of a query; null: all. Unset: all with labels; 10 with llm unless patience "
+        "is set (10 more than mine.positive_rank with mine.rule rank).",
     )
     patience: int | None = Field(
-        default=None, ge=1, description="leave a query after so many passages in a row graded below 3; unset: never"
+        default=None, ge=1, description="Skip the rest of a query after this many grades below 3 in a row; unset: no."
     )
-    sample: SampleSpec | None = Field(default=None, description="judge a sample of a query's ranks; unset: all")
-    max_missing: float = Field(
-        default=0.02, ge=0, le=1, description="share of a shard's pairs that may stay ungraded before the shard stops"
-    )
+    max_missing: float = Field(default=0.02, ge=0, le=1, description="Stop a shard above this share of ungraded pairs.")
 
-    @model_validator(mode="after")
-    def _named(self) -> "JudgeSpec":
-        if self.kind == "llm" and not self.model:
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Kind, model and prompt of the judge, for reports. None if it has no such setting."""
+        return {name: getattr(self, name, None) for name in ("kind", "model", "prompt")}
+
+    @property
+    def label(self) -> str:
+        """The judge's identity in words."""
+        return f"{self.server_model}, prompt {self.identity['prompt']}" if self.server_model else self.kind
+
+    @property
+    def server_model(self) -> str | None:
+        """Name of the model that the judge's server has to serve; None if it needs no server."""
+        model: str | None = self.identity["model"]
+        return model
+
+
+class LabelsJudgeSpec(CommonJudgeSpec):
+    """The data set's own relevance labels as the judge. Free, and unaware of answers that are not labelled."""
+
+    kind: Literal["labels"] = "labels"
+
+
+class LlmJudgeSpec(CommonJudgeSpec):
+    """An LLM behind an OpenAI-compatible server (resources.judge_urls) as the judge."""
+
+    needs_server: ClassVar[bool] = True
+    reads_text: ClassVar[bool] = True
+    # A fifth of the pairs, and as good a model: docs/judging.md, "Judging fewer pairs".
+    default_window: ClassVar[int | None] = 10
+
+    kind: Literal["llm"] = "llm"
+    model: str = Field(description="llm: model name on the server.")
+    prompt: str = Field(default="general", description=f"llm: {_PROMPT}")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _require_model(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("model"):
             raise ValueError("kind llm needs model: the name under which the server serves it")
-        return self
+        return values
+
+
+#: The judges. To add one, add its settings above, its class to this union, and a file ``judges/<kind>.py``.
+JudgeSpec = Annotated[LabelsJudgeSpec | LlmJudgeSpec, Field(discriminator="kind")]
+
+_JUDGES: dict[str, type[CommonJudgeSpec]] = {
+    v.model_fields["kind"].default: v for v in get_args(get_args(JudgeSpec)[0])
+}
+_JUDGE_SETTINGS = {name for variant in _JUDGES.values() for name in variant.model_fields}
 
 
 class MineSpec(Section):
-    """How judged candidates become training examples."""
+    """How training examples are mined from judged candidates."""
 
-    rule: Literal["nearest", "rank", "paper"] = Field(
+    rule: Literal["nearest", "rank"] = Field(
         default="nearest",
-        description="nearest: the highest-ranked relevant passage against the highest-ranked irrelevant ones; "
-        "rank: relevant but ranked low, irrelevant but ranked high; "
-        "paper: the highest grade against grades 1 and 2 (arXiv 2512.08088)",
+        description="nearest: the highest-ranked relevant passage with the highest-ranked irrelevant ones. It is also "
+        "the definition of positives and negatives in arXiv 2512.08088: grade 4 against grades 1 and 2. "
+        "rank: relevant passages ranked low with irrelevant passages ranked high.",
     )
     positive_grade: int | None = Field(
-        default=None,
-        ge=2,
-        le=4,
-        description="least grade of a positive; unset: the rule's own (rank 3, others 4)",
+        default=None, ge=2, le=4, description="Minimum grade of a positive; unset: 3 with rank, 4 with nearest."
     )
-    positive_rank: int = Field(default=10, ge=0, description="rank rule: a hard positive is ranked below this")
-    negative_grade: int = Field(default=2, ge=1, le=3, description="greatest grade of a negative; 3 and above never")
-    negative_rank: int = Field(default=5, ge=1, description="rank rule: a hard negative is ranked at or above this")
-    num_negatives: int = Field(default=1, ge=1, le=32, description="negatives per example, beside those of its batch")
-    num_positives: int = Field(default=1, ge=1, description="positives per query, each its own example")
+    positive_rank: int = Field(default=10, ge=0, description="Rule rank: a hard positive is ranked below this.")
+    negative_grade: int = Field(default=2, ge=1, le=3, description="Maximum grade of a negative, 1 or 2.")
+    negative_rank: int = Field(default=5, ge=1, description="Rule rank: a hard negative has this rank or a better one.")
+    num_negatives: int = Field(default=1, ge=1, le=32, description="Negatives per example, besides in-batch ones.")
+    num_positives: int = Field(default=1, ge=1, description="Positives per query. Each one becomes an example.")
     relative_margin: float | None = Field(
         default=0.05,
         ge=0,
         lt=1,
-        description="prefer negatives that score this share below the positive (0.05: at most 95% of its score, "
-        "NV-Retriever); unset: any score",
+        description="Prefer negatives whose score is this share below the positive's (0.05: at most 95% of its score, "
+        "as in NV-Retriever); null: any score.",
     )
-    neighbours: int = Field(
-        default=4, ge=1, description="put up to so many examples that are each other's hard negatives in one batch"
-    )
-    easy_per_hard: float | None = Field(
-        default=None, ge=0, description="easy examples kept for each hard one, against forgetting; unset: all"
-    )
-    accumulate: bool = Field(default=False, description="keep the examples of earlier iterations")
+    neighbours: int = Field(default=4, ge=1, description="Most examples per batch that are near each other.")
+    easy_per_hard: float | None = Field(default=None, ge=0, description="Easy examples per hard example; unset: all.")
+    accumulate: bool = Field(default=False, description="Also train on the examples of earlier iterations.")
 
     @field_validator("negative_grade")
     @classmethod
@@ -283,100 +279,97 @@ class MineSpec(Section):
 
 
 class FinetuneSpec(Section):
-    """How the model is trained on the examples."""
+    """How the model is fine-tuned on the examples."""
 
     loss: Literal["multiple-negatives", "cached-multiple-negatives", "triplet", "distill"] = Field(
         default="multiple-negatives",
-        description="multiple-negatives: with the mined negatives and the batch's; "
-        "cached-multiple-negatives: the same for large batches in little memory; "
-        "triplet: cosine distance; distill: KL divergence to the judge's expected grades",
+        description="multiple-negatives: contrastive, with mined and in-batch negatives; "
+        "cached-multiple-negatives: the same, with gradient caching for large batches; "
+        "triplet: cosine distance; distill: KL divergence to the judge's expected grades.",
     )
-    start: Literal["previous", "base"] = Field(default="previous", description="which weights an iteration starts from")
-    learning_rate: float = Field(default=1e-4, gt=0)
-    epochs: float = Field(default=1.0, gt=0)
-    batch_size: int = Field(default=32, ge=2)
-    warmup: float = Field(default=0.1, ge=0, lt=1, description="share of the steps")
-    scale: float = Field(default=20.0, gt=0, description="multiple-negatives: inverse temperature")
-    margin: float = Field(default=0.1, gt=0, description="triplet: margin in cosine distance")
-    max_tokens: int | None = Field(
-        default=128, ge=16, description="cut texts at this many tokens in training only; unset: the model's window"
+    start: Literal["previous", "base"] = Field(
+        default="previous", description="Start from the previous iteration's weights or the base model's."
     )
-    dropout: bool = Field(default=False, description="train with the model's own dropout")
-    weight_decay: float = Field(default=0.0, ge=0)
-    checkpoint_every: int = Field(default=20, ge=1, description="steps between checkpoints")
-    report_to: list[str] = Field(default=[], description="trackers, as transformers names them, e.g. [tensorboard]")
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
+    epochs: float = Field(default=1.0, gt=0, description="Passes over the examples.")
+    batch_size: int = Field(default=32, ge=2, description="Examples per batch.")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps with a rising learning rate.")
+    scale: float = Field(default=20.0, gt=0, description="multiple-negatives: inverse temperature.")
+    margin: float = Field(default=0.1, gt=0, description="triplet: margin in cosine distance.")
+    max_tokens: int | None = Field(default=128, ge=16, description="Maximum tokens in training; null: the model's.")
+    dropout: bool = Field(default=False, description="Train with the model's own dropout.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of the optimizer.")
+    checkpoint_every: int = Field(default=20, ge=1, description="Steps between checkpoints.")
+    report_to: list[str] = Field(default=[], description="Trackers, as transformers names them, e.g. [tensorboard].")
 
 
 class RetentionSpec(Section):
-    """A BEIR folder from another field, and how much may be lost there."""
+    """A BEIR data set of another domain, and how much quality a model may lose on it."""
 
-    path: str = Field(description="folder, or .tar.xz, .tar.gz or .zip of it; a path, or s3://bucket/key")
-    max_loss: float = Field(default=0.02, ge=0, le=1, description="share of base nDCG@10 that a candidate may lose")
+    path: str = Field(description="Folder, or .tar.xz, .tar.gz or .zip archive: a path, or s3://bucket/key.")
+    max_loss: float = Field(default=0.02, ge=0, le=1, description="Maximum relative loss of nDCG@10 against the base.")
 
     @model_validator(mode="before")
     @classmethod
-    def _folder_alone(cls, values: Any) -> Any:
-        """The short form that a run file may use: ``retention: another-field``."""
+    def _short_form(cls, values: Any) -> Any:
+        """The short form ``retention: FOLDER``."""
         return {"path": values} if isinstance(values, str) else values
 
 
 class GateSpec(Section):
-    """When a run counts as a success. Shares of the base model's value."""
+    """Minimum improvement over the base model for a run to succeed."""
 
-    mrr: float = Field(default=0.15, alias="mrr@5", description="least relative gain in MRR@5 on test")
-    dcg: float = Field(default=0.15, alias="dcg@5", description="least relative gain in DCG@5 on test")
-    p_value: float = Field(default=0.05, gt=0, le=1, description="greatest p-value of the paired test on MRR@5")
-
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    mrr: float = Field(default=0.15, alias="mrr@5", description="Minimum relative gain in MRR@5 on test.")
+    dcg: float = Field(default=0.15, alias="dcg@5", description="Minimum relative gain in DCG@5 on test.")
+    p_value: float = Field(default=0.05, gt=0, le=1, description="Maximum p-value of the paired test on MRR@5.")
 
 
 class EvaluateSpec(Section):
-    """How the models are compared."""
+    """How the models are evaluated and compared."""
 
     blends: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        default=[0.3, 0.6],
-        description="shares of tuned weights averaged with the base (WiSE-FT); empty: none",
+        default=[0.3, 0.6], description="Weights of the tuned model in blends with the base (WiSE-FT); empty: none."
     )
-    retention: RetentionSpec | None = None
+    retention: RetentionSpec | None = Field(default=None, description="Check for forgetting; unset: no check.")
     gate: GateSpec = GateSpec()
-    resamples: int = Field(default=10_000, ge=100, description="bootstrap and permutation draws")
+    resamples: int = Field(default=10_000, ge=100, description="Resamples of the bootstrap and the permutation test.")
 
 
 class ResourcesSpec(Section):
-    """How a run is done on this machine. What comes out differs by rounding alone: bf16 or float32, other batches."""
+    """How a run is executed. These settings change results by rounding errors only (bf16 or float32, batch sizes)."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    encode_tokens: int = Field(default=4096, ge=256, description="tokens in one encoding batch")
-    search_block: int = Field(default=65_536, ge=1, description="passages held in memory at a time while searching")
-    judge_workers: int = Field(default=2, ge=1, description="judge shards that run at once on this machine")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda if there is a GPU.")
+    encode_tokens: int = Field(default=4096, ge=256, description="Tokens per encoding batch.")
+    search_block: int = Field(default=65_536, ge=1, description="Passages in memory at a time during search.")
+    judge_workers: int = Field(default=2, ge=1, description="Judge shards that run at the same time on this machine.")
     judge_urls: Annotated[list[str], AfterValidator(normalize_server_urls)] = Field(
-        default=[], description="llm: addresses of servers that serve the same model, e.g. [http://localhost:8000]"
+        default=[], description="llm: servers of the same model, e.g. [http://localhost:8000]."
     )
-    judge_concurrency: int = Field(default=64, ge=1, description="llm: most pairs in flight per server and shard")
-    judge_timeout: float = Field(default=60.0, gt=0, description="llm: seconds to wait for one answer")
+    judge_concurrency: int = Field(default=64, ge=1, description="llm: requests in flight per server and shard.")
+    judge_timeout: float = Field(default=60.0, gt=0, description="llm: timeout of a request in seconds.")
     judge_window: int | None = Field(
-        default=None,
-        ge=256,
-        description="llm: tokens of the model's window, where its servers do not tell; longer passages are cut to fit",
+        default=None, ge=256, description="llm: context length in tokens, if the servers do not report it."
     )
-    judge_key_file: str | None = Field(
-        default=None, description="llm: file that holds the API key; unset: PYRITE_JUDGE_API_KEY, or none"
-    )
+    judge_key_file: str | None = Field(default=None, description="llm: API key file; unset: PYRITE_JUDGE_API_KEY.")
 
 
 class RunSpec(Section):
-    """The one description of a run."""
+    """All settings of a run."""
 
-    name: str = Field(description="names the run's folder in the store: letters, digits, dot, dash")
-    domain: str = Field(default="general", description="for the report and the model card")
-    source: SourceSpec
+    name: str = Field(description="Name of the run and of its folder in the store: letters, digits, dots, dashes.")
+    domain: str = Field(default="general", description="Name of the domain, for the report and the model card.")
+    source: SourceSpec = Field(description="Where questions and documents come from.")
     model: ModelSpec = ModelSpec()
-    iterations: int = Field(default=2, ge=1, le=100)
-    seed: int = Field(default=0, ge=0)
+    iterations: int = Field(default=2, ge=1, le=100, description="Rounds of retrieve, judge, mine and fine-tune.")
+    seed: int = Field(default=0, ge=0, description="Seed of all random draws.")
     prepare: PrepareSpec = PrepareSpec()
-    generate: GenerateSpec | None = Field(default=None, description="unset: no questions are made")
+    generate: GenerateSpec | None = Field(default=None, description="Generate questions with an LLM; unset: none.")
     retrieve: RetrieveSpec = RetrieveSpec()
-    judge: JudgeSpec = JudgeSpec()
+    judge: JudgeSpec = Field(
+        default=LabelsJudgeSpec(),
+        description="The judge of (query, passage) pairs. kind labels (default): the data set's own relevance labels; "
+        "kind llm: an LLM behind an OpenAI-compatible server. Settings of another kind are ignored.",
+    )
     mine: MineSpec = MineSpec()
     finetune: FinetuneSpec = FinetuneSpec()
     evaluate: EvaluateSpec = EvaluateSpec()
@@ -384,52 +377,74 @@ class RunSpec(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _few_where_they_cost(cls, values: Any) -> Any:
-        """A language model judges 10 ranks where nothing is said: a fifth of the pairs, and as good a model.
+    def _judge_defaults(cls, values: Any) -> Any:
+        """Defaults of ``judge`` that depend on its kind and on ``mine``.
 
-        docs/judging.md. The rank rule's hard positives stand below mine.positive_rank, so there the 10 count from it.
+        Settings of another kind are dropped, so that ``judge.kind=labels`` can override a run file for an LLM judge.
+        Its model still generates questions if generate.model is unset.
+        Rule rank finds its hard positives below mine.positive_rank, so its default window starts there.
         """
-        judge, mine = (values.get("judge"), values.get("mine")) if isinstance(values, dict) else (None, None)
-        if not isinstance(judge, dict) or judge.get("kind") != "llm":
+        if not isinstance(values, dict) or not isinstance(values.get("judge"), dict):
             return values
-        if "rank_window" in judge or judge.get("patience") or judge.get("sample"):
+        judge = {"kind": "labels", **values["judge"]}
+        variant = _JUDGES.get(str(judge["kind"]))
+        if variant is None:
             return values
-        above = 0
-        if isinstance(mine, dict) and mine.get("rule") == "rank":
-            above = mine.get("positive_rank", MineSpec.model_fields["positive_rank"].default)
-        return {**values, "judge": {**judge, "rank_window": above + 10 if isinstance(above, int) else 10}}
+        judge = {
+            name: value for name, value in judge.items() if name in variant.model_fields or name not in _JUDGE_SETTINGS
+        }
+        if variant.default_window and "rank_window" not in judge and not judge.get("patience"):
+            mine, skipped = values.get("mine"), 0
+            if isinstance(mine, dict) and mine.get("rule") == "rank":
+                skipped = mine.get("positive_rank", MineSpec.model_fields["positive_rank"].default)
+            judge["rank_window"] = variant.default_window + (skipped if isinstance(skipped, int) else 0)
+        generate, model = values.get("generate"), values["judge"].get("model")
+        if isinstance(generate, dict) and model and "model" not in judge:
+            values = {**values, "generate": {**generate, "model": generate.get("model") or model}}
+        return {**values, "judge": judge}
 
     @field_validator("name")
     @classmethod
-    def _plain_name(cls, value: str) -> str:
+    def _valid_name(cls, value: str) -> str:
         if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", value):
             raise ValueError("use 1 to 63 lower-case letters, digits, dots and dashes, starting with a letter or digit")
         return value
 
     @model_validator(mode="after")
-    def _fitting(self) -> "RunSpec":
+    def _consistent(self) -> "RunSpec":
         if self.finetune.loss == "triplet" and self.mine.num_negatives != 1:
             raise ValueError(
                 f"finetune.loss triplet takes one negative: set mine.num_negatives to 1, not {self.mine.num_negatives}"
             )
-        if self.generate and not (self.generate.model or self.judge.model):
+        if self.generate and not self.generator_model:
             raise ValueError(
                 "generate needs generate.model (or judge.model): the name under which the server serves it"
             )
-        if self.generate and self.judge.kind == "labels" and self.generate.share_from_passages < 1:
+        if self.generate and not self.judge.reads_text and self.generate.share_from_passages < 1:
             raise ValueError(
-                "judge.kind labels cannot grade a question that is tied to no passage: set "
+                f"judge.kind {self.judge.kind} cannot grade a question that has no known passage: set "
                 f"generate.share_from_passages to 1, not {self.generate.share_from_passages:g}, or judge.kind to llm"
             )
         return self
 
+    @property
+    def generator_model(self) -> str | None:
+        """Name of the model that generates questions; None if no questions are generated or no model is named."""
+        return (self.generate.model or self.judge.server_model) if self.generate else None
+
     def settings(self, *names: str) -> dict[str, Any]:
-        """The named settings (dotted: "model.max_tokens") as plain JSON values."""
+        """The named settings (dotted: "model.max_tokens") as plain JSON values.
+
+        A setting of another judge is None: "judge.model" with kind labels.
+        """
         everything = self.model_dump(mode="json", by_alias=True)
         found = {}
         for name in names:
-            value: Any = everything
-            for part in name.split("."):
+            section, _, rest = name.partition(".")
+            value: Any = everything[section]
+            if section == "judge" and rest in _JUDGE_SETTINGS:
+                value = {rest: None, **value}
+            for part in filter(None, rest.split(".")):
                 value = value[part]
             found[name] = value
         return found

@@ -1,4 +1,4 @@
-"""pyrite calibrate: a judge beside known grades, from qrels and from texts; bad rows are named."""
+"""pyrite calibrate: agreement with human grades from qrels and texts; errors name the row."""
 
 import csv
 import json
@@ -16,47 +16,42 @@ from pyrite.cli import app
 from pyrite.errors import UserError
 from pyrite.judge_eval import calibration
 from pyrite.judge_eval.calibration import Item, measure
-from pyrite.judges import Judgment, Pair
-from pyrite.judges.base import StatelessJudge
+from pyrite.judges import Judge, Judgment, Pair
 from stub_judge import MODEL, Stub, grade
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
-class Reader(StatelessJudge):
-    """Stands in for a language model with a known bias: it reads the true grade in the passage and errs as told.
+class BiasedJudge(Judge):
+    """A judge with a known bias: a passage begins with its true grade, and the expected grade is half of it above 1."""
 
-    The passage begins with its true grade, a digit; the expected grade is half of what it should be above 1.
-    """
-
-    fingerprint = "reader"
-    shared = False
+    fingerprint = "biased"
     in_flight = 4
 
     def __init__(self, passages: Any):
         self._texts = dict(zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True))
-        self.seen: list[str] = []
+        self.judged: list[str] = []
 
     async def grade(self, pair: Pair) -> Judgment:
         text = self._texts[pair.passage_id]
-        self.seen.append(text)
+        self.judged.append(text)
         upper = (int(text[0]) - 1) / 6  # on grade 4, the rest on 1: the mean is 1 + (grade - 1) / 2
         return Judgment(pair, 4 if upper > 0.5 else 1, (1 - upper, 0.0, 0.0, upper))
 
 
 @pytest.fixture
 def calibrate(monkeypatch: pytest.MonkeyPatch, run_file: Path, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
-    """``pyrite calibrate`` in this process, with a Reader as judge: (what it printed, the Reader)."""
-    opened: list[Reader] = []
+    """``pyrite calibrate`` in this process with a BiasedJudge: (output, judge)."""
+    opened: list[BiasedJudge] = []
 
-    def open_reader(spec: Any, queries: Any, passages: Any, qrels: Any) -> Reader:
+    def open_biased(spec: Any, queries: Any, passages: Any, qrels: Any) -> BiasedJudge:
         del spec, queries, qrels
-        opened.append(Reader(passages))
+        opened.append(BiasedJudge(passages))
         return opened[-1]
 
     def call(file: Path, *words: str) -> tuple[str, Any]:
-        monkeypatch.setattr(calibration, "open_judge", open_reader)
-        judge = ("judge.kind=llm", "judge.model=reader")
+        monkeypatch.setattr(calibration, "open_judge", open_biased)
+        judge = ("judge.kind=llm", "judge.model=biased")
         arguments = ["calibrate", str(run_file), str(file), *judge, "--store", str(tmp_path / "store"), *words]
         result = CliRunner().invoke(app, arguments, env={"COLUMNS": "80"})
         if result.exception:
@@ -66,9 +61,7 @@ def calibrate(monkeypatch: pytest.MonkeyPatch, run_file: Path, tmp_path: Path) -
     return call
 
 
-def test_the_answer_key_agrees_with_itself_by_the_ids_of_the_source(
-    pyrite: Pyrite, run_file: Path, tmp_path: Path
-) -> None:
+def test_labels_agree_with_qrels_by_ids_of_the_source(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     qrels = tmp_path / "people.qrels"
     rows = [f"{number} 0 {number} 1\n{number} 0 {(number + 29) % 60 + 1} 0\n" for number in range(1, 31)]
     qrels.write_text("".join(rows) + "31 0 no-such-document 0\n")
@@ -84,18 +77,18 @@ def test_the_answer_key_agrees_with_itself_by_the_ids_of_the_source(
     assert content["auc_interval"]["low"] < 1
     assert "1 row skipped" in result.stdout
 
-    # The run's own ids are known as well.
+    # The run's own ids are accepted too.
     passages = pq.read_table(tmp_path / "store/runs/small/queries/qrels.parquet").to_pylist()[:5]
     qrels.write_text("".join(f"{row['query_id']} Q0 {row['passage_id']} 4\n" for row in passages))
     again = pyrite("calibrate", run_file, qrels)
     assert again.returncode == 0, again.stderr
     content = json.loads(path.read_text())
     assert content["confusion"][3][3] == content["n"] == 5
-    assert content["kappa"] is None  # one grade everywhere: undefined, and no crash
+    assert content["kappa"] is None  # undefined if all grades are equal
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
-def test_recalibration_corrects_a_timid_judge(
+def test_a_strict_judge_is_detected_with_better_cut_points(
     calibrate: Callable[..., tuple[str, Any]], tmp_path: Path, kind: str
 ) -> None:
     draw = random.Random(0)
@@ -113,7 +106,7 @@ def test_recalibration_corrects_a_timid_judge(
             writer.writeheader()
             writer.writerows(rows)
     output, judge = calibrate(path)
-    assert sorted(judge.seen) == sorted(row["passage"] for row in rows)
+    assert sorted(judge.judged) == sorted(row["passage"] for row in rows)
     content = json.loads((tmp_path / f"store/runs/small/calibration/people.{kind}.json").read_text())
     assert (content["n"], content["queries"], content["scale"]["name"]) == (40, 10, "1-4")
     assert content["spearman"] == content["auc"] == 1
@@ -129,16 +122,16 @@ def test_recalibration_corrects_a_timid_judge(
     assert not (tmp_path / "store/runs/small/steps").exists()
 
 
-def test_a_document_counts_as_its_best_passage_and_only_if_all_were_graded() -> None:
+def test_a_document_counts_as_its_best_passage_if_all_graded() -> None:
     items = [
         Item("q1", ("a", "b"), 4),
         Item("q1", ("c",), 1),
         Item("q2", ("d", "e"), 3),
         Item("q2", ("f",), 1),
     ]
-    given = {"a": 1, "b": 4, "c": 1, "d": 3, "f": 2}  # e is missing
+    grades = {"a": 1, "b": 4, "c": 1, "d": 3, "f": 2}  # e is missing
     query_of = {passage: item.query_id for item in items for passage in item.passage_ids}
-    pairs = {Pair(query_of[passage], passage): grade for passage, grade in given.items()}
+    pairs = {Pair(query_of[passage], passage): grade for passage, grade in grades.items()}
     content = measure(items, {pair: Judgment(pair, grade, None) for pair, grade in pairs.items()}, 0)
     assert content["n"] == 3
     assert content["confusion"] == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
@@ -147,17 +140,17 @@ def test_a_document_counts_as_its_best_passage_and_only_if_all_were_graded() -> 
 BAD = {
     "fields.qrels": ("1 0 2 1\n1 0 3\n", r"fields\.qrels:2: 3 fields"),
     "grade.qrels": ("1 0 2 1\n1 0 3 high\n", r"grade\.qrels:2: grade 'high'"),
-    "junk.qrels": ("1 0 2 1\n\n1 0 3 -2\n", r"junk\.qrels:1: grade 1 beside -2"),
-    "five.qrels": ("1 0 2 0\n1 0 3 5\n", r"five\.qrels:2: grade 5 beside 0"),
+    "junk.qrels": ("1 0 2 1\n\n1 0 3 -2\n", r"junk\.qrels:1: no scale has both grade 1 and grade -2"),
+    "five.qrels": ("1 0 2 0\n1 0 3 5\n", r"five\.qrels:2: no scale has both grade 5 and grade 0"),
     "doubt.qrels": ("1 0 2 1\n1 0 3 2\n", r"doubt\.qrels: its grades are 1, 2.*--scale"),
     "twice.qrels": ("1 0 2 1\n1 0 2 0\n", r"twice\.qrels:2: this pair has grade 0 here and 1 at .*twice\.qrels:1"),
-    "empty.qrels": ("\n", r"empty\.qrels: there is no graded pair"),
-    "strange.qrels": ("x 0 y 0\n", r"strange\.qrels:1: neither query 'x' with document 'y'"),
+    "empty.qrels": ("\n", r"empty\.qrels: no graded pair"),
+    "strange.qrels": ("x 0 y 0\n", r"strange\.qrels:1: query 'x' with document 'y' is not in this run"),
     "column.csv": ("query,passage,grades\na,b,1\n", r"column\.csv: no column 'grade'\. Did you mean 'grades'"),
     "short.csv": ('query,passage,grade\n"a\nb",c,1\nd,e\n', r"short\.csv:4: not as many fields"),
     "quote.csv": ('query,passage,grade\na,"b"c,1\n', r"quote\.csv:2: not CSV"),
     "blank.csv": ("query,passage,grade\na, ,1\n", r"blank\.csv:2: 'passage' is empty"),
-    "half.tsv": ("query\tpassage\tgrade\na\tb\t2.5\n", r"half\.tsv:2: grade '2\.5' is not a whole number"),
+    "half.tsv": ("query\tpassage\tgrade\na\tb\t2.5\n", r"half\.tsv:2: grade '2\.5' is not an integer"),
     "json.jsonl": ('{"query": "a", "passage": "b", "grade": 1}\n{"query"\n', r"json\.jsonl:2: not JSON"),
     "surrogate.jsonl": (
         '{"query": "a", "passage": "\\ud83d", "grade": 1}\n',
@@ -168,7 +161,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_rows_are_named_with_their_line(calibrate: Callable[..., Any], tmp_path: Path, name: str) -> None:
+def test_errors_name_the_line_of_a_bad_row(calibrate: Callable[..., Any], tmp_path: Path, name: str) -> None:
     text, message = BAD[name]
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
@@ -176,9 +169,7 @@ def test_bad_rows_are_named_with_their_line(calibrate: Callable[..., Any], tmp_p
     assert not (tmp_path / "store/runs/small/calibration").exists()
 
 
-def test_not_utf8_and_a_missing_file_and_a_scale_that_does_not_fit(
-    calibrate: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_errors_of_encoding_missing_file_and_scale(calibrate: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "latin.csv"
     path.write_bytes("query,passage,grade\ncafé,b,1\n".encode("latin-1"))
     with pytest.raises(UserError, match="not UTF-8"):
@@ -192,7 +183,7 @@ def test_not_utf8_and_a_missing_file_and_a_scale_that_does_not_fit(
     assert "0 to 3, each read as one more" in output
 
 
-def test_texts_go_to_the_server_as_they_stand_in_the_file(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+def test_texts_are_judged_once_and_cached(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     pairs = [(f"Why {number % 5}?", f"Because,\nas {number} says.") for number in range(20)]
     path = tmp_path / "people.jsonl"
     rows = [{"query": pair[0], "passage": pair[1], "grade": grade(pair)} for pair in pairs]
@@ -204,14 +195,14 @@ def test_texts_go_to_the_server_as_they_stand_in_the_file(pyrite: Pyrite, run_fi
         server.down()
         again = pyrite("calibrate", run_file, path, *judge)
         assert again.returncode == 0, again.stderr
-        assert all(server.graded[pair] == 1 for pair in pairs), "no pair is paid for twice"
+        assert all(server.graded[pair] == 1 for pair in pairs), "no pair is judged twice"
     content = json.loads(Path(result.stdout.rstrip().splitlines()[-1]).read_text())
     assert content["n"] == 20
     assert content["kappa"] == 1
-    assert content["calibration_error"] > 0  # the expected grade is no whole number: the distribution came through
+    assert content["calibration_error"] > 0  # expected grades are not integers: the distribution is used
 
 
-def test_what_a_probe_or_a_calibration_has_paid_for_is_kept(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+def test_judgments_of_probe_and_calibrate_are_cached(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     with Stub() as server:
         judge = ("judge.kind=llm", f"judge.model={MODEL}", f"resources.judge_urls=[{server.url}]")
         assert pyrite("probe", run_file, *judge).returncode == 3
@@ -224,17 +215,15 @@ def test_what_a_probe_or_a_calibration_has_paid_for_is_kept(pyrite: Pyrite, run_
         for _ in range(2):
             result = pyrite("calibrate", run_file, path, *judge)
             assert result.returncode == 0, result.stderr
-            assert set(server.graded.values()) == {1}, "no pair is paid for twice"
-            server.down()  # nothing is asked the second time
+            assert set(server.graded.values()) == {1}, "no pair is judged twice"
+            server.down()  # the second time needs no server
     assert len(server.graded) - probed >= sum(split[row["query_id"]] != "train" for row in qrels) > 0
     content = json.loads(Path(result.stdout.rstrip().splitlines()[-1]).read_text())
     assert content["n"] == content["known"] == len(qrels)
 
 
 @pytest.mark.parametrize("verb", ["probe", "calibrate"])
-def test_what_was_paid_for_before_the_judge_failed_is_kept(
-    pyrite: Pyrite, run_file: Path, tmp_path: Path, verb: str
-) -> None:
+def test_judgments_before_a_failure_are_cached(pyrite: Pyrite, run_file: Path, tmp_path: Path, verb: str) -> None:
     assert pyrite("prepare", run_file).returncode == 0
     qrels = pq.read_table(tmp_path / "store/runs/small/queries/qrels.parquet").to_pylist()
     path = tmp_path / "people.qrels"
@@ -245,11 +234,11 @@ def test_what_was_paid_for_before_the_judge_failed_is_kept(
         result = pyrite(verb, run_file, *([path] if verb == "calibrate" else []), *judge)
         assert result.returncode == 2, result.stderr
         assert server.faults["400"]
-    kept = [pq.read_table(part) for part in (tmp_path / "store/judgments").rglob("*.parquet")]
-    assert sum(table.num_rows for table in kept) == server.graded.total() == 30
+    cached = [pq.read_table(part) for part in (tmp_path / "store/judgments").rglob("*.parquet")]
+    assert sum(table.num_rows for table in cached) == server.graded.total() == 30
 
 
-def test_the_answer_key_cannot_judge_texts(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+def test_labels_cannot_judge_texts(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     path = tmp_path / "people.csv"
     path.write_text("query,passage,grade\na,b,1\na,c,4\n")
     result = pyrite("calibrate", run_file, path)

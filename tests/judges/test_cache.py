@@ -1,4 +1,4 @@
-"""Judgments that are paid for once."""
+"""Cached judgments: read, deduplicated and merged."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ def row(query: str, passage: str, grade: int = 1, latency: float = 0.5) -> dict[
             "attempts": 1}  # fmt: skip
 
 
-def test_parts_of_killed_and_living_writers_are_read_together_and_merged(tmp_path: Path) -> None:
+def test_files_of_all_writers_are_read_and_own_ones_merged(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     killed = JudgmentCache(store, "f", "run/1.0", "first")
     killed.add([row("a", "1"), row("a", "2")])
@@ -24,18 +24,20 @@ def test_parts_of_killed_and_living_writers_are_read_together_and_merged(tmp_pat
     JudgmentCache(store, "another-judge", "run/1.0", "fourth").add([row("a", "4")])
 
     before = again.read({"a"})
-    assert before["passage_id"].to_pylist() == ["1", "2", "3"], "each pair once, of this judge and these queries only"
+    assert before["passage_id"].to_pylist() == ["1", "2", "3"], "each pair once, only of this judge and these queries"
     assert before["grade"].to_pylist() == [1, 4, 1]
     again.merge()
     assert again.read({"a"}).equals(before)
     assert again.read({"b"}).num_rows == 1
     names = sorted(path.name for path in (tmp_path / "judgments/f/run").iterdir())
-    assert names == ["1.0.second.000001.merged.parquet", "1.1.third.000000.parquet"], "others' parts are left alone"
+    assert names == ["1.0.second.000001.merged.parquet", "1.1.third.000000.parquet"], (
+        "other writers' files are not merged"
+    )
     again.merge()
     assert again.read({"a"}).equals(before), "merging twice loses nothing"
 
 
-def test_a_part_that_is_merged_while_it_is_read_is_looked_for_again(tmp_path: Path) -> None:
+def test_read_retries_if_files_are_merged_meanwhile(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     JudgmentCache(store, "f", "w", "killed").add([row("a", "1")])
     writer = JudgmentCache(store, "f", "w", "alive")
@@ -46,7 +48,7 @@ def test_a_part_that_is_merged_while_it_is_read_is_looked_for_again(tmp_path: Pa
         found = listed(prefix)
         store.keys = listed  # type: ignore[method-assign]
         writer.merge()
-        assert not set(found) & set(listed(prefix)), "the listed parts are gone before they are read"
+        assert not set(found) & set(listed(prefix)), "the listed files are deleted before they are read"
         return found
 
     reader = JudgmentCache(store, "f", "w", "reader")
@@ -54,5 +56,5 @@ def test_a_part_that_is_merged_while_it_is_read_is_looked_for_again(tmp_path: Pa
     assert reader.read({"a"})["passage_id"].to_pylist() == ["1", "2"]
 
 
-def test_nothing_kept_is_an_empty_table(tmp_path: Path) -> None:
+def test_an_empty_cache_is_an_empty_table(tmp_path: Path) -> None:
     assert JudgmentCache(open_store(str(tmp_path)), "f", "w", "a").read({"a"}).num_rows == 0

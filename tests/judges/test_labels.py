@@ -1,4 +1,4 @@
-"""The answer key as judge, and how pairs fall into shards."""
+"""The labels judge, and the assignment of queries to shards."""
 
 import asyncio
 from collections import Counter
@@ -18,7 +18,7 @@ def place(topic: str, kind: str) -> dict[str, object]:
     return {"document_id": "d", "start": 0, "end": 1, "topic": topic, "type": kind}
 
 
-def test_grades_follow_the_answer_key() -> None:
+def test_grades_follow_labels_topics_and_types() -> None:
     queries = pa.Table.from_pylist(
         [
             {"query_id": "q", "text": "?", "topic": "Gout", "type": "symptoms", "split": "train", "question_ids": []},
@@ -44,21 +44,21 @@ def test_grades_follow_the_answer_key() -> None:
     assert all(sum(judgment.distribution) == 1 for judgment in graded)
 
 
-def test_a_question_asked_under_several_topics_and_types_is_of_each_of_them() -> None:
+def test_a_query_matches_all_its_topics_and_types() -> None:
     def row(key: str, topic: str, kind: str) -> Document:
         return Document(key, f"{topic}, {kind}: {key}", topic=topic, type=kind)
 
     documents = [row("0", "gout", "causes"), row("1", "gout", "symptoms"), row("2", "asthma", "causes")]
-    asked = [Question(d.id, "What is it?", topic=d.topic, type=d.type, relevant={d.id: 1}) for d in documents]
+    questions = [Question(d.id, "What is it?", topic=d.topic, type=d.type, relevant={d.id: 1}) for d in documents]
     others = [row(f"other {place}", *place.split()) for place in ("gout symptoms", "asthma causes", "asthma symptoms")]
     filling = [Question(f"f{n}", f"And {n}?", topic=f"t{n}", relevant={f"d{n}": 1}) for n in range(3)]
-    told = [row(f"d{n}", f"t{n}", "causes") for n in range(3)]
-    made = prepare_tables([*documents, *asked, *others, *filling, *told], PrepareSpec(), 0, "r")
-    judge = open_judge(RunSpec(name="r", source=SampleSource()), made.queries, made.passages, made.qrels)
+    answers = [row(f"d{n}", f"t{n}", "causes") for n in range(3)]
+    prepared = prepare_tables([*documents, *questions, *others, *filling, *answers], PrepareSpec(), 0, "r")
+    judge = open_judge(RunSpec(name="r", source=SampleSource()), prepared.queries, prepared.passages, prepared.qrels)
     query = query_id("What is it?")
     graded = {
         passage["parents"][0]["document_id"]: asyncio.run(judge.grade(Pair(query, passage["passage_id"]))).grade
-        for passage in made.passages.to_pylist()
+        for passage in prepared.passages.to_pylist()
     }
     assert graded == {
         **{"0": 4, "1": 4, "2": 4},
@@ -67,7 +67,7 @@ def test_a_question_asked_under_several_topics_and_types_is_of_each_of_them() ->
     }
 
 
-def test_shards_are_even_and_the_same_everywhere() -> None:
+def test_shards_are_even_and_deterministic() -> None:
     counts = Counter(shard_of(f"query-{i}", 4) for i in range(4000))
     assert min(counts.values()) > 900
     assert shard_of("query-1", 4) == 3

@@ -1,4 +1,4 @@
-"""The timeline of a judge's step, whatever the times between its pairs."""
+"""The timeline of a judge step, for any times between its pairs."""
 
 from datetime import UTC, datetime
 from itertools import accumulate
@@ -14,10 +14,10 @@ WAITS = st.one_of(st.just(0.0), st.floats(0, 3), st.floats(0, 1e7))
 
 
 @given(st.lists(st.tuples(WAITS, st.integers(1, 4)), max_size=300))
-def test_no_pair_is_lost_or_out_of_its_time_and_the_size_is_bounded(pairs: list[tuple[float, int]]) -> None:
+def test_pairs_are_counted_in_time_and_the_size_is_bounded(pairs: list[tuple[float, int]]) -> None:
     times = list(accumulate(wait for wait, _ in pairs))
     now = 0.0
-    timeline = Timeline(START, lambda: 5.0 + now)  # where a monotonic clock begins is anybody's guess
+    timeline = Timeline(START, lambda: 5.0 + now)  # a monotonic clock has an arbitrary origin
     for now, (_, grade) in zip(times, pairs, strict=True):  # noqa: B007  # the clock reads it
         timeline.add(grade)
     found = timeline.as_json()
@@ -28,5 +28,5 @@ def test_no_pair_is_lost_or_out_of_its_time_and_the_size_is_bounded(pairs: list[
         expected[int((5.0 + time - 5.0) / width)][grade - 1] += 1
     assert buckets == expected
     assert found["seconds"] == pytest.approx(times[-1] if times else 0, abs=0.001)
-    assert width == 1 or len(buckets) > MOST_BUCKETS / 2, "no coarser than it has to be"
+    assert width == 1 or len(buckets) > MOST_BUCKETS / 2, "no coarser than necessary"
     assert found["started"] == "2026-11-22T20:00:00.000+00:00"

@@ -261,7 +261,7 @@ def test_missing_pairs_of_a_stopped_shard_are_listed(s3: str, pyrite: Pyrite, ru
     done = pyrite("train", run_file, "--store", s3, timeout=300)
     assert done.returncode == 1, done.stderr
     assert llm.faults["banana"]
-    match = re.search(r"Which pairs, and why: (\S+)\.", done.stderr.replace("\n", " "))
+    match = re.search(r"Missing pairs: (\S+)\.", done.stderr.replace("\n", " "))
     assert match, done.stderr
     store = open_store(s3)
     lines = store.read(match[1].removeprefix(f"{store}/")).splitlines()

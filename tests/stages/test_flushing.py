@@ -1,4 +1,4 @@
-"""Work whose results are put away while it goes on."""
+"""Work whose results are flushed periodically."""
 
 import asyncio
 import os
@@ -15,12 +15,12 @@ from pyrite.errors import Interrupted, PyriteError
 from pyrite.stages import flushing
 
 
-def test_work_that_cannot_be_put_away_stops_with_the_stores_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bug: the periodic flush dies alone, and hours of paid work go on with nothing kept."""
+def test_a_failing_flush_stops_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: the periodic flush fails silently, and hours of paid work are not stored."""
     monkeypatch.setattr(flushing, "FLUSH_SECONDS", 0.01)
     stopped = asyncio.Event()
 
-    async def doing() -> None:
+    async def work() -> None:
         try:
             await asyncio.sleep(60)
         finally:
@@ -31,78 +31,78 @@ def test_work_that_cannot_be_put_away_stops_with_the_stores_error(monkeypatch: p
 
     async def go() -> None:
         with pytest.raises(PyriteError, match="the store is full"):
-            await flushing.run_with_flush(doing(), flush)
+            await flushing.run_with_flush(work(), flush)
         assert stopped.is_set()
 
     asyncio.run(asyncio.wait_for(go(), 10))
 
 
-def test_rows_stay_fresh_until_they_are_kept() -> None:
-    """The bug: rows leave the memory before the store has them, so a write that fails loses what was paid for."""
-    fresh, kept = WriteBuffer(), list[dict[str, Any]]()
+def test_rows_stay_buffered_until_they_are_stored() -> None:
+    """Regression: rows leave the buffer before they are stored, so a failed write loses them."""
+    buffer, stored = WriteBuffer(), list[dict[str, Any]]()
 
     def fails(_: Sequence[dict[str, Any]]) -> None:
         raise PyriteError("the store is away")
 
-    def keeps(rows: Sequence[dict[str, Any]]) -> None:
-        fresh.rows.append({"n": 3})  # an answer that comes while the store writes
-        kept.extend(rows)
+    def stores(rows: Sequence[dict[str, Any]]) -> None:
+        buffer.rows.append({"n": 3})  # a row that is added during the write
+        stored.extend(rows)
 
     async def go() -> None:
-        fresh.rows += [{"n": 1}, {"n": 2}]
+        buffer.rows += [{"n": 1}, {"n": 2}]
         with pytest.raises(PyriteError):
-            await fresh.flush(fails)
-        await fresh.flush(keeps)
+            await buffer.flush(fails)
+        await buffer.flush(stores)
 
     asyncio.run(go())
-    assert kept == [{"n": 1}, {"n": 2}]
-    assert fresh.rows == [{"n": 3}]
+    assert stored == [{"n": 1}, {"n": 2}]
+    assert buffer.rows == [{"n": 3}]
 
 
-@pytest.mark.parametrize("working_on", ["a question", "the store"])
-def test_told_to_stop_it_stops_though_the_store_does_not_answer(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, working_on: str
+@pytest.mark.parametrize("waiting_for", ["a request", "the store"])
+def test_sigterm_stops_although_the_store_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, waiting_for: str
 ) -> None:
-    """The bug: SIGTERM waits for a thread that asks a store which is away, until the pod is killed."""
-    monkeypatch.setattr(flushing, "LAST_SECONDS", 0.2)
-    asked, away = list[str](), threading.Event()
+    """Regression: SIGTERM waits for a thread that waits for an unavailable store, until the pod is killed."""
+    monkeypatch.setattr(flushing, "FINAL_FLUSH_SECONDS", 0.2)
+    calls, released = list[str](), threading.Event()
 
-    def ask(what: str) -> None:
-        asked.append(what)
-        away.wait(60)
+    def block(operation: str) -> None:
+        calls.append(operation)
+        released.wait(60)
 
-    async def doing() -> None:
+    async def work() -> None:
         asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), signal.SIGTERM)
-        await (asyncio.to_thread(ask, "read") if working_on == "the store" else asyncio.sleep(60))
+        await (asyncio.to_thread(block, "read") if waiting_for == "the store" else asyncio.sleep(60))
 
     began, before = time.monotonic(), signal.getsignal(signal.SIGTERM)
     with pytest.raises(Interrupted):
-        asyncio.run(flushing.run_with_flush(doing(), lambda: asyncio.to_thread(ask, "write")))
+        asyncio.run(flushing.run_with_flush(work(), lambda: asyncio.to_thread(block, "write")))
     assert time.monotonic() - began < 5
-    assert asked == (["read", "write"] if working_on == "the store" else ["write"])
-    assert "the store does not answer" in caplog.text
+    assert calls == (["read", "write"] if waiting_for == "the store" else ["write"])
+    assert "the store does not respond" in caplog.text
     assert signal.getsignal(signal.SIGTERM) is before
-    away.set()
+    released.set()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_done_any_more_while_the_last_is_put_away(number: signal.Signals) -> None:
-    """The bug: on Ctrl-C questions are asked during the last flush, and their answers are lost."""
+def test_no_work_is_done_during_the_final_flush(number: signal.Signals) -> None:
+    """Regression: after Ctrl-C, work continues during the final flush, and its rows are lost."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
-    fresh, answered, kept = WriteBuffer(), list[dict[str, Any]](), list[dict[str, Any]]()
+    buffer, done, stored = WriteBuffer(), list[dict[str, Any]](), list[dict[str, Any]]()
 
-    async def doing() -> None:
+    async def work() -> None:
         asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), number)
         while True:
             await asyncio.sleep(0.01)
-            answered.append({"n": len(answered)})
-            fresh.rows.append(answered[-1])
+            done.append({"n": len(done)})
+            buffer.rows.append(done[-1])
 
-    def keep(rows: Sequence[dict[str, Any]]) -> None:
+    def store(rows: Sequence[dict[str, Any]]) -> None:
         time.sleep(0.3)
-        kept.extend(rows)
+        stored.extend(rows)
 
     with pytest.raises(Interrupted if number == signal.SIGTERM else KeyboardInterrupt):
-        asyncio.run(flushing.run_with_flush(doing(), lambda: fresh.flush(keep)))
-    assert answered
-    assert kept == answered
+        asyncio.run(flushing.run_with_flush(work(), lambda: buffer.flush(store)))
+    assert done
+    assert stored == done

@@ -275,7 +275,7 @@ def test_no_usable_question_or_wrong_settings_are_explained(
         ("resources.judge_urls=[]", "judge_urls is empty"),
         ("generate.model=unknown", "does not exist"),
         ("generate.prompt=missing.yaml", "missing.yaml"),
-        ("generate.share_from_passages=0.5", "tied to no passage"),
+        ("generate.share_from_passages=0.5", "no known passage"),
         ("generate.model=null", "generate.model"),
     ):
         result = pyrite("generate", run_file, setting, "seed=1", "--shard", 0)

@@ -73,8 +73,8 @@ def register(app: typer.Typer) -> None:
 
         run, on = run_from_file(run_file, overrides, store), machine_named(machine)
         console.print(f"without judging: {estimating.estimate(run, on, machines).words}", highlight=False)
-        if run.spec.judge.kind == "labels":
-            console.print("judging: free, with the known relevant passages of the data set", highlight=False)
+        if not run.spec.judge.needs_server:
+            console.print("judging: free, no server", highlight=False)
             return
         cost = estimating.estimate_judging(run, on, machines)
         table = Table(box=None, show_header=False, pad_edge=False)

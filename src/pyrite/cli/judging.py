@@ -1,4 +1,4 @@
-"""pyrite probe, calibrate: is the judge worth its money, before a run trusts it."""
+"""pyrite probe, calibrate: check the judge before a run uses it."""
 
 import json
 import re
@@ -30,25 +30,25 @@ def register(app: typer.Typer) -> None:
     def probe(
         run_file: RunFile,
         overrides: Overrides = None,
-        queries: Annotated[int, typer.Option("--queries", min=2, help="How many training queries.")] = 30,
-        candidates: Annotated[int, typer.Option("--candidates", min=2, help="Passages of each, by rank.")] = 10,
+        queries: Annotated[int, typer.Option("--queries", min=2, help="Number of training queries.")] = 30,
+        candidates: Annotated[int, typer.Option("--candidates", min=2, help="Passages per query, by rank.")] = 10,
         store: StoreOption = "store",
     ) -> None:
-        """Have a few pairs judged for real and say whether the judge is worth a whole run: go, or no-go (exit code 3).
+        """Judge a sample of pairs to check the judge before a run: go (exit code 0) or no-go (exit code 3).
 
-        The last line is the path of a page with the judgments to read.
+        The last line of the output is the path of a page with judgments to read.
         """
         from transformers.utils.logging import disable_progress_bar
 
-        from pyrite.judge_eval.probe import probe as do_probe
+        from pyrite.judge_eval.probe import probe as run_probe
         from pyrite.report import terminal
         from pyrite.report.pages import probe_page
 
-        disable_progress_bar()  # one of our own is shown
+        disable_progress_bar()  # Pyrite shows its own
         run = run_from_file(run_file, overrides, store)
-        with _beside(run) as display:
+        with _shared_lock(run) as display:
             _prepare(run, display)
-            content = do_probe(run, queries, candidates, _listen(display, Step("probe")))
+            content = run_probe(run, queries, candidates, _progress(display, Step("probe")))
         page = f"{run.prefix}/probe/probe.html"
         run.store.write(page, probe_page(content).encode())
         run.store.write(f"{run.prefix}/probe/probe.json", _json(content))
@@ -70,34 +70,34 @@ def register(app: typer.Typer) -> None:
         ],
         overrides: Overrides = None,
         scale: Annotated[
-            Scale | None, typer.Option("--scale", help="Scale of the grades; needed where they could be on two.")
+            Scale | None, typer.Option("--scale", help="Scale of the grades; needed if they fit two scales.")
         ] = None,
         store: StoreOption = "store",
     ) -> None:
-        """Have pairs judged that people have graded, and measure how far the judge agrees with them.
+        """Measure the judge's agreement with human grades.
 
-        The last line is the path of a JSON file with all numbers.
+        The last line of the output is the path of a JSON file with all numbers.
         """
-        from pyrite.judge_eval.calibration import calibrate as do_calibrate
-        from pyrite.judge_eval.calibration import of_ids, of_texts, prepared_tables
+        from pyrite.judge_eval.calibration import calibrate as run_calibration
+        from pyrite.judge_eval.calibration import graded_ids, graded_texts, prepared_tables
         from pyrite.judge_eval.human_grades import read_graded, scale_of
         from pyrite.report import terminal
 
         file = read_graded(graded_file)
         found = scale_of(graded_file, file.rows, scale)
         run = run_from_file(run_file, overrides, store)
-        if file.has_texts and run.spec.judge.kind == "labels":
+        if file.has_texts and not run.spec.judge.reads_text:
             raise UserError(
-                f"{graded_file}: judge.kind is labels, the answer key, which knows only the run's own passages. "
-                "Name a judge that reads (judge.kind=llm), or give TREC qrels with ids of the run."
+                f"{graded_file}: judge.kind is {run.spec.judge.kind}, which can only grade passages of the run. "
+                "Use judge.kind=llm, or TREC qrels with ids of the run."
             )
-        with _beside(run) as display:
+        with _shared_lock(run) as display:
             if file.has_texts:
-                graded = of_texts(file, found)
+                graded = graded_texts(file, found)
             else:
                 _prepare(run, display)
-                graded = of_ids(file, found, prepared_tables(run))
-            content = do_calibrate(run, graded, _listen(display, Step("calibrate")))
+                graded = graded_ids(file, found, prepared_tables(run))
+            content = run_calibration(run, graded, _progress(display, Step("calibrate")))
         key = f"{run.prefix}/calibration/{re.sub(r'[^A-Za-z0-9._-]+', '-', graded_file.name)}.json"
         run.store.write(key, _json({"file": str(graded_file), **content}))
         for shown in terminal.calibration(content):
@@ -106,24 +106,24 @@ def register(app: typer.Typer) -> None:
 
 
 @contextmanager
-def _beside(run: Run) -> Iterator[Display]:
-    """Work beside the run's steps: the store can be written to, and no `pyrite train` of the run is under way."""
+def _shared_lock(run: Run) -> Iterator[Display]:
+    """Hold the run's lock as a step does: the store is writable, and `pyrite train` of the run is not in progress."""
     run.store.ensure_writable()
     with locked(run.lock("run"), f"run {run.spec.name}", shared=True), Display(console) as display:
         yield display
 
 
 def _prepare(run: Run, display: Display) -> None:
-    from pyrite.judge_eval.prepared import missing_steps
+    from pyrite.judge_eval.common import missing_steps
 
     key = f"{run.prefix}/run.yaml"
     for step in missing_steps(run):
         if not run.store.exists(key):
             run.store.write(key, dump(run.spec).encode())
-        display.finished(step, run_step(run, step, _listen(display, step)))
+        display.finished(step, run_step(run, step, _progress(display, step)))
 
 
-def _listen(display: Display, step: Step) -> Progress:
+def _progress(display: Display, step: Step) -> Progress:
     display.started(step)
     return ProgressEvents(lambda event: display.event(step, event))
 

@@ -148,7 +148,7 @@ def _local_file(spec: RunSpec) -> str | None:
         "source.id": (getattr(spec.source, "id", None) if spec.source.kind == "huggingface" else None, to_mount),
         "evaluate.retention.path": (retention.path if retention else None, to_s3),
         "model.base": (spec.model.base, to_s3),
-        "judge.prompt": (spec.judge.prompt if spec.judge.kind == "llm" else None, to_mount),
+        "judge.prompt": (spec.judge.identity["prompt"], to_mount),
         "generate.prompt": (spec.generate.prompt if spec.generate else None, to_mount),
     }
     for setting, (path, advice) in settings.items():

@@ -15,12 +15,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pyrite import metrics
+from pyrite import judges, metrics
 from pyrite.embedding.models import base_folder, model_digest
 from pyrite.errors import ACCESS_DENIED, DISK_FULL, PyriteError, UserError, cannot_open_error
 from pyrite.executors.publication import Publication, manifests_below
 from pyrite.generation import prompt as generate_prompt
-from pyrite.judges.prompt import load_prompt
 from pyrite.locks import locked
 from pyrite.plan import STAGES, Step, StepState, survey
 from pyrite.progress import Progress
@@ -77,8 +76,7 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
         "source": lambda: open_source(spec.source).digest(),
         "model": lambda: model_digest(base_folder(spec.model.base, spec.model.revision)),
     }
-    if spec.judge.kind == "llm":
-        digests["prompt"] = lambda: load_prompt(spec.judge.prompt).digest
+    digests |= judges.external(spec)
     if spec.generate:
         digests["generate_prompt"] = partial(generate_prompt.digest, spec.generate.prompt)
     if spec.evaluate.retention:

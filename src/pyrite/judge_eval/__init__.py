@@ -1,1 +1,1 @@
-"""Is the judge worth its money? Probing it, and calibrating it against people."""
+"""Evaluation of the judge: ``probe`` judges a sample, ``calibrate`` measures the agreement with human grades."""

@@ -1,7 +1,6 @@
-"""Set a judge beside people: it grades the pairs that they graded, and its agreement with them is measured."""
+"""Calibration: the judge grades pairs that people have graded, and their agreement is measured."""
 
 import math
-import uuid
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,22 +16,20 @@ from pyrite.evaluation import agreement
 from pyrite.evaluation.significance import Interval
 from pyrite.executors.step import Run
 from pyrite.identity import passage_id, query_id
-from pyrite.judge_eval.asking import ask
+from pyrite.judge_eval.common import TimedSession, judge_summary, prepared_context
 from pyrite.judge_eval.human_grades import GradedFile, Row, Scale
-from pyrite.judge_eval.prepared import prepared_context
 from pyrite.judges import Judgment, Pair, open_judge
 from pyrite.judges.base import RELEVANT
-from pyrite.judges.cache import JudgmentCache
+from pyrite.judges.cache import open_cache
 from pyrite.progress import NullProgress, Progress
 from pyrite.stages.inputs import read_passages, read_qrels, read_queries
 
 
 @dataclass(frozen=True)
 class Item:
-    """A graded pair: what to ask of it, and the true grade from 1 to 4.
+    """A query and a document with its human grade from 1 to 4.
 
-    A document of several passages is asked about each of them, and counts as its best one does (MaxP: Dai and Callan,
-    SIGIR 2019).
+    A document of several passages counts as its best passage (MaxP: Dai and Callan, SIGIR 2019).
     """
 
     query_id: str
@@ -42,7 +39,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Tables:
-    """What a judge is opened on; the schemas are those of ``tables``."""
+    """The tables that a judge is opened with; schemas as in ``pyrite.tables``."""
 
     queries: pa.Table
     passages: pa.Table
@@ -51,7 +48,7 @@ class Tables:
 
 @dataclass(frozen=True)
 class Graded:
-    """A graded file, ready to be judged. ``unknown`` counts its rows that name nothing in the tables."""
+    """A graded file, ready to be judged. ``unknown``: number of rows whose ids are not in the tables."""
 
     items: list[Item]
     scale: Scale
@@ -60,89 +57,81 @@ class Graded:
 
 
 def prepared_tables(run: Run) -> Tables:
-    """The tables of a run that is prepared. Raises UserError where it is not."""
+    """The tables of a prepared run. Raises UserError if it is not prepared."""
     ctx = prepared_context(run, NullProgress())
     return Tables(read_queries(ctx), read_passages(ctx), read_qrels(ctx))
 
 
-def of_texts(file: GradedFile, scale: Scale) -> Graded:
-    """The pairs of a file that holds texts, in small tables of their own, with the ids that a run would give them."""
+def graded_texts(file: GradedFile, scale: Scale) -> Graded:
+    """The pairs of a file with texts, in tables of their own, with the same ids as in a run."""
     items = [Item(query_id(row.query), (passage_id(row.passage),), scale.to_judge(row.grade)) for row in file.rows]
     return Graded(items, scale, _text_tables(file.rows), 0)
 
 
-def of_ids(file: GradedFile, scale: Scale, prepared: Tables) -> Graded:
-    """The pairs of a file that holds ids: those of the ``prepared`` tables, or those that the source gave.
+def graded_ids(file: GradedFile, scale: Scale, prepared: Tables) -> Graded:
+    """The pairs of a file with ids of the ``prepared`` tables or of the source.
 
     Raises:
-        UserError: no row names a query and a document of the tables.
+        UserError: no row has ids of the tables.
     """
-    items = _known(file.rows, scale, prepared)
+    items = _find_items(file.rows, scale, prepared)
     if not items:
         first = file.rows[0]
         raise UserError(
-            f"{first.where}: neither query {first.query!r} with document {first.passage!r} nor any other row names a "
-            "query and a document of this run: give its own query and passage ids, or those of its source."
+            f"{first.where}: query {first.query!r} with document {first.passage!r} is not in this run, nor is any "
+            "other row. Use query and passage ids of the run or of its source."
         )
     return Graded(items, scale, prepared, len(file.rows) - len(items))
 
 
 def calibrate(run: Run, graded: Graded, progress: Progress) -> dict[str, Any]:
-    """Have every pair graded by the run's judge, and measure how far it agrees.
-
-    What is kept of the pairs is not asked again, and what is answered of them is kept.
+    """Grade every pair with the run's judge and measure the agreement. Cached judgments are used.
 
     Returns:
-        The content of the JSON file: plain values, None where something is undefined.
+        The content of the JSON file: plain values, None if undefined.
 
     Raises:
-        UserError: the judge's settings or server are wrong in a way that asking again cannot mend.
+        UserError: the judge's settings or server are wrong, and a retry cannot help.
         PyriteError: the judge grades nothing.
     """
     spec = run.spec
     judge = open_judge(spec, graded.tables.queries, graded.tables.passages, graded.tables.qrels)
     pairs = sorted({Pair(item.query_id, passage) for item in graded.items for passage in item.passage_ids})
-    kept = None
-    if judge.shared:
-        kept = JudgmentCache(run.store, judge.fingerprint, f"{spec.name}/calibrate", uuid.uuid4().hex[:12])
-    known = _known_judgments(kept.read({pair.query_id for pair in pairs}), set(pairs)) if kept else {}
-    answers = ask(judge, [pair for pair in pairs if pair not in known], spec.judge.max_missing, progress, kept)
+    cache = open_cache(run.store, judge, f"{spec.name}/calibrate")
+    known = _judgments(cache.read({pair.query_id for pair in pairs}), set(pairs)) if cache else {}
+    unknown = [pair for pair in pairs if pair not in known]
+    session = TimedSession(judge, cache, unknown, spec.judge.max_missing, progress)
+    session.run()
     return {
         "pyrite": __version__,
         "run": spec.name,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "judge": {
-            "kind": spec.judge.kind,
-            "model": spec.judge.model,
-            "prompt": spec.judge.prompt,
-            "fingerprint": judge.fingerprint,
-            **judge.stats,
-        },
-        "scale": {"name": str(graded.scale), "read_as": graded.scale.words},
+        "judge": judge_summary(spec.judge, judge),
+        "scale": {"name": str(graded.scale), "read_as": graded.scale.description},
         "rows_unknown": graded.unknown,
         "rows_of_several_passages": sum(len(item.passage_ids) > 1 for item in graded.items),
         "known": len(known),
-        "missing": len(answers.missing),
-        "pairs_per_second": round(len(answers.judgments) / max(answers.seconds, 1e-6), 3),
-        **measure(graded.items, known | {judgment.pair: judgment for judgment in answers.judgments}, spec.seed),
+        "missing": len(session.missing),
+        "pairs_per_second": round(len(session.judgments) / max(session.seconds, 1e-6), 3),
+        **measure(graded.items, known | {judgment.pair: judgment for judgment in session.judgments}, spec.seed),
     }
 
 
 def measure(items: Sequence[Item], judgments: Mapping[Pair, Judgment], seed: int) -> dict[str, Any]:
-    """Agreement over the items of which every passage was graded."""
+    """Agreement over the items whose passages are all graded."""
     rows = []
     for item in items:
-        given = [judgments.get(Pair(item.query_id, passage)) for passage in item.passage_ids]
-        if all(given):
-            best = max((judgment for judgment in given if judgment), key=lambda judgment: judgment.expected)
+        found = [judgments.get(Pair(item.query_id, passage)) for passage in item.passage_ids]
+        if all(found):
+            best = max((judgment for judgment in found if judgment), key=lambda judgment: judgment.expected)
             rows.append((item.query_id, item.truth, best.grade, best.expected))
     if not rows:
-        raise UserError("no row of the graded file has all its passages graded; look at the judge's server.")
+        raise UserError("no row of the graded file has all its passages graded. Check the judge's server.")
     clusters = [row[0] for row in rows]
     truth, judged = (np.array([row[i] for row in rows], dtype=np.int64) for i in (1, 2))
     expected = np.array([row[3] for row in rows], dtype=np.float64)
     relevant = truth >= RELEVANT
-    area = agreement.auc(expected, relevant, clusters)
+    auc = agreement.auc(expected, relevant, clusters)
     bins = agreement.reliability(expected, truth)
     recalibration = agreement.recalibrate(expected, judged, truth, clusters, seed)
     content: dict[str, Any] = {
@@ -152,11 +141,11 @@ def measure(items: Sequence[Item], judgments: Mapping[Pair, Judgment], seed: int
         "kappa_interval": agreement.kappa_interval(truth, judged, clusters, seed),
         "kappa_relevant": agreement.quadratic_kappa(relevant.astype(np.int64), (judged >= RELEVANT).astype(np.int64)),
         "spearman": agreement.spearman(expected, truth.astype(np.float64)),
-        "auc": area.value,
-        "auc_interval": area.interval,
+        "auc": auc.value,
+        "auc_interval": auc.interval,
         "bias": float(np.mean(expected - truth)),
         "confusion": agreement.confusion(truth, judged),
-        "reliability": [one._asdict() for one in bins],
+        "reliability": [each._asdict() for each in bins],
         "calibration_error": agreement.calibration_error(bins),
         "recalibration": recalibration,
     }
@@ -164,13 +153,13 @@ def measure(items: Sequence[Item], judgments: Mapping[Pair, Judgment], seed: int
     return plain
 
 
-def _known_judgments(table: pa.Table, wanted: Collection[Pair]) -> dict[Pair, Judgment]:
+def _judgments(table: pa.Table, wanted: Collection[Pair]) -> dict[Pair, Judgment]:
     found = (Judgment.from_row(row) for row in table.to_pylist())
     return {judgment.pair: judgment for judgment in found if judgment.pair in wanted}
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON can hold it: dataclasses as objects, numbers rounded, None for what is undefined."""
+    """``value`` as JSON: dataclasses as objects, rounded numbers, None instead of infinity and NaN."""
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -182,8 +171,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _known(rows: Iterable[Row], scale: Scale, prepared: Tables) -> list[Item]:
-    """The rows whose ids the tables know: their own, or those that the source gave."""
+def _find_items(rows: Iterable[Row], scale: Scale, prepared: Tables) -> list[Item]:
+    """The rows whose ids, of the run or of its source, are in the tables."""
     queries: dict[str, str] = {}
     for row in prepared.queries.select(["query_id", "question_ids"]).to_pylist():
         queries |= dict.fromkeys([row["query_id"], *row["question_ids"]], row["query_id"])
@@ -201,10 +190,10 @@ def _known(rows: Iterable[Row], scale: Scale, prepared: Tables) -> list[Item]:
 def _text_tables(rows: Iterable[Row]) -> Tables:
     queries = {query_id(row.query): row.query for row in rows}
     passages = {passage_id(row.passage): row.passage for row in rows}
-    nothing = {"topic": "", "type": "", "split": "test", "question_ids": []}
+    defaults = {"topic": "", "type": "", "split": "test", "question_ids": []}
     return Tables(
         pa.Table.from_pylist(
-            [{"query_id": key, "text": text, **nothing} for key, text in queries.items()], tables.QUERIES
+            [{"query_id": key, "text": text, **defaults} for key, text in queries.items()], tables.QUERIES
         ),
         pa.Table.from_pylist(
             [

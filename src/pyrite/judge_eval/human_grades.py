@@ -1,4 +1,4 @@
-"""A file of pairs that somebody has graded: TREC qrels, or texts with grades in CSV, TSV or JSONL."""
+"""Reads pairs with human grades: TREC qrels, or texts with grades in CSV, TSV or JSONL."""
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ _LONGEST_FIELD = 10_000_000
 
 
 class Row(NamedTuple):
-    """One graded pair: ids in a qrels file, texts in the others; the grade as it stands there."""
+    """One graded pair: ids in a qrels file, texts in the others; the grade as in the file."""
 
     where: str
     query: str
@@ -30,14 +30,14 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class GradedFile:
-    """All rows of a file, each pair once. ``has_texts`` tells texts from ids."""
+    """All rows of a file, each pair once. ``has_texts``: rows hold texts, not ids."""
 
     rows: list[Row]
     has_texts: bool
 
 
 class Scale(StrEnum):
-    """Scales of grades that can be set beside a judge's 1 to 4."""
+    """Grading scales that can be mapped to the judge's 1 to 4."""
 
     BINARY = "0-1"
     FROM_ZERO = "0-3"
@@ -48,8 +48,8 @@ class Scale(StrEnum):
         return 1 + 3 * grade if self is Scale.BINARY else grade + (self is Scale.FROM_ZERO)
 
     @property
-    def words(self) -> str:
-        """How grades are mapped, for a person."""
+    def description(self) -> str:
+        """How grades are mapped to the judge's scale."""
         return {
             Scale.BINARY: "0 and 1, read as 1 and 4",
             Scale.FROM_ZERO: "0 to 3, each read as one more",
@@ -58,15 +58,15 @@ class Scale(StrEnum):
 
 
 def read_graded(path: Path) -> GradedFile:
-    """Read ``path``: CSV, TSV or JSONL (by its ending) with columns query, passage and grade; else TREC qrels.
+    """Read ``path``: CSV, TSV or JSONL (by its suffix) with columns query, passage and grade; else TREC qrels.
 
     Raises:
-        UserError: the file cannot be read, a row is not of its form, a pair has two grades, or there is none at all.
-            Names file and line.
+        UserError: the file cannot be read, a row is not valid, a pair has two grades, or the file has no pair. Names
+            file and line.
     """
     if not path.is_file():
-        what = "is a folder; give a file" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {what}: TREC qrels, or CSV, TSV or JSONL with columns query, passage and grade.")
+        what = "is a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}. Use TREC qrels, or CSV, TSV or JSONL with columns query, passage and grade.")
     suffix = path.suffix.lower()
     has_texts = suffix in _DELIMITERS or suffix in _JSONL
     if suffix in _DELIMITERS:
@@ -80,22 +80,22 @@ def read_graded(path: Path) -> GradedFile:
             if first.grade != row.grade:
                 raise UserError(
                     f"{row.where}: this pair has grade {row.grade} here and {first.grade} at {first.where}. "
-                    "Keep one of the two."
+                    "Remove one of the two rows."
                 )
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error.reason}). Save the file as UTF-8.") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
+        raise UserError(f"cannot read {path}: {error.strerror}.") from None
     if not found:
-        raise UserError(f"{path}: there is no graded pair in it.")
+        raise UserError(f"{path}: no graded pair in this file.")
     return GradedFile(list(found.values()), has_texts)
 
 
 def scale_of(path: Path, rows: Sequence[Row], given: Scale | None) -> Scale:
-    """The scale of the grades in ``path``: the one that is ``given``, or that which they leave no doubt about.
+    """The scale of the grades in ``path``: the ``given`` one, or the only one that fits.
 
     Raises:
-        UserError: a grade is not on the given scale or on none that is known, or the grades could be on two.
+        UserError: a grade does not fit the given scale or any scale, or two scales fit.
     """
     if given is not None:
         for row in rows:
@@ -107,16 +107,16 @@ def scale_of(path: Path, rows: Sequence[Row], given: Scale | None) -> Scale:
     if not fitting:
         row = next(row for row in rows if not any(_on(s, row.grade) and _on(s, grades[0]) for s in Scale))
         raise UserError(
-            f"{row.where}: grade {row.grade} beside {grades[0]}: no scale that Pyrite knows (0 or 1; 0 to 3; 1 to 4) "
-            "has both. Map the grades to one of them."
+            f"{row.where}: no scale has both grade {row.grade} and grade {grades[0]}. Map the grades to 0 or 1, 0 to "
+            "3, or 1 to 4."
         )
     if grades[0] == 0:
-        return fitting[0]  # 0 and 1 alone are taken for what they look like
+        return fitting[0]  # only 0 and 1: read as binary
     if grades[-1] == 4:
         return Scale.FROM_ONE
     raise UserError(
-        f"{path}: its grades are {', '.join(map(str, grades))}: that can be the scale 1 to 4, or another without its "
-        "0. Say which with --scale."
+        f"{path}: its grades are {', '.join(map(str, grades))}, which fit the scale 1 to 4 and others. Choose one with "
+        "--scale."
     )
 
 
@@ -134,8 +134,8 @@ def _qrels(path: Path) -> Iterator[Row]:
                 continue
             if len(fields) != 4:
                 raise UserError(
-                    f"{where}: {len(fields)} fields; a line of TREC qrels is: query-id 0 document-id grade. "
-                    "Name a file of texts .csv, .tsv or .jsonl."
+                    f"{where}: {len(fields)} fields instead of 4. A line of TREC qrels is: query-id 0 document-id "
+                    "grade. A file with texts needs the suffix .csv, .tsv or .jsonl."
                 )
             yield Row(where, fields[0], fields[2], _grade(where, fields[3]))
 
@@ -149,11 +149,11 @@ def _delimited(path: Path, delimiter: str) -> Iterator[Row]:
             _check_columns(path, reader.fieldnames or [])
             before = reader.line_num
             for values in reader:
-                # Where the row begins: a quoted field may hold line breaks.
+                # The first line of the row: a quoted field may contain line breaks.
                 yield _row(f"{path}:{before + 1}", values)
                 before = reader.line_num
         except csv.Error as error:
-            raise UserError(f"{path}:{before + 1}: not {path.suffix[1:].upper()} ({error}). Mend the row.") from None
+            raise UserError(f"{path}:{before + 1}: not {path.suffix[1:].upper()} ({error}). Fix the row.") from None
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -166,15 +166,15 @@ def _check_columns(where: Path, names: Iterable[str]) -> None:
     names = list(names)
     for column in COLUMNS:
         if column not in names:
-            raise UserError(f"{where}: no column '{column}'. {suggest(column, names)} It needs {', '.join(COLUMNS)}.")
+            raise UserError(f"{where}: no column '{column}'. {suggest(column, names)} Required: {', '.join(COLUMNS)}.")
 
 
 def _row(where: str, values: dict[Any, Any]) -> Row:
     if None in values or None in values.values():
-        raise UserError(f"{where}: not as many fields as the first line names, or an empty one. Mend the line.")
+        raise UserError(f"{where}: not as many fields as the header, or an empty field. Fix the line.")
     for column in ("query", "passage"):
         if not isinstance(values[column], str) or not values[column].strip():
-            raise UserError(f"{where}: '{column}' is empty or not text. Mend or remove the row.")
+            raise UserError(f"{where}: '{column}' is empty or not text. Fix or remove the row.")
         check_characters(where, f"'{column}'", values[column])
     return Row(where, values["query"].strip(), values["passage"].strip(), _grade(where, values["grade"]))
 
@@ -186,4 +186,4 @@ def _grade(where: str, text: Any) -> int:
             return int(value)
     except (TypeError, ValueError, OverflowError):
         pass
-    raise UserError(f"{where}: grade {text!r} is not a whole number. Grades are 0 or 1, 0 to 3, or 1 to 4.")
+    raise UserError(f"{where}: grade {text!r} is not an integer. Use grades 0 or 1, 0 to 3, or 1 to 4.")

@@ -1,20 +1,51 @@
-"""Judges: what grades (query, passage) pairs. To add one is to add a file and a line here."""
+"""Judges grade (query, passage) pairs. To add one, add its settings to ``pyrite.spec`` and a file here.
+
+The file ``judges/<kind>.py`` holds a subclass of ``Judge`` with ``@register("<kind>")``. It is imported on first use.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import TypeVar
 
 import pyarrow as pa
 
 from pyrite.judges.base import GRADES, Judge, Judgment, Missing, Pair
-from pyrite.judges.labels import LabelsJudge
 from pyrite.spec import RunSpec
 
-__all__ = ["GRADES", "Judge", "Judgment", "Missing", "Pair", "open_judge"]
+__all__ = ["GRADES", "Judge", "Judgment", "Missing", "Pair", "external", "fingerprint", "open_judge", "register"]
+
+_JUDGES: dict[str, type[Judge]] = {}
+
+J = TypeVar("J", bound=type[Judge])
+
+
+def register(kind: str) -> Callable[[J], J]:
+    """Class decorator: the class is the judge of runs with that ``judge.kind``."""
+
+    def add(judge: J) -> J:
+        _JUDGES[kind] = judge
+        return judge
+
+    return add
 
 
 def open_judge(spec: RunSpec, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Judge:
-    """The judge that ``spec.judge.kind`` names, given the tables that prepare wrote."""
-    match spec.judge.kind:
-        case "labels":
-            return LabelsJudge(queries, passages, qrels)
-        case "llm":
-            from pyrite.judges.llm import LlmJudge
+    """The run's judge, for the tables that prepare wrote. Raises UserError if its settings are wrong."""
+    return _judge(spec).open(spec, queries, passages, qrels)
 
-            return LlmJudge.open(spec, queries, passages)
+
+def fingerprint(spec: RunSpec) -> str:
+    """The fingerprint of the run's judge, without opening it."""
+    return _judge(spec).fingerprint_of(spec)
+
+
+def external(spec: RunSpec) -> Mapping[str, Callable[[], str]]:
+    """Digests of the files outside the store that the run's judgments depend on, by name."""
+    return _judge(spec).external(spec)
+
+
+def _judge(spec: RunSpec) -> type[Judge]:
+    kind = spec.judge.kind
+    if kind not in _JUDGES:
+        import_module(f"pyrite.judges.{kind}")
+    return _JUDGES[kind]

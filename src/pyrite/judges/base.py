@@ -1,12 +1,17 @@
-"""What a judge is: a pair in, a judgment out, and a fingerprint that says whose judgments they are."""
+"""The interface of a judge: pairs in, judgments out, and a fingerprint under which judgments are cached."""
 
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Self
+
+import pyarrow as pa
+
+from pyrite.spec import RunSpec
 
 GRADES = (1, 2, 3, 4)
 
-#: The least grade that says "relevant": patience counts grades below it, and mining never makes a negative above.
+#: The lowest relevant grade. Patience counts grades below it; mining never uses a passage with it as a negative.
 RELEVANT = 3
 
 
@@ -20,7 +25,7 @@ class Pair(NamedTuple):
 class Judgment(NamedTuple):
     """A grade from 1 (irrelevant) to 4 (answers fully), and what it cost.
 
-    ``distribution`` is the judge's over the grades 1 to 4; None where it gives none. ``latency`` is in seconds.
+    ``distribution``: the judge's probabilities of the grades 1 to 4, or None. ``latency``: in seconds.
     """
 
     pair: Pair
@@ -40,13 +45,13 @@ class Judgment(NamedTuple):
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """The judgment that ``row`` made a row of."""
+        """The judgment in a row of ``tables.JUDGMENTS``."""
         distribution = None if row["p1"] is None else (row["p1"], row["p2"], row["p3"], row["p4"])
         costs = (row[name] for name in ("prompt_tokens", "cached_tokens", "latency", "attempts"))
         return cls(Pair(row["query_id"], row["passage_id"]), row["grade"], distribution, *costs)
 
     def row(self, fingerprint: str) -> dict[str, Any]:
-        """This judgment of the judge called ``fingerprint`` as a row of ``tables.JUDGMENTS``."""
+        """This judgment, by the judge with that ``fingerprint``, as a row of ``tables.JUDGMENTS``."""
         p1, p2, p3, p4 = self.distribution or (None, None, None, None)
         return {
             "query_id": self.pair.query_id,
@@ -66,10 +71,7 @@ class Judgment(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """A pair that could not be graded, and why. A missing grade is never a grade.
-
-    ``kind`` is the reason in one word of a few, for metrics.
-    """
+    """A pair that could not be graded. ``kind``: the reason as a label of a metric. It never becomes a grade."""
 
     pair: Pair
     reason: str
@@ -77,57 +79,58 @@ class Missing(NamedTuple):
     kind: str
 
 
-class Judge(Protocol):
-    """Grades pairs one at a time; up to ``in_flight`` are asked for at once. To be used as a context manager."""
+class Judge(ABC):
+    """Grades pairs. A context manager; up to ``in_flight`` calls of ``grade`` run concurrently.
 
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest of what decides a grade beside the pair's ids; judgments are valid for it alone."""
-        ...
+    A judge is one file: a subclass with ``@register("kind")``. The defaults fit a judge without a server.
+    """
 
-    @property
-    def shared(self) -> bool:
-        """Whether a judgment depends on the fingerprint and the two texts alone, so that other runs may use it."""
-        ...
+    #: Judgments depend on the fingerprint and the two texts only, so they are cached and other runs use them.
+    shareable: ClassVar[bool] = False
 
-    @property
-    def in_flight(self) -> int:
-        """How many pairs it is worth asking for at once."""
-        ...
+    #: Hex digest or name of everything that decides a grade, except the pair. Judgments are valid for it only.
+    fingerprint: str
+    #: How many pairs to grade concurrently.
+    in_flight: int
+
+    @classmethod
+    def open(cls, spec: RunSpec, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
+        """The judge that ``spec`` describes, for the tables that prepare wrote. Sends no request.
+
+        Raises:
+            UserError: the judge's settings are wrong.
+        """
+        raise NotImplementedError(f"{cls.__name__} cannot be opened from a run's settings")
+
+    @classmethod
+    def fingerprint_of(cls, spec: RunSpec) -> str:
+        """The fingerprint of the judge that ``spec`` describes, without opening it."""
+        del spec
+        return cls.fingerprint
+
+    @classmethod
+    def external(cls, spec: RunSpec) -> Mapping[str, Callable[[], str]]:
+        """Digests of files that grades depend on, by their names in ``plan.STAGES["judge"].external``."""
+        del spec
+        return {}
 
     @property
     def stats(self) -> Mapping[str, Any]:
-        """What a person should know of how the pairs were graded, for the step's summary."""
-        ...
+        """How the pairs were graded, for the step's summary."""
+        return {}
 
     async def ready(self) -> None:
-        """Wait until pairs can be graded at full speed, where that is to be timed. Raises as ``grade`` does."""
-        ...
+        """Wait until the judge can grade at full speed, so that start-up is not timed. Raises as ``grade`` does."""
+        return None
 
+    @abstractmethod
     async def grade(self, pair: Pair) -> Judgment | Missing:
         """Grade ``pair``.
 
         Raises:
-            UserError: asking again cannot help (the key is refused, the model is not there, ...).
+            UserError: the settings or the server are wrong, and a retry cannot help.
+            PyriteError: no server responds.
         """
-        ...
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class StatelessJudge:
-    """What a judge that opens nothing and has nothing to tell is besides its grades: for it to inherit."""
-
-    @property
-    def stats(self) -> Mapping[str, Any]:
-        return {}
-
-    async def ready(self) -> None:
-        return None
 
     async def __aenter__(self) -> Self:
         return self

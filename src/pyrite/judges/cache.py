@@ -1,5 +1,6 @@
-"""Judgments that are kept: paid for once, used by every run and iteration that asks the same judge the same pair."""
+"""Cached judgments: each is paid for once and used by every run and iteration with the same judge and pair."""
 
+import uuid
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.append_log import AppendLog
+from pyrite.judges.base import Judge
 from pyrite.store import Store
 
 
@@ -18,24 +20,30 @@ class JudgmentCache:
         self._parts = AppendLog(store, f"judgments/{fingerprint}", tables.JUDGMENTS, "query_id", writer, attempt)
 
     def read(self, query_ids: Collection[str]) -> pa.Table:
-        """All kept judgments of the given queries; a pair that was asked twice comes once."""
-        return _once(self._parts.read(query_ids))
+        """All cached judgments of the given queries, one per pair."""
+        return _one_per_pair(self._parts.read(query_ids))
 
     def held(self, query_ids: Collection[str]) -> pa.Table:
-        """As ``read``, of what was read for these queries before and added since: the store is not asked again."""
-        return _once(self._parts.read_cached(query_ids))
+        """Like ``read``, but only what this process has read for these queries and added. Does not access the store."""
+        return _one_per_pair(self._parts.read_cached(query_ids))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Keep ``rows`` of ``tables.JUDGMENTS``."""
+        """Store ``rows`` of ``tables.JUDGMENTS``."""
         self._parts.add(rows)
 
     def merge(self) -> None:
-        """Tidy up after this writer's last row."""
+        """Merge this writer's files into one, after its last row."""
         self._parts.merge()
 
 
-def _once(table: pa.Table) -> pa.Table:
-    """One row a pair: whichever was asked the fewest times, and then answered the fastest."""
+def open_cache(store: Store, judge: Judge, writer: str, attempt: str | None = None) -> JudgmentCache | None:
+    """The cache of ``judge``; None if its judgments are not shareable. ``attempt``: by default a random one."""
+    attempt = attempt or uuid.uuid4().hex[:12]
+    return JudgmentCache(store, judge.fingerprint, writer, attempt) if judge.shareable else None
+
+
+def _one_per_pair(table: pa.Table) -> pa.Table:
+    """The judgment of each pair with the fewest attempts, then the lowest latency."""
     ordered = table.sort_by([(name, "ascending") for name in ("query_id", "passage_id", "attempts", "latency")])
     if ordered.num_rows < 2:
         return ordered

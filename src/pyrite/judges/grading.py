@@ -1,4 +1,4 @@
-"""From what a model said to a grade. Pure. What is none of the four labels is no grade."""
+"""Parses a model's reply into a grade. A reply that is none of the four labels is never a grade. Pure functions."""
 
 import math
 import re
@@ -10,38 +10,37 @@ from pyrite.llm.pool import Completion
 
 LABELS = tuple(str(grade) for grade in GRADES)
 
-_SAID = re.compile(r"\s*(?:grade\s*[:=]?\s*)?([1-4])\s*\.?\s*", re.IGNORECASE)
+_GRADE_TEXT = re.compile(r"\s*(?:grade\s*[:=]?\s*)?([1-4])\s*\.?\s*", re.IGNORECASE)
 
-#: What tokenizers put before a word: a blank, or the mark that stands for one.
+#: What tokenizers put before a word: white space, or a character that encodes a space.
 _BLANKS = " \t\n▁Ġ"
 
 
 class Graded(NamedTuple):
-    """The most likely grade, and the distribution over the grades 1 to 4; None where there is none."""
+    """The most likely grade, and the distribution over the grades 1 to 4 or None."""
 
     grade: int
     distribution: tuple[float, float, float, float] | None
 
 
-def read_grade(answer: Completion, way: DecodingMode) -> Graded | None:
-    """The grade that ``answer``, had in that ``way``, gives; None where it gives none.
+def read_grade(reply: Completion, mode: DecodingMode) -> Graded | None:
+    """The grade in ``reply``, which was decoded in that ``mode``; None if there is none.
 
-    The distribution is the model's over the four labels alone: their probabilities, made to add up to 1. Equally
-    likely labels count as the lower one.
+    The distribution is the model's over the four labels only, normalised. Of equally likely labels the lowest counts.
     """
-    mass = _label_mass(answer)
-    held = way in ("label_ids", "choice")
-    if held and mass and all(label in (answer.logprobs or {}) for label in LABELS):
+    mass = _label_mass(reply)
+    constrained = mode in ("label_ids", "choice")
+    if constrained and mass and all(label in (reply.logprobs or {}) for label in LABELS):
         return _most_likely(mass)
-    said = _SAID.fullmatch(answer.text)
-    if said is None:
+    text = _GRADE_TEXT.fullmatch(reply.text)
+    if text is None:
         return None
-    return _most_likely(mass) if mass else Graded(int(said[1]), None)
+    return _most_likely(mass) if mass else Graded(int(text[1]), None)
 
 
-def strays(answer: Completion) -> bool:
-    """Whether the model's own word is none of the labels, whatever its log probabilities of them say."""
-    return answer.text.strip(_BLANKS) not in LABELS
+def is_off_label(reply: Completion) -> bool:
+    """Whether the model's own token is none of the labels. The log probabilities do not matter here."""
+    return reply.text.strip(_BLANKS) not in LABELS
 
 
 def _most_likely(mass: list[float]) -> Graded:
@@ -50,12 +49,12 @@ def _most_likely(mass: list[float]) -> Graded:
     return Graded(GRADES[mass.index(max(mass))], (one, two, three, four))
 
 
-def _label_mass(answer: Completion) -> list[float] | None:
-    """The probability of each label among the first token's top ones; None where they give none."""
-    if not answer.logprobs:
+def _label_mass(reply: Completion) -> list[float] | None:
+    """The probability of each label among the first token's top tokens; None without usable log probabilities."""
+    if not reply.logprobs:
         return None
     mass = [0.0] * len(LABELS)
-    for token, logprob in answer.logprobs.items():
+    for token, logprob in reply.logprobs.items():
         label = token.strip(_BLANKS)
         if label in LABELS:
             mass[LABELS.index(label)] += math.exp(min(logprob, 0.0))

@@ -1,88 +1,96 @@
-"""An LLM behind an OpenAI-compatible server as judge: vLLM at its best, any such server degraded and saying so."""
+"""An LLM behind an OpenAI-compatible server as the judge."""
 
 import asyncio
 import hashlib
 import json
 import logging
 import random
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 
 from pyrite import metrics
-from pyrite.judges.base import Judgment, Missing, Pair
-from pyrite.judges.grading import LABELS, read_grade, strays
-from pyrite.judges.prompt import Prompt, load_prompt
-from pyrite.judges.window import Window
+from pyrite.judges import register
+from pyrite.judges.base import Judge, Judgment, Missing, Pair
+from pyrite.judges.grading import LABELS, is_off_label, read_grade
+from pyrite.judges.prompt import Prompt, Window, load_prompt
 from pyrite.llm.capabilities import Capabilities, detect_capabilities
 from pyrite.llm.concurrency import backoff_delay
 from pyrite.llm.pool import Completion, Pool, RetriesExhausted
-from pyrite.spec import RunSpec
+from pyrite.spec import LlmJudgeSpec, RunSpec
 
-#: Raise when the same model, asked the same prompt, would give another grade: old judgments are then not used again.
+#: Increment when the same model and prompt would give other grades, so that cached judgments are not used.
 _VERSION = 1
 
-#: How often a pair is asked whose reply is none of the labels.
+#: Requests per pair, if replies are none of the labels.
 _TRIES = 3
 
-#: So many replies tell whether a model means to answer with a grade.
-_ENOUGH = 50
+#: Check the share of off-label tokens after this many pairs.
+_CHECK_AFTER = 50
 
 _SAMPLE = ("What is the capital of France?", "Paris is the capital and the largest city of France.")
 
 _log = logging.getLogger(__name__)
 
 
-class LlmJudge:
+@register("llm")
+class LlmJudge(Judge):
     """Grades by the label that the model finds most likely.
 
-    The fingerprint is of the model's name, the prompt and the labels. How a server is brought to say its distribution
-    over the labels (``pyrite.llm.capabilities``) is not part of it: at temperature 0 "label_ids" and "choice" give the
-    same most likely label, and so the same grade; "logprobs" gives it or leaves the pair missing, and "text" reads what
-    the model says. Without logprobs the distribution is empty. So it is known before a server is asked, and a run whose
-    pairs are all known needs no server.
+    The fingerprint covers the model's name, the prompt and the labels. It does not cover the decoding mode
+    (``pyrite.llm.capabilities``): at temperature 0 "label_ids" and "choice" give the same most likely label, "logprobs"
+    gives it or leaves the pair missing, and "text" reads the model's reply. Without log probabilities there is no
+    distribution. So the fingerprint is known before any request, and a run whose pairs are all cached needs no server.
     """
 
-    shared = True
+    shareable = True
 
     def __init__(self, pool: Pool, prompt: Prompt, queries: pa.Table, passages: pa.Table, in_flight: int):
-        """``queries`` and ``passages`` as ``pyrite.tables`` describes them; ``in_flight``: pairs, over all servers."""
+        """``queries`` and ``passages`` as in ``pyrite.tables``; ``in_flight``: concurrent pairs over all servers."""
         self.in_flight = in_flight
         self.fingerprint = fingerprint(pool.model, prompt)
-        #: Passages that were cut to fit the model's window.
+        #: Passages truncated to fit the model's context length.
         self.truncated = 0
-        #: Pairs graded by the probabilities of the labels, where the model's own word was none of them.
+        #: Pairs graded by label probabilities although the model's own token is none of the labels.
         self.off_label = 0
-        self._watched = 0  # pairs graded by the probabilities, off_label or not
+        self._checked = 0  # pairs graded by label probabilities
         self._pool, self._prompt = pool, prompt
         self._queries = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
         self._rows = {passage: row for row, passage in enumerate(passages["passage_id"].to_pylist())}
-        self._texts = passages["text"]  # stays in Arrow: as Python strings a large corpus would be there twice
-        self._looking = asyncio.Lock()
-        self._abilities: Capabilities | None = None
-        self._window: Window | None = None
-        self._unparsable = metrics.REQUEST_FAILURES.labels("unparsable")  # 0, not absent
+        self._texts = passages["text"]  # stays in Arrow: Python strings would double the memory of a large corpus
+        self._detecting = asyncio.Lock()
+        self._detected: tuple[Capabilities, Window] | None = None
+        self._unparsable = metrics.REQUEST_FAILURES.labels("unparsable")  # so that the metric is 0, not absent
 
     @classmethod
-    def open(cls, spec: RunSpec, queries: pa.Table, passages: pa.Table) -> Self:
-        """The judge that a run's settings describe. No server is asked before the first pair.
+    def open(cls, spec: RunSpec, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
+        """The judge that a run's settings describe. Sends no request.
 
         Raises:
-            UserError: no server, or no sound prompt or key, is named.
+            UserError: no server is named, or the prompt or the API key is wrong.
         """
-        pool = Pool.from_spec(spec, spec.judge.model)
+        del qrels
+        pool = Pool.from_spec(spec, spec.judge.server_model)
         in_flight = spec.resources.judge_concurrency * len(pool.urls)
-        return cls(pool, load_prompt(spec.judge.prompt), queries, passages, in_flight)
+        return cls(pool, _prompt(spec), queries, passages, in_flight)
+
+    @classmethod
+    def fingerprint_of(cls, spec: RunSpec) -> str:
+        return fingerprint(spec.judge.server_model or "", _prompt(spec))
+
+    @classmethod
+    def external(cls, spec: RunSpec) -> Mapping[str, Callable[[], str]]:
+        return {"prompt": lambda: _prompt(spec).digest}
 
     @property
     def decoding_mode(self) -> str | None:
-        """How the servers are asked, one of ``pyrite.llm.capabilities.DECODING_MODES``; None while none was."""
-        return self._abilities.decoding_mode if self._abilities else None
+        """One of ``pyrite.llm.capabilities.DECODING_MODES``; None before the first request."""
+        return self._detected[0].decoding_mode if self._detected else None
 
     @property
     def stats(self) -> dict[str, Any]:
-        """How the servers were asked, how many passages were cut to fit the model's window, and how many off_label."""
         return {"decoding_mode": self.decoding_mode, "truncated": self.truncated, "off_label": self.off_label}
 
     async def __aenter__(self) -> Self:
@@ -95,93 +103,86 @@ class LlmJudge:
         await self._pool.__aexit__(kind, error, trace)
 
     async def ready(self) -> None:
-        """Wait for a server, and find out what it can do: else the first pair does.
-
-        Raises:
-            UserError: a server refuses what is asked, and would again.
-            PyriteError: no server answers.
-        """
-        await self._look()
+        """Wait for a server and detect its capabilities. Otherwise the first pair does this."""
+        await self._detect()
 
     async def grade(self, pair: Pair) -> Judgment | Missing:
-        """Grade ``pair``, as ``pyrite.judges.base.Judge`` says.
-
-        Raises:
-            UserError: a server refuses what is asked, and would again.
-            PyriteError: no server answers.
-        """
-        capabilities, window = await self._look()
+        capabilities, window = await self._detect()
         try:
-            return await self._ask(pair, capabilities, window)
+            return await self._request_grade(pair, capabilities, window)
         except RetriesExhausted as error:
             return Missing(pair, error.reason, error.attempts, error.kind)
 
-    async def _ask(self, pair: Pair, capabilities: Capabilities, window: Window) -> Judgment | Missing:
+    async def _request_grade(self, pair: Pair, capabilities: Capabilities, window: Window) -> Judgment | Missing:
         fitted = await window.fit(self._queries[pair.query_id], self._texts[self._rows[pair.passage_id]].as_py())
         if fitted is None:
             reason = f"the prompt and the query fill the model's window of {capabilities.window} tokens"
             return Missing(pair, reason, 0, "window")
-        message, was_cut = fitted
-        if was_cut:
+        message, is_truncated = fitted
+        if is_truncated:
             self.truncated += 1
             metrics.TRUNCATED.inc()
         body = {"messages": _messages(message), **capabilities.request(LABELS)}
         attempts = 0
-        for tries in range(1, _TRIES + 1):
+        for number in range(1, _TRIES + 1):
             try:
-                answer = await self._pool.chat(pair.query_id, body)
+                reply = await self._pool.chat(pair.query_id, body)
             except RetriesExhausted as error:
                 error.attempts += attempts
                 raise
-            attempts += answer.attempts
-            graded = read_grade(answer, capabilities.decoding_mode)
+            attempts += reply.attempts
+            graded = read_grade(reply, capabilities.decoding_mode)
             if graded:
                 if capabilities.decoding_mode == "label_ids":
-                    self._watch(answer)
-                tokens, cached = answer.prompt_tokens, answer.cached_tokens
-                return Judgment(pair, graded.grade, graded.distribution, tokens, cached, answer.latency, attempts)
+                    self._count_off_label(reply)
+                tokens, cached = reply.prompt_tokens, reply.cached_tokens
+                return Judgment(pair, graded.grade, graded.distribution, tokens, cached, reply.latency, attempts)
             self._unparsable.inc()
-            if tries < _TRIES:
-                await asyncio.sleep(backoff_delay(tries, None, random.random()))
+            if number < _TRIES:
+                await asyncio.sleep(backoff_delay(number, None, random.random()))
         return Missing(pair, "the model's reply is none of the grades 1 to 4", attempts, "unparsable")
 
-    def _watch(self, answer: Completion) -> None:
-        """Count a graded reply that strays, and say so where most do: the probabilities give a grade whatever it is."""
-        self._watched += 1
-        self.off_label += strays(answer)
-        if self._watched == _ENOUGH and self.off_label > _ENOUGH / 2:
+    def _count_off_label(self, reply: Completion) -> None:
+        """Count off-label replies and warn if most are: the label probabilities give a grade in any case."""
+        self._checked += 1
+        self.off_label += is_off_label(reply)
+        if self._checked == _CHECK_AFTER and self.off_label > _CHECK_AFTER / 2:
             _log.warning(
-                "%s of the first %s pairs were graded though the model's own word is no grade (the last: %r). Is it a "
-                "reasoning model, or its chat template a wrong one? `pyrite probe` checks the judge",
+                "in %s of the first %s pairs the model's own token is not a grade (the last: %r). Is it a reasoning "
+                "model, or is its chat template wrong? Run `pyrite probe` to check the judge",
                 self.off_label,
-                _ENOUGH,
-                answer.text,
+                _CHECK_AFTER,
+                reply.text,
             )
 
-    async def _look(self) -> tuple[Capabilities, Window]:
-        """What the servers can do: asked once, by the first pair."""
-        if self._abilities is None or self._window is None:
-            async with self._looking:
-                if self._abilities is None or self._window is None:
+    async def _detect(self) -> tuple[Capabilities, Window]:
+        """The servers' capabilities, detected once."""
+        if self._detected is None:
+            async with self._detecting:
+                if self._detected is None:
                     found = await detect_capabilities(self._pool, _messages(self._prompt.render(*_SAMPLE)), LABELS)
-                    count = self._count if found.tokenizes else None
-                    self._window = Window(self._prompt, found.window, found.sample_tokens, count)
-                    self._abilities = found
-        return self._abilities, self._window
+                    count = self._count_tokens if found.tokenizes else None
+                    self._detected = found, Window(self._prompt, found.window, found.sample_tokens, count)
+        return self._detected
 
-    async def _count(self, message: str) -> int:
+    async def _count_tokens(self, message: str) -> int:
         return await self._pool.count_tokens(message, _messages(message))
 
 
 def fingerprint(model: str, prompt: Prompt) -> str:
-    """Hex digest of what judgments are kept under: the model's name, what it is asked, and what it may answer.
+    """Hex digest of the model's name, the prompt and the labels, under which judgments are cached.
 
-    The model's window is not in it: the grade of a passage that was cut stands when the same name has a larger one.
-    Nor is the very text of a pair: ids are of the normalised one (``pyrite.identity``), so what differs in case or
-    blanks alone is one pair, although the model reads the text as it stands.
+    It does not cover the context length: the grade of a truncated passage stays valid if the same name is served with a
+    longer one. Pairs are identified by ids of normalised texts (``pyrite.identity``), so texts that differ in case or
+    white space only are one pair, although the model reads the original text.
     """
     content = {"version": _VERSION, "model": model, "prompt": prompt.digest, "labels": LABELS, "temperature": 0}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _prompt(spec: RunSpec) -> Prompt:
+    assert isinstance(spec.judge, LlmJudgeSpec)
+    return load_prompt(spec.judge.prompt)
 
 
 def _messages(text: str) -> list[dict[str, str]]:

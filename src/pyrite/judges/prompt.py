@@ -1,10 +1,11 @@
-"""Prompts: one file a domain, whose template says how a pair is put to an LLM.
+"""Prompts: a template per domain, and messages that fit the model's context length.
 
-The query and the passage are data. They stand in delimited blocks, and nothing in them can close a block or speak to
-the model in the place of its chat template.
+Query and passage are data: they are put into delimited blocks, and their markup is escaped, so that no text can close a
+block or imitate a turn of the model's chat template.
 """
 
 import hashlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,13 +18,19 @@ from pyrite.llm.escaping import escape_markup
 _PLACEHOLDERS = ("{query}", "{passage}")
 _KEYS = ("template",)
 
-#: Raise when ``render`` puts the same template and texts otherwise.
+#: Increment when ``render`` gives another message for the same template and texts.
 _RENDERING = 1
+
+#: Tokens for the reply, and for those that joining texts may add.
+_RESERVED_TOKENS = 24
+
+#: Upper bound of a chat template's tokens, if the server does not report the length of a sample.
+_TEMPLATE_TOKENS = 256
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A template in three pieces: what stands before the query, between query and passage, and after."""
+    """A template: the text before the query, between query and passage, and after the passage."""
 
     before: str
     between: str
@@ -31,12 +38,12 @@ class Prompt:
 
     @property
     def digest(self) -> str:
-        """Hex digest of all that decides what is asked about a pair."""
+        """Hex digest of everything that decides the message for a pair."""
         content = "\0".join((str(_RENDERING), self.before, self.between, self.after))
         return hashlib.sha256(content.encode()).hexdigest()
 
     def render(self, query: str, passage: str) -> str:
-        """The message that asks for the grade of ``passage`` for ``query``."""
+        """The message that requests the grade of ``passage`` for ``query``."""
         return (
             f"{self.before}<query>\n{escape_markup(query)}\n</query>{self.between}"
             f"<passage>\n{escape_markup(passage)}\n</passage>{self.after}"
@@ -47,24 +54,24 @@ def load_prompt(name: str) -> Prompt:
     """The packaged prompt of that name, or the one in the file at that path.
 
     Raises:
-        UserError: there is none, or the file is not a prompt. Names the file and the field.
+        UserError: there is no such prompt, or the file is not valid. Names the file and the field.
     """
     packaged = resources.files("pyrite.judges") / "prompts"
     if (packaged / f"{name}.yaml").is_file():
-        return _parsed((packaged / f"{name}.yaml").read_text(encoding="utf-8"), f"the prompt {name}")
+        return _parse((packaged / f"{name}.yaml").read_text(encoding="utf-8"), f"the prompt {name}")
     path = Path(name).expanduser()
     try:
-        return _parsed(path.read_text(encoding="utf-8"), str(path))
+        return _parse(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         known = ", ".join(sorted(entry.name.removesuffix(".yaml") for entry in packaged.iterdir()))
-        raise UserError(f"judge.prompt: {name} is no file, and no prompt that comes with Pyrite ({known}).") from None
+        raise UserError(f"judge.prompt: {name} is neither a file nor a packaged prompt ({known}).") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
     except OSError as error:
-        raise UserError(f"judge.prompt: {path} cannot be read: {error.strerror}.") from None
+        raise UserError(f"judge.prompt: cannot read {path}: {error.strerror}.") from None
 
 
-def _parsed(text: str, where: str) -> Prompt:
+def _parse(text: str, where: str) -> Prompt:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -72,17 +79,17 @@ def _parsed(text: str, where: str) -> Prompt:
         line = f":{mark.line + 1}" if mark else ""
         raise UserError(f"{where}{line}: not YAML: {getattr(error, 'problem', None) or error}.") from None
     if not isinstance(content, dict):
-        raise UserError(f"{where}: a prompt file is a mapping with the key template; this is not one.")
+        raise UserError(f"{where}: not a mapping. A prompt file is a mapping with the key template.")
     for key in content:
         if key not in _KEYS:
-            raise UserError(f"{where}: {key}: unknown key. Known here: {', '.join(_KEYS)}.")
+            raise UserError(f"{where}: {key}: unknown key. Known keys: {', '.join(_KEYS)}.")
     template = content.get("template")
     if not isinstance(template, str):
-        raise UserError(f"{where}: template: this text is needed and not there.")
+        raise UserError(f"{where}: template: missing, or not text. Write the prompt's text there.")
     for placeholder in _PLACEHOLDERS:
         if template.count(placeholder) != 1:
             raise UserError(
-                f"{where}: template: {placeholder} must stand in it once; it does {template.count(placeholder)} times."
+                f"{where}: template: {placeholder} must occur once, but occurs {template.count(placeholder)} times."
             )
     before, _, rest = template.partition("{query}")
     between, placeholder, after = rest.partition("{passage}")
@@ -91,5 +98,49 @@ def _parsed(text: str, where: str) -> Prompt:
             f"{where}: template: {{query}} must come before {{passage}}, so that a query's passages share a prefix."
         )
     if not before.strip():
-        raise UserError(f"{where}: template: the grades must be explained before {{query}}.")
+        raise UserError(f"{where}: template: no text before {{query}}. Explain the grades there.")
     return Prompt(before, between, after.rstrip("\n"))
+
+
+class Window:
+    """Truncates passages so that messages fit into ``limit`` tokens, instead of leaving truncation to the server.
+
+    A text never has more tokens than UTF-8 bytes. Most messages fit by their bytes and need no tokenization.
+    """
+
+    def __init__(
+        self, prompt: Prompt, limit: int | None, sample_tokens: int, count: Callable[[str], Awaitable[int]] | None
+    ):
+        """``limit``: None if unknown, then nothing is truncated.
+
+        ``sample_tokens``: tokens of a message with two short texts, chat template included; 0 if unknown.
+        ``count``: counts a message's tokens, chat template included; None if the server cannot, then bytes decide.
+        """
+        self._prompt, self._limit, self._count = prompt, limit, count
+        self._overhead = _RESERVED_TOKENS + (sample_tokens or _TEMPLATE_TOKENS + len(prompt.render("", "").encode()))
+
+    async def fit(self, query: str, passage: str) -> tuple[str, bool] | None:
+        """The message, and whether its passage is truncated; None if not even one character of the passage fits."""
+        message = self._prompt.render(query, passage)
+        if self._limit is None or self._bytes(query, passage) <= self._limit:
+            return message, False
+        empty, size = await self._size(query, ""), await self._size(query, passage)
+        if empty >= self._limit:
+            return None
+        truncated = passage
+        while size > self._limit:
+            share = (self._limit - empty) / (size - empty)
+            truncated = truncated[: max(0, min(len(truncated) - 1, int(len(truncated) * share)))].rstrip()
+            if not truncated:
+                return None
+            size = await self._size(query, truncated)
+        return self._prompt.render(query, truncated), truncated != passage
+
+    async def _size(self, query: str, passage: str) -> int:
+        """Tokens of the message and its reply; an upper bound if the server cannot count."""
+        if self._count:
+            return await self._count(self._prompt.render(query, passage)) + _RESERVED_TOKENS
+        return self._bytes(query, passage)
+
+    def _bytes(self, query: str, passage: str) -> int:
+        return self._overhead + sum(len(escape_markup(text).encode()) for text in (query, passage))

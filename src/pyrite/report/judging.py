@@ -35,7 +35,7 @@ def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
     judge, and to the time in which at least one shard was running, including its start-up. The judge's machine is
     unknown, so the cost uses the price of the default machine in ``costs.yaml``.
     """
-    llm = spec.judge.kind == "llm"
+    llm = spec.judge.needs_server
     rows = []
     for iteration in range(1, spec.iterations + 1):
         shards = _judge_shards(manifests, iteration)
@@ -47,8 +47,7 @@ def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
     if llm and rows:
         priced = machine(USUAL_MACHINE)
         found |= {
-            "model": spec.judge.model,
-            "prompt": spec.judge.prompt,
+            **spec.judge.identity,
             **{name: sum(row[name] for row in rows) for name in ("requested", "seconds", "dollars")},
             "price": {
                 "machine": priced.name,

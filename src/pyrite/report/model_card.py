@@ -38,7 +38,7 @@ def write(
     """
     counts = Counter(queries["split"].to_pylist())
     split, unseen = _held_out(report["data"], queries)
-    judge = f"{spec.judge.model}, prompt {spec.judge.prompt}" if spec.judge.kind == "llm" else spec.judge.kind
+    judge = f"{spec.judge.label}, fingerprint {', '.join(sorted(judges))}"
     licence = _licence(base)
     facts = {
         "dimensions": model.get_embedding_dimension(),

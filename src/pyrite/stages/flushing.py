@@ -1,4 +1,4 @@
-"""Doing work that takes long and is paid for: what is done is put away as it comes, and SIGTERM ends it in order."""
+"""Runs long and costly work: results are stored periodically, and SIGTERM stops it cleanly."""
 
 import asyncio
 import logging
@@ -10,50 +10,49 @@ from typing import Any, TypeVar
 
 from pyrite.errors import Interrupted, first_error
 
-#: Seconds between two times of putting away: what a killed worker has to do again.
+#: Seconds between flushes: the work that a killed worker loses.
 FLUSH_SECONDS = 5.0
 
-#: Who is told to stop waits so long for a store that does not answer. A Job's pod is killed after 60, a step of
-#: `pyrite train` after 20.
-LAST_SECONDS = 15.0
+#: Time limit of the final flush after SIGTERM. Pods are killed after 60 seconds, steps of `pyrite train` after 20.
+FINAL_FLUSH_SECONDS = 15.0
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-async def run_with_flush(doing: Coroutine[Any, Any, T], flush: Callable[[], Awaitable[None]]) -> T:
-    """What ``doing`` returns. ``flush`` is called every few seconds meanwhile and once at the end, however it ends.
+async def run_with_flush(work: Coroutine[Any, Any, T], flush: Callable[[], Awaitable[None]]) -> T:
+    """Run ``work`` and return its result. ``flush`` is called every few seconds, and at the end in any case.
 
     Raises:
-        Interrupted: the process was told to stop (SIGTERM).
-        PyriteError: as ``doing`` does, of several that tasks of a group raised the first; or as ``flush`` does, since
-            work that cannot be put away is not gone on with.
+        Interrupted: the process received SIGTERM.
+        PyriteError: the error of ``work``; the first one if several tasks of a group failed. Or the error of ``flush``,
+            since work that cannot be stored is stopped.
     """
-    loop, told, before = asyncio.get_running_loop(), asyncio.Event(), signal.getsignal(signal.SIGTERM)
-    loop.set_default_executor(_Unawaited())
-    loop.add_signal_handler(signal.SIGTERM, told.set)
-    task, flushing = loop.create_task(doing), loop.create_task(_often(flush))
-    telling = loop.create_task(told.wait())
+    loop, stop, previous_handler = asyncio.get_running_loop(), asyncio.Event(), signal.getsignal(signal.SIGTERM)
+    loop.set_default_executor(_DaemonExecutor())
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    task, flushing = loop.create_task(work), loop.create_task(_flush_periodically(flush))
+    stopping = loop.create_task(stop.wait())
     try:
-        await asyncio.wait({task, flushing, telling}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, flushing, stopping}, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:  # Ctrl-C
-        told.set()
+        stop.set()
         raise
     finally:
-        broken = flushing.done()
-        # First nothing more is done: what came during the last flush would be lost.
+        flush_failed = flushing.done()
+        # Stop the work first: results that arrive during the final flush would be lost.
         for each in (task, flushing):
             each.cancel()
         await asyncio.gather(task, flushing, return_exceptions=True)
-        if not broken:
-            await _put_away(flush, telling)
-        telling.cancel()
+        if not flush_failed:
+            await _flush_finally(flush, stopping)
+        stopping.cancel()
         loop.remove_signal_handler(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, before)
-    if told.is_set():
-        raise Interrupted("told to stop; what was done is kept. The same command goes on from here.")
-    if broken:
+        signal.signal(signal.SIGTERM, previous_handler)
+    if stop.is_set():
+        raise Interrupted("stopped by a signal; results are stored. Run the same command again to resume.")
+    if flush_failed:
         await flushing
     try:
         return await task
@@ -61,26 +60,26 @@ async def run_with_flush(doing: Coroutine[Any, Any, T], flush: Callable[[], Awai
         raise first_error(group) from group
 
 
-async def _often(flush: Callable[[], Awaitable[None]]) -> None:
+async def _flush_periodically(flush: Callable[[], Awaitable[None]]) -> None:
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
         await asyncio.shield(flush())
 
 
-async def _put_away(flush: Callable[[], Awaitable[None]], telling: asyncio.Task[Any]) -> None:
-    """The last flush. Who is told to stop, before or meanwhile, does not wait for ever."""
-    last = asyncio.ensure_future(flush())
-    await asyncio.wait({last, telling}, return_when=asyncio.FIRST_COMPLETED)
-    done, _ = await asyncio.wait({last}, timeout=LAST_SECONDS)
+async def _flush_finally(flush: Callable[[], Awaitable[None]], stopping: asyncio.Task[Any]) -> None:
+    """Flush once. After SIGTERM, before or during the flush, there is a time limit."""
+    final = asyncio.ensure_future(flush())
+    await asyncio.wait({final, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait({final}, timeout=FINAL_FLUSH_SECONDS)
     if done:
-        await last
+        await final
     else:
-        last.cancel()
-        _log.warning("the store does not answer: what was done in the last seconds is not kept, and is done again")
+        final.cancel()
+        _log.warning("the store does not respond: results of the last seconds are lost and will be computed again")
 
 
-class _Unawaited(ThreadPoolExecutor):
-    """A thread for each call, and nobody waits for it when the process ends: it may be asking a store that is away."""
+class _DaemonExecutor(ThreadPoolExecutor):
+    """Runs each call in a daemon thread, so that the process can exit while a call waits for an unavailable store."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()

@@ -64,7 +64,7 @@ class _Shard:
         self._existing: list[str] = queries["text"].to_pylist()
         self._examples: list[str] = queries.filter(pc.equal(queries["split"], "train"))["text"].to_pylist()
         self._prompt = prompt.load(self._spec.prompt)
-        pool, attempt = Pool.from_spec(ctx.spec, self._spec.model or ctx.spec.judge.model), uuid.uuid4().hex[:12]
+        pool, attempt = Pool.from_spec(ctx.spec, ctx.spec.generator_model), uuid.uuid4().hex[:12]
         self.fingerprint = prompt.fingerprint(pool.model, self._prompt, self._spec.temperature)
         writer = f"{ctx.spec.name}/{self.number}"
         self.session = GenerationSession(pool, ctx.store, self.fingerprint, writer, attempt, ctx.progress)
@@ -146,10 +146,11 @@ class _Shard:
         """The questions whose own passage gets a sufficient grade from the run's judge."""
         if self._spec.answerable_grade is None or not questions:
             return questions
-        if self._ctx.spec.judge.kind == "labels":
+        if not self._ctx.spec.judge.reads_text:
             if self.number == 0:
                 self._ctx.progress.message(
-                    "judge.kind is labels, which cannot grade generated questions: generate.answerable_grade is ignored"
+                    f"judge.kind {self._ctx.spec.judge.kind} cannot grade generated questions: "
+                    "generate.answerable_grade is ignored"
                 )
             return questions
         reasons = await self._own_passages.grade(questions)

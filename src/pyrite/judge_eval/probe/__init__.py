@@ -1,11 +1,10 @@
-"""A probe: a few of a run's pairs are judged for real, before any money goes into judging them all."""
+"""Probe: judges a sample of a run's pairs to decide whether the judge is good enough for the run."""
 
-import uuid
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -13,14 +12,11 @@ import pyarrow.compute as pc
 
 from pyrite import __version__
 from pyrite.executors.step import Run
-from pyrite.judge_eval.asking import ask
-from pyrite.judge_eval.prepared import prepared_context
+from pyrite.judge_eval.common import TimedSession, judge_summary, prepared_context
 from pyrite.judge_eval.probe import findings
-from pyrite.judge_eval.probe.checks import checks, verdict
-from pyrite.judge_eval.probe.samples import samples
-from pyrite.judge_eval.probe.sampling import Asked, draw_queries, sample_query
+from pyrite.judge_eval.probe.sampling import SampledPair, draw_queries, judgments_to_show, sample_query
 from pyrite.judges import Pair, open_judge
-from pyrite.judges.cache import JudgmentCache
+from pyrite.judges.cache import open_cache
 from pyrite.progress import Progress
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import encoder, read_passages, read_qrels, read_queries
@@ -29,17 +25,15 @@ from pyrite.training.mining import near_duplicates, shingles
 
 
 def probe(run: Run, queries: int, candidates: int, progress: Progress) -> dict[str, Any]:
-    """Judge ``candidates`` passages of each of ``queries`` training queries, and say whether to go on.
+    """Judge ``candidates`` passages of each of ``queries`` training queries, and decide go or no-go.
 
-    The whole corpus is encoded with the base model, if it is not yet: ranks are the
-    run's own, and the run finds the embeddings there.
+    The corpus is encoded with the base model first, so that ranks are the run's own. The run reuses the embeddings.
 
     Returns:
         The content of probe.json: plain JSON values.
 
     Raises:
-        UserError: the run is not prepared, or the judge's settings or server are wrong in a way that asking again
-            cannot mend.
+        UserError: the run is not prepared, or the judge's settings or server are wrong, and a retry cannot help.
         PyriteError: the judge grades nothing.
     """
     ctx = prepared_context(run, progress)
@@ -47,19 +41,18 @@ def probe(run: Run, queries: int, candidates: int, progress: Progress) -> dict[s
     relevant: dict[str, set[str]] = defaultdict(set)
     for query, passage in zip(qrels["query_id"].to_pylist(), qrels["passage_id"].to_pylist(), strict=True):
         relevant[query].add(passage)
-    # First, so that a judge that cannot be opened is named before the corpus is encoded.
+    # First, so that wrong settings of the judge fail before the corpus is encoded.
     judge = open_judge(run.spec, all_queries, passages, qrels)
     train = all_queries.filter(pc.equal(all_queries["split"], "train"))
     drawn = draw_queries(train["query_id"].to_pylist(), queries, run.spec.seed)
-    asked = _sample(
+    sample = _sample(
         ctx, passages, train.filter(pc.is_in(train["query_id"], pa.array(drawn))), qrels, relevant, candidates
     )
-    kept = None
-    if judge.shared:
-        kept = JudgmentCache(run.store, judge.fingerprint, f"{run.spec.name}/probe", uuid.uuid4().hex[:12])
-    answers = ask(judge, [each.pair for each in asked], run.spec.judge.max_missing, progress, kept)
+    cache = open_cache(run.store, judge, f"{run.spec.name}/probe")
+    session = TimedSession(judge, cache, [each.pair for each in sample], run.spec.judge.max_missing, progress)
+    session.run()
 
-    judgments = {judgment.pair: judgment for judgment in answers.judgments}
+    judgments = {judgment.pair: judgment for judgment in session.judgments}
     text_of = dict(zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True))
     title_of = dict(zip(passages["passage_id"].to_pylist(), passages["title"].to_pylist(), strict=True))
     query_of = dict(zip(train["query_id"].to_pylist(), train["text"].to_pylist(), strict=True))
@@ -68,41 +61,35 @@ def probe(run: Run, queries: int, candidates: int, progress: Progress) -> dict[s
         query_id, passage_id = pair
         return {"query": query_of[query_id], "passage": text_of[passage_id], "title": title_of[passage_id] or ""}
 
-    words_of = cache(lambda passage_id: shingles(text_of[passage_id]))
-    by_query = findings.graded_candidates(asked, judgments, relevant, run.spec.judge.rank_window)
+    shingles_of = lru_cache(None)(lambda passage_id: shingles(text_of[passage_id]))
+    by_query = findings.graded_candidates(sample, judgments, relevant, run.spec.judge.rank_window)
     content: dict[str, Any] = {
         "pyrite": __version__,
         "run": run.spec.name,
         "domain": run.spec.domain,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "judge": {
-            "kind": run.spec.judge.kind,
-            "model": run.spec.judge.model,
-            "prompt": run.spec.judge.prompt,
-            "fingerprint": judge.fingerprint,
-            **judge.stats,
-        },
+        "judge": judge_summary(run.spec.judge, judge),
         "base_model": run.spec.model.base,
         "rule": run.spec.mine.rule,
         "queries": len(drawn),
         "candidates": candidates,
         "range_max": run.spec.retrieve.range_max,
         "servers": len(run.spec.resources.judge_urls),
-        **findings.speed(answers),
-        "answered": findings.answered(len(asked), answers),
-        "grades": findings.histogram(asked, judgments),
-        "information_bits": round(findings.information(answers.judgments), 4),
-        "hard": findings.hard(
-            by_query, relevant, run.spec.mine, lambda a, b: near_duplicates(words_of(a), words_of(b))
+        **findings.speed(session),
+        "answered": findings.answered(session),
+        "grades": findings.histogram(sample, judgments),
+        "information_bits": round(findings.information(session.judgments), 4),
+        "hard": findings.hard_examples(
+            by_query, relevant, run.spec.mine, lambda a, b: near_duplicates(shingles_of(a), shingles_of(b))
         ),
-        "known_above_random": findings.known_above_random(asked, judgments),
-        "samples": samples(asked, judgments, relevant, texts, run.spec.seed),
+        "known_above_random": findings.known_above_random(sample, judgments),
+        "samples": judgments_to_show(sample, judgments, relevant, texts, run.spec.seed),
     }
-    found = checks(content, run.spec.judge.max_missing)
+    checks = findings.checks(content, run.spec.judge.max_missing)
     return content | {
-        "checks": [asdict(check) for check in found],
-        "go": all(check.passed for check in found),
-        "verdict": verdict(found),
+        "checks": [asdict(check) for check in checks],
+        "go": all(check.passed for check in checks),
+        "verdict": findings.verdict(checks),
     }
 
 
@@ -113,8 +100,8 @@ def _sample(
     qrels: pa.Table,
     relevant: Mapping[str, set[str]],
     candidates: int,
-) -> list[Asked]:
-    """The pairs to ask about, a query's together."""
+) -> list[SampledPair]:
+    """The pairs to judge, grouped by query."""
     trained = passages.filter(pc.equal(passages["split"], "train"))["passage_id"].to_pylist()
     in_training = set(trained)
     ranked: dict[str, dict[str, tuple[int, float]]] = defaultdict(dict)
@@ -129,7 +116,7 @@ def _sample(
             sorted(relevant[query] & in_training),
             trained,
             candidates,
-            ctx.spec.judge,
+            ctx.spec.judge.rank_window,
             ctx.spec.seed,
         )
     ]

@@ -1,64 +1,83 @@
-"""What a probe's answers amount to: pure functions from graded pairs to the numbers that are shown and checked."""
+"""Statistics of a probe's judgments, and the go or no-go checks on them. Pure functions."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, get_args
 
 import numpy as np
+from scipy import stats
 
 from pyrite.evaluation.agreement import auc
-from pyrite.judge_eval.asking import Answers
-from pyrite.judge_eval.probe.sampling import Asked, Part
+from pyrite.judge_eval.common import TimedSession
+from pyrite.judge_eval.probe.sampling import Part, SampledPair
 from pyrite.judges.base import GRADES, Judgment, Pair
 from pyrite.spec import MineSpec
 from pyrite.training.mining import RULES, Candidate, mine_query
 
-#: The rank rule as it is known, whatever the run's own thresholds are.
+#: Maximum share of pairs with the same grade.
+MAX_SAME_GRADE = 0.95
+
+#: Minimum information of a judgment about its pair in bits, of at most 2 with four grades.
+MIN_INFORMATION = 0.1
+
+#: The lower bound of the AUC of known relevant against random passages must be above this.
+MIN_AUC = 0.7
+
+#: Maximum share of pairs whose own token is none of the grades.
+MAX_OFF_LABEL = 0.5
+
+#: The grades count as uniformly distributed if a chi-square test does not reject it at this level.
+_UNIFORM_P = 0.05
+
+#: The rank rule with its default thresholds, for comparison with the run's own rule.
 _RANK_RULE = MineSpec(rule="rank")
 
 
-def speed(answers: Answers) -> dict[str, Any]:
-    """Pairs a second, tokens a pair, and seconds of one answer; what `pyrite estimate` corrects its guess by."""
-    judged = answers.judgments
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+def speed(session: TimedSession) -> dict[str, Any]:
+    """Throughput, tokens per pair and latency. `pyrite estimate` uses them instead of its defaults."""
+    judged, count = session.judgments, len(session.judgments)
     latency = [judgment.latency for judgment in judged]
-    count = len(judged)
     return {
-        "pairs_per_second": round(count / max(answers.seconds, 1e-6), 3),
+        "pairs_per_second": round(count / max(session.seconds, 1e-6), 3),
         "prompt_tokens_per_pair": round(sum(j.prompt_tokens for j in judged) / count, 2),
         "cached_tokens_per_pair": round(sum(j.cached_tokens for j in judged) / count, 2),
-        "seconds": round(answers.seconds, 3),
+        "seconds": round(session.seconds, 3),
         "latency_median": round(float(np.median(latency)), 4),
         "latency_p95": round(float(np.percentile(latency, 95)), 4),
     }
 
 
-def answered(asked: int, answers: Answers) -> dict[str, Any]:
-    """How many pairs were graded, at the first attempt or later, and why others were not."""
+def answered(session: TimedSession) -> dict[str, Any]:
+    """Counts of judged, retried and missing pairs, and the reasons of missing ones."""
     return {
-        "requested": asked,
-        "judged": len(answers.judgments),
-        "more_than_one_attempt": sum(judgment.attempts > 1 for judgment in answers.judgments),
-        "missing": len(answers.missing),
-        "missing_reasons": dict(Counter(missing.reason for missing in answers.missing).most_common()),
+        "requested": session.total,
+        "judged": len(session.judgments),
+        "more_than_one_attempt": sum(judgment.attempts > 1 for judgment in session.judgments),
+        "missing": len(session.missing),
+        "missing_reasons": dict(Counter(missing.reason for missing in session.missing).most_common()),
     }
 
 
-def histogram(asked: Iterable[Asked], judgments: Mapping[Pair, Judgment]) -> dict[str, dict[str, int]]:
-    """How often each grade was given: over all pairs, and for each part of the sample."""
-    found: dict[str, Counter[int]] = {name: Counter() for name in ("all", *get_args(Part))}
-    for each in asked:
+def histogram(sample: Iterable[SampledPair], judgments: Mapping[Pair, Judgment]) -> dict[str, dict[str, int]]:
+    """Counts of each grade, over all pairs and for each part of the sample."""
+    counts: dict[str, Counter[int]] = {name: Counter() for name in ("all", *get_args(Part))}
+    for each in sample:
         if judgment := judgments.get(each.pair):
             for name in ("all", *each.parts):
-                found[name][judgment.grade] += 1
-    return {name: {str(grade): counts[grade] for grade in GRADES} for name, counts in found.items()}
+                counts[name][judgment.grade] += 1
+    return {name: {str(grade): count[grade] for grade in GRADES} for name, count in counts.items()}
 
 
 def information(judgments: Iterable[Judgment]) -> float:
-    """How much an answer says about its pair, in bits: the mutual information of pair and grade.
+    """Mutual information of pair and grade, in bits.
 
-    The entropy of the mean distribution over the grades less the mean entropy of the distributions; 0 for a judge that
-    answers every pair alike, be it sure or unsure. A judgment without a distribution counts as all on its grade.
+    The entropy of the mean distribution minus the mean entropy of the distributions; 0 for a judge that judges all
+    pairs alike, whether it is certain or not. A judgment without a distribution has probability 1 for its grade.
     """
     each = np.array([judgment.distribution or [float(judgment.grade == g) for g in GRADES] for judgment in judgments])
     return max(0.0, float(_entropy(each.mean(axis=0)) - _entropy(each).mean()))
@@ -69,17 +88,16 @@ def _entropy(distribution: Any) -> Any:
     return -np.sum(distribution * np.log2(np.where(distribution > 0, distribution, 1)), axis=-1)
 
 
-def known_above_random(asked: Iterable[Asked], judgments: Mapping[Pair, Judgment]) -> dict[str, Any]:
-    """AUC of the expected grade between known relevant and random passages, with its 95% interval by query."""
-    pairs = [each for each in asked if each.parts & {"known", "random"} and each.pair in judgments]
+def known_above_random(sample: Iterable[SampledPair], judgments: Mapping[Pair, Judgment]) -> dict[str, Any]:
+    """AUC of the expected grade of known relevant against random passages, with a 95% interval clustered by query."""
+    pairs = [each for each in sample if each.parts & {"known", "random"} and each.pair in judgments]
     scores = np.array([judgments[each.pair].expected for each in pairs])
     relevant = np.array(["known" in each.parts for each in pairs], dtype=bool)
     found = auc(scores, relevant, [each.pair.query_id for each in pairs])
-    low, high = found.interval.low, found.interval.high
     return {
         "auc": _finite(found.value),
-        "low": _finite(low),
-        "high": _finite(high),
+        "low": _finite(found.interval.low),
+        "high": _finite(found.interval.high),
         "known": found.relevant,
         "random": found.irrelevant,
     }
@@ -90,18 +108,17 @@ def _finite(value: float) -> float | None:
 
 
 def graded_candidates(
-    asked: Sequence[Asked],
+    sample: Sequence[SampledPair],
     judgments: Mapping[Pair, Judgment],
     relevant: Mapping[str, set[str]],
     window: int | None,
 ) -> dict[str, list[Candidate]]:
-    """The retrieved pairs that were graded, as mining takes them, by query.
+    """The retrieved and judged pairs as mining's candidates, by query.
 
-    Only those that the run itself would judge: ranks up to ``window``, and what is known to be relevant.
+    Only those that the run would judge: ranks up to ``window``, and passages known to be relevant.
     """
-    found = {}
-    for query_id, pairs in groupby(asked, lambda each: each.pair.query_id):
-        found[query_id] = [
+    return {
+        query_id: [
             Candidate(each.pair.passage_id, each.rank, each.score, judgment.grade, judgment.expected)
             for each in pairs
             if each.rank is not None
@@ -109,61 +126,171 @@ def graded_candidates(
             and (window is None or each.rank <= window or each.pair.passage_id in relevant[query_id])
             and (judgment := judgments.get(each.pair))
         ]
-    return found
+        for query_id, pairs in groupby(sample, lambda each: each.pair.query_id)
+    }
 
 
-def hard(
+def hard_examples(
     by_query: Mapping[str, Sequence[Candidate]],
     relevant: Mapping[str, set[str]],
     spec: MineSpec,
     is_duplicate: Callable[[str, str], bool],
 ) -> dict[str, Any]:
-    """Hard positives and negatives, under the known rank rule and the run's own, and the examples that mining makes.
-
-    A passage that is known to be relevant is never a negative.
-    """
+    """Hard positives and negatives by the default rank rule and the run's own, and the examples that mining creates."""
     examples: Counter[str] = Counter()
-    without: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for query_id, candidates in by_query.items():
         found, reason = mine_query(query_id, candidates, relevant[query_id], spec, is_duplicate)
         examples.update(example.kind for example in found)
         if reason:
-            without[reason] += 1
+            reasons[reason] += 1
     return {
-        "rank_rule": _count(by_query, relevant, _RANK_RULE),
-        "own_rule": _count(by_query, relevant, spec),
+        "rank_rule": _count_hard(by_query, relevant, _RANK_RULE),
+        "own_rule": _count_hard(by_query, relevant, spec),
         "examples": {"hard": examples["hard"], "easy": examples["easy"]},
-        "queries_without_example": dict(without.most_common()),
+        "queries_without_example": dict(reasons.most_common()),
     }
 
 
-def _count(
+def _count_hard(
     by_query: Mapping[str, Sequence[Candidate]], relevant: Mapping[str, set[str]], spec: MineSpec
 ) -> dict[str, int]:
-    positives = negatives = 0
+    """Number of positives that rank too low and of negatives that rank too high.
+
+    By the thresholds of a rule by rank; otherwise compared with the query's best negative and best positive.
+    """
+    rule, positives, negatives = RULES[spec.rule], 0, 0
+    minimum = spec.positive_grade or rule.positive_grade
     for query_id, candidates in by_query.items():
-        low, high = _hard(candidates, relevant[query_id], spec)
-        positives += len(low)
-        negatives += len(high)
+        ranks_positive = [c.rank for c in candidates if c.grade is not None and c.grade >= minimum]
+        ranks_negative = [
+            c.rank
+            for c in candidates
+            if c.grade is not None and c.grade <= spec.negative_grade and c.passage_id not in relevant[query_id]
+        ]
+        if rule.by_rank:
+            positives += sum(rank > spec.positive_rank for rank in ranks_positive)
+            negatives += sum(rank <= spec.negative_rank for rank in ranks_negative)
+        elif ranks_positive and ranks_negative:
+            positives += sum(rank > min(ranks_negative) for rank in ranks_positive)
+            negatives += sum(rank < min(ranks_positive) for rank in ranks_negative)
     return {"positives": positives, "negatives": negatives}
 
 
-def _hard(
-    candidates: Sequence[Candidate], relevant: set[str], spec: MineSpec
-) -> tuple[list[Candidate], list[Candidate]]:
-    """Positives that stand too low and negatives that stand too high: by rank, or beside each other."""
-    rule = RULES[spec.rule]
-    least = spec.positive_grade or rule.positive_grade
-    positives = [c for c in candidates if c.grade is not None and c.grade >= least]
-    negatives = [
-        c for c in candidates if c.grade is not None and c.grade <= spec.negative_grade and c.passage_id not in relevant
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check. ``found``: the result in words; ``advice``: what a failure means and what to do."""
+
+    name: str
+    passed: bool
+    found: str
+    advice: str
+
+
+def checks(content: Mapping[str, Any], max_missing: float) -> list[Check]:
+    """All checks on the content of a probe, the most informative last."""
+    return [
+        _few_missing(content["answered"], max_missing),
+        _on_label(content["judge"].get("off_label", 0), content["answered"]["judged"]),
+        _not_alike(content["grades"]["all"]),
+        _not_uniform(content["grades"]["all"]),
+        _informative(content["information_bits"]),
+        _has_hard_examples(content["hard"], content["queries"]),
+        _known_above_random(content["known_above_random"]),
     ]
-    if rule.by_rank:
-        return (
-            [c for c in positives if c.rank > spec.positive_rank],
-            [c for c in negatives if c.rank <= spec.negative_rank],
-        )
-    if not positives or not negatives:
-        return [], []
-    best, worst = min(c.rank for c in positives), min(c.rank for c in negatives)
-    return [c for c in positives if c.rank > worst], [c for c in negatives if c.rank < best]
+
+
+def verdict(found: Sequence[Check]) -> str:
+    """Go, or no-go and why."""
+    failed = [check.found for check in found if not check.passed]
+    return "No-go: " + "; ".join(failed) + "." if failed else "Go: this judge's grades can be used for mining."
+
+
+def _few_missing(counts: Mapping[str, Any], maximum: float) -> Check:
+    passed = counts["missing"] <= maximum * counts["requested"]
+    reason = "" if passed else f"Most frequent reason: {next(iter(counts['missing_reasons']))}. "
+    return Check(
+        "few missing",
+        passed,
+        f"{counts['missing']:,} of {counts['requested']:,} pairs have no grade",
+        f"{reason}A run stops above judge.max_missing ({maximum:.0%}). Check the judge's server.",
+    )
+
+
+def _on_label(off_label: int, judged: int) -> Check:
+    return Check(
+        "answers with a grade",
+        off_label <= MAX_OFF_LABEL * judged,
+        f"in {off_label:,} of {judged:,} pairs the model's own token is not a grade",
+        f"At most {MAX_OFF_LABEL:.0%} may be: the grade is then the likeliest of four tokens that the model would not "
+        "generate. Use a model that does not reason before it answers, or disable reasoning, and check that the server "
+        "uses the model's own chat template.",
+    )
+
+
+def _not_alike(grades: Mapping[str, int]) -> Check:
+    total = sum(grades.values())
+    grade, count = max(grades.items(), key=lambda item: item[1])
+    return Check(
+        "not all alike",
+        count <= MAX_SAME_GRADE * total,
+        f"{count:,} of {total:,} pairs have grade {grade}",
+        f"At most {MAX_SAME_GRADE:.0%} may have the same grade: this judge does not distinguish passages. Use a "
+        "stronger model, and read its judgments on the page.",
+    )
+
+
+def _not_uniform(grades: Mapping[str, int]) -> Check:
+    counts = [grades[str(grade)] for grade in GRADES]
+    p = float(stats.chisquare(counts).pvalue)
+    shares = ", ".join(f"{count / sum(counts):.0%}" for count in counts)
+    passed = p < _UNIFORM_P
+    return Check(
+        "not flat",
+        passed,
+        f"grades 1 to 4 have shares of {shares}" + ("" if passed else ", as if drawn at random"),
+        f"Equal probabilities explain these counts (p = {p:.2f}). If all other checks pass, use more queries "
+        "(--queries).",
+    )
+
+
+def _informative(bits: float) -> Check:
+    return Check(
+        "informative",
+        bits >= MIN_INFORMATION,
+        f"a judgment has {bits:.2f} of at most 2 bits of information about its pair",
+        f"The minimum is {MIN_INFORMATION}: the probabilities of the four grades hardly depend on the passage. Use a "
+        "stronger model.",
+    )
+
+
+def _has_hard_examples(hard: Mapping[str, Any], queries: int) -> Check:
+    count, minimum = hard["examples"]["hard"], max(1, queries // 10)
+    reasons = "; ".join(f"{reason}: {times:,}" for reason, times in hard["queries_without_example"].items())
+    why = f"Queries without an example: {reasons}." if reasons else "The base model already ranks as the judge grades."
+    return Check(
+        "hard examples",
+        count >= minimum,
+        f"{count:,} hard examples in {queries:,} queries",
+        f"The minimum is {minimum:,}: without hard examples there is nothing to learn. {why}",
+    )
+
+
+def _known_above_random(found: Mapping[str, Any]) -> Check:
+    name = "known above random"
+    if found["low"] is None:
+        words = f"{found['known']:,} known relevant and {found['random']:,} random passages are graded"
+        return Check(name, False, words, "Both are needed to check that known relevant passages get higher grades.")
+    passed, unsure = found["low"] > MIN_AUC, found["auc"] > MIN_AUC
+    verb = "are" if passed else "are not surely" if unsure else "are not clearly"
+    return Check(
+        name,
+        passed,
+        f"known relevant passages {verb} graded above random ones "
+        f"(AUC {found['auc']:.2f}, 95% interval {found['low']:.2f} to {found['high']:.2f})",
+        f"The interval must be above {MIN_AUC}. {'Use more queries (--queries), or' if unsure else 'Use'} "
+        "a stronger model. `pyrite calibrate` compares it with human grades.",
+    )

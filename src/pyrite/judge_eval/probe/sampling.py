@@ -1,26 +1,32 @@
-"""Which pairs a probe asks about: a sample of what the run would judge, and pairs whose answer is known beforehand."""
+"""What a probe samples: pairs to judge, and judgments to show to a person."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
-from pyrite.judges.base import Pair
-from pyrite.judges.selection import select_candidates
-from pyrite.spec import JudgeSpec, SampleSpec
+from pyrite.judges.base import GRADES, RELEVANT, Judgment, Pair
 from pyrite.splitting import draw
 
-#: Why a pair is asked: retrieved by the base model, known by the data set to be relevant, or drawn at random.
+#: Why a pair is in the sample: retrieved by the base model, labelled as relevant by the data set, or drawn at random.
 Part = Literal["candidate", "known", "random"]
 
-#: At most so many known relevant passages for each query, and so many random ones.
+#: Maximum known relevant passages and random passages per query.
 _KNOWN = 2
 _RANDOM = 3
 
+#: Decay of the probability that a deeper rank is drawn, as in arXiv 2512.08088.
+_DECAY = 0.1
+
+#: Judgments to show per grade and per contradiction.
+_SHOWN = 3
+
 
 @dataclass(frozen=True)
-class Asked:
-    """A pair and why it is asked. ``rank`` and ``score`` are the base model's, None where it did not retrieve it."""
+class SampledPair:
+    """A pair and why it was sampled. ``rank`` and ``score`` are the base model's; None if it did not retrieve it."""
 
     pair: Pair
     parts: frozenset[Part]
@@ -39,32 +45,109 @@ def sample_query(
     relevant: Sequence[str],
     passage_ids: Sequence[str],
     candidates: int,
-    spec: JudgeSpec,
+    rank_window: int | None,
     seed: int,
-) -> list[Asked]:
-    """The pairs of one query, in the order in which they are asked.
+) -> list[SampledPair]:
+    """The pairs of one query, in the order in which they are judged.
 
-    Half of the candidates are the first ranks, where hard negatives are; the others are drawn from below, where hard
-    positives are, within the ranks that the run itself would judge.
+    Half of the candidates are the first ranks, with the hard negatives. The others are drawn from deeper ranks, with
+    the hard positives, within the ranks that the run would judge.
 
     Args:
         ranked: rank (from 1) and score of each retrieved passage, best first.
-        relevant: passages that the data set knows to be relevant.
-        passage_ids: all passages that random ones are drawn from.
+        relevant: passages that the data set labels as relevant.
+        passage_ids: all passages, to draw random ones from.
     """
-    half = SampleSpec(top=candidates - candidates // 2, deeper=candidates // 2)
-    sampled = spec.model_copy(update={"sample": half})
-    chosen = select_candidates(query_id, [(passage, rank) for passage, (rank, _) in ranked.items()], (), sampled, seed)
+    ranks = {passage: rank for passage, (rank, _) in ranked.items() if rank_window is None or rank <= rank_window}
+    drawn = _draw_ranks(query_id, ranks, candidates - candidates // 2, candidates // 2, seed)
     known = sorted(relevant, key=lambda passage: draw(seed, f"{query_id} {passage}"))[:_KNOWN]
-    # Of so many distinct passages at least as many as are wanted are not relevant.
-    some = Random(f"{seed} {query_id}").sample(passage_ids, min(len(passage_ids), len(relevant) + _RANDOM))
-    unknown = [passage for passage in some if passage not in relevant][:_RANDOM]
+    # Among this many distinct passages at least _RANDOM are not relevant.
+    random = Random(f"{seed} {query_id}").sample(passage_ids, min(len(passage_ids), len(relevant) + _RANDOM))
+    unknown = [passage for passage in random if passage not in relevant][:_RANDOM]
     parts: dict[str, set[Part]] = {}
-    named: tuple[tuple[Part, Sequence[str]], ...] = (("candidate", chosen), ("known", known), ("random", unknown))
-    for part, passages in named:
+    by_part: tuple[tuple[Part, Sequence[str]], ...] = (("candidate", drawn), ("known", known), ("random", unknown))
+    for part, passages in by_part:
         for passage in passages:
             parts.setdefault(passage, set()).add(part)
     return [
-        Asked(Pair(query_id, passage), frozenset(why), *ranked.get(passage, (None, None)))
+        SampledPair(Pair(query_id, passage), frozenset(why), *ranked.get(passage, (None, None)))
         for passage, why in parts.items()
     ]
+
+
+def _draw_ranks(query_id: str, ranks: Mapping[str, int], first: int, deeper: int, seed: int) -> list[str]:
+    """The passages of the ``first`` ranks, and ``deeper`` ones drawn from below with exponential decay, by rank."""
+    # Weighted sampling without replacement: the smallest of -log(u) / weight (Efraimidis and Spirakis, 2006).
+    below = sorted(
+        (math.log(-math.log(_uniform(seed, query_id, passage))) + _DECAY * rank, rank, passage)
+        for passage, rank in ranks.items()
+        if rank > first
+    )
+    drawn = sorted((rank, passage) for _, rank, passage in below[:deeper])
+    return [passage for passage, rank in ranks.items() if rank <= first] + [passage for _, passage in drawn]
+
+
+def _uniform(seed: int, query_id: str, passage_id: str) -> float:
+    """A number strictly between 0 and 1, the same on every machine."""
+    digest = hashlib.sha256(f"{seed} {query_id} {passage_id}".encode()).digest()
+    return (int.from_bytes(digest[:6]) + 0.5) / 2**48
+
+
+def judgments_to_show(
+    sample: Sequence[SampledPair],
+    judgments: Mapping[Pair, Judgment],
+    relevant: Mapping[str, set[str]],
+    texts: Callable[[Pair], Mapping[str, str]],
+    seed: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """Up to three judgments of each grade ("4" to "1"), and up to three of each contradiction.
+
+    "known, graded low": known to be relevant and graded below 3, the lowest first. "random, graded high": drawn at
+    random and graded 3 or 4, the highest first.
+
+    Args:
+        texts: the query, the passage and its title of a pair.
+    """
+    shuffled = sorted((each for each in sample if each.pair in judgments), key=lambda e: draw(seed, " ".join(e.pair)))
+
+    def expected(each: SampledPair) -> float:
+        return judgments[each.pair].expected
+
+    def rows(pairs: Sequence[SampledPair]) -> list[dict[str, Any]]:
+        return [
+            _row(each, judgments[each.pair], each.pair.passage_id in relevant[each.pair.query_id], texts(each.pair))
+            for each in pairs[:_SHOWN]
+        ]
+
+    low = [e for e in shuffled if "known" in e.parts and judgments[e.pair].grade < RELEVANT]
+    high = [e for e in shuffled if "random" in e.parts and judgments[e.pair].grade >= RELEVANT]
+    return {
+        "known, graded low": rows(sorted(low, key=expected)),
+        "random, graded high": rows(sorted(high, key=expected, reverse=True)),
+        **{
+            str(grade): rows(_new_queries_first([e for e in shuffled if judgments[e.pair].grade == grade]))
+            for grade in reversed(GRADES)
+        },
+    }
+
+
+def _new_queries_first(pairs: Sequence[SampledPair]) -> list[SampledPair]:
+    """``pairs``, with the first pair of each query first."""
+    first = {each.pair.query_id: each for each in reversed(pairs)}
+    return sorted(pairs, key=lambda each: first[each.pair.query_id] is not each)
+
+
+def _row(each: SampledPair, judgment: Judgment, relevant: bool, texts: Mapping[str, str]) -> dict[str, Any]:
+    distribution = judgment.distribution
+    return {
+        **texts,
+        "query_id": each.pair.query_id,
+        "passage_id": each.pair.passage_id,
+        "grade": judgment.grade,
+        "expected": round(judgment.expected, 3),
+        "distribution": None if distribution is None else [round(p, 4) for p in distribution],
+        "rank": each.rank,
+        "score": None if each.score is None else round(each.score, 4),
+        "known_relevant": relevant,
+        "parts": sorted(each.parts),
+    }

@@ -1,0 +1,111 @@
+"""What ``probe`` and ``calibrate`` share: a run's prepared tables, and pairs that are judged now and timed."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from pyrite.errors import PyriteError, UserError
+from pyrite.executors.step import Run
+from pyrite.judges import Judge, Judgment, Missing, Pair
+from pyrite.judges.cache import JudgmentCache
+from pyrite.judges.session import JudgingSession, QueryPassages
+from pyrite.plan import Step
+from pyrite.progress import Progress
+from pyrite.spec import CommonJudgeSpec
+from pyrite.stages.context import StepContext
+from pyrite.stages.flushing import run_with_flush
+
+#: This many missing pairs are too few to give up on the judge. If all of the first ones are missing, it fails.
+_FEW_MISSING = 20
+
+
+def missing_steps(run: Run) -> list[Step]:
+    """The steps that prepare the run's corpus and queries and are not done."""
+    preparing = ("prepare", "generate")
+    return [state.step for state in run.survey() if state.step.stage in preparing and state.state != "done"]
+
+
+def prepared_context(run: Run, progress: Progress) -> StepContext:
+    """A context for the stages' functions that read tables. It belongs to no step, and nothing is written through it.
+
+    Raises:
+        UserError: the run is not prepared.
+    """
+    if missing_steps(run):
+        raise UserError(
+            f"run {run.spec.name} is not prepared, or its source or settings have changed. Run `pyrite prepare`."
+        )
+    return StepContext(
+        spec=run.spec,
+        step=Step("retrieve", 1),
+        store=run.store,
+        prefix=run.prefix,
+        manifests=run.manifests(),
+        scratch_key=f"{run.prefix}/scratch/aside",
+        progress=progress,
+    )
+
+
+def judge_summary(spec: CommonJudgeSpec, judge: Judge) -> dict[str, Any]:
+    """Which judge it is and how it graded, for a result file."""
+    return {**spec.identity, "fingerprint": judge.fingerprint, **judge.stats}
+
+
+class TimedSession(JudgingSession):
+    """Also collects the judgments and measures the time from the first request to the last reply."""
+
+    def __init__(
+        self, judge: Judge, cache: JudgmentCache | None, pairs: Sequence[Pair], max_missing: float, progress: Progress
+    ):
+        super().__init__(judge, cache, len(pairs), max_missing, progress, few_missing=_FEW_MISSING)
+        self.judgments: list[Judgment] = []
+        self.seconds = 0.0
+        self._pairs = pairs
+
+    def run(self) -> None:
+        """Judge all pairs. Cached judgments are not used, since the time is measured; new ones are cached in any case.
+
+        Raises:
+            Interrupted: the process received SIGTERM.
+            PyriteError: the judge cannot continue, grades nothing, or leaves too many pairs ungraded.
+        """
+        if not self._pairs:
+            return  # no server is needed
+        self._progress.begin(self.total, "pairs judged")
+        asyncio.run(run_with_flush(self._run(), self.flush))
+        self.merge()
+
+    async def _run(self) -> None:
+        async with self.judge:
+            await self.judge.ready()
+            started = time.perf_counter()
+            await self.judge_all(_grouped(self._pairs, self.judge.in_flight))
+            self.seconds = time.perf_counter() - started
+
+    def on_judged(self, judgment: Judgment) -> None:
+        self.judgments.append(judgment)
+        super().on_judged(judgment)
+
+    def on_missing(self, missing: Missing) -> None:
+        super().on_missing(missing)
+        if len(self.missing) >= min(_FEW_MISSING, self.total) and not self.judgments:
+            reason, times = Counter(each.reason for each in self.missing).most_common(1)[0]
+            raise PyriteError(
+                f"the judge graded none of the first {len(self.missing)} pairs; {times} times: {reason}. "
+                "Check the judge's server and resources.judge_urls."
+            )
+
+
+def _grouped(pairs: Sequence[Pair], in_flight: int) -> list[QueryPassages]:
+    """The pairs by query. A query is divided if there are too few queries to use the judge's concurrency."""
+    queries = [(query, [pair.passage_id for pair in group]) for query, group in groupby(pairs, lambda p: p.query_id)]
+    parts = -(-in_flight // max(1, len(queries)))
+    return [
+        (query, ids[start : start + size])
+        for query, ids in queries
+        for size in [-(-len(ids) // parts)]
+        for start in range(0, len(ids), size)
+    ]

@@ -1,0 +1,129 @@
+"""A judging session: which pairs are judged, in what order, and when a query is left."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyrite.errors import PyriteError
+from pyrite.judges import Judge, Judgment, Missing, Pair
+from pyrite.judges.cache import open_cache
+from pyrite.judges.session import JudgingSession, select_candidates
+from pyrite.progress import NullProgress
+from pyrite.store import open_store
+
+RANKED = [(f"c{rank}", rank) for rank in range(1, 51)]
+
+
+@given(st.none() | st.integers(2, 60))
+def test_selected_ranks_are_those_in_the_window(window: int | None) -> None:
+    selected = select_candidates(RANKED, (), window)
+    assert selected == [f"c{rank}" for rank in range(1, min(50, window or 50) + 1)]
+
+
+def test_known_passages_come_first_whatever_their_rank() -> None:
+    assert select_candidates(RANKED, {"c50", "c2", "not-retrieved"}, 3) == ["c2", "c50", "c1", "c3"]
+
+
+class TableJudge(Judge):
+    """Grades by a table; None is a missing pair. Checks that a query's pairs are sequential."""
+
+    fingerprint = "table"
+
+    def __init__(self, grades: dict[Pair, int | None], in_flight: int = 3):
+        self.grades, self.in_flight, self.requested = grades, in_flight, list[Pair]()
+        self.current: Counter[str] = Counter()
+
+    async def grade(self, pair: Pair) -> Judgment | Missing:
+        self.requested.append(pair)
+        self.current[pair.query_id] += 1
+        assert self.current[pair.query_id] == 1, "a query's pairs are judged sequentially"
+        assert self.current.total() <= self.in_flight
+        await asyncio.sleep(0)
+        self.current[pair.query_id] -= 1
+        grade = self.grades[pair]
+        return Missing(pair, "no", 1, "window") if grade is None else Judgment(pair, grade, None)
+
+
+class ShareableTableJudge(TableJudge):
+    shareable = True
+
+
+class RecordingSession(JudgingSession):
+    """Also records every pair by its outcome."""
+
+    def __init__(self, judge: Judge, total: int, **settings: int | None):
+        super().__init__(judge, None, total, 1.0, NullProgress(), **settings)  # type: ignore[arg-type]
+        self.judged = list[Pair]()
+
+    def on_judged(self, judgment: Judgment) -> None:
+        self.judged.append(judgment.pair)
+        super().on_judged(judgment)
+
+
+@given(
+    grades=st.lists(st.lists(st.sampled_from([1, 2, 3, 4, None]), max_size=12), max_size=8),
+    patience=st.none() | st.integers(1, 4),
+    known=st.integers(0, 3),
+)
+def test_every_pair_has_one_outcome_and_patience_is_exact(
+    grades: list[list[int | None]], patience: int | None, known: int
+) -> None:
+    """Regression: low grades of known passages count towards patience, and no rank is judged."""
+    table = {Pair(f"q{q}", f"c{c}"): grade for q, row in enumerate(grades) for c, grade in enumerate(row)}
+    judge = TableJudge(table)
+    session = RecordingSession(judge, len(table), patience=patience)
+    queries = [(f"q{q}", [f"c{c}" for c in range(len(row))]) for q, row in enumerate(grades)]
+    known_passages = {query: {f"c{c}" for c in range(known)} for query, _ in queries}
+    asyncio.run(session.judge_all(iter(queries), known_passages))
+    skipped = [Pair(query, id) for query, ids in queries for id in ids[len(ids) - session.skipped.get(query, 0) :]]
+    missing = [each.pair for each in session.missing]
+    assert sorted(session.judged + missing + skipped) == sorted(table)
+    assert sorted(judge.requested) == sorted(session.judged + missing)
+    assert [(row["query_id"], row["passage_id"]) for row in session.results(queries).to_pylist()] == [
+        pair for pair in table if pair in session.judged
+    ]
+    for q, row in enumerate(grades):
+        irrelevant, expected = 0, 0
+        for position, grade in enumerate(row):
+            if patience is not None and irrelevant >= patience:
+                break
+            expected += 1
+            if grade is not None and position >= known:
+                irrelevant = 0 if grade >= 3 else irrelevant + 1
+        assert sum(pair.query_id == f"q{q}" for pair in judge.requested) == expected
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_cached_pairs_are_not_requested_but_end_patience(tmp_path: Path, patience: int | None) -> None:
+    grades: dict[Pair, int | None] = {Pair("q", f"c{n}"): grade for n, grade in enumerate([4, 1, 1, 1])}
+    queries = [("q", [pair.passage_id for pair in grades])]
+    requested = []
+    for number, count in enumerate((3, 4)):
+        judge = ShareableTableJudge(grades)
+        cache = open_cache(open_store(str(tmp_path)), judge, f"run/{number}")
+        session = JudgingSession(judge, cache, 4, 0.0, NullProgress(), patience=patience)
+        asyncio.run(session.load_cached({"q"}))
+        first = [("q", queries[0][1][:count])]
+        asyncio.run(session.judge_all(first))
+        asyncio.run(session.flush())
+        table = session.results(first)
+        session.merge()
+        requested.append(len(judge.requested))
+    assert requested == [3, 1 if patience is None else 0]
+    assert session.cached == 3
+    assert table["grade"].to_pylist() == ([4, 1, 1, 1] if patience is None else [4, 1, 1])
+
+
+@pytest.mark.parametrize(("share", "limit"), [(0.0, 0), (0.02, 5), (0.1, 10)])
+def test_a_session_stops_above_its_missing_limit(share: float, limit: int) -> None:
+    judge = TableJudge({Pair("q", f"c{n}"): None for n in range(100)}, in_flight=1)
+    session = JudgingSession(judge, None, 100, share, NullProgress())
+    with pytest.raises(
+        PyriteError, match=rf"{limit + 1} of 100 pairs .* judge.max_missing \({share:.0%}\) allows.*: no"
+    ):
+        asyncio.run(session.judge_all([("q", [f"c{n}" for n in range(100)])]))
+    assert len(judge.requested) == limit + 1
