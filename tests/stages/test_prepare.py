@@ -225,10 +225,10 @@ def test_what_is_left_out_is_counted_with_examples() -> None:
             [Document("a", "Text."), Question("q", "Why?", relevant={"b": 1})],
             r"no query has a relevant passage \(left out: que",
         ),
-        (_many(2, 5), r"no query is in val or test: the 10 queries make fewer than three groups"),
+        (_many(2, 5), r"no query is in val or test: the 10 queries form fewer than three groups"),
         (_pair("a", "Why?", "So.", split="train"), r"no query is in val or test, and the data set assigns"),
         (_pair("a", "A?", "So.", split="train") + _pair("b", "B?", "So."), "question 'b' has no split"),
-        (_many(4, 1) + _many(1, 1), "document id '0-0' is there twice"),
+        (_many(4, 1) + _many(1, 1), "document id '0-0' occurs twice"),
     ],
 )
 def test_input_that_cannot_make_a_run_is_refused_with_advice(records: list[Record], message: str) -> None:
