@@ -108,7 +108,7 @@ def test_every_loss_trains_and_the_saved_model_has_moved(
     loss: str, pyrite: Pyrite, run_file: Path, tmp_path: Path
 ) -> None:
     result = pyrite(
-        "train", run_file, f"finetune.loss={loss}", "mine.num_negatives=1", "mine.rule=paper", "iterations=1"
+        "train", run_file, f"finetune.loss={loss}", "mine.num_negatives=1", "mine.rule=nearest", "iterations=1"
     )
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "store/runs/small/report/report.json").read_text())

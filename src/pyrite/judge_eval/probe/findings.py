@@ -150,7 +150,7 @@ def _count(
 
 def _hard(
     candidates: Sequence[Candidate], relevant: set[str], spec: MineSpec
-) -> tuple[list[Candidate], list[Candidate]]:
+) -> tuple[Sequence[Candidate], Sequence[Candidate]]:
     """Positives that stand too low and negatives that stand too high: by rank, or beside each other."""
     rule = RULES[spec.rule]
     least = spec.positive_grade or rule.positive_grade
@@ -158,12 +158,4 @@ def _hard(
     negatives = [
         c for c in candidates if c.grade is not None and c.grade <= spec.negative_grade and c.passage_id not in relevant
     ]
-    if rule.by_rank:
-        return (
-            [c for c in positives if c.rank > spec.positive_rank],
-            [c for c in negatives if c.rank <= spec.negative_rank],
-        )
-    if not positives or not negatives:
-        return [], []
-    best, worst = min(c.rank for c in positives), min(c.rank for c in negatives)
-    return [c for c in positives if c.rank > worst], [c for c in negatives if c.rank < best]
+    return rule.misranked(positives, negatives, spec)
