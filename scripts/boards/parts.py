@@ -22,7 +22,7 @@ PER_SECOND = "count:/s"
 #: The same colour wherever the same thing is shown.
 GRADES = {"1": "blue", "2": "light-blue", "3": "light-green", "4": "green"}
 OUTCOMES = {"judged": "blue", "cached": GREEN, "skipped": "light-green", "not_selected": GREY, "missing": RED}
-EXAMPLES = {"hard": "purple", "easy": "light-blue", "earlier": GREY}
+EXAMPLES = {"hard": "purple", "easy": "light-blue", "accumulated": GREY}
 HARD = {"positive": "purple", "negative": AMBER}
 MODELS = {"base": GREY, "tuned": "blue"}
 

@@ -50,7 +50,7 @@ _ITERATIONS = {
     1: _Iteration(
         (0.52, 0.22, 0.15, 0.11),
         {"judged": 0.86, "cached": 0.0, "skipped": 0.14, "not_selected": 0.31, "missing": 0.0002},
-        {"hard": 5210, "easy": 1740, "earlier": 0},
+        {"hard": 5210, "easy": 1740, "accumulated": 0},
         {"positive": 4030, "negative": 7650},
         (1.42, 0.61),
         0.671,
@@ -59,7 +59,7 @@ _ITERATIONS = {
     2: _Iteration(
         (0.45, 0.23, 0.18, 0.14),
         {"judged": 0.55, "cached": 0.34, "skipped": 0.11, "not_selected": 0.29, "missing": 0.0006},
-        {"hard": 3180, "easy": 1060, "earlier": 2600},
+        {"hard": 3180, "easy": 1060, "accumulated": 2600},
         {"positive": 2510, "negative": 4270},
         (0.93, 0.47),
         0.709,

@@ -71,7 +71,7 @@ def _of_results(run: str, summaries: Mapping[Key, list[dict[str, Any]]]) -> Iter
         if stage == "judge":
             yield from _of_judging(run, at, found)
         elif stage == "mine":
-            for kind in ("hard", "easy", "earlier"):
+            for kind in ("hard", "easy", "accumulated"):
                 if kind in found[0]:
                     yield Sample(metrics.RUN_EXAMPLES, (run, at, kind), found[0][kind])
             for kind in ("positive", "negative"):

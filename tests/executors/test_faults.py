@@ -179,7 +179,7 @@ def test_passages_cut_at_the_models_window_are_counted(pyrite: Pyrite, run_file:
     assert result.returncode == 0, result.stderr
     assert "1 of 60 passages is longer than the model's window of 128 tokens" in result.stdout.replace("\n", " ")
     manifest = json.loads((tmp_path / "store/runs/small/steps/validate-0.json").read_text())
-    assert manifest["summary"]["cut_passages"] == 1
+    assert manifest["summary"]["truncated_passages"] == 1
 
 
 def _out_of_bounds(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:

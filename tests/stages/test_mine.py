@@ -88,7 +88,7 @@ def mined(folder: Path, earlier: list[dict[str, Any]], *graded: list[tuple[str, 
     written = tables.read(ctx.output("iterations/2/examples.parquet"), tables.examples(1))
     found: list[dict[str, Any]] = written.to_pylist()
     assert summary["examples"] == len(found)
-    assert summary["earlier"] == sum(each["iteration"] == 1 for each in found)
+    assert summary["accumulated"] == sum(each["iteration"] == 1 for each in found)
     return found
 
 

@@ -54,7 +54,7 @@ def data(
 
 
 def _cut(base: dict[str, Any], passages: int) -> list[str]:
-    cut = (base.get("summary") or {}).get("cut_passages")
+    cut = (base.get("summary") or {}).get("truncated_passages")
     return [f"{cut:,} of {passages:,} passages are longer than the model's window and are cut there."] if cut else []
 
 

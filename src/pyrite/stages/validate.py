@@ -35,7 +35,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     tables.write(ctx.output(f"iterations/{ctx.iteration}/metrics/val.parquet"), rows, tables.PER_QUERY)
     summary: dict[str, Any] = {"val": val, "retention": retention}
     if ctx.iteration == 0:
-        summary["cut_passages"] = _count_cut(ctx, passages)
+        summary["truncated_passages"] = _count_cut(ctx, passages)
     return summary
 
 
