@@ -25,7 +25,8 @@ LABELS = {
     "server": "address of a judge's server; as many as the run names",
     "unit": "what is counted, such as `pairs judged`; one or two a stage",
     "kind": (
-        "of an error: its class, or unreadable; of an example: hard, easy, accumulated; of a hard pair: positive, negative"
+        "of an error: its class, or unreadable; of an example: hard, easy, accumulated; "
+        "of a hard pair: positive, negative"
     ),
     "phase": "of a run: Pending, Waiting, Running, Suspended, Succeeded, Failed or Cancelled",
     "state": "of servers: wanted, present or ready",

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pyrite.embedding import models
-from pyrite.embedding.encoder import Encoder, held
+from pyrite.embedding.encoder import Encoder, in_memory
+from pyrite.embedding.prompts import resolve_prompts
 from pyrite.errors import PyriteError, UserError
 from pyrite.progress import NullProgress
 from pyrite.spec import ModelSpec, RunSpec, SampleSource
@@ -34,14 +35,15 @@ def test_batches_and_bf16_give_what_plain_encode_gives(tiny_model: Path, tmp_pat
 
 
 def test_embeddings_are_kept_under_weights_texts_and_prompts(tiny_model: Path, tmp_path: Path) -> None:
-    files = encoder(tiny_model, tiny_model, tmp_path).corpus(held(TEXTS), NullProgress())
+    files = encoder(tiny_model, tiny_model, tmp_path).corpus(in_memory(TEXTS), NullProgress())
     checksum = files[0].stat().st_mtime_ns
     assert (
-        encoder(tiny_model, tiny_model, tmp_path).corpus(held(TEXTS), NullProgress())[0].stat().st_mtime_ns == checksum
+        encoder(tiny_model, tiny_model, tmp_path).corpus(in_memory(TEXTS), NullProgress())[0].stat().st_mtime_ns
+        == checksum
     )
-    assert encoder(tiny_model, tiny_model, tmp_path).corpus(held([*TEXTS[:-1], "other"]), NullProgress()) != files
+    assert encoder(tiny_model, tiny_model, tmp_path).corpus(in_memory([*TEXTS[:-1], "other"]), NullProgress()) != files
     prompted = encoder(tiny_model, tiny_model, tmp_path, model={"passage_prompt": "passage: "})
-    assert prompted.corpus(held(TEXTS), NullProgress()) != files
+    assert prompted.corpus(in_memory(TEXTS), NullProgress()) != files
     # The same name with other weights: what sentence-transformers' own cache would take for the same model.
     other = tmp_path / "copy"
     shutil.copytree(tiny_model, other)
@@ -50,13 +52,13 @@ def test_embeddings_are_kept_under_weights_texts_and_prompts(tiny_model: Path, t
     content = bytearray(weights.read_bytes())
     content[-5] ^= 0x10
     weights.write_bytes(content)
-    assert encoder(other, tiny_model, tmp_path).corpus(held(TEXTS), NullProgress()) != files
+    assert encoder(other, tiny_model, tmp_path).corpus(in_memory(TEXTS), NullProgress()) != files
 
 
 def test_prompts_of_e5_are_put_before_queries_and_passages_once(tiny_model: Path, tmp_path: Path) -> None:
     named = tmp_path / "e5-small-v2"
     shutil.copytree(tiny_model, named)
-    assert models.prompts(named, ModelSpec(base=str(named))) == {"query": "query: ", "document": "passage: "}
+    assert resolve_prompts(named, ModelSpec(base=str(named))) == {"query": "query: ", "document": "passage: "}
     by_family = encoder(named, named, tmp_path, model={"base": str(named)}).encode(["rest"], "document")
     by_hand = encoder(tiny_model, tiny_model, tmp_path).encode(["passage: rest"], "document")
     assert np.allclose(by_family, by_hand, atol=1e-6)
@@ -65,8 +67,8 @@ def test_prompts_of_e5_are_put_before_queries_and_passages_once(tiny_model: Path
     config.write_text(
         json.dumps({**json.loads(config.read_text()), "prompts": {"query": "ask: ", "document": "text: "}})
     )
-    assert models.prompts(named, ModelSpec(base=str(named))) == {"query": "ask: ", "document": "text: "}
-    assert models.prompts(named, ModelSpec(base=str(named), query_prompt=""))["query"] == ""
+    assert resolve_prompts(named, ModelSpec(base=str(named))) == {"query": "ask: ", "document": "text: "}
+    assert resolve_prompts(named, ModelSpec(base=str(named), query_prompt=""))["query"] == ""
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,7 @@ def test_prompts_of_e5_are_put_before_queries_and_passages_once(tiny_model: Path
     ],
 )
 def test_a_family_is_known_by_the_models_own_name(base: str, query: str, tmp_path: Path) -> None:
-    assert models.prompts(tmp_path, ModelSpec(base=base))["query"] == query
+    assert resolve_prompts(tmp_path, ModelSpec(base=base))["query"] == query
 
 
 @pytest.mark.real
@@ -103,7 +105,7 @@ def test_a_base_on_s3_is_the_one_that_lies_there(
     for base in (f"{url}/data/e5-small-tiny", f"{url}/data/e5-small-tiny/"):
         folder = models.base_folder(base, None)
         assert models.model_digest(folder) == models.model_digest(tiny_model)
-        assert models.prompts(folder, ModelSpec(base=base)) == {"query": "query: ", "document": "passage: "}
+        assert resolve_prompts(folder, ModelSpec(base=base)) == {"query": "query: ", "document": "passage: "}
 
 
 def test_a_base_of_the_hubs_where_the_hub_is_shut_says_what_opens_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +119,7 @@ def test_a_base_in_other_files_with_other_names_is_blended(plain_base: Path, tmp
     """The bug: after the first training, a checkpoint as published has no tensor of the names that training wrote."""
     from safetensors.numpy import load_file, save_file
 
-    models.rewrite(plain_base, ModelSpec(base=str(plain_base)), tmp_path / "base")
+    models.resave(plain_base, ModelSpec(base=str(plain_base)), tmp_path / "base")
     shutil.copytree(tmp_path / "base", tmp_path / "tuned")
     weights = tmp_path / "tuned/model.safetensors"
     tensors = load_file(weights)
@@ -148,4 +150,4 @@ def test_a_blend_is_the_weighted_mean_of_the_weights(tiny_model: Path, tmp_path:
 
 
 def test_passages_over_the_window_are_counted(tiny_model: Path, tmp_path: Path) -> None:
-    assert encoder(tiny_model, tiny_model, tmp_path).cut(["short", "word " * 200]) == 1
+    assert encoder(tiny_model, tiny_model, tmp_path).count_truncated(["short", "word " * 200]) == 1

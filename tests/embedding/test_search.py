@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyrite.embedding.search import gather, read_blocks, top_k
+from pyrite.embedding.search import read_blocks, take, top_k
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_blocks_and_masks_give_what_brute_force_gives(stored: tuple[list[Path], 
     expected = np.argsort(-every, axis=1)[:, :10]
     assert (found == expected).all()
     assert np.allclose(scores, np.take_along_axis(every, expected, axis=1), atol=1e-5)
-    assert (gather(files, found[0]) == corpus[found[0]]).all()
+    assert (take(files, found[0]) == corpus[found[0]]).all()
 
 
 @pytest.mark.parametrize(("rows", "lengths"), [(700, [667, 333]), (10**12, [1000]), (300, [300, 34, 300, 33, 300, 33])])

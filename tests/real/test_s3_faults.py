@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 from pyrite.errors import UserError
-from pyrite.sources.remote import brought
+from pyrite.sources.files import local_path
 from pyrite.store import Checksum
 from pyrite.store.files import below
 from pyrite.store.s3 import S3Store
@@ -216,7 +216,7 @@ def test_what_another_tool_put_there_is_fetched_once_and_again_when_it_changes(
 
     def bring() -> tuple[Path, Counter[str]]:
         before = len(proxy.requests)
-        folder = brought(f"{s3}/docs", "source.path")
+        folder = Path(local_path(f"{s3}/docs", "source.path"))
         assert sorted(path.relative_to(folder).as_posix() for path in below(folder)) == files
         return folder, Counter(r.method for r in proxy.requests[before:] if "list-type" not in r.target)
 

@@ -18,7 +18,7 @@ from pyrite.executors.step import open_run, run_step
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
 from pyrite.sample import documents, families_of, split_of
-from pyrite.sample.facts import LISTS, load_families, parse_family
+from pyrite.sample.facts import load_families, parse_family
 from pyrite.sample.phrasing import QTYPES, wording
 from pyrite.spec import RunSpec, SampleSource
 from pyrite.store import open_store
@@ -157,8 +157,7 @@ def _misspelt(entry: dict[str, object]) -> None:
     ("spoil", "field"), [(_without_outlook, "outlook"), (_one_symptom, "symptoms"), (_misspelt, "symptom")]
 )
 def test_bad_facts_are_named(spoil: Callable[[dict[str, object]], None], field: str) -> None:
-    entry: dict[str, object] = dict.fromkeys(("name", "what", "outlook", "warning"), "text")
-    entry |= {field: [f"{field} {at}" for at in range(least)] for field, (least, _) in LISTS.items()}
+    entry = load_families()[0][0].model_dump(exclude={"family"}, mode="json")
     good = {"family": "f", "conditions": [dict(entry, name=name) for name in "abc"]}
     assert len(parse_family(yaml.safe_dump(good), "facts/f.yaml")) == 3
     spoil(good["conditions"][1])  # type: ignore[arg-type,index]

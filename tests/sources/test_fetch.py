@@ -131,7 +131,7 @@ def test_a_cut_connection_is_resumed(server: _Server, tmp_path: Path, digest: st
 
 def test_another_process_goes_on_where_the_first_gave_up(server: _Server, tmp_path: Path, digest: str) -> None:
     server.cuts = 5
-    with pytest.raises(UserError, match=r"bytes are kept .* By hand: download http.* save it as .*mq\.tar\.gz"):
+    with pytest.raises(UserError, match=r"bytes are saved .* By hand: download http.* save it as .*mq\.tar\.gz"):
         fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
     assert not (tmp_path / "mq.tar.gz").exists()
     fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)

@@ -106,7 +106,7 @@ def test_an_optional_column_that_is_nowhere_is_an_error_and_one_that_is_somewher
 
 def test_an_id_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
     file = _write(tmp_path / "data.jsonl", [{**ROWS[0], "key": "x"}] * 2)
-    with pytest.raises(UserError, match=r"data\.jsonl:2: id 'x' was used at .*data\.jsonl:1"):
+    with pytest.raises(UserError, match=r"data\.jsonl:2: id 'x' is already at .*data\.jsonl:1"):
         _read(file, id="key")
 
 

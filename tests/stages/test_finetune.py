@@ -100,7 +100,7 @@ def test_a_plain_checkpoint_in_several_files_is_trained_and_its_blends_scored_an
     run = open_run(load(run_file, base), open_store(str(tmp_path / "store")))
     _, blend = run.manifests()["validate-1"]["summary"]["val"]
     ctx = StepContext(run.spec, Step("evaluate"), run.store, run.prefix, run.manifests(), "scratch", NullProgress())
-    evaluate._hand_over(ctx, blend, tmp_path / "chosen")
+    evaluate._export_model(ctx, blend, tmp_path / "chosen")
     assert (tmp_path / "chosen/model.safetensors").is_file()
 
 

@@ -12,7 +12,7 @@ from pyrite.spec import RunSpec
 from pyrite.stages import mine
 from pyrite.stages.context import StepContext
 from pyrite.stages.finetune import read_examples
-from pyrite.stages.mine import shielded
+from pyrite.stages.mine import protect_near_duplicates
 from pyrite.store import FolderStore, checksum_file
 from pyrite.training.batching import ConflictFreeSampler
 from pyrite.training.mining import shingles
@@ -38,7 +38,7 @@ def batches(rows: list[dict[str, Any]], folder: Path, size: int) -> list[list[st
     """The queries of each batch, as training reads them from a file."""
     path = folder / "examples.parquet"
     tables.write(path, rows, tables.examples(1))
-    dataset, read = read_examples(path, "multiple-negatives", 1, folder / "cache")
+    dataset, read = read_examples(path, False, 1, folder / "cache")
     return [[read[i].query_id for i in batch] for batch in ConflictFreeSampler(dataset, size, read, seed=0)]
 
 
@@ -52,7 +52,7 @@ def test_the_groups_of_mining_stand_together_in_training(tmp_path: Path) -> None
 def test_a_near_duplicate_of_an_answer_is_no_negative_of_its_batch(tmp_path: Path) -> None:
     """The bug: the same answer, worded with a sentence more, pushed away from the question that it answers."""
     rows = [row("q0", "a", "x", "1-0"), row("q1", "b", "y", "1-0"), row("q2", "y", "x", "1-1")]
-    found = shielded(rows, lambda passage: shingles(TEXTS[passage]))
+    found = protect_near_duplicates(rows, lambda passage: shingles(TEXTS[passage]))
     assert [r["relevant_ids"] for r in found] == [["a", "b"], ["a", "b"], ["y"]]
     for batch in batches(found, tmp_path, 3):
         assert not {"q0", "q1"} <= set(batch)

@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrite.spec import MineSpec
-from pyrite.training.mining import Candidate, Example, mine, mine_query, mix, near_duplicates, neighbourhoods, shingles
+from pyrite.training.mining import (
+    Candidate,
+    Example,
+    group_neighbours,
+    mine,
+    mine_query,
+    mix,
+    near_duplicates,
+    shingles,
+)
 
 GRADES = st.sampled_from([None, 1, 2, 3, 4])
 
@@ -31,7 +40,7 @@ def one(candidates: list[Candidate], relevant: set[str] | None = None, **setting
 
 @given(
     grades=st.lists(GRADES, min_size=1, max_size=30),
-    rule=st.sampled_from(["nearest", "rank", "paper"]),
+    rule=st.sampled_from(["nearest", "rank"]),
     negatives=st.integers(1, 4),
     margin=st.none() | st.floats(0, 0.5),
     data=st.data(),
@@ -98,10 +107,10 @@ def test_rank_rule_without_a_pair_to_make_gives_its_reason() -> None:
     assert one(ranked([3, 1]), rule="rank") == ([], "too few irrelevant candidates")
 
 
-def test_paper_rule_drops_grade_three() -> None:
-    examples, _ = one(ranked([3, 2, 4, 1]), rule="paper")
+def test_nearest_ignores_grade_three() -> None:
+    examples, _ = one(ranked([3, 2, 4, 1]))
     assert (examples[0].positive.passage_id, examples[0].negatives[0].passage_id) == ("c2", "c1")
-    assert one(ranked([3, 3, 1]), rule="paper") == ([], "no candidate is judged relevant")
+    assert one(ranked([3, 3, 1])) == ([], "no candidate is judged relevant")
 
 
 @given(hard=st.integers(0, 20), easy=st.integers(0, 20), ratio=st.floats(0, 5), seed=st.integers(0, 9))
@@ -127,7 +136,7 @@ def test_neighbours_share_a_group_unless_they_are_in_conflict(ranked_lists: list
         )
         for i, order in enumerate(ranked_lists)
     ]
-    groups = neighbourhoods(examples, {f"q{i}": order for i, order in enumerate(ranked_lists)}, size)
+    groups = group_neighbours(examples, {f"q{i}": order for i, order in enumerate(ranked_lists)}, size)
     for number in set(groups):
         members = [e for e, g in zip(examples, groups, strict=True) if g == number]
         assert len(members) <= size
@@ -150,7 +159,7 @@ def test_a_question_stands_beside_those_whose_answers_it_is_confused_by() -> Non
 
     examples = [example("q0", "a", "z"), example("q1", "b", "z"), example("q2", "c", "z"), example("q3", "d", "a")]
     ranked = {"q0": ["a", "d", "c"], "q1": ["b"], "q2": ["c", "a"], "q3": ["d", "a"]}
-    assert neighbourhoods(examples, ranked, 4) == [0, 1, 0, 3]  # d conflicts: its negative answers q0
+    assert group_neighbours(examples, ranked, 4) == [0, 1, 0, 3]  # d conflicts: its negative answers q0
 
 
 def test_reasons_are_counted() -> None:
