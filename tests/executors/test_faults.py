@@ -177,7 +177,7 @@ def test_passages_cut_at_the_models_window_are_counted(pyrite: Pyrite, run_file:
     assert pyrite("prepare", run_file, *overrides).returncode == 0
     result = pyrite("evaluate", run_file, "-i", 0, *overrides)
     assert result.returncode == 0, result.stderr
-    assert "1 of 60 passages is longer than the model's window of 128 tokens" in result.stdout.replace("\n", " ")
+    assert "truncates 1 of 60 passages to 128 tokens" in result.stdout.replace("\n", " ")
     manifest = json.loads((tmp_path / "store/runs/small/steps/validate-0.json").read_text())
     assert manifest["summary"]["truncated_passages"] == 1
 

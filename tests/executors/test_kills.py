@@ -125,5 +125,5 @@ def test_training_goes_on_from_its_checkpoint_and_ends_with_the_same_weights(run
     again = start(run_file, killed)
     said, _ = again.communicate(timeout=600)
     assert again.returncode == 0, said
-    assert "going on from checkpoint-" in said
+    assert "resuming from checkpoint-" in said
     assert outputs(killed) == outputs(undisturbed)

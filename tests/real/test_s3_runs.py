@@ -182,7 +182,7 @@ def test_a_checkpoint_outlives_its_machine(s3: str, small: Path, pyrite: Pyrite,
     shutil.rmtree(tmp_path / "cache")
     again = pyrite("train", *words)
     assert again.returncode == 0, again.stderr
-    assert "going on from checkpoint-" in again.stdout
+    assert "resuming from checkpoint-" in again.stdout
     undisturbed = pyrite("train", *words[:-1], tmp_path / "folder")
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert outputs(store) == outputs(open_store(str(tmp_path / "folder")))
