@@ -185,7 +185,7 @@ def run() -> Any:
         "What was found to learn from": [
             columns(
                 "Examples, by iteration",
-                "hard: the model and the judge disagree; easy: they agree, mixed in against forgetting; accumulated: kept "
+                "hard: the model and the judge disagree; easy: they agree, mixed in against forgetting; accumulated: "
                 "from iterations before. Fewer hard ones each time is what learning looks like.",
                 "short",
                 Query(f"max by (iteration, kind) (pyrite_run_examples{{{part}}})"),

@@ -191,12 +191,12 @@ def test_the_highest_grade_of_a_passage_wins() -> None:
     assert [row["grade"] for row in prepared.qrels.to_pylist() if row["query_id"] == query] == [3]
 
 
-def test_training_queries_are_sampled() -> None:
-    everything, sampled = _prepare(_many(40, 2)), _prepare(_many(40, 2), max_train_queries=10)
-    assert sampled.summary["queries"] == {**everything.summary["queries"], "train": 10}
-    assert set(sampled.qrels["query_id"].to_pylist()) == set(sampled.queries["query_id"].to_pylist())
-    assert sampled.passages == everything.passages
-    assert sampled.summary["dropped"] == {"training query beyond prepare.max_train_queries": 46}
+def test_training_queries_are_limited() -> None:
+    everything, limited = _prepare(_many(40, 2)), _prepare(_many(40, 2), max_train_queries=10)
+    assert limited.summary["queries"] == {**everything.summary["queries"], "train": 10}
+    assert set(limited.qrels["query_id"].to_pylist()) == set(limited.queries["query_id"].to_pylist())
+    assert limited.passages == everything.passages
+    assert limited.summary["dropped"] == {"training query beyond prepare.max_train_queries": 46}
 
 
 def test_dropped_records_are_counted_with_examples() -> None:

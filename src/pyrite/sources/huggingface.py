@@ -87,7 +87,7 @@ class Huggingface:
             info = huggingface_hub.HfApi().dataset_info(self._spec.id, timeout=30)
         except Exception as error:
             raise UserError(
-                f"source.id '{self._spec.id}': no such folder, and the hub cannot be asked for this data set "
+                f"source.id '{self._spec.id}': no such folder, and the hub cannot be reached for this data set "
                 f"({_first_line(error)}). Check the name; to read it from the local cache, set source.revision to "
                 "its commit."
             ) from error

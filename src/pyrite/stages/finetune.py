@@ -17,12 +17,11 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.base.sampler import DefaultBatchSampler
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainerState, set_seed
 
 from pyrite import metrics
 from pyrite.embedding import models
 from pyrite.errors import PyriteError
-from pyrite.progress import Progress
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import model_folder
 from pyrite.stages.trackers import kept_logs
@@ -52,7 +51,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
             args=_arguments(ctx, model, dataset.column_names, device),
             train_dataset=dataset,
             loss=loss.build(model, spec),
-            callbacks=[_ReportProgress(ctx.progress), _SaveCheckpoints(ctx)],
+            callbacks=[_StepCallback(ctx)],
         )
         checkpoint = _last_checkpoint(ctx.restored_scratch("checkpoints"))
         if checkpoint:
@@ -64,7 +63,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     _restore_dropout(start, folder)
     history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     if not history or any(math.isnan(value) for _, value in history):
-        raise PyriteError("training diverged: the loss is not finite. Lower finetune.learning_rate.")
+        raise PyriteError("training diverged: the loss is not a number. Lower finetune.learning_rate.")
     return {
         "examples": len(rows),
         "steps": trainer.state.global_step,
@@ -181,40 +180,26 @@ def _restore_dropout(start: Path, folder: Path) -> None:
         after.write_text(json.dumps(merged, indent=2) + "\n")
 
 
-class _ReportProgress(TrainerCallback):  # type: ignore[misc]  # the library is not typed
-    """Reports each training step and loss."""
+class _StepCallback(TrainerCallback):  # type: ignore[misc]  # the library is not typed
+    """Reports each training step and loss, and copies each complete checkpoint to the store.
 
-    def __init__(self, progress: Progress):
-        self._progress = progress
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        del args, control
-        self._progress.begin(state.max_steps, "training steps")
-        self._progress.advance(state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        del args, state, control
-        self._progress.advance()
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: Any,
-    ) -> None:
-        del args, state, control
-        if logs and "loss" in logs:
-            metrics.TRAINING_LOSS.set(logs["loss"])
-
-
-class _SaveCheckpoints(TrainerCallback):  # type: ignore[misc]  # the library is not typed
-    """Copies each complete checkpoint to the store, so that training survives the loss of its machine."""
+    So training survives the loss of its machine.
+    """
 
     def __init__(self, ctx: StepContext):
         self._ctx = ctx
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        del args, state, control
+    def on_train_begin(self, _: Any, state: TrainerState, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        self._ctx.progress.begin(state.max_steps, "training steps")
+        self._ctx.progress.advance(state.global_step)
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self._ctx.progress.advance()
+
+    def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
+        if logs and "loss" in logs:
+            metrics.TRAINING_LOSS.set(logs["loss"])
+
+    def on_save(self, *_: Any, **__: Any) -> None:
         self._ctx.save_scratch("checkpoints")

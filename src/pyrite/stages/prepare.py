@@ -22,7 +22,7 @@ from pyrite.stages.context import StepContext
 NO_RELEVANT = "query without a relevant passage"
 UNKNOWN_DOCUMENT = "question names an unknown document"
 EARLIER_SPLIT = "the same question is in an earlier split"
-NOT_SAMPLED = "training query beyond prepare.max_train_queries"
+OVER_LIMIT = "training query beyond prepare.max_train_queries"
 
 #: A node of the graph whose connected components are the groups: ("topic" | "passage" | "query", id).
 Node = tuple[str, str]
@@ -105,7 +105,7 @@ def prepare_tables(
             passage_split = _follow_given_splits(corpus, queries)
         else:
             passage_split = _split_topics(corpus, queries, spec, seed, notes)
-        queries = _sample_training_queries(queries, spec.max_train_queries, seed, corpus.dropped)
+        queries = _limit_training_queries(queries, spec.max_train_queries, seed, corpus.dropped)
         _check_splits(queries, corpus.has_splits, name, notes)
     return Prepared(*_tables(corpus, queries, passage_split), _summary(corpus, queries, passage_split, notes))
 
@@ -336,15 +336,13 @@ def _split_groups(
     return {root_of[name]: split for name, split in assigned.items()}
 
 
-def _sample_training_queries(
-    queries: list[Query], limit: int | None, seed: int, dropped: DroppedRecords
-) -> list[Query]:
-    """``queries`` with at most ``limit`` of split train, sampled by ``seed``."""
+def _limit_training_queries(queries: list[Query], limit: int | None, seed: int, dropped: DroppedRecords) -> list[Query]:
+    """``queries`` with at most ``limit`` of split train, selected at random by ``seed``."""
     train = sorted((q.id for q in queries if q.split == "train"), key=lambda key: splitting.draw(seed, key))
     excluded = set(train[limit:]) if limit is not None else set()
     for query in queries:
         if query.id in excluded:
-            dropped.add(query.first.id, NOT_SAMPLED)
+            dropped.add(query.first.id, OVER_LIMIT)
     return [query for query in queries if query.id not in excluded]
 
 

@@ -156,13 +156,13 @@ def _choose_negatives(
 
 
 def mix(examples: Sequence[Example], easy_per_hard: float | None, seed: int) -> list[Example]:
-    """All hard examples and at most ``easy_per_hard`` easy ones for each, sampled by ``seed``; in the given order."""
+    """All hard examples and at most ``easy_per_hard`` easy ones for each, selected by ``seed``; in the given order."""
     if easy_per_hard is None:
         return list(examples)
     easy = [example for example in examples if example.kind == "easy"]
     limit = round(easy_per_hard * (len(examples) - len(easy)))
-    sampled = set(sorted(easy, key=lambda example: _sort_key(example, seed))[:limit])
-    return [example for example in examples if example.kind == "hard" or example in sampled]
+    selected = set(sorted(easy, key=lambda example: _sort_key(example, seed))[:limit])
+    return [example for example in examples if example.kind == "hard" or example in selected]
 
 
 def _sort_key(example: Example, seed: int) -> bytes:
