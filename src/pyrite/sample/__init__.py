@@ -34,7 +34,7 @@ def split_of(family: str, condition: str) -> str:
     try:
         return _splits()[family, condition]
     except KeyError:
-        raise UserError(f"practice corpus: no condition '{condition}' in family '{family}'.") from None
+        raise UserError(f"built-in sample: no condition '{condition}' in family '{family}'.") from None
 
 
 def documents() -> Iterator[tuple[str, bytes]]:

@@ -149,7 +149,7 @@ class _Arguments(SentenceTransformerTrainingArguments):  # type: ignore[misc]  #
 
 
 def _disable_dropout(model: SentenceTransformer) -> None:
-    """Generating dropout masks takes 46% of a training step on a CPU, and one epoch is too short to overfit."""
+    """Generating dropout masks takes 46% of a training step on a CPU, and so short a training does not overfit."""
     import torch
 
     for module in model.modules():
