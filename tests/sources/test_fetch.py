@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from pyrite.errors import UserError
-from pyrite.sources import fetch
 from pyrite.sources.fetch import content_sha256, fetch_medquad
 
 
@@ -91,7 +90,7 @@ class _RecordedProgress:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
-    monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
+    monkeypatch.setattr("time.sleep", lambda _: None)
     with _Server() as running:
         running.body = _archive()
         threading.Thread(target=running.serve_forever, daemon=True).start()

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from pathlib import Path
 
 import requests
@@ -114,7 +113,6 @@ def _download(url: str, part: Path, target: Path, progress: Progress) -> None:
         retry=tenacity.retry_if_exception(is_transient),
         stop=tenacity.stop_after_attempt(_ATTEMPTS),
         wait=tenacity.wait_random_exponential(max=30),
-        sleep=lambda seconds: time.sleep(seconds),
         before_sleep=report,
         reraise=True,
     )
