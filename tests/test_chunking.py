@@ -1,4 +1,4 @@
-"""Passages: nothing is lost, bounds hold, sentences stay whole where they can."""
+"""Cutting texts: no text is lost, lengths are within bounds, and sentences stay intact if possible."""
 
 import pytest
 import sentencex
@@ -20,36 +20,36 @@ BOUNDS = st.tuples(st.integers(1, 60), st.integers(0, 60)).map(lambda pair: (pai
 @given(st.one_of(ANY, WORDS, st.text(max_size=200)), BOUNDS)
 @example("。(”,*:\t).B\u2028.B…'\n”.-“", (1, 5))
 @example("x" * 50, (3, 7))
-def test_spans_are_in_order_bounded_and_lose_nothing_but_whitespace(text: str, bounds: tuple[int, int]) -> None:
+def test_spans_are_ordered_bounded_and_lose_only_whitespace(text: str, bounds: tuple[int, int]) -> None:
     spans = split_into_passages(text, *bounds)
-    at = 0
+    position = 0
     for start, end in spans:
-        assert start >= at
+        assert start >= position
         assert 0 < end - start <= bounds[1]
-        assert text[at:start].strip() == ""
+        assert text[position:start].strip() == ""
         assert text[start:end] == text[start:end].strip()
-        at = end
-    assert text[at:].strip() == ""
+        position = end
+    assert text[position:].strip() == ""
 
 
 @given(WORDS, st.integers(20, 60))
-def test_no_chunk_is_short_where_cutting_between_words_allows_it(text: str, most: int) -> None:
+def test_no_passage_is_short_if_it_can_be_avoided(text: str, max_chars: int) -> None:
     text = " ".join(text.split())
     longest_word = max(map(len, text.split()), default=0)
-    least = most // 2
-    spans = split_into_passages(text, least, most)
-    if len(text) <= most:
+    min_chars = max_chars // 2
+    spans = split_into_passages(text, min_chars, max_chars)
+    if len(text) <= max_chars:
         assert len(spans) == bool(text)
     else:
-        # Half of what is one longer than two halves is off by the word in the middle, and no more.
-        assert min(end - start for start, end in spans) >= least - longest_word
+        # Dividing a text in two between words misses the middle by at most one word.
+        assert min(end - start for start, end in spans) >= min_chars - longest_word
 
 
-def _cut(text: str, least: int, most: int) -> list[str]:
-    return [text[start:end] for start, end in split_into_passages(text, least, most)]
+def _cut(text: str, min_chars: int, max_chars: int) -> list[str]:
+    return [text[start:end] for start, end in split_into_passages(text, min_chars, max_chars)]
 
 
-def test_chunks_end_with_sentences() -> None:
+def test_passages_end_with_sentences() -> None:
     text = "Dr. Smith gave 3.5 mg. It helped a little. Then he slept well. He woke up. All was good again."
     assert _cut(text, 15, 50) == [
         "Dr. Smith gave 3.5 mg. It helped a little.",
@@ -58,25 +58,25 @@ def test_chunks_end_with_sentences() -> None:
     ]
 
 
-def test_a_short_end_is_joined_or_takes_a_sentence_from_the_chunk_before() -> None:
+def test_a_short_end_is_joined_or_gets_a_sentence() -> None:
     text = "It helped them a bit. They all slept well. Then they left. So did we."
     assert _cut(text, 12, 42) == ["It helped them a bit. They all slept well.", "Then they left. So did we."]
     text = "It helped them a bit. They all slept well. Fine."
     assert _cut(text, 12, 42) == ["It helped them a bit.", "They all slept well. Fine."]
 
 
-def test_a_long_sentence_is_cut_between_words_and_a_long_word_anywhere() -> None:
+def test_a_long_sentence_is_cut_between_words_if_possible() -> None:
     text = "one two three four five six seven"
     assert _cut(text, 1, 14) == ["one two three", "four five six", "seven"]
     assert split_into_passages("x" * 25, 1, 10) == [(0, 10), (10, 20), (20, 25)]
 
 
-def test_a_short_end_is_shared_out_between_words_if_there_is_no_other_way() -> None:
+def test_a_short_end_may_be_divided_between_words() -> None:
     text = "a" * 9 + " " + "b" * 9 + " " + "c" * 9 + ". Da."
     assert _cut(text, 10, 30) == ["aaaaaaaaa bbbbbbbbb", "ccccccccc. Da."]
 
 
-def test_a_sentence_library_that_loses_text_costs_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_that_sentencex_drops_is_preserved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sentencex, "segment", lambda _language, _text: ["Lost. "])
     assert _cut("One here. Two here. Three here.", 5, 20) == ["One here. Two here.", "Three here."]
 

@@ -1,21 +1,21 @@
-"""When two texts are the same text, and the ids that follow from it."""
+"""Text normalisation, and the ids that are derived from it."""
 
 import hashlib
 import unicodedata
 
 
 def normalise(text: str) -> str:
-    """``text`` as it is compared: NFKC, lower case, each run of whitespace one blank."""
+    """``text`` in the form that is compared: NFKC, lower case, runs of whitespace as one blank."""
     return " ".join(unicodedata.normalize("NFKC", text).lower().split())
 
 
 def passage_id(text: str) -> str:
-    """The id of a passage: equal passages have one."""
+    """The id of a passage. Passages that are equal when normalised have the same id."""
     return _hex(text, 16)
 
 
 def query_id(text: str) -> str:
-    """The id of a question: equal questions have one."""
+    """The id of a query. Queries that are equal when normalised have the same id."""
     return "q" + _hex(text, 15)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pyrite import tables
-from pyrite.embedding.encoder import Encoder, held
+from pyrite.embedding.encoder import Encoder, in_memory
 from pyrite.embedding.models import base_folder
 from pyrite.embedding.search import read_blocks, top_k
 from pyrite.errors import UserError
@@ -53,7 +53,7 @@ def search_both(run: Run, query: str, top: int, model: str | None = None) -> tup
     base = base_folder(spec.model.base, spec.model.revision)
 
     def search(encoder: Encoder) -> list[Hit]:
-        blocks = read_blocks(encoder.corpus(held(texts), NullProgress()), spec.resources.search_block)
+        blocks = read_blocks(encoder.corpus(in_memory(texts), NullProgress()), spec.resources.search_block)
         scores, found = top_k(encoder.encode([query], "query"), blocks, min(top, len(texts)))
         return [Hit(titles[i], texts[i], float(s)) for i, s in zip(found[0], scores[0], strict=True)]
 

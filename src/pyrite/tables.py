@@ -1,6 +1,6 @@
-"""The Arrow schema of every table that a run writes, and the functions that write and read them.
+"""The Arrow schemas of the tables that a run writes, and functions to write and read them.
 
-Every table is Parquet and can be opened with ``datasets.load_dataset("parquet", data_files=...)``.
+Tables are Parquet files. Open them with ``datasets.load_dataset("parquet", data_files=...)``.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ _parent = pa.struct(
     ]
 )
 
-#: One row per distinct passage. ``parents`` lists every place where the passage stands, so that merging loses nothing.
+#: One row per distinct passage. ``parents`` lists all its occurrences in documents.
 PASSAGES = pa.schema(
     [
         ("passage_id", pa.string()),
@@ -34,10 +34,10 @@ PASSAGES = pa.schema(
     ]
 )
 
-#: What retrieve holds of a passage in memory.
+#: The columns of PASSAGES that retrieve reads into memory.
 PASSAGE_IDS = pa.schema([("passage_id", pa.string()), ("split", pa.string())])
 
-#: One row per distinct question. ``split`` is train, val or test.
+#: One row per distinct query. ``split`` is train, val or test; ``question_ids`` are the source's questions.
 QUERIES = pa.schema(
     [
         ("query_id", pa.string()),
@@ -49,10 +49,10 @@ QUERIES = pa.schema(
     ]
 )
 
-#: What the data set itself says is relevant. ``grade`` is the data set's, above 0.
+#: The relevance labels of the data set. ``grade`` is above 0.
 QRELS = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("grade", pa.int8())])
 
-#: What the current model retrieves. ``rank`` counts from 1; ``score`` is cosine similarity.
+#: What the current model retrieves. ``rank`` starts at 1; ``score`` is the cosine similarity.
 CANDIDATES = pa.schema(
     [
         ("query_id", pa.string()),
@@ -62,8 +62,8 @@ CANDIDATES = pa.schema(
     ]
 )
 
-#: One graded pair. ``p1``..``p4`` is the judge's distribution over the grades (null where it gives none), ``expected``
-#: its mean (1.0 to 4.0; without a distribution the grade). What it cost: tokens, seconds, and how often it was asked.
+#: One graded pair. ``p1``..``p4`` is the judge's distribution over the grades (null if it gives none), ``expected`` its
+#: mean (1.0 to 4.0; the grade if there is no distribution). ``latency`` is in seconds; ``attempts`` counts requests.
 JUDGMENTS = pa.schema(
     [
         ("query_id", pa.string()),
@@ -82,12 +82,12 @@ JUDGMENTS = pa.schema(
     ]
 )
 
-#: A pair that the judge could not grade, and why. It has no grade: nothing is made of it.
+#: A pair that the judge could not grade, and why. It is neither a positive nor a negative.
 MISSING = pa.schema(
     [("query_id", pa.string()), ("passage_id", pa.string()), ("reason", pa.string()), ("attempts", pa.int16())]
 )
 
-#: Metric of one query under one model, long form. ``model`` is base, iteration-1, iteration-1@0.3 (a blend), ...
+#: Metrics per query, in long form. ``model`` is base, iteration-1, iteration-1@0.3 (a blend), and so on.
 PER_QUERY = pa.schema(
     [
         ("model", pa.string()),
@@ -98,7 +98,7 @@ PER_QUERY = pa.schema(
     ]
 )
 
-#: What each model ranked first, for the report. ``rank`` counts from 1.
+#: The top passages by model, for the report. ``rank`` starts at 1.
 RANKINGS = pa.schema(
     [
         ("model", pa.string()),
@@ -112,12 +112,12 @@ RANKINGS = pa.schema(
 
 
 def examples(negatives: int) -> pa.Schema:
-    """Schema of the training rows with ``negatives`` negatives each (at least 1).
+    """Schema of the training examples, with ``negatives`` negatives each (at least 1).
 
-    The text columns are named as sentence-transformers names them. ``relevant_ids`` are the passages that may not be
-    a negative for this query, be it in another example of the same batch. Examples of one ``group`` are each other's
-    hard negatives and should share a batch. ``label`` holds the judge's expected
-    grades of the positive and of each negative, in that order (length ``negatives + 1``).
+    The text columns have the names that sentence-transformers uses. ``relevant_ids`` are the passages that must not be
+    negatives of this query, including in-batch negatives. Examples of one ``group`` are each other's hard negatives and
+    should share a batch. ``label`` holds the judge's expected grades of the positive and of each negative, in that
+    order (length ``negatives + 1``).
     """
     return pa.schema(
         [
@@ -137,7 +137,7 @@ def examples(negatives: int) -> pa.Schema:
 
 
 def write(path: Path, rows: Iterable[Mapping[str, Any]] | pa.Table, schema: pa.Schema) -> int:
-    """Write ``rows`` to ``path`` as Parquet and return how many there were. The schema is enforced."""
+    """Write ``rows`` to ``path`` as Parquet, cast to ``schema``; return their number."""
     table = rows.cast(schema) if isinstance(rows, pa.Table) else pa.Table.from_pylist(list(rows), schema)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path, compression="zstd")
@@ -145,7 +145,7 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]] | pa.Table, schema: pa.S
 
 
 def read_in_blocks(path: Path, column: str) -> Callable[[int], Iterator[list[str]]]:
-    """The texts of a column of the Parquet file at ``path``, so many at a time as is asked for, never all at once."""
+    """A function that reads a text column of the Parquet file at ``path`` in blocks of a given number of rows."""
 
     def read_blocks(rows: int) -> Iterator[list[str]]:
         block: list[str] = []
@@ -162,10 +162,10 @@ def read_in_blocks(path: Path, column: str) -> Callable[[int], Iterator[list[str
 
 
 def read(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read the Parquet file at ``path``; only the columns of ``schema``, where the file has more.
+    """Read the columns of ``schema`` from the Parquet file at ``path``.
 
     Raises:
-        PyriteError: the file is not Parquet or its columns are not those of ``schema``.
+        PyriteError: the file is not Parquet, or lacks a column of ``schema``.
     """
     try:
         names = pq.read_schema(path).names

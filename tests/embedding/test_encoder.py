@@ -1,4 +1,4 @@
-"""Encoding: fast arithmetic that agrees with plain arithmetic, and embeddings kept under what decides them."""
+"""Encoding agrees with sentence-transformers, and the cache of embeddings depends on all that determines them."""
 
 import json
 import shutil
@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pyrite.embedding import models
-from pyrite.embedding.encoder import Encoder, held
+from pyrite.embedding.encoder import Encoder, in_memory
+from pyrite.embedding.prompts import resolve_prompts
 from pyrite.errors import PyriteError, UserError
 from pyrite.progress import NullProgress
 from pyrite.spec import ModelSpec, RunSpec, SampleSource
@@ -23,7 +24,7 @@ def encoder(folder: Path, base: Path, store: Path, **settings: object) -> Encode
     return Encoder(folder, base, RunSpec(name="r", source=SampleSource(), **settings), FolderStore(store))  # type: ignore[arg-type]
 
 
-def test_batches_and_bf16_give_what_plain_encode_gives(tiny_model: Path, tmp_path: Path) -> None:
+def test_encoding_agrees_with_sentence_transformers(tiny_model: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     plain = SentenceTransformer(str(tiny_model), device="cpu").encode(TEXTS, normalize_embeddings=True)
@@ -33,16 +34,15 @@ def test_batches_and_bf16_give_what_plain_encode_gives(tiny_model: Path, tmp_pat
     assert (np.einsum("ij,ij->i", fast, plain) > 0.999).all()
 
 
-def test_embeddings_are_kept_under_weights_texts_and_prompts(tiny_model: Path, tmp_path: Path) -> None:
-    files = encoder(tiny_model, tiny_model, tmp_path).corpus(held(TEXTS), NullProgress())
-    checksum = files[0].stat().st_mtime_ns
-    assert (
-        encoder(tiny_model, tiny_model, tmp_path).corpus(held(TEXTS), NullProgress())[0].stat().st_mtime_ns == checksum
-    )
-    assert encoder(tiny_model, tiny_model, tmp_path).corpus(held([*TEXTS[:-1], "other"]), NullProgress()) != files
+def test_the_cache_depends_on_weights_texts_and_prompts(tiny_model: Path, tmp_path: Path) -> None:
+    files = encoder(tiny_model, tiny_model, tmp_path).corpus(in_memory(TEXTS), NullProgress())
+    written = files[0].stat().st_mtime_ns
+    again = encoder(tiny_model, tiny_model, tmp_path).corpus(in_memory(TEXTS), NullProgress())
+    assert again[0].stat().st_mtime_ns == written
+    assert encoder(tiny_model, tiny_model, tmp_path).corpus(in_memory([*TEXTS[:-1], "other"]), NullProgress()) != files
     prompted = encoder(tiny_model, tiny_model, tmp_path, model={"passage_prompt": "passage: "})
-    assert prompted.corpus(held(TEXTS), NullProgress()) != files
-    # The same name with other weights: what sentence-transformers' own cache would take for the same model.
+    assert prompted.corpus(in_memory(TEXTS), NullProgress()) != files
+    # Other weights under the same name.
     other = tmp_path / "copy"
     shutil.copytree(tiny_model, other)
     models.blend(tiny_model, other, 0.5, tmp_path / "same")
@@ -50,23 +50,23 @@ def test_embeddings_are_kept_under_weights_texts_and_prompts(tiny_model: Path, t
     content = bytearray(weights.read_bytes())
     content[-5] ^= 0x10
     weights.write_bytes(content)
-    assert encoder(other, tiny_model, tmp_path).corpus(held(TEXTS), NullProgress()) != files
+    assert encoder(other, tiny_model, tmp_path).corpus(in_memory(TEXTS), NullProgress()) != files
 
 
-def test_prompts_of_e5_are_put_before_queries_and_passages_once(tiny_model: Path, tmp_path: Path) -> None:
+def test_prompts_of_e5_are_added_once(tiny_model: Path, tmp_path: Path) -> None:
     named = tmp_path / "e5-small-v2"
     shutil.copytree(tiny_model, named)
-    assert models.prompts(named, ModelSpec(base=str(named))) == {"query": "query: ", "document": "passage: "}
+    assert resolve_prompts(named, ModelSpec(base=str(named))) == {"query": "query: ", "document": "passage: "}
     by_family = encoder(named, named, tmp_path, model={"base": str(named)}).encode(["rest"], "document")
     by_hand = encoder(tiny_model, tiny_model, tmp_path).encode(["passage: rest"], "document")
     assert np.allclose(by_family, by_hand, atol=1e-6)
-    # A model folder that carries its own prompts is believed.
+    # The prompts of the model folder win over those of its family.
     config = named / "config_sentence_transformers.json"
     config.write_text(
         json.dumps({**json.loads(config.read_text()), "prompts": {"query": "ask: ", "document": "text: "}})
     )
-    assert models.prompts(named, ModelSpec(base=str(named))) == {"query": "ask: ", "document": "text: "}
-    assert models.prompts(named, ModelSpec(base=str(named), query_prompt=""))["query"] == ""
+    assert resolve_prompts(named, ModelSpec(base=str(named))) == {"query": "ask: ", "document": "text: "}
+    assert resolve_prompts(named, ModelSpec(base=str(named), query_prompt=""))["query"] == ""
 
 
 @pytest.mark.parametrize(
@@ -79,15 +79,13 @@ def test_prompts_of_e5_are_put_before_queries_and_passages_once(tiny_model: Path
         ("Snowflake/snowflake-arctic-embed-m-v1.5", "Represent this sentence for searching relevant passages: "),
     ],
 )
-def test_a_family_is_known_by_the_models_own_name(base: str, query: str, tmp_path: Path) -> None:
-    assert models.prompts(tmp_path, ModelSpec(base=base))["query"] == query
+def test_the_last_part_of_the_name_gives_the_family(base: str, query: str, tmp_path: Path) -> None:
+    assert resolve_prompts(tmp_path, ModelSpec(base=base))["query"] == query
 
 
 @pytest.mark.real
-def test_a_base_on_s3_is_the_one_that_lies_there(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The bug: its address is taken for a hub id, so a cluster has no base but the hub's."""
+def test_a_base_on_s3_is_downloaded(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: the address was taken for a hub id."""
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYRITE_CACHE", str(tmp_path / "cache"))
@@ -103,21 +101,21 @@ def test_a_base_on_s3_is_the_one_that_lies_there(
     for base in (f"{url}/data/e5-small-tiny", f"{url}/data/e5-small-tiny/"):
         folder = models.base_folder(base, None)
         assert models.model_digest(folder) == models.model_digest(tiny_model)
-        assert models.prompts(folder, ModelSpec(base=base)) == {"query": "query: ", "document": "passage: "}
+        assert resolve_prompts(folder, ModelSpec(base=base)) == {"query": "query: ", "document": "passage: "}
 
 
-def test_a_base_of_the_hubs_where_the_hub_is_shut_says_what_opens_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bug: on a cluster, "check the name and the network", and both are right."""
+def test_a_blocked_hub_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: the error on a cluster was "check the name and the network", and both were right."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"networkPolicy\.allowHub=true"):
         models.base_folder("pyrite/no-such-model", None)
 
 
-def test_a_base_in_other_files_with_other_names_is_blended(plain_base: Path, tmp_path: Path) -> None:
-    """The bug: after the first training, a checkpoint as published has no tensor of the names that training wrote."""
+def test_a_base_with_other_files_and_names_is_blended(plain_base: Path, tmp_path: Path) -> None:
+    """Regression: a published checkpoint has other tensor names than the model that training saves."""
     from safetensors.numpy import load_file, save_file
 
-    models.rewrite(plain_base, ModelSpec(base=str(plain_base)), tmp_path / "base")
+    models.resave(plain_base, ModelSpec(base=str(plain_base)), tmp_path / "base")
     shutil.copytree(tmp_path / "base", tmp_path / "tuned")
     weights = tmp_path / "tuned/model.safetensors"
     tensors = load_file(weights)
@@ -129,7 +127,7 @@ def test_a_base_in_other_files_with_other_names_is_blended(plain_base: Path, tmp
     assert np.allclose(blended[name], published[f"bert.{name}"] + 0.25, atol=1e-5)
 
 
-def test_a_blend_is_the_weighted_mean_of_the_weights(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_blend_is_the_weighted_mean(tiny_model: Path, tmp_path: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
     other = tmp_path / "other"
@@ -147,5 +145,5 @@ def test_a_blend_is_the_weighted_mean_of_the_weights(tiny_model: Path, tmp_path:
         models.blend(tiny_model, other, 0.25, tmp_path / "no")
 
 
-def test_passages_over_the_window_are_counted(tiny_model: Path, tmp_path: Path) -> None:
-    assert encoder(tiny_model, tiny_model, tmp_path).cut(["short", "word " * 200]) == 1
+def test_truncated_passages_are_counted(tiny_model: Path, tmp_path: Path) -> None:
+    assert encoder(tiny_model, tiny_model, tmp_path).count_truncated(["short", "word " * 200]) == 1

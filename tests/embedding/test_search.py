@@ -1,11 +1,11 @@
-"""Exact search: the same answer as holding everything in memory, whatever the block size."""
+"""Exact search: the same result as in memory, for every block size."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pyrite.embedding.search import gather, read_blocks, top_k
+from pyrite.embedding.search import read_blocks, take, top_k
 
 
 @pytest.fixture
@@ -20,20 +20,20 @@ def stored(tmp_path: Path) -> tuple[list[Path], np.ndarray]:
 
 
 @pytest.mark.parametrize("rows", [7, 333, 5000])
-def test_blocks_and_masks_give_what_brute_force_gives(stored: tuple[list[Path], np.ndarray], rows: int) -> None:
+def test_blocks_and_masks_give_the_result_of_brute_force(stored: tuple[list[Path], np.ndarray], rows: int) -> None:
     files, corpus = stored
     queries = np.random.default_rng(1).normal(size=(20, 16)).astype(np.float32)
     keep = np.arange(1000) % 3 != 0
     scores, found = top_k(queries, read_blocks(files, rows, keep), 10)
-    every = queries @ corpus[keep].T
-    expected = np.argsort(-every, axis=1)[:, :10]
+    all_scores = queries @ corpus[keep].T
+    expected = np.argsort(-all_scores, axis=1)[:, :10]
     assert (found == expected).all()
-    assert np.allclose(scores, np.take_along_axis(every, expected, axis=1), atol=1e-5)
-    assert (gather(files, found[0]) == corpus[found[0]]).all()
+    assert np.allclose(scores, np.take_along_axis(all_scores, expected, axis=1), atol=1e-5)
+    assert (take(files, found[0]) == corpus[found[0]]).all()
 
 
 @pytest.mark.parametrize(("rows", "lengths"), [(700, [667, 333]), (10**12, [1000]), (300, [300, 34, 300, 33, 300, 33])])
-def test_files_are_joined_as_far_as_the_block_size_allows(
+def test_files_are_joined_up_to_the_block_size(
     stored: tuple[list[Path], np.ndarray], rows: int, lengths: list[int]
 ) -> None:
     files, corpus = stored
@@ -42,7 +42,7 @@ def test_files_are_joined_as_far_as_the_block_size_allows(
     assert (np.concatenate(blocks) == corpus).all()
 
 
-def test_a_corpus_smaller_than_k_is_padded() -> None:
+def test_results_of_a_corpus_smaller_than_k_are_padded() -> None:
     corpus = np.eye(3, dtype=np.float32)
     scores, found = top_k(corpus[:1], iter([corpus]), 5)
     assert found[0].tolist()[:3] == [0, 1, 2]

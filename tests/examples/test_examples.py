@@ -14,17 +14,17 @@ EXAMPLES = Path(pyrite.__file__).parent / "examples"
 
 
 @pytest.mark.parametrize("kind", ["sample", "medquad", "jsonl", "parquet", "beir", "huggingface", "documents"])
-def test_each_kind_of_source_has_a_valid_run_file(kind: str) -> None:
+def test_each_source_has_a_valid_run_file(kind: str) -> None:
     text = (EXAMPLES / f"{kind}.yaml").read_text(encoding="utf-8")
     assert RunSpec.model_validate(yaml.safe_load(text)).source.kind == kind
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
-def test_settings_that_are_commented_out_are_valid_too(file: Path) -> None:
+def test_commented_settings_are_valid(file: Path) -> None:
     lines = file.read_text(encoding="utf-8").splitlines()
-    # A commented setting stands indented under its section; prose starts at the margin or far to the right.
-    opened = [line.replace("  # ", "  ", 1) if line.startswith("  # ") else line for line in lines]
-    RunSpec.model_validate(yaml.safe_load("\n".join(opened)))
+    # A commented setting is indented under its section; prose starts at the margin or far to the right.
+    uncommented = [line.replace("  # ", "  ", 1) if line.startswith("  # ") else line for line in lines]
+    RunSpec.model_validate(yaml.safe_load("\n".join(uncommented)))
 
 
 @pytest.mark.parametrize(
@@ -35,11 +35,9 @@ def test_settings_that_are_commented_out_are_valid_too(file: Path) -> None:
         (["RUN=my-run.yaml", "ON=cluster", "ITER=3"], "submit my-run.yaml iterations=3"),
     ],
 )
-def test_make_train_leaves_iterations_to_the_run_file_unless_iter_says_otherwise(
-    given: list[str], command: str
-) -> None:
+def test_make_train_sets_iterations_only_with_iter(given: list[str], command: str) -> None:
     root = Path(__file__).resolve().parents[2]
-    alone = {"PATH": os.environ["PATH"]}  # nothing of a `make` that runs the tests
-    told = subprocess.run(["make", "-n", "train", *given], cwd=root, env=alone, capture_output=True, text=True)
-    assert told.stdout.splitlines()[-1].split()[1:] == command.split()
+    environment = {"PATH": os.environ["PATH"]}  # without the variables of a `make` that runs the tests
+    result = subprocess.run(["make", "-n", "train", *given], cwd=root, env=environment, capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1].split()[1:] == command.split()
     assert RunSpec.model_validate(yaml.safe_load((EXAMPLES / "sample.yaml").read_text())).iterations == 2

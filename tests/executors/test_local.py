@@ -125,5 +125,5 @@ def test_training_resumes_from_a_checkpoint_to_equal_weights(run_file: Path, tmp
     again = start(run_file, killed)
     output, _ = again.communicate(timeout=600)
     assert again.returncode == 0, output
-    assert "going on from checkpoint-" in output
+    assert "resuming from checkpoint-" in output
     assert outputs(killed) == outputs(undisturbed)

@@ -179,9 +179,9 @@ def test_truncated_passages_are_counted(pyrite: Pyrite, run_file: Path, tmp_path
     assert pyrite("prepare", run_file, *overrides).returncode == 0
     result = pyrite("validate", run_file, "-i", 0, *overrides)
     assert result.returncode == 0, result.stderr
-    assert "1 of 60 passages is longer than the model's window of 128 tokens" in result.stdout.replace("\n", " ")
+    assert "truncates 1 of 60 passages to 128 tokens" in result.stdout.replace("\n", " ")
     manifest = json.loads((tmp_path / "store/runs/small/steps/validate-0.json").read_text())
-    assert manifest["summary"]["cut_passages"] == 1
+    assert manifest["summary"]["truncated_passages"] == 1
 
 
 def _deny_access(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:

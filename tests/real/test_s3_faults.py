@@ -11,7 +11,7 @@ import boto3
 import pytest
 
 from pyrite.errors import UserError
-from pyrite.sources.remote import brought
+from pyrite.sources.files import local_path
 from pyrite.store import Checksum
 from pyrite.store.local_files import list_files
 from pyrite.store.s3 import S3Store
@@ -211,7 +211,7 @@ def test_objects_of_other_tools_are_cached_by_version(s3: str, proxy: Proxy, tmp
 
     def fetch_documents() -> tuple[Path, Counter[str]]:
         before = len(proxy.requests)
-        folder = brought(f"{s3}/docs", "source.path")
+        folder = Path(local_path(f"{s3}/docs", "source.path"))
         assert sorted(path.relative_to(folder).as_posix() for path in list_files(folder)) == files
         return folder, Counter(r.method for r in proxy.requests[before:] if "list-type" not in r.target)
 

@@ -184,7 +184,7 @@ def test_a_checkpoint_survives_the_loss_of_its_machine(s3: str, small: Path, pyr
     shutil.rmtree(tmp_path / "cache")
     again = pyrite("train", *arguments)
     assert again.returncode == 0, again.stderr
-    assert "going on from checkpoint-" in again.stdout
+    assert "resuming from checkpoint-" in again.stdout
     without_kill = pyrite("train", *arguments[:-1], tmp_path / "folder")
     assert without_kill.returncode == 0, without_kill.stderr
     assert outputs(store) == outputs(open_store(str(tmp_path / "folder")))

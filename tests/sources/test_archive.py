@@ -1,4 +1,4 @@
-"""Archives that were made to do harm, or are broken, are refused by name."""
+"""Malicious and damaged archives are refused, and named."""
 
 import io
 import tarfile
@@ -30,87 +30,87 @@ def _info(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile
 )
 def test_each_tar_format_is_read(tmp_path: Path, suffix: str, mode: str) -> None:
     entries = [(_info(f"top/{n}.xml"), bytes([65 + n]) * (512 * n + n % 2)) for n in range(5)]
-    made = _tar(tmp_path / f"a{suffix}", *entries, (_info("top/readme.txt"), b"no"), mode=mode)
-    assert list(members(made, ".xml")) == [(f"top/{n}.xml", bytes([65 + n]) * (512 * n + n % 2)) for n in range(5)]
+    path = _tar(tmp_path / f"a{suffix}", *entries, (_info("top/readme.txt"), b"no"), mode=mode)
+    assert list(members(path, ".xml")) == [(f"top/{n}.xml", bytes([65 + n]) * (512 * n + n % 2)) for n in range(5)]
 
 
 def test_zip_is_read(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as made:
-        made.writestr("top/a.xml", "A")
-        made.writestr("top/readme.txt", "no")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as path:
+        path.writestr("top/a.xml", "A")
+        path.writestr("top/readme.txt", "no")
     assert list(members(tmp_path / "a.zip", ".xml")) == [("top/a.xml", b"A")]
 
 
 @pytest.mark.parametrize("name", ["../evil.xml", "/etc/evil.xml", "a/../../evil.xml", "..\\evil.xml", "C:\\evil.xml"])
 @pytest.mark.parametrize("kind", ["tar", "zip"])
-def test_a_path_that_climbs_out_is_refused(tmp_path: Path, name: str, kind: str) -> None:
-    made = tmp_path / "made.archive"
+def test_path_traversal_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / "bad.archive"
     if kind == "tar":
-        _tar(made, (_info(name), b"<Document/>"))
+        _tar(path, (_info(name), b"<Document/>"))
     else:
-        with zipfile.ZipFile(made, "w") as zipped:
+        with zipfile.ZipFile(path, "w") as zipped:
             zipped.writestr(name, "<Document/>")
-    with pytest.raises(UserError, match=r"(?s)made\.archive.*evil\.xml"):
-        list(members(made, ".xml"))
+    with pytest.raises(UserError, match=r"(?s)bad\.archive.*evil\.xml"):
+        list(members(path, ".xml"))
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
 def test_links_and_devices_are_refused(tmp_path: Path, kind: bytes) -> None:
-    made = _tar(tmp_path / "made.tgz", (_info("a/evil.xml", kind, "/etc/passwd"), b""))
-    with pytest.raises(UserError, match=r"made\.tgz: member 'a/evil\.xml' is a link or a device"):
-        list(members(made, ".xml"))
+    path = _tar(tmp_path / "bad.tgz", (_info("a/evil.xml", kind, "/etc/passwd"), b""))
+    with pytest.raises(UserError, match=r"bad\.tgz: member 'a/evil\.xml' is a link or a device"):
+        list(members(path, ".xml"))
 
 
 def test_a_link_in_a_zip_is_refused(tmp_path: Path) -> None:
     info = zipfile.ZipInfo("a/evil.xml")
     info.external_attr = 0o120777 << 16
-    with zipfile.ZipFile(tmp_path / "made.zip", "w") as zipped:
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as zipped:
         zipped.writestr(info, "/etc/passwd")
     with pytest.raises(UserError, match=r"evil\.xml' is a link"):
-        list(members(tmp_path / "made.zip", ".xml"))
+        list(members(tmp_path / "bad.zip", ".xml"))
 
 
 def test_decompression_bombs_are_refused(tmp_path: Path) -> None:
     limits = Limits(members=10, member_bytes=100_000, total_bytes=250_000)
-    one = _tar(tmp_path / "one.tgz", (_info("big.xml"), bytes(100_001)))
-    all_together = _tar(tmp_path / "all.tgz", *((_info(f"{n}.bin"), bytes(99_000)) for n in range(3)))
+    large_member = _tar(tmp_path / "one.tgz", (_info("big.xml"), bytes(100_001)))
+    large_total = _tar(tmp_path / "all.tgz", *((_info(f"{n}.bin"), bytes(99_000)) for n in range(3)))
     many = _tar(tmp_path / "many.tgz", *((_info(f"{n}.xml"), b"") for n in range(11)))
     long_name = _tar(tmp_path / "name.tgz", (_info("x" * 200_000), b""))
     with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as zipped:
         for n in range(3):
             zipped.writestr(f"{n}.bin", bytes(99_000))
-    for made in (one, all_together, long_name, tmp_path / "z.zip"):
+    for path in (large_member, large_total, long_name, tmp_path / "z.zip"):
         with pytest.raises(UserError, match="decompression bomb"):
-            list(members(made, ".xml", limits))
+            list(members(path, ".xml", limits))
     with pytest.raises(UserError, match="more than 10 members"):
         list(members(many, ".xml", limits))
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
-def test_an_archive_that_is_cut_short_is_an_error(tmp_path: Path, mode: str) -> None:
+def test_a_truncated_archive_is_an_error(tmp_path: Path, mode: str) -> None:
     entries = [(_info(f"{n}.xml"), bytes(range(256)) * 40) for n in range(4)]
-    made = _tar(tmp_path / "made.archive", *entries, mode=mode)
-    whole = made.read_bytes()
-    # Inside a member, and for the plain one also between two members and inside a header.
-    for length in [len(whole) // 2, *((10240 + 512, 10240 + 512 + 100) if mode == "w" else ())]:
-        made.write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"made\.archive: not a readable archive"):
-            list(members(made, ".xml"))
+    path = _tar(tmp_path / "bad.archive", *entries, mode=mode)
+    content = path.read_bytes()
+    # Truncated inside a member; a plain archive also between two members and inside a header.
+    for length in [len(content) // 2, *((10240 + 512, 10240 + 512 + 100) if mode == "w" else ())]:
+        path.write_bytes(content[:length])
+        with pytest.raises(UserError, match=r"bad\.archive: not a readable archive"):
+            list(members(path, ".xml"))
 
 
-def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_no_archive_is_named(tmp_path: Path) -> None:
     (tmp_path / "page.tar.gz").write_text("<html>Not found</html>")
     with pytest.raises(UserError, match=r"page\.tar\.gz: not a readable archive"):
         list(members(tmp_path / "page.tar.gz", ".xml"))
 
 
-def test_a_zip_packed_in_a_way_that_is_not_known_is_an_error_with_its_name(tmp_path: Path) -> None:
-    made = tmp_path / "made.zip"
-    with zipfile.ZipFile(made, "w") as zipped:
+def test_an_unknown_zip_compression_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "bad.zip"
+    with zipfile.ZipFile(path, "w") as zipped:
         zipped.writestr("a.xml", "A")
-    content = bytearray(made.read_bytes())
-    content[8] = 95  # the compression method (xz, which Python's zipfile does not know), in the member's own header
+    content = bytearray(path.read_bytes())
+    content[8] = 95  # the compression method (xz, which zipfile does not support), in the member's header
     content[content.index(b"PK\1\2") + 10] = 95  # and in the directory
-    made.write_bytes(content)
-    with pytest.raises(UserError, match=r"made\.zip: not a readable archive .*compression method"):
-        list(members(made, ".xml"))
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"bad\.zip: not a readable archive .*compression method"):
+        list(members(path, ".xml"))

@@ -49,7 +49,7 @@ def test_one_qrels_file_alone_gives_no_split(tmp_path: Path) -> None:
     assert [(question.id, question.split) for question in questions] == [("q1", None), ("q2", None)]
 
 
-def test_what_cannot_be_used_is_dropped_with_its_reason(tmp_path: Path) -> None:
+def test_unusable_records_are_dropped_with_a_reason(tmp_path: Path) -> None:
     records = _read(_folder(tmp_path, train="q1 d1 1\nq9 d1 1\n", test="q1 d2 1\nq2 d9 1\n"))
     assert {r.where.rsplit("/", 1)[1]: r.reason for r in records if isinstance(r, Dropped)} == {
         "corpus.jsonl:4": "document without text",
@@ -81,7 +81,7 @@ def test_the_digest_follows_the_qrels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".tar.xz", ".tar.gz", ".zip"])
-def test_an_archive_is_read_as_its_folder_is(tmp_path: Path, suffix: str) -> None:
+def test_an_archive_is_read_like_its_folder(tmp_path: Path, suffix: str) -> None:
     folder = _folder(tmp_path / "set", train="q1 d1 2\n", test="q3 d3 1\n")
     archive = Path(
         shutil.make_archive(
@@ -91,17 +91,17 @@ def test_an_archive_is_read_as_its_folder_is(tmp_path: Path, suffix: str) -> Non
             base_dir="set",
         )
     )
-    named = [
+    expected = [
         replace(record, where=record.where.replace(f"{folder}/", f"{archive}: set/"))
         if isinstance(record, Dropped)
         else record
         for record in _read(folder)
     ]
-    assert _read(archive) == named
+    assert _read(archive) == expected
     assert open_source(BeirSource(path=str(archive))).digest()
 
 
-def test_an_archive_of_something_else(tmp_path: Path) -> None:
+def test_an_archive_without_one_beir_folder_is_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         _folder(tmp_path / "sets" / name, test="q1 d1 1\n")
     with pytest.raises(UserError, match=r"two\.zip: more than one BEIR folder \(a, b\)"):

@@ -45,7 +45,7 @@ def test_a_folder_of_text_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_rows_with_and_without_columns_of_their_own(tmp_path: Path, kind: str) -> None:
+def test_rows_with_and_without_optional_columns(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"data.{kind}"
     if kind == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
@@ -60,24 +60,24 @@ def test_rows_with_and_without_columns_of_their_own(tmp_path: Path, kind: str) -
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "columns", "told"),
+    ("name", "content", "columns", "message"),
     [
         ("a.jsonl", b'{"body": "x"}\n', {}, "a.jsonl:1: no column 'text'"),
         ("a.jsonl", b'{"text": "x", "topic": "y"}\n', {"topic": "topics"}, "Did you mean 'topic'"),
-        ("a.jsonl", b'{"text": "x", "n": 1}\n{"text": "y", "n": 1}\n', {"id": "n"}, "a.jsonl:2: id '1' is there twice"),
+        ("a.jsonl", b'{"text": "x", "n": 1}\n{"text": "y", "n": 1}\n', {"id": "n"}, "a.jsonl:2: id '1' is already at"),
         ("a.jsonl", b'{"text": ["x"]}\n', {}, "a list"),
         ("a.txt", b"caf\xe9", {}, "not UTF-8"),
-        ("a.pdf", b"%PDF", {}, "not a kind of file"),
+        ("a.pdf", b"%PDF", {}, "not a supported file format"),
     ],
 )
-def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, columns: Any, told: str) -> None:
+def test_unreadable_input_is_named(tmp_path: Path, name: str, content: bytes, columns: Any, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as raised:
         read(tmp_path / name, **columns)
     assert name in str(raised.value)
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
-def test_a_folder_without_text_files_says_so(tmp_path: Path) -> None:
+def test_a_folder_without_text_files_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\.txt or \.md"):
         read(tmp_path)

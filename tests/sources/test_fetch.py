@@ -1,4 +1,4 @@
-"""Fetching MedQuAD, against a server on this machine."""
+"""Downloading MedQuAD from a local server."""
 
 import http.server
 import io
@@ -11,25 +11,22 @@ from typing import Any
 import pytest
 
 from pyrite.errors import UserError
-from pyrite.sources import fetch
 from pyrite.sources.fetch import content_sha256, fetch_medquad
 
 
 def _archive(answer: str = "So.") -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w:gz", compresslevel=0) as tar:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=0) as tar:
         for number in range(50):
             content = f"<Document>{answer * 5000}{number}</Document>".encode()
             info = tarfile.TarInfo(f"MedQuAD-abc/{number}.xml")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    return made.getvalue()
+    return packed.getvalue()
 
 
 class _Server(http.server.ThreadingHTTPServer):
-    """Serves ``body``; cuts each of the first ``cuts`` replies half-way; answers with ``status`` if it is
-    set.
-    """
+    """Serves ``body``. Cuts each of the first ``cuts`` responses half-way. Responds with ``status`` if it is set."""
 
     body = b""
     etag = '"one"'
@@ -74,7 +71,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None: ...
 
 
-class _Said:
+class _RecordedProgress:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.total: int | None = None
@@ -93,12 +90,12 @@ class _Said:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
-    monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
-    with _Server() as made:
-        made.body = _archive()
-        threading.Thread(target=made.serve_forever, daemon=True).start()
-        yield made
-        made.shutdown()
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    with _Server() as running:
+        running.body = _archive()
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
 
 
 @pytest.fixture
@@ -107,14 +104,14 @@ def digest(tmp_path: Path) -> str:
     return content_sha256(tmp_path / "known.tgz")
 
 
-def test_it_is_downloaded_verified_and_then_cached(server: _Server, tmp_path: Path, digest: str) -> None:
-    said = _Said()
-    path = fetch_medquad(tmp_path / "data", said, server.url, digest)
+def test_download_is_verified_and_happens_once(server: _Server, tmp_path: Path, digest: str) -> None:
+    progress = _RecordedProgress()
+    path = fetch_medquad(tmp_path / "data", progress, server.url, digest)
     assert path.read_bytes() == server.body
-    assert said.total == said.done == len(server.body)
-    assert "CC BY 4.0" in said.lines[0]
-    assert "Ben Abacha" in said.lines[0]
-    again = _Said()
+    assert progress.total == progress.done == len(server.body)
+    assert "CC BY 4.0" in progress.lines[0]
+    assert "Ben Abacha" in progress.lines[0]
+    again = _RecordedProgress()
     assert fetch_medquad(tmp_path / "data", again, server.url, digest) == path
     assert again.lines[-1] == f"{path}: already there and verified."
     assert len(server.requested) == 1
@@ -123,56 +120,56 @@ def test_it_is_downloaded_verified_and_then_cached(server: _Server, tmp_path: Pa
 
 def test_a_cut_connection_is_resumed(server: _Server, tmp_path: Path, digest: str) -> None:
     server.cuts = 2
-    path = fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
-    starts = [int((asked or "bytes=0-")[6:-1]) / len(server.body) for asked in server.requested]
+    path = fetch_medquad(tmp_path / "mq.tar.gz", _RecordedProgress(), server.url, digest)
+    starts = [int((requested or "bytes=0-")[6:-1]) / len(server.body) for requested in server.requested]
     assert starts == pytest.approx([0, 0.5, 0.75], abs=0.05)
     assert path.read_bytes() == server.body
 
 
-def test_another_process_goes_on_where_the_first_gave_up(server: _Server, tmp_path: Path, digest: str) -> None:
+def test_a_new_process_resumes_the_download(server: _Server, tmp_path: Path, digest: str) -> None:
     server.cuts = 5
-    with pytest.raises(UserError, match=r"bytes are kept .* By hand: download http.* save it as .*mq\.tar\.gz"):
-        fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
+    with pytest.raises(UserError, match=r"bytes are saved .* By hand: download http.* save it as .*mq\.tar\.gz"):
+        fetch_medquad(tmp_path / "mq.tar.gz", _RecordedProgress(), server.url, digest)
     assert not (tmp_path / "mq.tar.gz").exists()
-    fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
+    fetch_medquad(tmp_path / "mq.tar.gz", _RecordedProgress(), server.url, digest)
     assert int((server.requested[-1] or "bytes=0-")[6:-1]) > len(server.body) * 0.9
     assert (tmp_path / "mq.tar.gz").read_bytes() == server.body
 
 
-def test_a_file_that_changed_on_the_server_is_not_pieced_together(server: _Server, tmp_path: Path) -> None:
+def test_a_file_that_changed_on_the_server_is_not_resumed(server: _Server, tmp_path: Path) -> None:
     server.cuts = 5
     with pytest.raises(UserError):
-        fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url)
+        fetch_medquad(tmp_path / "mq.tar.gz", _RecordedProgress(), server.url)
     server.body, server.etag = _archive("Now other."), '"two"'
-    fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url)
+    fetch_medquad(tmp_path / "mq.tar.gz", _RecordedProgress(), server.url)
     assert server.requested[-1] is not None
     assert (tmp_path / "mq.tar.gz").read_bytes() == server.body
 
 
-def test_a_server_without_ranges_gives_all_of_it_again(server: _Server, tmp_path: Path, digest: str) -> None:
+def test_without_range_support_the_download_restarts(server: _Server, tmp_path: Path, digest: str) -> None:
     server.ranges, server.cuts = False, 1
-    assert fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest).read_bytes() == server.body
+    assert fetch_medquad(tmp_path / "mq.tar.gz", _RecordedProgress(), server.url, digest).read_bytes() == server.body
 
 
-def test_other_contents_are_refused_and_not_kept(server: _Server, tmp_path: Path, digest: str) -> None:
+def test_other_contents_are_refused_and_deleted(server: _Server, tmp_path: Path, digest: str) -> None:
     server.body = _archive("Changed.")
     with pytest.raises(UserError, match="not the published ones"):
-        fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
+        fetch_medquad(tmp_path / "mq.tar.gz", _RecordedProgress(), server.url, digest)
     server.body = b"<html>Sign in to the hotel's network</html>"
     with pytest.raises(UserError, match="not a readable archive"):
-        fetch_medquad(tmp_path / "mq.tar.gz", _Said(), server.url, digest)
+        fetch_medquad(tmp_path / "mq.tar.gz", _RecordedProgress(), server.url, digest)
     assert [file.name for file in tmp_path.glob("mq.tar.gz*") if not file.name.endswith(".json")] == []
 
 
-def test_a_file_put_there_by_hand_is_checked_and_never_removed(tmp_path: Path, digest: str) -> None:
+def test_a_manual_download_is_verified_and_never_deleted(tmp_path: Path, digest: str) -> None:
     target = tmp_path / "mq.tar.gz"
     target.write_bytes(_archive("Changed."))
     with pytest.raises(UserError, match="not the published ones"):
-        fetch_medquad(target, _Said(), "http://127.0.0.1:9/", digest)
+        fetch_medquad(target, _RecordedProgress(), "http://127.0.0.1:9/", digest)
     assert target.exists()
 
 
-def test_the_digest_is_of_contents_not_of_packing(tmp_path: Path, digest: str) -> None:
+def test_the_digest_depends_on_contents_only(tmp_path: Path, digest: str) -> None:
     with (
         tarfile.open(fileobj=io.BytesIO(_archive())) as packed,
         tarfile.open(tmp_path / "again.tar.xz", "w:xz") as tar,
@@ -185,16 +182,16 @@ def test_the_digest_is_of_contents_not_of_packing(tmp_path: Path, digest: str) -
 
 
 @pytest.mark.parametrize("status", [404, 503])
-def test_a_server_that_refuses_is_named(server: _Server, tmp_path: Path, status: int) -> None:
+def test_http_errors_are_reported_with_manual_steps(server: _Server, tmp_path: Path, status: int) -> None:
     server.status = status
     with pytest.raises(UserError, match=rf"{status}.* By hand: download"):
-        fetch_medquad(tmp_path / "data", _Said(), server.url)
+        fetch_medquad(tmp_path / "data", _RecordedProgress(), server.url)
     assert len(server.requested) == (5 if status == 503 else 1)
 
 
-def test_without_a_network_it_says_what_to_do_by_hand(tmp_path: Path) -> None:
+def test_without_network_the_error_has_manual_steps(tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
         match=r"By hand: download http://127\.0\.0\.1:9/x .*save it as .*medquad-577bd37b96c0\.tar\.gz",
     ):
-        fetch_medquad(tmp_path, _Said(), "http://127.0.0.1:9/x")
+        fetch_medquad(tmp_path, _RecordedProgress(), "http://127.0.0.1:9/x")

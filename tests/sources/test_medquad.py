@@ -1,4 +1,4 @@
-"""MedQuAD's XML: what it yields, and what it makes of broken and hostile files."""
+"""MedQuAD's XML: its records, and broken and malicious files."""
 
 import io
 import tarfile
@@ -25,7 +25,7 @@ CROHN = """<?xml version="1.0" encoding="UTF-8"?>
 Symptoms are  - pain  - fever</Answer>
   </QAPair>
   <QAPair pid="2"><Question qid="0000093-2" qtype="causes">What now?</Question><Answer> </Answer></QAPair>
-  <QAPair pid="3"><Question qid="0000093-3" qtype="causes"></Question><Answer>Nobody knows.</Answer></QAPair>
+  <QAPair pid="3"><Question qid="0000093-3" qtype="causes"></Question><Answer>It is unknown.</Answer></QAPair>
   <QAPair pid="4">
     <Question qid="0000093-4" qtype="causes" split="val">Why?</Question><Answer>So.</Answer>
   </QAPair>
@@ -77,12 +77,12 @@ def test_a_folder_and_an_archive_of_it_give_the_same(tmp_path: Path) -> None:
     assert len(read[0]) == 8
 
 
-def test_files_that_share_an_id_keep_all_their_pairs(tmp_path: Path) -> None:
+def test_files_with_the_same_id_yield_all_pairs(tmp_path: Path) -> None:
     documents = [r for r in _read(_folder(tmp_path, a=CROHN, b=CROHN)) if isinstance(r, Document)]
     assert len({document.id for document in documents}) == 4
 
 
-def test_collections(tmp_path: Path) -> None:
+def test_collections_select_documents(tmp_path: Path) -> None:
     _folder(tmp_path, a=CROHN, b=CROHN.replace("NIDDK", "NINDS"))
     assert {r.id.split("-")[0] for r in _read(tmp_path, "NINDS") if isinstance(r, Document)} == {"NINDS"}
     with pytest.raises(UserError, match=r"'NIDKK' is not in .* Did you mean 'NIDDK'\? There are: NIDDK, NINDS"):
@@ -104,7 +104,7 @@ def test_truncated_xml_in_an_archive_names_both(tmp_path: Path) -> None:
         _read(tmp_path / "mq.tgz")
 
 
-def test_an_entity_bomb_is_refused_by_name(tmp_path: Path) -> None:
+def test_an_entity_bomb_is_refused_and_named(tmp_path: Path) -> None:
     lol = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
     bomb = f'<!DOCTYPE d [<!ENTITY l0 "lol">{lol}]><Document><Focus>&l9;</Focus></Document>'
     with pytest.raises(UserError, match=r"bomb\.xml: refused, because it declares entities"):
@@ -125,20 +125,20 @@ def test_xml_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
         _read(tmp_path)
 
 
-def test_other_xml_is_left_out_and_a_folder_of_it_alone_is_an_error(tmp_path: Path) -> None:
+def test_other_xml_is_dropped_or_an_error_if_alone(tmp_path: Path) -> None:
     _folder(tmp_path, page="<html/>")
     with pytest.raises(UserError, match="no MedQuAD document"):
         _read(tmp_path)
     assert Dropped(f"{tmp_path}: page.xml", "XML file that is not MedQuAD's") in _read(_folder(tmp_path, a=CROHN))
 
 
-def test_a_missing_path_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_path_is_shown_as_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=str(tmp_path / "nowhere")):
         _read(Path("nowhere"))
 
 
-def test_the_digest_follows_contents_names_and_collections(tmp_path: Path) -> None:
+def test_the_digest_depends_on_contents_names_and_collections(tmp_path: Path) -> None:
     def digest(*collections: str) -> str:
         return open_source(MedquadSource(path=str(tmp_path), collections=list(collections))).digest()
 
@@ -154,7 +154,7 @@ def test_the_digest_follows_contents_names_and_collections(tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published MedQuAD is not on this machine")
-def test_the_published_collections_have_as_many_answered_pairs_as_is_known() -> None:
+def test_published_collections_have_the_known_pair_counts() -> None:
     records = _read(next(PUBLISHED.glob("*.tar.xz")))
     documents = [r for r in records if isinstance(r, Document)]
     per_source: dict[str, int] = {}

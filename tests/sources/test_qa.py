@@ -1,4 +1,4 @@
-"""JSONL, Parquet and Hugging Face rows."""
+"""Questions and answers in JSONL, Parquet and Hugging Face data sets."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from pyrite.spec import HuggingfaceSource, QaSource
 
 ROWS = [
     {"question": "Why?", "answer": "So.", "topic": "A", "year": 1},
-    {"question": " ", "answer": "Nobody asked.", "topic": "A", "year": 2},
+    {"question": " ", "answer": "Without a question.", "topic": "A", "year": 2},
     {"question": "How?", "answer": None, "topic": "B", "year": 3},
     {"question": "Where?", "answer": "Hére.", "topic": "B", "year": 4},
 ]
@@ -50,7 +50,7 @@ def test_rows_become_records(tmp_path: Path, kind: str) -> None:
     assert [document.id for document in documents] == ["1", "4"]
 
 
-def test_rows_of_a_folder_do_not_share_ids(tmp_path: Path) -> None:
+def test_ids_differ_between_files_of_a_folder(tmp_path: Path) -> None:
     for name in ("b.jsonl", "a.jsonl"):
         _write(tmp_path / name, ROWS[:1])
     assert [r.id for r in _read(tmp_path) if isinstance(r, Document)] == ["a.jsonl:1", "b.jsonl:1"]
@@ -87,12 +87,12 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
         _read(tmp_path / "data.jsonl")
 
 
-def test_a_byte_order_mark_and_blank_lines_do_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_and_blank_lines_are_ignored(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_bytes(b"\xef\xbb\xbf" + GOOD.encode() + b"\n  \n" + GOOD.encode())
     assert [r.id for r in _read(tmp_path) if isinstance(r, Document)] == ["data.jsonl:1", "data.jsonl:4"]
 
 
-def test_an_optional_column_that_is_nowhere_is_an_error_and_one_that_is_somewhere_is_not(
+def test_an_optional_column_must_be_in_some_row(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "data.jsonl").write_text(GOOD + '{"question": "How?", "answer": "Thus.", "topics": "A"}\n')
@@ -104,9 +104,9 @@ def test_an_optional_column_that_is_nowhere_is_an_error_and_one_that_is_somewher
     ]
 
 
-def test_an_id_that_is_there_twice_is_an_error(tmp_path: Path) -> None:
+def test_a_duplicate_id_is_an_error(tmp_path: Path) -> None:
     file = _write(tmp_path / "data.jsonl", [{**ROWS[0], "key": "x"}] * 2)
-    with pytest.raises(UserError, match=r"data\.jsonl:2: id 'x' was used at .*data\.jsonl:1"):
+    with pytest.raises(UserError, match=r"data\.jsonl:2: id 'x' is already at .*data\.jsonl:1"):
         _read(file, id="key")
 
 
@@ -128,7 +128,7 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
         _read(tmp_path)
 
 
-def test_the_digest_follows_contents_and_columns(tmp_path: Path) -> None:
+def test_the_digest_depends_on_contents_and_columns(tmp_path: Path) -> None:
     file = _write(tmp_path / "data.jsonl", ROWS)
 
     def digest(**settings: str) -> str:
@@ -146,13 +146,13 @@ def test_a_local_folder_is_read_through_datasets(tmp_path: Path, monkeypatch: py
     documents = [r for r in open_source(spec).records() if isinstance(r, Document)]
     assert documents == [Document("1", "So.", topic="A"), Document("4", "Hére.", topic="B")]
     before = open_source(spec).digest()
-    # The library must not serve an old copy when the file has changed.
+    # The library must not return a cached copy after the file has changed.
     _write(tmp_path / "train.jsonl", ROWS[:1])
     assert len([r for r in open_source(spec).records() if isinstance(r, Document)]) == 1
     assert open_source(spec).digest() != before
 
 
-def test_what_datasets_cannot_load_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_that_cannot_be_loaded_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     _write(tmp_path / "train.jsonl", ROWS)
     with pytest.raises(UserError, match=r"source\.split"):

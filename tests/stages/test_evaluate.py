@@ -1,4 +1,4 @@
-"""A run whose training changes nothing keeps the base, and hands it over as it was used."""
+"""A run whose training changes nothing chooses the base, and exports it with its prompts and maximum length."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.slow
-def test_the_base_is_handed_over_with_its_familys_prompts_and_the_runs_window(
+def test_the_base_is_exported_with_prompts_and_max_length(
     pyrite: Pyrite, run_file: Path, tiny_model: Path, questions: Path, tmp_path: Path
 ) -> None:
     from sentence_transformers import SentenceTransformer
@@ -29,12 +29,12 @@ def test_the_base_is_handed_over_with_its_familys_prompts_and_the_runs_window(
         f"source={{kind: jsonl, path: {questions}}}",
     )
     assert result.returncode == 0, result.stderr
-    handed_over = tmp_path / "store/runs/small/model"
-    model = SentenceTransformer(str(handed_over), device="cpu")
+    exported = tmp_path / "store/runs/small/model"
+    model = SentenceTransformer(str(exported), device="cpu")
     assert (model.prompts["query"], model.prompts["document"]) == ("query: ", "passage: ")
     assert model.max_seq_length == 64
 
-    card = (handed_over / "README.md").read_text()
+    card = (exported / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["license"] == "mit"
     for fact in ("`query: `", "64 tokens", "| dimensions | 32 |", "fingerprint labels-v2", "split | by query"):
         assert fact in card

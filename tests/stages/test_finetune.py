@@ -1,13 +1,14 @@
-"""Settings of training and mining reach who is to heed them; trackers keep their logs."""
+"""Training and mining apply their settings; the logs of trackers are saved."""
 
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from sentence_transformers import SentenceTransformerTrainingArguments
 
 from pyrite.config import load
@@ -18,10 +19,11 @@ from pyrite.progress import NullProgress
 from pyrite.stages import evaluate, finetune
 from pyrite.stages.context import StepContext
 from pyrite.store import open_store
+from pyrite.training.losses import LOSSES, Loss
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
-#: As much of tensorboardX as transformers uses: it writes down the trainer's arguments, which the tests read.
+#: The part of tensorboardX that transformers uses. It writes the trainer's arguments to a file for the tests.
 TENSORBOARD = """
 from pathlib import Path
 
@@ -37,27 +39,25 @@ class SummaryWriter:
 """
 
 
-def do(run_file: Path, *steps: Step, overrides: Sequence[str] = ()) -> None:
+def run_steps(run_file: Path, *steps: Step, overrides: Sequence[str] = ()) -> None:
     run = open_run(load(run_file, overrides), open_store(str(run_file.parent / "store")))
     for step in steps:
         run_step(run, step, NullProgress())
 
 
-TO_MINE = (Step("prepare"), Step("retrieve", 1), Step("judge", 1, 0), Step("judge", 1, 1), Step("mine", 1))
+UP_TO_MINE = (Step("prepare"), Step("retrieve", 1), Step("judge", 1, 0), Step("judge", 1, 1), Step("mine", 1))
 
 
 @pytest.mark.slow
-def test_the_trainer_heeds_the_settings_and_a_trackers_logs_stay(
-    pyrite: Pyrite, run_file: Path, tmp_path: Path
-) -> None:
-    do(run_file, *TO_MINE)
+def test_the_trainer_applies_settings_and_saves_tracker_logs(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+    run_steps(run_file, *UP_TO_MINE)
     (tmp_path / "fakes/tensorboardX").mkdir(parents=True)
     (tmp_path / "fakes/tensorboardX/__init__.py").write_text(TENSORBOARD)
     losses = []
     for dropout in ("false", "true"):
         settings = ("finetune.report_to=[tensorboard]", "finetune.warmup=0.3", "finetune.weight_decay=0.02")
-        words = ("finetune", run_file, *settings, f"finetune.dropout={dropout}", "-i", 1)
-        result = pyrite(*words, PYTHONPATH=str(tmp_path / "fakes"))
+        command = ("finetune", run_file, *settings, f"finetune.dropout={dropout}", "-i", 1)
+        result = pyrite(*command, PYTHONPATH=str(tmp_path / "fakes"))
         assert result.returncode == 0, result.stderr
         arguments = json.loads((tmp_path / "store/runs/small/logs/finetune-1/args.json").read_text())
         assert (arguments["warmup_steps"], arguments["weight_decay"]) == (0.3, 0.02)
@@ -66,51 +66,72 @@ def test_the_trainer_heeds_the_settings_and_a_trackers_logs_stay(
     assert losses[0] != losses[1]
 
 
-def test_training_takes_one_gpu_of_several(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The bug: on four GPUs batches of four times finetune.batch_size. Only the count of GPUs is made up here."""
+def test_training_uses_one_gpu_of_several(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Regression: with four GPUs, batches were four times finetune.batch_size. Only the number of GPUs is faked."""
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
 
     def batch(arguments: type[SentenceTransformerTrainingArguments]) -> tuple[int, int]:
-        made = arguments(output_dir=str(tmp_path), per_device_train_batch_size=8)
-        return made.n_gpu, made.train_batch_size
+        built = arguments(output_dir=str(tmp_path), per_device_train_batch_size=8)
+        return built.n_gpu, built.train_batch_size
 
-    assert batch(SentenceTransformerTrainingArguments) == (4, 32), "what the library does of itself"
+    assert batch(SentenceTransformerTrainingArguments) == (4, 32), "the library's default"
     assert batch(finetune._Arguments) == (1, 8)
+
+
+def test_a_registered_loss_trains_a_model(run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class CosineLoss(torch.nn.Module):
+        """1 - cosine of anchor and positive."""
+
+        def __init__(self, model: torch.nn.Module):
+            super().__init__()
+            self.model = model
+
+        def forward(self, features: Iterable[dict[str, torch.Tensor]], labels: torch.Tensor | None) -> torch.Tensor:
+            assert labels is not None, "the column label is requested by needs_labels"
+            anchor, positive, *_ = (self.model(each)["sentence_embedding"] for each in features)
+            return (1 - torch.cosine_similarity(anchor, positive)).mean()
+
+    run_steps(run_file, *UP_TO_MINE)
+    monkeypatch.setitem(LOSSES, "cosine", Loss(lambda model, _: CosineLoss(model), needs_labels=True))
+    run = open_run(load(run_file), open_store(str(tmp_path / "store")))
+    settings = run.spec.finetune.model_copy(update={"loss": "cosine"})
+    spec = run.spec.model_copy(update={"finetune": settings})
+    ctx = StepContext(spec, Step("finetune", 1), run.store, run.prefix, run.manifests(), "scratch", NullProgress())
+    history = finetune.run(ctx)["history"]
+    assert history[-1][1] < history[0][1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("tracker", "said"), [("tensorbord", "Did you mean 'tensorboard'?"), ("comet_ml", "comet_ml is not installed")]
+    ("tracker", "message"), [("tensorbord", "Did you mean 'tensorboard'?"), ("comet_ml", "comet_ml is not installed")]
 )
-def test_a_tracker_that_is_not_there_is_told_before_the_first_step(
-    tracker: str, said: str, pyrite: Pyrite, run_file: Path, tmp_path: Path
+def test_a_missing_tracker_stops_the_run_before_it_starts(
+    tracker: str, message: str, pyrite: Pyrite, run_file: Path, tmp_path: Path
 ) -> None:
     result = pyrite("train", run_file, f"finetune.report_to=[{tracker}]")
     assert result.returncode == 2
-    assert said in result.stderr.replace("\n", " ")
+    assert message in result.stderr.replace("\n", " ")
     assert not (tmp_path / "store/runs/small/steps").exists()
 
 
-def test_a_plain_checkpoint_in_several_files_is_trained_and_its_blends_scored_and_handed_over(
-    run_file: Path, plain_base: Path, tmp_path: Path
-) -> None:
-    """The bug: the run dies after the first training, since the base's weights are in other files by other names."""
+def test_a_sharded_base_is_trained_blended_and_exported(run_file: Path, plain_base: Path, tmp_path: Path) -> None:
+    """Regression: the base's weights are in other files and under other names, so the blend failed."""
     base = [f"model.base={plain_base}"]
-    do(run_file, *TO_MINE, Step("finetune", 1), Step("validate", 1), overrides=base)
+    run_steps(run_file, *UP_TO_MINE, Step("finetune", 1), Step("validate", 1), overrides=base)
     run = open_run(load(run_file, base), open_store(str(tmp_path / "store")))
     _, blend = run.manifests()["validate-1"]["summary"]["val"]
     ctx = StepContext(run.spec, Step("evaluate"), run.store, run.prefix, run.manifests(), "scratch", NullProgress())
-    evaluate._hand_over(ctx, blend, tmp_path / "chosen")
+    evaluate._export_model(ctx, blend, tmp_path / "chosen")
     assert (tmp_path / "chosen/model.safetensors").is_file()
 
 
-def test_mining_heeds_how_many_positives_of_which_grade(run_file: Path, tmp_path: Path) -> None:
+def test_mining_applies_number_and_grade_of_positives(run_file: Path, tmp_path: Path) -> None:
     def mined(*overrides: str) -> set[tuple[str, str]]:
-        do(run_file, Step("mine", 1), overrides=overrides)
+        run_steps(run_file, Step("mine", 1), overrides=overrides)
         rows = pq.read_table(tmp_path / "store/runs/small/iterations/1/examples.parquet").to_pylist()
         return {(row["query_id"], row["positive_id"]) for row in rows}
 
-    do(run_file, *TO_MINE)
+    run_steps(run_file, *UP_TO_MINE)
     judged = [
         row
         for path in sorted((tmp_path / "store/runs/small/iterations/1/judgments").glob("*.parquet"))
@@ -123,7 +144,7 @@ def test_mining_heeds_how_many_positives_of_which_grade(run_file: Path, tmp_path
     assert len(more) > len({query for query, _ in more})
 
 
-def test_code_of_a_model_runs_only_where_the_run_says_so(run_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+def test_model_code_runs_only_with_trust_remote_code(run_file: Path, tiny_model: Path, tmp_path: Path) -> None:
     base = tmp_path / "own-code"
     shutil.copytree(tiny_model, base)
     modules = json.loads((base / "modules.json").read_text())
@@ -132,7 +153,7 @@ def test_code_of_a_model_runs_only_where_the_run_says_so(run_file: Path, tiny_mo
     (base / "own.py").write_text(
         "from sentence_transformers.sentence_transformer.modules import Pooling\nclass Own(Pooling): pass\n"
     )
-    do(run_file, Step("prepare"))
+    run_steps(run_file, Step("prepare"))
     with pytest.raises(UserError, match="does not load"):
-        do(run_file, Step("validate", 0), overrides=[f"model.base={base}"])
-    do(run_file, Step("validate", 0), overrides=[f"model.base={base}", "model.trust_remote_code=true"])
+        run_steps(run_file, Step("validate", 0), overrides=[f"model.base={base}"])
+    run_steps(run_file, Step("validate", 0), overrides=[f"model.base={base}", "model.trust_remote_code=true"])

@@ -1,4 +1,4 @@
-"""prepare: from records to tables."""
+"""prepare: from records to tables, and their splits."""
 
 import hashlib
 from collections import defaultdict
@@ -45,20 +45,20 @@ def _split_of_query(prepared: Prepared) -> dict[str, str]:
 
 
 def _check_no_leak(prepared: Prepared) -> None:
-    """No topic, question or relevant passage is on two sides."""
+    """Assert that no topic, question or relevant passage is in two splits."""
     split_of = {row["query_id"]: row["split"] for row in prepared.queries.to_pylist()}
-    sides: dict[str, set[str]] = defaultdict(set)
+    splits: dict[str, set[str]] = defaultdict(set)
     for row in prepared.queries.to_pylist():
-        sides["topic " + normalise(row["topic"])].add(row["split"])
-        sides["text " + normalise(row["text"])].add(row["split"])
+        splits["topic " + normalise(row["topic"])].add(row["split"])
+        splits["text " + normalise(row["text"])].add(row["split"])
     passage_split = dict(zip(*(prepared.passages[name].to_pylist() for name in ("passage_id", "split")), strict=True))
     for row in prepared.qrels.to_pylist():
-        sides["passage " + row["passage_id"]] |= {split_of[row["query_id"]], passage_split[row["passage_id"]]}
-    assert len(sides) > 6
-    assert [key for key, found in sides.items() if len(found) > 1] == []
+        splits["passage " + row["passage_id"]] |= {split_of[row["query_id"]], passage_split[row["passage_id"]]}
+    assert len(splits) > 6
+    assert [key for key, found in splits.items() if len(found) > 1] == []
 
 
-def test_the_tables_have_their_schemas_and_every_chunk_is_found_in_its_documents() -> None:
+def test_tables_have_their_schemas_and_offsets_are_right() -> None:
     records = _many(8, 3) + _pair("long", "A long one?", "One sentence is here. " * 20, "Long")
     prepared = _prepare(records)
     assert prepared.passages.schema == tables.PASSAGES
@@ -72,9 +72,9 @@ def test_the_tables_have_their_schemas_and_every_chunk_is_found_in_its_documents
             rebuilt[parent["document_id"]].append((parent["start"], parent["end"]))
     assert rebuilt.keys() == text_of.keys()
     for key, spans in rebuilt.items():
-        bare = "".join(text_of[key][start:end] for start, end in sorted(spans))
-        assert "".join(bare.split()) == "".join(text_of[key].split())
-    # The long answer repeats itself, so that its passages are merged; its question has each of them once.
+        covered = "".join(text_of[key][start:end] for start, end in sorted(spans))
+        assert "".join(covered.split()) == "".join(text_of[key].split())
+    # The long answer repeats itself, so its passages are merged.
     assert prepared.summary["merged_passages"] > 0
     _check_no_leak(prepared)
 
@@ -95,16 +95,16 @@ def test_the_same_input_and_seed_give_the_same_bytes(tmp_path: Path) -> None:
     assert digests(0) != digests(1)
 
 
-def test_shares_are_met_by_number_of_queries() -> None:
+def test_splits_have_their_shares_of_queries() -> None:
     prepared = _prepare(_many(100, 3), split=SplitSpec(train=0.6, val=0.2, test=0.2))
     assert prepared.summary["queries"] == {"train": 180, "val": 60, "test": 60}
     assert sum(prepared.summary["topics"].values()) == 100
     _check_no_leak(prepared)
-    # Three topics are enough, whatever their size.
+    # Three topics of any size are enough.
     assert set(_prepare(_many(3, 10)).summary["queries"].values()) == {10}
 
 
-def test_equal_questions_are_one_query_with_all_their_passages() -> None:
+def test_equal_questions_are_merged_with_all_their_passages() -> None:
     records = [
         *_many(6, 2),
         *_pair("x", "WHAT  is it?", "First answer here.", "X"),
@@ -117,7 +117,7 @@ def test_equal_questions_are_one_query_with_all_their_passages() -> None:
     assert prepared.summary["merged_questions"] == 1
 
 
-def test_topics_that_share_a_chunk_are_on_one_side() -> None:
+def test_topics_that_share_a_passage_share_a_split() -> None:
     shared = "See your doctor if it gets worse."
     records = [
         r for n in range(30) for r in _pair(f"{n}", f"Question {n}?", f"{shared if n < 4 else n} is it.", f"T{n}")
@@ -129,7 +129,7 @@ def test_topics_that_share_a_chunk_are_on_one_side() -> None:
         assert [parent["topic"] for parent in merged[0]["parents"]] == ["T0", "T1", "T2", "T3"]
 
 
-def test_a_question_answered_by_another_topic_joins_the_two() -> None:
+def test_a_question_answered_by_another_topic_connects_both() -> None:
     records = _many(30, 2)
     records += [Question(f"x{n}", f"Extra {n}?", topic="Extra", relevant={f"{n}-0": 1}) for n in range(3)]
     for seed in range(20):
@@ -137,10 +137,10 @@ def test_a_question_answered_by_another_topic_joins_the_two() -> None:
         assert len({split_of[f"Question {n}-{m}?"] for n in range(3) for m in range(2)}) == 1
 
 
-def test_a_document_that_no_question_names_goes_with_its_topic_or_to_train() -> None:
-    text = "This is number {0}, and nobody asks. A second passage of number {0} follows it."
-    unasked: list[Record] = [Document(f"u{n}", text.format(n), topic=f"Topic {n}") for n in range(30)]
-    prepared = _prepare([*_many(30, 1), *unasked, Document("free", "Unasked and free.")])
+def test_unnamed_documents_follow_their_topic_or_go_to_train() -> None:
+    text = "This is number {0}, without a question. A second passage of number {0} follows it."
+    unnamed: list[Record] = [Document(f"u{n}", text.format(n), topic=f"Topic {n}") for n in range(30)]
+    prepared = _prepare([*_many(30, 1), *unnamed, Document("free", "Alone and free.")])
     split_of = _split_of_query(prepared)
     found: dict[str, list[str]] = defaultdict(list)
     for row in prepared.passages.to_pylist():
@@ -149,7 +149,7 @@ def test_a_document_that_no_question_names_goes_with_its_topic_or_to_train() -> 
     assert found["free"] == ["train"]
 
 
-def test_a_group_that_is_too_large_goes_to_train_and_the_summary_says_so() -> None:
+def test_a_large_group_goes_to_train_with_a_note() -> None:
     records = [
         *_many(1, 60),
         *(r for n in range(40) for r in _pair(f"x{n}", f"Other {n}?", f"Other answer {n}.", f"X{n}")),
@@ -160,13 +160,13 @@ def test_a_group_that_is_too_large_goes_to_train_and_the_summary_says_so() -> No
     assert "60 of 100 queries (60%)" in prepared.summary["notes"][0]
 
 
-def test_given_splits_are_kept_and_an_equal_question_stays_in_the_earliest() -> None:
+def test_given_splits_hold_and_the_earliest_wins() -> None:
     records = [
         *_pair("a", "Shared?", "Answer of test.", "T", "test"),
         *_pair("b", "shared?", "Answer of train.", "T", "train"),
         *_pair("c", "Val?", "Answer of val.", "T", "val"),
         *_pair("d", "Test?", "Answer of val.", "T", "test"),
-        Document("e", "Nobody asks for this."),
+        Document("e", "No question names this."),
     ]
     prepared = _prepare(records)
     assert _split_of_query(prepared) == {"shared?": "train", "Val?": "val", "Test?": "test"}
@@ -174,13 +174,13 @@ def test_given_splits_are_kept_and_an_equal_question_stays_in_the_earliest() -> 
         "Answer of test.": "train",
         "Answer of train.": "train",
         "Answer of val.": "val",
-        "Nobody asks for this.": "train",
+        "No question names this.": "train",
     }
     assert prepared.summary["dropped"] == {"the same question is in an earlier split": 1}
     assert prepared.summary["dropped_examples"] == {"the same question is in an earlier split": ["a"]}
 
 
-def test_grades_are_kept_the_greatest_wins() -> None:
+def test_the_highest_grade_of_a_passage_wins() -> None:
     records: list[Record] = [
         Document("a", "Same text."),
         Document("b", "same  text."),
@@ -192,15 +192,15 @@ def test_grades_are_kept_the_greatest_wins() -> None:
     assert [row["grade"] for row in prepared.qrels.to_pylist() if row["query_id"] == query] == [3]
 
 
-def test_training_queries_are_drawn() -> None:
-    every, drawn = _prepare(_many(40, 2)), _prepare(_many(40, 2), max_train_queries=10)
-    assert drawn.summary["queries"] == {**every.summary["queries"], "train": 10}
-    assert set(drawn.qrels["query_id"].to_pylist()) == set(drawn.queries["query_id"].to_pylist())
-    assert drawn.passages == every.passages
-    assert drawn.summary["dropped"] == {"training query beyond prepare.max_train_queries": 46}
+def test_training_queries_are_limited() -> None:
+    everything, limited = _prepare(_many(40, 2)), _prepare(_many(40, 2), max_train_queries=10)
+    assert limited.summary["queries"] == {**everything.summary["queries"], "train": 10}
+    assert set(limited.qrels["query_id"].to_pylist()) == set(limited.queries["query_id"].to_pylist())
+    assert limited.passages == everything.passages
+    assert limited.summary["dropped"] == {"training query beyond prepare.max_train_queries": 46}
 
 
-def test_what_is_left_out_is_counted_with_examples() -> None:
+def test_dropped_records_are_counted_with_examples() -> None:
     lost = [Question(f"lost{n}", f"Lost {n}?", relevant={"nowhere": 1}) for n in range(5)]
     prepared = _prepare([*_many(5, 1), Dropped("file:7", "bad"), Document("empty", "  "), Question("e", " "), *lost])
     assert prepared.summary["dropped"] == {
@@ -226,23 +226,23 @@ def test_what_is_left_out_is_counted_with_examples() -> None:
             [Document("a", "Text."), Question("q", "Why?", relevant={"b": 1})],
             r"no query has a relevant passage \(left out: que",
         ),
-        (_many(2, 5), r"no query is in val or test: the 10 queries make fewer than three groups"),
+        (_many(2, 5), r"no query is in val or test: the 10 queries form fewer than three groups"),
         (_pair("a", "Why?", "So.", split="train"), r"no query is in val or test, and the data set assigns"),
         (_pair("a", "A?", "So.", split="train") + _pair("b", "B?", "So."), "question 'b' has no split"),
-        (_many(4, 1) + _many(1, 1), "document id '0-0' is there twice"),
+        (_many(4, 1) + _many(1, 1), "document id '0-0' occurs twice"),
     ],
 )
-def test_input_that_cannot_make_a_run_is_refused_with_advice(records: list[Record], message: str) -> None:
+def test_unusable_input_is_refused_with_advice(records: list[Record], message: str) -> None:
     with pytest.raises(UserError, match=message):
         _prepare(records)
 
 
 class _Context:
-    """As much of a StepContext as prepare uses."""
+    """The part of a StepContext that prepare uses."""
 
     def __init__(self, spec: RunSpec, folder: Path) -> None:
         self.spec, self.folder, self.progress = spec, folder, self
-        self.said: list[str] = []
+        self.messages: list[str] = []
         self.counted = 0
 
     def output(self, key: str) -> Path:
@@ -254,10 +254,10 @@ class _Context:
         self.counted += n
 
     def message(self, text: str) -> None:
-        self.said.append(text)
+        self.messages.append(text)
 
 
-def test_the_stage_writes_its_tables_and_tells_of_them(tmp_path: Path) -> None:
+def test_the_stage_writes_its_tables_and_reports_counts(tmp_path: Path) -> None:
     rows = "".join(f'{{"question": "Question {n}?", "answer": "Completion {n}."}}\n' for n in range(20))
     (tmp_path / "data.jsonl").write_text(rows)
     source = {"kind": "jsonl", "path": str(tmp_path / "data.jsonl")}
@@ -268,7 +268,7 @@ def test_the_stage_writes_its_tables_and_tells_of_them(tmp_path: Path) -> None:
     assert tables.read(tmp_path / "queries/queries.parquet", tables.QUERIES).num_rows == 20
     assert tables.read(tmp_path / "queries/qrels.parquet", tables.QRELS).num_rows == 20
     assert context.counted == 40
-    assert context.said == ["20 documents, 20 passages; queries: 14 train, 3 val, 3 test"]
+    assert context.messages == ["20 documents, 20 passages; queries: 14 train, 3 val, 3 test"]
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published MedQuAD is not on this machine")
@@ -302,30 +302,30 @@ def _documents(topics: int, each: int, topic: str = "Topic {}") -> list[Record]:
 
 
 @pytest.mark.parametrize("topic", ["Topic {}", ""])
-def test_without_questions_the_chunks_are_split_by_topic_or_by_document(topic: str) -> None:
+def test_documents_alone_are_split_by_topic_or_document(topic: str) -> None:
     prepared = prepare_tables(_documents(20, 3, topic), SPEC, 0, "test-run", generates=True)
     assert prepared.queries.num_rows == prepared.qrels.num_rows == 0
-    sides: dict[str, set[str]] = defaultdict(set)
+    splits: dict[str, set[str]] = defaultdict(set)
     for row in prepared.passages.to_pylist():
         for parent in row["parents"]:
-            sides[parent["topic"] or parent["document_id"]].add(row["split"])
-    assert len(sides) == (20 if topic else 60)
-    assert all(len(found) == 1 for found in sides.values())
+            splits[parent["topic"] or parent["document_id"]].add(row["split"])
+    assert len(splits) == (20 if topic else 60)
+    assert all(len(found) == 1 for found in splits.values())
     counts = prepared.summary["passage_splits"]
     assert sum(counts.values()) == prepared.passages.num_rows
     assert counts["train"] > 2 * counts["val"] > 0
     assert counts["train"] > 2 * counts["test"] > 0
 
 
-def test_without_questions_and_without_generate_the_error_names_generate() -> None:
+def test_documents_alone_need_generate() -> None:
     with pytest.raises(UserError, match=r"no query has a relevant passage.*set generate"):
         _prepare(_documents(20, 3))
 
 
-def test_without_questions_fewer_than_three_groups_are_an_error_and_one_large_group_is_told() -> None:
+def test_documents_alone_need_three_groups() -> None:
     with pytest.raises(UserError, match="fewer than three groups"):
         prepare_tables(_documents(2, 9), SPEC, 0, "test-run", generates=True)
-    one = [*_documents(4, 1), *(Document(f"x{n}", f"Other text number {n}.", topic="Big") for n in range(20))]
-    prepared = prepare_tables(one, SPEC, 0, "test-run", generates=True)
+    records = [*_documents(4, 1), *(Document(f"x{n}", f"Other text number {n}.", topic="Big") for n in range(20))]
+    prepared = prepare_tables(records, SPEC, 0, "test-run", generates=True)
     assert "'Big'" in prepared.summary["notes"][0]
     assert all(prepared.summary["passage_splits"].values())

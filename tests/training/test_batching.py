@@ -1,4 +1,4 @@
-"""Batches: no passage stands in a batch with a query that it answers."""
+"""Batches: no passage is in a batch with a query that it is relevant to."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ rows = st.lists(st.builds(Row, st.sampled_from("123456"), ids, ids, st.sampled_f
 
 
 @given(rows=rows, batch_size=st.integers(1, 8), random=st.randoms(use_true_random=False))
-def test_every_row_once_and_no_false_negative_in_a_batch(rows: list[Row], batch_size: int, random: object) -> None:
+def test_batches_have_every_row_once_and_no_conflicts(rows: list[Row], batch_size: int, random: object) -> None:
     positions = list(range(len(rows)))
     random.shuffle(positions)  # type: ignore[attr-defined]
     batches = pack(rows, positions, batch_size)
@@ -24,7 +24,7 @@ def test_every_row_once_and_no_false_negative_in_a_batch(rows: list[Row], batch_
                     assert rows[a].query_id != rows[b].query_id
 
 
-def test_the_order_of_an_epoch_is_its_own_and_comes_again() -> None:
+def test_the_order_depends_on_the_epoch_and_is_repeatable() -> None:
     rows = [Row(str(i), frozenset([str(i)]), frozenset([str(i)]), str(i)) for i in range(64)]
 
     def epoch(number: int) -> list[list[int]]:
@@ -37,7 +37,7 @@ def test_the_order_of_an_epoch_is_its_own_and_comes_again() -> None:
     assert sorted(map(sorted, epoch(0))) == sorted(map(sorted, epoch(1)))
 
 
-def test_a_group_stands_together() -> None:
+def test_the_rows_of_a_group_share_a_batch() -> None:
     rows = [Row(str(i), frozenset([str(i)]), frozenset([str(i)]), str(i % 16)) for i in range(64)]
     for batch in pack(rows, order(rows, seed=3), 16):
         groups = [rows[position].group for position in batch]

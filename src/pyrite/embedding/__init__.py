@@ -1,1 +1,1 @@
-"""Model folders, texts to vectors, exact search."""
+"""Model folders, text encoding, and exact search."""

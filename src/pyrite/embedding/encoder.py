@@ -1,7 +1,7 @@
-"""Texts to embeddings: fast, in one place, and each text once per model.
+"""Encodes texts with a model folder, and caches the embeddings of a corpus.
 
-Embeddings of a corpus are kept in the store under a digest of the weights, the texts and the settings, in blocks; a
-killed encoding goes on with the first block that is not there.
+They are stored in blocks under a digest of weights, texts and settings. An interrupted encoding resumes with the first
+missing block.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyrite.embedding import models
+from pyrite.embedding.prompts import resolve_prompts
 from pyrite.progress import Progress
 from pyrite.spec import RunSpec
 from pyrite.store import Store
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
 
 Kind = Literal["query", "document"]
 
-#: Texts that need not fit into memory: asked for so many at a time, they are given in order, as often as is asked.
+#: Texts that need not fit into memory: called with a block size, yields all texts in order, in blocks. Reusable.
 Texts = Callable[[int], Iterable[Sequence[str]]]
 
-#: Texts in one stored block: small enough that a kill costs seconds, large enough to batch texts of equal length.
+#: Texts per stored block: small enough that an interruption costs seconds, large enough to batch by length.
 _BLOCK = 2048
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes with the model in ``folder``. ``base`` is the base model's folder, whose prompts hold."""
+    """Encodes with the model in ``folder`` and the prompts of the base model in ``base``."""
 
     folder: Path
     base: Path
@@ -51,21 +52,16 @@ class Encoder:
 
     @cached_property
     def digest(self) -> str:
-        """Hex digest of what decides an embedding, besides its text."""
-        prompts = models.prompts(self.base, self.spec.model)
+        """Hex digest of everything that determines an embedding, except its text."""
+        prompts = resolve_prompts(self.base, self.spec.model)
         precision = "bf16" if models.has_bf16(self.device) else "fp32"
-        parts = (
-            models.model_digest(self.folder),
-            sorted(prompts.items()),
-            self.spec.model.max_tokens,
-            precision,
-        )
+        parts = (models.model_digest(self.folder), sorted(prompts.items()), self.spec.model.max_tokens, precision)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def encode(
-        self, texts: Sequence[str], kind: Kind, done: Callable[[int], None] = lambda _: None
+        self, texts: Sequence[str], kind: Kind, on_batch: Callable[[int], None] = lambda _: None
     ) -> npt.NDArray[np.float32]:
-        """Embeddings of ``texts``: shape (texts, dims), float32, of length 1. ``done`` is told of each batch's size."""
+        """Normalised float32 embeddings of ``texts``, shape (texts, dims). ``on_batch`` gets the size of each batch."""
         from torch.nn import functional
 
         encode = self.model.encode_query if kind == "query" else self.model.encode_document
@@ -75,33 +71,33 @@ class Encoder:
         order = np.argsort(-lengths, kind="stable")
         vectors: npt.NDArray[np.float32] | None = None
         for batch in _batches(lengths[order], self.spec.resources.encode_tokens):
-            chosen = order[batch]
+            positions = order[batch]
             part = encode(
-                [texts[i] for i in chosen],
-                batch_size=len(chosen),
+                [texts[i] for i in positions],
+                batch_size=len(positions),
                 show_progress_bar=False,
                 convert_to_tensor=True,
             )
             if vectors is None:
                 vectors = np.empty((len(texts), part.shape[1]), dtype=np.float32)
-            # In float32: a length of 1 in bf16 is off by up to 0.3%, which reorders passages of similar score.
-            vectors[chosen] = functional.normalize(part.float(), dim=1).cpu().numpy()
-            done(len(chosen))
+            # Normalised in float32: in bf16, lengths are off by up to 0.3%, which reorders passages of similar score.
+            vectors[positions] = functional.normalize(part.float(), dim=1).cpu().numpy()
+            on_batch(len(positions))
         return vectors if vectors is not None else np.empty((0, 0), dtype=np.float32)
 
-    def cut(self, texts: Sequence[str]) -> int:
-        """How many of the passages ``texts`` are longer than the model's window and are cut there."""
-        window = self.model.max_seq_length
-        return 0 if window is None else int((self._lengths(texts, "document") > window).sum())
+    def count_truncated(self, texts: Sequence[str]) -> int:
+        """How many of the passages ``texts`` are longer than the model's maximum length."""
+        limit = self.model.max_seq_length
+        return 0 if limit is None else int((self._lengths(texts, "document") > limit).sum())
 
     def _lengths(self, texts: Sequence[str], kind: Kind) -> npt.NDArray[np.int64]:
-        """Tokens of each text with its prompt, before it is cut at the window; shape (texts,)."""
+        """Tokens of each text with its prompt, before truncation; shape (texts,)."""
         prompt = self.model.prompts.get(kind) or ""
         ids = self.model.tokenizer([prompt + text for text in texts], truncation=False)["input_ids"] if texts else []
         return np.array([len(tokens) for tokens in ids], dtype=np.int64)
 
     def corpus(self, texts: Texts, progress: Progress) -> list[Path]:
-        """Files with the embeddings of the passages ``texts``, in order (.npy, float32, of length 1 each)."""
+        """Files (.npy) with the normalised float32 embeddings of the passages ``texts``, in order."""
         digest, sizes = hashlib.sha256(self.digest.encode()), []
         for block in texts(_BLOCK):
             sizes.append(len(block))
@@ -122,13 +118,13 @@ class Encoder:
         return [self.store.fetch(key) for key in keys]
 
 
-def held(texts: Sequence[str]) -> Texts:
-    """Texts that are in memory."""
+def in_memory(texts: Sequence[str]) -> Texts:
+    """``texts`` as a ``Texts``."""
     return lambda rows: (texts[start : start + rows] for start in range(0, len(texts), rows))
 
 
 def _batches(lengths: npt.NDArray[np.int64], tokens: int) -> list[slice]:
-    """Slices of texts, longest first, such that a padded batch holds at most ``tokens`` tokens, or one text."""
+    """Slices of texts, sorted longest first: a padded batch has at most ``tokens`` tokens, or one text."""
     slices, start = [], 0
     while start < len(lengths):
         size = int(max(1, min(512, tokens // max(1, lengths[start]))))

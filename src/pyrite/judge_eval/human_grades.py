@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pyrite.errors import UserError
 from pyrite.sources.files import check_characters, suggest
-from pyrite.sources.qa import read_jsonl
+from pyrite.sources.rows import read_jsonl
 
 COLUMNS = ("query", "passage", "grade")
 

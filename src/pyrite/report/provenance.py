@@ -54,7 +54,7 @@ def dataset(
 
 
 def _truncation_note(base: dict[str, Any], passages: int) -> list[str]:
-    count = (base.get("summary") or {}).get("cut_passages")
+    count = (base.get("summary") or {}).get("truncated_passages")
     if not count:
         return []
     return [f"{count:,} of {passages:,} passages exceed the model's maximum sequence length and are truncated."]

@@ -1,6 +1,4 @@
-"""Facts put into words. Which phrasing a passage or a question takes is fixed by its condition and type."""
-
-from __future__ import annotations
+"""Renders facts as passages and questions. Condition and type determine the phrasing."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,57 +8,42 @@ from typing import Any
 
 import yaml
 
-from pyrite.sample.facts import Condition, number
+from pyrite.sample.facts import Condition, Loader, number
 
-#: The kinds of passage, in the order of a document, with the list each one is chiefly about.
+#: Question types in the order of a document, with the key of the list that is shuffled in its passage.
 QTYPES: Mapping[str, str] = {
     "information": "",
     "symptoms": "sym",
     "causes": "cau",
     "susceptibility": "ris",
-    "exams and tests": "",  # tests and treatments keep their order: first things come first
+    "exams and tests": "",  # tests and treatments stay in order: the first comes first
     "treatment": "",
     "prevention": "pre",
     "outlook": "",
 }
 MIN_WORDS, MAX_WORDS = 60, 130
 
-# How a passage refers to its condition: by name throughout, by name once, by name and other name, by its
-# other name alone, or not by name at all; each entry stands for a tenth of the passages. Real leaflets leave the
-# name out often, and it makes retrieval hard: with more of the last two the base model would find too little.
+# How a passage refers to its condition: always by name, once by name, by name and synonym, by synonym only, or not at
+# all. Each entry is a tenth of the passages. Real leaflets often omit the name, which makes retrieval hard: with more
+# of the last two, the base model would find too little.
 _MODES = ("name", "name", "name", "once", "once", "once", "both", "both", "also", "none")
 
-# Names that keep their capital inside a sentence although no apostrophe or second capital gives them away.
+# Names that are capitalised inside a sentence, but have neither an apostrophe nor a second capital.
 _PROPER = frozenset({"Gelineau", "Kawasaki", "Lyme", "Meniere", "Raynaud", "Willis-Ekbom", "Peyronie", "Wilms"})
-# Singular although they end in s.
-_SINGULAR = (
-    "ss",
-    "is",
-    "us",
-    "'s",
-    "betes",
-    "easles",
-    "umps",
-    "erpes",
-    "abies",
-    "ickets",
-    "shingles",
-    "series",
-    "lens",
-    "hydrops",
-)
+# Endings of singular nouns in -s.
+_SINGULAR = re.compile("(ss|is|us|'s|betes|easles|umps|erpes|abies|ickets|shingles|series|lens|hydrops)$")
 
 
 @cache
 def wording() -> dict[str, Any]:
-    """The phrasings, as they stand in phrasing.yaml."""
+    """The contents of phrasing.yaml."""
     text = (files(__package__) / "phrasing.yaml").read_text(encoding="utf-8")
-    loaded: dict[str, Any] = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    loaded: dict[str, Any] = yaml.load(text, Loader=Loader)
     return loaded
 
 
 def passage(condition: Condition, qtype: str) -> str:
-    """The passage that answers every question of this type about this condition."""
+    """The passage that answers all questions of this type about this condition."""
     words = wording()
     templates: Sequence[str] = words["passages"][qtype]
     mode = _MODES[number("mode", condition.name, qtype) % len(_MODES)]
@@ -71,7 +54,7 @@ def passage(condition: Condition, qtype: str) -> str:
         hallmarks = {"sym_1": condition.symptoms[0], "sym_2": condition.symptoms[1]}
         lead = leads[number("lead", condition.name, qtype) % len(leads)].format_map(hallmarks) + " "
     first = number("template", condition.name, qtype)
-    # Facts differ in length: the first template, from the condition's own on, that keeps to the limits.
+    # Facts differ in length: use the first template, starting at the condition's own, that is short enough.
     texts = [lead + templates[(first + step) % len(templates)].format_map(pieces) for step in range(len(templates))]
     text = next((text for text in texts if len(text.split()) <= MAX_WORDS), min(texts, key=len))
     for closer in words["closers"][qtype]:
@@ -83,14 +66,14 @@ def passage(condition: Condition, qtype: str) -> str:
 
 def question(condition: Condition, qtype: str, family: int) -> str:
     """The question of this type about this condition, in one of the twelve phrasing families."""
-    at = number("question", condition.name, qtype, family)
-    also = _inside(condition.also[at % len(condition.also)])
+    draw = number("question", condition.name, qtype, family)
+    also = _inside(condition.also[draw % len(condition.also)])
     n = _inside(condition.name)
     pieces = {
         "n": n,
         "also": also,
-        "lay": n if at // 7 % 2 else also,
-        "feel": _sentence(condition.feels[at % len(condition.feels)]),
+        "lay": n if draw // 7 % 2 else also,
+        "feel": _sentence(condition.feels[draw % len(condition.feels)]),
         "is_n": "are" if _plural(n) else "is",
         "does_n": "do" if _plural(n) else "does",
         "is_a": "are" if _plural(also) else "is",
@@ -121,7 +104,7 @@ def _pieces(condition: Condition, qtype: str, mode: str) -> dict[str, str]:
         "warn": _urgent(condition.warning),
     }
     symptoms = condition.symptoms
-    if mode == "none":  # the lead has just named the first two
+    if mode == "none":  # the lead names the first two
         symptoms = symptoms[2:] + symptoms[:2]
     lists = {
         "sym": symptoms,
@@ -136,18 +119,13 @@ def _pieces(condition: Condition, qtype: str, mode: str) -> dict[str, str]:
         if key == QTYPES[qtype]:
             items = tuple(sorted(items, key=lambda item: number("order", condition.name, qtype, item)))
         half = (len(items) + 1) // 2
-        told = {
-            "": items,
-            "_a": items[:half],
-            "_b": items[half:],
-            "_rest": items[1 if len(items) < 3 else 2 :],
-        }
-        for suffix, part in told.items():
+        parts = {"": items, "_a": items[:half], "_b": items[half:], "_rest": items[1 if len(items) < 3 else 2 :]}
+        for suffix, part in parts.items():
             pieces[key + suffix] = _prose(part)
             pieces[_capital(key) + suffix] = _capital(_prose(part))
-        for at, item in enumerate(items, start=1):
-            pieces[f"{key}_{at}"] = item
-            pieces[_capital(f"{key}_{at}")] = _capital(item)
+        for index, item in enumerate(items, start=1):
+            pieces[f"{key}_{index}"] = item
+            pieces[_capital(f"{key}_{index}")] = _capital(item)
         pieces[f"{key}_dash"] = "\n" + "\n".join(f"- {item}" for item in items) + "\n"
     return pieces
 
@@ -174,7 +152,7 @@ def _capital(text: str) -> str:
 
 
 def _inside(name: str) -> str:
-    """The name as it is written inside a sentence."""
+    """The name as written inside a sentence."""
     word = name.split()[0]
     if word in _PROPER or "'" in word or any(letter.isupper() for letter in word[1:]):
         return name
@@ -183,6 +161,6 @@ def _inside(name: str) -> str:
 
 def _plural(name: str) -> bool:
     head = name
-    for stop in (" in ", " of ", " with ", " from ", " after ", " on ", " ("):
-        head = head.split(stop)[0]
-    return head.endswith("s") and not head.endswith(_SINGULAR)
+    for preposition in (" in ", " of ", " with ", " from ", " after ", " on ", " ("):
+        head = head.split(preposition)[0]
+    return head.endswith("s") and not _SINGULAR.search(head)

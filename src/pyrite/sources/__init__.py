@@ -1,42 +1,39 @@
-"""Where documents and questions come from: one file a kind, and ``open_source`` that picks it."""
+"""Data sources: documents, and the questions that they answer.
+
+To add a source: write a class with the methods of ``base.Source`` in a file of its own, add its settings to
+``spec.SourceSpec``, and register it in ``SOURCES``.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 from pyrite.sources.base import Source
 from pyrite.sources.beir import Beir
 from pyrite.sources.documents import Documents
+from pyrite.sources.files import local_path
 from pyrite.sources.huggingface import Huggingface
-from pyrite.sources.medquad import Medquad
+from pyrite.sources.medquad import Medquad, Sample
 from pyrite.sources.qa import Qa
-from pyrite.sources.remote import brought, is_remote
-from pyrite.sources.sample import Sample
-from pyrite.spec import (
-    BeirSource,
-    DocumentsSource,
-    HuggingfaceSource,
-    MedquadSource,
-    QaSource,
-    SampleSource,
-    SourceSpec,
-)
+from pyrite.spec import SourceSpec
+
+#: By ``source.kind``.
+SOURCES: dict[str, Callable[[Any], Source]] = {
+    "sample": Sample,
+    "medquad": Medquad,
+    "jsonl": Qa,
+    "parquet": Qa,
+    "beir": Beir,
+    "huggingface": Huggingface,
+    "documents": Documents,
+}
 
 
 def open_source(spec: SourceSpec) -> Source:
-    """The source that ``spec`` describes. Nothing is read yet, but what lies on S3 is brought here.
+    """Open the source that ``spec`` describes. A source on S3 is downloaded; nothing else is read yet.
 
     Raises:
-        UserError: it lies on S3, and is not there.
+        UserError: the path is on S3, and nothing is there.
     """
-    if not isinstance(spec, SampleSource | HuggingfaceSource) and is_remote(spec.path):
-        spec = spec.model_copy(update={"path": str(brought(spec.path, "source.path"))})
-    match spec:
-        case SampleSource():
-            return Sample(spec)
-        case MedquadSource():
-            return Medquad(spec)
-        case QaSource():
-            return Qa(spec)
-        case BeirSource():
-            return Beir(spec)
-        case HuggingfaceSource():
-            return Huggingface(spec)
-        case DocumentsSource():
-            return Documents(spec)
+    if path := getattr(spec, "path", None):
+        spec = spec.model_copy(update={"path": local_path(path, "source.path")})
+    return SOURCES[spec.kind](spec)

@@ -1,7 +1,7 @@
-"""Reading .tar, .tar.xz, .tar.gz, .tgz, .tar.bz2 and .zip without trusting them.
+"""Reads untrusted .tar, .tar.xz, .tar.gz, .tgz, .tar.bz2 and .zip archives.
 
-Nothing is written to disk. Members that would climb out of a folder, links and devices are refused all the
-same: an archive that holds one was made to do harm or is not the one that was meant.
+Nothing is unpacked to disk. Archives with path traversal, links or devices are refused all the same: they are
+malicious, or not the intended file.
 """
 
 import bz2
@@ -22,7 +22,7 @@ from pyrite.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much an archive may unpack to before it counts as a decompression bomb."""
+    """How much an archive may unpack to. More counts as a decompression bomb."""
 
     members: int = 500_000
     member_bytes: int = 64 << 20
@@ -31,14 +31,14 @@ class Limits:
 
 LIMITS = Limits()
 
-_BROKEN = (
+_READ_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
     lzma.LZMAError,
     zlib.error,
     EOFError,
     OSError,
-    NotImplementedError,  # zipfile, of a member packed in a way that it cannot unpack
+    NotImplementedError,  # zipfile: unknown compression method
     UnicodeDecodeError,
 )
 
@@ -46,11 +46,11 @@ _BROKEN = (
 def members(archive: Path, suffix: str | tuple[str, ...], limits: Limits = LIMITS) -> Iterator[tuple[str, bytes]]:
     """Yield (name, contents) of each regular file whose name ends with (one) ``suffix``, in the archive's order.
 
-    Every member is checked, also those that are not yielded.
+    Every member is checked, including those that are not yielded.
 
     Raises:
-        UserError: not an archive, broken or cut short, over ``limits``, or a member is absolute, climbs out
-            of its folder, or is a link or device. Names the archive and the member.
+        UserError: not an archive, damaged or truncated, over ``limits``, or a member has an absolute path, leaves the
+            archive's folder, or is a link or device. Names the archive and the member.
     """
     try:
         with archive.open("rb") as stream:
@@ -61,16 +61,15 @@ def members(archive: Path, suffix: str | tuple[str, ...], limits: Limits = LIMIT
             yield from _tar(archive, head, suffix, limits)
     except UserError:
         raise
-    except _BROKEN as error:
+    except _READ_ERRORS as error:
         raise UserError(
             f"{archive.absolute()}: not a readable archive ({error or type(error).__name__}). Pyrite reads "
-            ".tar.xz, .tar.gz, .tgz, .tar.bz2, .tar and .zip; if it is one of these, it is damaged: get it "
-            "again."
+            ".tar.xz, .tar.gz, .tgz, .tar.bz2, .tar and .zip. If it is one of these, it is damaged: get it again."
         ) from error
 
 
-class _Bounded:
-    """The unpacked bytes of a tar archive: forward only, refuses to give more than the limits allow."""
+class _LimitedReader:
+    """The unpacked bytes of a tar archive: forward only, and no more than the limits allow."""
 
     def __init__(self, stream: IO[bytes], archive: Path, limits: Limits) -> None:
         self._stream, self._archive, self._limits = stream, archive, limits
@@ -81,13 +80,13 @@ class _Bounded:
         return self._position
 
     def read(self, size: int) -> bytes:
-        # tarfile reads long-name and pax headers in one go, whatever size they claim.
+        # tarfile reads long-name and pax headers in one call, whatever size they claim.
         if size > self._limits.member_bytes + tarfile.BLOCKSIZE:
             raise _bomb(self._archive, "a header", self._limits)
         self.last = self._stream.read(size)
         self._position += len(self.last)
         if self._position > self._limits.total_bytes:
-            raise _bomb(self._archive, "the whole", self._limits)
+            raise _bomb(self._archive, "all of it", self._limits)
         return self.last
 
     def seek(self, position: int, whence: int = 0) -> int:
@@ -99,9 +98,9 @@ class _Bounded:
 
 
 def _tar(archive: Path, head: bytes, suffix: str | tuple[str, ...], limits: Limits) -> Iterator[tuple[str, bytes]]:
-    with _unpacked(archive, head) as stream:
-        bounded = _Bounded(stream, archive, limits)
-        with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r:") as tar:
+    with _decompressed(archive, head) as stream:
+        reader = _LimitedReader(stream, archive, limits)
+        with tarfile.open(fileobj=cast(IO[bytes], reader), mode="r:") as tar:
             for count, member in enumerate(tar):
                 _check(archive, member.name, member.size, count, limits)
                 if not (member.isfile() or member.isdir()):
@@ -110,15 +109,14 @@ def _tar(archive: Path, head: bytes, suffix: str | tuple[str, ...], limits: Limi
                     content = tar.extractfile(member)
                     assert content is not None
                     yield member.name, content.read()
-                # Otherwise tarfile keeps every header it has read.
+                # Without this, tarfile keeps every header in memory.
                 tar.members.clear()  # type: ignore[attr-defined]
-        # tarfile takes a header that is cut off or damaged for the end; a whole archive ends in a block of
-        # zeros.
-        if len(bounded.last) < tarfile.BLOCKSIZE or bounded.last.strip(b"\0"):
-            raise EOFError("it ends in the middle")
+        # tarfile takes a truncated or damaged header for the end. A complete archive ends in a block of zeros.
+        if len(reader.last) < tarfile.BLOCKSIZE or reader.last.strip(b"\0"):
+            raise EOFError("it is truncated")
 
 
-def _unpacked(archive: Path, head: bytes) -> IO[bytes]:
+def _decompressed(archive: Path, head: bytes) -> IO[bytes]:
     if head.startswith(b"\xfd7zXZ"):
         return cast(IO[bytes], lzma.open(archive))
     if head.startswith(b"\x1f\x8b"):
@@ -135,14 +133,14 @@ def _zip(archive: Path, suffix: str | tuple[str, ...], limits: Limits) -> Iterat
             _check(archive, info.filename, info.file_size, count, limits)
             total += info.file_size
             if total > limits.total_bytes:
-                raise _bomb(archive, "the whole", limits)
+                raise _bomb(archive, "all of it", limits)
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _refused(archive, info.filename, "is a link or a device")
             if info.is_dir() or not info.filename.endswith(suffix):
                 continue
             if info.flag_bits & 1:
                 raise _refused(archive, info.filename, "is encrypted")
-            # zipfile gives no more than the size that the directory claims, and checks it by the checksum.
+            # zipfile reads no more than the size in the directory, and verifies the checksum.
             yield info.filename, opened.read(info)
 
 
@@ -151,7 +149,7 @@ def _check(archive: Path, name: str, size: int, count: int, limits: Limits) -> N
     if parts[0] == "" or re.match(r"[A-Za-z]:", name):
         raise _refused(archive, name, "has an absolute path")
     if ".." in parts:
-        raise _refused(archive, name, "climbs out of the archive's folder")
+        raise _refused(archive, name, "leaves the archive's folder")
     if size > limits.member_bytes:
         raise _bomb(archive, f"member '{name}'", limits)
     if count >= limits.members:
@@ -160,14 +158,14 @@ def _check(archive: Path, name: str, size: int, count: int, limits: Limits) -> N
 
 def _refused(archive: Path, name: str, why: str) -> UserError:
     return UserError(
-        f"{archive.absolute()}: member '{name}' {why}; the archive is refused. Get it from where it was "
-        "published, or unpack it yourself and name the folder."
+        f"{archive.absolute()}: member '{name}' {why}, so the archive is refused. Get it from its publisher, or "
+        "unpack it yourself and name the folder."
     )
 
 
 def _bomb(archive: Path, what: str, limits: Limits) -> UserError:
     return UserError(
-        f"{archive.absolute()}: {what} unpacks to more than is allowed ({limits.member_bytes >> 20} MiB a "
-        f"member, {limits.total_bytes >> 20} MiB in all); it looks like a decompression bomb and is refused. "
-        "If it is sound, unpack it yourself and name the folder."
+        f"{archive.absolute()}: {what} unpacks to more than the limit ({limits.member_bytes >> 20} MiB per member, "
+        f"{limits.total_bytes >> 20} MiB in total). It is refused as a decompression bomb. If you trust it, unpack it "
+        "yourself and name the folder."
     )

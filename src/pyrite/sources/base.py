@@ -1,4 +1,4 @@
-"""What a source yields: documents, questions, and what it had to leave out and why."""
+"""What a source yields: documents, questions, and the records that it dropped."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import Literal, Protocol
 
 Split = Literal["train", "val", "test"]
 
-#: Why a record is left out, in the words that all sources share.
+#: Reasons for dropping a record that several sources share.
 NO_ANSWER = "question without an answer"
 NO_QUESTION = "empty question"
 NO_TEXT = "document without text"
@@ -14,7 +14,7 @@ NO_TEXT = "document without text"
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A source text, before it is cut into passages. ``id`` is unique in its source; offsets refer to ``text``."""
+    """A text before it is cut into passages. ``id`` is unique in its source."""
 
     id: str
     text: str
@@ -25,9 +25,9 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question and the documents that answer it (document id to grade above 0, usually 1).
+    """A question. ``relevant`` maps the id of each document that answers it to a grade above 0, usually 1.
 
-    ``split`` is given only where the data set itself assigns one (a BEIR folder's qrels files, the practice corpus).
+    ``split`` is set only if the data set assigns one (BEIR's qrels files, the built-in sample).
     """
 
     id: str
@@ -40,7 +40,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A record that was left out: ``where`` it stands (file and line, or id) and why, a short fixed phrase."""
+    """A record that was left out: its location (file and line, or id), and the reason, a short fixed phrase."""
 
     where: str
     reason: str
@@ -50,12 +50,12 @@ Record = Document | Question | Dropped
 
 
 class Source(Protocol):
-    """Where documents and questions come from."""
+    """A data source."""
 
     def records(self) -> Iterator[Record]:
-        """Yield every record once, in a fixed order. Raises UserError naming file and line of what cannot be read."""
+        """Yield every record once, in a fixed order. A UserError names the file and line that cannot be read."""
         ...
 
     def digest(self) -> str:
-        """Hex sha256 of all that decides what ``records`` yields: file contents, or a revision."""
+        """Hex sha256 of everything that determines the records: file contents, or a revision, and settings."""
         ...

@@ -1,23 +1,42 @@
-"""What all file sources share: does the path exist, a digest of contents, the nearest name to a misspelt
-one.
-"""
+"""Helpers for sources that read files: paths, copies of files on S3, digests, and hints for misspelt names."""
 
 import difflib
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from pyrite.errors import UserError
+from pyrite.store import open_store
 
-BLOCK = 1 << 20
+_BLOCK = 1 << 20
+
+
+def local_path(path: str, setting: str) -> str:
+    """``path`` itself, or, if it is s3://bucket/key, the path of a local copy of that file or folder.
+
+    Files that are already here are not downloaded again.
+
+    Raises:
+        UserError: nothing is at the address; names the ``setting`` that holds it.
+    """
+    if not path.startswith("s3://"):
+        return path
+    parent, _, name = path.rstrip("/").rpartition("/")
+    store = open_store(parent)
+    if store.exists(name):
+        return str(store.fetch(name))
+    keys = store.keys(name)
+    if not keys:
+        raise UserError(f"{setting}: there is neither a file nor a folder at {path}. Correct {setting}.")
+    return str(store.fetch_folder(name, keys))
 
 
 def existing(path: str, setting: str = "source.path") -> Path:
-    """Return ``path`` as a Path, with ``~`` expanded.
+    """``path`` as a Path, with ``~`` expanded.
 
     Raises:
-        UserError: there is nothing at ``path``; names the absolute path and the ``setting`` that holds it.
+        UserError: nothing is at ``path``; names the absolute path and the ``setting`` that holds it.
     """
     found = Path(path).expanduser()
     if not found.exists():
@@ -26,63 +45,56 @@ def existing(path: str, setting: str = "source.path") -> Path:
 
 
 def check_characters(where: str, field: str, value: str) -> None:
-    """Raise UserError where ``value`` holds half a character (a lone surrogate), which UTF-8 cannot."""
+    """Raise UserError if ``value`` holds a lone surrogate, which UTF-8 cannot encode."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: {field} holds half a character ({error.reason}). Mend the text.") from error
+        raise UserError(f"{where}: {field} holds half a character ({error.reason}). Fix the text.") from error
 
 
 def find(path: Path, *suffixes: str) -> list[Path]:
     """The files with one of ``suffixes`` (such as ".xml") at or under ``path``, sorted by relative name.
 
-    Hidden files and what lies in hidden folders are left out: version control and editors put copies there.
+    Hidden files and folders are skipped, because version control and editors keep copies there.
 
     Raises:
-        UserError: ``path`` is a folder and holds none.
-        OSError: a folder in it cannot be read; ``rglob`` would pass over it.
+        UserError: ``path`` is a folder without such a file.
+        OSError: a folder cannot be read (``rglob`` would skip it silently).
     """
     if path.is_file():
         return [path]
-    found = sorted(
-        (
-            file
-            for file in _below(path)
-            if file.suffix.lower() in suffixes
-            and not any(part.startswith(".") for part in file.relative_to(path).parts)
-            and file.is_file()
-        ),
-        key=lambda file: file.relative_to(path).as_posix(),
-    )
-    if not found:
-        raise UserError(f"{path.absolute()}: no {' or '.join(suffixes)} file in this folder. Correct source.path.")
-    return found
 
-
-def _below(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise error
 
-    for above, _, names in os.walk(folder, onerror=refuse):
-        yield from (Path(above, name) for name in names)
+    names = sorted(
+        file.relative_to(path).as_posix()
+        for folder, _, files in os.walk(path, onerror=refuse)
+        for file in (Path(folder, name) for name in files)
+        if file.suffix.lower() in suffixes and file.is_file()
+    )
+    visible = [path / name for name in names if not any(part.startswith(".") for part in name.split("/"))]
+    if not visible:
+        raise UserError(f"{path.absolute()}: no {' or '.join(suffixes)} file in this folder. Correct source.path.")
+    return visible
 
 
 def digest(root: Path, files: Iterable[Path], settings: str) -> str:
-    """Hex sha256 of ``settings`` and of each file's contents and name relative to ``root``, in that order."""
+    """Hex sha256 of ``settings``, then of the name relative to ``root`` and the contents of each file, in order."""
     total = hashlib.sha256(settings.encode())
     for file in files:
         name = file.relative_to(root).as_posix() if file != root else ""
         total.update(f"\0{len(name)}:{name}:{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
-            while block := stream.read(BLOCK):
+            while block := stream.read(_BLOCK):
                 total.update(block)
     return total.hexdigest()
 
 
 def suggest(wanted: str, names: Iterable[str]) -> str:
-    """A sentence that names the nearest of ``names`` to ``wanted``, if any is near, and lists them all."""
+    """A hint for an error message: the name in ``names`` that is closest to ``wanted``, if any, and all names."""
     listed = [str(name) for name in names]
-    near = difflib.get_close_matches(wanted, listed, n=1, cutoff=0.5)
-    hint = f"Did you mean '{near[0]}'? " if near else ""
+    close = difflib.get_close_matches(wanted, listed, n=1, cutoff=0.5)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
     shown = ", ".join(listed[:30]) + (", ..." if len(listed) > 30 else "")
     return f"{hint}There are: {shown or 'none'}."

@@ -1,5 +1,7 @@
-"""MedQuAD: XML documents of questions and answers, in a folder or an archive as published."""
+"""MedQuAD's XML: as published, in a folder or an archive, and as generated for the built-in sample."""
 
+import hashlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,12 +15,12 @@ from defusedxml.common import DefusedXmlException
 from pyrite.errors import UserError
 from pyrite.sources import archive, files
 from pyrite.sources.base import NO_ANSWER, NO_QUESTION, Document, Dropped, Question, Record, Split
-from pyrite.spec import MedquadSource
+from pyrite.spec import MedquadSource, SampleSource
 
 OLD_MARKUP = "file in MedQuAD's older markup"
 NOT_MEDQUAD = "XML file that is not MedQuAD's"
 
-# One published file of the CDC collection calls its root DiseaseFile and its id fid.
+#: Root element to its id attribute. One published file of the CDC collection has another root.
 _ROOTS = {"Document": "id", "DiseaseFile": "fid"}
 
 
@@ -31,7 +33,7 @@ class Medquad:
     def records(self) -> Iterator[Record]:
         """Yield a Document and a Question per answered pair. See ``parse``."""
         path = files.existing(self._spec.path)
-        return parse(self._xml(path), str(path.absolute()), self._spec.collections)
+        return parse(self._read(path), str(path.absolute()), self._spec.collections)
 
     def digest(self) -> str:
         """Hex sha256 of the archive, or of the folder's XML files, and of the collections."""
@@ -39,7 +41,7 @@ class Medquad:
         return files.digest(path, files.find(path, ".xml"), self._spec.model_dump_json(exclude={"path"}))
 
     @staticmethod
-    def _xml(path: Path) -> Iterator[tuple[str, bytes]]:
+    def _read(path: Path) -> Iterator[tuple[str, bytes]]:
         if path.is_file() and path.suffix.lower() != ".xml":
             yield from archive.members(path, ".xml")
             return
@@ -47,18 +49,41 @@ class Medquad:
             yield file.relative_to(path).as_posix() if file != path else file.name, file.read_bytes()
 
 
-def parse(xml: Iterable[tuple[str, bytes]], origin: str, collections: list[str] | None = None) -> Iterator[Record]:
-    """Yield the records of MedQuAD files, given as (name, contents); ``origin`` names them in messages.
+class Sample:
+    """The source ``sample``: the built-in practice corpus. Its files assign the splits."""
 
-    Each answered pair gives a Document (id such as ``NIDDK-0000093-1``) and the Question that it answers.
-    Pairs without question or answer are Dropped; so is XML of another kind.
+    def __init__(self, spec: SampleSource) -> None:
+        self._spec = spec
+
+    def records(self) -> Iterator[Record]:
+        """Yield a Document and a Question per pair."""
+        from pyrite.sample import documents
+
+        return parse(documents(), "built-in sample")
+
+    def digest(self) -> str:
+        """Hex sha256 of all names and contents."""
+        from pyrite.sample import documents
+
+        total = hashlib.sha256()
+        for name, content in documents():
+            total.update(f"\0{name}\0{len(content)}\0".encode())
+            total.update(content)
+        return total.hexdigest()
+
+
+def parse(xml: Iterable[tuple[str, bytes]], origin: str, collections: list[str] | None = None) -> Iterator[Record]:
+    """Yield the records of MedQuAD files, given as (name, contents); messages call their folder ``origin``.
+
+    Each answered pair gives a Document (id such as ``NIDDK-0000093-1``) and its Question. Pairs without question or
+    answer, and other XML files, are Dropped.
 
     Raises:
-        UserError: broken XML, XML with entities, no MedQuAD file at all, or a name in ``collections`` that no
-            file has.
+        UserError: the XML is broken or declares entities, no file is MedQuAD's, or no file belongs to one of
+            ``collections``.
     """
-    kept = set(collections or ())
-    sources: Counter[str] = Counter()
+    selected = set(collections or ())
+    found: Counter[str] = Counter()
     ids: set[str] = set()
     for name, content in xml:
         where = f"{origin}: {name}"
@@ -66,16 +91,14 @@ def parse(xml: Iterable[tuple[str, bytes]], origin: str, collections: list[str] 
         if root.tag not in _ROOTS:
             yield Dropped(where, OLD_MARKUP if root.tag == "doc" else NOT_MEDQUAD)
             continue
-        source = root.get("source") or "unknown"
-        sources[source] += 1
-        if not kept or source in kept:
-            yield from _pairs(root, source, name, where, ids)
-    if not sources:
+        collection = root.get("source") or "unknown"
+        found[collection] += 1
+        if not selected or collection in selected:
+            yield from _pairs(root, collection, name, where, ids)
+    if not found:
         raise UserError(f"{origin}: no MedQuAD document (an XML file whose root is <Document>). Correct source.path.")
-    for missing in sorted(kept - set(sources)):
-        raise UserError(
-            f"source.collections: '{missing}' is not in {origin}. {files.suggest(missing, sorted(sources))}"
-        )
+    for missing in sorted(selected - set(found)):
+        raise UserError(f"source.collections: '{missing}' is not in {origin}. {files.suggest(missing, sorted(found))}")
 
 
 def _root(where: str, content: bytes) -> Element:
@@ -89,53 +112,44 @@ def _root(where: str, content: bytes) -> Element:
         ) from error
     except DefusedXmlException as error:
         raise UserError(
-            f"{where}: refused, because it declares entities ({error}); MedQuAD's own files have none. Remove the file."
+            f"{where}: refused, because it declares entities ({error}); MedQuAD's files have none. Remove the file."
         ) from error
     except (ValueError, LookupError) as error:
         raise UserError(f"{where}: broken XML ({error}). Get the file again, or remove it.") from error
 
 
-def _pairs(root: Element, source: str, name: str, where: str, ids: set[str]) -> Iterator[Record]:
+def _pairs(root: Element, collection: str, name: str, where: str, ids: set[str]) -> Iterator[Record]:
     focus = clean(root.findtext("Focus") or "")
     for number, pair in enumerate(root.iter("QAPair"), start=1):
         question, answer = pair.find("Question"), pair.find("Answer")
-        own = question.get("qid") if question is not None else None
-        place = f"{where}, pair {own or number}"
-        asked = clean(_text(question)).replace("\n", " ")
-        answered = clean(_text(answer))
-        if not asked or question is None:
-            yield Dropped(place, NO_QUESTION)
+        qid = question.get("qid") if question is not None else None
+        location = f"{where}, pair {qid or number}"
+        question_text = clean(_text(question)).replace("\n", " ")
+        answer_text = clean(_text(answer))
+        if not question_text or question is None:
+            yield Dropped(location, NO_QUESTION)
             continue
-        if not answered:
-            yield Dropped(place, NO_ANSWER)
+        if not answer_text:
+            yield Dropped(location, NO_ANSWER)
             continue
-        document = _root_id(root)
         # Some published files share their document's id with another file.
-        wanted = f"{source}-{own or f'{document}-{number}'}"
-        key = next(k for k in _candidates(wanted, f"{source}-{Path(name).stem}-{number}") if k not in ids)
+        document = root.get(_ROOTS[root.tag]) or "0"
+        fallback = f"{collection}-{Path(name).stem}-{number}"
+        candidates = itertools.chain(
+            [f"{collection}-{qid or f'{document}-{number}'}", fallback],
+            (f"{fallback}~{count}" for count in itertools.count(2)),
+        )
+        key = next(candidate for candidate in candidates if candidate not in ids)
         ids.add(key)
-        kind = question.get("qtype") or ""
-        yield Document(key, answered, title=focus, topic=focus, type=kind)
-        yield Question(key, asked, topic=focus, type=kind, relevant={key: 1}, split=_split(question, place))
+        labels = {"topic": focus, "type": question.get("qtype") or ""}
+        yield Document(key, answer_text, title=focus, **labels)
+        yield Question(key, question_text, relevant={key: 1}, split=_split(question, location), **labels)
 
 
-def _root_id(root: Element) -> str:
-    return root.get(_ROOTS[root.tag]) or "0"
-
-
-def _candidates(first: str, second: str) -> Iterator[str]:
-    yield first
-    yield second
-    number = 2
-    while True:
-        yield f"{second}~{number}"
-        number += 1
-
-
-def _split(question: Element, place: str) -> Split | None:
+def _split(question: Element, location: str) -> Split | None:
     value = question.get("split")
     if value not in (None, "train", "val", "test"):
-        raise UserError(f"{place}: split is '{value}'. Use train, val or test, or leave it out.")
+        raise UserError(f"{location}: split is '{value}'. Use train, val or test, or remove it.")
     return cast(Split | None, value)
 
 
@@ -144,10 +158,9 @@ def _text(element: Element | None) -> str:
 
 
 def clean(text: str) -> str:
-    """``text`` with each run of blanks as one, and paragraph breaks kept: a blank line as one blank line.
+    """``text`` with normalised whitespace: single blanks, and at most one blank line between paragraphs.
 
-    MedQuAD writes list items on one line, each after two or more blanks and a dash; each gets its own line
-    back.
+    MedQuAD puts list items on one line, each after two or more blanks and a dash. Each gets its own line.
     """
     text = re.sub(r"[^\S\n]{2,}- (?=\S)", "\n- ", text)
     text = re.sub(r"[^\S\n]+", " ", text)

@@ -1,9 +1,9 @@
-"""The retention set: a BEIR folder, or an archive of one, from another field than the run's own."""
+"""The retention set: a BEIR folder, or an archive of one, from another domain than the run's."""
 
 from pyrite.errors import UserError
 from pyrite.sources.base import Document, Question
 from pyrite.sources.beir import Beir
-from pyrite.sources.remote import brought, is_remote
+from pyrite.sources.files import local_path
 from pyrite.spec import BeirSource
 
 _SETTING = "evaluate.retention.path"
@@ -15,31 +15,26 @@ def read(path: str) -> tuple[list[Document], list[Question]]:
     Raises:
         UserError: it cannot be read, or has no such query.
     """
-    documents: list[Document] = []
-    questions: list[Question] = []
-    for record in _opened(path).records():
-        if isinstance(record, Document):
-            documents.append(record)
-        elif isinstance(record, Question):
-            questions.append(record)
+    records = list(_open(path).records())
+    questions = [record for record in records if isinstance(record, Question)]
     if not questions:
         raise UserError(
-            f"{_SETTING}: no query of {path} has a relevant document, so nothing can be scored there. "
-            "Mend its qrels, or name another."
+            f"{_SETTING}: no query of {path} has a relevant document, so no score can be computed. "
+            "Fix its qrels, or set another path."
         )
-    return documents, questions
+    return [record for record in records if isinstance(record, Document)], questions
 
 
 def digest(path: str) -> str:
-    """Hex sha256 of its files. They are read whole, so that what is wrong in them is told before a run's first step.
+    """Hex sha256 of its files. All of them are read, so that errors are reported before the first step of a run.
 
     Raises:
         UserError: as ``read``.
     """
-    found = _opened(path).digest()
+    hexdigest = _open(path).digest()
     read(path)
-    return found
+    return hexdigest
 
 
-def _opened(path: str) -> Beir:
-    return Beir(BeirSource(path=str(brought(path, _SETTING)) if is_remote(path) else path), _SETTING)
+def _open(path: str) -> Beir:
+    return Beir(BeirSource(path=local_path(path, _SETTING)), _SETTING)

@@ -1,97 +1,138 @@
-"""Rows of questions and answers, wherever they come from, to records."""
+"""Rows of JSONL and Parquet files, and the text in their columns."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pyrite.errors import UserError
 from pyrite.sources import files
-from pyrite.sources.base import NO_ANSWER, NO_QUESTION, Document, Dropped, Question, Record
+
+JSONL = (".jsonl", ".ndjson")
+PARQUET = (".parquet",)
+
+#: A row: its location for messages, its number as text (the id of rows without an id column), and its values.
+Row = tuple[str, str, Mapping[str, Any]]
 
 
-class Columns(Protocol):
-    """Which column holds what. ``QaSource`` and ``HuggingfaceSource`` are of this form."""
-
-    @property
-    def question(self) -> str: ...
-    @property
-    def answer(self) -> str: ...
-    @property
-    def topic(self) -> str | None: ...
-    @property
-    def type(self) -> str | None: ...
-    @property
-    def title(self) -> str | None: ...
-
-
-def to_records(
-    rows: Iterable[tuple[str, str, Mapping[str, Any]]], columns: Columns, id_column: str | None
-) -> Iterator[Record]:
-    """Yield a Document and a Question per row. ``rows`` gives (where it stands, its number as text, its
-    values).
+def read_jsonl(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) of each line that is not blank.
 
     Raises:
-        UserError: a row lacks a column or holds something that is not text in it, an id is there twice, or a
-            column that the run file names is in no row.
+        UserError: a line is not UTF-8, not JSON, or not an object. Names the file and line.
     """
-    optional = {name: column for name in ("topic", "type", "title") if (column := getattr(columns, name))}
+    with file.open("rb") as stream:
+        yield from parse_jsonl(stream, str(file.absolute()))
+
+
+def parse_jsonl(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As ``read_jsonl``, from the ``lines`` of a file; messages call the file ``name``."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{name}:{number}"
+        try:
+            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{where}: not UTF-8 (byte {error.start + 1} of the line is 0x{line[error.start]:02x}). "
+                "Save the file as UTF-8."
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(
+                f"{where}: not JSON ({error}). A JSONL file holds one JSON object per line: fix or remove the line."
+            ) from error
+        if not isinstance(value, dict):
+            raise UserError(
+                f'{where}: JSON, but not an object. Each line must look like {{"question": "...", "answer": "..."}}.'
+            )
+        yield number, value
+
+
+def read_parquet(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (row number from 1, values) of the ``columns`` (setting to column).
+
+    Raises:
+        UserError: the file is not Parquet, a column is missing, or text in it is not UTF-8. Names the file.
+    """
+    where = file.absolute()
+    number = 0
+    try:
+        with pq.ParquetFile(file) as parquet:
+            names = parquet.schema_arrow.names
+            for setting, column in columns.items():
+                if column not in names:
+                    raise UserError(f"{where}: {_no_column(setting, column, names)}")
+            for batch in parquet.iter_batches(batch_size=4096, columns=sorted(set(columns.values()))):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: text after row {number} is not UTF-8. Write the file again as UTF-8.") from error
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{where}: not a readable Parquet file ({error}). If it has another format, correct source.kind; otherwise "
+            "write the file again."
+        ) from error
+
+
+def columns_of(spec: object, *settings: str) -> dict[str, str]:
+    """Setting to column, for those of ``settings`` that the run file sets."""
+    return {setting: column for setting in settings if (column := getattr(spec, setting))}
+
+
+def texts(
+    rows: Iterable[Row], required: Mapping[str, str], optional: Mapping[str, str], id_column: str | None
+) -> Iterator[tuple[str, str, dict[str, str]]]:
+    """Yield (location, id, setting to text) of each row. ``required`` and ``optional`` map settings to columns.
+
+    Raises:
+        UserError: a row lacks a required column, a value is not text, an id is empty or not unique, or no row has an
+            optional column.
+    """
     unseen = dict(optional)
-    ids: dict[str, str] = {}
-    where = ""
-    row: Mapping[str, Any] = {}
+    location_of: dict[str, str] = {}
+    where: str
+    row: Mapping[str, Any]
     for where, number, row in rows:
-        question = required(where, row, "question", columns.question)
-        answer = required(where, row, "answer", columns.answer)
-        extra = {name: text(where, column, row.get(column), name) for name, column in optional.items()}
-        for name in [name for name, column in unseen.items() if column in row]:
-            del unseen[name]
-        key = required(where, row, "id", id_column) if id_column else number
-        if key in ids or not key:
-            problem = f"id '{key}' was used at {ids[key]} already" if key else f"column '{id_column}' is empty"
-            raise UserError(f"{where}: {problem}. Ids must be unique: mend the data, or leave source.id out.")
-        ids[key] = where
-        if not question:
-            yield Dropped(where, NO_QUESTION)
-        elif not answer:
-            yield Dropped(where, NO_ANSWER)
-        else:
-            topic, kind = extra.get("topic", ""), extra.get("type", "")
-            yield Document(key, answer, title=extra.get("title", ""), topic=topic, type=kind)
-            yield Question(key, question, topic=topic, type=kind, relevant={key: 1})
-    for name, column in unseen.items():
-        if ids:
-            raise UserError(f"{where}: {_missing(column, name, row)}")
+        values = {setting: _required_text(where, row, setting, column) for setting, column in required.items()}
+        values |= {setting: _text(where, setting, column, row.get(column)) for setting, column in optional.items()}
+        unseen = {setting: column for setting, column in unseen.items() if column not in row}
+        key = _required_text(where, row, "id", id_column) if id_column else number
+        if not key or key in location_of:
+            problem = f"id '{key}' is already at {location_of[key]}" if key else f"column '{id_column}' is empty"
+            raise UserError(f"{where}: {problem}. Ids must be unique: fix the data, or remove source.id.")
+        location_of[key] = where
+        yield where, key, values
+    if location_of:
+        for setting, column in unseen.items():
+            _required_text(where, row, setting, column)
 
 
-def required(where: str, row: Mapping[str, Any], setting: str, column: str) -> str:
-    """The text in a column that must be there. Raises UserError as ``text`` does, and where it is not."""
+def _required_text(where: str, row: Mapping[str, Any], setting: str, column: str) -> str:
     if column not in row:
-        raise UserError(f"{where}: {_missing(column, setting, row)}")
-    return text(where, column, row[column], setting)
+        raise UserError(f"{where}: {_no_column(setting, column, row)}")
+    return _text(where, setting, column, row[column])
 
 
-def _missing(column: str, setting: str, row: Iterable[str]) -> str:
-    return f"no column '{column}'. {files.suggest(column, row)} Set source.{setting} to the right one."
+def _no_column(setting: str, column: str, names: Iterable[str]) -> str:
+    return f"no column '{column}'. {files.suggest(column, names)} Set source.{setting} to the right one."
 
 
-def text(where: str, column: str, value: Any, setting: str) -> str:
-    """The text that ``column`` holds, stripped; empty for null. ``setting`` (source.<setting>) names the column.
-
-    Raises:
-        UserError: it is not text.
-    """
+def _text(where: str, setting: str, column: str, value: Any) -> str:
+    """``value`` as stripped text; empty for null. Ids, topics and types may be integers."""
     if value is None:
         return ""
     if setting in ("id", "topic", "type") and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
+        names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
         raise UserError(
-            f"{where}: column '{column}' holds {_kind(value)}, and source.{setting} must be text. Convert it "
-            f"to text, or set source.{setting} to another column."
+            f"{where}: column '{column}' holds {names.get(type(value), f'a {type(value).__name__}')}, but "
+            f"source.{setting} must be text. Convert it to text, or set source.{setting} to another column."
         )
     files.check_characters(where, f"column '{column}'", value)
     return value.strip()
-
-
-def _kind(value: Any) -> str:
-    names = {bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return names.get(type(value), f"a {type(value).__name__}")

@@ -1,4 +1,4 @@
-"""evaluate: the end of a run. The model is chosen on validation; test is touched once; the report is written."""
+"""evaluate: chooses the model on validation, scores it once on test, and writes the report. The last stage of a run."""
 
 import json
 import shutil
@@ -17,20 +17,20 @@ from pyrite.report.data import ReportInputs, build
 from pyrite.report.pages import report_page
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import (
-    blendable_base,
-    encoder_of,
+    encoder_for,
     model_folder,
     read_candidates,
     read_judgments,
     read_passages,
     read_qrels,
     read_queries,
+    resaved_base,
 )
 from pyrite.stages.scoring import means, score_split
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
-    """Write model/, report/report.html, report/report.json and the test metrics; return the verdict."""
+    """Write model/, report/report.html, report/report.json and the test metrics; return the choice and its scores."""
     iterations = range(1, ctx.spec.iterations + 1)
     passages, queries, qrels = read_passages(ctx), read_queries(ctx), read_qrels(ctx)
     val = pa.concat_tables(
@@ -41,18 +41,18 @@ def run(ctx: StepContext) -> dict[str, Any]:
         retention |= ctx.manifests[f"validate-{i}"]["summary"]["retention"]
     choice = _choose(ctx, val, retention)
     chosen = ctx.output_folder("model")
-    _hand_over(ctx, choice.name, chosen)
+    _export_model(ctx, choice.name, chosen)
 
     rows: list[dict[str, Any]] = []
-    ranked: list[pa.Table] = []
+    tables_of_rankings: list[pa.Table] = []
     for name in dict.fromkeys(["base", *(model_name(i) for i in iterations), choice.name]):
         folder = chosen if name == choice.name else model_folder(ctx, parse_model_name(name)[0])
         ctx.progress.message(f"scoring {name} on test")
-        rankings, scored = score_split(encoder_of(ctx, folder), name, "test", passages, queries, qrels, ctx.progress)
+        rankings, scored = score_split(encoder_for(ctx, folder), name, "test", passages, queries, qrels, ctx.progress)
         rows += scored
-        ranked.append(rankings)
+        tables_of_rankings.append(rankings)
     test = pa.Table.from_pylist(rows, tables.PER_QUERY)
-    rankings = pa.concat_tables(ranked).cast(tables.RANKINGS)
+    rankings = pa.concat_tables(tables_of_rankings).cast(tables.RANKINGS)
     tables.write(ctx.output("report/test.parquet"), test, tables.PER_QUERY)
     tables.write(ctx.output("report/rankings.parquet"), rankings, tables.RANKINGS)
 
@@ -76,7 +76,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     ctx.output("report/report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
     ctx.output("report/report.html").write_text(report_page(report), encoding="utf-8")
     judges = {judge for table in judgments.values() for judge in table["judge"].unique().to_pylist()}
-    model_card.write(chosen, report, ctx.spec, queries, judges, encoder_of(ctx, chosen).model, model_folder(ctx, 0))
+    model_card.write(chosen, report, ctx.spec, queries, judges, encoder_for(ctx, chosen).model, model_folder(ctx, 0))
     scores = {name: means([row for row in rows if row["model"] == name]) for name in {row["model"] for row in rows}}
     return {
         "chosen": choice.name,
@@ -93,18 +93,18 @@ def _choose(ctx: StepContext, val: pa.Table, retention: dict[str, float]) -> Cho
     candidates = []
     for name, by_query in metrics.items():
         iteration, weight = parse_model_name(name)
-        each = np.array([score_of(by_query[query]) for query in sorted(by_query)])
-        candidates.append(Candidate(name, iteration, weight, each, retention.get(name)))
-    limit = ctx.spec.evaluate.retention
-    return choose(candidates, limit.max_loss if limit else None)
+        scores = np.array([score_of(by_query[query]) for query in sorted(by_query)])
+        candidates.append(Candidate(name, iteration, weight, scores, retention.get(name)))
+    spec = ctx.spec.evaluate.retention
+    return choose(candidates, spec.max_loss if spec else None)
 
 
-def _hand_over(ctx: StepContext, name: str, folder: Path) -> None:
-    """Write the model called ``name`` to ``folder``."""
+def _export_model(ctx: StepContext, name: str, folder: Path) -> None:
+    """Write the model ``name`` (base, an iteration, or a blend) to ``folder``."""
     iteration, weight = parse_model_name(name)
     if iteration == 0:
-        models.hand_over_base(model_folder(ctx, 0), ctx.spec.model, folder)
+        models.export_base(model_folder(ctx, 0), ctx.spec.model, folder)
     elif weight < 1:
-        models.blend(blendable_base(ctx), model_folder(ctx, iteration), weight, folder)
+        models.blend(resaved_base(ctx), model_folder(ctx, iteration), weight, folder)
     else:
         shutil.copytree(model_folder(ctx, iteration), folder, dirs_exist_ok=True)

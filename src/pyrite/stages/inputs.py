@@ -1,4 +1,4 @@
-"""Reading what earlier stages wrote: one place that knows under which keys it stands."""
+"""Reads the outputs of earlier stages; the only place that knows their keys."""
 
 from pathlib import Path
 
@@ -18,33 +18,33 @@ _PASSAGES = "corpus/passages.parquet"
 
 
 def read_passages(ctx: StepContext) -> pa.Table:
-    """All passages, in the order that prepare gave them."""
+    """All passages, in the order of prepare."""
     return tables.read(ctx.input(_PASSAGES), tables.PASSAGES)
 
 
 def read_passage_ids(ctx: StepContext) -> pa.Table:
-    """Id and split of all passages, in the order that prepare gave them."""
+    """Id and split of all passages, in the order of prepare."""
     return tables.read(ctx.input(_PASSAGES), tables.PASSAGE_IDS)
 
 
 def passage_texts(ctx: StepContext) -> Texts:
-    """The texts of all passages, in the same order; they are read as they are asked for."""
+    """The texts of all passages, in the order of prepare, read in blocks."""
     return tables.read_in_blocks(ctx.input(_PASSAGES), "text")
 
 
 def read_queries(ctx: StepContext, split: str | None = None) -> pa.Table:
-    """The queries of ``split``, or all: the data set's own, and those that were generated."""
+    """The queries of ``split``, or all: the data set's and the generated ones."""
     queries = _with_generated(ctx)[0]
     return queries if split is None else queries.filter(pc.equal(queries["split"], split))
 
 
 def read_qrels(ctx: StepContext) -> pa.Table:
-    """What is known to be relevant, all splits: the data set's own, and what generated queries were made from."""
+    """The known relevant passages of all queries: the data set's, and the passages that queries were generated from."""
     return _with_generated(ctx)[1]
 
 
 def _with_generated(ctx: StepContext) -> tuple[pa.Table, pa.Table]:
-    """QUERIES and QRELS. What several shards generated alike is there once.
+    """QUERIES and QRELS, with the generated queries of all shards, deduplicated.
 
     Raises:
         UserError: a split has no query.
@@ -52,7 +52,7 @@ def _with_generated(ctx: StepContext) -> tuple[pa.Table, pa.Table]:
     queries, qrels = read_prepared(ctx)
     if ctx.spec.generate:
         names = [f"{shard:05d}.parquet" for shard in range(ctx.spec.generate.shards)]
-        made = [
+        generated = [
             question
             for name in names
             for question in from_tables(
@@ -60,19 +60,23 @@ def _with_generated(ctx: StepContext) -> tuple[pa.Table, pa.Table]:
                 tables.read(ctx.input(f"queries/generated-qrels-{name}"), tables.QRELS),
             )
         ]
-        more_queries, more_qrels = to_tables(deduplicate((), made)[0])
+        more_queries, more_qrels = to_tables(deduplicate((), generated)[0])
         queries, qrels = pa.concat_tables([queries, more_queries]), pa.concat_tables([qrels, more_qrels])
     present = set(queries["split"].to_pylist())
     if empty := [split for split in SPLITS if split not in present]:
         raise UserError(
             f"{ctx.spec.name}: no query is in {' or '.join(empty)}. "
-            + ("Raise generate.queries." if ctx.spec.generate else "The data has no questions: set generate.")
+            + (
+                "Raise generate.queries."
+                if ctx.spec.generate
+                else "The data has no questions: set generate in the run file."
+            )
         )
     return queries, qrels
 
 
 def read_prepared(ctx: StepContext) -> tuple[pa.Table, pa.Table]:
-    """QUERIES and QRELS as prepare wrote them: the data set's own."""
+    """The data set's own QUERIES and QRELS, as prepare wrote them."""
     return (
         tables.read(ctx.input("queries/queries.parquet"), tables.QUERIES),
         tables.read(ctx.input("queries/qrels.parquet"), tables.QRELS),
@@ -98,18 +102,18 @@ def model_folder(ctx: StepContext, iteration: int) -> Path:
     return ctx.input_folder(f"iterations/{iteration}/model")
 
 
-def blendable_base(ctx: StepContext) -> Path:
-    """A local folder of the base model with its weights where a tuned model has them, as ``models.blend`` wants it."""
+def resaved_base(ctx: StepContext) -> Path:
+    """A local folder of the base model that ``models.blend`` accepts."""
     folder = ctx.scratch / "base"
-    models.rewrite(model_folder(ctx, 0), ctx.spec.model, folder)
+    models.resave(model_folder(ctx, 0), ctx.spec.model, folder)
     return folder
 
 
 def encoder(ctx: StepContext, iteration: int) -> Encoder:
-    """An encoder with an iteration's model; iteration 0 is the base."""
-    return encoder_of(ctx, model_folder(ctx, iteration))
+    """An encoder for an iteration's model; iteration 0 is the base."""
+    return encoder_for(ctx, model_folder(ctx, iteration))
 
 
-def encoder_of(ctx: StepContext, folder: Path) -> Encoder:
-    """An encoder with the model in ``folder``, the base's prompts and the run's settings."""
+def encoder_for(ctx: StepContext, folder: Path) -> Encoder:
+    """An encoder for the model in ``folder``, with the base's prompts and the run's settings."""
     return Encoder(folder, model_folder(ctx, 0), ctx.spec, ctx.store)

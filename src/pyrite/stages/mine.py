@@ -1,4 +1,4 @@
-"""mine: judged candidates become training examples, beside those of earlier iterations."""
+"""mine: turns judged candidates into training examples, and adds those of earlier iterations if the run accumulates."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -15,51 +15,51 @@ from pyrite.judges.base import RELEVANT
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import read_candidates, read_judgments, read_passages, read_qrels, read_queries
 from pyrite.training import mining
-from pyrite.training.mining import Candidate, Example
+from pyrite.training.mining import Candidate, Example, Shingles
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
-    """Write iterations/<i>/examples.parquet; return counts of each kind and of queries that gave none, and why."""
+    """Write iterations/<i>/examples.parquet; return the counts of examples, and of queries without any by reason."""
     spec = ctx.spec.mine
     text_of = _texts(read_passages(ctx), "passage_id")
     query_of = _texts(read_queries(ctx, "train"), "query_id")
-    relevant = _relevant(ctx)
+    relevant = _known_relevant(ctx)
 
     @cache
-    def shingles(passage_id: str) -> frozenset[tuple[str, ...]]:
+    def shingles(passage_id: str) -> Shingles:
         return mining.shingles(text_of[passage_id])
 
     def is_duplicate(a: str, b: str) -> bool:
         return mining.near_duplicates(shingles(a), shingles(b))
 
-    judged = _judged(read_candidates(ctx, ctx.iteration), read_judgments(ctx, ctx.iteration))
+    judged = _join_grades(read_candidates(ctx, ctx.iteration), read_judgments(ctx, ctx.iteration))
     ctx.progress.begin(len(judged), "queries mined")
-    found, reasons = mining.mine(judged, relevant, spec, ctx.spec.seed, is_duplicate)
+    examples, reasons = mining.mine(judged, relevant, spec, ctx.spec.seed, is_duplicate)
     ctx.progress.advance(len(judged))
     ranked = {query: [candidate.passage_id for candidate in candidates] for query, candidates in judged}
-    groups = mining.neighbourhoods(found, ranked, spec.neighbours)
+    groups = mining.group_neighbours(examples, ranked, spec.neighbours)
     rows = [
         {**_row(example, query_of, text_of), "iteration": ctx.iteration, "group": f"{ctx.iteration}-{group}"}
-        for example, group in zip(found, groups, strict=True)
+        for example, group in zip(examples, groups, strict=True)
     ]
     schema = tables.examples(spec.num_negatives)
-    written = shielded(_earlier(ctx, rows, relevant) + rows, shingles)
-    total = tables.write(ctx.output(f"iterations/{ctx.iteration}/examples.parquet"), written, schema)
+    output = protect_near_duplicates(_accumulated(ctx, rows, relevant) + rows, shingles)
+    total = tables.write(ctx.output(f"iterations/{ctx.iteration}/examples.parquet"), output, schema)
     if not total:
         why = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
         raise UserError(
             f"mining found no example in {len(judged)} queries ({why}). "
-            "Lower mine.positive_grade, take another mine.rule, or raise retrieve.range_max."
+            "Lower mine.positive_grade, use another mine.rule, or raise retrieve.range_max."
         )
-    kinds = Counter(example.kind for example in found)
-    hard = [example for example in found if example.kind == "hard"]
+    kinds = Counter(example.kind for example in examples)
+    hard = [example for example in examples if example.kind == "hard"]
     if not kinds["easy"]:
-        ctx.progress.message("warning: no easy example; trained on hard ones alone, a model can turn its order around")
+        ctx.progress.message("warning: no easy example; trained on hard ones alone, a model can invert its ranking")
     return {
         "queries": len(judged),
         "hard": kinds["hard"],
         "easy": kinds["easy"],
-        "earlier": total - len(rows),
+        "accumulated": total - len(rows),
         "hard_positives": len({(example.query_id, example.positive.passage_id) for example in hard}),
         "hard_negatives": len(
             {
@@ -70,16 +70,18 @@ def run(ctx: StepContext) -> dict[str, Any]:
             }
         ),
         "examples": total,
-        "without": dict(reasons.most_common()),
+        "queries_without_examples": dict(reasons.most_common()),
     }
 
 
-def _relevant(ctx: StepContext) -> dict[str, set[str]]:
-    """What is known to answer each query: by the data set, or by a grade of this iteration or an earlier one, whose
-    candidates the model may have lost sight of since."""
-    graded = [read_judgments(ctx, i) for i in range(1, ctx.iteration + 1)]
+def _known_relevant(ctx: StepContext) -> dict[str, set[str]]:
+    """The passages known to be relevant to each query: by the qrels, or by a grade of this or an earlier iteration.
+
+    Earlier grades count because the current model may no longer retrieve the passage.
+    """
+    judgments = [read_judgments(ctx, i) for i in range(1, ctx.iteration + 1)]
     relevant: dict[str, set[str]] = defaultdict(set)
-    for table in (read_qrels(ctx), *(each.filter(pc.field("grade") >= RELEVANT) for each in graded)):
+    for table in (read_qrels(ctx), *(each.filter(pc.field("grade") >= RELEVANT) for each in judgments)):
         for query, passage in zip(table["query_id"].to_pylist(), table["passage_id"].to_pylist(), strict=True):
             relevant[query].add(passage)
     return relevant
@@ -89,15 +91,17 @@ def _texts(table: pa.Table, key: str) -> dict[str, str]:
     return dict(zip(table[key].to_pylist(), table["text"].to_pylist(), strict=True))
 
 
-def _judged(candidates: pa.Table, judgments: pa.Table) -> list[tuple[str, list[Candidate]]]:
-    """Each query with its candidates, graded where the judge gave a grade; in the candidates' order."""
+def _join_grades(candidates: pa.Table, judgments: pa.Table) -> list[tuple[str, list[Candidate]]]:
+    """Each query with its candidates and their grades, if any; in the order of ``candidates``."""
     grades = {(row["query_id"], row["passage_id"]): (row["grade"], row["expected"]) for row in judgments.to_pylist()}
-    none = (None, None)
+    ungraded = (None, None)
     return [
         (
             query,
             [
-                Candidate(row["passage_id"], row["rank"], row["score"], *grades.get((query, row["passage_id"]), none))
+                Candidate(
+                    row["passage_id"], row["rank"], row["score"], *grades.get((query, row["passage_id"]), ungraded)
+                )
                 for row in rows
             ],
         )
@@ -120,29 +124,35 @@ def _row(example: Example, query_of: dict[str, str], text_of: dict[str, str]) ->
     }
 
 
-def _earlier(ctx: StepContext, new: list[dict[str, Any]], relevant: dict[str, set[str]]) -> list[dict[str, Any]]:
-    """Examples of earlier iterations that the new ones do not repeat, with what is known to be relevant by now."""
+def _accumulated(ctx: StepContext, new: list[dict[str, Any]], relevant: dict[str, set[str]]) -> list[dict[str, Any]]:
+    """Examples of earlier iterations that are not in ``new``, with the relevant passages known by now."""
     if ctx.iteration == 1 or not ctx.spec.mine.accumulate:
         return []
+
+    def identity(row: dict[str, Any]) -> tuple[str, str, tuple[str, ...]]:
+        return row["query_id"], row["positive_id"], tuple(row["negative_ids"])
+
     key = f"iterations/{ctx.iteration - 1}/examples.parquet"
-    before: list[dict[str, Any]] = tables.read(ctx.input(key), tables.examples(ctx.spec.mine.num_negatives)).to_pylist()
-    again = {_identity(row) for row in new}
-    return [{**row, "relevant_ids": sorted(relevant[row["query_id"]])} for row in before if _identity(row) not in again]
+    earlier = tables.read(ctx.input(key), tables.examples(ctx.spec.mine.num_negatives)).to_pylist()
+    repeated = {identity(row) for row in new}
+    return [
+        {**row, "relevant_ids": sorted(relevant[row["query_id"]])} for row in earlier if identity(row) not in repeated
+    ]
 
 
-def shielded(
-    rows: Sequence[dict[str, Any]], shingles: Callable[[str], frozenset[tuple[str, ...]]]
+def protect_near_duplicates(
+    rows: Sequence[dict[str, Any]], shingles: Callable[[str], Shingles]
 ) -> list[dict[str, Any]]:
-    """The rows, with the near-duplicates of what is relevant relevant too: a batch takes its rows' passages for each
-    other's negatives, and must not hold these together. A row whose own negative turns out relevant is left out."""
+    """The rows with near-duplicates of relevant passages added to ``relevant_ids``.
+
+    In a batch, the passages of the other rows are negatives, so rows with near-duplicates must not share one. A row
+    whose own negative turns out to be relevant is dropped.
+    """
     passages = {passage for row in rows for passage in (row["positive_id"], *row["negative_ids"])}
-    twins = mining.twins({passage for row in rows for passage in row["relevant_ids"]}, passages, shingles)
-    wide = [
-        {**row, "relevant_ids": sorted({*row["relevant_ids"], *(t for c in row["relevant_ids"] for t in twins[c])})}
+    relevant = {passage for row in rows for passage in row["relevant_ids"]}
+    duplicates = mining.find_near_duplicates(relevant, passages, shingles)
+    widened = [
+        {**row, "relevant_ids": sorted({*row["relevant_ids"]}.union(*(duplicates[c] for c in row["relevant_ids"])))}
         for row in rows
     ]
-    return [row for row in wide if set(row["relevant_ids"]).isdisjoint(row["negative_ids"])]
-
-
-def _identity(row: dict[str, Any]) -> tuple[str, str, tuple[str, ...]]:
-    return row["query_id"], row["positive_id"], tuple(row["negative_ids"])
+    return [row for row in widened if set(row["relevant_ids"]).isdisjoint(row["negative_ids"])]

@@ -1,23 +1,31 @@
-"""prepare: documents to passages, questions to queries and relevant passages, topics to train, val and test."""
+"""prepare: cuts documents into passages, merges equal questions into queries, and splits both by topic."""
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+from scipy.cluster.hierarchy import DisjointSet
 
 from pyrite import splitting, tables
+from pyrite.chunking import split_into_passages
 from pyrite.errors import UserError
+from pyrite.identity import normalise, passage_id, query_id
 from pyrite.progress import Progress
 from pyrite.sources import open_source
-from pyrite.sources.base import Record, Split
+from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, Question, Record, Split
 from pyrite.spec import PrepareSpec
-from pyrite.splitting import SPLITS, Groups
+from pyrite.splitting import SPLITS
 from pyrite.stages.context import StepContext
-from pyrite.stages.corpus import Corpus, Drops, Query
 
-NOT_DRAWN = "training query beyond prepare.max_train_queries"
+NO_RELEVANT = "query without a relevant passage"
+UNKNOWN_DOCUMENT = "question names an unknown document"
+EARLIER_SPLIT = "the same question is in an earlier split"
+OVER_LIMIT = "training query beyond prepare.max_train_queries"
+
+#: A node of the graph whose connected components are the groups: ("topic" | "passage" | "query", id).
+Node = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +42,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     """Write corpus/passages, queries/queries and queries/qrels (all .parquet); return the summary."""
     source = open_source(ctx.spec.source)
     ctx.progress.begin(None, "records read")
-    records = _watched(source.records(), ctx.progress)
+    records = _count_records(source.records(), ctx.progress)
     prepared = prepare_tables(
         records, ctx.spec.prepare, ctx.spec.seed, ctx.spec.name, generates=ctx.spec.generate is not None
     )
@@ -42,10 +50,11 @@ def run(ctx: StepContext) -> dict[str, Any]:
     tables.write(ctx.output("queries/queries.parquet"), prepared.queries, tables.QUERIES)
     tables.write(ctx.output("queries/qrels.parquet"), prepared.qrels, tables.QRELS)
     summary = prepared.summary
-    asked = prepared.queries.num_rows > 0
-    what, counts = ("queries", summary["queries"]) if asked else ("no queries; passages", summary["passage_splits"])
+    unit, counts = "queries", summary["queries"]
+    if prepared.queries.num_rows == 0:
+        unit, counts = "no queries; passages", summary["passage_splits"]
     ctx.progress.message(
-        f"{summary['documents']:,} documents, {summary['passages']:,} passages; {what}: "
+        f"{summary['documents']:,} documents, {summary['passages']:,} passages; {unit}: "
         + ", ".join(f"{count:,} {split}" for split, count in counts.items())
     )
     for note in summary["notes"]:
@@ -53,7 +62,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     return summary
 
 
-def _watched(records: Iterable[Record], progress: Progress) -> Iterator[Record]:
+def _count_records(records: Iterable[Record], progress: Progress) -> Iterator[Record]:
     for record in records:
         yield record
         progress.advance(1)
@@ -62,154 +71,298 @@ def _watched(records: Iterable[Record], progress: Progress) -> Iterator[Record]:
 def prepare_tables(
     records: Iterable[Record], spec: PrepareSpec, seed: int, name: str, *, generates: bool = False
 ) -> Prepared:
-    """Make the tables of ``records``; ``name`` says in messages whose they are.
+    """Build the tables from ``records``; messages name the run ``name``.
 
-    Where the run ``generates`` questions there need be none: then the passages are split, by topic or document, and
-    the tables of queries and qrels are empty. The same input gives the same tables. Passages stand in the order in
-    which their text was first seen; queries likewise.
+    A run that ``generates`` questions may have none yet: its passages are split by topic or document, and its tables of
+    queries and qrels are empty. Passages and queries keep the order of their first occurrence, so the same input
+    gives the same tables.
 
     Raises:
-        UserError: an id is there twice, some questions have a split and others not, there is no document, no
-            query with a relevant passage, or a split without a query. Says what to do.
+        UserError: an id is not unique, only some questions have a split, no document has text, no query has a
+            relevant passage, or a split has no query.
     """
     corpus = Corpus(spec)
     for record in records:
         corpus.add(record)
     if not corpus.passages:
         raise UserError(
-            f"{name}: the corpus is empty: no document with text was read{corpus.dropped.told()}. "
+            f"{name}: the corpus is empty: no document with text was read{corpus.dropped.describe()}. "
             "Check source.path and source.collections (or the columns) in the run file."
         )
     notes: list[str] = []
+    queries: list[Query] = []
     if generates and not corpus.questions:
-        passage_split = _document_splits(corpus, spec, seed, name, notes)
-        return Prepared(*_tables(corpus, [], passage_split), _summary(corpus, [], passage_split, notes))
-    queries = corpus.queries()
-    if not queries:
-        raise UserError(
-            f"{name}: no query has a relevant passage{corpus.dropped.told()}. Each question must name a "
-            "document of the corpus that answers it. Where there are no questions, an LLM can make them: set generate "
-            "in the run file."
-        )
-    if corpus.has_splits:
-        passage_split = _given_splits(corpus, queries)
+        passage_split = _split_documents(corpus, spec, seed, name, notes)
     else:
-        passage_split = _topic_splits(corpus, queries, spec, seed, notes)
-    queries = _drawn(queries, spec.max_train_queries, seed, corpus.dropped)
-    _check_splits(queries, corpus.has_splits, name, notes)
+        queries = corpus.queries()
+        if not queries:
+            raise UserError(
+                f"{name}: no query has a relevant passage{corpus.dropped.describe()}. Each question must name a "
+                "document of the corpus that answers it. If the data has no questions, set generate in the run file: "
+                "an LLM then writes them."
+            )
+        if corpus.has_splits:
+            passage_split = _follow_given_splits(corpus, queries)
+        else:
+            passage_split = _split_topics(corpus, queries, spec, seed, notes)
+        queries = _limit_training_queries(queries, spec.max_train_queries, seed, corpus.dropped)
+        _check_splits(queries, corpus.has_splits, name, notes)
     return Prepared(*_tables(corpus, queries, passage_split), _summary(corpus, queries, passage_split, notes))
 
 
-def _given_splits(corpus: Corpus, queries: list[Query]) -> dict[str, Split]:
-    """Split of each passage where the data set gives them: its queries' earliest, or train if it has none."""
-    split: dict[str, Split] = {}
+# --- reading the source -----------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Passage:
+    """A distinct passage and every place where it occurs."""
+
+    text: str
+    title: str
+    parents: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Query:
+    """A distinct query: the questions that were merged into it, and the grades of its relevant passages."""
+
+    id: str
+    first: Question
+    split: Split | None
+    question_ids: list[str] = field(default_factory=list)
+    topics: set[str] = field(default_factory=set)
+    grades: dict[str, int] = field(default_factory=dict)
+
+
+class DroppedRecords:
+    """How many records were left out for each reason, and the first three locations."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, where: str, reason: str) -> None:
+        self.counts[reason] += 1
+        if len(self.examples[reason]) < 3:
+            self.examples[reason].append(where)
+
+    def describe(self) -> str:
+        """For error messages: each reason with its count and one example."""
+        parts = [f"{reason}: {count:,}, such as {self.examples[reason][0]}" for reason, count in self.counts.items()]
+        return f" (left out: {'; '.join(parts)})" if parts else ""
+
+
+class Corpus:
+    """The records of a source: distinct passages by id, the passages and topic of each document, and the questions."""
+
+    def __init__(self, spec: PrepareSpec) -> None:
+        self._spec = spec
+        self.passages: dict[str, Passage] = {}
+        self.passages_of: dict[str, list[str]] = {}
+        self.topic_of: dict[str, str] = {}
+        self.characters = self.occurrences = 0
+        self.questions: list[Question] = []
+        self.dropped = DroppedRecords()
+        self._question_ids: set[str] = set()
+
+    def add(self, record: Record) -> None:
+        if isinstance(record, Dropped):
+            self.dropped.add(record.where, record.reason)
+        elif isinstance(record, Question):
+            if record.id in self._question_ids:
+                raise UserError(f"question id '{record.id}' occurs twice. Ids must be unique in a source.")
+            self._question_ids.add(record.id)
+            self.questions.append(record)
+        else:
+            self._add_document(record)
+
+    def _add_document(self, document: Document) -> None:
+        if document.id in self.passages_of:
+            raise UserError(f"document id '{document.id}' occurs twice. Ids must be unique in a source.")
+        keys: dict[str, None] = {}
+        for start, end in split_into_passages(document.text, self._spec.min_chars, self._spec.max_chars):
+            text = document.text[start:end]
+            key = passage_id(text)
+            keys[key] = None
+            self.occurrences += 1
+            parent = {"document_id": document.id, "start": start, "end": end}
+            parent |= {"topic": document.topic, "type": document.type}
+            self.passages.setdefault(key, Passage(text, document.title)).parents.append(parent)
+        self.passages_of[document.id] = list(keys)
+        self.topic_of[document.id] = normalise(document.topic)
+        self.characters += len(document.text)
+        if not keys:
+            self.dropped.add(document.id, NO_TEXT)
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether the data set assigns the splits."""
+        given = [question.split is not None for question in self.questions]
+        if any(given) and not all(given):
+            first = self.questions[given.index(False)].id
+            raise UserError(f"question '{first}' has no split, but others do. Give all questions a split, or none.")
+        return any(given)
+
+    def queries(self) -> list[Query]:
+        """The distinct questions that have a relevant passage, in order of first occurrence.
+
+        A question that occurs in several splits belongs to the earliest: train, then val, then test.
+        """
+        texts = {question.id: normalise(question.text) for question in self.questions}
+        earliest: dict[str, Split] = {}
+        for question in self.questions:
+            if question.split is not None:
+                text = texts[question.id]
+                earliest[text] = min(earliest.get(text, question.split), question.split, key=SPLITS.index)
+        queries: dict[str, Query] = {}
+        for question in self.questions:
+            text = texts[question.id]
+            if not text:
+                self.dropped.add(question.id, NO_QUESTION)
+                continue
+            if question.split != earliest.get(text):
+                self.dropped.add(question.id, EARLIER_SPLIT)
+                continue
+            key = query_id(text)
+            query = queries.setdefault(key, Query(key, question, question.split))
+            query.question_ids.append(question.id)
+            query.topics.add(normalise(question.topic))
+            self._add_grades(question, query.grades)
+        for query in queries.values():
+            if not query.grades:
+                self.dropped.add(query.first.id, NO_RELEVANT)
+        return [query for query in queries.values() if query.grades]
+
+    def _add_grades(self, question: Question, grades: dict[str, int]) -> None:
+        for document, grade in question.relevant.items():
+            if document not in self.passages_of:
+                self.dropped.add(f"{question.id}: {document}", UNKNOWN_DOCUMENT)
+            elif not 0 < grade < 128:
+                raise UserError(f"question '{question.id}': grade {grade} of '{document}'. Use grades from 1 to 127.")
+            else:
+                for key in self.passages_of[document]:
+                    grades[key] = max(grade, grades.get(key, 0))
+
+
+# --- splitting --------------------------------------------------------------------------------------------------------
+
+
+def _follow_given_splits(corpus: Corpus, queries: list[Query]) -> dict[str, Split]:
+    """Split of each passage when the data set assigns splits: the earliest of its queries', or train if it has none."""
+    split_of: dict[str, Split] = {}
     for query in queries:
         assert query.split is not None
         for key in query.grades:
-            split[key] = min(split.get(key, query.split), query.split, key=SPLITS.index)
-    return {key: split.get(key, "train") for key in corpus.passages}
+            split_of[key] = min(split_of.get(key, query.split), query.split, key=SPLITS.index)
+    return {key: split_of.get(key, "train") for key in corpus.passages}
 
 
-def _document_groups(corpus: Corpus) -> Groups:
-    """Topics and passages; joined are those of one topic, and of one document, and documents that share a passage."""
-    groups = Groups()
-    for document, keys in corpus.passages_of.items():
-        topic = corpus.topic_of[document]
-        groups.join([*([("topic", topic)] if topic else []), *(("passage", key) for key in keys)])
-    return groups
-
-
-def _document_splits(corpus: Corpus, spec: PrepareSpec, seed: int, name: str, notes: list[str]) -> dict[str, Split]:
-    """Split of each passage where there is no question: as ``_topic_splits``, shared out by number of passages.
+def _split_documents(corpus: Corpus, spec: PrepareSpec, seed: int, name: str, notes: list[str]) -> dict[str, Split]:
+    """Split of each passage when there are no questions: by topic or document, in shares of passages.
 
     Raises:
         UserError: there are fewer than three groups.
     """
-    groups = _document_groups(corpus)
-    members: dict[Hashable, list[str]] = defaultdict(list)
-    for key in corpus.passages:
-        members[groups.find(("passage", key))].append(key)
-    named = {min(keys): keys for keys in members.values()}
-    if len(named) < len(SPLITS):
+    groups = _group_documents(corpus)
+    nodes = {("passage", key): _label(passage) for key, passage in corpus.passages.items()}
+    split_of = _split_groups(groups, nodes, spec, seed, notes)
+    if len(set(split_of.values())) < len(SPLITS):
         raise UserError(
-            f"{name}: the {len(corpus.passages):,} passages make fewer than three groups that share no topic, "
-            "document or passage, and each of train, val and test needs one. Give more documents, or more "
-            "topics (source.topic)."
+            f"{name}: the {len(nodes):,} passages form fewer than three groups that share no topic, document or "
+            "passage, and each of train, val and test needs one. Add documents, or set source.topic."
         )
-    split_of = splitting.assign({key: len(keys) for key, keys in named.items()}, spec.split, seed)
-    largest = max(named, key=lambda key: (len(named[key]), key))
-    share = len(named[largest]) / len(corpus.passages)
-    if share > min(spec.split.val, spec.split.test):
-        parent = corpus.passages[largest].parents[0]
-        notes.append(
-            f"{len(named[largest]):,} of {len(corpus.passages):,} passages ({share:.0%}) hang together by shared "
-            f"passages or topics, such as '{parent['topic'] or parent['document_id']}'; all of them are in "
-            f"{split_of[largest]}."
-        )
-    return {key: split_of[group] for group, keys in named.items() for key in keys}
+    return {key: split_of[groups["passage", key]] for key in corpus.passages}
 
 
-def _topic_splits(
+def _label(passage: Passage) -> str:
+    return str(passage.parents[0]["topic"] or passage.parents[0]["document_id"])
+
+
+def _split_topics(
     corpus: Corpus, queries: list[Query], spec: PrepareSpec, seed: int, notes: list[str]
 ) -> dict[str, Split]:
-    """Give each query a split, and return that of each passage.
+    """Assign each query a split, and return the split of each passage.
 
-    Topics that share a question, a passage or a relevant document are one group, and a group has one split.
-    Passages in whose group there is no query go to train: they are material to mine, and every side searches
-    all passages.
+    Topics that share a question, a passage or a relevant document form one group, and a group has one split.
+    Passages of groups without a query go to train, where they can be mined; search always covers all passages.
     """
-    groups = _document_groups(corpus)
+    groups = _group_documents(corpus)
     for query in queries:
-        topics = (("topic", topic) for topic in query.topics if topic)
-        groups.join([("query", query.id), *topics, *(("passage", key) for key in query.grades)])
-    members: dict[Hashable, list[Query]] = defaultdict(list)
+        topics = [("topic", topic) for topic in query.topics if topic]
+        _connect(groups, [("query", query.id), *topics, *(("passage", key) for key in query.grades)])
+    nodes = {("query", query.id): query.first.text[:80] for query in queries}
+    split_of = _split_groups(groups, nodes, spec, seed, notes)
     for query in queries:
-        members[groups.find(("query", query.id))].append(query)
-    # A group is named by the least of its query ids, so that its draw does not depend on the order of the
-    # source.
-    named = {min(query.id for query in group): group for group in members.values()}
-    split_of = splitting.assign({key: len(group) for key, group in named.items()}, spec.split, seed)
-    split_of_root: dict[Hashable, Split] = {}
-    for key, group in named.items():
-        split_of_root[groups.find(("query", key))] = split_of[key]
-        for query in group:
-            query.split = split_of[key]
-    largest = max(named, key=lambda key: (len(named[key]), key))
-    share = len(named[largest]) / len(queries)
+        query.split = split_of[groups["query", query.id]]
+    return {key: split_of.get(groups["passage", key], "train") for key in corpus.passages}
+
+
+def _group_documents(corpus: Corpus) -> DisjointSet:
+    """Topics and passages, connected if they share a document or a topic."""
+    groups = DisjointSet()
+    for document, keys in corpus.passages_of.items():
+        topic = corpus.topic_of[document]
+        _connect(groups, [*([("topic", topic)] if topic else []), *(("passage", key) for key in keys)])
+    return groups
+
+
+def _connect(groups: DisjointSet, nodes: Sequence[Node]) -> None:
+    for node in nodes:
+        groups.add(node)
+        groups.merge(nodes[0], node)
+
+
+def _split_groups(
+    groups: DisjointSet, nodes: Mapping[Node, str], spec: PrepareSpec, seed: int, notes: list[str]
+) -> dict[Node, Split]:
+    """Split of each group that has one of ``nodes`` (node to a label for messages), by the group's root.
+
+    The size of a group is its number of ``nodes``. Its name is their least id, so that the result does not depend on
+    the order of the source. A group that is larger than val or test should be gets a note.
+    """
+    members: dict[Node, list[Node]] = defaultdict(list)
+    for node in nodes:
+        members[groups[node]].append(node)
+    root_of = {min(group)[1]: root for root, group in members.items()}
+    assigned = splitting.assign({name: len(members[root]) for name, root in root_of.items()}, spec.split, seed)
+    name, largest = max(((name, members[root]) for name, root in root_of.items()), key=lambda g: (len(g[1]), g[0]))
+    share = len(largest) / len(nodes)
     if share > min(spec.split.val, spec.split.test):
+        unit = "queries" if largest[0][0] == "query" else "passages"
         notes.append(
-            f"{len(named[largest]):,} of {len(queries):,} queries ({share:.0%}) hang together by shared "
-            f"questions, passages or topics, such as '{named[largest][0].first.text[:80]}'; all of them are "
-            f"in {split_of[largest]}."
+            f"{len(largest):,} of {len(nodes):,} {unit} ({share:.0%}) are connected by shared questions, passages or "
+            f"topics, such as '{nodes[largest[0]]}'; all of them are in {assigned[name]}."
         )
-    return {key: split_of_root.get(groups.find(("passage", key)), "train") for key in corpus.passages}
+    return {root_of[name]: split for name, split in assigned.items()}
 
 
-def _drawn(queries: list[Query], most: int | None, seed: int, dropped: Drops) -> list[Query]:
-    """``queries`` with at most ``most`` for training, drawn by ``seed``."""
+def _limit_training_queries(queries: list[Query], limit: int | None, seed: int, dropped: DroppedRecords) -> list[Query]:
+    """``queries`` with at most ``limit`` of split train, selected at random by ``seed``."""
     train = sorted((q.id for q in queries if q.split == "train"), key=lambda key: splitting.draw(seed, key))
-    beyond = set(train[most:]) if most is not None else set()
+    excluded = set(train[limit:]) if limit is not None else set()
     for query in queries:
-        if query.id in beyond:
-            dropped.add(query.first.id, NOT_DRAWN)
-    return [query for query in queries if query.id not in beyond]
+        if query.id in excluded:
+            dropped.add(query.first.id, OVER_LIMIT)
+    return [query for query in queries if query.id not in excluded]
 
 
 def _check_splits(queries: list[Query], given: bool, name: str, notes: list[str]) -> None:
     present = {query.split for query in queries}
-    empty = [split for split in SPLITS if split not in present]
+    empty = " or ".join(split for split in SPLITS if split not in present)
     if empty and given:
         raise UserError(
-            f"{name}: no query is in {' or '.join(empty)}, and the data set assigns the splits itself. Add "
-            "such queries (BEIR: qrels/train.tsv, dev.tsv and test.tsv), or keep one qrels file alone and "
-            "Pyrite splits by topic."
+            f"{name}: no query is in {empty}, and the data set assigns the splits. Add such queries (BEIR: "
+            "qrels/train.tsv, dev.tsv and test.tsv). Or leave only one qrels file, and Pyrite splits by topic."
         )
     if empty:
         raise UserError(
-            f"{name}: no query is in {' or '.join(empty)}: the {len(queries):,} queries make fewer than "
-            f"three groups that share no topic, question or passage{'. ' + notes[0] if notes else ''} Give "
-            "more topics (source.topic), or a data set that assigns its own splits."
+            f"{name}: no query is in {empty}: the {len(queries):,} queries form fewer than three groups that share no "
+            f"topic, question or passage. {''.join(f'{note} ' for note in notes)}Use data with more topics "
+            "(source.topic), or with splits of its own."
         )
+
+
+# --- tables and summary -----------------------------------------------------------------------------------------------
 
 
 def _summary(corpus: Corpus, queries: list[Query], passage_split: dict[str, Split], notes: list[str]) -> dict[str, Any]:
@@ -221,7 +374,7 @@ def _summary(corpus: Corpus, queries: list[Query], passage_split: dict[str, Spli
         "characters": corpus.characters,
         "passages": len(corpus.passages),
         "passage_splits": {split: sum(of == split for of in passage_split.values()) for split in SPLITS},
-        "merged_passages": corpus.cuts - len(corpus.passages),
+        "merged_passages": corpus.occurrences - len(corpus.passages),
         "longest_passage": max(len(passage.text) for passage in corpus.passages.values()),
         "questions": len(corpus.questions),
         "merged_questions": sum(len(query.question_ids) - 1 for query in queries),
@@ -243,32 +396,26 @@ def _tables(
     passages = [
         {
             "passage_id": key,
-            "text": passage.text,
-            "title": passage.title,
+            "text": each.text,
+            "title": each.title,
             "split": passage_split[key],
-            "parents": passage.parents,
+            "parents": each.parents,
         }
-        for key, passage in corpus.passages.items()
+        for key, each in corpus.passages.items()
     ]
-    asked = [
-        {
-            "query_id": query.id,
-            "text": query.first.text,
-            "topic": query.first.topic,
-            "type": query.first.type,
-            "split": query.split,
-            "question_ids": query.question_ids,
-        }
+    query_rows = [
+        {"query_id": query.id, "text": query.first.text, "topic": query.first.topic, "type": query.first.type}
+        | {"split": query.split, "question_ids": query.question_ids}
         for query in queries
     ]
-    place = {key: number for number, key in enumerate(corpus.passages)}
+    position = {key: number for number, key in enumerate(corpus.passages)}
     qrels = [
         {"query_id": query.id, "passage_id": key, "grade": query.grades[key]}
         for query in queries
-        for key in sorted(query.grades, key=place.__getitem__)
+        for key in sorted(query.grades, key=position.__getitem__)
     ]
     return (
         pa.Table.from_pylist(passages, tables.PASSAGES),
-        pa.Table.from_pylist(asked, tables.QUERIES),
+        pa.Table.from_pylist(query_rows, tables.QUERIES),
         pa.Table.from_pylist(qrels, tables.QRELS),
     )

@@ -1,7 +1,7 @@
-"""retrieve: the model as it is now ranks the training passages for every training query.
+"""retrieve: the current model ranks the training passages for every training query.
 
-Only training passages are ranked: a passage of a validation or test topic can never become a training example. Of the
-corpus only ids are held in memory, whatever its size; texts and embeddings are read in blocks.
+Passages of validation and test topics are excluded, so that they never become training examples. Memory holds only the
+ids of the corpus; texts and embeddings are read in blocks.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.embedding.encoder import Encoder
-from pyrite.embedding.search import gather, read_blocks, top_k
+from pyrite.embedding.search import read_blocks, take, top_k
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import encoder, passage_texts, read_passage_ids, read_qrels, read_queries
 
@@ -22,23 +22,23 @@ def run(ctx: StepContext) -> dict[str, Any]:
     queries, qrels = read_queries(ctx, "train"), read_qrels(ctx)
     candidates = retrieve(encoder(ctx, ctx.iteration - 1), ctx, queries, qrels)
     rows = tables.write(ctx.output(f"iterations/{ctx.iteration}/candidates.parquet"), candidates, tables.CANDIDATES)
-    beyond = pc.sum(pc.equal(candidates["rank"], ctx.spec.retrieve.range_max + 1)).as_py() or 0
-    return {"queries": queries.num_rows, "candidates": rows, "known_relevant_below_range_max": beyond}
+    below = pc.sum(pc.equal(candidates["rank"], ctx.spec.retrieve.range_max + 1)).as_py() or 0
+    return {"queries": queries.num_rows, "candidates": rows, "known_relevant_below_range_max": below}
 
 
-def retrieve(with_model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa.Table) -> pa.Table:
-    """The top candidates of each query among the training passages, and every passage known to be relevant to it.
+def retrieve(model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa.Table) -> pa.Table:
+    """The top ``range_max`` training passages of each query, and every training passage known to be relevant to it.
 
-    A known relevant passage that is not among the first ``range_max`` comes with its own score and the rank
-    ``range_max + 1``, which stands for "anywhere below": it is the hardest positive there is.
+    A known relevant passage that is not among the top ``range_max`` has its own score and the rank ``range_max + 1``,
+    which means "anywhere below". It is the hardest positive.
     """
     spec, passages = ctx.spec, read_passage_ids(ctx)
-    files = with_model.corpus(passage_texts(ctx), ctx.progress)
-    trained = pc.equal(passages["split"], "train").to_numpy()
-    ids = passages["passage_id"].filter(pa.array(trained)).combine_chunks()
-    vectors = with_model.encode(queries["text"].to_pylist(), "query")
+    files = model.corpus(passage_texts(ctx), ctx.progress)
+    in_train = pc.equal(passages["split"], "train").to_numpy()
+    ids = passages["passage_id"].filter(pa.array(in_train)).combine_chunks()
+    vectors = model.encode(queries["text"].to_pylist(), "query")
     k = min(spec.retrieve.range_max, len(ids))
-    scores, found = top_k(vectors, read_blocks(files, spec.resources.search_block, trained), k)
+    scores, found = top_k(vectors, read_blocks(files, spec.resources.search_block, in_train), k)
     tops = pa.table(
         {
             "query_id": np.repeat(queries["query_id"].to_numpy(), k),
@@ -48,11 +48,10 @@ def retrieve(with_model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa
         }
     )
 
-    asked = queries["query_id"].combine_chunks()
     known = pa.table(
         {
             **{name: qrels[name] for name in ("query_id", "passage_id")},
-            "row": pc.index_in(qrels["query_id"], asked),
+            "row": pc.index_in(qrels["query_id"], queries["query_id"].combine_chunks()),
             "position": pc.index_in(qrels["passage_id"], ids),
         }
     ).drop_null()
@@ -60,10 +59,10 @@ def retrieve(with_model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa
     missed = ~(found[rows] == positions[:, None]).any(axis=1)
     table = tops.cast(tables.CANDIDATES)
     if missed.any():
-        theirs = gather(files, np.flatnonzero(trained)[positions[missed]])
+        missed_vectors = take(files, np.flatnonzero(in_train)[positions[missed]])
         below = known.filter(pa.array(missed)).select(["query_id", "passage_id"])
-        below = below.append_column("rank", pa.array(np.full(len(theirs), spec.retrieve.range_max + 1)))
-        below = below.append_column("score", pa.array(np.einsum("ij,ij->i", vectors[rows[missed]], theirs)))
+        below = below.append_column("rank", pa.array(np.full(len(missed_vectors), spec.retrieve.range_max + 1)))
+        below = below.append_column("score", pa.array(np.einsum("ij,ij->i", vectors[rows[missed]], missed_vectors)))
         table = pa.concat_tables([table, below.cast(tables.CANDIDATES)])
     return table.sort_by(
         [("query_id", "ascending"), ("rank", "ascending"), ("score", "descending"), ("passage_id", "ascending")]

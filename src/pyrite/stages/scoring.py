@@ -1,4 +1,4 @@
-"""Scoring a model, as loaded from its folder: what it ranks for a split's queries, and the metrics of that."""
+"""Scores a model: its rankings for the queries of a split, and their metrics."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyrite.embedding.encoder import Encoder, held
+from pyrite.embedding.encoder import Encoder, in_memory
 from pyrite.embedding.search import read_blocks, top_k
 from pyrite.evaluation import scoring
 from pyrite.progress import Progress
 from pyrite.sources import retention
 
-#: Deep enough for every metric.
+#: Passages ranked per query: the depth of the deepest metric.
 DEPTH = 10
 
 
@@ -23,12 +23,12 @@ def rank(
     queries: tuple[list[str], list[str]],
     progress: Progress,
 ) -> pa.Table:
-    """The first ``DEPTH`` passages for every query: columns query_id, passage_id, rank (from 1), score.
+    """The top ``DEPTH`` passages of each query: columns query_id, passage_id, rank (from 1), score.
 
-    ``corpus`` and ``queries`` are (ids, texts); all of the corpus is searched.
+    ``corpus`` and ``queries`` are (ids, texts). The search covers all of the corpus.
     """
     (passage_ids, passage_texts), (query_ids, query_texts) = corpus, queries
-    files = encoder.corpus(held(passage_texts), progress)
+    files = encoder.corpus(in_memory(passage_texts), progress)
     k = min(DEPTH, len(passage_ids))
     blocks = read_blocks(files, encoder.spec.resources.search_block)
     scores, found = top_k(encoder.encode(query_texts, "query"), blocks, k)
@@ -52,17 +52,17 @@ def score_split(
     progress: Progress,
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Rankings (RANKINGS) and per-query metrics (PER_QUERY rows) of ``model`` on the queries of ``split``."""
-    asked = queries.filter(pc.equal(queries["split"], split))
-    known = qrels.filter(pc.is_in(qrels["query_id"], asked["query_id"].combine_chunks()))
+    queries = queries.filter(pc.equal(queries["split"], split))
+    qrels = qrels.filter(pc.is_in(qrels["query_id"], queries["query_id"].combine_chunks()))
     corpus = (passages["passage_id"].to_pylist(), passages["text"].to_pylist())
-    ranked = rank(encoder, corpus, (asked["query_id"].to_pylist(), asked["text"].to_pylist()), progress)
+    ranked = rank(encoder, corpus, (queries["query_id"].to_pylist(), queries["text"].to_pylist()), progress)
     named = {"model": [model] * ranked.num_rows, "split": [split] * ranked.num_rows}
     rankings = pa.table({**named, **{name: ranked[name] for name in ranked.column_names}})
-    return rankings, [{"model": model, "split": split, **row} for row in scoring.per_query(ranked, known)]
+    return rankings, [{"model": model, "split": split, **row} for row in scoring.per_query(ranked, qrels)]
 
 
 def means(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The mean of each metric over the queries of PER_QUERY rows of one model."""
+    """The mean of each metric over the PER_QUERY rows of one model."""
     values: dict[str, list[float]] = {}
     for row in rows:
         values.setdefault(row["metric"], []).append(row["value"])
@@ -70,7 +70,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 class Retention(NamedTuple):
-    """A collection from another field, whole: passages, queries and qrels."""
+    """The retention set: (ids, texts) of passages and of queries, and qrels."""
 
     corpus: tuple[list[str], list[str]]
     queries: tuple[list[str], list[str]]
@@ -79,7 +79,7 @@ class Retention(NamedTuple):
 
 @cache
 def read_retention(path: str) -> Retention:
-    """The BEIR folder at ``path``; a document is one passage, cut at the model's window. Raises UserError."""
+    """The BEIR folder at ``path``. Each document is one passage, which the model truncates. Raises UserError."""
     documents, questions = retention.read(path)
     qrels = [(q.id, document, grade) for q in questions for document, grade in q.relevant.items()]
     query_ids, passage_ids, grades = zip(*qrels, strict=True)

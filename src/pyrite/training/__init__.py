@@ -1,1 +1,1 @@
-"""From judged candidates to batches: mining rules, conflict-free batches, losses."""
+"""Mining rules, conflict-free batches, and losses."""

@@ -1,4 +1,4 @@
-"""Batches in which no passage is a false negative: none that is relevant to another query of the same batch."""
+"""Batches without false negatives: no passage is relevant to another query of the same batch."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 
 
 class Row(NamedTuple):
-    """What decides which examples share a batch: the ids of its passages, of those relevant to its query, its group."""
+    """What the sampler knows of an example: its passage ids, the ids relevant to its query, and its group."""
 
     query_id: str
     passages: frozenset[str]
@@ -17,7 +17,7 @@ class Row(NamedTuple):
 
 
 def order(rows: Sequence[Row], seed: int) -> list[int]:
-    """All positions of ``rows``, in an order drawn by ``seed`` in which the rows of a group stand together."""
+    """All positions of ``rows``, shuffled by ``seed`` group by group: the rows of a group stay adjacent."""
     groups: dict[str, list[int]] = {}
     for position, row in enumerate(rows):
         groups.setdefault(row.group, []).append(position)
@@ -26,20 +26,20 @@ def order(rows: Sequence[Row], seed: int) -> list[int]:
 
 
 def pack(rows: Sequence[Row], positions: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Positions of ``rows`` in batches: every row once, at most ``batch_size`` a batch, no two rows in conflict.
+    """Pack ``positions`` of ``rows`` into batches of at most ``batch_size`` rows without conflicts.
 
-    Rows conflict when they are of the same query, or a passage of one is relevant to the query of the other.
-    Greedy: each row, taken in the order of ``positions``, goes into the first batch with room where it fits.
+    Rows conflict if they have the same query, or if a passage of one is relevant to the query of the other. Greedy:
+    each row goes into the first open batch that it fits.
     """
     batches: list[list[int]] = []
-    open_batches: list[_Open] = []
+    open_batches: list[_Batch] = []
     for position in positions:
         row = rows[position]
         for batch in open_batches:
             if batch.fits(row):
                 break
         else:
-            batch = _Open([], set(), set(), set())
+            batch = _Batch([], set(), set(), set())
             open_batches.append(batch)
             batches.append(batch.positions)
         batch.add(position, row)
@@ -48,7 +48,7 @@ def pack(rows: Sequence[Row], positions: Sequence[int], batch_size: int) -> list
     return batches
 
 
-class _Open(NamedTuple):
+class _Batch(NamedTuple):
     positions: list[int]
     queries: set[str]
     passages: set[str]
@@ -69,7 +69,7 @@ class _Open(NamedTuple):
 
 
 class ConflictFreeSampler(DefaultBatchSampler):  # type: ignore[misc]  # the library is not typed
-    """Yields the batches of ``pack`` in an order drawn by seed and epoch: the same after a resume as without one."""
+    """Yields the batches of ``pack``, shuffled by seed and epoch alone: a resumed training has the same order."""
 
     def __init__(self, dataset: Any, batch_size: int, rows: Sequence[Row], seed: int):
         super().__init__(dataset, batch_size=batch_size, drop_last=False, seed=seed)

@@ -1,6 +1,7 @@
-"""The losses by name, as sentence-transformers has them, with the settings that this task needs."""
+"""Training losses by name: those of sentence-transformers, with the settings that this task needs."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,29 +20,28 @@ from torch.nn import functional
 from pyrite.embedding.models import has_bf16
 from pyrite.spec import FinetuneSpec
 
-#: Texts in one forward pass: what a CPU's caches hold.
+#: Texts per forward pass, sized for a CPU's caches.
 _MICRO_BATCH = 24
 
 
 class SortedLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  # the library is not typed
-    """The library's loss; the passages of all columns are embedded by length, so that no padding is computed."""
+    """The library's loss, with the passages of all columns embedded in order of length to save padding."""
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """The loss of a batch of (anchor, positive, negative_1, ...) columns."""
         anchors, *passages = sentence_features
         rows, width = len(passages[0]["input_ids"]), max(column["input_ids"].shape[1] for column in passages)
-        wide = {
+        padded = {
             name: torch.cat([functional.pad(column[name], (0, width - column[name].shape[1])) for column in passages])
             for name, value in passages[0].items()
             if isinstance(value, Tensor) and value.ndim == 2
         }
-        order = torch.argsort(wide["attention_mask"].sum(dim=1), descending=True, stable=True)
-        embedded = []
+        order = torch.argsort(padded["attention_mask"].sum(dim=1), descending=True, stable=True)
+        vectors = []
         for chosen in torch.split(order, _MICRO_BATCH):
-            used = int(wide["attention_mask"][chosen].any(dim=0).nonzero().max()) + 1
-            embedded.append(self._embed({name: value[chosen, :used] for name, value in wide.items()}))
-        together = torch.cat(embedded)[torch.argsort(order)]
-        columns = torch.split(together, rows)
+            length = int(padded["attention_mask"][chosen].any(dim=0).nonzero().max()) + 1
+            vectors.append(self._embed({name: value[chosen, :length] for name, value in padded.items()}))
+        columns = torch.split(torch.cat(vectors)[torch.argsort(order)], rows)
         loss: Tensor = self.compute_loss_from_embeddings([self._embed(anchors), *columns], labels)
         return loss
 
@@ -51,39 +51,38 @@ class SortedLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  # the lib
 
 
 class CachedLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]  # the library is not typed
-    """The library's loss with gradient caching, in bf16 in both of its forward passes.
+    """The library's loss with gradient caching, with autocast in both of its forward passes.
 
-    The library embeds a second time in the backward pass, where the trainer's autocast does not reach: without this
-    that pass, the costlier one, runs in float32 (a step then took 1.5 times as long on a CPU with AVX-512 BF16).
+    The second forward pass runs inside the backward pass, outside of the trainer's autocast. It would run in float32,
+    which made a step take 1.5 times as long on a CPU with AVX-512 BF16.
     """
 
     def embed_minibatch(self, *args: Any, **kwargs: Any) -> Any:
-        """As the library's, under autocast."""
+        """The library's method, under autocast."""
         device = self.model.device.type
         with torch.autocast(device, torch.bfloat16, enabled=has_bf16(device)):
             return super().embed_minibatch(*args, **kwargs)
 
 
 def _multiple_negatives(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
-    """InfoNCE over the example's own negatives and all passages of the batch (van den Oord and others,
-    arXiv 1807.03748)."""
+    """InfoNCE over the example's negatives and all passages of the batch (van den Oord et al., arXiv 1807.03748)."""
     return SortedLoss(model, scale=spec.scale)
 
 
 def _cached_multiple_negatives(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
-    """The same with gradient caching (Gao and others, arXiv 2101.06983): memory does not grow with the batch, and
-    each passage is embedded twice."""
+    """The same with gradient caching (Gao et al., arXiv 2101.06983): memory does not grow with the batch size, but each
+    passage is embedded twice."""
     return CachedLoss(model, scale=spec.scale, mini_batch_size=_MICRO_BATCH)
 
 
 def _triplet(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
-    """max(0, d(q, p) - d(q, n) + margin) on cosine distance. The library's own default is Euclidean with margin 5."""
+    """max(0, d(q, p) - d(q, n) + margin) on cosine distance. The library's default is Euclidean, margin 5."""
     return TripletLoss(model, distance_metric=TripletDistanceMetric.COSINE, triplet_margin=spec.margin)
 
 
 def _distill(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
-    """KL divergence between the softmax of the judge's expected grades and that of scaled cosines
-    (Lin and others, arXiv 2010.11386)."""
+    """KL divergence between the softmax of the judge's expected grades and that of the scaled cosines
+    (Lin et al., arXiv 2010.11386)."""
 
     def scaled(a: Tensor, b: Tensor) -> Tensor:
         cosines: Tensor = pairwise_cos_sim(a, b)
@@ -92,9 +91,18 @@ def _distill(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
     return DistillKLDivLoss(model, similarity_fct=scaled)
 
 
-LOSSES: dict[str, Callable[[SentenceTransformer, FinetuneSpec], Any]] = {
-    "multiple-negatives": _multiple_negatives,
-    "cached-multiple-negatives": _cached_multiple_negatives,
-    "triplet": _triplet,
-    "distill": _distill,
+@dataclass(frozen=True)
+class Loss:
+    """How to build a loss for a model, and whether it needs the column ``label`` (the judge's expected grades)."""
+
+    build: Callable[[SentenceTransformer, FinetuneSpec], Any]
+    needs_labels: bool = False
+
+
+#: By ``finetune.loss``. To add a loss, register it here and in ``spec.FinetuneSpec.loss``.
+LOSSES: dict[str, Loss] = {
+    "multiple-negatives": Loss(_multiple_negatives),
+    "cached-multiple-negatives": Loss(_cached_multiple_negatives),
+    "triplet": Loss(_triplet),
+    "distill": Loss(_distill, needs_labels=True),
 }

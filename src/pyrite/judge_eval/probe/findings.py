@@ -155,25 +155,21 @@ def hard_examples(
 def _count_hard(
     by_query: Mapping[str, Sequence[Candidate]], relevant: Mapping[str, set[str]], spec: MineSpec
 ) -> dict[str, int]:
-    """Number of positives that rank too low and of negatives that rank too high.
-
-    By the thresholds of a rule by rank; otherwise compared with the query's best negative and best positive.
-    """
+    """Number of positives that rank too low and of negatives that rank too high, by the mining rule."""
     rule, positives, negatives = RULES[spec.rule], 0, 0
     minimum = spec.positive_grade or rule.positive_grade
     for query_id, candidates in by_query.items():
-        ranks_positive = [c.rank for c in candidates if c.grade is not None and c.grade >= minimum]
-        ranks_negative = [
-            c.rank
-            for c in candidates
-            if c.grade is not None and c.grade <= spec.negative_grade and c.passage_id not in relevant[query_id]
-        ]
-        if rule.by_rank:
-            positives += sum(rank > spec.positive_rank for rank in ranks_positive)
-            negatives += sum(rank <= spec.negative_rank for rank in ranks_negative)
-        elif ranks_positive and ranks_negative:
-            positives += sum(rank > min(ranks_negative) for rank in ranks_positive)
-            negatives += sum(rank < min(ranks_positive) for rank in ranks_negative)
+        low, high = rule.misranked(
+            [c for c in candidates if c.grade is not None and c.grade >= minimum],
+            [
+                c
+                for c in candidates
+                if c.grade is not None and c.grade <= spec.negative_grade and c.passage_id not in relevant[query_id]
+            ],
+            spec,
+        )
+        positives += len(low)
+        negatives += len(high)
     return {"positives": positives, "negatives": negatives}
 
 
