@@ -275,7 +275,7 @@ def test_a_missing_pair_that_another_run_judges_stays_missing(run_folder: Path, 
         (lambda stub: setattr(stub, "models", ["llama"]), ["does not serve 'stub' but llama", "judge.model"]),
         (
             lambda stub: setattr(stub, "fault", lambda _number, _pair: (400, {})),
-            ["refuses the request", "stub says 400"],
+            ["rejects the request", "stub says 400"],
         ),
     ],
 )
