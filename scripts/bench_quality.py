@@ -4,7 +4,8 @@ Usage: python scripts/bench_quality.py [MEDQUAD] [--retention BEIR_FOLDER] [--on
 
 MEDQUAD is the published archive or folder. Default: the archive that `pyrite fetch medquad` downloads to data/. Each
 run has its own store, so that no run reuses the embeddings of another. The last line is JSON: test metrics, and the
-duration of each run in seconds. Durations are comparable only on an otherwise idle machine.
+duration of each run in seconds. Durations are comparable only on an otherwise idle machine. ``base_context`` and
+``ours_context``: the base and the chosen model if each passage starts with its title.
 """
 
 import argparse
@@ -15,6 +16,16 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+
+from pyrite import tables
+from pyrite.config import load
+from pyrite.embedding.encoder import Encoder
+from pyrite.embedding.models import base_folder
+from pyrite.progress import NullProgress
+from pyrite.stages.scoring import means, score_split
+from pyrite.store import open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCHIVE = ROOT / "data/medquad-577bd37b96c0.tar.gz"
@@ -34,6 +45,27 @@ def train(example: str, medquad: Path, store: Path, overrides: list[str]) -> tup
 def rounded_metrics(report: dict[str, Any], model: str) -> dict[str, float]:
     means = report["means"]["test"][model]
     return {name: round(means[name], 4) for name in ("mrr@5", "dcg@5")}
+
+
+def context_metrics(store: Path, example: str) -> dict[str, dict[str, float]]:
+    """Test metrics of the base and the chosen model if each passage starts with its title. Training saw no titles."""
+    run = store / "runs" / example
+    spec = load(run / "run.yaml")
+    passages = tables.read(run / "corpus/passages.parquet", tables.PASSAGES)
+    queries = tables.read(run / "queries/queries.parquet", tables.QUERIES)
+    qrels = tables.read(run / "queries/qrels.parquet", tables.QRELS)
+    titled = [
+        text if not title or text.startswith(title) else f"{title}\n{text}"
+        for title, text in zip(passages["title"].to_pylist(), passages["text"].to_pylist(), strict=True)
+    ]
+    passages = passages.set_column(passages.schema.get_field_index("text"), "text", pa.array(titled, pa.string()))
+    base = base_folder(spec.model.base, spec.model.revision)
+    metrics = {}
+    for name, folder in (("base_context", base), ("ours_context", run / "model")):
+        encoder = Encoder(folder, base, spec, open_store(str(store)))
+        _, rows = score_split(encoder, name, "test", passages, queries, qrels, NullProgress())
+        metrics[name] = {metric: round(means(rows)[metric], 4) for metric in ("mrr@5", "dcg@5")}
+    return metrics
 
 
 def main() -> int:
@@ -59,6 +91,7 @@ def main() -> int:
             for name in report["models"]:
                 if name not in ("base", chosen):
                     result["ours"][name] = rounded_metrics(report, name)
+            result |= context_metrics(store / "ours", "medquad")
         if arguments.only != "ours":
             report, seconds = train("known-recipe", medquad, store / "known", [])
             result.setdefault("base", rounded_metrics(report, "base"))
