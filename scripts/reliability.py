@@ -98,7 +98,7 @@ def page(rows: Rows) -> str:
         f"\n{_coverage(tables['llm'], 'operation on parts, and outputs and manifests of every step')}\n",
         "\n## One operation at a time\n\n"
         "The number of consecutive faults before each operation succeeded. It is lower if the client did not notice\n"
-        "the fault, or found the operation done although the response was lost. 409 is a response to writes only. Waits\n"
+        "the fault, or found the operation done although its response was lost. 409 is a response to writes. Waits\n"
         "are shorter in these tests. All contents that were written or read were correct. Operations:\n"
         f"{textwrap.fill(_quote(row['row'] for row in tables['operations']), 118)}.\n\n",
         _survived(tables["operations"]),
