@@ -11,8 +11,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +27,16 @@ Rows = list[Row]
 HEAD = """\
 # The cost of S3 faults
 
-A step may be computed more than once; its result is published once. A transient fault only costs time. A permanent one
-is reported at once, in one sentence. `make reliability` writes this page from tests against a real S3 server
-(SeaweedFS) behind a fault-injecting proxy; a test fails if its fault did not happen. For faults of pods, nodes and the
-controller, see [the cost of cluster faults](reliability-cluster.md).
+Transient faults only cost time: a step may be computed more than once, but its result is published once. Permanent
+faults are reported at once. `make reliability` writes this page from tests against a real S3 server (SeaweedFS) behind
+a fault-injecting proxy; a test fails if its fault did not happen. For faults of pods, nodes and the controller, see
+[the cost of cluster faults](reliability-cluster.md).
 
-A request times out after 15 s without a byte. boto3 tries it up to four times, and Pyrite repeats that for 15 minutes,
+A request times out after 15 s without a byte. boto3 sends it up to four times, and Pyrite repeats that for 15 minutes,
 with pauses of up to 20 s. Every object carries its sha256, which readers verify. The manifest, which makes a step
 finished, is written last, with `If-None-Match` or `If-Match`, and read back. 409 is retried. After 412 Pyrite reads the
-manifest: it may be its own, if the response to an earlier attempt was lost. No ambiguous response leads to a deletion.
-See also [design](design.md).
+manifest, which may be its own if the response to an earlier attempt was lost. Nothing is deleted after an ambiguous
+response. See also [design](design.md).
 
 A process that is killed during a large upload leaves parts in the bucket, which cost money and are not listed. A
 lifecycle rule deletes them:
@@ -49,27 +50,18 @@ lifecycle rule deletes them:
 OBSTORE = """
 ## Why not obstore
 
-[obstore](https://developmentseed.org/obstore/) (bindings of Rust's `object_store`) was tried as a replacement of boto3:
-version 0.12.1, against SeaweedFS behind the same proxy. It creates and replaces objects conditionally (of eight
-concurrent `mode="create"` one won), sends metadata and KMS headers, and retries 5xx, 429 and broken connections itself.
-Unlike boto3 it also detects cut headers. But it cannot replace Pyrite's own handling:
+[obstore](https://developmentseed.org/obstore/) (bindings of Rust's `object_store`, version 0.12.1) was tried instead of
+boto3, against the same proxy. It supports conditional writes, metadata and KMS headers, retries 5xx, 429 and broken
+connections itself and, unlike boto3, detects cut headers. But Pyrite would still need its own retries, read-back and
+messages, and boto3:
 
-| situation | obstore | Pyrite with boto3 |
-| --- | --- | --- |
-| create, 409 | `AlreadyExistsError`, although the key does not exist | retried |
-| own conditional put, response lost | `AlreadyExistsError` or `PreconditionError` | recognized as its own |
-| conditional put, body cut or stalled | `GenericError` | retried and read back |
-| `head` | no user metadata, so no sha256 | sha256 from the metadata |
-| missing bucket, on any request | `FileNotFoundError`, as for a missing key | "the bucket does not exist" |
-| wrong key, clock skew, access denied | `PermissionDeniedError`, S3's code only in its text | a message each |
-| `RequestTimeout` (400) | not retried | retried |
-| full store (507) | retried | reported at once |
-| unknown host | `GenericError`, as for a refused connection | "cannot resolve HOST" |
-| `AWS_PROFILE`, SSO | ignored; needs boto3 as the credential provider | supported |
-
-The read-back, the retries, the error messages and boto3 itself would stay. About 35 of the 660 lines for S3 would go
-(the check for cut headers, the client's configuration), and parsing S3's codes out of error texts would add as many.
-Both support web identity and EKS Pod Identity; neither was tried.
+- A conditional put raises `AlreadyExistsError` or `PreconditionError` after a 409 although the key does not exist, and
+  after its own success if the response was lost. It is not retried if the body is cut or stalls.
+- `head` returns no user metadata, so no sha256.
+- A missing bucket looks like a missing key, an unknown host like a refused connection. Wrong keys, clock skew and
+  denied access are one error, with S3's code only in its text.
+- `RequestTimeout` (400) is not retried; a full store (507) is.
+- `AWS_PROFILE` and SSO are ignored, unless boto3 is the credential provider.
 """
 
 
@@ -96,30 +88,26 @@ def page(rows: Rows) -> str:
         "A run of one iteration, 9 steps, on a tiny model, with every fifth request broken (every 40th stalled for\n"
         "30 s). Tables and weights were identical to those of a run in a folder without faults.\n\n",
         _runs(tables["runs"]),
-        "\nFaults per step: in its manifest, its outputs, and its saved work in progress. Requests that belong to no\n"
-        "step (lists, embeddings, the probe at the start) count for the run.\n\n",
-        _grid(tables["steps"], "step", lambda row: str(row["fired"]), total=True),
-        "\nFaults in the write of every step's manifest, up to five in a row:\n\n",
-        _grid(tables["manifests"], "step", lambda row: str(row["fired"])),
+        f"\n{_coverage(tables['steps'], 'step')}\n",
+        f"In further runs, the write of every manifest was broken {_in_a_row(tables['manifests'])}.\n",
         "\n## Replies of an LLM\n\n"
         "Questions (`generate`) and judgments of an LLM are saved every five seconds, in parts that a shard merges\n"
         "when it finishes. A run with both, two shards each, with a stub as the LLM: its tables were identical to\n"
-        "those of a run in a folder without faults, they contained every pair once, and no saved pair was requested\n"
-        "again.\n\n",
+        "those of a run in a folder without faults. Only pairs whose reply was not yet saved were requested again.\n\n",
         _llm_runs(tables["llm runs"]),
-        "\nFaults per operation on parts, and in the steps' own outputs and manifests:\n\n",
-        _grid(tables["llm"], "operation", lambda row: str(row["fired"])),
+        f"\n{_coverage(tables['llm'], 'operation on parts, and outputs and manifests of every step')}\n",
         "\n## One operation at a time\n\n"
-        "Consecutive faults / requests until the operation succeeded. Waits are shorter in these tests. All contents\n"
-        "that were written or read were correct.\n\n",
-        _grid(tables["operations"], "operation", lambda row: f"{row['fired']} / {row['requests']}"),
+        "The number of consecutive faults before each operation succeeded. It is lower if the client did not notice\n"
+        "the fault, or found the operation done although its response was lost. 409 is a response to writes. Waits\n"
+        "are shorter in these tests. All contents that were written or read were correct. Operations:\n"
+        f"{textwrap.fill(_quote(row['row'] for row in tables['operations']), 118)}.\n\n",
+        _survived(tables["operations"]),
         "\n## Faults with the default waits\n\n",
         *(f"- Connections refused for 60 s: succeeded after {row['seconds']:.0f} s.\n" for row in tables["down"]),
         *(f"- A stall of 30 s: succeeded after {row['seconds']:.0f} s, by a retry.\n" for row in tables["stall"]),
         "\n## Permanent faults\n\n",
-        "Seconds until the error. The command exits with code 2.\n\n",
-        _grid(tables["permanent"], "operation", lambda row: f"{row['seconds']:.1f}"),
-        "\n",
+        f"Every operation failed within {max(row['seconds'] for row in tables['permanent']):.1f} s, with exit code "
+        "2:\n\n",
         *(f'- {case}: "{message}"\n' for case, message in _messages(tables["permanent"])),
         OBSTORE,
     ]
@@ -138,16 +126,36 @@ def _llm_runs(rows: Rows) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _grid(rows: Rows, corner: str, cell: Callable[[Row], str], total: bool = False) -> str:
-    columns = list(dict.fromkeys(row["column"] for row in rows))
-    names = list(dict.fromkeys(row["row"] for row in rows))
-    cells: dict[tuple[str, str], str] = {(row["row"], row["column"]): cell(row) for row in rows}
-    lines = [f"| {corner} | {' | '.join(columns)} |", f"| --- |{' --: |' * len(columns)}"]
-    lines += [f"| {name} | {' | '.join(cells.get((name, column), '') for column in columns)} |" for name in names]
-    if total:
-        sums = [sum(row["fired"] for row in rows if row["column"] == column) for column in columns]
-        lines.append(f"| total | {' | '.join(map(str, sums))} |")
+def _quote(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in dict.fromkeys(names))
+
+
+def _survived(rows: Rows) -> str:
+    """For each fault: the operations and the numbers of consecutive faults that they survived."""
+    lines = ["| fault | consecutive faults |", "| --- | --- |"]
+    for column in dict.fromkeys(row["column"] for row in rows):
+        by_count: dict[int, list[str]] = defaultdict(list)
+        for row in rows:
+            if row["column"] == column:
+                by_count[row["fired"]].append(row["row"])
+        (most, _), *others = sorted(by_count.items(), key=lambda item: -len(item[1]))
+        exceptions = "; ".join(f"{count} for {_quote(names)}" for count, names in others)
+        lines.append(f"| {column} | {most}{'; ' if exceptions else ''}{exceptions} |")
     return "\n".join(lines) + "\n"
+
+
+def _coverage(rows: Rows, what: str) -> str:
+    """Which faults happened in every row."""
+    columns, hit = dict.fromkeys(row["column"] for row in rows), {(row["row"], row["column"]) for row in rows}
+    everywhere = [column for column in columns if all((row["row"], column) in hit for row in rows)]
+    return f"Faults that hit every {what}: {', '.join(everywhere)}."
+
+
+def _in_a_row(rows: Rows) -> str:
+    """How many consecutive faults happened, and which."""
+    low, high = min(row["fired"] for row in rows), max(row["fired"] for row in rows)
+    times = f"{low}" if low == high else f"{low} to {high}"
+    return f"{times} times in a row: {', '.join(dict.fromkeys(row['column'] for row in rows))}"
 
 
 def _messages(rows: Rows) -> list[tuple[str, str]]:

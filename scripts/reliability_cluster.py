@@ -23,16 +23,15 @@ TESTS = [f"tests/real/cluster/test_{name}.py" for name in ("faults", "server", "
 Row = dict[str, Any]
 
 HEAD = """\
-# What faults of a cluster cost
+# The cost of cluster faults
 
 Written by `make reliability-cluster` from tests on a real Kubernetes (one node, restricted Pod Security and network
-policies enforced) with a real S3 server. Each test checks that its fault happened. How runs work there:
-[On a cluster](cluster.md).
+policies enforced) with a real S3 server. Each test checks that its fault happened.
 
 ## Runs with faults
 
-Runs with 40 judge shards, four at a time, met these faults one after the other. Each ended with the same tables and
-weights, byte for byte, as a run without faults.
+Runs with 40 judge shards, four at a time, had these faults one after the other. Their tables and weights were
+identical, byte for byte, to those of a run without faults.
 
 | step | fault | times |
 | --- | --- | --: |
@@ -43,15 +42,15 @@ SERVER = """
 ## Sharing GPUs
 
 A real vLLM (its CPU build, with a small model) and training both claim all GPUs of the node. The server was ready
-{starting} s after it was scaled up, {pairs} pairs were judged, the server was gone before training started, and the run
-took {total} s. If the controller does not manage the server, training waits and reports why. It continues once somebody
-scales the server down.
+{starting} s after it was scaled up and judged {pairs} pairs. It was gone before training started. The run took
+{total} s. If the controller does not manage the server, training waits and reports why, until the server is scaled
+down.
 """
 
 CASES = """
 ## Mistakes, and network access
 
-- {misuse} mistakes ended in a message that says what to do, and lost no results (`test_misuse.py`).
+- {misuse} user mistakes each gave a message with the solution, and lost no results (`test_misuse.py`).
 - {network} network policies and permissions were tested, the policies from inside the pods (`test_network.py`).
 """
 
@@ -99,20 +98,22 @@ def _scale(row: Row) -> str:
     lines = [
         "\n## Many shards, many runs\n\n",
         "The controller's own metrics, over half a minute each. A sync starts 3 s after the last one ended. It lists "
-        "the runs.\nIf a run has not ended, it also lists the Jobs, and the pods of each run with a Job: three calls "
-        "for one run.\n\n"
-        "These runs and shards do no work. The finished runs never ran: the test wrote their status. At most 20 of the "
-        "500 shards\nhave a pod at once, and no node fits these pods.\n\n",
+        "the runs,\nand, while a run is active, the Jobs and the pods of each run with a Job.\n\n"
+        "The runs do no work: the test wrote the status of the finished ones, and no node fits the pods of the shards, "
+        "of which\nat most 20 exist at once.\n\n",
         "| | seconds per sync | API calls per minute |\n| --- | --: | --: |\n",
     ]
-    for name, key in (("no runs", "empty"), ("50 finished runs", "full"), ("and a run of 500 shards", "wide")):
+    for name, key in (
+        ("no runs", "empty"),
+        ("50 finished runs", "full"),
+        ("50 finished runs, one of 500 shards", "wide"),
+    ):
         figures = row[key]
         lines.append(f"| {name} | {figures['seconds per sync']:.2f} | {figures['calls per minute']:.0f} |\n")
     time, calls = (row["wide"][name] / row["empty"][name] for name in ("seconds per sync", "calls per minute"))
     lines.append(
-        f"\nFrom the first row to the last, a sync takes {time:.1f} times as long, with {calls:.1f} times the "
-        "calls. The calls\nare those of one active run with any number of shards. The time grows with the size of the "
-        "lists.\n"
+        f"\nFrom the first row to the last, time grows by a factor of {time:.1f} and calls by {calls:.1f}. The number "
+        "of shards does not\nchange the number of calls; time grows with the size of the lists.\n"
     )
     return "".join(lines)
 
