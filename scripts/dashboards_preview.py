@@ -74,7 +74,9 @@ def _preview(args: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", help="a Prometheus with our rules, such as http://localhost:9090")
+    parser.add_argument(
+        "--url", help="URL of a Prometheus with the chart's recording rules, such as http://localhost:9090"
+    )
     parser.add_argument("--hours", type=_positive, default=2.0, help="time range in hours (default: 2)")
     parser.add_argument(
         "--at",

@@ -96,7 +96,7 @@ def page(rows: Rows) -> str:
         "A run of one iteration, 9 steps, on a tiny model, with every fifth request broken (every 40th stalled for\n"
         "30 s). Tables and weights were identical to those of a run in a folder without faults.\n\n",
         _runs(tables["runs"]),
-        "\nFaults per step: in its manifest, its outputs, and its saved work in progress. Requests that belong to no\n"
+        "\nFaults per step: in its manifest, its outputs, and its saved checkpoints. Requests that belong to no\n"
         "step (lists, embeddings, the probe at the start) count for the run.\n\n",
         _grid(tables["steps"], "step", lambda row: str(row["fired"]), total=True),
         "\nFaults in the write of every step's manifest, up to five in a row:\n\n",

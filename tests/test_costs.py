@@ -9,7 +9,7 @@ from pyrite.errors import UserError
 from pyrite.spec import LabelsJudgeSpec
 
 
-def test_pairs_tokens_hours_and_dollars() -> None:
+def test_cost_has_pairs_tokens_hours_and_dollars() -> None:
     on = machine("g5.12xlarge")
     cost = judge_cost(1000, 50, 2, passage_characters=840, on=on, machines=1, probe=None)
     assert cost.pairs == 100_000

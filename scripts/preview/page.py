@@ -10,7 +10,7 @@ from preview.queries import PanelData, Span
 
 Json = dict[str, Any]
 
-_TOP = 96  # pixels above the grid
+_TOP = 96  # height of the header in pixels
 
 
 class DashboardData(NamedTuple):

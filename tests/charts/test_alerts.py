@@ -242,11 +242,11 @@ HEALTHY_CASES: dict[str, dict[str, str | None]] = {
 }
 
 
-def promtool(*words: str) -> str:
+def promtool(*arguments: str) -> str:
     program = shutil.which("promtool")
     if not program:
         pytest.skip("promtool is not on PATH; scripts/install_prometheus.sh installs it")
-    done = subprocess.run([program, *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -83,7 +83,7 @@ def test_a_run_killed_20_times_ends_like_an_undisturbed_one(run_file: Path, tmp_
             continue
         try:
             os.kill(victim, signal.SIGKILL)
-        except ProcessLookupError:  # the child has just ended; its parent has not been waited for
+        except ProcessLookupError:  # the child has just ended; the parent's id is still valid, as it was not waited for
             victim = process.pid
             os.kill(victim, signal.SIGKILL)
         hits.append("parent" if victim == process.pid else "child")

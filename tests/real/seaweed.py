@@ -1,4 +1,4 @@
-"""Starts the real S3 server that all tests share."""
+"""Starts the S3 server that all tests share: SeaweedFS on this machine, because tests have no access to AWS."""
 
 import atexit
 import functools

@@ -52,7 +52,7 @@ def controller() -> Iterator[Container]:
 
 @pytest.fixture(params=["controller", "worker"])
 def image(request: pytest.FixtureRequest) -> Container:
-    """Both images."""
+    """Runs the test with each image."""
     container = request.getfixturevalue(request.param)
     assert isinstance(container, Container)
     return container
@@ -120,7 +120,7 @@ def test_the_worker_runs_a_stage(worker: Container, tmp_path: Path) -> None:
 
 
 def test_the_worker_has_all_imports_of_all_stages(worker: Container) -> None:
-    """trim.sh removed nothing that a stage imports."""
+    """trim.sh must not remove a module that a stage imports."""
     stages = sorted(path.stem for path in (ROOT / "src/pyrite/stages").glob("[!_]*.py"))
     code = (
         f"import {', '.join(f'pyrite.stages.{stage}' for stage in stages)}\n"

@@ -33,9 +33,9 @@ EMPTY_PANELS = {
 def training(folder: Path, run_file: Path, *settings: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """Run `pyrite train`; yields the process and the address of its metrics."""
     port = free_port()
-    words = [sys.executable, "-m", "pyrite", "train", str(run_file), *settings, f"--metrics-port={port}"]
+    command = [sys.executable, "-m", "pyrite", "train", str(run_file), *settings, f"--metrics-port={port}"]
     process = subprocess.Popen(
-        words,
+        command,
         env={**os.environ, "PYRITE_STORE": str(folder / "store")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -69,7 +69,7 @@ def test_verdict_names_values_interval_and_gate() -> None:
     assert report["verdict"].endswith("The gate of +15% is met.")
 
 
-def test_verdict_of_a_kept_base_names_the_best_tuned_model() -> None:
+def test_verdict_for_the_base_names_the_best_tuned_model() -> None:
     report = build(with_base_chosen(make()))
     assert report["verdict"].startswith("Not adapted: ")
     assert "the base model is kept" in report["verdict"]

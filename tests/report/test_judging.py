@@ -31,7 +31,7 @@ def timelines(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(st.lists(timelines(), min_size=1, max_size=5))
-def test_merged_timelines_keep_every_pair(shards: list[dict[str, Any]]) -> None:
+def test_merged_timelines_contain_every_pair(shards: list[dict[str, Any]]) -> None:
     _, width, counts = merge_timelines(shards)
     expected = [sum(row[grade] for shard in shards for row in shard["grades"]) for grade in range(4)]
     assert counts.sum(axis=0) == pytest.approx(expected)

@@ -151,7 +151,7 @@ def test_page_of_other_runs(change: dict[str, Any]) -> None:
     assert not any(word in parsed.texts["body"][0] for word in ("None", "nan", "Undefined"))
 
 
-def test_page_of_a_run_that_keeps_the_base_model() -> None:
+def test_page_shows_that_the_base_model_was_chosen() -> None:
     text = Page(report_page(build(with_base_chosen(make())))).texts["body"][0]
     assert "Not adapted: " in text
     assert "which was not chosen" in text

@@ -53,7 +53,7 @@ def test_a_mined_group_shares_a_training_batch(tmp_path: Path) -> None:
 
 
 def test_near_duplicates_of_a_positive_are_not_in_its_batch(tmp_path: Path) -> None:
-    """Regression: the same answer with one more sentence was an in-batch negative of the question it answers."""
+    """Regression: an answer with one more sentence was an in-batch negative of the question that it answers."""
     rows = [row("q0", "a", "x", "1-0"), row("q1", "b", "y", "1-0"), row("q2", "y", "x", "1-1")]
     protected = protect_near_duplicates(rows, lambda passage: shingles(TEXTS[passage]))
     assert [r["relevant_ids"] for r in protected] == [["a", "b"], ["a", "b"], ["y"]]
@@ -103,8 +103,11 @@ def mine_second(
 
 
 def test_grades_of_all_iterations_protect_all_examples(tmp_path: Path) -> None:
-    """Regression: a passage that the model no longer retrieves was a negative of a question it had been graded to
-    answer, and new grades did not reach the examples of earlier iterations."""
+    """Grades of earlier iterations apply to new examples, and new grades to earlier examples.
+
+    Regression: a passage became a negative although an earlier iteration had graded it as relevant, and examples of
+    earlier iterations ignored new grades.
+    """
     examples = mine_second(
         tmp_path,
         [row("q0", "p", "x", "1-0"), row("q0", "p", "b", "1-0"), row("q1", "r", "y", "1-1")],

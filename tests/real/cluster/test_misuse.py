@@ -1,4 +1,4 @@
-"""Common mistakes on a cluster end in a message that says what to do, and lose no results."""
+"""Common mistakes on a cluster end in a message with the cause and the fix, and lose no results."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def create(release: Release, name: str, spec: Object) -> str:
     return kubectl("-n", release.namespace, "create", "-f", "-", stdin=json.dumps(manifest), check=False)
 
 
-def assert_run_file_is_refused(spec: Object, folder: Path) -> None:
+def assert_run_file_is_rejected(spec: Object, folder: Path) -> None:
     run_file = folder / "run.yaml"
     run_file.write_text(json.dumps({**spec, "name": "r"}))  # JSON is YAML
     with pytest.raises(UserError):
@@ -54,7 +54,7 @@ def test_api_server_refuses_what_the_schema_forbids(
     response = create(release, name, spec)
     assert message in response, response
     if len(name) == 1:
-        assert_run_file_is_refused(spec, tmp_path)
+        assert_run_file_is_rejected(spec, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -73,15 +73,15 @@ def test_api_server_refuses_what_the_schema_forbids(
         ("relevant", {**SAMPLE, "mine": {"negative_grade": 3}}, "never be a negative"),
     ],
 )
-def test_run_fails_with_reason_if_no_server_refuses_it(
+def test_controller_refuses_what_the_schema_accepts(
     release: Release, name: str, spec: Object, message: str, tmp_path: Path
 ) -> None:
-    """Rules that the schema cannot express: the controller reports what `pyrite check` reports, and starts no Job."""
+    """Rules that the schema cannot express: the controller reports the error of `pyrite check` and starts no Job."""
     release.apply(name, spec)
     status = release.wait(name, "Failed", seconds=60)
     assert message in status["message"]
     assert not release.jobs(name)
-    assert_run_file_is_refused(spec, tmp_path)
+    assert_run_file_is_rejected(spec, tmp_path)
     kubectl("-n", release.namespace, "delete", "trainingrun", name)
 
 
@@ -95,7 +95,7 @@ def test_missing_bucket_is_reported(release: Release, small_spec: Callable[..., 
 
 
 def test_wrong_image_is_reported_and_recovers(release: Release, small_spec: Callable[..., Object]) -> None:
-    """It is reported within a minute. Once the chart is fixed, the run continues without a retry."""
+    """The error is reported within a minute. Once the chart is fixed, the run continues without a retry."""
     worker = {**release.values["worker"], "image": {**release.values["worker"]["image"], "tag": "no-such-tag"}}
     release.helm("upgrade", worker=worker)
     release.apply("noimage", small_spec())

@@ -234,7 +234,7 @@ def forbidden(release: Release) -> Iterator[None]:
 def test_dashboards_have_data_and_alerts_fire(
     release: Release, prometheus_server: Prometheus, small_spec: Callable[..., Object]
 ) -> None:
-    """Finds: a label that differs between PodMonitor and rules, a renamed metric, a closed port."""
+    """Detects a label that differs between PodMonitor and rules, a renamed metric, or a closed port."""
     wait_until("no alert fires", lambda: not prometheus_server.now('ALERTS{alertstate="firing"}'), 60)
     start = time.time()
     # 160 pairs: a fast machine judges fewer before the test can stop the server.
