@@ -27,7 +27,9 @@ def test_a_probe_replaces_the_default_speed() -> None:
     assert cost.measured
     assert (cost.hours, cost.prompt_tokens, cost.computed_tokens) == (0.1, 1_080_000, 720_000)
     two = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 2, probe)
-    assert (two.hours, two.dollars) == (pytest.approx(0.05), pytest.approx(cost.dollars)), "as without a probe"
+    assert (two.hours, two.dollars) == (pytest.approx(0.05), pytest.approx(cost.dollars)), (
+        "two machines take half the time for the same cost"
+    )
     # Regression: each server counted as a machine, so a machine's four servers made a run four times as expensive.
     one_server = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 1, probe | {"servers": 1})
     assert one_server.hours == pytest.approx(0.025), "the machine runs three more servers"

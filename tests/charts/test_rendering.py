@@ -345,7 +345,7 @@ def test_network_policies_allow_each_component_what_it_needs() -> None:
     }
     assert allowed_ports(external_judge, "egress", component="worker", stage="mine") == dns | {443} | agent
 
-    # A server behind a Service with another targetPort, and one that only a run names.
+    # A server behind a Service with another targetPort, and a server that only a run's settings name.
     for urls in ("judge.urls={http://judge.example},", ""):
         runs_judge = objects(f"--set=store.url=s3://bucket/prefix,{urls}networkPolicy.judge.ports={{8000}}")
         named = {80, 8000} if urls else {8000}

@@ -75,7 +75,7 @@ def test_one_port_serves_a_run_and_its_steps_to_the_end(run_file: Path, tmp_path
     judged = {
         s.labels["outcome"] for scrape in scrapes for s in scrape if s.name == "pyrite_judge_pairs_total" and s.value
     }
-    assert {"judged", "not_selected"} <= judged, "with any judge"
+    assert {"judged", "not_selected"} <= judged, "both outcomes must be exported with any judge"
     assert any(s.labels["stage"] == "finetune" and s.labels["iteration"] == "2" for s in done)
 
 

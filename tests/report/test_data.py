@@ -92,7 +92,7 @@ def _swapped(test: pa.Table, model: str) -> pa.Table:
     return test.set_column(0, "model", pa.array(column))
 
 
-def test_report_with_only_the_base_model() -> None:
+def test_report_is_built_with_only_the_base_model() -> None:
     inputs = with_base_chosen(make())
     only = inputs.test.filter(pc.equal(inputs.test.column("model"), "base"))
     report = build(replace(inputs, test=only))
@@ -101,7 +101,7 @@ def test_report_with_only_the_base_model() -> None:
     assert "only the base model" in report["verdict"]
 
 
-def test_report_without_manifests() -> None:
+def test_report_is_built_without_manifests() -> None:
     report = build(replace(make(), manifests={}))
     assert report["steps"]["rows"] == report["loss"] == report["data"]["dropped"] == []
     assert report["data"]["passages"] == 200

@@ -53,7 +53,7 @@ def judgments(first: int, *counts: int) -> pa.Table:
     return pa.Table.from_pylist(rows, JUDGMENTS)
 
 
-def test_speed_and_shares_by_hand() -> None:
+def test_speed_and_shares_equal_values_by_hand() -> None:
     """Shard 1 starts 4 s after shard 0 on another machine and ends 1 s into its second bucket."""
     manifests = {
         "judge-1.0": shard("2026-11-22T20:00:00+00:00", [80, 0, 0, 0], [40, 40, 0, 0], [0, 0, 0, 80], seconds=6.0),

@@ -302,7 +302,7 @@ def test_failing_judge_stops_the_shard_and_drops_no_question(
     writer.fault = lambda _number, _pair: None
     before = writer.written.copy()
     assert pyrite(*shard).returncode == 0
-    assert not any(writer.written[key] > times for key, times in before.items()), "its replies were saved"
+    assert not any(writer.written[key] > times for key, times in before.items()), "a saved reply was requested again"
     assert NOT_GRADED not in summaries(tmp_path / "store/runs/small", "generate")[0]["dropped"]
 
 

@@ -141,7 +141,7 @@ def test_bad_data_is_located_and_retried_on_request(
     assert len(release.pods("baddata", "prepare")) == 1, "a user error is not retried automatically"
     release.put("bad.jsonl", questions.read_bytes())
     release.edit("baddata", retry=1)
-    wait_until("it is retried", lambda: release.status("baddata")["phase"] != "Failed", 60)
+    wait_until("the run is retried", lambda: release.status("baddata")["phase"] != "Failed", 60)
     release.wait("baddata")
 
 
@@ -165,13 +165,13 @@ def test_run_deleted_while_another_runs_keeps_results(release: Release, small_sp
     release.apply("two", small_spec(seed=1))
     release.wait_stage("one", "judge")
     kubectl("-n", release.namespace, "delete", "trainingrun", "one")
-    wait_until("its pods are gone", lambda: not release.pods("one"), 90)
+    wait_until("the run's pods are gone", lambda: not release.pods("one"), 90)
     before = release.digests("one")
     assert any(key.startswith("corpus/") for key in before), "deleting the run deleted its results in the store"
     release.wait("two")
     release.apply("one", small_spec(judge={"shards": 20}))
     release.wait("one")
-    assert before.items() <= release.digests("one").items(), "it did not resume from its stored results"
+    assert before.items() <= release.digests("one").items(), "the run did not resume from its stored results"
 
 
 def test_run_deleted_and_submitted_again_at_once(release: Release, small_spec: Callable[..., Object]) -> None:
@@ -190,7 +190,7 @@ def test_run_deleted_and_submitted_again_at_once(release: Release, small_spec: C
         kubectl("-n", release.namespace, "delete", "trainingrun", "twice")
         assert owners() == {old}
         release.apply("twice", small_spec(judge={"shards": 10}))
-        wait_until("the controller has observed it", lambda: release.status("twice").get("phase"), 60)
+        wait_until("the controller has observed the new run", lambda: release.status("twice").get("phase"), 60)
     release.wait("twice")
     assert owners() == {uid()}
 

@@ -253,8 +253,8 @@ def rules(release: Release, account: str) -> set[str]:
     }
 
 
-def test_permissions_of_each_account(release: Release) -> None:
-    """The complete list of each account, and single checks of forbidden verbs, here and in another namespace."""
+def test_each_account_has_exactly_its_permissions(release: Release) -> None:
+    """Compare the complete list of each account, and check single verbs in this and in another namespace."""
     assert rules(release, "pyrite-controller") == set(VERBS)
     for account in ("pyrite-worker", "pyrite-vllm"):
         assert rules(release, account) == set()
