@@ -45,7 +45,7 @@ def test_a_probe_replaces_the_default_speed() -> None:
         ({"rank_window": 49}, 50),
     ],
 )
-def test_pairs_of_a_query_with_two_known_passages(settings: dict[str, Any], pairs: int) -> None:
+def test_known_passages_outside_the_window_are_judged_too(settings: dict[str, Any], pairs: int) -> None:
     assert pairs_per_query(LabelsJudgeSpec(**settings), 50, known=2) == pairs
 
 

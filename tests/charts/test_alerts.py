@@ -298,7 +298,7 @@ def test_a_fault_raises_only_its_alert(fault: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", HEALTHY_CASES)
-def test_no_alert_fires(case: str, tmp_path: Path) -> None:
+def test_no_alert_fires_without_a_fault(case: str, tmp_path: Path) -> None:
     check_alerts(tmp_path, HEALTHY_CASES[case], [])
 
 

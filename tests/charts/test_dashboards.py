@@ -197,7 +197,7 @@ def test_every_panel_has_explicit_thresholds_or_none(board: dict[str, Any]) -> N
 
 
 def test_thresholds_match_the_alerts() -> None:
-    """A panel turns red exactly when its alert fires."""
+    """A panel changes its color at the limit of its alert."""
     limits = {
         f"{name}: {panel['title']}": [
             step.get("value") for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]

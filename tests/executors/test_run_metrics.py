@@ -79,7 +79,7 @@ def test_one_port_serves_a_run_and_its_steps_to_the_end(run_file: Path, tmp_path
     assert any(s.labels["stage"] == "finetune" and s.labels["iteration"] == "2" for s in done)
 
 
-def test_a_used_metrics_port_is_a_user_error(run_file: Path, tmp_path: Path) -> None:
+def test_a_metrics_port_in_use_is_a_user_error(run_file: Path, tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()

@@ -88,7 +88,7 @@ EMPTY = tokens(PROMPT.render("", ""))
 
 
 class TokenCounter:
-    """Counts tokens as the stub server does, and its own calls."""
+    """Counts tokens as the stub server does, and counts how often it is called."""
 
     def __init__(self) -> None:
         self.calls = 0

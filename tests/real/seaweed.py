@@ -34,7 +34,7 @@ def _stop(process: "subprocess.Popen[str]") -> None:
 
 
 def environment() -> dict[str, str]:
-    """As ``server``; skips the test if it is not installed."""
+    """The variables of ``server``. Skips the test if the server is not installed."""
     variables = server()
     if variables is None:
         pytest.skip("SeaweedFS is not installed; `make real-s3` installs it")

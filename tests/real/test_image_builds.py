@@ -23,7 +23,7 @@ UID = 65532
 pytestmark = pytest.mark.real
 
 
-def _built(name: str) -> Iterator[Container]:
+def _build(name: str) -> Iterator[Container]:
     """Build the image with the script of `make images`; without changes this takes seconds."""
     missing = [program for program in ("buildah", "debootstrap", "unshare") if not shutil.which(program)]
     if missing or os.geteuid() != 0:
@@ -42,12 +42,12 @@ def _built(name: str) -> Iterator[Container]:
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Container]:
-    yield from _built("worker")
+    yield from _build("worker")
 
 
 @pytest.fixture(scope="module")
 def controller() -> Iterator[Container]:
-    yield from _built("controller")
+    yield from _build("controller")
 
 
 @pytest.fixture(params=["controller", "worker"])

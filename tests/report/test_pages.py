@@ -183,7 +183,7 @@ def test_judging_table_has_costs_for_an_llm_not_for_labels() -> None:
     assert "missing00" not in page.texts["tr"], "a count of zero has no row"
 
 
-def test_speed_and_grades_over_time_of_long_llm_judging() -> None:
+def test_long_llm_judging_has_plots_over_time() -> None:
     llm = {"kind": "llm", "model": "a-model"}
     report = build(with_timelines(make(judge=llm, iterations=3), changed=3))
     html = report_page(report)

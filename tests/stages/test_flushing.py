@@ -88,7 +88,7 @@ def test_sigterm_stops_although_the_store_is_unavailable(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_no_work_is_done_during_the_final_flush(number: signal.Signals) -> None:
     """Regression: after Ctrl-C, work continued during the final flush, and its rows were lost."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest in the background ignores it
     buffer, done, stored = WriteBuffer(), list[dict[str, Any]](), list[dict[str, Any]]()
 
     async def work() -> None:

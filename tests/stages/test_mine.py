@@ -61,7 +61,7 @@ def test_near_duplicates_of_a_positive_are_not_in_its_batch(tmp_path: Path) -> N
         assert not {"q0", "q1"} <= set(batch)
 
 
-def mine_second(
+def mine_iteration_2(
     folder: Path, earlier: list[dict[str, Any]], *graded: list[tuple[str, str, int]]
 ) -> list[dict[str, Any]]:
     """The examples of iteration 2.
@@ -108,7 +108,7 @@ def test_grades_of_all_iterations_protect_all_examples(tmp_path: Path) -> None:
     Regression: a passage became a negative although an earlier iteration had graded it as relevant, and examples of
     earlier iterations ignored new grades.
     """
-    examples = mine_second(
+    examples = mine_iteration_2(
         tmp_path,
         [row("q0", "p", "x", "1-0"), row("q0", "p", "b", "1-0"), row("q1", "r", "y", "1-1")],
         [("q0", "p", 4), ("q0", "seen once", 3), ("q0", "x", 1), ("q0", "b", 1), ("q1", "r", 4), ("q1", "y", 1)],

@@ -202,7 +202,7 @@ def syncs(release: Release, controller: Object) -> float:
     return release.metric(controller, "pyrite_controller_sync_seconds_count")
 
 
-def finished_job_vanishes(release: Release, run: str, stage: str) -> None:
+def delete_finished_job(release: Release, run: str, stage: str) -> None:
     """A Job ends and is deleted with its pods before the controller has observed it."""
     with no_controller(release):
         job = wait_until(f"the Job of {stage}", lambda: release.jobs(run, stage), 60)[-1]["metadata"]["name"]

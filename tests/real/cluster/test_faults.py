@@ -52,7 +52,7 @@ FAULTS: dict[str, Faults] = {
         ("retrieve", 1, "pod evicted", 1, faults.evict),
         ("judge", 1, "judge pod evicted", 1, faults.evict),
         ("judge", 1, "judge pods deleted while they ran", KILLS, kill_judges),
-        ("mine", 1, "finished Job deleted before the controller observed it", 1, faults.finished_job_vanishes),
+        ("mine", 1, "finished Job deleted before the controller observed it", 1, faults.delete_finished_job),
         ("finetune", 1, "running Job deleted", 1, faults.delete_running_job),
         ("finetune", 1, "S3 unresponsive for 60 s", 1, lambda release, *_: faults.stop_s3(release, 60)),
         ("validate", 1, "node drained, including the controller", 1, faults.drain),

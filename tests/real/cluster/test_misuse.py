@@ -25,7 +25,7 @@ def wait_message(release: Release, run: str, text: str, seconds: float = 60) -> 
 
 
 def create(release: Release, name: str, spec: Object) -> str:
-    """The response of the API server."""
+    """Create a run. Returns the response or the error of the API server."""
     manifest = {"apiVersion": "pyrite.dev/v1alpha1", "kind": "TrainingRun", "metadata": {"name": name}, "spec": spec}
     return kubectl("-n", release.namespace, "create", "-f", "-", stdin=json.dumps(manifest), check=False)
 
@@ -118,8 +118,8 @@ def test_missing_gpus_are_reported(release: Release, small_spec: Callable[..., O
     release.wait("nogpu")
 
 
-def test_upgrade_while_some_shards_are_unschedulable(release: Release, small_spec: Callable[..., Object]) -> None:
-    """Waiting shards are reported, and the running ones are not stopped."""
+def test_upgrade_does_not_stop_running_shards(release: Release, small_spec: Callable[..., Object]) -> None:
+    """Also if other shards cannot be scheduled, which is reported."""
     most_cores = f"{(os.cpu_count() or 1) * 600}m"
     large = {"resources": {"requests": {"cpu": most_cores}, "limits": {"memory": "1Gi"}}}
     stages = {**release.values["worker"]["stages"], "judge": large}
@@ -174,8 +174,8 @@ def test_run_deleted_while_another_runs_keeps_results(release: Release, small_sp
     assert before.items() <= release.digests("one").items(), "the run did not resume from its stored results"
 
 
-def test_run_deleted_and_submitted_again_at_once(release: Release, small_spec: Callable[..., Object]) -> None:
-    """The deleted run's Jobs still exist when the new run is observed, and the new run does not adopt them."""
+def test_resubmitted_run_does_not_adopt_the_old_jobs(release: Release, small_spec: Callable[..., Object]) -> None:
+    """The deleted run's Jobs still exist when the controller observes the new run."""
 
     def owners() -> set[str]:
         return {job["metadata"]["ownerReferences"][0]["uid"] for job in release.jobs("twice")}

@@ -294,7 +294,7 @@ def log(release: Release) -> str:
 
 
 def forbid_pods(release: Release) -> None:
-    """A quota that allows no pods."""
+    """Create a quota that allows no pods."""
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     kubectl("-n", release.namespace, "apply", "-f", "-", stdin=json.dumps(quota))
 

@@ -44,7 +44,7 @@ def add_finished_run(release: Release, number: int, spec: Object) -> None:
 def test_finished_runs_and_shards_add_no_api_calls(
     release: Release, small_spec: Callable[..., Object], measured: Callable[..., None]
 ) -> None:
-    """A sync makes the same calls for any number of runs and shards: it lists runs, Jobs, and the pods of active runs.
+    """Their number does not change a sync's calls: it lists the runs, the Jobs, and the pods of each active run.
 
     A sync with long lists may take up to five times as long as one with empty lists, plus 0.5 s for a busy machine. A
     large cluster is not available, so the finished runs and the shards do no work.
