@@ -80,7 +80,7 @@ def test_a_run_on_s3_equals_one_in_a_folder(
     assert "MRR@5" in pyrite("report", "small", **elsewhere).stdout
     unknown = pyrite("status", "nothing", **elsewhere)
     assert unknown.returncode == 2
-    assert "It has: small." in unknown.stderr.replace("\n", " ")
+    assert "Its runs: small." in unknown.stderr.replace("\n", " ")
     # Contents that do not match the digest in the metadata.
     bucket, _, prefix = s3.removeprefix("s3://").partition("/")
     checksum = store.checksum(f"{RUN}/run.yaml")

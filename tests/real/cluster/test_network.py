@@ -203,7 +203,7 @@ def targets(release: Release, node_listeners: dict[str, tuple[str, int]]) -> dic
 def test_each_pod_reaches_only_what_it_needs(
     release: Release, targets: dict[str, tuple[str, int]], client: str
 ) -> None:
-    """Each address is reached by at least one pod, so it works. The controller's probes run in its own pod."""
+    """No policy opens the `other ports`; each other address is reached by at least one pod, so the address works."""
     name, container = ("deploy/pyrite-controller", "controller") if client == "controller" else (client, "pod")
     command = ["exec", name, "-c", container, "--", "python", "-c", PROBE, json.dumps(targets)]
     found = json.loads(kubectl("-n", release.namespace, *command))
@@ -214,7 +214,7 @@ def test_helm_test_passes(release: Release) -> None:
     """A judge pod can use the store, and the controller's account the API server."""
     done = helm("test", "pyrite", "-n", release.namespace, "--logs", "--timeout=120s")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "can be written and read" in done.stdout
+    assert "is readable and writable" in done.stdout
     assert "the controller's account can list TrainingRuns" in done.stdout
 
 
