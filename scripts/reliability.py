@@ -3,7 +3,7 @@
     make real-s3 ARGS=--install-only    # once
     make reliability                    # or: .venv/bin/python scripts/reliability.py
 
-Takes about 25 minutes. The page is not written if a test fails, or if the S3 server is not installed.
+Takes about 25 minutes. The page is written only if all tests pass.
 """
 
 import json
@@ -74,7 +74,7 @@ Both support web identity and EKS Pod Identity; neither was tried.
 
 
 def measured() -> Rows:
-    """Run the tests and return their measurements. Exits with a message if a test fails or none could run."""
+    """Run the tests and return their measurements. Exits with their exit code if one failed or was skipped."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
         command = [sys.executable, "-m", "pytest", "-m", "real", "-p", "no:cacheprovider", *TESTS]
@@ -96,7 +96,7 @@ def page(rows: Rows) -> str:
         "A run of one iteration, 9 steps, on a tiny model, with every fifth request broken (every 40th stalled for\n"
         "30 s). Tables and weights were identical to those of a run in a folder without faults.\n\n",
         _runs(tables["runs"]),
-        "\nFaults per step: in its manifest, its outputs, and its saved checkpoints. Requests that belong to no\n"
+        "\nFaults per step: in its manifest, its outputs, and its saved work in progress. Requests that belong to no\n"
         "step (lists, embeddings, the probe at the start) count for the run.\n\n",
         _grid(tables["steps"], "step", lambda row: str(row["fired"]), total=True),
         "\nFaults in the write of every step's manifest, up to five in a row:\n\n",

@@ -23,7 +23,7 @@ TESTS = [f"tests/real/cluster/test_{name}.py" for name in ("faults", "server", "
 Row = dict[str, Any]
 
 HEAD = """\
-# The cost of cluster faults
+# What faults of a cluster cost
 
 Written by `make reliability-cluster` from tests on a real Kubernetes (one node, restricted Pod Security and network
 policies enforced) with a real S3 server. Each test checks that its fault happened. How runs work there:
@@ -44,14 +44,14 @@ SERVER = """
 
 A real vLLM (its CPU build, with a small model) and training both claim all GPUs of the node. The server was ready
 {starting} s after it was scaled up, {pairs} pairs were judged, the server was gone before training started, and the run
-took {total} s. If the controller does not manage the server, training waits and the run's message gives the reason.
-It continues when the user scales the server down.
+took {total} s. If the controller does not manage the server, training waits and reports why. It continues once somebody
+scales the server down.
 """
 
 CASES = """
 ## Mistakes, and network access
 
-- {misuse} mistakes ended in a message with the cause and the fix, and lost no results (`test_misuse.py`).
+- {misuse} mistakes ended in a message that says what to do, and lost no results (`test_misuse.py`).
 - {network} network policies and permissions were tested, the policies from inside the pods (`test_network.py`).
 """
 
@@ -101,7 +101,7 @@ def _scale(row: Row) -> str:
         "The controller's own metrics, over half a minute each. A sync starts 3 s after the last one ended. It lists "
         "the runs.\nIf a run has not ended, it also lists the Jobs, and the pods of each run with a Job: three calls "
         "for one run.\n\n"
-        "These runs and shards do no work. The test wrote the status of the finished runs. At most 20 of the "
+        "These runs and shards do no work. The finished runs never ran: the test wrote their status. At most 20 of the "
         "500 shards\nhave a pod at once, and no node fits these pods.\n\n",
         "| | seconds per sync | API calls per minute |\n| --- | --: | --: |\n",
     ]
@@ -111,7 +111,7 @@ def _scale(row: Row) -> str:
     time, calls = (row["wide"][name] / row["empty"][name] for name in ("seconds per sync", "calls per minute"))
     lines.append(
         f"\nFrom the first row to the last, a sync takes {time:.1f} times as long, with {calls:.1f} times the "
-        "calls. The number\nof calls does not depend on the number of shards. The time grows with the size of the "
+        "calls. The calls\nare those of one active run with any number of shards. The time grows with the size of the "
         "lists.\n"
     )
     return "".join(lines)

@@ -58,8 +58,8 @@ resources: {{judge_urls: ["{server.url}"]}}
     return path
 
 
-def open_with(run_file: Path, tmp_path: Path, *overrides: str) -> Run:
-    return open_run(load(run_file, overrides), open_store(str(tmp_path / "store")))
+def opened(run_file: Path, tmp_path: Path, *words: str) -> Run:
+    return open_run(load(run_file, words), open_store(str(tmp_path / "store")))
 
 
 @pytest.mark.parametrize("verb", [["estimate"], ["train", "--dry-run"]], ids=lambda verb: verb[0])
@@ -86,15 +86,15 @@ def test_estimate_includes_questions_to_be_generated(pyrite: Pyrite, run_file: P
 
 
 def test_no_answer_checks_with_labels_or_without_a_grade(run_file: Path, tmp_path: Path) -> None:
-    for overrides in (["generate.answerable_grade=null"], ["judge.kind=labels", "generate.share_from_passages=1"]):
-        output = estimate(open_with(run_file, tmp_path, *overrides)).words
+    for words in (["generate.answerable_grade=null"], ["judge.kind=labels", "generate.share_from_passages=1"]):
+        output = estimate(opened(run_file, tmp_path, *words)).words
         assert "LLM calls (" in output
         assert "check" not in output
 
 
 def test_two_machines_halve_the_time_at_the_same_cost(run_file: Path, tmp_path: Path) -> None:
     on = replace(machine(USUAL_MACHINE), name="ours", computed_tokens_per_second=960, written_tokens_per_second=600)
-    run = open_with(run_file, tmp_path)
+    run = opened(run_file, tmp_path)
     one, two = (estimate(run, on, machines).words for machines in (1, 2))
     assert "about 1.7 hours and 9.39 dollars on 1 x ours" in one
     assert "about 50 minutes and 9.39 dollars on 2 x ours" in two
@@ -113,11 +113,11 @@ def test_only_a_probe_of_the_same_judge_is_used(pyrite: Pyrite, run_file: Path, 
 
 
 def test_finished_shards_count_their_actual_questions(run_file: Path, tmp_path: Path) -> None:
-    overrides = ("generate.queries=40", "generate.answerable_grade=null", "evaluate.blends=[]")
-    run = open_with(run_file, tmp_path, *overrides)
+    words = ("generate.queries=40", "generate.answerable_grade=null", "evaluate.blends=[]")
+    run = opened(run_file, tmp_path, *words)
 
     def judged(queries: int) -> bool:
-        """Whether the estimate is for ``queries``: 10 ranks and, for 14 of 34, the own passage, in 2 iterations."""
+        """Whether the pairs are of this many queries: 10 ranks, for 14 of 34 also the own passage, 2 iterations."""
         return estimate_judging(run, machine(USUAL_MACHINE), 1).pairs == round(queries * (10 + 14 / 34) * 2)
 
     assert "at most 34 training queries (34 of them still" in estimate(run).words
@@ -143,8 +143,8 @@ def test_larger_models_take_longer_and_duplicates_count_once(tmp_path: Path, tin
     path = tmp_path / "sample.yaml"
     path.write_text("source: {kind: sample}\n")
 
-    def estimated(*overrides: str) -> Estimate:
-        return estimate(open_with(path, tmp_path, *overrides))
+    def estimated(*words: str) -> Estimate:
+        return estimate(opened(path, tmp_path, *words))
 
     tiny, packaged = estimated(f"model.base={tiny_model}"), estimated()
     validate, finetune = Step("validate", 0), Step("finetune", 1)

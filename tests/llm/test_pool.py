@@ -252,7 +252,7 @@ def test_request_that_always_gets_502_fails_alone(stub: Stub, monkeypatch: pytes
 
 
 def test_request_gets_a_last_attempt_when_patience_is_over(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression: a waiting request failed just when its server responded again."""
+    """Regression: a waiting request failed at the moment when its server responded again."""
     monkeypatch.setattr("pyrite.llm.server._MAX_OPEN_SECONDS", 0.1)
     checked: list[bool] = []
 
