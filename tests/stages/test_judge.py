@@ -313,10 +313,7 @@ def test_train_checks_settings_first_and_shows_warnings(run_folder: Path, pyrite
     output = " ".join(result.stdout.split())
     assert output.count("warning: ") == 1
     assert "not every server supports structured outputs or logprobs" in output
-    assert (
-        "not every server supports structured outputs"
-        in (run_folder / "store/runs/small/logs/judge-1.0.log").read_text()
-    )
+    assert "not every server supports" in (run_folder / "store/runs/small/logs/judge-1.0.log").read_text()
 
 
 def test_a_changed_prompt_is_judged_again(run_folder: Path, stub: Stub, pyrite: Pyrite) -> None:
