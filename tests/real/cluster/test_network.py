@@ -98,7 +98,7 @@ print(json.dumps(found))
 
 #: All permissions of the controller, and where a missing one is reported: in the run's status, or in the log if it
 #: does not concern a single run.
-VERBS = {
+PERMISSIONS = {
     "list trainingruns": "log",
     "patch trainingruns/status": "log",
     "create jobs": "status",
@@ -218,8 +218,8 @@ def test_helm_test_passes(release: Release) -> None:
     assert "the controller's account can list TrainingRuns" in done.stdout
 
 
-def is_allowed(release: Release, account: str, what: str, namespace: str | None = None) -> bool:
-    verb, _, resource = what.partition(" ")
+def is_allowed(release: Release, account: str, permission: str, namespace: str | None = None) -> bool:
+    verb, _, resource = permission.partition(" ")
     resource, _, subresource = resource.partition("/")
     if resource.startswith("statefulsets") and (verb, subresource) in (("get", ""), ("patch", "scale")):
         resource += "/pyrite-vllm"
@@ -255,13 +255,15 @@ def rules(release: Release, account: str) -> set[str]:
 
 def test_each_account_has_exactly_its_permissions(release: Release) -> None:
     """Compare the complete list of each account, and check single verbs in this and in another namespace."""
-    assert rules(release, "pyrite-controller") == set(VERBS)
+    assert rules(release, "pyrite-controller") == set(PERMISSIONS)
     for account in ("pyrite-worker", "pyrite-vllm"):
         assert rules(release, account) == set()
-    assert [what for what in VERBS if not is_allowed(release, "pyrite-controller", what)] == []
-    assert [what for what in FORBIDDEN if is_allowed(release, "pyrite-controller", what)] == []
-    assert [what for what in VERBS if is_allowed(release, "pyrite-controller", what, "default")] == []
-    assert [what for what in VERBS if is_allowed(release, "pyrite-worker", what)] == []
+    assert [permission for permission in PERMISSIONS if not is_allowed(release, "pyrite-controller", permission)] == []
+    assert [permission for permission in FORBIDDEN if is_allowed(release, "pyrite-controller", permission)] == []
+    assert [
+        permission for permission in PERMISSIONS if is_allowed(release, "pyrite-controller", permission, "default")
+    ] == []
+    assert [permission for permission in PERMISSIONS if is_allowed(release, "pyrite-worker", permission)] == []
 
 
 def set_rules(release: Release, rules_: list[Object]) -> None:
@@ -270,9 +272,9 @@ def set_rules(release: Release, rules_: list[Object]) -> None:
 
 
 @contextmanager
-def without(release: Release, what: str) -> Iterator[None]:
+def without_permission(release: Release, permission: str) -> Iterator[None]:
     """Remove a verb from the controller's Role during the body."""
-    verb, _, resource = what.partition(" ")
+    verb, _, resource = permission.partition(" ")
     original = release.get("role", "pyrite-controller")["rules"]
     set_rules(
         release,
@@ -282,7 +284,7 @@ def without(release: Release, what: str) -> Iterator[None]:
         ],
     )
     try:
-        assert not is_allowed(release, "pyrite-controller", what)
+        assert not is_allowed(release, "pyrite-controller", permission)
         yield
     finally:
         set_rules(release, original)
@@ -304,34 +306,34 @@ def start(release: Release, run: str) -> None:
     release.wait(run, "Running", seconds=60)
 
 
-@pytest.mark.parametrize("what", VERBS)
-def test_controller_needs_each_of_its_permissions(release: Release, what: str) -> None:
+@pytest.mark.parametrize("permission", PERMISSIONS)
+def test_controller_needs_each_of_its_permissions(release: Release, permission: str) -> None:
     """Without a permission, the run's status or the log names it. With the permission, the run continues."""
-    verb, _, resource = what.partition(" ")
-    run = what.translate(str.maketrans(" /", "--"))
+    verb, _, resource = permission.partition(" ")
+    run = permission.translate(str.maketrans(" /", "--"))
     message = f'cannot {verb} resource "{resource}"'
     assert message not in log(release)
-    if what == "delete jobs":
+    if permission == "delete jobs":
         start(release, run)
-    if what == "list events":
+    if permission == "list events":
         forbid_pods(release)
         start(release, run)
-    with without(release, what):
-        release.apply(run, {"source": {"kind": "sample"}, "cancel": what == "delete jobs"})
-        if what == "patch statefulsets/scale":
+    with without_permission(release, permission):
+        release.apply(run, {"source": {"kind": "sample"}, "cancel": permission == "delete jobs"})
+        if permission == "patch statefulsets/scale":
             kubectl("-n", release.namespace, "delete", "trainingruns", "--all")
             kubectl("-n", release.namespace, "scale", "statefulset", "pyrite-vllm", "--replicas=1")
         wait_until(f"the log has {message!r}", lambda: message in log(release), 90)
-        if VERBS[what] == "status":
+        if PERMISSIONS[permission] == "status":
             assert message in release.status(run)["message"]
-    if what == "patch statefulsets/scale":
+    if permission == "patch statefulsets/scale":
         server = ["statefulset", "pyrite-vllm"]
         wait_until("the server is at zero again", lambda: not release.get(*server)["spec"]["replicas"], 60)
         return
-    if what == "list events":
+    if permission == "list events":
         wait_until("the quota is named", lambda: "exceeded quota" in release.status(run).get("message", ""), 60)
         kubectl("-n", release.namespace, "delete", "resourcequota", "none")
-    if what != "delete jobs":
+    if permission != "delete jobs":
         release.wait(run, "Running", seconds=60)
         release.edit(run, cancel=True)
     release.wait(run, "Cancelled", seconds=90)
