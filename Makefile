@@ -46,7 +46,7 @@ test: $(VENV)/.ready-dev ## run the fast tests: minutes
 test-slow: $(VENV)/.ready-dev ## run the slow tests: complete runs, killed processes, faults
 	@$(BIN)/python -m pytest -m "slow and not real" $(ARGS)
 
-test-real: $(VENV)/.ready-dev ## run the tests against real servers that `make real-...` has installed
+test-real: $(VENV)/.ready-dev ## run the tests that need a real server; `make real-...` installs the servers
 	@$(BIN)/python -m pytest -m real $(ARGS)
 
 real-s3: $(VENV)/.ready-dev ## start a local S3 server (SeaweedFS) and print the variables to export
@@ -97,10 +97,10 @@ bench-quality: $(VENV)/.ready ## compare the base model, Pyrite and the public r
 bench-encode: $(VENV)/.ready ## measure encoding speed against SentenceTransformer.encode
 	@$(BIN)/python scripts/bench_encode.py $(ARGS)
 
-bench-judge: $(VENV)/.ready ## measure the judge worker against a stub, the complete stage (ARGS=--whole) or a real server (ARGS='--url http://localhost:8000')
+bench-judge: $(VENV)/.ready ## measure the judge's client with a stub server, the judge stage (ARGS=--whole), or a real server (ARGS='--url http://localhost:8000')
 	@$(BIN)/python scripts/bench_judge.py $(ARGS)
 
-prove-judging: $(VENV)/.ready ## kill workers and a real vLLM server repeatedly during judging: ARGS='--signal TERM'
+prove-judging: $(VENV)/.ready ## test that judging survives killed workers and a killed vLLM server: ARGS='--signal TERM'
 	@$(BIN)/python scripts/prove_judging.py $(ARGS)
 
 bench-search: $(VENV)/.ready ## measure exact search over 1,000,000 passages: time and peak memory

@@ -24,8 +24,8 @@ done
 rm -rf kubernetes/aio kubernetes/docs
 
 # Compile now: in a pod the file system is read-only, so each start would compile again (10 s of CPU time).
-# Of transformers' hundreds of models, compile only the architectures of embedding models. Unchecked, because the files
-# do not change, and a builder that rewrites their timestamps would otherwise invalidate the bytecode.
+# Of transformers' hundreds of models, compile only the architectures of embedding models. With unchecked-hash, Python
+# does not compare bytecode with its source: the files do not change, but a builder may rewrite their timestamps.
 find . -type d -name __pycache__ -prune -exec rm -rf {} +
 models='auto|bert|roberta|xlm_roberta|distilbert|mpnet|modernbert|nomic_bert|qwen2|qwen3|gemma3|t5|mt5'
 # Some packages contain templates with a .py suffix, which fail to compile.

@@ -1,4 +1,4 @@
-"""What judging fewer pairs costs: the share of pairs judged, and the share of the hard examples that are still mined.
+"""Effect of judging fewer pairs: the share of pairs that is judged, and the share of hard examples that is still mined.
 
 Usage: python scripts/bench_choosing.py STORE RUN [--iteration N]
 

@@ -1,15 +1,16 @@
 """Benchmark of the judge: the client's overhead, and the effect of the order of pairs on the server's prefix cache.
 
-    python scripts/bench_judge.py                                  the client, with a stub server
-    python scripts/bench_judge.py --whole                          the judge stage, with a stub server
+    python scripts/bench_judge.py                                             the client, with a stub server
+    python scripts/bench_judge.py --whole                                     the judge stage, with a stub server
     python scripts/bench_judge.py --url http://localhost:8000 --model judge   with a real server
 
-The first prints pairs per second, CPU seconds and memory for 200,000 pairs of 1,000 characters. The second runs one
-shard with as many candidates, including tables and store. The third sends the same prompts through the judge and
-through a minimal client (asyncio and aiohttp only) at the same concurrency, in turns. Then it sends pairs grouped by
-query, shuffled, and shuffled with the rubric last, and prints the tokens that the server computed by its own count:
-prompt tokens minus cached tokens. With several servers (repeat --url), grouped pairs are routed by query as the judge
-does, and shuffled pairs are distributed in turn.
+With a stub server, it prints pairs per second, CPU seconds and memory for 200,000 pairs with passages of 1,000
+characters. --whole runs the judge stage on one shard with as many pairs, including tables and store.
+
+With a real server, the judge and a minimal client (asyncio and aiohttp only) take turns at the same concurrency. Then
+the minimal client sends pairs grouped by query, shuffled, and shuffled with the rubric last. For each order, the script
+prints the tokens that the server reports as computed: prompt tokens minus cached tokens. With several servers (repeat
+--url), grouped pairs are routed by query, as the judge does; shuffled pairs are distributed in turn.
 """
 
 import argparse
@@ -272,7 +273,7 @@ async def _minimal_client(
     query_text = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
     passage_text = dict(zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True))
     async with Pool(urls, model, None, concurrency, 300.0) as pool:
-        sample = [{"role": "user", "content": prompt.render("What is asked?", "What is said.")}]
+        sample = [{"role": "user", "content": prompt.render("What is gout?", "Gout is a disease.")}]
         extra = (await detect_capabilities(pool, sample, LABELS)).request(LABELS)
     queue, turns = iter(pairs), cycle(urls)
     prompt_tokens = cached_tokens = count = 0
@@ -304,14 +305,14 @@ async def _minimal_client(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=200_000, help="against the stub")
-    parser.add_argument("--whole", action="store_true", help="the judge stage, not only its client")
+    parser.add_argument("--pairs", type=int, default=200_000, help="number of pairs, with the stub server")
+    parser.add_argument("--whole", action="store_true", help="measure the judge stage, not only its client")
     parser.add_argument("--concurrency", type=int, default=None, help="default: 64 for the stub, 16 for a server")
-    parser.add_argument("--url", action="append", help="a real server; without it, the stub")
+    parser.add_argument("--url", action="append", help="URL of a real server; repeatable (default: the stub server)")
     parser.add_argument("--model", default="judge")
-    parser.add_argument("--queries", type=int, default=16, help="per round, against a server")
-    parser.add_argument("--each", type=int, default=8, help="passages per query, against a server")
-    parser.add_argument("--question", type=int, default=60, help="characters of a question, against a server")
+    parser.add_argument("--queries", type=int, default=16, help="queries per round, with a real server")
+    parser.add_argument("--each", type=int, default=8, help="passages per query, with a real server")
+    parser.add_argument("--question", type=int, default=60, help="characters per query, with a real server")
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     if given.url:

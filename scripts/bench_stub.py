@@ -1,4 +1,4 @@
-"""Shared by the judge's benchmarks: random texts, and a stub server in its own process that replies at once."""
+"""Helpers of bench_judge.py: random texts, and a stub server in a separate process that replies immediately."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ import pyarrow as pa
 from pyrite import tables
 from pyrite.judges.grading import LABELS
 
-#: English words with the frequencies of the sample corpus.
+#: All words of the sample corpus's facts, with repetitions, so that random texts have the same word frequencies.
 WORDS = [
     word
     for entry in sorted((resources.files("pyrite.sample") / "facts").iterdir(), key=lambda entry: entry.name)

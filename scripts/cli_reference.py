@@ -1,4 +1,4 @@
-"""Write docs/cli.md from the help texts of the commands. With --check, only report whether it is up to date.
+"""Generate docs/cli.md from the help texts of the commands. With --check, only verify that it is up to date.
 
 Usage: python scripts/cli_reference.py [--check]
 """
@@ -39,11 +39,13 @@ def reference() -> str:
 
 
 def main() -> int:
-    """Returns exit code 1 if --check finds the page out of date."""
+    """Return 1 if --check finds the page outdated."""
     text = reference()
     if "--check" in sys.argv[1:]:
         if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-            print("docs/cli.md is out of date with the commands. Run `make docs`.", file=sys.stderr)
+            print(
+                "docs/cli.md is outdated: it differs from the commands' help texts. Run `make docs`.", file=sys.stderr
+            )
             return 1
         return 0
     PAGE.parent.mkdir(exist_ok=True)

@@ -46,7 +46,12 @@ def _preview(args: argparse.Namespace) -> int:
     end = args.at or (time.time() if args.url else DEMO_END)
     span = Span(end - 3600 * args.hours, end)
     found = {path.stem: _load_dashboard(path) for path in sorted((CHART / "dashboards").glob("*.json"))}
-    known = {one["name"] for board in found.values() for one in board["templating"]["list"] if one["type"] == "query"}
+    known = {
+        variable["name"]
+        for board in found.values()
+        for variable in board["templating"]["list"]
+        if variable["type"] == "query"
+    }
     if unknown := selected.keys() - known:
         raise UserError(f"Unknown variable in --set {min(unknown)}; the dashboards have {', '.join(sorted(known))}.")
     with _source(args.url, end) as (url, source):
@@ -74,7 +79,9 @@ def _preview(args: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", help="a Prometheus with our rules, such as http://localhost:9090")
+    parser.add_argument(
+        "--url", help="URL of a Prometheus with the chart's recording rules, such as http://localhost:9090"
+    )
     parser.add_argument("--hours", type=_positive, default=2.0, help="time range in hours (default: 2)")
     parser.add_argument(
         "--at",
@@ -113,10 +120,10 @@ def _timestamp(text: str) -> float:
 
 
 def _parse_variables(given: list[str]) -> dict[str, str]:
-    invalid = [one for one in given if "=" not in one]
+    invalid = [setting for setting in given if "=" not in setting]
     if invalid:
         raise UserError(f"--set {invalid[0]} is not NAME=VALUE, such as --set run=sample.")
-    return dict(one.split("=", 1) for one in given)
+    return dict(setting.split("=", 1) for setting in given)
 
 
 @contextlib.contextmanager
@@ -142,18 +149,18 @@ def _load_dashboard(path: Path) -> dict[str, Any]:
 def _query(board: dict[str, Any], prometheus: Prometheus, given: dict[str, str], span: Span) -> DashboardData:
     selected = {"datasource": "prometheus"}
     variables = []
-    for one in board["templating"]["list"]:
-        if one["type"] != "query":
+    for variable in board["templating"]["list"]:
+        if variable["type"] != "query":
             continue
         try:
-            values = prometheus.values(one["query"], selected, span)
+            values = prometheus.values(variable["query"], selected, span)
         except QueryRejected as error:
-            raise UserError(f"{board['title']}: the query of variable {one['name']} failed: {error}") from None
+            raise UserError(f"{board['title']}: the query of variable {variable['name']} failed: {error}") from None
         # If All is not available, Grafana selects the first value.
-        first = one["allValue"] if one["includeAll"] else next(iter(values), "")
-        selected[one["name"]] = given.get(one["name"], first)
-        text = "All" if selected[one["name"]] == one.get("allValue") else selected[one["name"]]
-        variables.append((one["label"], text, values))
+        first = variable["allValue"] if variable["includeAll"] else next(iter(values), "")
+        selected[variable["name"]] = given.get(variable["name"], first)
+        text = "All" if selected[variable["name"]] == variable.get("allValue") else selected[variable["name"]]
+        variables.append((variable["label"], text, values))
     data: dict[int, PanelData] = {}
     for panel in board["panels"]:
         if panel["type"] != "row":

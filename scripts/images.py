@@ -52,7 +52,7 @@ def version() -> str:
 
 
 def revision() -> str:
-    """The current commit, marked as dirty if the working tree differs."""
+    """The current commit, with the suffix -dirty if the working tree differs from it."""
     if not shutil.which("git"):
         return "unknown"
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]

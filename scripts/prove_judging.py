@@ -5,8 +5,8 @@
 
 Every --every seconds a random worker gets the signal and is restarted, as Kubernetes would do. The server is killed
 with SIGKILL when a third and when two thirds of the pairs are judged. At the end the shards' tables must contain every
-pair exactly once. A proxy between workers and server counts the responses per pair, so repetitions are known; requests
-that only test the server's capabilities do not count. The last line of the output is JSON.
+pair exactly once. A proxy between workers and server counts the responses per pair, which shows repeated requests.
+Requests that only test the server's capabilities do not count. The last line of the output is JSON.
 """
 
 import argparse
@@ -149,7 +149,7 @@ def count_judgments(store: Path) -> int:
         try:
             total += pq.read_metadata(path).num_rows
         except FileNotFoundError:
-            continue  # merged just now
+            continue  # deleted by a merge
     return total
 
 

@@ -4,7 +4,7 @@
                                          [--no-install | --install-only]
 
 Ctrl-C stops the server. It is installed in its own virtual environment, listens on 127.0.0.1 by default, stores at most
-12 GB, and creates new keys at each start: an administrator's, which are printed, and a reader's for tests of access.
+12 GB, and creates new keys at each start: an administrator's and, for tests of permissions, a read-only user's.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def binary(install: bool) -> Path:
 
 
 def free_ports(count: int) -> list[int]:
-    """Free ports. The port 10,000 above each is free too: the server uses it for gRPC."""
+    """Free ports. For each, the port 10,000 above is free too: the server uses it for gRPC."""
     ports: list[int] = []
     while len(ports) < count:
         # Both are below 32768, where Linux's ephemeral ports begin.
@@ -128,11 +128,17 @@ def create_bucket(process: subprocess.Popen[bytes], environment: dict[str, str],
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=8333, help="port to listen on; 0 chooses a free one")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; pods of a cluster need another")
+    parser.add_argument("--port", type=int, default=8333, help="port to listen on; 0: a free port")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; pods cannot reach the default, so use an address of this machine for them",
+    )
     parser.add_argument("--folder", type=Path, help="folder for the data; default: a temporary one")
-    parser.add_argument("--no-install", action="store_true", help=f"exit with code {NOT_INSTALLED} if it is missing")
-    parser.add_argument("--install-only", action="store_true", help="install it and exit")
+    parser.add_argument(
+        "--no-install", action="store_true", help=f"exit with code {NOT_INSTALLED} if the server is not installed"
+    )
+    parser.add_argument("--install-only", action="store_true", help="install the server and exit")
     options = parser.parse_args()
     weed = binary(not options.no_install)
     if options.install_only:
@@ -146,7 +152,7 @@ def main() -> None:
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             for name, value in environment.items():
                 print(f"export {name}={value}", flush=True)
-            print("# ready; Ctrl-C stops it", flush=True)
+            print("# ready; Ctrl-C stops the server", flush=True)
             sys.exit(process.wait())
         except KeyboardInterrupt:
             print()

@@ -2,7 +2,7 @@
 
     python scripts/real_vllm.py --install-only   creates .venv-real-vllm: 3.4 GB, some minutes
     python scripts/real_vllm.py --for-pods       also prepares it for mounting into pods (tests/real/cluster)
-    python scripts/real_vllm.py --port 8000      also starts the server and reports when it is up; Ctrl-C stops it
+    python scripts/real_vllm.py --port 8000      also starts the server and prints its URL when it is up (stop: Ctrl-C)
 
 Use it to test requests, load and faults. The model is too small to judge: draw no conclusions about quality.
 """

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the tests on a real Kubernetes. Arguments go to pytest: a file, -k name.
+# Run the tests that need a real Kubernetes. Arguments are passed to pytest, such as a file or -k NAME.
 #
 # Starts a cluster with kube.sh unless KUBECONFIG is set, and installs the S3 server. The tests build the images and
 # copy them to the node; PYRITE_IMAGES=loaded skips this if the node has the current images.

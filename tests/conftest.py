@@ -1,15 +1,18 @@
-"""Shared fixtures: a model that trains in a second, and a run on a small data set."""
+"""Shared fixtures: a model that trains in a second, a run on a small data set, and a store."""
 
 import json
 import os
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from pyrite.store import Store, open_store
+from real.seaweed import environment
 from small_data import KINDS, TOPICS
 
 # No deadline: a busy machine is not a failure. No random seed: failures must be reproducible.
@@ -51,7 +54,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def plain_base(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pre-trained checkpoint in a published form: in several files, and with a prefix in names from another task."""
+    """A pre-trained checkpoint as published: sharded weights, with the tensor names of a masked language model."""
     from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
     folder = tmp_path_factory.mktemp("plain") / "bert"
@@ -107,3 +110,21 @@ def pyrite(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return call
+
+
+@pytest.fixture(params=["folder", pytest.param("s3", marks=pytest.mark.real)])
+def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty store: a folder and, with `make test-real`, a real S3 server."""
+    if request.param == "folder":
+        return str(tmp_path / "store")
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYRITE_CACHE", str(tmp_path / "cache"))
+    return f"s3://pyrite/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def store(url: str) -> Store:
+    store = open_store(url)
+    store.ensure_writable()
+    return store

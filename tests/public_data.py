@@ -1,4 +1,4 @@
-"""Public data sets for tests. Tests that need a data set skip if it is absent."""
+"""The folder of public data sets. Tests that need a data set are skipped if it is not there."""
 
 import os
 from pathlib import Path

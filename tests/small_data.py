@@ -37,7 +37,7 @@ KINDS = {
     ),
 }
 
-#: A passage of the data set. A text is nearest to itself with any model, on any processor.
+#: A passage of the data set. As a query it ranks first with any model, because a text is nearest to itself.
 PASSAGE = KINDS["treatment"][1].format("gout", "gout1", "outtre")
 
 

@@ -1,7 +1,7 @@
-"""A fast stub of a vLLM server that produces faults on demand.
+"""A stub of a vLLM server that fails on demand. A real one needs a GPU to be fast, and cannot fail at a chosen request.
 
-It implements /v1/models, /tokenize and /v1/chat/completions of vLLM 0.32, grades a pair by a digest of its texts, and
-counts requests. The tests in tests/real use a real server.
+The stub implements /v1/models, /tokenize and /v1/chat/completions of vLLM 0.32, grades a pair by a digest of its texts,
+and counts requests. The tests in tests/real use a real server.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ LABELS = ("1", "2", "3", "4")
 _PAIR = re.compile(r"<query>\n(.*?)\n</query>.*<passage>\n(.*)\n</passage>", re.DOTALL)
 
 Pair = tuple[str, str]
-#: What to send instead of a grade: a status with headers, or a word (see ``_send_fault``).
+#: Sent instead of a grade: an HTTP status with headers, a fault's name (see ``_send_fault``), or a reply's text.
 Fault = tuple[int, dict[str, str]] | str
 
 
@@ -93,7 +93,7 @@ class Stub:
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
 
     def settled(self) -> Self:
-        """Wait for requests whose client is gone: a server continues them."""
+        """Wait until no request is in progress; a server also completes requests whose client has disconnected."""
         while self._in_flight:
             time.sleep(0.01)
         return self

@@ -1,4 +1,4 @@
-"""A stub of a server whose LLM writes questions and grades pairs."""
+"""A stub LLM server that generates questions and grades pairs. Tests have no LLM that is fast and deterministic."""
 
 import asyncio
 import hashlib
@@ -17,10 +17,10 @@ _SHOT = re.compile(r"^- (.*)$", re.MULTILINE)
 
 
 class Writer(Stub):
-    """Writes questions from words of the prompt, and grades pairs as ``Stub`` does.
+    """Builds questions from words of the prompt, and grades pairs as ``Stub`` does.
 
-    A question depends only on the request. ``replies`` and ``statuses`` override a reply by the request's number
-    (from 1).
+    A question depends only on the request. ``replies`` and ``statuses`` replace the text and the HTTP status of the
+    reply to the n-th request, counted from 1.
     """
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Writer(Stub):
         if self.pause:
             await asyncio.sleep(self.pause)
         if (status := self.statuses(number)) != 200:
-            return web.json_response({"error": {"message": "stub says no"}}, status=status)
+            return web.json_response({"error": {"message": "stub error"}}, status=status)
         text = self.replies(number) or self._question(passage[1] if passage else "", message, body["seed"])
         usage = {"prompt_tokens": len(message) // 4}
         return web.json_response({"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage})

@@ -94,7 +94,7 @@ def test_foreign_parts_are_read_once_and_own_parts_never(store: Store, reads: Co
 
 
 def test_a_later_query_finds_rows_that_were_not_cached(store: Store, reads: Counter[str]) -> None:
-    """A part that is cached without these rows is read again."""
+    """A part whose cached rows do not include the requested ones is read again."""
     open_log(store, "w/0", "one").add(rows("a", "b", "c"))
     reader = open_log(store, "w/1", "two")
     assert texts(reader.read({"a", "b"})) == [("a", ""), ("b", "")]
@@ -129,7 +129,7 @@ def test_only_requested_rows_of_foreign_parts_are_cached(store: Store, reads: Co
 
 
 def test_a_second_merge_is_visible_to_earlier_readers(store: Store) -> None:
-    """If the merged part reused an earlier name, readers would use their cached copy of that one."""
+    """If a merged part reused the name of an earlier one, readers would use their cached copy of the earlier part."""
     writer, reader = open_log(store, "w/0", "one"), open_log(store, "w/1", "two")
     writer.add(rows("a", text="1"))
     writer.add(rows("a", text="2"))
@@ -179,7 +179,7 @@ def test_a_part_merged_after_listing_is_found(store: Store, monkeypatch: pytest.
 
 
 def test_a_part_added_during_listing_stays_cached(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression: it was missing from the list, so it left the cache, and the shard's result lacked it."""
+    """Regression: the part was not in the list, so it was dropped from the cache, and its rows from the result."""
     writer, keys = open_log(store, "w/0", "one"), store.keys
 
     def list_then_add(prefix: str) -> list[str]:

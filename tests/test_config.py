@@ -113,7 +113,7 @@ def test_names_are_not_paths_even_if_such_a_file_exists(tmp_path: Path) -> None:
 def test_the_llms_default_rank_window_fits_the_mining_rule(
     judge: str, mine: str, window: int | None, tmp_path: Path
 ) -> None:
-    """The bug: a window of ten ranks with a rule whose hard positives are below rank ten."""
+    """Regression: the window was ten ranks, also with a rule whose hard positives rank below ten."""
     text = f"source: {{kind: sample}}\njudge: {{kind: llm, model: m{judge}}}\nmine: {{rule: {mine}}}\n"
     spec = load(write(tmp_path, text))
     assert spec.judge.rank_window == window

@@ -9,7 +9,7 @@ from pyrite.errors import UserError
 from pyrite.spec import LabelsJudgeSpec
 
 
-def test_pairs_tokens_hours_and_dollars() -> None:
+def test_cost_has_pairs_tokens_hours_and_dollars() -> None:
     on = machine("g5.12xlarge")
     cost = judge_cost(1000, 50, 2, passage_characters=840, on=on, machines=1, probe=None)
     assert cost.pairs == 100_000
@@ -27,7 +27,9 @@ def test_a_probe_replaces_the_default_speed() -> None:
     assert cost.measured
     assert (cost.hours, cost.prompt_tokens, cost.computed_tokens) == (0.1, 1_080_000, 720_000)
     two = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 2, probe)
-    assert (two.hours, two.dollars) == (pytest.approx(0.05), pytest.approx(cost.dollars)), "as without a probe"
+    assert (two.hours, two.dollars) == (pytest.approx(0.05), pytest.approx(cost.dollars)), (
+        "two machines take half the time for the same cost"
+    )
     # Regression: each server counted as a machine, so a machine's four servers made a run four times as expensive.
     one_server = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 1, probe | {"servers": 1})
     assert one_server.hours == pytest.approx(0.025), "the machine runs three more servers"
@@ -43,7 +45,7 @@ def test_a_probe_replaces_the_default_speed() -> None:
         ({"rank_window": 49}, 50),
     ],
 )
-def test_pairs_of_a_query_with_two_known_passages(settings: dict[str, Any], pairs: int) -> None:
+def test_known_passages_outside_the_window_are_judged_too(settings: dict[str, Any], pairs: int) -> None:
     assert pairs_per_query(LabelsJudgeSpec(**settings), 50, known=2) == pairs
 
 

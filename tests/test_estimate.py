@@ -63,7 +63,7 @@ def opened(run_file: Path, tmp_path: Path, *words: str) -> Run:
 
 
 @pytest.mark.parametrize("verb", [["estimate"], ["train", "--dry-run"]], ids=lambda verb: verb[0])
-def test_the_estimate_of_generated_questions(pyrite: Pyrite, run_file: Path, verb: list[str]) -> None:
+def test_estimate_includes_questions_to_be_generated(pyrite: Pyrite, run_file: Path, verb: list[str]) -> None:
     # 100 passages give one question each, 70 of them for training; 20,000 more are generated from examples.
     prompt = 100 * (150 + 200) + 20_000 * (150 + 5 * 20) + 100 * (350 + 200 + 24)
     seconds = (100 * 224 + 20_000 * 250 + 100 * 574) / 9600 + 20_100 * 20 / 6000

@@ -21,9 +21,7 @@ def test_an_invalid_port_is_reported(monkeypatch: pytest.MonkeyPatch, text: str)
         metrics_server.serve_from_env()
 
 
-def test_a_used_port_is_a_warning_and_no_error(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_port_in_use_is_only_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()
@@ -38,10 +36,10 @@ def test_a_used_port_is_a_warning_and_no_error(
 
 
 @pytest.mark.parametrize(("error", "waits"), [(PyriteError("no"), True), (Interrupted("stopped"), False)])
-def test_a_failed_step_awaits_a_scrape_a_stopped_one_does_not(
+def test_only_a_failed_step_waits_for_a_last_scrape(
     error: PyriteError, waits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bug: the pairs that made a shard fail were never scraped."""
+    """Regression: the pairs that made a shard fail were never scraped."""
     monkeypatch.setattr(metrics_server._scrapes, "times", [])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -57,7 +55,7 @@ def test_a_failed_step_awaits_a_scrape_a_stopped_one_does_not(
 
 
 def test_metric_names_follow_the_conventions() -> None:
-    """Names must not change: dashboards that users wrote would break."""
+    """A name cannot be corrected later: users' dashboards would break."""
     names = [metric.name for metric in metrics.DEFINITIONS]
     assert len(set(names)) == len(names)
     for metric in metrics.DEFINITIONS:
@@ -65,7 +63,9 @@ def test_metric_names_follow_the_conventions() -> None:
         assert not metric.name.endswith(("_ms", "_milliseconds", "_minutes", "_hours", "_percent"))
         assert metric.name.endswith("_total") == (metric.type == "counter")
         assert metric.help[0].isupper() or metric.help[0].isdigit()
-        assert set(metric.labels) <= set(metrics.LABELS), "a label whose number of values is unbounded"
+        assert set(metric.labels) <= set(metrics.LABELS), (
+            "a label is not in LABELS: its number of values may be unbounded"
+        )
     assert {label for metric in metrics.DEFINITIONS for label in metric.labels} == set(metrics.LABELS)
 
 
@@ -76,7 +76,7 @@ def test_only_described_metrics_are_served() -> None:
 
 
 def test_new_samples_replace_all_earlier_ones() -> None:
-    """The series of a deleted run must not stay as long as the controller runs."""
+    """Otherwise the series of a deleted run would be exported until the controller restarts."""
     try:
         metrics.SNAPSHOT_GAUGES.replace([metrics.Sample(metrics.RUN_STEPS, ("old",), 3)])
         assert metrics.REGISTRY.get_sample_value("pyrite_run_steps", {"run": "old"}) == 3

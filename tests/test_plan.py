@@ -11,7 +11,7 @@ from pyrite.spec import RunSpec
 OUTSIDE = {"source": "s", "prompt": "", "generate_prompt": "", "model": "m", "retention": ""}
 
 
-def a_spec(**changes: Any) -> RunSpec:
+def make_spec(**changes: Any) -> RunSpec:
     return RunSpec.model_validate({"name": "r", "source": {"kind": "sample"}, **changes})
 
 
@@ -41,8 +41,8 @@ def unfinished(spec: RunSpec, manifests: dict[str, Any], outside: dict[str, str]
 
 
 @given(iterations=st.integers(1, 4), shards=st.integers(1, 5), order=st.randoms(use_true_random=False))
-def test_the_plan_runs_each_step_once_and_after_its_parents(iterations: int, shards: int, order: Any) -> None:
-    spec = a_spec(iterations=iterations, judge={"shards": shards})
+def test_each_step_runs_once_and_after_its_parents(iterations: int, shards: int, order: Any) -> None:
+    spec = make_spec(iterations=iterations, judge={"shards": shards})
     manifests: dict[str, Any] = {}
     finished: list[Step] = []
     while ready := next_steps(survey(spec, manifests, OUTSIDE)):
@@ -54,9 +54,9 @@ def test_the_plan_runs_each_step_once_and_after_its_parents(iterations: int, sha
 
 
 def test_a_changed_setting_reruns_its_stage_and_later_ones() -> None:
-    before = a_spec()
+    before = make_spec()
     manifests = finish_all(before)
-    after = a_spec(mine={"num_negatives": 5})
+    after = make_spec(mine={"num_negatives": 5})
     states = {state.step.name: state for state in survey(after, manifests, OUTSIDE)}
     assert states["judge-1.0"].state == "done"
     assert states["mine-1"].state == "ready"
@@ -65,11 +65,11 @@ def test_a_changed_setting_reruns_its_stage_and_later_ones() -> None:
 
 
 def test_resource_settings_rerun_nothing() -> None:
-    assert unfinished(a_spec(resources={"judge_workers": 7, "encode_tokens": 512}), finish_all(a_spec())) == set()
+    assert unfinished(make_spec(resources={"judge_workers": 7, "encode_tokens": 512}), finish_all(make_spec())) == set()
 
 
-def test_equal_outputs_stop_a_change_from_spreading() -> None:
-    spec = a_spec()
+def test_equal_outputs_do_not_rerun_later_steps() -> None:
+    spec = make_spec()
     manifests = finish_all(spec)
     changed = {**OUTSIDE, "source": "the same passages in another file"}
     assert "prepare" in unfinished(spec, manifests, changed)
@@ -78,20 +78,20 @@ def test_equal_outputs_stop_a_change_from_spreading() -> None:
     assert unfinished(spec, manifests, changed) == set()
 
 
-def test_another_iteration_reruns_no_earlier_one() -> None:
-    manifests = finish_all(a_spec(iterations=2))
-    left = unfinished(a_spec(iterations=3), manifests)
+def test_an_added_iteration_reruns_no_earlier_one() -> None:
+    manifests = finish_all(make_spec(iterations=2))
+    left = unfinished(make_spec(iterations=3), manifests)
     assert left == {"retrieve-3", "judge-3.0", "judge-3.1", "mine-3", "finetune-3", "validate-3", "evaluate"}
 
 
 def test_an_unknown_external_digest_is_assumed_unchanged() -> None:
-    spec = a_spec()
+    spec = make_spec()
     assert unfinished(spec, finish_all(spec), {}) == set()
     assert "prepare" in unfinished(spec, finish_all(spec), {"source": "other"})
 
 
 def test_parallel_steps_are_shards_of_one_stage_and_iteration() -> None:
-    spec = a_spec(judge={"shards": 3})
+    spec = make_spec(judge={"shards": 3})
     manifests: dict[str, Any] = {}
     seen = []
     while ready := next_steps(survey(spec, manifests, OUTSIDE)):
@@ -103,18 +103,18 @@ def test_parallel_steps_are_shards_of_one_stage_and_iteration() -> None:
 
 
 def test_changed_outputs_rerun_the_steps_that_read_them() -> None:
-    spec = a_spec(mine={"accumulate": True})
+    spec = make_spec(mine={"accumulate": True})
     manifests = finish_all(spec)
     finish(spec, Step("mine", 1), manifests, outputs="other examples")
     assert "finetune-1" in unfinished(spec, manifests)
     assert "judge-1.0" not in unfinished(spec, manifests)
-    finish(spec, Step("finetune", 1), manifests)  # with the same weights, so only steps that read the examples are left
+    finish(spec, Step("finetune", 1), manifests)  # same weights: only steps that read the examples are left
     assert {"mine-2"} <= unfinished(spec, manifests)
     assert "judge-2.0" not in unfinished(spec, manifests)
 
 
 def test_changed_grades_rerun_mining_in_later_iterations() -> None:
-    spec = a_spec(mine={"accumulate": True})
+    spec = make_spec(mine={"accumulate": True})
     manifests = finish_all(spec)
     finish(spec, Step("judge", 1, 0), manifests, outputs="other grades")
     finish(spec, Step("mine", 1), manifests)  # with the same examples
@@ -127,17 +127,17 @@ GENERATE = {"share_from_passages": 1, "model": "some-model"}
 
 
 def test_without_generate_no_step_depends_on_it() -> None:
-    plain, generating = a_spec(), a_spec(generate={**GENERATE, "shards": 3})
+    plain, generating = make_spec(), make_spec(generate={**GENERATE, "shards": 3})
     names = {step.name for step in chain(generating)} - {step.name for step in chain(plain)}
     assert names == {"generate.0", "generate.1", "generate.2"}
-    # Else runs finished before the stage existed would run again.
+    # Otherwise runs that finished before the stage existed would run again.
     for step in chain(plain):
         assert all(parent.stage != "generate" for parent in parents(plain, step))
         assert not any(name.startswith("generate") for name in STAGES[step.stage].settings)
 
 
 def test_generate_runs_between_prepare_and_readers_of_queries() -> None:
-    spec = a_spec(generate=GENERATE)
+    spec = make_spec(generate=GENERATE)
     manifests: dict[str, Any] = {}
     finish(spec, Step("prepare"), manifests)
     assert [state.step.name for state in next_steps(survey(spec, manifests, OUTSIDE))] == ["generate.0", "generate.1"]
@@ -147,9 +147,11 @@ def test_generate_runs_between_prepare_and_readers_of_queries() -> None:
 
 
 def test_changed_generate_settings_rerun_generate() -> None:
-    before = a_spec(generate=GENERATE)
+    before = make_spec(generate=GENERATE)
     manifests = finish_all(before)
-    more = {state.step.name: state for state in survey(a_spec(generate={**GENERATE, "queries": 9}), manifests, OUTSIDE)}
+    more = {
+        state.step.name: state for state in survey(make_spec(generate={**GENERATE, "queries": 9}), manifests, OUTSIDE)
+    }
     assert more["generate.1"].stale == "generate.queries was 2000, is 9"
     assert more["prepare"].state == "done"
     assert more["validate-0"].state == "waiting"

@@ -1,4 +1,4 @@
-"""The RunSpec: settings of the judge as a union, and settings by name."""
+"""The RunSpec: the judge's settings, a discriminated union, and settings by name."""
 
 from pathlib import Path
 
@@ -10,24 +10,24 @@ from pyrite.plan import STAGES
 from pyrite.spec import LabelsJudgeSpec, LlmJudgeSpec, RunSpec
 
 
-def spec_of(tmp_path: Path, text: str, *overrides: str) -> RunSpec:
+def load_spec(tmp_path: Path, text: str, *overrides: str) -> RunSpec:
     path = tmp_path / "run.yaml"
     path.write_text(f"source: {{kind: sample}}\n{text}\n")
     return load(path, overrides)
 
 
 def test_the_default_judge_is_labels(tmp_path: Path) -> None:
-    assert spec_of(tmp_path, "").judge == LabelsJudgeSpec()
-    assert spec_of(tmp_path, "judge: {shards: 3}").judge == LabelsJudgeSpec(shards=3)
+    assert load_spec(tmp_path, "").judge == LabelsJudgeSpec()
+    assert load_spec(tmp_path, "judge: {shards: 3}").judge == LabelsJudgeSpec(shards=3)
 
 
 def test_an_override_can_change_the_kind_of_judge(tmp_path: Path) -> None:
     text = "judge: {kind: llm, model: m, prompt: legal, shards: 3}\ngenerate: {share_from_passages: 1}"
-    assert spec_of(tmp_path, text).judge == LlmJudgeSpec(model="m", prompt="legal", shards=3, rank_window=10)
-    labels = spec_of(tmp_path, text, "judge.kind=labels")
+    assert load_spec(tmp_path, text).judge == LlmJudgeSpec(model="m", prompt="legal", shards=3, rank_window=10)
+    labels = load_spec(tmp_path, text, "judge.kind=labels")
     assert labels.judge == LabelsJudgeSpec(shards=3)
     assert labels.generator_model == "m", "the model still generates questions"
-    back = spec_of(tmp_path, "judge: {shards: 3}", "judge.kind=llm", "judge.model=m")
+    back = load_spec(tmp_path, "judge: {shards: 3}", "judge.kind=llm", "judge.model=m")
     assert back.judge == LlmJudgeSpec(model="m", shards=3, rank_window=10)
 
 
@@ -44,19 +44,23 @@ def test_an_override_can_change_the_kind_of_judge(tmp_path: Path) -> None:
 )
 def test_errors_name_the_judge_setting(tmp_path: Path, judge: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        spec_of(tmp_path, f"judge: {judge}")
+        load_spec(tmp_path, f"judge: {judge}")
 
 
 def test_settings_of_another_judge_are_none(tmp_path: Path) -> None:
     names = ("judge.kind", "judge.model", "judge.prompt")
-    assert spec_of(tmp_path, "").settings(*names) == {"judge.kind": "labels", "judge.model": None, "judge.prompt": None}
-    llm = spec_of(tmp_path, "judge: {kind: llm, model: m}")
+    assert load_spec(tmp_path, "").settings(*names) == {
+        "judge.kind": "labels",
+        "judge.model": None,
+        "judge.prompt": None,
+    }
+    llm = load_spec(tmp_path, "judge: {kind: llm, model: m}")
     assert llm.settings(*names) == {"judge.kind": "llm", "judge.model": "m", "judge.prompt": "general"}
     with pytest.raises(KeyError):
         llm.settings("judge.modell")
 
 
 def test_every_setting_that_a_stage_depends_on_exists(tmp_path: Path) -> None:
-    spec = spec_of(tmp_path, "")
+    spec = load_spec(tmp_path, "")
     for stage in STAGES.values():
         spec.settings(*stage.settings)

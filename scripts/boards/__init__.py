@@ -1,1 +1,1 @@
-"""Grafana's dashboards as code, a file each; `scripts/dashboards.py` writes them."""
+"""The Grafana dashboards as code, one per module; `scripts/dashboards.py` generates their JSON files."""

@@ -1,7 +1,7 @@
 """Builders for panels, variables and dashboards.
 
-A dashboard is 24 columns wide, and the widths of each line of panels add up to 24. Six numbers next to each other are
-readable at 1280 pixels.
+A dashboard is 24 columns wide, and the widths of the panels in a line add up to 24. At 1280 pixels, six numbers fit in
+a line.
 """
 
 from collections.abc import Mapping, Sequence

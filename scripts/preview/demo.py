@@ -194,11 +194,11 @@ def _run(start: float) -> Iterator[_Samples]:
 
 
 def _validation(run_labels: dict[str, str], ends: dict[tuple[str, int | None], Values]) -> Iterator[_Samples]:
-    for place, metric in enumerate(("mrr", "dcg")):
+    for index, metric in enumerate(("mrr", "dcg")):
         name = f"pyrite_run_validation_{metric}"
-        yield name, {**run_labels, "model": "base", "iteration": "0"}, _BASE[place] * ends["validate", 0]
+        yield name, {**run_labels, "model": "base", "iteration": "0"}, _BASE[index] * ends["validate", 0]
         for i in (1, 2):
-            score = (_ITERATIONS[i].mrr, _ITERATIONS[i].dcg)[place]
+            score = (_ITERATIONS[i].mrr, _ITERATIONS[i].dcg)[index]
             yield name, {**run_labels, "model": "tuned", "iteration": str(i)}, score * ends["validate", i]
             later = ends.get(("validate", i + 1), np.full(len(_at), np.nan))
             best = np.where(np.isnan(later), score * ends["validate", i], np.nan)
@@ -351,7 +351,7 @@ def _share_below(bound: float, median: float) -> float:
 
 
 def _judging_speed() -> Values:
-    """Relative judging speed; lower while a server hang."""
+    """Relative judging speed; lower while a server hangs."""
     return 1 - 0.35 * _during(*_HANG)
 
 

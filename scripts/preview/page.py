@@ -10,7 +10,7 @@ from preview.queries import PanelData, Span
 
 Json = dict[str, Any]
 
-_TOP = 96  # pixels above the grid
+_TOP = 96  # height of the header in pixels
 
 
 class DashboardData(NamedTuple):
@@ -28,17 +28,17 @@ class DashboardData(NamedTuple):
     @property
     def empty(self) -> list[str]:
         """Titles of panels without data."""
-        return [one["title"] for one in self.panels if self.data[one["id"]].empty]
+        return [panel["title"] for panel in self.panels if self.data[panel["id"]].empty]
 
     @property
     def errors(self) -> list[str]:
         """Query errors, with the panel's title."""
-        return [f"{one['title']}: {error}" for one in self.panels for error in self.data[one["id"]].errors]
+        return [f"{panel['title']}: {error}" for panel in self.panels for error in self.data[panel["id"]].errors]
 
     @property
     def height(self) -> int:
         """Height of the page in pixels."""
-        bottom = max(top + tall for _, top, _, tall in (theme.box(one["gridPos"]) for one in self.board["panels"]))
+        bottom = max(top + tall for _, top, _, tall in (theme.box(panel["gridPos"]) for panel in self.board["panels"]))
         return _TOP + bottom + theme.MARGIN
 
 

@@ -242,11 +242,11 @@ HEALTHY_CASES: dict[str, dict[str, str | None]] = {
 }
 
 
-def promtool(*words: str) -> str:
+def promtool(*arguments: str) -> str:
     program = shutil.which("promtool")
     if not program:
         pytest.skip("promtool is not on PATH; scripts/install_prometheus.sh installs it")
-    done = subprocess.run([program, *words], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -298,7 +298,7 @@ def test_a_fault_raises_only_its_alert(fault: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("case", HEALTHY_CASES)
-def test_no_alert_fires(case: str, tmp_path: Path) -> None:
+def test_no_alert_fires_without_a_fault(case: str, tmp_path: Path) -> None:
     check_alerts(tmp_path, HEALTHY_CASES[case], [])
 
 

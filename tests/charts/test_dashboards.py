@@ -197,7 +197,7 @@ def test_every_panel_has_explicit_thresholds_or_none(board: dict[str, Any]) -> N
 
 
 def test_thresholds_match_the_alerts() -> None:
-    """A panel turns red exactly when its alert fires."""
+    """A panel changes its color at the limit of its alert."""
     limits = {
         f"{name}: {panel['title']}": [
             step.get("value") for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
@@ -220,15 +220,15 @@ def test_panels_are_wide_enough_and_do_not_overlap(board: dict[str, Any]) -> Non
     """At 1280 pixels, a number needs 4 of 24 columns, a plot with its legend 8."""
     lines: dict[int, list[dict[str, int]]] = {}
     for panel in board["panels"]:
-        place = panel["gridPos"]
-        lines.setdefault(place.get("y", 0), []).append({"x": 0, "y": 0, **place})
-        assert place["w"] >= (4 if panel["type"] == "stat" else 8), panel["title"]
+        position = panel["gridPos"]
+        lines.setdefault(position.get("y", 0), []).append({"x": 0, "y": 0, **position})
+        assert position["w"] >= (4 if panel["type"] == "stat" else 8), panel["title"]
     bottom = 0
     for y, line in sorted(lines.items()):
         assert y >= bottom, "panels of two lines overlap"
-        assert sum(place["w"] for place in line) == 24
-        assert all(a["x"] + a["w"] == b["x"] for a, b in pairwise(sorted(line, key=lambda place: place["x"])))
-        bottom = y + max(place["h"] for place in line)
+        assert sum(position["w"] for position in line) == 24
+        assert all(a["x"] + a["w"] == b["x"] for a, b in pairwise(sorted(line, key=lambda position: position["x"])))
+        bottom = y + max(position["h"] for position in line)
 
 
 @boards

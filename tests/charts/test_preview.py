@@ -25,7 +25,7 @@ from preview.units import format_value  # noqa: E402
 BOARDS = {path.stem: json.loads(path.read_text()) for path in sorted((CHART / "dashboards").glob("*.json"))}
 
 
-def preview(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def preview(out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the script without Chromium: screenshots are slow and show nothing that the pages do not contain."""
     programs = out.parent / "bin"
     programs.mkdir()
@@ -33,7 +33,7 @@ def preview(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
         if found := shutil.which(name):
             (programs / name).symlink_to(found)
     environment = {"PATH": str(programs), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    command = [sys.executable, str(SCRIPTS / "dashboards_preview.py"), "--out", str(out), *words]
+    command = [sys.executable, str(SCRIPTS / "dashboards_preview.py"), "--out", str(out), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 

@@ -86,7 +86,7 @@ def test_an_invalid_value_is_rejected_with_its_path(setting: str, path: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (("--set=server.enabled=true,judge.urls={http://a}",), "judge.urls and server.enabled"),
         (("--set=metrics.podMonitor.enabled=true",), "this cluster has no PodMonitor"),
@@ -94,8 +94,8 @@ def test_an_invalid_value_is_rejected_with_its_path(setting: str, path: str) -> 
         (("--set=metrics.dashboards.enabled=true",), "set metrics.rules.enabled too"),
     ],
 )
-def test_impossible_settings_are_rejected(words: tuple[str, ...], message: str) -> None:
-    done = helm("template", "pyrite", str(CHART), *words)
+def test_impossible_settings_are_rejected(arguments: tuple[str, ...], message: str) -> None:
+    done = helm("template", "pyrite", str(CHART), *arguments)
     assert done.returncode != 0
     assert message in done.stderr
 
@@ -146,7 +146,7 @@ def test_only_the_controller_has_a_token(values: tuple[str, ...]) -> None:
 
 
 def test_the_controllers_role_is_minimal() -> None:
-    """No verb is added by accident, and none for a server that is not deployed. Cluster tests need all verbs."""
+    """No verb is added by accident or for a server that is not deployed. tests/real/cluster needs all of them."""
     expected = {
         ("pyrite.dev", "trainingruns", "list"),
         ("pyrite.dev", "trainingruns/status", "patch"),
@@ -345,7 +345,7 @@ def test_network_policies_allow_each_component_what_it_needs() -> None:
     }
     assert allowed_ports(external_judge, "egress", component="worker", stage="mine") == dns | {443} | agent
 
-    # A server behind a Service with another targetPort, and one that only a run names.
+    # A server behind a Service with another targetPort, and a server that only a run's settings name.
     for urls in ("judge.urls={http://judge.example},", ""):
         runs_judge = objects(f"--set=store.url=s3://bucket/prefix,{urls}networkPolicy.judge.ports={{8000}}")
         named = {80, 8000} if urls else {8000}

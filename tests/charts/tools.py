@@ -43,24 +43,24 @@ def program(name: str) -> str:
     return path
 
 
-def helm(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run helm with ``words`` as arguments."""
+def helm(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run helm with ``arguments``."""
     return subprocess.run(
-        [program("helm"), *words], capture_output=True, text=True, timeout=180, env={**os.environ, **environment}
+        [program("helm"), *arguments], capture_output=True, text=True, timeout=180, env={**os.environ, **environment}
     )
 
 
 @cache
-def rendered(*words: str, chart: Path = CHART) -> str:
+def rendered(*arguments: str, chart: Path = CHART) -> str:
     """Output of `helm template`."""
-    done = helm("template", "pyrite", str(chart), "--namespace=pyrite", *API_VERSIONS, *words)
+    done = helm("template", "pyrite", str(chart), "--namespace=pyrite", *API_VERSIONS, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def objects(*words: str, chart: Path = CHART) -> list[Object]:
+def objects(*arguments: str, chart: Path = CHART) -> list[Object]:
     """Kubernetes objects in the output of `helm template`."""
-    return [one for one in yaml.safe_load_all(rendered(*words, chart=chart)) if one]
+    return [one for one in yaml.safe_load_all(rendered(*arguments, chart=chart)) if one]
 
 
 def get_object(resources: list[Object], kind: str, name: str | None = None) -> Object:
@@ -82,10 +82,10 @@ def pod_specs(resources: list[Object]) -> Iterator[tuple[str, Object]]:
                 yield f"{name}/{file}", yaml.safe_load(text)["spec"]["template"]["spec"]
 
 
-def kube_score(text: str, *words: str) -> dict[str, set[str]]:
+def kube_score(text: str, *arguments: str) -> dict[str, set[str]]:
     """Failed checks per object."""
     done = subprocess.run(
-        [program("kube-score"), "score", "--kubernetes-version=v1.34", "--output-format=json", *words, "-"],
+        [program("kube-score"), "score", "--kubernetes-version=v1.34", "--output-format=json", *arguments, "-"],
         input=text,
         capture_output=True,
         text=True,

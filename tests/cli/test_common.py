@@ -19,7 +19,7 @@ while True:
 
 
 def test_sigterm_ends_a_process_that_drops_the_exception() -> None:
-    """The bug: a step on a drained node ran on until it was killed, which counts as a failure."""
+    """Regression: a step on a drained node continued until it was killed, which counts as a failure."""
     process = subprocess.Popen([sys.executable, "-c", DROPS_EXCEPTION], stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline() == "ready\n"

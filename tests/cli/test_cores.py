@@ -40,7 +40,7 @@ def test_the_limit_is_read_from_control_groups_1_and_2(
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores, to limit them to one")
 @pytest.mark.parametrize(("own", "threads"), [(None, "1"), ("2", "2")])
 def test_the_limit_sets_threads_unless_the_user_did(tmp_path: Path, own: str | None, threads: str) -> None:
-    """The bug: a pod limited to 8 of a node's 48 cores ran 48 threads that competed for them."""
+    """Regression: a pod limited to 8 of a node's 48 cores ran 48 threads that competed for them."""
     text = (
         "import sys, pathlib, pyrite.cli, pyrite.cli.cores as cores\n"
         "cores.limit_threads(pathlib.Path(sys.argv[1]))\n"

@@ -140,11 +140,11 @@ def test_single_steps_give_the_result_of_train(pyrite: Pyrite, run_file: Path, t
     assert by_hand["per_query"] == at_once["per_query"]
 
 
-def test_a_second_writer_sees_the_first_ones_process_id(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_with_the_first_ones_pid(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     lock = tmp_path / "store/runs/small/locks/run"
     lock.parent.mkdir(parents=True)
-    lock.write_text("process 99999 on elsewhere since 2020, which was killed and could not delete its name")
-    # Single steps share the run's lock with each other, and not with train.
+    lock.write_text("process 99999 on elsewhere since 2020")  # left by a killed process
+    # Single steps share the run's lock with each other, but not with train.
     for shared, verbs in ((False, ("train", "prepare")), (True, ("train",))):
         with locked(lock, "run small", shared=shared):
             for verb in verbs:
@@ -171,7 +171,7 @@ def test_stop_signals_end_every_process_and_train_resumes(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        # Tests started in the background ignore SIGINT, and their children inherit that.
+        # If pytest runs in the background, it ignores SIGINT, and its child processes inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120

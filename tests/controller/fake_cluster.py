@@ -1,6 +1,7 @@
-"""An in-memory Kubernetes API for thousands of syncs, with a failure at any call. tests/real has the real API.
+"""An in-memory Kubernetes API. A real one is too slow for thousands of syncs, and cannot fail at a chosen call.
 
-It has what the controller uses: runs, Jobs, pods and one StatefulSet. Jobs end when a test ends them.
+It has the objects that the controller uses: runs, Jobs, pods and one StatefulSet. Jobs end when a test ends them.
+tests/real/cluster uses a real API.
 """
 
 import copy
@@ -52,7 +53,7 @@ class FakeStore:
 
     def finish(self, spec: RunSpec, steps: Sequence[Step]) -> bool:
         """Write the steps' manifests as workers do, with external digests; False if a step lacks its inputs."""
-        external = {name: f"the {name}" for stage in STAGES.values() for name in stage.external}
+        external = {name: f"digest of {name}" for stage in STAGES.values() for name in stage.external}
         states = [state for state in survey(spec, self.manifests(spec.name), external) if state.step in steps]
         if any(state.state == "waiting" for state in states):
             return False
@@ -85,8 +86,8 @@ def _summary(step: Step) -> Object:
 class FakeCluster:
     """The methods of ``pyrite.controller.api.Cluster``, in memory.
 
-    ``violations`` lists what the controller must never do. Two controllers may do some of it for a moment, so those
-    rules are checked only with ``single_controller``.
+    ``violations`` lists the controller's violations of rules. Two controllers may break some rules for a moment, so
+    those are checked only with ``single_controller``.
     """
 
     def __init__(self, store: FakeStore, single_controller: bool = True) -> None:
@@ -149,7 +150,7 @@ class FakeCluster:
             self.end(job, "Failed")
 
     def _spec(self, job: Object) -> RunSpec:
-        """The spec that the Job's pods mount: the run may have been edited since."""
+        """The spec that the Job's pods mount. The run may have been edited after the Job was created."""
         config = self.run_configs[job["metadata"]["labels"][RUN_CONFIG_LABEL]]
         return RunSpec.model_validate(yaml.safe_load(config["data"]["run.yaml"]))
 

@@ -52,7 +52,7 @@ def test_submit_to_an_unreachable_cluster_fails(pyrite: Pyrite, tmp_path: Path, 
 
 
 def test_local_data_file_is_refused(pyrite: Pyrite, run_file: Path, kubeconfig: Path) -> None:
-    """The bug: the run failed minutes later on the cluster, because pods cannot read local files."""
+    """Regression: the run failed minutes later on the cluster, because pods cannot read local files."""
     done = pyrite("submit", run_file, KUBECONFIG=str(kubeconfig))
     assert done.returncode == 2
     assert "s3://" in done.stderr
@@ -133,7 +133,7 @@ def _degraded(message: str) -> Status:
 def test_following_shows_what_blocks_the_run(
     pyrite: Pyrite, tmp_path: Path, cluster: tuple[Path, list[Status], list[Any]]
 ) -> None:
-    """The bug: nothing was shown for a wrong bucket, since no step had started, or when the run was suspended."""
+    """Regression: no message was shown for a wrong bucket or a suspended run, because no step had started."""
     kubeconfig, statuses, created = cluster
     statuses += [
         {"phase": "Pending", "message": "the bucket does not exist.", **_degraded("the bucket does not exist.")},
@@ -159,7 +159,7 @@ def test_detaching_prints_commands_that_work(pyrite: Pyrite, cluster: tuple[Path
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "KUBECONFIG": str(kubeconfig)},
-        # A test run in the background ignores SIGINT, and its children inherit that.
+        # If pytest runs in the background, it ignores SIGINT, and its child processes inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert attached.stdout

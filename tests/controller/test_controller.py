@@ -1,4 +1,4 @@
-"""The reconcile loop: whatever happens to it and to its Jobs, each run ends, one step at a time."""
+"""The reconcile loop: despite kills, edits and failed Jobs, each run succeeds, one step at a time."""
 
 import socket
 import time
@@ -43,11 +43,11 @@ class OneController(RuleBasedStateMachine):
         for _ in range(times):
             self.harness.advance()
 
-    @rule(number=JOBS, fate=st.sampled_from(["complete", "fail", "delete"]))
-    def end_job(self, number: int, fate: str) -> None:
+    @rule(number=JOBS, outcome=st.sampled_from(["complete", "fail", "delete"]))
+    def end_job(self, number: int, outcome: str) -> None:
         if jobs := self.cluster.unfinished():
             job = jobs[number % len(jobs)]
-            match fate:
+            match outcome:
                 case "complete":
                     self.cluster.complete(job)
                 case "fail":
@@ -96,7 +96,7 @@ class OneController(RuleBasedStateMachine):
             self.cluster.remove_deleted()
             self.cluster.scale_pods()
         assert self.cluster.replicas == 0, "the server is up while all runs are suspended"
-        assert_ends_well(self.harness)
+        assert_all_succeed(self.harness)
 
 
 class TwoControllers(OneController):
@@ -114,22 +114,22 @@ class TwoControllers(OneController):
         self.harness.second_controller.sync()
 
     def teardown(self) -> None:
-        assert_ends_well(self.harness)
+        assert_all_succeed(self.harness)
 
 
 STEPS = settings(max_examples=25, stateful_step_count=30, deadline=None)
 
 
-def test_runs_end_well_whatever_happens(chart: Settings) -> None:
+def test_runs_succeed_despite_random_faults(chart: Settings) -> None:
     run_state_machine_as_test(lambda: OneController(chart), settings=STEPS)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow
-def test_two_controllers_do_no_harm(chart: Settings) -> None:
+def test_runs_succeed_with_two_controllers(chart: Settings) -> None:
     run_state_machine_as_test(lambda: TwoControllers(chart), settings=STEPS)  # type: ignore[arg-type]
 
 
-def assert_ends_well(harness: Harness) -> None:
+def assert_all_succeed(harness: Harness) -> None:
     cluster = harness.cluster
     for name in cluster.resources:
         cluster.edit(name, suspend=False, retry=cluster.resources[name]["spec"].get("retry", 0) + 1)
@@ -141,7 +141,7 @@ def assert_ends_well(harness: Harness) -> None:
 
 
 def test_job_completed_after_an_edit_used_its_own_config(chart: Settings) -> None:
-    """A Job mounts the spec with which it was created. What it publishes then is stale, and its step is repeated."""
+    """A Job mounts the spec with which it was created. After an edit its results are stale and its step is repeated."""
     harness = Harness(chart, small=LABELS)
     harness.finish_steps("small", before="mine")
     harness.sync()
@@ -155,7 +155,7 @@ def test_job_completed_after_an_edit_used_its_own_config(chart: Settings) -> Non
 
 
 def test_two_controllers_do_not_deadlock_on_gpus(chart: Settings) -> None:
-    """The bug: a Job waited for the server's GPUs, and the run with the server waited for that Job, forever."""
+    """Regression: a Job waited for the server's GPUs, and the run with the server waited for that Job, forever."""
     harness = Harness(chart, single_controller=False, training=LABELS)
     harness.finish_steps("training", before="finetune")
     harness.stale_view.refresh()
@@ -206,7 +206,7 @@ def test_status_shows_each_step_and_the_result(chart: Settings) -> None:
 
 
 def test_unreachable_store_is_read_once_a_sync(chart: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bug: a sync waited for the store once per run, until /healthz failed and the controller was restarted."""
+    """Regression: a sync waited for the store once per run, until /healthz failed and the controller was restarted."""
     harness = Harness(chart, one=LABELS, two=LABELS)
     requests = []
 
@@ -230,7 +230,7 @@ def test_unreachable_store_is_read_once_a_sync(chart: Settings, monkeypatch: pyt
 
 @pytest.mark.slow
 def test_silent_store_does_not_fail_healthz(chart: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """At most half of the time limit: the metrics may read the store too."""
+    """A sync uses at most half of the time limit, because the metrics may read the store too."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -275,7 +275,7 @@ def test_chart_that_replaces_containers_is_reported(chart: Settings) -> None:
 
 
 def test_server_lost_while_judging_is_restored(chart: Settings) -> None:
-    """The bug: hours of "0 of 2 shards done" while no judge responded."""
+    """Regression: for hours, the status showed "0 of 2 shards done" while no server was ready."""
     crash = {"waiting": {"reason": "CrashLoopBackOff"}}
     status = {"phase": "Pending", "containerStatuses": [{"state": crash}]}
     harness = Harness(chart, judging=LLM)
@@ -291,11 +291,11 @@ def test_server_lost_while_judging_is_restored(chart: Settings) -> None:
     assert "vllm-1" in harness.degraded("judging")
     harness.cluster.replicas = 0
     harness.sync()
-    assert harness.cluster.replicas == 2, "the server stays down after somebody scaled it down"
+    assert harness.cluster.replicas == 2, "the server stays down after a manual scale-down"
 
 
 def test_server_is_scaled_down_when_no_run_needs_it(chart: Settings) -> None:
-    """The bug: its GPUs stayed up after the judging run had failed, while a run without a judge continued."""
+    """Regression: the server held its GPUs after the judging run had failed, while a run without an LLM continued."""
     harness = Harness(chart, judging=LLM, other=LABELS)
     job = harness.start_judging("judging")
     harness.cluster.end(job, "Failed")

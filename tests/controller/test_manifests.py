@@ -87,7 +87,7 @@ def test_each_job_is_valid_with_restricted_pods(stage: str, chart: Settings) -> 
 
 
 def test_max_failed_indexes_does_not_exceed_the_shards(chart: Settings) -> None:
-    """The bug: the API server refused a Job that allowed more failed indexes than it had indexes."""
+    """Regression: the API server refused a Job that allowed more failed indexes than it had indexes."""
     manifest = manifests.job(run(LABELS), [Step("judge", 1, 0)], "key", chart)["spec"]
     assert manifest["maxFailedIndexes"] <= manifest["completions"] == manifest["parallelism"] == 1
 

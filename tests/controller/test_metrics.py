@@ -86,7 +86,7 @@ def test_metrics_of_a_run_come_from_its_manifests() -> None:
 
 @pytest.mark.parametrize(("second", "minutes"), [(30, 40), (20 + 72 * 60, 60)], ids=["parallel", "days later"])
 def test_time_between_shards_costs_nothing(second: int, minutes: int) -> None:
-    """The bug: a run that was suspended for three days between two shards was charged for three days."""
+    """Regression: a run that was suspended for three days between two shards was charged for three days."""
     first, later = judged(20, {"1": 1}, cached=0), judged(second, {"1": 1}, cached=0)
     got = exported(stored(prepare=manifest(0, 10), judge_1__0=first, judge_1__1=later))
     assert got["pyrite_run_stage_seconds{r,judge,1}"] == minutes * 60
@@ -135,7 +135,7 @@ def test_restarted_controller_exports_finished_steps(chart: Settings) -> None:
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"step": "prepare"}', b"{}"])
 def test_unreadable_manifests_affect_only_their_run(chart: Settings, content: bytes) -> None:
-    """The bug: one old run crashed the controller at every start, or was the only run that was read, forever."""
+    """Regression: one old run crashed the controller at every start, or prevented it from reading other runs."""
     store = FakeStore()
     cluster = FakeCluster(store)
     for name in ("a-old", "r"):
@@ -148,7 +148,7 @@ def test_unreadable_manifests_affect_only_their_run(chart: Settings, content: by
         value = synced(exporter, cluster, store, chart, AT + timedelta(seconds=second))
     assert value("steps_done") == 0
     assert value("phase", run="a-old", phase="Succeeded") == 1
-    assert unreadable() == before + 1, "it is not read again at once"
+    assert unreadable() == before + 1, "the run must not be read again at once"
     store.files.clear()
     value = synced(exporter, cluster, store, chart, AT + timedelta(minutes=2))
     assert value("steps_done", run="a-old") == 0

@@ -11,7 +11,7 @@ from pyrite.controller.settings import Settings
 
 
 def test_waiting_for_a_node_costs_no_extra_api_calls(chart: Settings) -> None:
-    """The bug: each sync created the run's ConfigMap again, though only pods on a node can wait for it."""
+    """Regression: each sync created the run's ConfigMap again, though only pods on a node can wait for it."""
     harness = Harness(chart, small=LABELS)
     job = harness.start_judging("small")
     calls = []
@@ -25,7 +25,7 @@ def test_waiting_for_a_node_costs_no_extra_api_calls(chart: Settings) -> None:
 
 
 def test_deleted_run_config_is_reported_and_restored(chart: Settings) -> None:
-    """The bug: days of silence after somebody had deleted a ConfigMap."""
+    """Regression: a run waited for days, without a message, after its ConfigMap had been deleted."""
     harness = Harness(chart, small=LABELS)
     harness.sync()
     (job,) = harness.cluster.unfinished()
@@ -78,14 +78,14 @@ def test_out_of_memory_names_the_setting_to_raise(chart: Settings) -> None:
         ([], [("pyrite-vllm", "FailedCreate", "exceeded quota: gpus")], "exceeded quota: gpus"),
         ([waiting("ContainerCreating")], [("vllm-0", "FailedMount", "no PersistentVolume")], "no PersistentVolume"),
         ([waiting("CrashLoopBackOff", "a line\nno GPU is visible")], [], "no GPU is visible"),
-        ([waiting("ErrImagePull", "of another start")], [], "does not start: ErrImagePull. Are the image's name"),
+        ([waiting("ErrImagePull", "old message")], [], "does not start: ErrImagePull. Are the image's name"),
     ],
     ids=["no pod", "no containers", "crash", "no image"],
 )
 def test_server_that_cannot_start_is_reported(
     chart: Settings, pods: list[Any], events: list[tuple[str, str, str]], message: str
 ) -> None:
-    """The bug: "none of 2 replicas is ready" forever, without the reason."""
+    """Regression: the message was "none of 2 replicas is ready" without the reason."""
     harness = Harness(chart, judging=LLM)
     harness.finish_steps("judging", before="judge")
     harness.sync()

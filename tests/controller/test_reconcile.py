@@ -16,7 +16,7 @@ def _ended(end: dict[str, Any]) -> dict[str, Any]:
     return {"phase": "Failed", "containerStatuses": [{"state": {"terminated": end}}]}
 
 
-def test_failed_job_says_why_and_retry_resumes(chart: Settings) -> None:
+def test_failed_job_reports_why_and_retry_resumes(chart: Settings) -> None:
     harness = Harness(chart, small=LABELS)
     harness.sync()
     (job,) = harness.cluster.unfinished()
@@ -34,7 +34,9 @@ def test_failed_job_says_why_and_retry_resumes(chart: Settings) -> None:
     assert "data.jsonl:7: no question" in status.message
     assert "spec.retry" in status.message
     harness.sync()
-    assert names(list(harness.cluster.created_jobs.values())) == names([job]), "it was retried without being asked"
+    assert names(list(harness.cluster.created_jobs.values())) == names([job]), (
+        "the Job was retried although spec.retry did not change"
+    )
     harness.cluster.edit("small", retry=1)
     harness.cluster.pod_list = []
     harness.run_to_end()
@@ -66,7 +68,7 @@ def test_invalid_spec_fails_with_its_message(chart: Settings, changes: dict[str,
 
 @pytest.mark.parametrize("edits", [{"retry": 1}, {"seed": 7}, {"suspend": False}], ids=str)
 def test_reused_name_does_not_replace_the_old_run(chart: Settings, edits: dict[str, Any]) -> None:
-    """The bug: refused only once. After any edit, or a resume of a run created suspended, the old run was replaced."""
+    """Regression: the new run was refused only until it was edited or resumed; then it replaced the old run."""
     harness = Harness(chart, small=LABELS)
     harness.run_to_end()
     before = dict(harness.store.files)
@@ -100,7 +102,7 @@ def test_status_size_does_not_grow_with_the_run(chart: Settings) -> None:
 
 
 def test_judge_job_name_is_stable_while_shards_finish(chart: Settings) -> None:
-    """The bug: the name included digests that the controller reads from finished shards. After the first shard the
+    """Regression: the name included digests that the controller reads from finished shards. After the first shard the
     running Job was stopped as if the run had been edited, and a failed one was retried."""
     harness = Harness(chart, small=LLM)
     job = harness.start_judging("small")
@@ -109,7 +111,7 @@ def test_judge_job_name_is_stable_while_shards_finish(chart: Settings) -> None:
     assert harness.store.finish(spec, [Step("judge", 1, 0)])
     harness.cluster.pod_list = [pod(job, UNSCHEDULABLE)]
     harness.sync()
-    assert "cannot be scheduled" in harness.status("small").message, "so the store was read"
+    assert "cannot be scheduled" in harness.status("small").message, "the sync must have read the store"
     assert harness.cluster.unfinished("small") == [job]
     harness.cluster.pod_list = []
     harness.cluster.end(job, "Failed")
@@ -119,8 +121,8 @@ def test_judge_job_name_is_stable_while_shards_finish(chart: Settings) -> None:
     assert list(harness.cluster.created_jobs.values()) == [job]
 
 
-def test_upgrade_keeps_a_job_that_makes_progress(chart: Settings) -> None:
-    """The bug: a helm upgrade deleted a working judge, because one of its pods could not be scheduled."""
+def test_upgrade_does_not_stop_a_job_that_makes_progress(chart: Settings) -> None:
+    """Regression: a helm upgrade deleted a running judge Job, because one of its pods could not be scheduled."""
     harness = Harness(chart, small=LABELS)
     job = harness.start_judging("small")
     harness.use_chart(chart, image="pyrite-worker:other")
@@ -138,7 +140,7 @@ def test_upgrade_keeps_a_job_that_makes_progress(chart: Settings) -> None:
 
 
 def test_upgrade_replaces_a_stuck_job(chart: Settings) -> None:
-    """The bug: a Job with a wrong image tag waited forever, though the chart had been right for hours."""
+    """Regression: a Job with a wrong image tag waited forever, even after the chart was fixed."""
     harness = Harness(chart, small=LABELS)
     harness.sync()
     (job,) = harness.cluster.unfinished()
@@ -173,7 +175,7 @@ def test_job_queued_by_kueue_is_waiting_not_degraded(chart: Settings) -> None:
 
 
 def test_recreated_run_does_not_adopt_the_old_job(chart: Settings) -> None:
-    """The bug: it tracked the old run's Job, which was then deleted, and showed the old run's results."""
+    """Regression: the new run tracked the old run's Job, which was then deleted, and showed the old run's results."""
     harness = Harness(chart, small=LABELS)
     harness.sync()
     (old,) = harness.cluster.unfinished()
@@ -196,7 +198,7 @@ def test_recreated_run_does_not_adopt_the_old_job(chart: Settings) -> None:
 
 
 def test_deleted_job_of_a_finished_step_is_awaited(chart: Settings) -> None:
-    """The bug: the status claimed that the run had been edited."""
+    """Regression: the status claimed that the run had been edited."""
     harness = Harness(chart, small=LABELS)
     harness.sync()
     (job,) = harness.cluster.unfinished()
@@ -212,7 +214,7 @@ def test_deleted_job_of_a_finished_step_is_awaited(chart: Settings) -> None:
 
 
 def test_pods_of_a_deleted_job_end_before_the_next(chart: Settings) -> None:
-    """The bug: `kubectl delete job` removes the Job at once and its pods a minute later: two pods did the same work."""
+    """Regression: after `kubectl delete job`, its pods run for up to a minute, and two pods did the same work."""
     harness = Harness(chart, small=LABELS)
     job = harness.start_judging("small")
     harness.cluster.created_jobs.clear()

@@ -1,4 +1,4 @@
-"""Encoding agrees with sentence-transformers, and the cache of embeddings depends on all that determines them."""
+"""Encoding agrees with sentence-transformers, and the cache of embeddings depends on all inputs."""
 
 import json
 import shutil
@@ -85,7 +85,7 @@ def test_the_last_part_of_the_name_gives_the_family(base: str, query: str, tmp_p
 
 @pytest.mark.real
 def test_a_base_on_s3_is_downloaded(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression: the address was taken for a hub id."""
+    """Regression: the S3 URL was used as a hub id."""
     for name, value in environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYRITE_CACHE", str(tmp_path / "cache"))
@@ -105,14 +105,14 @@ def test_a_base_on_s3_is_downloaded(tiny_model: Path, tmp_path: Path, monkeypatc
 
 
 def test_a_blocked_hub_is_named_in_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression: the error on a cluster was "check the name and the network", and both were right."""
+    """Regression: the advice was to check the name and the network, but a setting of the chart blocks the hub."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"networkPolicy\.allowHub=true"):
         models.base_folder("pyrite/no-such-model", None)
 
 
 def test_a_base_with_other_files_and_names_is_blended(plain_base: Path, tmp_path: Path) -> None:
-    """Regression: a published checkpoint has other tensor names than the model that training saves."""
+    """Regression: blending failed, because a published checkpoint has other tensor names than a saved model."""
     from safetensors.numpy import load_file, save_file
 
     models.resave(plain_base, ModelSpec(base=str(plain_base)), tmp_path / "base")

@@ -46,7 +46,7 @@ def values(ranked: pa.Table, relevant: pa.Table) -> dict[tuple[str, str], float]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_metric_by_hand(name: str) -> None:
+def test_each_metric_equals_its_value_by_hand(name: str) -> None:
     ranked, grades, expected = CASES[name]
     rows = [("q", passage, rank, 1 - rank / 100) for rank, passage in enumerate(ranked.split(), 1)]
     got = values(rankings(rows), qrels({"q": grades}))
@@ -86,7 +86,7 @@ def test_exactly_the_queries_with_qrels_have_rows() -> None:
     assert {row["value"] for row in got if row["query_id"] == "nothing-retrieved"} == {0.0}
 
 
-def test_no_rankings() -> None:
+def test_without_rankings_all_metrics_are_zero() -> None:
     got = per_query(rankings([]), qrels({"q": {"a": 1}}))
     assert [row["value"] for row in got] == [0.0] * len(METRICS)
 

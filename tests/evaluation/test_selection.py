@@ -1,3 +1,5 @@
+"""The choice of the final model: rules that always hold, and examples."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -37,14 +39,14 @@ losses = st.none() | st.floats(0, 1)
 
 
 @given(candidate_lists(), losses)
-def test_never_worse_on_validation_than_the_base(candidates: list[Candidate], max_loss: float | None) -> None:
+def test_choice_is_never_worse_than_the_base_on_validation(candidates: list[Candidate], max_loss: float | None) -> None:
     by_name = {c.name: c for c in candidates}
     chosen = by_name[choose(candidates, max_loss).name]
     assert chosen.name == "base" or chosen.mean > by_name["base"].mean
 
 
 @given(candidate_lists(), st.floats(0, 1))
-def test_never_loses_more_than_allowed(candidates: list[Candidate], max_loss: float) -> None:
+def test_choice_never_loses_more_than_allowed_on_retention(candidates: list[Candidate], max_loss: float) -> None:
     by_name = {c.name: c for c in candidates}
     chosen, base = by_name[choose(candidates, max_loss).name], by_name["base"]
     assert base.retention is not None
@@ -95,7 +97,7 @@ def test_smallest_weight_within_one_standard_error_is_chosen() -> None:
     assert "is closer to the base model" in choice.reasons["iteration-1"]
 
 
-def test_a_gain_within_one_standard_error_keeps_the_base() -> None:
+def test_the_base_wins_if_the_gain_is_within_one_error() -> None:
     choice = choose([candidate(0, 0, constant(0.50)), candidate(1, 1, constant(0.51, 0.2))], None)
     assert choice.name == "base"
 

@@ -1,3 +1,5 @@
+"""Paired comparison of two models: p-values and confidence intervals, by hand and by their properties."""
+
 import time
 
 import numpy as np
@@ -16,12 +18,12 @@ def columns(rows: Pairs) -> tuple[np.ndarray, np.ndarray]:
     return np.array([base for base, _ in rows]), np.array([other for _, other in rows])
 
 
-def test_permutation_test_by_hand() -> None:
+def test_p_value_of_equal_differences_by_hand() -> None:
     # Five differences of +1: of the 32 sign flips, only all-plus and all-minus are as extreme. p = 2/32.
     assert compare(np.zeros(5), np.ones(5), 1000, 0).p_value == pytest.approx(2 / 32)
 
 
-def test_permutation_test_by_hand_with_unequal_differences() -> None:
+def test_p_value_of_unequal_differences_by_hand() -> None:
     # Differences 3, 2, -1: sums of the eight flips are 6, 4, 2, 0, 0, -2, -4, -6; |sum| >= 4 in four of them.
     assert compare(np.zeros(3), np.array([3.0, 2.0, -1.0]), 1000, 0).p_value == pytest.approx(4 / 8)
 

@@ -72,7 +72,7 @@ def test_a_run_killed_20_times_ends_like_an_undisturbed_one(run_file: Path, tmp_
         process = start(run_file, killed)
         # At most a third of a run: the 20 kills hit all steps, and every attempt makes progress.
         time.sleep(rng.uniform(0.5, length / 3))
-        # Kill the parent, or one of its children: if only a step dies, the run must end with a message.
+        # Alternate between the parent and one of its children. If only a step dies, the run must end with a message.
         children = await_children(process) if len(hits) % 2 else []
         victim = rng.choice(children or [process.pid])
         if process.poll() is not None:
@@ -83,7 +83,7 @@ def test_a_run_killed_20_times_ends_like_an_undisturbed_one(run_file: Path, tmp_
             continue
         try:
             os.kill(victim, signal.SIGKILL)
-        except ProcessLookupError:  # the child has just ended; its parent has not been waited for
+        except ProcessLookupError:  # the child has just ended; the parent's id is still valid, as it was not waited for
             victim = process.pid
             os.kill(victim, signal.SIGKILL)
         hits.append("parent" if victim == process.pid else "child")

@@ -26,7 +26,7 @@ def parse(text: str) -> list[Sample]:
 
 @pytest.mark.slow
 def test_one_port_serves_a_run_and_its_steps_to_the_end(run_file: Path, tmp_path: Path) -> None:
-    """The bugs: a step's metrics were lost with its process; the run ended before the last scrape."""
+    """Regression: a step's metrics were lost when its process ended, and the run ended before the last scrape."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -71,15 +71,15 @@ def test_one_port_serves_a_run_and_its_steps_to_the_end(run_file: Path, tmp_path
     assert {s.labels["pod"] for s in done} >= pods
     assert {s.labels["run"] for s in done} == {"small"}
     scrapes_of = Counter(s.labels["pod"] for s in done if s.labels["pod"] in pods)
-    assert min(scrapes_of.values()) > 2, "other scrapers too must see the last metrics of a step"
+    assert min(scrapes_of.values()) > 2, "a second scraper must also see the last metrics of a step"
     judged = {
         s.labels["outcome"] for scrape in scrapes for s in scrape if s.name == "pyrite_judge_pairs_total" and s.value
     }
-    assert {"judged", "not_selected"} <= judged, "with any judge"
+    assert {"judged", "not_selected"} <= judged, "both outcomes must be exported with any judge"
     assert any(s.labels["stage"] == "finetune" and s.labels["iteration"] == "2" for s in done)
 
 
-def test_a_used_metrics_port_is_a_user_error(run_file: Path, tmp_path: Path) -> None:
+def test_a_metrics_port_in_use_is_a_user_error(run_file: Path, tmp_path: Path) -> None:
     with socket.socket() as other:
         other.bind(("0.0.0.0", 0))
         other.listen()

@@ -70,24 +70,24 @@ def test_a_read_only_store_is_reported(pyrite: Pyrite, run_file: Path, read_only
     assert_user_error(pyrite("train", run_file, "--store", read_only_disk / "store"), "cannot be written to", "--store")
 
 
-def test_a_file_in_the_place_of_a_run_is_reported(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
-    place = tmp_path / "store/runs/small"
-    place.parent.mkdir(parents=True)
-    place.touch()
-    assert_user_error(pyrite("train", run_file), str(place), "the path is in use")
+def test_a_file_with_the_name_of_a_run_is_reported(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+    path = tmp_path / "store/runs/small"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert_user_error(pyrite("train", run_file), str(path), "the path is in use")
 
 
 def test_a_read_only_run_folder_is_reported(
     pyrite: Pyrite, run_file: Path, read_only_disk: Path, tmp_path: Path
 ) -> None:
-    place = tmp_path / "store/runs/small"
-    place.mkdir(parents=True)
-    subprocess.run(["mount", "--bind", str(read_only_disk), str(place)], check=True)
+    path = tmp_path / "store/runs/small"
+    path.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", str(read_only_disk), str(path)], check=True)
     try:
         for verb in ("train", "prepare"):
-            assert_user_error(pyrite(verb, run_file), str(place), "Read-only file system")
+            assert_user_error(pyrite(verb, run_file), str(path), "Read-only file system")
     finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+        subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 @pytest.mark.slow
@@ -184,21 +184,21 @@ def test_truncated_passages_are_counted(pyrite: Pyrite, run_file: Path, tmp_path
     assert manifest["summary"]["truncated_passages"] == 1
 
 
-def _deny_access(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
-    """Make opening ``place``, and anything in it, fail with EACCES. File modes would not stop root."""
+def _deny_access(monkeypatch: pytest.MonkeyPatch, denied: Path) -> None:
+    """Make opening ``denied``, and all files in it, fail with EACCES. File modes would not stop root."""
     original = Path.open
 
     def refuse(path: Path, *args: Any, **kwargs: Any) -> Any:
-        if path.is_relative_to(place):
+        if path.is_relative_to(denied):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return original(path, *args, **kwargs)
 
     monkeypatch.setattr(Path, "open", refuse)
 
 
-@pytest.mark.parametrize("what", ["source", "model"])
+@pytest.mark.parametrize("setting", ["source", "model"])
 def test_an_input_that_cannot_be_opened_is_named(
-    what: str,
+    setting: str,
     run_file: Path,
     questions: Path,
     tiny_model: Path,
@@ -206,13 +206,13 @@ def test_an_input_that_cannot_be_opened_is_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    place = {"source": questions, "model": tiny_model}[what]
-    _deny_access(monkeypatch, place)
+    path = {"source": questions, "model": tiny_model}[setting]
+    _deny_access(monkeypatch, path)
     monkeypatch.setattr("sys.argv", ["pyrite", "train", str(run_file), "--store", str(tmp_path / "store")])
     with pytest.raises(SystemExit, match="2"):
         main()
     message = capsys.readouterr().err
-    assert f"{place}" in message
+    assert f"{path}" in message
     assert "cannot be opened (Permission denied)" in message
     assert "store" not in message.replace(str(tmp_path), "")
 

@@ -41,7 +41,7 @@ def test_sample_has_no_repeats_and_covers_topics_in_any_order(
         assert len(sampled) == min(number, len(available))
         supply = Counter(passage.topic or passage.document for passage in available)
         taken = Counter(passage.topic or passage.document for passage in sampled)
-        # No topic has two more than another one that still has passages.
+        # No topic is two passages ahead of a topic that still has some.
         assert all(taken[a] <= taken[b] + 1 for a in supply for b in supply if taken[b] < supply[b])
     shuffled = list(passages)
     random.shuffle(shuffled)  # type: ignore[attr-defined]

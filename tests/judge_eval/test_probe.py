@@ -1,4 +1,4 @@
-"""pyrite probe: go if the grades can be mined, otherwise no-go with the reason."""
+"""`pyrite probe`: go if the grades can be mined, otherwise no-go with the reason."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
 class StubJudge(Judge):
-    """Grades with ``answer``, which returns a pair's grade or the reason why it is missing."""
+    """A judge without an LLM: ``answer`` returns a pair's grade, or the reason why it is missing."""
 
     fingerprint = "stub"
 
@@ -41,9 +41,9 @@ class StubJudge(Judge):
         return Judgment(pair, answer, None, prompt_tokens=200, cached_tokens=50, latency=0.01)
 
 
-def die(pair: Pair, sides: int) -> int:
-    """A random number below ``sides``, fixed for the pair."""
-    return random.Random(" ".join(pair)).randrange(sides)
+def random_below(pair: Pair, limit: int) -> int:
+    """A pseudo-random number below ``limit`` that depends only on the pair."""
+    return random.Random(" ".join(pair)).randrange(limit)
 
 
 @pytest.fixture
@@ -52,9 +52,9 @@ def probe(
 ) -> Callable[..., tuple[Result, dict[str, Any]]]:
     """``pyrite probe`` in this process with the given judge: (output, probe.json)."""
 
-    def call(judge: Any, *words: str) -> tuple[Result, dict[str, Any]]:
+    def call(judge: Any, *options: str) -> tuple[Result, dict[str, Any]]:
         monkeypatch.setattr(probing, "open_judge", judge if callable(judge) else lambda *_: judge)
-        arguments = ["probe", str(run_file), "--store", str(tmp_path / "store"), *words]
+        arguments = ["probe", str(run_file), "--store", str(tmp_path / "store"), *options]
         result = CliRunner().invoke(app, arguments, env={"COLUMNS": "80"})
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
@@ -93,11 +93,11 @@ def test_labels_are_a_go(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("answer", "failed", "words"),
+    ("answer", "failed", "reason"),
     [
         pytest.param(lambda _: 1, {"not all alike", "informative", "hard examples"}, "pairs have grade 1", id="all 1"),
         pytest.param(
-            lambda pair: "none of the labels" if die(pair, 25) == 0 else 1 + die(pair, 4),
+            lambda pair: "none of the labels" if random_below(pair, 25) == 0 else 1 + random_below(pair, 4),
             {"few missing"},
             "pairs have no grade",
             id="missing",
@@ -105,7 +105,7 @@ def test_labels_are_a_go(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None
     ],
 )
 def test_bad_judges_are_a_no_go(
-    probe: Callable[..., Any], answer: Callable[[Pair], int | str], failed: set[str], words: str
+    probe: Callable[..., Any], answer: Callable[[Pair], int | str], failed: set[str], reason: str
 ) -> None:
     result, content = probe(StubJudge(answer))
     assert result.exit_code == 3
@@ -113,8 +113,8 @@ def test_bad_judges_are_a_no_go(
     found = {check["name"] for check in content["checks"] if not check["passed"]}
     assert found >= failed | {"known above random"}
     assert content["verdict"].startswith("No-go: ")
-    assert words in content["verdict"]
-    assert words in " ".join(result.output.split())
+    assert reason in content["verdict"]
+    assert reason in " ".join(result.output.split())
     assert content["known_above_random"]["low"] < 0.7
     assert (content["prompt_tokens_per_pair"], content["cached_tokens_per_pair"]) == (200, 50)
 
@@ -176,12 +176,12 @@ def test_the_wait_for_a_server_is_not_timed(probe: Callable[..., Any]) -> None:
         async def ready(self) -> None:
             await asyncio.sleep(3)
 
-    _, content = probe(SlowStart(lambda pair: 1 + die(pair, 4)))
+    _, content = probe(SlowStart(lambda pair: 1 + random_below(pair, 4)))
     assert content["seconds"] < 3
 
 
 def test_wrong_grades_lower_the_auc_and_are_shown(probe: Callable[..., Any]) -> None:
-    """A quarter of the known passages is graded 1: still a go, and the page shows those first."""
+    """If a quarter of the known passages is graded 1, the result is still a go, and these passages are listed."""
     labels: list[LabelsJudge] = []
     wrong: set[Pair] = set()
 
@@ -192,7 +192,7 @@ def test_wrong_grades_lower_the_auc_and_are_shown(probe: Callable[..., Any]) -> 
 
     def answer(pair: Pair) -> int:
         grade = labels[0]._grade(pair)
-        if grade == 4 and die(pair, 4) == 0:
+        if grade == 4 and random_below(pair, 4) == 0:
             wrong.add(pair)
             return 1
         return grade
@@ -223,7 +223,7 @@ def test_information_is_0_to_2_bits() -> None:
     assert information([Judgment(pair, grade, None) for grade in (1, 2, 3, 4)]) == pytest.approx(2)
 
 
-def test_the_sample_of_a_query() -> None:
+def test_a_query_sample_has_top_known_and_random_passages() -> None:
     ranked = {f"c{rank}": (rank, 1 - rank / 100) for rank in range(1, 51)}
     passages = [f"c{number}" for number in range(1, 60)]
     relevant = ["c3", "c40", "c58"]

@@ -39,7 +39,7 @@ def test_token_variants_add_up_and_absent_labels_are_zero() -> None:
     assert (graded.grade, graded.distribution) == (2, pytest.approx((0, 0.75, 0, 0.25)))
 
 
-def test_the_lowest_of_equally_likely_labels_counts() -> None:
+def test_the_lowest_of_equally_likely_labels_wins() -> None:
     graded = read_grade(reply("4", dict.fromkeys("4321", math.log(0.25))), "choice")
     assert graded is not None
     assert graded.grade == 1
@@ -49,7 +49,7 @@ def test_the_lowest_of_equally_likely_labels_counts() -> None:
     ("text", "grade"),
     [("3", 3), (" 3\n", 3), ("Grade: 3", 3), ("grade 2.", 2), ("GRADE:4", 4), ("1.", 1)],
 )
-def test_replies_that_are_a_grade(text: str, grade: int) -> None:
+def test_a_valid_reply_is_read_as_its_grade(text: str, grade: int) -> None:
     assert read_grade(reply(text), "text") == (grade, None)
 
 
@@ -57,7 +57,7 @@ def test_replies_that_are_a_grade(text: str, grade: int) -> None:
     "text",
     ["", "5", "0", "13", "3/4", "3 or 4", "-3", "3.5", "three", "The grade is", "Grade:", "4, since", "٣", "2\n3"],
 )
-def test_replies_that_are_no_grade(text: str) -> None:
+def test_an_invalid_reply_has_no_grade(text: str) -> None:
     assert all(read_grade(reply(text), decoding_mode) is None for decoding_mode in DECODING_MODES)
 
 

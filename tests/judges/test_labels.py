@@ -14,7 +14,7 @@ from pyrite.stages.judge import shard_of
 from pyrite.stages.prepare import prepare_tables
 
 
-def place(topic: str, kind: str) -> dict[str, object]:
+def parent(topic: str, kind: str) -> dict[str, object]:
     return {"document_id": "d", "start": 0, "end": 1, "topic": topic, "type": kind}
 
 
@@ -27,11 +27,11 @@ def test_grades_follow_labels_topics_and_types() -> None:
         tables.QUERIES,
     )
     parents = {
-        "own": [place("gout", "symptoms")],
-        "elsewhere": [place("asthma", "causes"), place("GOUT", "symptoms")],
-        "topic": [place("gout ", "treatment"), place("asthma", "symptoms")],
-        "other": [place("asthma", "symptoms")],
-        "bare": [place("", "")],
+        "own": [parent("gout", "symptoms")],
+        "elsewhere": [parent("asthma", "causes"), parent("GOUT", "symptoms")],
+        "topic": [parent("gout ", "treatment"), parent("asthma", "symptoms")],
+        "other": [parent("asthma", "symptoms")],
+        "bare": [parent("", "")],
     }
     rows = [{"passage_id": c, "text": c, "title": "", "split": "train", "parents": p} for c, p in parents.items()]
     passages = pa.Table.from_pylist(rows, tables.PASSAGES)
@@ -50,7 +50,7 @@ def test_a_query_matches_all_its_topics_and_types() -> None:
 
     documents = [row("0", "gout", "causes"), row("1", "gout", "symptoms"), row("2", "asthma", "causes")]
     questions = [Question(d.id, "What is it?", topic=d.topic, type=d.type, relevant={d.id: 1}) for d in documents]
-    others = [row(f"other {place}", *place.split()) for place in ("gout symptoms", "asthma causes", "asthma symptoms")]
+    others = [row(f"other {label}", *label.split()) for label in ("gout symptoms", "asthma causes", "asthma symptoms")]
     filling = [Question(f"f{n}", f"And {n}?", topic=f"t{n}", relevant={f"d{n}": 1}) for n in range(3)]
     answers = [row(f"d{n}", f"t{n}", "causes") for n in range(3)]
     prepared = prepare_tables([*documents, *questions, *others, *filling, *answers], PrepareSpec(), 0, "r")

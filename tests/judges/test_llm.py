@@ -95,7 +95,7 @@ def test_no_distribution_without_logprobs(
 def test_off_label_tokens_are_graded_counted_and_warned_of(
     stub: Stub, reply: str | None, off_label: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Regression: a reasoning model, or a wrong chat template, goes unnoticed."""
+    """Regression: a reasoning model or a wrong chat template caused no warning."""
     stub.reply_text = reply
     judge = judge_of(TEXTS, stub, queries=("q", "r"))
     results = grade_pairs(judge, *PAIRS)
@@ -147,7 +147,7 @@ def test_long_passages_are_truncated_before_the_request() -> None:
 
 
 def test_a_passage_too_long_for_the_server_is_missing() -> None:
-    """Regression: if a server does not report its context length, one long passage stops the run."""
+    """Regression: if a server did not report its context length, one long passage stopped the run."""
     with Stub(window=None) as stub:
         stub.unreported_window = 1000
         results = grade_pairs(

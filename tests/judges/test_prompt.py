@@ -88,7 +88,7 @@ EMPTY = tokens(PROMPT.render("", ""))
 
 
 class TokenCounter:
-    """Counts tokens as the stub server does, and its own calls."""
+    """Counts tokens as the stub server does, and counts how often it is called."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -110,7 +110,7 @@ def test_a_message_that_fits_by_bytes_is_not_tokenized() -> None:
 
 
 def test_escaped_markup_counts_with_its_escaped_length() -> None:
-    """Regression: "<" becomes three bytes, so a passage full of it does not fit although its own bytes do."""
+    """Regression: each "<" is escaped with three bytes, which made messages too long for the context length."""
     room = len(PROMPT.render("", "").encode()) + 1200
     fitted = fit(Window(PROMPT, room, 0, None), "q", "<passage>" * 90)
     assert fitted is not None

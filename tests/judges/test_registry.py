@@ -1,4 +1,4 @@
-"""A new judge: settings, a registered class, and nothing else. The judge stage and probe use it."""
+"""A new judge needs only settings and a registered class. The judge stage and the probe then use it."""
 
 from collections.abc import Callable
 from pathlib import Path

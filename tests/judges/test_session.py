@@ -1,4 +1,4 @@
-"""A judging session: which pairs are judged, in what order, and when a query is left."""
+"""A judging session: which pairs are judged, in what order, and when judging of a query stops."""
 
 import asyncio
 from collections import Counter
@@ -72,7 +72,7 @@ class RecordingSession(JudgingSession):
 def test_every_pair_has_one_outcome_and_patience_is_exact(
     grades: list[list[int | None]], patience: int | None, known: int
 ) -> None:
-    """Regression: low grades of known passages count towards patience, and no rank is judged."""
+    """Regression: low grades of known passages counted towards patience, so no ranked candidate was judged."""
     table = {Pair(f"q{q}", f"c{c}"): grade for q, row in enumerate(grades) for c, grade in enumerate(row)}
     judge = TableJudge(table)
     session = RecordingSession(judge, len(table), patience=patience)
@@ -98,7 +98,7 @@ def test_every_pair_has_one_outcome_and_patience_is_exact(
 
 
 @pytest.mark.parametrize("patience", [None, 2])
-def test_cached_pairs_are_not_requested_but_end_patience(tmp_path: Path, patience: int | None) -> None:
+def test_cached_pairs_count_towards_patience(tmp_path: Path, patience: int | None) -> None:
     grades: dict[Pair, int | None] = {Pair("q", f"c{n}"): grade for n, grade in enumerate([4, 1, 1, 1])}
     queries = [("q", [pair.passage_id for pair in grades])]
     requested = []

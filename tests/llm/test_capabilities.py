@@ -52,7 +52,7 @@ def test_best_supported_mode_is_selected_with_a_warning(
 def test_server_that_rejects_logprobs_gets_no_more_such_requests(
     supported: tuple[str, ...], decoding_mode: str, status: int, requests: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Regression: a server that replies with 500 to a request that it does not support was taken to be down."""
+    """Regression: a server that responds with 500 to an unsupported request was considered down."""
     monkeypatch.setattr("pyrite.llm.capabilities.backoff_delay", lambda *_: 0.0)
     with Stub(*supported) as stub:
         stub.logprobs_status = status

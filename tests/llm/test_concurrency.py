@@ -50,7 +50,7 @@ def test_requests_in_flight_together_halve_the_limit_once() -> None:
     limiter.record_overload(limiter.epoch)
     assert limiter.limit == 16
     simulate(limiter, capacity=1000, replies=16)
-    assert limiter.limit == 17, "after the first overload it grows by one a round"
+    assert limiter.limit == 17, "after the first overload it grows by one per round"
 
 
 @given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True), st.one_of(st.none(), st.floats(0, 1e6)))

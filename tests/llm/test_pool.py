@@ -130,7 +130,7 @@ def test_rejected_key_is_not_retried_and_never_shown(stub: Stub, caplog: pytest.
     with pytest.raises(UserError, match="does not accept the API key") as raised:
         with_pool(pool, lambda pool: pool.chat("q", body("q")))
     assert stub.paths.total() == 1, "a rejected key is not retried"
-    assert "Incorrect API key provided" in str(raised.value), "the server's message, which repeats the key"
+    assert "Incorrect API key provided" in str(raised.value), "the server's message is shown, without the key"
     shown = [str(raised.value), repr(raised.value), repr(pool), *map(repr, pool.servers), caplog.text]
     assert not any(KEY in text for text in shown)
     stub.key = KEY

@@ -31,4 +31,6 @@ def test_only_consecutive_failures_open_the_circuit() -> None:
         assert breaker.record_failure(0.0, unreachable=False) is None
         breaker.record_success()
     assert [breaker.record_failure(0.0, unreachable=False) for _ in range(3)] == [None, None, 1.0]
-    assert breaker.record_failure(0.5, unreachable=False) is None, "in flight when the circuit opened: same delay"
+    assert breaker.record_failure(0.5, unreachable=False) is None, (
+        "a request that was in flight when the circuit opened does not raise the delay"
+    )

@@ -34,7 +34,7 @@ def proxy(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 @pytest.fixture
 def measured() -> Callable[..., None]:
-    """Records a row for docs/reliability.md when scripts/reliability.py runs the tests."""
+    """Records a row of measurements if scripts/reliability.py or scripts/reliability_cluster.py runs the tests."""
 
     def add(**row: Any) -> None:
         if path := os.environ.get("PYRITE_RELIABILITY_ROWS"):

@@ -29,7 +29,7 @@ _ERRORS = {
     "429": (429, "TooManyRequests", "Too many requests."),
     "409": (409, "ConditionalRequestConflict", "A conflicting operation occurred during the upload."),
     "expired": (400, "ExpiredToken", "The provided token has expired."),
-    "denied": (403, "AccessDenied", "User: somebody is not authorized to perform: s3:PutObject"),
+    "denied": (403, "AccessDenied", "User: reader is not authorized to perform: s3:PutObject"),
 }
 
 

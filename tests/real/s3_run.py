@@ -15,7 +15,7 @@ def manifests(store: Store) -> dict[str, dict[str, Any]]:
 
 
 def outputs(store: Store) -> dict[str, str]:
-    """Digests of the run's outputs, verified, without those that contain times."""
+    """Verified digests of the run's outputs, except the report and the model card, which contain times."""
     digests = {}
     for manifest in manifests(store).values():
         for entry in manifest["outputs"]:

@@ -1,4 +1,4 @@
-"""Starts the real S3 server that all tests share."""
+"""Starts the S3 server that all tests share: SeaweedFS on this machine, because tests have no access to AWS."""
 
 import atexit
 import functools
@@ -34,7 +34,7 @@ def _stop(process: "subprocess.Popen[str]") -> None:
 
 
 def environment() -> dict[str, str]:
-    """As ``server``; skips the test if it is not installed."""
+    """The variables of ``server``. Skips the test if the server is not installed."""
     variables = server()
     if variables is None:
         pytest.skip("SeaweedFS is not installed; `make real-s3` installs it")

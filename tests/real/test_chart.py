@@ -32,9 +32,9 @@ def kubectl() -> Iterator[Kubectl]:
         pytest.skip("no cluster: KUBECONFIG is not set")
     namespace = f"chart-{uuid.uuid4().hex[:8]}"
 
-    def call(*words: str, stdin: str | None = None, fails: bool = False) -> Any:
+    def call(*arguments: str, stdin: str | None = None, fails: bool = False) -> Any:
         done = subprocess.run(
-            [program("kubectl"), "--namespace", namespace, "--request-timeout=30s", *words],
+            [program("kubectl"), "--namespace", namespace, "--request-timeout=30s", *arguments],
             input=stdin,
             capture_output=True,
             text=True,
@@ -42,7 +42,7 @@ def kubectl() -> Iterator[Kubectl]:
         )
         assert (done.returncode != 0) == fails, done.stdout + done.stderr
         text = done.stderr if fails else done.stdout
-        return json.loads(text) if "--output=json" in words else text
+        return json.loads(text) if "--output=json" in arguments else text
 
     call("create", "namespace", namespace)
     try:
@@ -94,26 +94,26 @@ def test_the_api_server_accepts_every_rendering(values: tuple[str, ...], kubectl
 
 @pytest.mark.parametrize("job", sorted((CHART / "jobs").glob("*.yaml")), ids=lambda job: job.stem)
 def test_the_api_server_accepts_each_unmodified_job(job: Path, kubectl: Kubectl) -> None:
-    """As the first lines of each file claim."""
+    """The first lines of each file claim that it can be applied unmodified."""
     kubectl("apply", "--dry-run=server", "--validate=strict", f"--filename={job}")
 
 
 def upgrade_crds(kubectl: Kubectl) -> None:
     """Apply the CRDs with README.md's command. Its field manager is helm, so a later helm install has no conflict."""
-    words = ("--server-side", "--force-conflicts", "--field-manager=helm")
-    assert " ".join(("kubectl apply", *words, "-f charts/pyrite/crds")) in (CHART / "README.md").read_text()
-    kubectl("apply", *words, f"--filename={CHART / 'crds'}")
+    arguments = ("--server-side", "--force-conflicts", "--field-manager=helm")
+    assert " ".join(("kubectl apply", *arguments, "-f charts/pyrite/crds")) in (CHART / "README.md").read_text()
+    kubectl("apply", *arguments, f"--filename={CHART / 'crds'}")
 
 
-def test_install_upgrade_uninstall(kubectl: Kubectl) -> None:
+def test_upgrades_restart_no_server_and_runs_survive_uninstall(kubectl: Kubectl) -> None:
     """An upgrade neither stops nor restarts a running server; its changes apply at the next scale-up.
 
-    The test scales the StatefulSet in place of the controller.
+    The test scales the StatefulSet itself, because the controller's image may not be on the cluster.
     """
     namespace = namespace_of(kubectl)
 
-    def release(*words: str) -> subprocess.CompletedProcess[str]:
-        done = helm(words[0], "pyrite", *words[1:], f"--namespace={namespace}")
+    def release(*arguments: str) -> subprocess.CompletedProcess[str]:
+        done = helm(arguments[0], "pyrite", *arguments[1:], f"--namespace={namespace}")
         assert done.returncode == 0, done.stdout + done.stderr
         return done
 
@@ -165,8 +165,8 @@ def test_install_upgrade_uninstall(kubectl: Kubectl) -> None:
 def test_the_notes_list_missing_settings(kubectl: Kubectl) -> None:
     namespace = namespace_of(kubectl)
 
-    def notes(*words: str) -> str:
-        done = helm("install", "pyrite", str(CHART), "--dry-run=server", f"--namespace={namespace}", *words)
+    def notes(*arguments: str) -> str:
+        done = helm("install", "pyrite", str(CHART), "--dry-run=server", f"--namespace={namespace}", *arguments)
         assert done.returncode == 0, done.stderr
         return " ".join(done.stdout.partition("\nNOTES:\n")[2].split())
 

@@ -23,7 +23,7 @@ UID = 65532
 pytestmark = pytest.mark.real
 
 
-def _built(name: str) -> Iterator[Container]:
+def _build(name: str) -> Iterator[Container]:
     """Build the image with the script of `make images`; without changes this takes seconds."""
     missing = [program for program in ("buildah", "debootstrap", "unshare") if not shutil.which(program)]
     if missing or os.geteuid() != 0:
@@ -42,17 +42,17 @@ def _built(name: str) -> Iterator[Container]:
 
 @pytest.fixture(scope="module")
 def worker() -> Iterator[Container]:
-    yield from _built("worker")
+    yield from _build("worker")
 
 
 @pytest.fixture(scope="module")
 def controller() -> Iterator[Container]:
-    yield from _built("controller")
+    yield from _build("controller")
 
 
 @pytest.fixture(params=["controller", "worker"])
 def image(request: pytest.FixtureRequest) -> Container:
-    """Both images."""
+    """Runs the test with each image."""
     container = request.getfixturevalue(request.param)
     assert isinstance(container, Container)
     return container
@@ -120,7 +120,7 @@ def test_the_worker_runs_a_stage(worker: Container, tmp_path: Path) -> None:
 
 
 def test_the_worker_has_all_imports_of_all_stages(worker: Container) -> None:
-    """trim.sh removed nothing that a stage imports."""
+    """trim.sh must not remove a module that a stage imports."""
     stages = sorted(path.stem for path in (ROOT / "src/pyrite/stages").glob("[!_]*.py"))
     code = (
         f"import {', '.join(f'pyrite.stages.{stage}' for stage in stages)}\n"

@@ -1,4 +1,4 @@
-"""Faults of a real S3 server, one operation at a time: transient ones only cost time, permanent ones are reported."""
+"""Single operations on a real S3 server with faults. Transient faults only cost time; permanent ones are reported."""
 
 import hashlib
 import os
@@ -65,7 +65,7 @@ OPERATIONS: dict[str, tuple[str, bytes | None, Callable[[S3Store], object], obje
     "delete": ("DELETE", OLD, lambda store: store.delete(KEY), None),
 }
 
-#: How many requests in a row are broken. Where a fault is cheap, more than boto3's own four attempts.
+#: How many consecutive requests are broken: more than boto3's own four attempts, unless the fault takes long.
 FAULTS: dict[Kind, int] = {
     "500": 6,
     "503 SlowDown": 6,
@@ -108,7 +108,7 @@ def test_a_transient_fault_only_costs_time(
     result = call(store)
     seconds, requests = time.monotonic() - began, len(proxy.requests) - requests_before
     proxy.faults.clear()
-    # If only the response is lost, the operation may be found done before the last fault.
+    # If only the response is lost, a retry may find the operation done before the last fault.
     minimum = 1 if kind in ("headers cut", "body cut", "response lost") else FAULTS[kind]
     assert fault.fired >= minimum, "the fault did not happen"
     assert result == expected
@@ -124,7 +124,7 @@ def test_a_transient_fault_only_costs_time(
     )  # fmt: skip
 
 
-def test_a_lost_put_response_reveals_its_winner(store: S3Store, proxy: Proxy, s3: str) -> None:
+def test_a_put_whose_response_is_lost_finds_the_winner(store: S3Store, proxy: Proxy, s3: str) -> None:
     fault = Fault("response lost", "PUT", conditional=True)
     proxy.faults.append(fault)
     ours = store.conditional_put(KEY, b"ours", None)

@@ -1,7 +1,7 @@
 """Questions and judgments of an LLM, which are saved every few seconds, on a real S3 server.
 
-Whatever the fault: the tables contain every pair once and equal those of a run in a folder, and nothing that was saved
-is requested again. The LLM is a stub; the S3 server is real.
+Despite faults, the tables contain every pair once and equal those of a run in a folder, and no saved reply is requested
+again. The LLM is a stub, because a real one needs a GPU. The S3 server is real.
 """
 
 import io

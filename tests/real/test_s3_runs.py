@@ -1,4 +1,4 @@
-"""Complete runs on a real S3 server: whatever the fault, the outputs equal those of a run in a folder."""
+"""Complete runs on a real S3 server: despite faults, the outputs equal those of a run in a folder."""
 
 import os
 import shutil
@@ -80,7 +80,7 @@ def test_a_run_on_s3_equals_one_in_a_folder(
     assert "MRR@5" in pyrite("report", "small", **elsewhere).stdout
     unknown = pyrite("status", "nothing", **elsewhere)
     assert unknown.returncode == 2
-    assert "It has: small." in unknown.stderr.replace("\n", " ")
+    assert "Its runs: small." in unknown.stderr.replace("\n", " ")
     # Contents that do not match the digest in the metadata.
     bucket, _, prefix = s3.removeprefix("s3://").partition("/")
     checksum = store.checksum(f"{RUN}/run.yaml")
@@ -177,7 +177,9 @@ def test_a_checkpoint_survives_the_loss_of_its_machine(s3: str, small: Path, pyr
         [sys.executable, "-m", "pyrite", "train", *arguments], cwd=tmp_path, start_new_session=True
     )
     store = open_store(s3)
-    assert eventually(lambda: any(".saved/index" in key for key in store.keys(f"{RUN}/scratch")), 180), "none was saved"
+    assert eventually(lambda: any(".saved/index" in key for key in store.keys(f"{RUN}/scratch")), 180), (
+        "no checkpoint was saved"
+    )
     os.kill(process.pid, signal.SIGKILL)
     process.wait(60)
     assert f"{RUN}/steps/finetune-1.json" not in store.keys(f"{RUN}/steps")

@@ -1,6 +1,6 @@
 """The judge against a real vLLM server (CPU build, SmolLM2-135M-Instruct), installed by `make real-vllm`.
 
-The model is too small to judge well; the tests check that requests and replies are compatible with a real server.
+The model is too small to judge well; the tests check that requests and replies work with a real server.
 """
 
 import asyncio

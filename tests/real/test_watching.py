@@ -33,9 +33,9 @@ EMPTY_PANELS = {
 def training(folder: Path, run_file: Path, *settings: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """Run `pyrite train`; yields the process and the address of its metrics."""
     port = free_port()
-    words = [sys.executable, "-m", "pyrite", "train", str(run_file), *settings, f"--metrics-port={port}"]
+    command = [sys.executable, "-m", "pyrite", "train", str(run_file), *settings, f"--metrics-port={port}"]
     process = subprocess.Popen(
-        words,
+        command,
         env={**os.environ, "PYRITE_STORE": str(folder / "store")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -95,7 +95,9 @@ def test_alerts_fire_only_when_the_judge_fails(tmp_path: Path, run_file: Path, m
             with prometheus.running(tmp_path, targets, rules) as scraper:
                 start = time.time()
                 scraper.until("judging", 'pyrite_judge_pairs_total{outcome="judged"} > 100', 120)
-                assert scraper.firing(start) <= {"PyriteControllerDown"}, "no fault yet; there is no controller"
+                assert scraper.firing(start) <= {"PyriteControllerDown"}, (
+                    "an alert fires without a fault (PyriteControllerDown is expected: no controller runs)"
+                )
 
                 stub.fault = fail_25_pairs
                 scraper.until("alert on missing pairs", firing("PyriteFailureBudgetHalfUsed"), 60)

@@ -1,4 +1,4 @@
-"""A real vLLM server for tests: the CPU build with SmolLM2-135M-Instruct, installed by `make real-vllm`."""
+"""A real vLLM server, installed by `make real-vllm`. Tests have no GPU: the CPU build with SmolLM2-135M-Instruct."""
 
 import importlib.util
 import socket
@@ -25,8 +25,8 @@ def _load() -> ModuleType:
 
 REAL_VLLM = _load()
 
-#: A chat template that makes grades vary: this model grades every passage 1, so mining would find no example. If a
-#: prompt's length is even, the template adds four earlier turns with the reply 4, and the model repeats it.
+#: A chat template that makes grades vary. The model grades every passage 1, so mining would find no example. If a
+#: prompt's length is even, the template adds four earlier turns with the reply 4, which the model repeats.
 _TURN = "<|im_start|>assistant\\n4<|im_end|>\\n<|im_start|>user\\nGrade the passage.<|im_end|>\\n"
 VARYING = (
     "--chat-template={% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}"

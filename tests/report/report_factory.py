@@ -25,7 +25,7 @@ SUBJECTS = (
 )
 SENTENCE = (
     "People with {subject} are often given medicine that eases the symptoms, and a doctor decides whether "
-    "more is needed. Tests of blood and urine, and pictures of the organ, tell it from other diseases. "
+    "more is needed. Tests of blood and urine, and pictures of the organ, distinguish it from other diseases. "
 )
 
 

@@ -69,7 +69,7 @@ def test_verdict_names_values_interval_and_gate() -> None:
     assert report["verdict"].endswith("The gate of +15% is met.")
 
 
-def test_verdict_of_a_kept_base_names_the_best_tuned_model() -> None:
+def test_verdict_for_the_base_names_the_best_tuned_model() -> None:
     report = build(with_base_chosen(make()))
     assert report["verdict"].startswith("Not adapted: ")
     assert "the base model is kept" in report["verdict"]
@@ -92,7 +92,7 @@ def _swapped(test: pa.Table, model: str) -> pa.Table:
     return test.set_column(0, "model", pa.array(column))
 
 
-def test_report_with_only_the_base_model() -> None:
+def test_report_is_built_with_only_the_base_model() -> None:
     inputs = with_base_chosen(make())
     only = inputs.test.filter(pc.equal(inputs.test.column("model"), "base"))
     report = build(replace(inputs, test=only))
@@ -101,7 +101,7 @@ def test_report_with_only_the_base_model() -> None:
     assert "only the base model" in report["verdict"]
 
 
-def test_report_without_manifests() -> None:
+def test_report_is_built_without_manifests() -> None:
     report = build(replace(make(), manifests={}))
     assert report["steps"]["rows"] == report["loss"] == report["data"]["dropped"] == []
     assert report["data"]["passages"] == 200

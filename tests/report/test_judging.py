@@ -31,7 +31,7 @@ def timelines(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(st.lists(timelines(), min_size=1, max_size=5))
-def test_merged_timelines_keep_every_pair(shards: list[dict[str, Any]]) -> None:
+def test_merged_timelines_contain_every_pair(shards: list[dict[str, Any]]) -> None:
     _, width, counts = merge_timelines(shards)
     expected = [sum(row[grade] for shard in shards for row in shard["grades"]) for grade in range(4)]
     assert counts.sum(axis=0) == pytest.approx(expected)
@@ -53,7 +53,7 @@ def judgments(first: int, *counts: int) -> pa.Table:
     return pa.Table.from_pylist(rows, JUDGMENTS)
 
 
-def test_speed_and_shares_by_hand() -> None:
+def test_speed_and_shares_equal_values_by_hand() -> None:
     """Shard 1 starts 4 s after shard 0 on another machine and ends 1 s into its second bucket."""
     manifests = {
         "judge-1.0": shard("2026-11-22T20:00:00+00:00", [80, 0, 0, 0], [40, 40, 0, 0], [0, 0, 0, 80], seconds=6.0),

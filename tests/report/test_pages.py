@@ -144,25 +144,25 @@ def test_ids_are_unique(page: Page) -> None:
     ],
     ids=str,
 )
-def test_page_of_other_runs(change: dict[str, Any]) -> None:
+def test_page_of_any_run_starts_with_the_verdict(change: dict[str, Any]) -> None:
     report = build(make(**change))
     parsed = Page(report_page(report))
     assert parsed.texts["h1"][0].replace("\N{MINUS SIGN}", "-").replace("\xa0", " ") == report["verdict"]
     assert not any(word in parsed.texts["body"][0] for word in ("None", "nan", "Undefined"))
 
 
-def test_page_of_a_run_that_keeps_the_base_model() -> None:
+def test_page_shows_that_the_base_model_was_chosen() -> None:
     text = Page(report_page(build(with_base_chosen(make())))).texts["body"][0]
     assert "Not adapted: " in text
     assert "which was not chosen" in text
 
 
-def test_page_without_manifests() -> None:
+def test_page_is_rendered_without_manifests() -> None:
     report = build(replace(make(), manifests={}, candidates={}, judgments={}))
     assert "No records were dropped." in Page(report_page(report)).texts["body"][0]
 
 
-def test_judging_table_of_llm_and_rows_of_labels() -> None:
+def test_judging_table_has_costs_for_an_llm_not_for_labels() -> None:
     llm = {"kind": "llm", "model": "a-model", "prompt": "medical"}
     page = Page(report_page(build(make(judge=llm))))
     rows, text = page.texts["tr"], " ".join(page.texts["body"][0].split())
@@ -183,7 +183,7 @@ def test_judging_table_of_llm_and_rows_of_labels() -> None:
     assert "missing00" not in page.texts["tr"], "a count of zero has no row"
 
 
-def test_speed_and_grades_over_time_of_long_llm_judging() -> None:
+def test_long_llm_judging_has_plots_over_time() -> None:
     llm = {"kind": "llm", "model": "a-model"}
     report = build(with_timelines(make(judge=llm, iterations=3), changed=3))
     html = report_page(report)

@@ -1,4 +1,4 @@
-"""Settings, steps and data set of a report."""
+"""The settings, steps and data set that a report shows."""
 
 from dataclasses import replace
 

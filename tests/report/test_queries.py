@@ -24,7 +24,7 @@ def test_gains_and_losses_are_sorted_and_have_passages() -> None:
         assert all(passage["relevant"] for passage in row["passages"] if "relevant" in passage["roles"])
 
 
-def test_rank_changes_by_hand() -> None:
+def test_rank_changes_equal_counts_by_hand() -> None:
     # Passage a is relevant. Query 1: rank 3 to 1; query 2: 1 to 1; query 3: 1 to unranked; query 4: unranked in both.
     ranked = {
         ("base", "1"): "xya", ("tuned", "1"): "axy", ("base", "2"): "a", ("tuned", "2"): "a",

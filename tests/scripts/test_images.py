@@ -1,4 +1,4 @@
-"""Checks of images/ that need no build."""
+"""Checks of images/ and scripts/images.py that build no image."""
 
 import os
 import re

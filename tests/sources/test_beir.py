@@ -31,7 +31,7 @@ def _read(path: Path) -> list[Record]:
     return list(open_source(BeirSource(path=str(path))).records())
 
 
-def test_documents_queries_grades_and_splits(tmp_path: Path) -> None:
+def test_files_give_documents_queries_grades_and_splits(tmp_path: Path) -> None:
     records = _read(_folder(tmp_path, train="q1 d1 2\nq1 d2 0\n", dev="q2 d2 1\n", test="q3 d3 1\nq3 d1 1\n"))
     assert records == [
         Document("d1", "T\ntext 1", title="T"),

@@ -30,7 +30,7 @@ def digest(path: Path, **columns: Any) -> str:
     return open_source(DocumentsSource(path=str(path), **columns)).digest()
 
 
-def test_a_folder_of_text_files(tmp_path: Path) -> None:
+def test_each_text_file_becomes_a_document(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/gout.md").write_text("# Gout\n\nIt hurts.\n")
     (tmp_path / "acne.TXT").write_bytes("\ufeffAcne itches: naïve.".encode())
@@ -45,7 +45,7 @@ def test_a_folder_of_text_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_rows_with_and_without_optional_columns(tmp_path: Path, kind: str) -> None:
+def test_optional_columns_set_id_title_and_topic(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"data.{kind}"
     if kind == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))

@@ -23,7 +23,7 @@ from pyrite.training.losses import LOSSES, Loss
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
-#: The part of tensorboardX that transformers uses. It writes the trainer's arguments to a file for the tests.
+#: A stub of tensorboardX with the methods that transformers calls. It saves the trainer's arguments for the tests.
 TENSORBOARD = """
 from pathlib import Path
 
@@ -51,13 +51,13 @@ UP_TO_MINE = (Step("prepare"), Step("retrieve", 1), Step("judge", 1, 0), Step("j
 @pytest.mark.slow
 def test_the_trainer_applies_settings_and_saves_tracker_logs(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     run_steps(run_file, *UP_TO_MINE)
-    (tmp_path / "fakes/tensorboardX").mkdir(parents=True)
-    (tmp_path / "fakes/tensorboardX/__init__.py").write_text(TENSORBOARD)
+    (tmp_path / "stubs/tensorboardX").mkdir(parents=True)
+    (tmp_path / "stubs/tensorboardX/__init__.py").write_text(TENSORBOARD)
     losses = []
     for dropout in ("false", "true"):
         settings = ("finetune.report_to=[tensorboard]", "finetune.warmup=0.3", "finetune.weight_decay=0.02")
         command = ("finetune", run_file, *settings, f"finetune.dropout={dropout}", "-i", 1)
-        result = pyrite(*command, PYTHONPATH=str(tmp_path / "fakes"))
+        result = pyrite(*command, PYTHONPATH=str(tmp_path / "stubs"))
         assert result.returncode == 0, result.stderr
         arguments = json.loads((tmp_path / "store/runs/small/logs/finetune-1/args.json").read_text())
         assert (arguments["warmup_steps"], arguments["weight_decay"]) == (0.3, 0.02)
@@ -67,7 +67,10 @@ def test_the_trainer_applies_settings_and_saves_tracker_logs(pyrite: Pyrite, run
 
 
 def test_training_uses_one_gpu_of_several(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Regression: with four GPUs, batches were four times finetune.batch_size. Only the number of GPUs is faked."""
+    """Regression: with four GPUs, batches were four times finetune.batch_size.
+
+    Tests have no GPU, so only their number is faked.
+    """
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
 
     def batch(arguments: type[SentenceTransformerTrainingArguments]) -> tuple[int, int]:
@@ -115,7 +118,7 @@ def test_a_missing_tracker_stops_the_run_before_it_starts(
 
 
 def test_a_sharded_base_is_trained_blended_and_exported(run_file: Path, plain_base: Path, tmp_path: Path) -> None:
-    """Regression: the base's weights are in other files and under other names, so the blend failed."""
+    """Regression: blending failed if the base's weights were in other files or had other tensor names."""
     base = [f"model.base={plain_base}"]
     run_steps(run_file, *UP_TO_MINE, Step("finetune", 1), Step("validate", 1), overrides=base)
     run = open_run(load(run_file, base), open_store(str(tmp_path / "store")))

@@ -16,7 +16,7 @@ from pyrite.stages import flushing
 
 
 def test_a_failing_flush_stops_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression: the periodic flush fails silently, and hours of paid work are not stored."""
+    """Regression: the periodic flush failed silently, and hours of paid work were not stored."""
     monkeypatch.setattr(flushing, "FLUSH_SECONDS", 0.01)
     stopped = asyncio.Event()
 
@@ -29,32 +29,32 @@ def test_a_failing_flush_stops_the_work(monkeypatch: pytest.MonkeyPatch) -> None
     async def flush() -> None:
         raise PyriteError("the store is full")
 
-    async def go() -> None:
+    async def run() -> None:
         with pytest.raises(PyriteError, match="the store is full"):
             await flushing.run_with_flush(work(), flush)
         assert stopped.is_set()
 
-    asyncio.run(asyncio.wait_for(go(), 10))
+    asyncio.run(asyncio.wait_for(run(), 10))
 
 
 def test_rows_stay_buffered_until_they_are_stored() -> None:
-    """Regression: rows leave the buffer before they are stored, so a failed write loses them."""
+    """Regression: rows left the buffer before they were stored, so a failed write lost them."""
     buffer, stored = WriteBuffer(), list[dict[str, Any]]()
 
     def fails(_: Sequence[dict[str, Any]]) -> None:
-        raise PyriteError("the store is away")
+        raise PyriteError("the store is unavailable")
 
     def stores(rows: Sequence[dict[str, Any]]) -> None:
         buffer.rows.append({"n": 3})  # a row that is added during the write
         stored.extend(rows)
 
-    async def go() -> None:
+    async def run() -> None:
         buffer.rows += [{"n": 1}, {"n": 2}]
         with pytest.raises(PyriteError):
             await buffer.flush(fails)
         await buffer.flush(stores)
 
-    asyncio.run(go())
+    asyncio.run(run())
     assert stored == [{"n": 1}, {"n": 2}]
     assert buffer.rows == [{"n": 3}]
 
@@ -63,7 +63,7 @@ def test_rows_stay_buffered_until_they_are_stored() -> None:
 def test_sigterm_stops_although_the_store_is_unavailable(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, waiting_for: str
 ) -> None:
-    """Regression: SIGTERM waits for a thread that waits for an unavailable store, until the pod is killed."""
+    """Regression: SIGTERM waited for a thread that waited for an unavailable store, until the pod was killed."""
     monkeypatch.setattr(flushing, "FINAL_FLUSH_SECONDS", 0.2)
     calls, released = list[str](), threading.Event()
 
@@ -87,8 +87,8 @@ def test_sigterm_stops_although_the_store_is_unavailable(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_no_work_is_done_during_the_final_flush(number: signal.Signals) -> None:
-    """Regression: after Ctrl-C, work continues during the final flush, and its rows are lost."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    """Regression: after Ctrl-C, work continued during the final flush, and its rows were lost."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest in the background ignores it
     buffer, done, stored = WriteBuffer(), list[dict[str, Any]](), list[dict[str, Any]]()
 
     async def work() -> None:

@@ -255,7 +255,7 @@ def test_unusable_replies_are_counted_by_reason(pyrite: Pyrite, run_file: Path, 
     # Duplicates within a split merge; across splits the training question stays.
     assert dropped.get(DUPLICATE, 0) + dropped.get(NEAR_DUPLICATE, 0) == 2
     assert summary["questions"] + sum(dropped.values()) == summary["requested"] == 50
-    assert f"{summary['questions']} questions of 50 asked for" in re.sub(r"\s+", " ", result.stdout)
+    assert f"{summary['questions']} queries of 50 requested" in re.sub(r"\s+", " ", result.stdout)
 
 
 @pytest.mark.slow
@@ -302,7 +302,7 @@ def test_failing_judge_stops_the_shard_and_drops_no_question(
     writer.fault = lambda _number, _pair: None
     before = writer.written.copy()
     assert pyrite(*shard).returncode == 0
-    assert not any(writer.written[key] > times for key, times in before.items()), "its replies were saved"
+    assert not any(writer.written[key] > times for key, times in before.items()), "a saved reply was requested again"
     assert NOT_GRADED not in summaries(tmp_path / "store/runs/small", "generate")[0]["dropped"]
 
 

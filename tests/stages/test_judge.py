@@ -43,9 +43,12 @@ retrieve: {{range_max: 20}}
 judge: {{kind: llm, model: {MODEL}, shards: 2, rank_window: null}}
 """
     )
-    for words in (["prepare", "small.yaml"], ["retrieve", "small.yaml", "-i", "1"]):
+    for arguments in (["prepare", "small.yaml"], ["retrieve", "small.yaml", "-i", "1"]):
         subprocess.run(
-            [sys.executable, "-m", "pyrite", *words, "--store", "store"], cwd=folder, check=True, capture_output=True
+            [sys.executable, "-m", "pyrite", *arguments, "--store", "store"],
+            cwd=folder,
+            check=True,
+            capture_output=True,
         )
     return folder
 
@@ -62,14 +65,14 @@ def stub() -> Iterator[Stub]:
         yield server
 
 
-def words(stub: Stub, *more: str) -> list[str]:
+def judge_arguments(stub: Stub, *more: str) -> list[str]:
     return ["judge", "small.yaml", "-i", "1", "--shard", "0", f"resources.judge_urls=[{stub.url}]", *more]
 
 
 def start(folder: Path, stub: Stub, *more: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "pyrite", *words(stub, *more)],
-        # A test run in the background ignores SIGINT, and its children inherit that.
+        [sys.executable, "-m", "pyrite", *judge_arguments(stub, *more)],
+        # If pytest runs in the background, it ignores SIGINT, and its child processes inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         cwd=folder,
         env={**os.environ, "PYRITE_STORE": "store", **environment},
@@ -130,7 +133,7 @@ def test_a_killed_shard_resumes_and_has_every_pair_once(run_folder: Path, stub: 
     summary = manifest(run_folder)["summary"]
     assert 1 <= summary["cached"] <= before
     twice = stub.graded.total() - pairs
-    assert 0 <= twice == before - summary["cached"], "only unflushed pairs are judged again"
+    assert 0 <= twice == before - summary["cached"], "only pairs that were not flushed are judged again"
     assert summary["judged"] == pairs
     assert summary["missing"] == 0
     timeline = summary["timeline"]
@@ -181,14 +184,14 @@ def test_a_signal_flushes_judgments_and_metrics_are_served(
 
 def test_cached_pairs_need_no_server(run_folder: Path, stub: Stub, pyrite: Pyrite) -> None:
     shutil.copytree(run_folder / "store/runs/small", run_folder / "store/runs/other")
-    assert pyrite(*words(stub)).returncode == 0
+    assert pyrite(*judge_arguments(stub)).returncode == 0
     pairs = check_complete(run_folder)
     assert stub.graded.total() == pairs
     stub.down()
     requests = stub.paths.total()
-    finished = pyrite(*words(stub))
+    finished = pyrite(*judge_arguments(stub))
     assert "already finished" in finished.stdout + finished.stderr
-    other = pyrite(*words(stub, "name=other"))
+    other = pyrite(*judge_arguments(stub, "name=other"))
     assert other.returncode == 0, other.stderr
     assert stub.paths.total() == requests
     assert check_complete(run_folder, "other") == manifest(run_folder, "other")["summary"]["cached"] == pairs
@@ -196,15 +199,17 @@ def test_cached_pairs_need_no_server(run_folder: Path, stub: Stub, pyrite: Pyrit
 
 @pytest.mark.parametrize("setting", ["judge.patience=2", "judge.rank_window=7"])
 def test_a_resumed_shard_judges_the_same_pairs(run_folder: Path, stub: Stub, pyrite: Pyrite, setting: str) -> None:
-    """Regression: a resumed shard selects other pairs than one that was not interrupted."""
+    """Regression: a resumed shard selected other pairs than an uninterrupted one."""
     shutil.copytree(run_folder / "store/runs/small", run_folder / "store/runs/other")
     stub.fault = lambda number, _pair: "banana" if number > 60 else None
-    assert pyrite(*words(stub, setting)).returncode == 1
+    assert pyrite(*judge_arguments(stub, setting)).returncode == 1
     assert stub.faults["banana"]
     stub.fault = lambda _number, _pair: None
-    assert pyrite(*words(stub, setting)).returncode == 0
+    assert pyrite(*judge_arguments(stub, setting)).returncode == 0
     stub.down()
-    assert pyrite(*words(stub, setting, "name=other")).returncode == 0, "an uninterrupted run needs no other pair"
+    assert pyrite(*judge_arguments(stub, setting, "name=other")).returncode == 0, (
+        "an uninterrupted run needs no other pair"
+    )
 
     def judged(run: str) -> list[tuple[str, str, int]]:
         table = pq.read_table(run_folder / f"store/runs/{run}/iterations/1/judgments/shard-00000.parquet")
@@ -223,7 +228,7 @@ def test_a_shard_stops_above_its_missing_limit(
     run_folder: Path, stub: Stub, pyrite: Pyrite, share: float, percent: str, limit: int
 ) -> None:
     stub.fault = lambda number, _pair: "banana" if number > 100 else None
-    result = pyrite(*words(stub, f"judge.max_missing={share}"))
+    result = pyrite(*judge_arguments(stub, f"judge.max_missing={share}"))
     assert result.returncode == 1
     assert stub.faults["banana"] >= limit * 3
     message = result.stderr.replace("\n", " ")
@@ -231,24 +236,24 @@ def test_a_shard_stops_above_its_missing_limit(
     assert "the model's reply is none of the grades 1 to 4" in message
     assert "Check the judge's server" in message
     assert "Traceback" not in message
-    assert stub.requested.total() < 200, "it stops at the limit, not at the end"
-    # Regression: only a finished shard reports its missing pairs.
+    assert stub.requested.total() < 200, "the shard must stop at the limit"
+    # Regression: only a finished shard reported its missing pairs.
     log = run_folder / "store/runs/small/logs/missing-1.0.jsonl"
     assert f"Missing pairs: {log}." in message
     missing = [json.loads(line) for line in log.read_text().splitlines()]
     assert len({(row["query_id"], row["passage_id"]) for row in missing}) == len(missing) >= limit
     assert {row["reason"] for row in missing} == {"the model's reply is none of the grades 1 to 4"}
     stub.fault = lambda _number, _pair: None
-    assert pyrite(*words(stub)).returncode == 0
+    assert pyrite(*judge_arguments(stub)).returncode == 0
     assert manifest(run_folder)["summary"]["cached"] == 100
     check_complete(run_folder)
 
 
 def test_a_missing_pair_that_another_run_judges_stays_missing(run_folder: Path, stub: Stub, pyrite: Pyrite) -> None:
-    """Regression: the pair counts as missing and as judged, and the shard fails."""
-    place = run_folder / "store/runs/small"
-    ids = {row["text"]: row["query_id"] for row in pq.read_table(place / "queries/queries.parquet").to_pylist()}
-    ids |= {row["text"]: row["passage_id"] for row in pq.read_table(place / "corpus/passages.parquet").to_pylist()}
+    """Regression: the pair counted as missing and as judged, and the shard failed."""
+    run = run_folder / "store/runs/small"
+    ids = {row["text"]: row["query_id"] for row in pq.read_table(run / "queries/queries.parquet").to_pylist()}
+    ids |= {row["text"]: row["passage_id"] for row in pq.read_table(run / "corpus/passages.parquet").to_pylist()}
     judge = fingerprint(MODEL, load_prompt("general"))
     cache = JudgmentCache(open_store(str(run_folder / "store")), judge, "other/1.0", "one")
     first: list[Pair] = []
@@ -261,7 +266,7 @@ def test_a_missing_pair_that_another_run_judges_stays_missing(run_folder: Path, 
         return "banana" if pair == first[0] else None
 
     stub.fault = judged_by_another_run
-    result = pyrite(*words(stub))
+    result = pyrite(*judge_arguments(stub))
     assert result.returncode == 0, result.stderr
     assert stub.faults["banana"] == 3
     summary = manifest(run_folder)["summary"]
@@ -284,7 +289,7 @@ def test_wrong_settings_stop_at_once_with_exit_code_2(
 ) -> None:
     del run_folder
     break_server(stub)
-    result = pyrite(*words(stub), PYRITE_JUDGE_API_KEY=KEY)
+    result = pyrite(*judge_arguments(stub), PYRITE_JUDGE_API_KEY=KEY)
     assert result.returncode == 2, result.stderr
     assert all(part in result.stderr.replace("\n", " ") for part in [stub.url, *parts])
     assert "Traceback" not in result.stderr
@@ -307,17 +312,17 @@ def test_train_checks_settings_first_and_shows_warnings(run_folder: Path, pyrite
     assert stub.faults["banana"], result.stderr
     output = " ".join(result.stdout.split())
     assert output.count("warning: ") == 1
-    assert "neither structured outputs nor logprobs are to be had" in output
-    assert "neither structured outputs" in (run_folder / "store/runs/small/logs/judge-1.0.log").read_text()
+    assert "not every server supports structured outputs or logprobs" in output
+    assert "not every server supports" in (run_folder / "store/runs/small/logs/judge-1.0.log").read_text()
 
 
 def test_a_changed_prompt_is_judged_again(run_folder: Path, stub: Stub, pyrite: Pyrite) -> None:
     prompt = run_folder / "mine.yaml"
     prompt.write_text("template: |\n  Grade 1 to 4.\n  {query}\n  {passage}\n")
-    assert pyrite(*words(stub, f"judge.prompt={prompt}")).returncode == 0
+    assert pyrite(*judge_arguments(stub, f"judge.prompt={prompt}")).returncode == 0
     pairs = stub.graded.total()
     prompt.write_text("template: |\n  Grade 1 to 4, strictly.\n  {query}\n  {passage}\n")
-    result = pyrite(*words(stub, f"judge.prompt={prompt}"))
+    result = pyrite(*judge_arguments(stub, f"judge.prompt={prompt}"))
     assert "the prompt changed" in result.stdout.replace("\n", " ")
     assert stub.graded.total() == 2 * pairs
     check_complete(run_folder)

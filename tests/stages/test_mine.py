@@ -53,7 +53,7 @@ def test_a_mined_group_shares_a_training_batch(tmp_path: Path) -> None:
 
 
 def test_near_duplicates_of_a_positive_are_not_in_its_batch(tmp_path: Path) -> None:
-    """Regression: the same answer with one more sentence was an in-batch negative of the question it answers."""
+    """Regression: an answer with one more sentence was an in-batch negative of the question that it answers."""
     rows = [row("q0", "a", "x", "1-0"), row("q1", "b", "y", "1-0"), row("q2", "y", "x", "1-1")]
     protected = protect_near_duplicates(rows, lambda passage: shingles(TEXTS[passage]))
     assert [r["relevant_ids"] for r in protected] == [["a", "b"], ["a", "b"], ["y"]]
@@ -61,7 +61,7 @@ def test_near_duplicates_of_a_positive_are_not_in_its_batch(tmp_path: Path) -> N
         assert not {"q0", "q1"} <= set(batch)
 
 
-def mine_second(
+def mine_iteration_2(
     folder: Path, earlier: list[dict[str, Any]], *graded: list[tuple[str, str, int]]
 ) -> list[dict[str, Any]]:
     """The examples of iteration 2.
@@ -103,9 +103,12 @@ def mine_second(
 
 
 def test_grades_of_all_iterations_protect_all_examples(tmp_path: Path) -> None:
-    """Regression: a passage that the model no longer retrieves was a negative of a question it had been graded to
-    answer, and new grades did not reach the examples of earlier iterations."""
-    examples = mine_second(
+    """Grades of earlier iterations apply to new examples, and new grades to earlier examples.
+
+    Regression: a passage became a negative although an earlier iteration had graded it as relevant, and examples of
+    earlier iterations ignored new grades.
+    """
+    examples = mine_iteration_2(
         tmp_path,
         [row("q0", "p", "x", "1-0"), row("q0", "p", "b", "1-0"), row("q1", "r", "y", "1-1")],
         [("q0", "p", 4), ("q0", "seen once", 3), ("q0", "x", 1), ("q0", "b", 1), ("q1", "r", 4), ("q1", "y", 1)],

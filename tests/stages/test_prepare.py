@@ -32,7 +32,7 @@ def _pair(key: str, question: str, answer: str, topic: str = "", split: Split | 
 def _many(topics: int, each: int) -> list[Record]:
     keys = [(t, n) for t in range(topics) for n in range(each)]
     return [
-        r for t, n in keys for r in _pair(f"{t}-{n}", f"Question {t}-{n}?", f"Completion number {t}-{n}.", f"Topic {t}")
+        r for t, n in keys for r in _pair(f"{t}-{n}", f"Question {t}-{n}?", f"Answer number {t}-{n}.", f"Topic {t}")
     ]
 
 
@@ -232,13 +232,13 @@ def test_dropped_records_are_counted_with_examples() -> None:
         (_many(4, 1) + _many(1, 1), "document id '0-0' occurs twice"),
     ],
 )
-def test_unusable_input_is_refused_with_advice(records: list[Record], message: str) -> None:
+def test_unusable_input_is_rejected_with_advice(records: list[Record], message: str) -> None:
     with pytest.raises(UserError, match=message):
         _prepare(records)
 
 
 class _Context:
-    """The part of a StepContext that prepare uses."""
+    """A StepContext with only the methods that prepare uses; it records progress."""
 
     def __init__(self, spec: RunSpec, folder: Path) -> None:
         self.spec, self.folder, self.progress = spec, folder, self
@@ -258,7 +258,7 @@ class _Context:
 
 
 def test_the_stage_writes_its_tables_and_reports_counts(tmp_path: Path) -> None:
-    rows = "".join(f'{{"question": "Question {n}?", "answer": "Completion {n}."}}\n' for n in range(20))
+    rows = "".join(f'{{"question": "Question {n}?", "answer": "Answer {n}."}}\n' for n in range(20))
     (tmp_path / "data.jsonl").write_text(rows)
     source = {"kind": "jsonl", "path": str(tmp_path / "data.jsonl")}
     context = _Context(RunSpec.model_validate({"name": "run", "source": source}), tmp_path)

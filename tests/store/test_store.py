@@ -19,7 +19,7 @@ def write_scratch(store: Store, data: bytes) -> Path:
 
 
 def on_other_machine(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Store:
-    """The same store as another machine opens it: with an empty cache, if the store has one."""
+    """The same store, opened with an empty cache as on another machine."""
     monkeypatch.setenv("PYRITE_CACHE", str(tmp_path / "another-machine"))
     return open_store(url)
 
@@ -57,7 +57,7 @@ def test_fetch_returns_the_current_contents(
     names = ["m/config.json", "m/1/weights", "m/old"]
     folder = other.fetch_folder("m", names)
     assert (folder / "1/weights").read_bytes() == bytes(3_000_000)
-    # Changed and deleted on one machine: the other must not use its cached copies.
+    # After a change and a deletion, the other machine must not use its cached copies.
     store.write("m/config.json", b"[]")
     store.delete("m/old")
     folder = other.fetch_folder("m", names[:2])

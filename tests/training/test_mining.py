@@ -75,7 +75,7 @@ def test_an_ungraded_pair_is_neither_positive_nor_negative() -> None:
     assert mine_one(candidates_with([None, None])) == ([], "no candidate was judged")
 
 
-def test_nearest_takes_the_highest_ranked_of_both() -> None:
+def test_nearest_pairs_the_highest_ranked_of_both_grades() -> None:
     examples, _ = mine_one(candidates_with([2, 1, 4, 1, 4]), num_negatives=2)
     assert [(e.positive.passage_id, [n.passage_id for n in e.negatives], e.kind) for e in examples] == [
         ("c2", ["c0", "c1"], "hard")
@@ -91,14 +91,14 @@ def test_nearest_ignores_grade_three() -> None:
 @pytest.mark.parametrize(
     ("grades", "expected"),
     [
-        # a relevant passage below rank 10 with an irrelevant one in the top 5; and the well-ranked ones
+        # hard: a relevant passage below rank 10, an irrelevant one in the top 5; easy: the well-ranked passages
         ([1] + [3] * 4 + [1] * 10 + [3], [("c15", "c0", "hard"), ("c1", "c5", "easy")]),
         ([3, 1, 3] + [1] * 3, [("c0", "c5", "easy")]),  # no relevant passage is low, so c1 is unused
         ([1] * 10 + [3], [("c10", "c0", "hard")]),  # no relevant passage is high
     ],
 )
 def test_rank_gives_hard_and_easy_examples(grades: list[int | None], expected: list[tuple[str, str, str]]) -> None:
-    """Regression: with hard examples alone, a model learns to invert its ranking."""
+    """Regression: with hard examples alone, the model learned to invert its ranking."""
     examples, _ = mine_one(candidates_with(grades), rule="rank")
     assert [(e.positive.passage_id, e.negatives[0].passage_id, e.kind) for e in examples] == expected
 
@@ -107,7 +107,7 @@ def test_rank_without_a_pairing_gives_its_reason() -> None:
     assert mine_one(candidates_with([3, 1]), rule="rank") == ([], "too few irrelevant candidates")
 
 
-def test_a_registered_rule_is_mined_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mining_uses_a_registered_rule(monkeypatch: pytest.MonkeyPatch) -> None:
     class LowestRule(MiningRule):
         """The lowest-ranked positive against the lowest-ranked negatives."""
 
@@ -174,7 +174,7 @@ def test_reasons_are_counted() -> None:
 
 def test_near_duplicates_are_recognised() -> None:
     a = "Rest the ankle, keep it raised, and put ice on it for ten minutes every few hours of the first day."
-    b = f"{a} Call a doctor where it does not get better."
+    b = f"{a} Call a doctor if it does not get better."
     c = "Rest the wrist in a splint and take a painkiller with food for no more than three days in a row."
     assert mining.near_duplicates(mining.shingles(a), mining.shingles(b))
     assert not mining.near_duplicates(mining.shingles(a), mining.shingles(c))
@@ -188,7 +188,7 @@ def test_a_negative_within_the_margin_is_replaced() -> None:
     assert examples[0].kind == "hard", "c0 outranks the positive, although it was not chosen"
 
 
-def test_the_lowest_ranked_fill_up_too_few_negatives() -> None:
+def test_the_lowest_ranked_replace_missing_negatives() -> None:
     candidates = candidates_with([1, 1, 4, 1], [0.9, 0.8, 0.5, 0.3])
     examples, _ = mine_one(candidates, num_negatives=2, relative_margin=0.2)
     assert [n.passage_id for n in examples[0].negatives] == ["c3", "c1"]

@@ -27,7 +27,7 @@ def node() -> Object:
             probe.bind((address(found), 0))
         except OSError:
             pytest.skip(
-                "the cluster's node is not this machine (kind's is a container): its pods cannot reach the S3 server"
+                "the cluster's node is not this machine (kind's is a container), so pods cannot reach the S3 server"
             )
     if os.environ.get("PYRITE_IMAGES") != "loaded":
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Faults of a cluster during a run. Each one checks that it happened, and fails otherwise.
+"""Faults of a cluster during a run. Each fault checks that it happened, and fails the test otherwise.
 
 The node is this machine, so a pod's processes are local: faults kill processes, not only API objects.
 """
@@ -19,11 +19,11 @@ import pytest
 from charts.tools import program
 from real.cluster.release import CONTROLLER, Object, Release, is_running, kubectl, wait_until
 
-UP = Path(os.environ.get("PYRITE_TEST_CLUSTER", "kind"))
+CLUSTER_COMMAND = Path(os.environ.get("PYRITE_TEST_CLUSTER", "kind"))
 INDEX = "batch.kubernetes.io/job-completion-index"
 
 
-def kill_pods(release: Release, run: str, stage: str, times: int, dice: random.Random) -> None:
+def kill_pods(release: Release, run: str, stage: str, times: int, rng: random.Random) -> None:
     """Delete random running pods of an Indexed Job until ``times`` of them have failed.
 
     At most two per shard, because the back-off grows each time. Only pods that failed count: a Job keeps a failed pod
@@ -47,7 +47,7 @@ def kill_pods(release: Release, run: str, stage: str, times: int, dice: random.R
         if not chosen or len(failed) + len(ending) >= times:
             time.sleep(0.2)
             continue
-        pod = dice.choice(chosen)
+        pod = rng.choice(chosen)
         deleted[pod["metadata"]["uid"]] = _index(pod)
         name = pod["metadata"]["name"]
         kubectl("-n", release.namespace, "delete", "pod", name, "--grace-period=1", "--wait=false", check=False)
@@ -75,16 +75,16 @@ def _request_eviction(release: Release, pod: Object) -> None:
 def terminating(release: Release, run: str, stage: str) -> Iterator[Object]:
     """Yield a running pod that the body terminates.
 
-    Its processes are frozen until SIGTERM is pending, so that it cannot end by itself before. Then it must end.
+    Its processes are stopped until SIGTERM is pending, so that the pod cannot end before. Then it must end.
     """
     pod = release.running(run, stage)
     found = processes(pod)
     # PID 1 of a container ignores signals without a handler, and Python installs none for SIGTERM at its start.
-    wait_until("its process handles SIGTERM", lambda: _has_sigterm(found, "SigCgt"), 60, every=0.02)
+    wait_until("the pod's process handles SIGTERM", lambda: _has_sigterm(found, "SigCgt"), 60, every=0.02)
     with frozen(found):
         yield pod
         wait_until("the kubelet sends SIGTERM", lambda: _has_sigterm(found, "ShdPnd"), 60)
-    wait_until("it has ended", lambda: _has_ended(release, pod), 120)
+    wait_until("the pod has ended", lambda: _has_ended(release, pod), 120)
 
 
 def _has_sigterm(found: Sequence[int], mask: str) -> bool:
@@ -104,7 +104,7 @@ def _has_ended(release: Release, pod: Object) -> bool:
 
 def processes(pod: Object) -> list[int]:
     """The process ids of a pod's containers on this machine."""
-    if not UP.is_file():
+    if not CLUSTER_COMMAND.is_file():
         pytest.skip("this cluster's processes are not on this machine")
     containers = [status["containerID"].rpartition("/")[2] for status in pod["status"]["containerStatuses"]]
     found = []
@@ -202,7 +202,7 @@ def syncs(release: Release, controller: Object) -> float:
     return release.metric(controller, "pyrite_controller_sync_seconds_count")
 
 
-def finished_job_vanishes(release: Release, run: str, stage: str) -> None:
+def delete_finished_job(release: Release, run: str, stage: str) -> None:
     """A Job ends and is deleted with its pods before the controller has observed it."""
     with no_controller(release):
         job = wait_until(f"the Job of {stage}", lambda: release.jobs(run, stage), 60)[-1]["metadata"]["name"]
@@ -257,21 +257,22 @@ def without(name: str) -> Iterator[None]:
         wait_until(f"{name} is dead", lambda: _state(process) == "Z", 20)
         yield
     finally:
-        subprocess.run([str(UP)], check=True, timeout=180)
+        subprocess.run([str(CLUSTER_COMMAND)], check=True, timeout=180)
     assert component(name) != process
 
 
 def component(name: str) -> int:
     """The process id of a component of the cluster itself."""
-    if not UP.is_file():
+    if not CLUSTER_COMMAND.is_file():
         pytest.skip("this cluster's components do not run on this machine")
     return int((Path(os.environ["KUBECONFIG"]).parent / "run" / f"{name}.pid").read_text())
 
 
-def lose_the_node(release: Release, run: str, stage: str) -> None:
+def lose_node(release: Release, run: str, stage: str) -> None:
     """The node is lost and its pod is evicted: the run reports it, and continues when the node is back.
 
-    Kubernetes itself evicts the pods of a lost node, but not if all nodes are lost. So the test evicts them.
+    Kubernetes evicts the pods of a lost node, but not if all nodes are lost. This cluster has one node, so the test
+    evicts the pod.
     """
     with terminating(release, run, stage) as pod, without("kubelet"):
         _request_eviction(release, pod)
@@ -315,7 +316,7 @@ def stop_s3_as_a_step_ends(release: Release, run: str, stage: str) -> None:
     """
     before = release.controller()
     with ExitStack() as outage:
-        with frozen(processes(before)):  # shorter than its liveness probe allows: the step takes seconds
+        with frozen(processes(before)):  # shorter than the liveness probe's limit: the step takes seconds
             _wait_complete(release, release.jobs(run, stage)[-1]["metadata"]["name"], 40)
             outage.enter_context(no_s3(release))
         ends = time.monotonic() + 60

@@ -52,18 +52,18 @@ FAULTS: dict[str, Faults] = {
         ("retrieve", 1, "pod evicted", 1, faults.evict),
         ("judge", 1, "judge pod evicted", 1, faults.evict),
         ("judge", 1, "judge pods deleted while they ran", KILLS, kill_judges),
-        ("mine", 1, "ended Job deleted before the controller saw it", 1, faults.finished_job_vanishes),
+        ("mine", 1, "finished Job deleted before the controller observed it", 1, faults.delete_finished_job),
         ("finetune", 1, "running Job deleted", 1, faults.delete_running_job),
-        ("finetune", 1, "S3 silent for 60 s", 1, lambda release, *_: faults.stop_s3(release, 60)),
+        ("finetune", 1, "S3 unresponsive for 60 s", 1, lambda release, *_: faults.stop_s3(release, 60)),
         ("validate", 1, "node drained, including the controller", 1, faults.drain),
         ("evaluate", None, "helm upgrade", 1, faults.upgrade),
     ],
     "cluster": [
-        ("validate", 0, "kubelet killed, away for 30 s", 1, lambda *_: faults.restart("kubelet", 30)),
-        ("judge", 1, "API server killed, away for 10 s", 1, lambda *_: faults.restart("kube-apiserver", 10)),
-        ("mine", 1, "S3 silent for 60 s as the step ends", 1, faults.stop_s3_as_a_step_ends),
-        ("finetune", 1, "API server killed, away for 10 s", 1, lambda *_: faults.restart("kube-apiserver", 10)),
-        ("validate", 1, "node lost until the run reported it", 1, faults.lose_the_node),
+        ("validate", 0, "kubelet killed, down for 30 s", 1, lambda *_: faults.restart("kubelet", 30)),
+        ("judge", 1, "API server killed, down for 10 s", 1, lambda *_: faults.restart("kube-apiserver", 10)),
+        ("mine", 1, "S3 unresponsive for 60 s as the step ends", 1, faults.stop_s3_as_a_step_ends),
+        ("finetune", 1, "API server killed, down for 10 s", 1, lambda *_: faults.restart("kube-apiserver", 10)),
+        ("validate", 1, "node lost until the run reported it", 1, faults.lose_node),
     ],
 }
 
@@ -85,7 +85,7 @@ def test_run_with_faults_gives_the_same_tables(
     measured(table="same", tables=len(undisturbed))
 
 
-def test_controller_killed_at_every_stage(
+def test_run_survives_a_kill_of_the_controller_at_each_stage(
     release: Release, spec: Object, undisturbed: dict[str, str], measured: Callable[..., None]
 ) -> None:
     release.apply("orphan", spec)
@@ -98,7 +98,7 @@ def test_controller_killed_at_every_stage(
     measured(table="cluster", row="each stage", fault="controller killed (SIGKILL)", times=len(stages))
 
 
-def test_two_controllers_at_once(
+def test_two_controllers_create_each_job_once(
     release: Release, spec: Object, undisturbed: dict[str, str], measured: Callable[..., None]
 ) -> None:
     """Both sync and act, and no step has two Jobs."""

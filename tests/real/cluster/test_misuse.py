@@ -1,4 +1,4 @@
-"""Common mistakes on a cluster end in a message that says what to do, and lose no results."""
+"""Common mistakes on a cluster end in a message with the cause and the fix, and lose no results."""
 
 import json
 import os
@@ -25,12 +25,12 @@ def wait_message(release: Release, run: str, text: str, seconds: float = 60) -> 
 
 
 def create(release: Release, name: str, spec: Object) -> str:
-    """The response of the API server."""
+    """Create a run. Returns the response or the error of the API server."""
     manifest = {"apiVersion": "pyrite.dev/v1alpha1", "kind": "TrainingRun", "metadata": {"name": name}, "spec": spec}
     return kubectl("-n", release.namespace, "create", "-f", "-", stdin=json.dumps(manifest), check=False)
 
 
-def assert_run_file_is_refused(spec: Object, folder: Path) -> None:
+def assert_run_file_is_rejected(spec: Object, folder: Path) -> None:
     run_file = folder / "run.yaml"
     run_file.write_text(json.dumps({**spec, "name": "r"}))  # JSON is YAML
     with pytest.raises(UserError):
@@ -54,7 +54,7 @@ def test_api_server_refuses_what_the_schema_forbids(
     response = create(release, name, spec)
     assert message in response, response
     if len(name) == 1:
-        assert_run_file_is_refused(spec, tmp_path)
+        assert_run_file_is_rejected(spec, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -73,15 +73,15 @@ def test_api_server_refuses_what_the_schema_forbids(
         ("relevant", {**SAMPLE, "mine": {"negative_grade": 3}}, "never be a negative"),
     ],
 )
-def test_run_fails_with_reason_if_no_server_refuses_it(
+def test_controller_refuses_what_the_schema_accepts(
     release: Release, name: str, spec: Object, message: str, tmp_path: Path
 ) -> None:
-    """Rules that the schema cannot express: the controller reports what `pyrite check` reports, and starts no Job."""
+    """Rules that the schema cannot express: the controller reports the error of `pyrite check` and starts no Job."""
     release.apply(name, spec)
     status = release.wait(name, "Failed", seconds=60)
     assert message in status["message"]
     assert not release.jobs(name)
-    assert_run_file_is_refused(spec, tmp_path)
+    assert_run_file_is_rejected(spec, tmp_path)
     kubectl("-n", release.namespace, "delete", "trainingrun", name)
 
 
@@ -95,7 +95,7 @@ def test_missing_bucket_is_reported(release: Release, small_spec: Callable[..., 
 
 
 def test_wrong_image_is_reported_and_recovers(release: Release, small_spec: Callable[..., Object]) -> None:
-    """It is reported within a minute. Once the chart is fixed, the run continues without a retry."""
+    """The error is reported within a minute. Once the chart is fixed, the run continues without a retry."""
     worker = {**release.values["worker"], "image": {**release.values["worker"]["image"], "tag": "no-such-tag"}}
     release.helm("upgrade", worker=worker)
     release.apply("noimage", small_spec())
@@ -118,8 +118,8 @@ def test_missing_gpus_are_reported(release: Release, small_spec: Callable[..., O
     release.wait("nogpu")
 
 
-def test_upgrade_while_some_shards_are_unschedulable(release: Release, small_spec: Callable[..., Object]) -> None:
-    """Waiting shards are reported, and the running ones are not stopped."""
+def test_upgrade_does_not_stop_running_shards(release: Release, small_spec: Callable[..., Object]) -> None:
+    """Also if other shards cannot be scheduled, which is reported."""
     most_cores = f"{(os.cpu_count() or 1) * 600}m"
     large = {"resources": {"requests": {"cpu": most_cores}, "limits": {"memory": "1Gi"}}}
     stages = {**release.values["worker"]["stages"], "judge": large}
@@ -141,7 +141,7 @@ def test_bad_data_is_located_and_retried_on_request(
     assert len(release.pods("baddata", "prepare")) == 1, "a user error is not retried automatically"
     release.put("bad.jsonl", questions.read_bytes())
     release.edit("baddata", retry=1)
-    wait_until("it is retried", lambda: release.status("baddata")["phase"] != "Failed", 60)
+    wait_until("the run is retried", lambda: release.status("baddata")["phase"] != "Failed", 60)
     release.wait("baddata")
 
 
@@ -165,17 +165,17 @@ def test_run_deleted_while_another_runs_keeps_results(release: Release, small_sp
     release.apply("two", small_spec(seed=1))
     release.wait_stage("one", "judge")
     kubectl("-n", release.namespace, "delete", "trainingrun", "one")
-    wait_until("its pods are gone", lambda: not release.pods("one"), 90)
+    wait_until("the run's pods are gone", lambda: not release.pods("one"), 90)
     before = release.digests("one")
     assert any(key.startswith("corpus/") for key in before), "deleting the run deleted its results in the store"
     release.wait("two")
     release.apply("one", small_spec(judge={"shards": 20}))
     release.wait("one")
-    assert before.items() <= release.digests("one").items(), "it did not resume from its stored results"
+    assert before.items() <= release.digests("one").items(), "the run did not resume from its stored results"
 
 
-def test_run_deleted_and_submitted_again_at_once(release: Release, small_spec: Callable[..., Object]) -> None:
-    """The deleted run's Jobs still exist when the new run is observed, and the new run does not adopt them."""
+def test_resubmitted_run_does_not_adopt_the_old_jobs(release: Release, small_spec: Callable[..., Object]) -> None:
+    """The deleted run's Jobs still exist when the controller observes the new run."""
 
     def owners() -> set[str]:
         return {job["metadata"]["ownerReferences"][0]["uid"] for job in release.jobs("twice")}
@@ -190,7 +190,7 @@ def test_run_deleted_and_submitted_again_at_once(release: Release, small_spec: C
         kubectl("-n", release.namespace, "delete", "trainingrun", "twice")
         assert owners() == {old}
         release.apply("twice", small_spec(judge={"shards": 10}))
-        wait_until("the controller has observed it", lambda: release.status("twice").get("phase"), 60)
+        wait_until("the controller has observed the new run", lambda: release.status("twice").get("phase"), 60)
     release.wait("twice")
     assert owners() == {uid()}
 

@@ -234,7 +234,7 @@ def forbidden(release: Release) -> Iterator[None]:
 def test_dashboards_have_data_and_alerts_fire(
     release: Release, prometheus_server: Prometheus, small_spec: Callable[..., Object]
 ) -> None:
-    """Finds: a label that differs between PodMonitor and rules, a renamed metric, a closed port."""
+    """Detects a label that differs between PodMonitor and rules, a renamed metric, or a closed port."""
     wait_until("no alert fires", lambda: not prometheus_server.now('ALERTS{alertstate="firing"}'), 60)
     start = time.time()
     # 160 pairs: a fast machine judges fewer before the test can stop the server.
@@ -251,7 +251,9 @@ def test_dashboards_have_data_and_alerts_fire(
     with forbidden(release):
         prometheus_server.until("the failing syncs are reported", firing("PyriteControllerFailing"), 90)
     release.wait("watched", seconds=900)
-    prometheus_server.until("its end is exported", 'pyrite_run_phase{run="watched", phase="Succeeded"} == 1', 60)
+    prometheus_server.until(
+        "the end of the run is exported", 'pyrite_run_phase{run="watched", phase="Succeeded"} == 1', 60
+    )
     wait_until("the cost alert ends", lambda: not prometheus_server.now(firing("PyriteCostOverBudget")), 60)
     scraped |= prometheus_server.scraped()
     assert prometheus.names() - scraped == set()
@@ -264,4 +266,4 @@ def test_dashboards_have_data_and_alerts_fire(
         prometheus_server.until("the missing controller is reported", firing("PyriteControllerDown"), 120)
     wait_until("the controller is back", lambda: not prometheus_server.now(firing("PyriteControllerDown")), 120)
     slow = {name for name in prometheus_server.firing(start) if not name.startswith("Fast")}
-    assert slow <= {"PyriteCostOverBudget", "PyriteRunFailed"}, "these fire without their delay"
+    assert slow <= {"PyriteCostOverBudget", "PyriteRunFailed"}, "an alert fires before its delay"

@@ -1,7 +1,7 @@
 """The chart's network policies and RBAC rules, tried in a namespace with the chart installed.
 
-A release's policies select its own pods, so other pods of the namespace cannot connect to those. They can connect to
-other addresses (DNS, S3, the API server), which shows that the probes can succeed.
+The policies select only the release's pods. Other pods of the namespace cannot connect to these, but can connect to all
+other addresses (DNS, S3, the API server), which shows that the probes work.
 """
 
 import json
@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from charts.tools import helm
-from real.cluster.faults import UP
+from real.cluster.faults import CLUSTER_COMMAND
 from real.cluster.release import Object, Release, kubectl, wait_until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -44,13 +44,13 @@ CLIENTS: dict[str, dict[str, str]] = {
     "generate": {**WORKER, "pyrite.dev/stage": "generate"},
     "mine": {**WORKER, "pyrite.dev/stage": "mine"},
     "vllm": VLLM,
-    "stranger": {},
+    "other": {},
     "prometheus": {"app": "prometheus"},
 }
 TARGETS: dict[str, dict[str, str]] = {
-    "the-vllm": VLLM,
-    "the-worker": {**WORKER, "pyrite.dev/stage": "judge"},
-    "the-stranger": {},
+    "target-vllm": VLLM,
+    "target-worker": {**WORKER, "pyrite.dev/stage": "judge"},
+    "target-other": {},
     "own-judge": {"app": "own-judge"},
 }
 
@@ -59,7 +59,7 @@ PORTS = (8000, 9100, 5555)
 
 #: Addresses that no policy of the release protects.
 NODES = {"node's link-local", "node's port 443"}
-UNRESTRICTED = {"dns", "s3", "api", "api, by its own address", "a stranger", "own judge's Service", *NODES}
+UNRESTRICTED = {"dns", "s3", "api", "api, by its own address", "another pod", "own judge's Service", *NODES}
 
 REACHES: dict[str, set[str]] = {
     "judge": {"dns", "s3", "vllm", "own judge's Service"},
@@ -71,7 +71,7 @@ REACHES: dict[str, set[str]] = {
         "node's port 443",  # the API server may be at any address: networkPolicy.apiServer
         *("controller's metrics", "controller's health"),  # policies do not apply between a pod and itself
     },
-    "stranger": UNRESTRICTED,
+    "other": UNRESTRICTED,
     "prometheus": UNRESTRICTED | {"vllm", "worker's metrics", "controller's metrics"},
 }
 
@@ -96,9 +96,9 @@ for name, (host, port) in json.loads(sys.argv[1]).items():
 print(json.dumps(found))
 """
 
-#: Everything that the controller may do, and where a missing permission is reported: in the run's status, or in the log
-#: if it concerns no single run.
-VERBS = {
+#: All permissions of the controller, and where a missing one is reported: in the run's status, or in the log if it
+#: does not concern a single run.
+PERMISSIONS = {
     "list trainingruns": "log",
     "patch trainingruns/status": "log",
     "create jobs": "status",
@@ -152,7 +152,7 @@ LINK_LOCAL = "169.254.77.77"
 @pytest.fixture(scope="module")
 def node_listeners(release: Release) -> Iterator[dict[str, tuple[str, int]]]:
     """Two listeners on the node: a link-local address with the store's port, and the store's address with port 443."""
-    if not UP.is_file():
+    if not CLUSTER_COMMAND.is_file():
         pytest.skip("needs a node on this machine")
     s3 = urlsplit(release.environment["AWS_ENDPOINT_URL"])
     found = {"node's link-local": (LINK_LOCAL, s3.port or 80), "node's port 443": (str(s3.hostname), 443)}
@@ -187,37 +187,39 @@ def targets(release: Release, node_listeners: dict[str, tuple[str, int]]) -> dic
         "s3": (str(s3.hostname), s3.port or 80),
         "api": (service["clusterIP"], service["ports"][0]["port"]),
         "api, by its own address": (slice_["endpoints"][0]["addresses"][0], slice_["ports"][0]["port"]),
-        "vllm": (ips["the-vllm"], 8000),
-        "vllm's other ports": (ips["the-vllm"], 5555),
-        "worker's metrics": (ips["the-worker"], 9100),
-        "worker's other ports": (ips["the-worker"], 5555),
+        "vllm": (ips["target-vllm"], 8000),
+        "vllm's other ports": (ips["target-vllm"], 5555),
+        "worker's metrics": (ips["target-worker"], 9100),
+        "worker's other ports": (ips["target-worker"], 5555),
         "controller's metrics": (controller["status"]["podIP"], 9100),
         "controller's health": (controller["status"]["podIP"], 8080),
-        "a stranger": (ips["the-stranger"], 5555),
+        "another pod": (ips["target-other"], 5555),
         "own judge's Service": (release.get("service", "own-judge")["spec"]["clusterIP"], 80),
         **node_listeners,
     }
 
 
-@pytest.mark.parametrize("who", REACHES)
-def test_each_pod_reaches_only_what_it_needs(release: Release, targets: dict[str, tuple[str, int]], who: str) -> None:
-    """Every address is reached by at least one other pod. The controller is the real one."""
-    name, container = ("deploy/pyrite-controller", "controller") if who == "controller" else (who, "pod")
+@pytest.mark.parametrize("client", REACHES)
+def test_each_pod_reaches_only_what_it_needs(
+    release: Release, targets: dict[str, tuple[str, int]], client: str
+) -> None:
+    """No policy opens the `other ports`; each other address is reached by at least one pod, so the address works."""
+    name, container = ("deploy/pyrite-controller", "controller") if client == "controller" else (client, "pod")
     command = ["exec", name, "-c", container, "--", "python", "-c", PROBE, json.dumps(targets)]
     found = json.loads(kubectl("-n", release.namespace, *command))
-    assert set(found) == REACHES[who]
+    assert set(found) == REACHES[client]
 
 
 def test_helm_test_passes(release: Release) -> None:
     """A judge pod can use the store, and the controller's account the API server."""
     done = helm("test", "pyrite", "-n", release.namespace, "--logs", "--timeout=120s")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "can be written and read" in done.stdout
+    assert "is readable and writable" in done.stdout
     assert "the controller's account can list TrainingRuns" in done.stdout
 
 
-def may(release: Release, account: str, what: str, namespace: str | None = None) -> bool:
-    verb, _, resource = what.partition(" ")
+def is_allowed(release: Release, account: str, permission: str, namespace: str | None = None) -> bool:
+    verb, _, resource = permission.partition(" ")
     resource, _, subresource = resource.partition("/")
     if resource.startswith("statefulsets") and (verb, subresource) in (("get", ""), ("patch", "scale")):
         resource += "/pyrite-vllm"
@@ -233,7 +235,7 @@ def may(release: Release, account: str, what: str, namespace: str | None = None)
 
 
 def rules(release: Release, account: str) -> set[str]:
-    """Everything that an account may do in the namespace, except these reviews, according to the API server."""
+    """All permissions of an account in the namespace, as the API server lists them; without the review API itself."""
     review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview"}
     found = json.loads(
         kubectl(
@@ -251,15 +253,17 @@ def rules(release: Release, account: str) -> set[str]:
     }
 
 
-def test_permissions_of_each_account(release: Release) -> None:
-    """The complete list of each account, and single checks of forbidden verbs, here and in another namespace."""
-    assert rules(release, "pyrite-controller") == set(VERBS)
+def test_each_account_has_exactly_its_permissions(release: Release) -> None:
+    """Compare the complete list of each account, and check single verbs in this and in another namespace."""
+    assert rules(release, "pyrite-controller") == set(PERMISSIONS)
     for account in ("pyrite-worker", "pyrite-vllm"):
         assert rules(release, account) == set()
-    assert [what for what in VERBS if not may(release, "pyrite-controller", what)] == []
-    assert [what for what in FORBIDDEN if may(release, "pyrite-controller", what)] == []
-    assert [what for what in VERBS if may(release, "pyrite-controller", what, "default")] == []
-    assert [what for what in VERBS if may(release, "pyrite-worker", what)] == []
+    assert [permission for permission in PERMISSIONS if not is_allowed(release, "pyrite-controller", permission)] == []
+    assert [permission for permission in FORBIDDEN if is_allowed(release, "pyrite-controller", permission)] == []
+    assert [
+        permission for permission in PERMISSIONS if is_allowed(release, "pyrite-controller", permission, "default")
+    ] == []
+    assert [permission for permission in PERMISSIONS if is_allowed(release, "pyrite-worker", permission)] == []
 
 
 def set_rules(release: Release, rules_: list[Object]) -> None:
@@ -268,9 +272,9 @@ def set_rules(release: Release, rules_: list[Object]) -> None:
 
 
 @contextmanager
-def without(release: Release, what: str) -> Iterator[None]:
+def without_permission(release: Release, permission: str) -> Iterator[None]:
     """Remove a verb from the controller's Role during the body."""
-    verb, _, resource = what.partition(" ")
+    verb, _, resource = permission.partition(" ")
     original = release.get("role", "pyrite-controller")["rules"]
     set_rules(
         release,
@@ -280,7 +284,7 @@ def without(release: Release, what: str) -> Iterator[None]:
         ],
     )
     try:
-        assert not may(release, "pyrite-controller", what)
+        assert not is_allowed(release, "pyrite-controller", permission)
         yield
     finally:
         set_rules(release, original)
@@ -291,8 +295,8 @@ def log(release: Release) -> str:
     return text
 
 
-def no_pods(release: Release) -> None:
-    """A quota that allows no pods."""
+def forbid_pods(release: Release) -> None:
+    """Create a quota that allows no pods."""
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     kubectl("-n", release.namespace, "apply", "-f", "-", stdin=json.dumps(quota))
 
@@ -302,34 +306,34 @@ def start(release: Release, run: str) -> None:
     release.wait(run, "Running", seconds=60)
 
 
-@pytest.mark.parametrize("what", VERBS)
-def test_controller_needs_each_of_its_permissions(release: Release, what: str) -> None:
-    """Without it, the run's status or the log names it. With it again, the run continues."""
-    verb, _, resource = what.partition(" ")
-    run = what.translate(str.maketrans(" /", "--"))
+@pytest.mark.parametrize("permission", PERMISSIONS)
+def test_controller_needs_each_of_its_permissions(release: Release, permission: str) -> None:
+    """Without a permission, the run's status or the log names it. With the permission, the run continues."""
+    verb, _, resource = permission.partition(" ")
+    run = permission.translate(str.maketrans(" /", "--"))
     message = f'cannot {verb} resource "{resource}"'
     assert message not in log(release)
-    if what == "delete jobs":
+    if permission == "delete jobs":
         start(release, run)
-    if what == "list events":
-        no_pods(release)
+    if permission == "list events":
+        forbid_pods(release)
         start(release, run)
-    with without(release, what):
-        release.apply(run, {"source": {"kind": "sample"}, "cancel": what == "delete jobs"})
-        if what == "patch statefulsets/scale":
+    with without_permission(release, permission):
+        release.apply(run, {"source": {"kind": "sample"}, "cancel": permission == "delete jobs"})
+        if permission == "patch statefulsets/scale":
             kubectl("-n", release.namespace, "delete", "trainingruns", "--all")
             kubectl("-n", release.namespace, "scale", "statefulset", "pyrite-vllm", "--replicas=1")
         wait_until(f"the log has {message!r}", lambda: message in log(release), 90)
-        if VERBS[what] == "status":
+        if PERMISSIONS[permission] == "status":
             assert message in release.status(run)["message"]
-    if what == "patch statefulsets/scale":
+    if permission == "patch statefulsets/scale":
         server = ["statefulset", "pyrite-vllm"]
         wait_until("the server is at zero again", lambda: not release.get(*server)["spec"]["replicas"], 60)
         return
-    if what == "list events":
+    if permission == "list events":
         wait_until("the quota is named", lambda: "exceeded quota" in release.status(run).get("message", ""), 60)
         kubectl("-n", release.namespace, "delete", "resourcequota", "none")
-    if what != "delete jobs":
+    if permission != "delete jobs":
         release.wait(run, "Running", seconds=60)
         release.edit(run, cancel=True)
     release.wait(run, "Cancelled", seconds=90)

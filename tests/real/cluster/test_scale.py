@@ -13,8 +13,8 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 RUNS, SHARDS = 50, 500
 
 
-def figures(release: Release, seconds: float = 30) -> dict[str, float]:
-    """Time and API calls of syncs over a while, from the controller's own metrics."""
+def measure_syncs(release: Release, seconds: float = 30) -> dict[str, float]:
+    """Mean time and API calls of the syncs in ``seconds``, from the controller's metrics."""
     pod = release.controller()
 
     def read() -> dict[str, float]:
@@ -44,25 +44,25 @@ def add_finished_run(release: Release, number: int, spec: Object) -> None:
 def test_finished_runs_and_shards_add_no_api_calls(
     release: Release, small_spec: Callable[..., Object], measured: Callable[..., None]
 ) -> None:
-    """The calls of a sync do not depend on either: it lists the runs, the Jobs, and the pods of the run with a Job.
+    """Their number does not change a sync's calls: it lists the runs, the Jobs, and the pods of each active run.
 
-    Its time may grow with the size of these lists, up to five times that of empty ones, plus 0.5 s for a busy
-    machine.
+    A sync with long lists may take up to five times as long as one with empty lists, plus 0.5 s for a busy machine. A
+    large cluster is not available, so the finished runs and the shards do no work.
     """
-    empty = figures(release)
+    empty = measure_syncs(release)
     for number in range(RUNS):
         add_finished_run(release, number, small_spec())
-    full = figures(release)
+    full = measure_syncs(release)
     # No node fits the judge pods, so the shards wait during the measurement.
     unschedulable = {**release.values["worker"]["stages"]["judge"], "pod": {"nodeSelector": {"no": "node"}}}
     stages = {**release.values["worker"]["stages"], "judge": unschedulable}
     release.helm("upgrade", worker={**release.values["worker"], "stages": stages}, judge={"parallelism": 20})
     release.apply("wide", small_spec(judge={"shards": SHARDS}))
-    wait_until("the shards' pods wait", lambda: len(release.pods("wide", "judge")) == 20, 600)
+    wait_until("the shards' pods exist", lambda: len(release.pods("wide", "judge")) == 20, 600)
     (job,) = release.jobs("wide", "judge")
     assert job["spec"]["completions"] == SHARDS
     wait_until("it is reported", lambda: "cannot be scheduled" in release.status("wide").get("message", ""), 60)
-    wide = figures(release)
+    wide = measure_syncs(release)
     print(json.dumps({"empty": empty, "50 finished runs": full, "and a run of 500 shards": wide}))
     measured(table="scale", empty=empty, full=full, wide=wide)
     assert empty["calls per sync"] < 1.5

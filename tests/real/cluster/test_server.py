@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pyarrow.parquet as pq
 import pytest
 
-from real.cluster.faults import UP
+from real.cluster.faults import CLUSTER_COMMAND
 from real.cluster.release import Object, Release, kubectl, wait_until
 from real.cluster.vllm_server import RUN, host_volume, prepare_vllm, server_values
 from real.vllm import REAL_VLLM
@@ -50,12 +50,12 @@ VALUES: Object = {
 
 @pytest.fixture(scope="module", autouse=True)
 def gpus(node: Object) -> Iterator[None]:
-    """The node reports GPUS GPUs."""
+    """The node offers ``GPUS`` GPUs, which do not exist."""
     prepare_vllm()
     before = node["status"]["allocatable"].get(GPU, "0")
-    subprocess.run([str(UP), "--gpus", str(GPUS)], check=True, capture_output=True)
+    subprocess.run([str(CLUSTER_COMMAND), "--gpus", str(GPUS)], check=True, capture_output=True)
     yield
-    subprocess.run([str(UP), "--gpus", before], check=True, capture_output=True)
+    subprocess.run([str(CLUSTER_COMMAND), "--gpus", before], check=True, capture_output=True)
 
 
 def observe(release: Release, run: str) -> Object:
@@ -154,7 +154,7 @@ def start_unmanaged_server(release: Release) -> str:
 
 
 def test_training_reports_gpus_that_are_not_released(release: Release, small_spec: Callable[..., Object]) -> None:
-    """The controller does not scale this server, so training waits until somebody scales it down."""
+    """The controller does not scale this server, so training waits until the test scales it down."""
     url = start_unmanaged_server(release)
     release.apply("unshared", small_spec(**RUN, resources={"judge_urls": [url]}))
 

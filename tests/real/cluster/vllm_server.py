@@ -1,4 +1,4 @@
-"""The chart's vLLM server with a real vLLM: its CPU build (scripts/real_vllm.py), mounted into the pods.
+"""The chart's vLLM server without a GPU: a real vLLM, in its CPU build (scripts/real_vllm.py), mounted into the pods.
 
 The model is too small to judge: its grades test the communication, not the quality.
 """
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from real.cluster.faults import UP
+from real.cluster.faults import CLUSTER_COMMAND
 from real.cluster.release import Object
 from real.vllm import REAL_VLLM, SCRIPT, VARYING
 
@@ -32,7 +32,7 @@ def prepare_vllm() -> None:
         pytest.skip("vLLM is not installed: `make real-vllm ARGS=--for-pods` installs it (3.4 GB)")
     if not (REAL_VLLM.VENV / "lib" / _PYTHON).is_dir():
         pytest.skip(f"{REAL_VLLM.VENV.name} has another Python than the worker image's {_PYTHON}")
-    if not UP.is_file():
+    if not CLUSTER_COMMAND.is_file():
         pytest.skip("needs a node on this machine")
     subprocess.run([sys.executable, str(SCRIPT), "--for-pods"], check=True, capture_output=True)
 

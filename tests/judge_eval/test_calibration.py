@@ -1,4 +1,4 @@
-"""pyrite calibrate: agreement with human grades from qrels and texts; errors name the row."""
+"""`pyrite calibrate`: agreement with human grades from qrels or texts; errors name the row."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
 class BiasedJudge(Judge):
-    """A judge with a known bias: a passage begins with its true grade, and the expected grade is half of it above 1."""
+    """A judge with a known bias: for a passage that begins with its true grade g, it expects 1 + (g - 1) / 2."""
 
     fingerprint = "biased"
     in_flight = 4
@@ -35,7 +35,7 @@ class BiasedJudge(Judge):
     async def grade(self, pair: Pair) -> Judgment:
         text = self._texts[pair.passage_id]
         self.judged.append(text)
-        upper = (int(text[0]) - 1) / 6  # on grade 4, the rest on 1: the mean is 1 + (grade - 1) / 2
+        upper = (int(text[0]) - 1) / 6  # the probability of grade 4; that of grade 1 is the rest
         return Judgment(pair, 4 if upper > 0.5 else 1, (1 - upper, 0.0, 0.0, upper))
 
 
@@ -49,10 +49,10 @@ def calibrate(monkeypatch: pytest.MonkeyPatch, run_file: Path, tmp_path: Path) -
         opened.append(BiasedJudge(passages))
         return opened[-1]
 
-    def call(file: Path, *words: str) -> tuple[str, Any]:
+    def call(file: Path, *overrides: str) -> tuple[str, Any]:
         monkeypatch.setattr(calibration, "open_judge", open_biased)
         judge = ("judge.kind=llm", "judge.model=biased")
-        arguments = ["calibrate", str(run_file), str(file), *judge, "--store", str(tmp_path / "store"), *words]
+        arguments = ["calibrate", str(run_file), str(file), *judge, "--store", str(tmp_path / "store"), *overrides]
         result = CliRunner().invoke(app, arguments, env={"COLUMNS": "80"})
         if result.exception:
             raise result.exception
@@ -118,7 +118,7 @@ def test_a_strict_judge_is_detected_with_better_cut_points(
     assert recalibration["gain"]["low"] > 0
     assert recalibration["cut_points"] == [1.25, 1.75, 2.25]
     assert "Recalibration would help" in " ".join(output.split())
-    # No question of the run was needed, so nothing was prepared.
+    # The file has texts, so the run need not be prepared.
     assert not (tmp_path / "store/runs/small/steps").exists()
 
 
@@ -169,7 +169,7 @@ def test_errors_name_the_line_of_a_bad_row(calibrate: Callable[..., Any], tmp_pa
     assert not (tmp_path / "store/runs/small/calibration").exists()
 
 
-def test_errors_of_encoding_missing_file_and_scale(calibrate: Callable[..., Any], tmp_path: Path) -> None:
+def test_wrong_encoding_missing_file_and_scale_are_reported(calibrate: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "latin.csv"
     path.write_bytes("query,passage,grade\ncafé,b,1\n".encode("latin-1"))
     with pytest.raises(UserError, match="not UTF-8"):

@@ -22,13 +22,12 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 def test_sample_gives_the_same_results_as_a_local_run(release: Release, tmp_path: Path) -> None:
     """`make train ITER=2 ON=cluster`, with 4 shards, compared with the same run on this machine.
 
-    On one machine with the same number of threads, tables, weights and scores are equal. With another number, sums are
-    added in another order: embeddings differ in their last digits, passages change ranks, and training sees other
-    examples.
+    On one machine with the same number of threads, tables, weights and scores are equal. With another number,
+    floating-point sums have another order, so embeddings, ranks and training examples differ.
     """
     settings = "judge.shards=4 name=sample"
     command = ["make", "train", "ITER=2", "ON=cluster", f"ARGS={settings} -n {release.namespace}"]
-    # Without these variables, because make prints the folders that it enters if another make started it.
+    # With these variables, make would also print the folders that it enters.
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")
     }
@@ -61,7 +60,7 @@ def test_sample_gives_the_same_results_as_a_local_run(release: Release, tmp_path
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores, for a limit of one")
 def test_worker_has_as_many_threads_as_its_cpu_limit(release: Release) -> None:
-    """The bug: a worker started a thread per core of the node, and they competed for the CPU limit."""
+    """Regression: a worker started a thread per core of the node, and they competed for the CPU limit."""
     program = """
 import sys, pyrite.cli
 sys.argv = ["pyrite", "--version"]
@@ -80,7 +79,9 @@ except SystemExit: import torch; print(torch.get_num_threads(), "threads")
     assert kubectl("-n", release.namespace, "logs", "threads").splitlines()[-1] == "1 threads"
 
 
-def test_detach_suspend_resume_and_attach(release: Release, small_spec: Callable[..., Object], tmp_path: Path) -> None:
+def test_run_survives_detach_suspend_resume_and_attach(
+    release: Release, small_spec: Callable[..., Object], tmp_path: Path
+) -> None:
     """Ctrl-C does not affect the run. Suspending stops its pods, and finished steps are not repeated."""
     run_file = tmp_path / "steered.yaml"
     run_file.write_text(json.dumps(small_spec()))  # JSON is YAML
@@ -100,7 +101,7 @@ def test_detach_suspend_resume_and_attach(release: Release, small_spec: Callable
     release.wait("steered", "Suspended", seconds=120)
     assert not [pod for pod in release.pods("steered") if pod["status"]["phase"] == "Running"]
     before = release.digests("steered")
-    assert before, "no step was finished before it was suspended"
+    assert before, "no step was finished before the run was suspended"
     time.sleep(5)
     release.edit("steered", suspend=False)
     attached = release.pyrite("attach", "steered", "-n", release.namespace)
