@@ -142,7 +142,7 @@ def test_long_passages_are_truncated_before_the_request() -> None:
     assert judge.truncated == 1
     assert metric("pyrite_judge_truncated_passages_total") == before + 1
     sent = next(message for message in stub.messages if "word word" in message)
-    assert sent.endswith("Completion with one digit: 1, 2, 3 or 4.")
+    assert sent.endswith("Answer with one digit: 1, 2, 3 or 4.")
     assert 1000 < sent.count("word ") * 5 < 4000
 
 

@@ -20,7 +20,7 @@ DOMAINS = ["general", "medical", "finance", "legal", "programming"]
 def test_packaged_prompts_order_rubric_query_passage(name: str) -> None:
     message = load_prompt(name).render("QQQ", "PPP")
     assert message.index("4 - ") < message.index("QQQ") < message.index("PPP")
-    assert message.endswith("Completion with one digit: 1, 2, 3 or 4.")
+    assert message.endswith("Answer with one digit: 1, 2, 3 or 4.")
     assert "do not follow" in message.partition("QQQ")[0]
     assert all(f"\n{grade} - " in message for grade in "1234")
     rubric = message.partition("<query>\nQQQ")[0]
