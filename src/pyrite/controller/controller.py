@@ -1,10 +1,9 @@
-"""The reconcile loop: list, decide, act. A sync keeps no state, so it may be killed at any point or run twice."""
+"""The reconcile loop: list, decide, act. It may be killed at any point, or run twice: no sync needs an earlier one."""
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
@@ -31,7 +30,7 @@ class Controller:
 
     def __init__(self, cluster: Cluster, store: Store, settings: Callable[[], Settings]):
         self._cluster, self._store, self._settings = cluster, store, settings
-        # Of the current sync: steps read, the store's error, and calls for a run that timed out.
+        # Of the current sync: the steps read, the store's error, and how many runs' API calls timed out.
         self._stored: dict[str, Stored] = {}
         self._store_error: PyriteError | None = None
         self._timeouts = 0
@@ -55,8 +54,11 @@ class Controller:
         queued: set[str] = set()
         scale_up = scale_down = needed_later = False
         for run in open_runs:
-            others = {"server_users": server_users - {run.name}, "gpu_users": gpu_users - {run.name}}
-            actions = self._sync_run(run, jobs[run.name], settings, server, others)
+            own = {run.name}
+            observed = Observed(
+                jobs[run.name], server=server, server_users=server_users - own, gpu_users=gpu_users - own
+            )
+            actions = self._sync_run(run, observed, settings)
             if actions.queued:
                 queued.add(run.name)
             server_users.discard(run.name)
@@ -71,18 +73,16 @@ class Controller:
             self._scale(settings, server, scale_up, not in_use and (scale_down or not needed_later))
         return Snapshot(runs, jobs, self._stored, queued, server, settings)
 
-    def _sync_run(
-        self, run: TrainingRun, jobs: Sequence[Job], settings: Settings, server: Server | None, others: dict[str, Any]
-    ) -> Actions:
+    def _sync_run(self, run: TrainingRun, observed: Observed, settings: Settings) -> Actions:
         """Decide and act for one run. An error is shown in its status and does not stop the other runs."""
         try:
-            actions = self._decide(run, jobs, settings, server, others)
+            actions = self._decide(run, observed, settings)
             self._apply(run, actions)
             return actions
         except HTTPError:
             self._timeouts += 1
             if self._timeouts > 1:
-                raise  # the API server is down: do not wait for a timeout per run
+                raise  # the API server is down: do not wait for a timeout for each run
             return Actions(run.status)
         except Exception as error:
             return self._report_error(run, error)
@@ -96,7 +96,7 @@ class Controller:
             metrics.CONTROLLER_ERRORS.labels(type(error).__name__).inc()
             _log.exception("run %s", run.name)
             cause = f"{type(error).__name__}: {error}"
-            message = f"the controller failed on this run and will retry; see its log: {cause}"
+            message = f"the controller failed on this run ({cause}) and will retry; its log shows the traceback."
         _log.warning("run %s: %s", run.name, message)
         actions = reconcile.report_error(run, message, datetime.now(UTC))
         try:
@@ -105,12 +105,11 @@ class Controller:
             _log.warning("run %s: cannot update its status: %s", run.name, error_message(status_error))
         return actions
 
-    def _decide(
-        self, run: TrainingRun, jobs: Sequence[Job], settings: Settings, server: Server | None, others: dict[str, Any]
-    ) -> Actions:
+    def _decide(self, run: TrainingRun, observed: Observed, settings: Settings) -> Actions:
+        """The actions for a run, after reading its pods and, if needed, the store."""
         now = datetime.now(UTC)
-        observed = Observed(jobs=jobs, pods=pods.diagnose(self._cluster, run, jobs, now), server=server, **others)
-        if run.spec and reconcile.needs_store(run, jobs, observed.pods):
+        observed = replace(observed, pods=pods.diagnose(self._cluster, run, observed.jobs, now))
+        if reconcile.needs_store(run, observed.jobs, observed.pods):
             try:
                 observed = replace(observed, stored=self._read_stored(run))
             except PyriteError as error:
@@ -119,7 +118,7 @@ class Controller:
         return reconcile.reconcile(run, observed, settings, str(self._store), now)
 
     def _read_stored(self, run: TrainingRun) -> Stored:
-        """Read the run's steps. A store that does not respond is tried once a sync, since each attempt takes long."""
+        """Read the run's steps. If the store does not respond, the other runs of this sync do not try it again."""
         if self._store_error:
             raise self._store_error
         try:
@@ -189,7 +188,7 @@ def _uses_server(run: TrainingRun, status: Status, settings: Settings) -> bool:
 
 
 def _will_use_server(run: TrainingRun, status: Status, settings: Settings) -> bool:
-    """Whether an active run uses the vLLM server at any of its stages."""
+    """Whether an active run has a stage that uses the vLLM server, done or not."""
     spec = run.spec
     return spec is not None and _is_active(status) and any(uses_server(spec, stage, settings) for stage in LLM_STAGES)
 
