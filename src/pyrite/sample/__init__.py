@@ -15,7 +15,7 @@ from pyrite.sample.phrasing import QTYPES, passage, question
 
 __all__ = ["SOURCE", "documents", "families_of", "split_of"]
 
-#: Name of the collection, as MedQuAD's documents have one.
+#: Name of the collection, which MedQuAD's documents have too.
 SOURCE = "PRACTICE"
 
 #: Phrasing families of each split's questions. The splits share no wording.
