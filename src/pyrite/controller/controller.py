@@ -51,26 +51,25 @@ class Controller:
         server = self._server(settings) if settings.server else None
         server_users = {run.name for run in open_runs if _uses_server(run, run.status, settings)}
         gpu_users = {name for name, owned in jobs.items() if any(job.gpu and not job.ended for job in owned)}
-        queued: set[str] = set()
-        scale_up = scale_down = needed_later = False
+        decided: list[tuple[TrainingRun, Actions]] = []
         for run in open_runs:
             own = {run.name}
             observed = Observed(
                 jobs[run.name], server=server, server_users=server_users - own, gpu_users=gpu_users - own
             )
             actions = self._sync_run(run, observed, settings)
-            if actions.queued:
-                queued.add(run.name)
+            decided.append((run, actions))
             server_users.discard(run.name)
             if _uses_server(run, actions.status, settings):
                 server_users.add(run.name)
             if any(needs_gpu(manifest) for manifest in actions.create if manifest["kind"] == "Job"):
                 gpu_users.add(run.name)
-            scale_up, scale_down = scale_up or actions.want_server is True, scale_down or actions.want_server is False
-            needed_later = needed_later or _will_use_server(run, actions.status, settings)
         if server:
+            wanted = {actions.want_server for _, actions in decided}
+            needed = any(_may_use_server(run, actions.status, settings) for run, actions in decided)
             in_use = any(_job_uses_server(run, job, settings) for run in open_runs for job in jobs[run.name])
-            self._scale(settings, server, scale_up, not in_use and (scale_down or not needed_later))
+            self._scale(settings, server, True in wanted, not in_use and (False in wanted or not needed))
+        queued = {run.name for run, actions in decided if actions.queued}
         return Snapshot(runs, jobs, self._stored, queued, server, settings)
 
     def _sync_run(self, run: TrainingRun, observed: Observed, settings: Settings) -> Actions:
@@ -145,10 +144,10 @@ class Controller:
         found = self._cluster.server(name)
         if found is None:
             return None
-        starting = found["spec"]["replicas"] > ((found.get("status") or {}).get("readyReplicas") or 0)
-        now = datetime.now(UTC)
-        problem = pods.diagnose_server(self._cluster, settings.instance, name, now) if starting else ""
-        return read_server(found, problem)
+        server = read_server(found)
+        if server.ready >= server.replicas:
+            return server
+        return replace(server, problem=pods.diagnose_server(self._cluster, settings.instance, name, datetime.now(UTC)))
 
     def _scale(self, settings: Settings, server: Server, up: bool, down: bool) -> None:
         assert settings.server
@@ -187,7 +186,7 @@ def _uses_server(run: TrainingRun, status: Status, settings: Settings) -> bool:
     return run.spec is not None and _is_active(status) and uses_server(run.spec, status.stage, settings)
 
 
-def _will_use_server(run: TrainingRun, status: Status, settings: Settings) -> bool:
+def _may_use_server(run: TrainingRun, status: Status, settings: Settings) -> bool:
     """Whether an active run has a stage that uses the vLLM server, done or not."""
     spec = run.spec
     return spec is not None and _is_active(status) and any(uses_server(spec, stage, settings) for stage in LLM_STAGES)

@@ -64,7 +64,7 @@ class Pods:
 
 @dataclass(frozen=True)
 class Server:
-    """The vLLM server's StatefulSet: replicas wanted, present and ready."""
+    """The vLLM server's StatefulSet: replicas wanted, present and ready, and why some are not ready."""
 
     replicas: int
     present: int
@@ -140,10 +140,10 @@ def read_job(found: Object) -> Job:
     )
 
 
-def read_server(found: Object, problem: str) -> Server:
+def read_server(found: Object) -> Server:
     """The vLLM server from its StatefulSet."""
     status = found.get("status") or {}
-    return Server(found["spec"]["replicas"], status.get("replicas") or 0, status.get("readyReplicas") or 0, problem)
+    return Server(found["spec"]["replicas"], status.get("replicas") or 0, status.get("readyReplicas") or 0)
 
 
 def read_stored(store: Store, run: TrainingRun) -> Stored:

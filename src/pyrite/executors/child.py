@@ -18,7 +18,7 @@ from typing import Any
 from pyrite import metrics
 from pyrite.errors import to_pyrite_error
 from pyrite.executors.step import Run, run_step
-from pyrite.plan import STAGES, Step
+from pyrite.plan import Step
 from pyrite.progress import ProgressEvents
 from pyrite.spec import RunSpec
 from pyrite.store import open_store
@@ -32,11 +32,6 @@ _METRICS_INTERVAL_SECONDS = 2.0
 _WARNING_INTERVAL_SECONDS = 60.0
 
 Emit = Callable[[dict[str, Any]], None]
-
-
-def preload_modules() -> list[str]:
-    """Modules that the fork server imports once, because importing them takes seconds (torch, transformers: 7 s)."""
-    return ["transformers.trainer", *(f"pyrite.stages.{stage}" for stage in STAGES)]
 
 
 def run_child(
