@@ -67,7 +67,7 @@ def port_from_env(variable: str) -> int | None:
     """The port in an environment variable; None if it is not set. Raises UserError if it is not a port number."""
     text = os.environ.get(variable, "")
     if text and (not text.isdecimal() or not 0 < int(text) < 65536):
-        raise UserError(f"{variable} is {text!r}, which is not a port number. Set it to one, such as 9100.")
+        raise UserError(f"{variable} is {text!r}, which is not a port number. Set a port, such as 9100.")
     return int(text) if text else None
 
 

@@ -49,10 +49,10 @@ class Step(NamedTuple):
 class StageInfo:
     """Everything that other modules need to know about a stage.
 
-    Its code is ``pyrite.stages.<name>``, its Job ``jobs/<name>.yaml`` and its verb ``pyrite <name>``.
+    Its code is ``pyrite.stages.<name>``, its Job ``jobs/<name>.yaml`` and its command ``pyrite <name>``.
 
     Attributes:
-        help: help text of the verb.
+        help: help text of the command.
         settings: settings of the RunSpec that affect the result.
         external: inputs from outside the run that affect the result.
         parents: steps whose outputs a step reads, from the RunSpec and the step's iteration.

@@ -20,7 +20,7 @@ from pyrite.report import terminal
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs to ``app``."""
+    """Add the commands to ``app``."""
     panel = "Results"
 
     @app.command(rich_help_panel=panel)

@@ -20,7 +20,7 @@ GATE_NOT_MET = 3
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb to ``app``."""
+    """Add the command to ``app``."""
 
     @app.command()
     def train(

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class Exporter:
-    """Exports each snapshot as metrics. It caches what the store holds of a run, because most syncs do not read it."""
+    """Exports each snapshot as metrics. It caches the steps of runs, because most syncs do not read the store."""
 
     def __init__(self, store: Store):
         self._store = store

@@ -86,7 +86,7 @@ class Observed:
 
     jobs: Sequence[Job]
     pods: Pods = field(default_factory=Pods)
-    #: None if the store was not read, because it need not be (see ``needs_store``).
+    #: None if the store was not read, because ``needs_store`` is false.
     stored: Stored | None = None
     server: Server | None = None
     #: Other runs that use the vLLM server or wait for it.

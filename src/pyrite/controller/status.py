@@ -9,7 +9,7 @@ from pyrite.controller.settings import Settings
 from pyrite.manifest_metrics import step_seconds
 from pyrite.plan import BASE
 
-#: Latest iterations whose scores are listed, in addition to the base and the best model.
+#: Number of latest iterations whose scores are listed, in addition to the base and the best model.
 _MAX_LATEST = 4
 
 

@@ -37,7 +37,7 @@ Emit = Callable[[dict[str, Any]], None]
 def run_child(
     spec: str, store: str, external: dict[str, str], step: tuple[Any, ...], pipe: Connection, report_metrics: bool
 ) -> None:
-    """The child's main function: run the step, send events to ``pipe``, and exit, after an error with its code."""
+    """The child's main function: run the step, send events to ``pipe``, and exit with 0 or the error's exit code."""
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to every process; the parent handles it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -132,7 +132,7 @@ def _run_stage(run: Run, state: StepState, manifests: dict[str, dict[str, Any]],
     assert key is not None
     assert state.inputs is not None
     scratch = f"{run.prefix}/scratch/{step.name}"
-    run.store.delete_scratch(scratch, exclude=key[:16])  # left by earlier inputs
+    run.store.delete_scratch(scratch, exclude=key[:16])  # of an earlier attempt with other inputs
     context = StepContext(
         run.spec, step, run.store, run.prefix, manifests, f"{scratch}/{key[:16]}", MeteredProgress(progress)
     )

@@ -34,7 +34,7 @@ class Huggingface:
         """Hex sha256 of the folder's contents, or of the hub's commit, and of the source's settings.
 
         Raises:
-            UserError: ``revision`` is not set, and the hub cannot be reached to find the latest.
+            UserError: ``revision`` is not set, and the hub cannot be reached to find the latest revision.
         """
         settings = self._spec.model_dump_json(exclude={"id", "revision"})
         if self._folder is not None:
