@@ -1,7 +1,7 @@
-"""An append-only table in the store, in parts, for results that cost money: each is stored soon after it arrives.
+"""An append-only table in the store, for results that cost money.
 
-A writer appends a part every few seconds, so a killed one loses no more than that. When it finishes, its parts, and
-those of earlier killed attempts, are merged into one. Parts are immutable, so none is read twice.
+A writer appends a part every few seconds, so a killed writer loses only the last few seconds. When it finishes, its
+parts, and those of its killed attempts, are merged into one. Parts are immutable, so they are cached.
 """
 
 import asyncio
@@ -47,10 +47,10 @@ class _CachedPart(NamedTuple):
 class AppendLog:
     """An append-only table below ``prefix`` in the store, which is queried by ``column``.
 
-    ``writer`` identifies the shard that appends: "<run>/<shard>". No writer's name, followed by a dot, may be a prefix
-    of another's. ``attempt`` identifies this process among those that do the same work.
+    ``writer`` identifies the shard that appends: "<run>/<shard>". It must not start with another writer's name and a
+    dot. ``attempt`` identifies this process among those that do the same work.
 
-    The writer's own parts are cached in memory; of other parts, only the rows of the last query.
+    The writer's own parts are cached in memory; of other parts, only the rows that were last read.
     """
 
     def __init__(self, store: Store, prefix: str, schema: pa.Schema, column: str, writer: str, attempt: str):
@@ -76,7 +76,7 @@ class AppendLog:
             raise PyriteError(f"{error}, though it lists it; delete it to request its contents again.") from error
 
     def read_cached(self, values: Collection[str]) -> pa.Table:
-        """As ``read``, from memory: what was read for ``values`` before, and appended since."""
+        """As ``read``, but only from memory: rows that were read for ``values`` before, or appended since."""
         return self._concat([part.rows for part in list(self._cache.values())], _make_filter(values))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -140,7 +140,7 @@ def _make_filter(values: Collection[str]) -> _Filter:
 
 
 def _map_concurrently(action: Callable[[str], T], keys: Sequence[str]) -> list[T]:
-    # Not an executor: a process that is asked to stop would wait for its threads, and so for the store.
+    # Not an executor: at exit, a process waits for an executor's threads, and so for the store.
     with ThreadPool(_CONCURRENCY) as pool:
         return pool.map(action, keys, chunksize=1)
 

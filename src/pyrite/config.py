@@ -48,7 +48,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         reason = getattr(error, "problem", None) or error
-        raise UserError(f"{where}: not YAML: {reason}. Fix the syntax at or above this place.") from None
+        raise UserError(f"{where}: not YAML: {reason}. Fix the syntax in this line or above.") from None
     if not isinstance(content, dict):
         raise UserError(
             f"{path} is not a mapping of settings. Write settings such as `name: my-run`, or start with `pyrite init`."
@@ -75,7 +75,7 @@ def dump(spec: RunSpec) -> str:
 
 
 def _drop_empty_sections(content: dict[str, Any], model: type[BaseModel]) -> None:
-    """Remove sections that are null, so that they get their defaults. YAML reads a section of comments as null."""
+    """Remove null sections, so that they get their defaults. YAML reads a section with only comments as null."""
     for name, field in model.model_fields.items():
         sections = list(_models(field.annotation))
         if not sections or name not in content:
@@ -128,7 +128,7 @@ def _apply_override(content: dict[str, Any], override: str) -> None:
 
 
 def problems(error: ValidationError) -> Iterator[tuple[Sequence[int | str], str]]:
-    """The errors of a RunSpec: the keys down to the invalid setting, and the message."""
+    """The errors of a RunSpec: the path of keys to the invalid setting, and the message."""
     for problem in error.errors(include_url=False):
         loc = _without_tags(problem["loc"])
         field = ".".join(str(part) for part in loc) or "run file"
@@ -142,7 +142,7 @@ def problems(error: ValidationError) -> Iterator[tuple[Sequence[int | str], str]
         else:
             text = problem["msg"].removeprefix("Value error, ")
             given = problem.get("input")
-            # Not shown if it may be a URL with a password.
+            # A URL may contain a password.
             printable = isinstance(given, str | int | float | bool) and "://" not in str(given)
             shown = f" (it is {given!r})" if printable else ""
             yield loc, f"{field}: {text[0].lower() + text[1:]}{shown}.{_nearest_choice(problem)}"
@@ -167,7 +167,7 @@ def _without_tags(loc: Sequence[int | str]) -> list[int | str]:
 
 
 def _line(node: yaml.Node | None, loc: Sequence[int | str]) -> int | None:
-    """The line of the deepest part of ``loc`` that is in the file."""
+    """The line of the deepest key of ``loc`` that is in the file; None if none is."""
     line = None
     for part in loc:
         if not isinstance(node, yaml.MappingNode):

@@ -5,14 +5,14 @@ A message names the file or field, what is wrong, and what to do. The command li
 
 import errno
 
-#: Error numbers by cause: the disk is full, access is denied, or a file and a folder conflict.
+#: Error numbers of the operating system, by cause.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 ACCESS_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 PATH_CONFLICT = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
 
 
 class PyriteError(Exception):
-    """A failure that the user did not cause. Exit code 1."""
+    """A failure that is not an error in the user's input. Exit code 1."""
 
     exit_code = 1
 
@@ -30,7 +30,7 @@ class Interrupted(PyriteError):
 
 
 def cannot_open_error(error: OSError) -> UserError:
-    """The error for a file outside the store that the system does not let Pyrite open."""
+    """The error for a file outside the store that Pyrite has no permission to open."""
     return UserError(
         f"{error.filename}: cannot be opened ({error.strerror}). Fix its permissions, or use another file."
     )
@@ -49,13 +49,13 @@ def to_pyrite_error(error: Exception) -> PyriteError | None:
         return cannot_open_error(error)
     if error.filename and error.errno in PATH_CONFLICT:
         return UserError(
-            f"{error.filename}: the path is in use ({error.strerror}). Move what is there, or use another."
+            f"{error.filename}: the path is in use ({error.strerror}). Move what uses it, or choose another path."
         )
     return None
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The error of a task group to report: the first PyriteError, or else the first of all."""
+    """The error of a task group to report: the first PyriteError, or else the first error."""
     error: BaseException = group.subgroup(PyriteError) or group
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]

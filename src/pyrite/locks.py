@@ -1,4 +1,4 @@
-"""Advisory file locks: one writer at a time. The kernel releases a lock when its process ends, however it ends."""
+"""Advisory file locks. The kernel releases a lock when its process ends, even if it is killed."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from pyrite.errors import UserError
 
-#: The last step of a killed run may hold its lock for a moment after its parent is gone.
+#: After a run is killed, its last step may hold its lock for a moment.
 _TIMEOUT_SECONDS = 5.0
 
 _TIME = "%Y-%m-%d %H:%M:%S UTC"
@@ -24,9 +24,10 @@ def locked(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
 
     Args:
         what: what the lock protects, for the error message.
+        shared: several processes may hold the lock, if none holds it exclusively.
 
     Raises:
-        UserError: another process holds the lock; the message names it.
+        UserError: another process holds the lock; the message names the process.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -47,7 +48,7 @@ def locked(path: Path, what: str, *, shared: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _name_in(descriptor: int) -> Iterator[None]:
-    """Write this process's name into the lock file. If several share the lock, the file names the latest, if any."""
+    """Write this process's name into the lock file while the body runs. Of several processes, the latest is named."""
     name = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now(UTC).strftime(_TIME)}"
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, name.encode(), 0)

@@ -1,6 +1,6 @@
-"""Metrics of a run from the plan's steps and the manifests of finished steps: pure functions.
+"""Metrics of a run, computed from its steps and the manifests of finished steps by pure functions.
 
-The controller shows them for the runs of a cluster, `pyrite train` for its own run.
+The controller exports them for all runs of a cluster, `pyrite train` for its own run.
 """
 
 from collections import Counter, defaultdict
@@ -17,10 +17,10 @@ Key = tuple[str, int | None]
 
 
 def step_samples(run: str, steps: Sequence[Step], manifests: Mapping[str, Any]) -> Iterator[Sample]:
-    """The progress of a run, and the duration and results of its finished stages. A stage is finished with its shards.
+    """The progress of a run, and the duration and results of the stages of which all shards are finished.
 
     Args:
-        steps: all steps of the plan.
+        steps: all steps of the run.
         manifests: manifests of finished steps, by step name.
     """
     yield Sample(metrics.RUN_ITERATIONS, (run,), max((step.iteration or 0 for step in steps), default=0))

@@ -17,7 +17,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY = CollectorRegistry()
 
-#: Every label and its possible values. All sets are bounded.
+#: Every label and its possible values. Each has a bounded number of values.
 LABELS = {
     "outcome": "result for a pair: judged, cached, skipped, not_selected or missing",
     "grade": "relevance grade, 1 to 4",
@@ -197,7 +197,7 @@ RUN_GATE = _run_gauge("pyrite_run_gate_passed", "1 if the gain on the test set m
 
 
 class _SnapshotGauges(Collector):
-    """Gauges whose values are all replaced at once, so that a scrape never mixes two snapshots."""
+    """Gauges that are replaced together, so that a scrape never mixes two snapshots."""
 
     def __init__(self) -> None:
         self._samples: tuple[Sample, ...] = ()

@@ -58,22 +58,22 @@ def serve(port: int, registry: CollectorRegistry = REGISTRY) -> bool:
 
 
 def serve_from_env() -> None:
-    """Serve on the port in PYRITE_METRICS_PORT, if it is set.
+    """Serve on the port in PYRITE_METRICS_PORT, if it is set."""
+    if port := port_from_env(PORT_VARIABLE):
+        serve(port)
 
-    Raises:
-        UserError: it is not a port number.
-    """
-    text = os.environ.get(PORT_VARIABLE, "")
-    if not text:
-        return
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise UserError(f"{PORT_VARIABLE} is {text!r}, which is not a port number. Set it to one, such as 9100.")
-    serve(int(text))
+
+def port_from_env(variable: str) -> int | None:
+    """The port in an environment variable; None if it is not set. Raises UserError if it is not a port number."""
+    text = os.environ.get(variable, "")
+    if text and (not text.isdecimal() or not 0 < int(text) < 65536):
+        raise UserError(f"{variable} is {text!r}, which is not a port number. Set a port, such as 9100.")
+    return int(text) if text else None
 
 
 @contextmanager
 def scraped_at_end() -> Iterator[None]:
-    """Wait for a last scrape after the body, also if it fails: the last metrics show why. Not after SIGTERM."""
+    """Wait for a last scrape after the body, also if it fails: the last metrics show why. SIGTERM skips the wait."""
     try:
         yield
     except Interrupted:

@@ -1,7 +1,7 @@
-"""The steps of a run as data, and which step is next: pure functions of a RunSpec and the manifests in the store.
+"""The stages, the steps of a run, and which step is next: pure functions of a RunSpec and the manifests in the store.
 
-Every executor uses these functions. A step is finished when the ``key`` in its manifest equals the key computed here
-from the step's settings, the outputs of its parents, and its external inputs (source, base model, retention set).
+A step is finished when the ``key`` in its manifest equals the key computed here from the step's settings, the outputs
+of its parents, and its external inputs (source, base model, prompts, retention set).
 """
 
 import hashlib
@@ -22,7 +22,7 @@ BASE = "base"
 
 
 class Step(NamedTuple):
-    """One execution of a stage. ``iteration`` 0 is the base model; None if the stage runs once a run."""
+    """One execution of a stage. ``iteration`` 0 is the base model; None if the stage runs once per run."""
 
     stage: str
     iteration: int | None = None
@@ -49,19 +49,19 @@ class Step(NamedTuple):
 class StageInfo:
     """Everything that other modules need to know about a stage.
 
-    Its code is ``pyrite.stages.<name>``, its Job ``jobs/<name>.yaml`` and its verb ``pyrite <name>``.
+    Its code is ``pyrite.stages.<name>``, its Job ``jobs/<name>.yaml`` and its command ``pyrite <name>``.
 
     Attributes:
-        help: help text of the verb.
+        help: help text of the command.
         settings: settings of the RunSpec that affect the result.
         external: inputs from outside the run that affect the result.
         parents: steps whose outputs a step reads, from the RunSpec and the step's iteration.
         headline: the result in a few words, from the summary in the manifest.
-        first_iteration: first iteration with a step of this stage; None if the stage runs once a run.
+        first_iteration: first iteration with a step of this stage; None if the stage runs once per run.
         shards: number of shards in a run, 0 if the run has no such step; None if the stage is not sharded.
         llm: the LLM that the stage calls on the servers of ``resources.judge_urls``; None if it calls none.
-        awaits_scrape: whether its process waits for a last scrape. The manifests of the other stages hold all of
-            their metrics.
+        awaits_scrape: whether its process waits for a last scrape of its metrics. The other stages' metrics are also
+            in their manifests.
     """
 
     help: str
@@ -117,7 +117,7 @@ def _headline_of_validate(summary: Summary) -> str:
     return "MRR@5 " + ", ".join(score.removesuffix(" at ") for score in scores)
 
 
-#: Every stage. The chain of a run follows their order; consecutive stages with iterations repeat together.
+#: Every stage, in the order of a run. Each iteration runs all stages that have iterations, in this order.
 STAGES: dict[str, StageInfo] = {
     "prepare": StageInfo(
         help="Turn documents into passages, and split the queries by topic.",
@@ -193,7 +193,7 @@ STAGES: dict[str, StageInfo] = {
 
 
 def _steps(spec: RunSpec, stage: str, iteration: int | None = None) -> list[Step]:
-    """The steps of a stage in one iteration: none, one, or one a shard."""
+    """The steps of a stage in one iteration: none, one, or one per shard."""
     info = STAGES[stage]
     if iteration is not None and info.first_iteration is not None and iteration < info.first_iteration:
         return []
@@ -235,8 +235,8 @@ def survey(spec: RunSpec, manifests: Manifests, external: Mapping[str, str]) -> 
     """The state of every step of the run, in chain order.
 
     Args:
-        external: digests of the inputs from outside the run ("source", "model", "retention"). A missing one is assumed
-            to be the one in the step's manifest.
+        external: digests of the inputs from outside the run, such as "source". A missing digest is assumed to be the
+            one in the step's manifest.
     """
     done: set[Step] = set()
     states = []
@@ -290,7 +290,7 @@ def _changes(
     inputs: Mapping[str, str],
     outside: Mapping[str, str],
 ) -> str:
-    """What a step's result depends on that has changed since ``manifest`` was written."""
+    """How the settings and inputs of a step have changed since ``manifest`` was written."""
     before, now = flatten(manifest["settings"]), flatten(spec.settings(*STAGES[step.stage].settings))
     changes = [
         f"{name} was {before.get(name)!r}, is {now.get(name)!r}"

@@ -1,4 +1,4 @@
-"""How a step reports its progress: to the terminal, a parent process or a log, whichever the Progress sends it to."""
+"""The interface to which a step reports its progress, and two implementations."""
 
 import time
 from collections.abc import Callable

@@ -27,7 +27,7 @@ class Hit:
 
 
 class ModelHits(NamedTuple):
-    """A model's name in the output, and the passages that it ranks first."""
+    """A model's display name, and the passages that it ranks first."""
 
     model: str
     hits: list[Hit]

@@ -15,7 +15,7 @@ from pyrite.errors import UserError
 from pyrite.executors.step import open_run, run_step
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
-from pyrite.sample import documents, families_of, split_of
+from pyrite.sample import FAMILIES, documents, split_of
 from pyrite.sample.facts import load_families, parse_family
 from pyrite.sample.phrasing import QTYPES, wording
 from pyrite.spec import RunSpec, SampleSource
@@ -80,14 +80,14 @@ def test_no_passage_serves_two_topics_or_types(rows: list[Row]) -> None:
 
 def test_phrasing_families_are_disjoint_between_splits(rows: list[Row]) -> None:
     used = {split: {row[3] for row in rows if row[1] == split} for split in SPLITS}
-    assert used == {split: set(families_of(split)) for split in SPLITS}
+    assert used == {split: set(FAMILIES[split]) for split in SPLITS}
     assert not used["train"] & used["val"]
     assert not (used["train"] | used["val"]) & used["test"]
     for qtype in QTYPES:
         templates = [template.casefold() for template in wording()["questions"][qtype]]
         assert len(set(templates)) == 12, qtype
         for split in SPLITS:  # even families have clinical wording, odd ones lay wording
-            assert {family % 2 for family in families_of(split)} == {0, 1}
+            assert {family % 2 for family in FAMILIES[split]} == {0, 1}
 
 
 def test_every_family_has_a_condition_in_every_split() -> None:

@@ -71,7 +71,7 @@ def test_ids_differ_between_files_of_a_folder(tmp_path: Path) -> None:
         ('{"question": 7, "answer": "So."}', r"data\.jsonl:2: column 'question' holds a number"),
         (
             '{"question": "Why?", "answer": "\\ud800"}',
-            r"data\.jsonl:2: column 'answer' holds half a character",
+            r"data\.jsonl:2: column 'answer' has an invalid Unicode character",
         ),
     ],
 )

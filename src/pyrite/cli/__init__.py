@@ -1,4 +1,4 @@
-"""The command line. A verb reads its options, calls the library, and prints the result."""
+"""The command line. A command reads its options, calls the library, and prints the result."""
 
 import os
 import signal
@@ -24,8 +24,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-
-#: Exit code of typer after Ctrl-C.
+#: Typer's exit code after Ctrl-C.
 INTERRUPTED = 130
 
 
@@ -50,7 +49,7 @@ def main() -> None:
     """Entry point.
 
     Exit codes: 1, Pyrite or a server failed; 2, the user can fix the error; 3, the gate was not met, or a probe
-    advises against the judge; 130, Ctrl-C; 143, stopped by SIGTERM, to be started again.
+    advises against the judge; 130, Ctrl-C; 143, SIGTERM: the same command resumes the run.
     """
     code: object = 0
     handle_stop_signals()

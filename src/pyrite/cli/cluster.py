@@ -83,7 +83,7 @@ def _follow(client: "TrainingRunClient", name: str, namespace: str | None, gate:
 
 
 class _StatusDisplay:
-    """Shows the changes of a status as the display shows a local run."""
+    """Shows the status of a run on the cluster with the display of local runs."""
 
     def __init__(self, display: Display):
         self._display = display

@@ -1,4 +1,4 @@
-"""What the verbs share: consoles, options, finding a run, and stopping in order."""
+"""Code that several commands share: consoles, options, finding a run, and stop signals."""
 
 import os
 import re
@@ -46,7 +46,7 @@ def run_from_file(path: Path, overrides: list[str] | None, store: str, stage: st
 
 
 def find_run(name: str, store: str) -> Run:
-    """A run by run file or by name, to read it: its external inputs are assumed to be unchanged.
+    """Find a run by run file or by name, for reading: its external inputs are assumed to be unchanged.
 
     Raises:
         UserError: there is no such run.
@@ -69,16 +69,15 @@ def find_run(name: str, store: str) -> Run:
 #: The stop signals that this process has received.
 stop_signals: list[int] = []
 
-
-#: Seconds after a stop signal until the process exits in any case. An orderly stop takes up to 20.
+#: Seconds after a stop signal until the process exits in any case. Stopping its children takes up to 20.
 _EXIT_DEADLINE_SECONDS = 25.0
 
 
 def handle_stop_signals() -> None:
     """Make SIGTERM and SIGHUP stop the process as Ctrl-C does: first its children, then the process itself.
 
-    Python drops an exception raised in a callback from a C library. The process would then run on until it is killed,
-    which Kubernetes counts as a failure. Therefore a timer ends it.
+    A timer ends the process if that fails: Python drops an exception raised in a callback from a C library. The process
+    would then run until it is killed, which Kubernetes counts as a failure.
     """
 
     def stop(signum: int, frame: FrameType | None) -> None:

@@ -26,7 +26,7 @@ def core_limit(groups: Path) -> int | None:
         try:
             quota, period = " ".join((groups / name).read_text(encoding="ascii") for name in names).split()
             cores = int(quota) / int(period)
-        except (OSError, ValueError, ZeroDivisionError):  # another version of control groups, or the quota "max"
+        except (OSError, ValueError, ZeroDivisionError):  # no such file, or the quota "max"
             continue
         return math.ceil(cores) if cores > 0 else None  # a quota of -1: no limit
     return None

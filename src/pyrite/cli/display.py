@@ -1,4 +1,4 @@
-"""Show the progress of a run: a line per finished step, a bar per running one; only lines if not on a terminal."""
+"""Show the progress of a run: a line per finished step and, on a terminal, a bar per running step."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -84,7 +84,7 @@ class Display:
         self.passed(step, manifest["seconds"], STAGES[step.stage].headline(manifest["summary"]))
 
     def passed(self, step: Step, seconds: float, text: str = "") -> None:
-        """Print that ``step`` is done, with its result in a few words."""
+        """Print that ``step`` is done, with its result ``text``."""
         if step in self._tasks:
             self._bars.remove_task(self._tasks.pop(step))
         self._console.print(

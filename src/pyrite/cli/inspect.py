@@ -20,7 +20,7 @@ from pyrite.report import terminal
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs to ``app``."""
+    """Add the commands to ``app``."""
     panel = "Results"
 
     @app.command(rich_help_panel=panel)
@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
     @app.command(rich_help_panel=panel)
     def compare(run_a: RunA, run_b: RunB, store: StoreOption = "store") -> None:
         """Compare the chosen models of two runs on the same test queries."""
-        # Imported here: scipy takes a second, which other verbs need not wait.
+        # Imported here, because scipy takes a second to import.
         from pyrite.report.compare import compare_reports
 
         a, b = _report(find_run(run_a, store)), _report(find_run(run_b, store))
@@ -59,7 +59,7 @@ def register(app: typer.Typer) -> None:
         model: Annotated[
             str, typer.Argument(metavar="MODEL", help="A run, for its chosen model; or a model folder, with --run.")
         ],
-        query: Annotated[str, typer.Argument(metavar="QUESTION", help="A question in plain language.")],
+        query: Annotated[str, typer.Argument(metavar="QUERY", help="A question in plain language.")],
         store: StoreOption = "store",
         run: Annotated[
             str | None,
@@ -111,7 +111,7 @@ def _report(run: Run) -> dict[str, Any]:
 
 
 def _warn_if_outdated(run: Run) -> None:
-    """Warn that the result shown is older than the run's current settings or steps."""
+    """Warn if the run's settings or steps have changed since its result was written."""
     if "evaluate" in run.manifests() and any(state.state != "done" for state in run.survey()):
         name = run.spec.name
         errors.print(

@@ -1,4 +1,4 @@
-"""One verb per stage: run one step of a run by hand. Pods run the same verbs."""
+"""One command per stage, which runs one step of a run. Pods run the same commands."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -10,25 +10,23 @@ import typer
 from pyrite import metrics_server
 from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
 from pyrite.cli.display import Display
-from pyrite.config import dump
 from pyrite.executors.step import Run, run_step
 from pyrite.locks import locked
 from pyrite.plan import STAGES, StageInfo, Step
 from pyrite.progress import ProgressEvents
-from pyrite.store import ObjectCorrupted, ObjectNotFound
 
 Shard = Annotated[int, typer.Option("--shard", min=0, help="Which shard, from 0.")]
 Force = Annotated[bool, typer.Option("--force", help="Run it even if it is finished.")]
 
 
 def register(app: typer.Typer) -> None:
-    """Add a verb to ``app`` for every stage in ``STAGES``."""
+    """Add a command to ``app`` for every stage in ``STAGES``."""
     for stage, info in STAGES.items():
         app.command(stage, help=info.help, rich_help_panel="One step of a run")(_command(stage, info))
 
 
 def _command(stage: str, info: StageInfo) -> Callable[..., None]:
-    """The function of a stage's verb. Typer reads the verb's options from its signature."""
+    """The function of a stage's command. Typer reads the options from its signature."""
 
     def command(
         run_file: RunFile,
@@ -58,13 +56,7 @@ def _run(run: Run, step: Step, force: bool) -> None:
     """Run ``step`` under a shared lock of the run, showing its progress."""
     run.store.ensure_writable()
     with locked(run.lock("run"), f"run {run.spec.name}", shared=True), Display(console) as display:
-        key, description = f"{run.prefix}/run.yaml", dump(run.spec).encode()
-        try:
-            stored = run.store.read(key)
-        except (ObjectNotFound, ObjectCorrupted):
-            stored = b""
-        if stored != description:
-            run.store.write(key, description)
+        run.save_spec()
         display.started(step)
         manifest = run_step(run, step, ProgressEvents(lambda event: display.event(step, event)), force=force)
         display.finished(step, manifest)

@@ -20,7 +20,7 @@ GATE_NOT_MET = 3
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb to ``app``."""
+    """Add the command to ``app``."""
 
     @app.command()
     def train(
@@ -80,7 +80,7 @@ def _execute_with_metrics(run: Run, display: Display, port: int) -> None:
 
 
 def _show_result(run: Run) -> bool:
-    """Print the table, the verdict and, as the last line, the report's path. Returns whether the gate was met."""
+    """Print the results; the last line is the report's path. Returns whether the gate was met."""
     report = json.loads(run.store.read(f"{run.prefix}/report/report.json"))
     console.print()
     console.print(terminal.results(report))

@@ -1,5 +1,5 @@
 """The Kubernetes controller: runs TrainingRuns as Jobs.
 
-It keeps no state between syncs: finished steps are in the store, running ones in the cluster. ``reconcile`` is a pure
-function of the two.
+It can be killed at any time: finished steps are in the store, running steps are Jobs in the cluster. Each sync reads
+both, and ``reconcile``, a pure function, decides what to create and delete.
 """

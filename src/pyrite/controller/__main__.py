@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import FrameType
@@ -27,20 +28,20 @@ from pyrite.store.s3_errors import RetryPolicy
 #: Seconds from the end of one sync to the start of the next.
 _SYNC_INTERVAL = 3.0
 
-#: /healthz fails if no sync has ended for so many seconds; the kubelet then restarts the container.
+#: /healthz fails if no sync has ended for this many seconds; the kubelet then restarts the container.
 HEALTHZ_TIMEOUT = 60.0
 
-#: For the store. A later sync retries, so each request gives up long before HEALTHZ_TIMEOUT.
+#: For the store. The next sync retries, so a request gives up long before HEALTHZ_TIMEOUT.
 STORE_RETRY_POLICY = RetryPolicy(connect_timeout=3, read_timeout=5, max_wait=2, total_timeout=15, boto_attempts=1)
 
-#: Error kinds whose series start at 0: Prometheus sees no increase in a series that starts at 1.
+#: Error types that are exported as 0 before they occur: Prometheus sees no increase in a series that starts at 1.
 _EXPECTED_ERRORS = ("ApiException", "MaxRetryError", "UserError", "unreadable_run")
 
 _log = logging.getLogger("pyrite.controller")
 
 
 def main() -> None:
-    """Run the controller until SIGTERM or SIGINT. Exit code 2: the environment is wrong."""
+    """Run the controller until SIGTERM or SIGINT. Exit code 2: an environment variable or a settings file is wrong."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     try:
         _run()
@@ -62,13 +63,13 @@ def _run() -> None:
         config.load_incluster_config()
     except config.ConfigException:
         config.load_kube_config()
-    paths = Path(_required("PYRITE_SETTINGS")), Path(_required("PYRITE_JOBS"))
+    load = partial(settings.load, Path(_required("PYRITE_SETTINGS")), Path(_required("PYRITE_JOBS")))
+    load()  # report invalid settings now
     cluster = Cluster(_required("PYRITE_NAMESPACE"))
     store = open_store(_required("PYRITE_STORE"), STORE_RETRY_POLICY)
-    controller, exporter = Controller(cluster, store, lambda: settings.load(*paths)), Exporter(store)
-    settings.load(*paths)
-    for kind in _EXPECTED_ERRORS:
-        metrics.CONTROLLER_ERRORS.labels(kind)
+    controller, exporter = Controller(cluster, store, load), Exporter(store)
+    for error_type in _EXPECTED_ERRORS:
+        metrics.CONTROLLER_ERRORS.labels(error_type)
     metrics_server.serve_from_env()
     report_healthy = _serve_healthz()
     _log.info("serving the training runs of namespace %s", cluster.namespace)
@@ -76,9 +77,9 @@ def _run() -> None:
         start, calls = time.monotonic(), cluster.calls
         try:
             exporter.update(controller.sync(), datetime.now(UTC))
-        except Exception as error:  # exiting would help no run; an alert fires if every sync fails
+        except Exception as error:  # a restart would not help; an alert fires if every sync fails
             metrics.CONTROLLER_ERRORS.labels(type(error).__name__).inc()
-            _log.warning("sync failed, will retry: %s", _first_line(error))
+            _log.warning("sync failed, will retry: %s", _describe(error))
         metrics.CONTROLLER_SYNC.observe(time.monotonic() - start)
         metrics.CONTROLLER_CALLS.inc(cluster.calls - calls)
         report_healthy()
@@ -87,11 +88,7 @@ def _run() -> None:
 
 
 def _serve_healthz() -> Callable[[], None]:
-    """Serve /healthz on the port in PYRITE_HEALTH_PORT, if set. The caller calls the result after each sync.
-
-    Raises:
-        UserError: it is not a port number.
-    """
+    """Serve /healthz on the port in PYRITE_HEALTH_PORT, if set. Returns the function to call after each sync."""
     last_sync = time.monotonic()
 
     class Handler(BaseHTTPRequestHandler):
@@ -109,10 +106,8 @@ def _serve_healthz() -> Callable[[], None]:
         def log_message(self, format: str, *args: object) -> None:
             del format, args
 
-    if port := os.environ.get("PYRITE_HEALTH_PORT", ""):
-        if not port.isdecimal() or not 0 < int(port) < 65536:
-            raise UserError(f"PYRITE_HEALTH_PORT is {port!r}; give a port number such as 8080.")
-        server = ThreadingHTTPServer(("", int(port)), Handler)
+    if port := metrics_server.port_from_env("PYRITE_HEALTH_PORT"):
+        server = ThreadingHTTPServer(("", port), Handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
     def report_healthy() -> None:
@@ -129,7 +124,7 @@ def _required(name: str) -> str:
     return value
 
 
-def _first_line(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, ApiException):
         return f"the API server responds {error.status} {error.reason}: {error_message(error)}"
     return f"{type(error).__name__}: {error}".partition("\n")[0][:500]

@@ -17,14 +17,14 @@ _CONFLICT, _NOT_FOUND = 409, 404
 #: The label that Kubernetes sets on a Job's pods.
 JOB_LABEL = "batch.kubernetes.io/job-name"
 
-#: Most pods or events in one response: more than a run has at once, and little enough to hold in memory.
+#: Maximum pods or events per response: more than a run has at once, and small enough to hold in memory.
 _LIMIT = 500
 
 Object = dict[str, Any]
 
 
 class Cluster:
-    """One namespace, through a configured ``ApiClient``.
+    """The Kubernetes API for one namespace. ``api`` is a configured client.
 
     Raises:
         ApiException, urllib3.exceptions.HTTPError: the server refuses, or does not respond in time.
@@ -34,7 +34,6 @@ class Cluster:
         self.namespace = namespace
         self._core = client.CoreV1Api(api)
         self._custom = client.CustomObjectsApi(api)
-        #: Number of calls so far.
         self.calls = 0
 
     def runs(self) -> list[Object]:
@@ -46,7 +45,7 @@ class Cluster:
         return self._list("batch", "v1", "jobs", label_selector=f"{RUN_LABEL} in ({','.join(sorted(runs))})")
 
     def pods(self, run: str) -> list[Object]:
-        """The pods of a run that have not ended."""
+        """The pods of a run that have not succeeded or failed."""
         return self._pods(f"{RUN_LABEL}={run}", field_selector="status.phase!=Succeeded,status.phase!=Failed")
 
     def failed_pods(self, job: str) -> list[Object]:
@@ -187,13 +186,12 @@ class Cluster:
         """A list as plain dictionaries, not as the client's models."""
         self.calls += 1
         options = {"limit": _LIMIT, "_preload_content": False, "_request_timeout": _TIMEOUT}
-        answer = method(self.namespace, **selectors, **options)
-        items: list[Object] = json.loads(answer.data)["items"]
+        items: list[Object] = json.loads(method(self.namespace, **selectors, **options).data)["items"]
         return items
 
 
 def error_message(error: ApiException | HTTPError) -> str:
-    """The API server's own message of a refused request, or why there was no response."""
+    """Why a request failed: the API server's own message, or that there was no response."""
     if isinstance(error, HTTPError):
         return f"no response ({type(error).__name__})"
     try:

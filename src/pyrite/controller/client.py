@@ -1,4 +1,4 @@
-"""The user's side of TrainingRuns: submit and follow them from outside the cluster, with the user's kubeconfig."""
+"""A client for users: submit TrainingRuns and follow them from outside the cluster, with the user's kubeconfig."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ class TrainingRunClient:
             _, context = config.list_kube_config_contexts()
         except (config.ConfigException, OSError) as error:
             raise UserError(
-                f"no Kubernetes cluster is configured ({error}). Set KUBECONFIG, or leave out ON=cluster to run here."
+                f"no Kubernetes cluster is configured ({error}). Set KUBECONFIG, or use `pyrite train` to run here."
             ) from None
         self.namespace: str = namespace or context["context"].get("namespace") or "default"
         self._api = client.CustomObjectsApi()
@@ -138,8 +138,8 @@ class TrainingRunClient:
 
 
 def _local_file(spec: RunSpec) -> str | None:
-    """An error message for the first setting that names a local file, which pods cannot read."""
-    # The copy has the same base name: a model's family is recognised by it.
+    """An error message for the first setting that names a local file; None if there is none."""
+    # The copy keeps its name, because the name of a model determines its prompts.
     to_s3 = "Copy it to S3 (`aws s3 {copy} {path} s3://bucket/data/{name}`) and set {setting}=s3://bucket/data/{name}."
     to_mount = "Use a hub id or a built-in name, or mount it into the pods and set its path there."
     retention = spec.evaluate.retention
@@ -165,7 +165,7 @@ class _Unreachable(PyriteError):
 
 @contextmanager
 def _user_errors(namespace: str) -> Iterator[None]:
-    """Translate errors of the Kubernetes client, except a conflict, to messages for the user."""
+    """Translate errors of the Kubernetes client to errors for the user. Conflicts pass unchanged."""
     try:
         yield
     except HTTPError as error:
@@ -185,4 +185,4 @@ def _user_errors(namespace: str) -> Iterator[None]:
             raise UserError(
                 f"you have no permission for this in namespace {namespace}: {message}. Ask for a Role that allows it."
             ) from None
-        raise UserError(f"the API server rejects the run: {message}") from None
+        raise UserError(f"the API server rejects the request: {message}") from None

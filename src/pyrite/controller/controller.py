@@ -1,10 +1,9 @@
-"""The reconcile loop: list, decide, act. A sync keeps no state, so it may be killed at any point or run twice."""
+"""The reconcile loop: list, decide, act. It may be killed at any point, or run twice: no sync needs an earlier one."""
 
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
@@ -31,7 +30,7 @@ class Controller:
 
     def __init__(self, cluster: Cluster, store: Store, settings: Callable[[], Settings]):
         self._cluster, self._store, self._settings = cluster, store, settings
-        # Of the current sync: steps read, the store's error, and calls for a run that timed out.
+        # Of the current sync: the steps read, the store's error, and how many runs' API calls timed out.
         self._stored: dict[str, Stored] = {}
         self._store_error: PyriteError | None = None
         self._timeouts = 0
@@ -52,37 +51,37 @@ class Controller:
         server = self._server(settings) if settings.server else None
         server_users = {run.name for run in open_runs if _uses_server(run, run.status, settings)}
         gpu_users = {name for name, owned in jobs.items() if any(job.gpu and not job.ended for job in owned)}
-        queued: set[str] = set()
-        scale_up = scale_down = needed_later = False
+        decided: list[tuple[TrainingRun, Actions]] = []
         for run in open_runs:
-            others = {"server_users": server_users - {run.name}, "gpu_users": gpu_users - {run.name}}
-            actions = self._sync_run(run, jobs[run.name], settings, server, others)
-            if actions.queued:
-                queued.add(run.name)
+            own = {run.name}
+            observed = Observed(
+                jobs[run.name], server=server, server_users=server_users - own, gpu_users=gpu_users - own
+            )
+            actions = self._sync_run(run, observed, settings)
+            decided.append((run, actions))
             server_users.discard(run.name)
             if _uses_server(run, actions.status, settings):
                 server_users.add(run.name)
             if any(needs_gpu(manifest) for manifest in actions.create if manifest["kind"] == "Job"):
                 gpu_users.add(run.name)
-            scale_up, scale_down = scale_up or actions.want_server is True, scale_down or actions.want_server is False
-            needed_later = needed_later or _will_use_server(run, actions.status, settings)
         if server:
+            wanted = {actions.want_server for _, actions in decided}
+            needed = any(_may_use_server(run, actions.status, settings) for run, actions in decided)
             in_use = any(_job_uses_server(run, job, settings) for run in open_runs for job in jobs[run.name])
-            self._scale(settings, server, scale_up, not in_use and (scale_down or not needed_later))
+            self._scale(settings, server, True in wanted, not in_use and (False in wanted or not needed))
+        queued = {run.name for run, actions in decided if actions.queued}
         return Snapshot(runs, jobs, self._stored, queued, server, settings)
 
-    def _sync_run(
-        self, run: TrainingRun, jobs: Sequence[Job], settings: Settings, server: Server | None, others: dict[str, Any]
-    ) -> Actions:
+    def _sync_run(self, run: TrainingRun, observed: Observed, settings: Settings) -> Actions:
         """Decide and act for one run. An error is shown in its status and does not stop the other runs."""
         try:
-            actions = self._decide(run, jobs, settings, server, others)
+            actions = self._decide(run, observed, settings)
             self._apply(run, actions)
             return actions
         except HTTPError:
             self._timeouts += 1
             if self._timeouts > 1:
-                raise  # the API server is down: do not wait for a timeout per run
+                raise  # the API server is down: do not wait for a timeout for each run
             return Actions(run.status)
         except Exception as error:
             return self._report_error(run, error)
@@ -96,7 +95,7 @@ class Controller:
             metrics.CONTROLLER_ERRORS.labels(type(error).__name__).inc()
             _log.exception("run %s", run.name)
             cause = f"{type(error).__name__}: {error}"
-            message = f"the controller failed on this run and will retry; see its log: {cause}"
+            message = f"the controller failed on this run ({cause}) and will retry; its log shows the traceback."
         _log.warning("run %s: %s", run.name, message)
         actions = reconcile.report_error(run, message, datetime.now(UTC))
         try:
@@ -105,12 +104,11 @@ class Controller:
             _log.warning("run %s: cannot update its status: %s", run.name, error_message(status_error))
         return actions
 
-    def _decide(
-        self, run: TrainingRun, jobs: Sequence[Job], settings: Settings, server: Server | None, others: dict[str, Any]
-    ) -> Actions:
+    def _decide(self, run: TrainingRun, observed: Observed, settings: Settings) -> Actions:
+        """The actions for a run, after reading its pods and, if needed, the store."""
         now = datetime.now(UTC)
-        observed = Observed(jobs=jobs, pods=pods.diagnose(self._cluster, run, jobs, now), server=server, **others)
-        if run.spec and reconcile.needs_store(run, jobs, observed.pods):
+        observed = replace(observed, pods=pods.diagnose(self._cluster, run, observed.jobs, now))
+        if reconcile.needs_store(run, observed.jobs, observed.pods):
             try:
                 observed = replace(observed, stored=self._read_stored(run))
             except PyriteError as error:
@@ -119,7 +117,7 @@ class Controller:
         return reconcile.reconcile(run, observed, settings, str(self._store), now)
 
     def _read_stored(self, run: TrainingRun) -> Stored:
-        """Read the run's steps. A store that does not respond is tried once a sync, since each attempt takes long."""
+        """Read the run's steps. If the store does not respond, the other runs of this sync do not try it again."""
         if self._store_error:
             raise self._store_error
         try:
@@ -146,10 +144,10 @@ class Controller:
         found = self._cluster.server(name)
         if found is None:
             return None
-        starting = found["spec"]["replicas"] > ((found.get("status") or {}).get("readyReplicas") or 0)
-        now = datetime.now(UTC)
-        problem = pods.diagnose_server(self._cluster, settings.instance, name, now) if starting else ""
-        return read_server(found, problem)
+        server = read_server(found)
+        if server.ready >= server.replicas:
+            return server
+        return replace(server, problem=pods.diagnose_server(self._cluster, settings.instance, name, datetime.now(UTC)))
 
     def _scale(self, settings: Settings, server: Server, up: bool, down: bool) -> None:
         assert settings.server
@@ -188,8 +186,8 @@ def _uses_server(run: TrainingRun, status: Status, settings: Settings) -> bool:
     return run.spec is not None and _is_active(status) and uses_server(run.spec, status.stage, settings)
 
 
-def _will_use_server(run: TrainingRun, status: Status, settings: Settings) -> bool:
-    """Whether an active run uses the vLLM server at any of its stages."""
+def _may_use_server(run: TrainingRun, status: Status, settings: Settings) -> bool:
+    """Whether an active run has a stage that uses the vLLM server, done or not."""
     spec = run.spec
     return spec is not None and _is_active(status) and any(uses_server(spec, stage, settings) for stage in LLM_STAGES)
 

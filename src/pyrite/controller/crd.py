@@ -10,8 +10,8 @@ Schema = dict[str, Any]
 #: Names of Jobs and pods start with the run's name and have at most 63 characters, including a pod's index.
 MAX_NAME_LENGTH = 32
 
-#: The only rule that is not in RunSpec's schema. RunSpec's validators check rules across fields: the controller sets a
-#: run that breaks one to Failed, with the validator's message.
+#: The only rule that is not in RunSpec's schema. If a run breaks a rule across fields, which only RunSpec's validators
+#: check, the controller sets it to Failed with the validator's message.
 _NAME_RULE = {
     "rule": f"self.metadata.name.size() <= {MAX_NAME_LENGTH} && "
     "self.metadata.name.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')",
@@ -117,8 +117,8 @@ def structural(schema: Schema) -> Schema:
 def _merge_kinds(kinds: list[Schema], description: str | None, required: bool) -> Schema:
     """One object with the fields of all members of a union that ``kind`` discriminates.
 
-    A field may be needed by one kind and unknown to another, so only ``kind`` is required, and only if the union is:
-    an optional union has a default kind.
+    A field may be required by one kind and unknown to another, so only ``kind`` can be required. An optional union has
+    a default kind, so it does not require ``kind``.
     """
     choices = [f"{'/'.join(each['properties']['kind']['enum'])}: {each.get('description', '')}" for each in kinds]
     properties: Schema = {}

@@ -1,4 +1,4 @@
-"""The objects created for a step: a Job from the stage's manifest, and the run config that it mounts. Pure."""
+"""Builds the objects of a step: a Job from the stage's manifest, and the run config that it mounts. Pure functions."""
 
 import copy
 import hashlib
@@ -36,10 +36,10 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
     """The Job for ``steps``: one step, or all shards of a stage and iteration.
 
     Args:
-        key: a digest of what the steps' results depend on. The Job's name includes it: same work, same name.
+        key: a digest of what the steps' results depend on.
 
     Raises:
-        UserError: the chart's settings replace a part of the pod that the Job needs.
+        UserError: the chart's settings replace the pod's containers or volumes.
     """
     stage, iteration, _ = steps[0]
     manifest = copy.deepcopy(settings.jobs[stage])
@@ -89,9 +89,9 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
 
 
 def job_name(run: TrainingRun, step: Step, key: str) -> str:
-    """The name of a step's Job: the same for the same work of the same run, another after a retry.
+    """The name of a step's Job. It changes with ``key``, with each retry, and with the run's uid.
 
-    It depends on the uid, so that a run that was deleted and created again does not adopt the old run's Jobs.
+    Because of the uid, a run that was deleted and created again does not adopt the old run's Jobs.
     """
     text = f"{run.name}-{step.stage}" if step.iteration is None else f"{run.name}-{step.stage}-{step.iteration}"
     return f"{text}-{_digest(key, run.control.retry, run.uid)}"
@@ -139,7 +139,7 @@ def _arguments(arguments: list[str], iteration: int | None) -> list[str]:
 
 
 def _judge_key_env(run: TrainingRun, stage: str, settings: Settings) -> list[dict[str, Any]]:
-    """The judge's API key, only for the chart's own servers: else a run could send it to any server."""
+    """The judge's API key, unless the run names other servers: they must not receive it."""
     assert run.spec is not None
     secret, urls = settings.judge.key_secret, normalize_server_urls(settings.judge.urls)
     if not secret or stage not in LLM_STAGES or not set(run.spec.resources.judge_urls) <= set(urls):

@@ -1,4 +1,4 @@
-"""Metrics of runs: computed by pure functions from a snapshot, and exported after each sync."""
+"""The controller's metrics: computed by pure functions from a snapshot, and exported after each sync."""
 
 import logging
 from collections import Counter
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 class Exporter:
-    """Exports each snapshot as metrics. It caches runs read from the store, because most syncs do not read it."""
+    """Exports each snapshot as metrics. It caches the steps of runs, because most syncs do not read the store."""
 
     def __init__(self, store: Store):
         self._store = store
@@ -30,7 +30,7 @@ class Exporter:
         self._retry_at: dict[str, datetime] = {}  # by the uid of a run that could not be read
 
     def update(self, snapshot: Snapshot, now: datetime) -> None:
-        """Replace the exported samples. Runs that are gone from the cluster are dropped."""
+        """Replace the exported samples by those of ``snapshot``. A deleted run has none."""
         self._stored = {run.uid: self._stored[run.uid] for run in snapshot.runs if run.uid in self._stored}
         for run in snapshot.runs:
             if run.name in snapshot.stored:
@@ -42,7 +42,7 @@ class Exporter:
         metrics.SNAPSHOT_GAUGES.replace(samples)
 
     def _read_next(self, runs: Sequence[TrainingRun], now: datetime) -> None:
-        """Read one run that is not cached, as after a start. One per sync, so that no sync takes long."""
+        """After a restart, read the runs that are not cached: one per sync, so that no sync takes long."""
         self._retry_at = {run.uid: self._retry_at[run.uid] for run in runs if self._retry_at.get(run.uid, now) > now}
         skip = self._stored.keys() | self._retry_at.keys()
         missing = next((run for run in runs if run.spec and run.uid not in skip), None)
@@ -53,7 +53,7 @@ class Exporter:
                 self._unreadable(missing, error, now)
 
     def _samples(self, run: TrainingRun, snapshot: Snapshot, now: datetime) -> list[Sample]:
-        """All samples of a run, or only those of its status if its manifests cannot be used."""
+        """The samples of a run. If its manifests cannot be used, only those of its status."""
         inputs = snapshot.jobs.get(run.name, ()), run.name in snapshot.queued, snapshot.settings.cost, now
         try:
             return [*run_samples(run, self._stored.get(run.uid), *inputs)]
@@ -87,11 +87,9 @@ def run_samples(
     yield Sample(metrics.RUN_QUEUED, (run.name,), queued)
     if stored is None or run.spec is None:
         return
-    finished = {state.step.name for state in stored.states if state.state == "done"}
-    manifests = {name: stored.manifests[name] for name in finished}
-    yield from step_samples(run.name, [state.step for state in stored.states], manifests)
+    yield from step_samples(run.name, [state.step for state in stored.states], stored.manifests)
     if cost.dollars_per_hour:
-        yield Sample(metrics.RUN_COST, (run.name,), _hours(manifests, jobs, now) * cost.dollars_per_hour)
+        yield Sample(metrics.RUN_COST, (run.name,), _hours(stored.manifests, jobs, now) * cost.dollars_per_hour)
         if cost.budget_dollars:
             yield Sample(metrics.RUN_BUDGET, (run.name,), cost.budget_dollars)
 
@@ -110,7 +108,7 @@ def _status_samples(run: TrainingRun) -> Iterator[Sample]:
 
 
 def _hours(manifests: Mapping[str, Any], jobs: Sequence[Job], now: datetime) -> float:
-    """Hours of all steps, including the running ones. ``manifests`` may be older than the running Job."""
+    """Hours of all finished and running steps. ``manifests`` may have an earlier result of a running step."""
     running = {_step_name(job): job for job in jobs if not job.ended and not job.queued}
     ended = sum(seconds for name, seconds in step_seconds(manifests).items() if name not in running)
     return (ended + sum((now - job.created).total_seconds() for job in running.values())) / 3600

@@ -45,15 +45,15 @@ class Job:
 class Pods:
     """The state of a run's pods."""
 
-    #: Why some pods do not run.
+    #: Why at least one pod does not run.
     problem: str = ""
-    #: Whether other pods run.
+    #: Whether at least one pod runs.
     running: bool = False
     #: Whether a pod has waited long for its containers to be created, e.g. because a volume is missing.
     creating: bool = False
     #: A pod that still exists though no Job is active: `kubectl delete job` removes the Job before its pods.
     leftover: str = ""
-    #: Why pods failed, by the failed Job's name.
+    #: Why the pods of failed Jobs failed, by the Job's name.
     failures: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -64,7 +64,7 @@ class Pods:
 
 @dataclass(frozen=True)
 class Server:
-    """The vLLM server's StatefulSet: replicas wanted, present and ready."""
+    """The vLLM server's StatefulSet: replicas wanted, present and ready, and why some are not ready."""
 
     replicas: int
     present: int
@@ -74,7 +74,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Stored:
-    """A run in the store: the state of each step, and the manifests of finished steps."""
+    """A run in the store: the state of each step, and the manifests of finished steps by step name."""
 
     states: list[StepState]
     manifests: dict[str, Any]
@@ -82,11 +82,11 @@ class Stored:
 
 @dataclass(frozen=True)
 class Observed:
-    """What ``reconcile`` knows of one run, and of the other runs that share its GPUs."""
+    """The input of ``reconcile``: the state of one run, and of the other runs that share its GPUs."""
 
     jobs: Sequence[Job]
-    pods: Pods
-    #: None if the store was not read: a Job runs and the run was not edited.
+    pods: Pods = field(default_factory=Pods)
+    #: None if the store was not read, because ``needs_store`` is false.
     stored: Stored | None = None
     server: Server | None = None
     #: Other runs that use the vLLM server or wait for it.
@@ -140,10 +140,10 @@ def read_job(found: Object) -> Job:
     )
 
 
-def read_server(found: Object, problem: str) -> Server:
+def read_server(found: Object) -> Server:
     """The vLLM server from its StatefulSet."""
     status = found.get("status") or {}
-    return Server(found["spec"]["replicas"], status.get("replicas") or 0, status.get("readyReplicas") or 0, problem)
+    return Server(found["spec"]["replicas"], status.get("replicas") or 0, status.get("readyReplicas") or 0)
 
 
 def read_stored(store: Store, run: TrainingRun) -> Stored:
@@ -157,11 +157,12 @@ def read_stored(store: Store, run: TrainingRun) -> Stored:
     folder = f"runs/{run.name}"
     try:
         found = manifests_below(store, folder)
-        return Stored(survey(run.spec, found, {}), found)
+        states = survey(run.spec, found, {})
+        return Stored(states, {state.step.name: found[state.step.name] for state in states if state.state == "done"})
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(
-            f"a manifest in {store}/{folder}/steps is not one that Pyrite wrote ({type(error).__name__}: {error}). "
-            "Delete it; its step is then repeated."
+            f"a manifest in {store}/{folder}/steps is not valid ({type(error).__name__}: {error}). Delete it to "
+            "run its step again."
         ) from None
 
 

@@ -11,13 +11,13 @@ from pyrite.controller.resource import TrainingRun
 #: A Job usually has its first pod within a second. After this long without one, its events are read.
 _NO_POD = timedelta(seconds=30)
 
-#: How long after the end of its grace period a pod counts as lost: its node does not respond.
+#: A pod that still exists this long after its grace period counts as lost: its node does not respond.
 _LOST = timedelta(seconds=60)
 
-#: On a full node a pod waits until another ends. A longer wait is reported.
+#: A pod may have to wait until another pod ends. A longer wait is reported.
 _UNSCHEDULABLE = timedelta(seconds=20)
 
-#: With volumes and network in place, containers are created within seconds unless the image is pulled.
+#: Containers are usually created within seconds, unless an image is pulled. After this long, events are read.
 _CREATING = timedelta(seconds=45)
 
 _CHECK_IMAGE = "Are the image's name and tag right, and may the node pull it (imagePullSecrets)?"
@@ -29,12 +29,12 @@ _HINTS = {
     "CreateContainerConfigError": "Is there a Secret or ConfigMap of that name in this namespace?",
     "CreateContainerError": "The container cannot be created with the chart's values.",
     "RunContainerError": "The container cannot be started with the chart's values.",
-    "CrashLoopBackOff": "It ends repeatedly: `kubectl logs --previous` shows why.",
+    "CrashLoopBackOff": "The container fails repeatedly: `kubectl logs --previous` shows why.",
 }
 
 
 def diagnose(cluster: Cluster, run: TrainingRun, jobs: Sequence[Job], now: datetime) -> Pods:
-    """The state of a run's pods: why they do not run, which do, and why those of failed Jobs failed."""
+    """The state of a run's pods, with the reasons why pods do not run or have failed."""
     active = [job for job in jobs if not job.ended]
     stopped = run.spec is None or run.control.cancel or run.control.suspend
     found = [] if stopped and not active else cluster.pods(run.name)
@@ -65,7 +65,7 @@ def diagnose_server(cluster: Cluster, instance: str, stateful_set: str, now: dat
 
 
 def _problem(pods: Iterable[Object], now: datetime) -> str:
-    """Why pods do not run, at most two reasons; empty if all run or were just created."""
+    """At most two reasons why pods do not run; empty if all run or may still be starting."""
     found = dict.fromkeys(text for pod in pods if (text := _pod_problem(pod, now)))
     return " ".join(list(found)[:2])
 
@@ -103,7 +103,7 @@ def _waiting_states(status: Object) -> list[Object]:
 
 
 def _previous_failure(status: Object) -> str:
-    """The last line of the termination message of a container's previous start."""
+    """The last line of a restarted container's previous termination message."""
     for container in status.get("containerStatuses") or ():
         ended = (container.get("lastState") or {}).get("terminated") or {}
         if lines := (ended.get("message") or "").strip().splitlines():
@@ -116,7 +116,7 @@ def _is_running(pod: Object) -> bool:
 
 
 def _is_creating(pod: Object, now: datetime) -> bool:
-    """Whether its containers have long been waiting to be created. Only its events show why."""
+    """Whether the pod's containers have waited long to be created. Only its events show why."""
     status = pod.get("status") or {}
     if "startTime" not in status or now - read_time(status["startTime"]) < _CREATING:
         return False
@@ -126,7 +126,7 @@ def _is_creating(pod: Object, now: datetime) -> bool:
 def _creation_problem(cluster: Cluster, pods: Sequence[Object], now: datetime) -> str:
     """Why containers are not created; empty while an image is pulled.
 
-    Reads the events of one pod only, so that API calls do not grow with shards: the other pods wait for the same cause.
+    Reads the events of one pod only, so that API calls do not grow with shards: all pods wait for the same reason.
     """
     name = next((pod["metadata"]["name"] for pod in pods if _is_creating(pod, now)), None)
     events = cluster.events(name) if name else []

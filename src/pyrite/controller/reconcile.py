@@ -1,4 +1,4 @@
-"""The next actions for one run, and its status: pure functions of what was observed."""
+"""Decides the next actions for one run and its new status. All functions are pure."""
 
 import hashlib
 import json
@@ -24,9 +24,9 @@ class Actions:
     delete: list[str] = field(default_factory=list)
     #: True: the run needs the vLLM server; False: it needs the server's GPUs; None: neither.
     want_server: bool | None = None
-    #: What is wrong with the vLLM server, if the run cannot continue without it.
+    #: Why the vLLM server is not ready, if the run cannot continue without it.
     problem: str = ""
-    #: Whether the run only waits its turn for GPUs or for Kueue. However long that takes, it is not degraded.
+    #: Whether the run waits for other runs to release the GPUs, or for Kueue. Such a run is not degraded.
     queued: bool = False
 
 
@@ -52,7 +52,7 @@ def needs_store(run: TrainingRun, jobs: Sequence[Job], pods: Pods) -> bool:
 
 
 def report_error(run: TrainingRun, message: str, now: datetime) -> Actions:
-    """Only show an error of the store or the cluster. Running Jobs continue, and the next sync retries."""
+    """Show an error in the run's status and do nothing else. Running Jobs continue, and the next sync retries."""
     status = run.status.model_copy(update={"message": message})
     return Actions(status.model_copy(update={"conditions": conditions(run.status, status, message, run, now)}))
 
@@ -85,7 +85,7 @@ def _next_actions(run: TrainingRun, observed: Observed, settings: Settings, stor
     if run.control.suspend:
         message = "suspended; set spec.suspend to false to resume."
         return _stop(run, unfinished, observed.pods, "Suspended", message)
-    if observed.stored is None:
+    if observed.stored is None:  # see needs_store: exactly one Job is unfinished
         return _track(run, unfinished[0], observed, run.status, settings)
     return _advance(run, observed, observed.stored, settings, store, now)
 
@@ -96,8 +96,8 @@ def _advance(
     assert run.spec is not None
     status = results(run, stored, settings, store)
     if run.status.started is None:
-        # Stored steps may belong to an older run of this name. If they do not fit this spec, refuse to replace them.
-        # A Job of this run shows that the check has passed: a controller may die before it writes `started`.
+        # Stored steps may belong to an older run of this name. If its spec was different, refuse to replace them. If
+        # this run has a Job, an earlier sync has passed this check and was killed before it wrote `started`.
         stale = [state for state in stored.states if state.stale]
         if stale and not any(job.owner == run.uid for job in observed.jobs):
             return Actions(_with_phase(status, "Failed", _name_taken(run, stale[0])))
@@ -131,7 +131,7 @@ def _advance(
             return _track(run, job, observed, status, settings)
         if job.template != labels[manifests.TEMPLATE_LABEL]:  # its work so far is in the store
             return Actions(_with_phase(status, "Running", "retrying with the chart's new settings."), delete=[name])
-        # The pods may wait for a run config that somebody deleted.
+        # The pods may wait for a run config that a user deleted.
         create = [manifests.run_config(run, settings)] if observed.pods.creating else []
         return replace(_track(run, job, observed, status, settings), create=create)
     if job.ended == "Failed" and job.run_config != labels[manifests.RUN_CONFIG_LABEL]:
@@ -184,12 +184,12 @@ def _track(run: TrainingRun, job: Job, observed: Observed, status: Status, setti
     activity = "running." if job.total == 1 else f"{job.done} of {job.total} shards done."
     server, want_server, outage, problem = observed.server, None, "", observed.pods.problem
     if server and run.spec and manifests.uses_server(run.spec, job.stage, settings):
-        want_server = None if server.replicas else True  # somebody scaled it down
+        want_server = None if server.replicas else True  # a user scaled it down
         problem = f"{server.problem} {problem}".strip()
         if not server.ready:
             outage = activity = "no replica of the vLLM server is ready."
     elif server and job.gpu and not observed.pods.running and (server.replicas or server.present):
-        want_server = False  # a second controller scaled it up as this Job started: free the GPUs, or both wait
+        want_server = False  # another controller scaled it up as this Job started: free the GPUs, or both wait
     text = f"{status.step}:" if job.total == 1 and observed.pods.blocked else f"{status.step}: {activity}"
     return Actions(
         _with_phase(status, "Running", text, problem),
@@ -207,7 +207,7 @@ def _stop(run: TrainingRun, unfinished: Sequence[Job], pods: Pods, phase: Phase,
 
 
 def _failure(job: Job, observed: Observed, store: str) -> str:
-    advice = "Then raise spec.retry, or edit the setting that was wrong: the run resumes from here."
+    advice = "To resume the run from this step, fix the cause, then raise spec.retry or edit the wrong setting."
     if job.ended == "Complete":
         return (
             f"Job {job.name} is complete, but {store} does not hold its result: do the controller and the workers use "
@@ -219,7 +219,7 @@ def _failure(job: Job, observed: Observed, store: str) -> str:
 
 
 def _deletion(run: TrainingRun, job: Job) -> str:
-    """Why a Job must go first. If it is being deleted already, the reason is not known."""
+    """Why a Job is deleted. If it is being deleted already, the reason is unknown."""
     if job.deleting:
         return f"waiting for the pods of {job.name} to end."
     why = "the run was edited" if job.owner == run.uid else "it belongs to an earlier run of this name"
@@ -234,10 +234,10 @@ def _name_taken(run: TrainingRun, state: StepState) -> str:
 
 
 def _steps_of_job(spec: RunSpec, states: Sequence[StepState], first: Step) -> tuple[list[Step], str]:
-    """All shards of a step, done or not, and a key of what their results depend on.
+    """All shards of a step, done or not, and a digest of what their results depend on.
 
-    The key leaves out external inputs (source, base model): the controller reads their digests from finished shards, so
-    the key would change as shards finish.
+    The digest excludes external inputs (source, base model): the controller reads their digests from finished shards,
+    so it would change as shards finish.
     """
     shards = [state for state in states if state.step[:2] == first[:2]]
     keys = json.dumps([step_key(spec, state.step, state.inputs or {}, {}) for state in shards])

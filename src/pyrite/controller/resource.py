@@ -70,13 +70,11 @@ class Status(Camel):
     stage: str | None = None
     iteration: int | None = None
     shards: Shards | None = None
-    progress: str = Field(
-        default="", description="finished and total steps; finished and total shards of the current step"
-    )
+    progress: str = Field(default="", description="finished/total steps (finished/total shards of the current step)")
     job: str = Field(default="", description="the Job of the current step, for `kubectl logs job/NAME`")
     scores: list[Score] = Field(default=[], description="of the base, the best and the latest iterations")
     best: str = Field(default="", description="the best model on validation; after evaluate, the chosen one")
-    best_mrr: str = Field(default="", description="its MRR@5, and the relative gain over the base")
+    best_mrr: str = Field(default="", description="MRR@5 of the best model, and its relative gain over the base")
     gate_passed: bool | None = Field(default=None, description="whether the gain on test meets evaluate.gate")
     model_uri: str = ""
     report_uri: str = ""
@@ -88,13 +86,13 @@ class Status(Camel):
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """A resource as read. If it is not a valid RunSpec, ``spec`` is None and ``error`` says why."""
+    """A resource as read. If its spec is not valid, ``spec`` is None and ``error`` is the message for the user."""
 
     name: str
     uid: str
     generation: int
     created: str
-    #: Its resourceVersion: unique, and new after each change.
+    #: The resourceVersion, which differs after each change.
     version: str
     control: Control
     status: Status

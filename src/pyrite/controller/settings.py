@@ -14,7 +14,7 @@ from pyrite.plan import STAGES
 class StageSettings(Camel):
     """Settings of one stage's pods."""
 
-    resources: dict[str, Any] | None = Field(default=None, description="replaces those of the Job manifest")
+    resources: dict[str, Any] | None = Field(default=None, description="replaces the Job manifest's resources")
     pod: dict[str, Any] = Field(default={}, description="JSON merge patch for the pod spec, applied after worker.pod")
 
 
@@ -30,7 +30,7 @@ class WorkerSettings(Camel):
 
 
 class JudgeSettings(Camel):
-    """The judge's servers, for runs that name none."""
+    """Judging; ``urls`` and ``key_secret`` apply to runs that name no servers."""
 
     parallelism: int = Field(default=4, ge=1, description="shards that are judged in parallel")
     urls: list[str] = Field(default=[])
@@ -48,7 +48,7 @@ class CostSettings(Camel):
     """The price of a run's hours."""
 
     dollars_per_hour: float = Field(default=0.0, ge=0)
-    budget_dollars: float = Field(default=0.0, ge=0, description="of one run; an alert fires above it; 0: no alert")
+    budget_dollars: float = Field(default=0.0, ge=0, description="per run; an alert fires above it; 0: no alert")
 
 
 class Settings(Camel):

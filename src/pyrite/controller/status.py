@@ -1,4 +1,4 @@
-"""The results in a run's status: scores, best model, addresses, cost, conditions. Pure."""
+"""The results and conditions in a run's status: pure functions."""
 
 from datetime import datetime
 from typing import Any
@@ -9,14 +9,13 @@ from pyrite.controller.settings import Settings
 from pyrite.manifest_metrics import step_seconds
 from pyrite.plan import BASE
 
-#: Iterations whose scores are listed, in addition to the base and the best model.
+#: Number of latest iterations whose scores are listed, in addition to the base and the best model.
 _MAX_LATEST = 4
 
 
 def results(run: TrainingRun, stored: Stored, settings: Settings, store: str) -> Status:
     """The run's status with the results of its finished steps."""
-    finished = {state.step.name for state in stored.states if state.state == "done"}
-    manifests = {name: manifest for name, manifest in stored.manifests.items() if name in finished}
+    manifests = stored.manifests
     scores = [
         Score(model=model, mrr=round(values["mrr@5"], 4), dcg=round(values["dcg@5"], 4))
         for name, manifest in sorted(manifests.items(), key=_by_iteration)
@@ -74,14 +73,14 @@ def _verdict(summary: dict[str, Any]) -> str:
 
 
 def _cost(manifests: dict[str, Any], dollars_per_hour: float) -> str:
-    """Hours of the steps times the node's price."""
+    """Hours of the finished steps times the price of an hour."""
     if not dollars_per_hour:
         return ""
     return f"${sum(step_seconds(manifests).values()) / 3600 * dollars_per_hour:,.2f}"
 
 
 def conditions(before: Status, status: Status, problem: str, run: TrainingRun, now: datetime) -> list[Condition]:
-    """The Kubernetes conditions of ``status``. The transition time of an unchanged condition stays."""
+    """The Kubernetes conditions of ``status``. A condition whose value is unchanged keeps its transition time."""
     phase = status.phase
     failed = status.message if phase == "Failed" else ""
     complete = phase == "Succeeded"

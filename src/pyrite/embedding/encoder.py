@@ -1,7 +1,7 @@
 """Encodes texts with a model folder, and caches the embeddings of a corpus.
 
-They are stored in blocks under a digest of weights, texts and settings. An interrupted encoding resumes with the first
-missing block.
+The embeddings are stored in blocks under a digest of weights, texts and settings. After an interruption, only missing
+blocks are encoded.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["query", "document"]
 
-#: Texts that need not fit into memory: called with a block size, yields all texts in order, in blocks. Reusable.
+#: Texts that need not fit into memory. Each call with a block size yields all texts in order, in blocks.
 Texts = Callable[[int], Iterable[Sequence[str]]]
 
 #: Texts per stored block: small enough that an interruption costs seconds, large enough to batch by length.

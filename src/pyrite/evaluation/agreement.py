@@ -26,7 +26,7 @@ DEFAULT_CUT_POINTS = (1.5, 2.5, 3.5)
 _Z = float(stats.norm.ppf(0.975))
 _UNDEFINED = Interval(np.nan, np.nan)
 _FOLDS = 5
-#: Positions tried for each cut point. They give 45,760 triples, which take some milliseconds.
+#: Positions tried for each cut point. They give 45,760 triples, which take milliseconds.
 _MAX_POSITIONS = 64
 _RESAMPLES = 2000
 
@@ -169,7 +169,7 @@ def _newcombe_low(value: float, m: int, n: int) -> float:
         spread = 1 + size * ((1 - limit) / (2 - limit) + limit / (1 + limit))
         return value - limit - _Z * float(np.sqrt(limit * (1 - limit) * spread / (m * n)))
 
-    # At a limit of exactly 1 the spread is 0, and the equation has a second root without meaning.
+    # At a limit of exactly 1 the spread is 0, which adds a second, meaningless root.
     top = min(value, 1 - 1e-9)
     return float(optimize.brentq(equation, 0.0, top)) if equation(0.0) * equation(top) < 0 else 0.0
 
@@ -211,7 +211,7 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 @dataclass(frozen=True)
 class Recalibration:
-    """Cut points fitted on the expected grade, and their effect on the quadratic kappa.
+    """Cut points fitted on expected grades, and their effect on the quadratic kappa.
 
     Attributes:
         cut_points: the best cut points on all pairs.

@@ -119,7 +119,7 @@ def choose(candidates: list[Candidate], max_loss: float | None) -> Choice:
 
 
 def _validate(candidates: list[Candidate], max_loss: float | None) -> Candidate:
-    """The base model, if the candidates can be compared."""
+    """The base model. Raises ValueError if the candidates cannot be compared."""
     bases = [c for c in candidates if c.iteration == 0]
     if len(bases) != 1:
         raise ValueError(f"need the base model once among the candidates, found it {len(bases)} times")

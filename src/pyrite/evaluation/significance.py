@@ -78,7 +78,7 @@ def compare(base: Values, other: Values, resamples: int, seed: int) -> Compariso
 
 
 def _relative(base: Values, difference: Values, axis: int = -1) -> Any:
-    """Ratio of the means. A mean of ratios is useless here: many queries have a base value of 0."""
+    """Ratio of the means. The mean of the ratios is undefined, because many queries have a base value of 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return difference.mean(axis=axis) / base.mean(axis=axis)
 
@@ -90,7 +90,7 @@ def _interval(data: tuple[Values, ...], statistic: Any, resamples: int, seed: in
     if queries < 2:
         return Interval(np.nan, np.nan)
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):
-        # scipy warns about undefined intervals in terms of the BCa method. The NaN is enough.
+        # scipy's warning about undefined intervals would be shown to users. The NaN is enough.
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         result = stats.bootstrap(
             data,

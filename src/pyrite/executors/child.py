@@ -18,7 +18,7 @@ from typing import Any
 from pyrite import metrics
 from pyrite.errors import to_pyrite_error
 from pyrite.executors.step import Run, run_step
-from pyrite.plan import STAGES, Step
+from pyrite.plan import Step
 from pyrite.progress import ProgressEvents
 from pyrite.spec import RunSpec
 from pyrite.store import open_store
@@ -28,21 +28,16 @@ FAILED = "failed: "
 
 _METRICS_INTERVAL_SECONDS = 2.0
 
-#: The same warning is sent once in this time. While a store is unreachable, one is logged every few seconds.
+#: The same warning is sent at most once in this time: an unreachable store causes one every few seconds.
 _WARNING_INTERVAL_SECONDS = 60.0
 
 Emit = Callable[[dict[str, Any]], None]
 
 
-def preload_modules() -> list[str]:
-    """Modules to import once in the fork server, since importing them takes seconds (torch and transformers: 7 s)."""
-    return ["transformers.trainer", *(f"pyrite.stages.{stage}" for stage in STAGES)]
-
-
 def run_child(
     spec: str, store: str, external: dict[str, str], step: tuple[Any, ...], pipe: Connection, report_metrics: bool
 ) -> None:
-    """Body of the process: run the step, send events to ``pipe``, and exit with the error's exit code."""
+    """The child's main function: run the step, send events to ``pipe``, and exit with 0 or the error's exit code."""
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to every process; the parent handles it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

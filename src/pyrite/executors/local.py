@@ -1,7 +1,7 @@
 """Execute a run on this machine: each step in its own process, shards in parallel.
 
-Steps are forked from a server process that has already imported the slow modules. The server and the steps die with
-this process, even if it is killed. A step's own lock makes its successor wait until the orphan is gone.
+Steps are forked from a server process that has imported the slow modules once. If this process is killed, the server
+and the steps are killed too. A step that is still ending holds its lock, so the same command waits for it.
 """
 
 import json
@@ -15,9 +15,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from pyrite.config import dump
 from pyrite.errors import PyriteError, UserError
-from pyrite.executors.child import FAILED, preload_modules, run_child
+from pyrite.executors.child import FAILED, run_child
 from pyrite.executors.step import Run
 from pyrite.llm.pool import Pool
 from pyrite.locks import locked
@@ -38,7 +37,7 @@ class Listener(Protocol):
     def started(self, step: Step) -> None: ...
 
     def event(self, step: Step, event: dict[str, Any]) -> None:
-        """A progress event of a running step, as emitted by ``pyrite.progress.ProgressEvents``."""
+        """Called for each event of a running step: those of ``ProgressEvents``, and "metrics" if they are reported."""
         ...
 
     def finished(self, step: Step, manifest: dict[str, Any]) -> None: ...
@@ -56,7 +55,7 @@ def execute(run: Run, listener: Listener, *, report_metrics: bool = False) -> No
     """Run every unfinished step, in order, and return when the run is finished.
 
     Args:
-        report_metrics: also pass on the metrics of steps, as events "metrics".
+        report_metrics: also send the metrics of steps to ``listener``.
 
     Raises:
         UserError: another process is working on the run, or a step got invalid input.
@@ -64,7 +63,7 @@ def execute(run: Run, listener: Listener, *, report_metrics: bool = False) -> No
     """
     run.store.ensure_writable()
     with locked(run.lock("run"), f"run {run.spec.name}"):
-        run.store.write(f"{run.prefix}/run.yaml", dump(run.spec).encode())
+        run.save_spec()
         states = run.survey()
         _check_llm_settings(run.spec, {state.step.stage for state in states if state.state != "done"})
         listener.planned(states)
@@ -82,13 +81,13 @@ def execute(run: Run, listener: Listener, *, report_metrics: bool = False) -> No
 
 def _check_llm_settings(spec: RunSpec, stages: Collection[str]) -> None:
     """Report invalid LLM settings now, not hours later when the first of ``stages`` calls the LLM."""
-    for info in (info for stage, info in STAGES.items() if stage in stages and info.llm):
-        if info.llm and (model := info.llm(spec)):
+    for stage, info in STAGES.items():
+        if stage in stages and info.llm and (model := info.llm(spec)):
             Pool.from_spec(spec, model)
 
 
 def _run_in_parallel(run: Run, steps: Sequence[Step], listener: Listener, report_metrics: bool) -> None:
-    """Run ``steps``, each in a process, and wait for all. On an error or an interrupt, stop the other processes."""
+    """Run each of ``steps`` in a process and wait for all. On an error or an interrupt, stop all processes."""
     children = [_start(run, step, report_metrics) for step in steps]
     try:
         for step in steps:
@@ -152,7 +151,8 @@ def _step_error(run: Run, child: _StepProcess) -> PyriteError:
 def _start(run: Run, step: Step, report_metrics: bool) -> _StepProcess:
     if sys.platform == "linux":
         context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(preload_modules())
+        # Imported once, because importing torch and transformers takes 7 seconds.
+        context.set_forkserver_preload(["transformers.trainer", *(f"pyrite.stages.{stage}" for stage in STAGES)])
     else:
         context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)

@@ -1,8 +1,8 @@
 """Publishes a step's outputs, and then its manifest, which makes the step finished.
 
-Locks prevent two processes of one machine from running the same step, but not two machines. So a step may be computed
-twice, but is published once: a manifest only replaces the one that was read before. A manifest of another process for
-the same step is accepted if the store holds its outputs.
+Locks keep two processes on one machine from running the same step, but not two machines. So a step may run twice, but
+only one manifest is written: each write is conditional on the manifest read before. The slower process uses the
+manifest of the faster one if the store holds its outputs.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 from pyrite.errors import PyriteError, UserError
 from pyrite.store import Checksum, Store
 
-#: Conditional puts that may lose to other processes before this one gives up.
+#: Conditional puts that may fail because of other processes, before this one gives up.
 _PUT_ATTEMPTS = 5
 
 #: How long another process may take from its last output to its manifest.
@@ -45,7 +45,7 @@ def manifests_below(store: Store, prefix: str) -> dict[str, Manifest]:
 class Publication:
     """Publishes one execution of the step ``name``; ``key`` is the digest of what the step depends on.
 
-    ``attempt`` identifies the execution. Its manifest must contain it, so that no two manifests are equal.
+    ``attempt`` identifies the execution. The manifest must contain it, so that no two manifests are equal.
     """
 
     def __init__(self, store: Store, prefix: str, name: str, key: str):
@@ -92,7 +92,7 @@ class Publication:
         """Write the manifest. Returns it, or the manifest of another process that has finished the same step.
 
         Raises:
-            PyriteError: the outputs in the store belong to neither of the two.
+            PyriteError: the outputs in the store match neither manifest.
         """
         data = json.dumps(manifest, indent=1).encode()
         for _ in range(_PUT_ATTEMPTS):

@@ -1,4 +1,4 @@
-"""Metrics of `pyrite train`: the metrics of the run, and those of its steps' processes, at one address."""
+"""The metrics of `pyrite train`: those of the run, and those of its steps' processes, in one registry."""
 
 import math
 import threading
@@ -25,8 +25,7 @@ _PHASES = ("Running", "Succeeded", "Failed")
 class _StepCollector(Collector):
     """Shows the metrics of steps, with the labels that the chart's PodMonitor adds to those of pods.
 
-    The metrics of an ended step are shown for another minute, and at least once. So a scrape sees short steps too,
-    whether or not there are other scrapers.
+    The metrics of an ended step are shown for another minute, and at least once, so that scrapes see short steps too.
     """
 
     def __init__(self, run: str) -> None:
@@ -62,7 +61,7 @@ class _StepCollector(Collector):
 
 
 class RunMetrics:
-    """A listener that keeps the metrics of run ``name`` up to date, and passes every call on to ``inner``."""
+    """A listener that updates the metrics of run ``name``, and passes on to ``inner`` all calls but metrics events."""
 
     def __init__(self, name: str, manifests: Mapping[str, Any], inner: Listener):
         self._name, self._manifests, self._inner = name, dict(manifests), inner

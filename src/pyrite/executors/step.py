@@ -1,4 +1,4 @@
-"""Run one step in this process: hold its lock, run its stage, publish the outputs, and its manifest last."""
+"""Run one step in this process: lock it, run its stage, and publish the outputs and then the manifest."""
 
 import importlib
 import os
@@ -6,6 +6,7 @@ import platform
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pyrite import judges, metrics
+from pyrite.config import dump
 from pyrite.embedding.models import base_folder, model_digest
 from pyrite.errors import ACCESS_DENIED, DISK_FULL, PyriteError, UserError, cannot_open_error
 from pyrite.executors.publication import Publication, manifests_below
@@ -27,7 +29,7 @@ from pyrite.sources import open_source, retention
 from pyrite.spec import RunSpec
 from pyrite.stages.context import StepContext
 from pyrite.stages.trackers import check_trackers
-from pyrite.store import Store, sha256_file
+from pyrite.store import ObjectCorrupted, ObjectNotFound, Store, sha256_file
 
 #: Packages whose versions a manifest records.
 _PACKAGES = ("pyrite", "sentence-transformers", "transformers", "torch", "pyarrow", "faiss-cpu", "ir-measures")
@@ -35,7 +37,7 @@ _PACKAGES = ("pyrite", "sentence-transformers", "transformers", "torch", "pyarro
 
 @dataclass(frozen=True)
 class Run:
-    """A run: its RunSpec, its store, and the digests of its inputs from outside."""
+    """A run: its RunSpec, its store, and the digests of its external inputs."""
 
     spec: RunSpec
     store: Store
@@ -46,15 +48,23 @@ class Run:
         return f"runs/{self.spec.name}"
 
     def manifests(self) -> dict[str, dict[str, Any]]:
-        """All manifests of the run by step name."""
+        """All manifests of the run by step name, including outdated ones."""
         return manifests_below(self.store, self.prefix)
 
     def survey(self) -> list[StepState]:
         """The current state of every step, read from the store."""
         return survey(self.spec, self.manifests(), self.external)
 
+    def save_spec(self) -> None:
+        """Write the RunSpec to run.yaml in the store, unless it is there already."""
+        key, text = f"{self.prefix}/run.yaml", dump(self.spec).encode()
+        with suppress(ObjectNotFound, ObjectCorrupted):
+            if self.store.read(key) == text:
+                return
+        self.store.write(key, text)
+
     def lock(self, name: str) -> Path:
-        """The lock file of a step, or of the complete run ("run")."""
+        """The lock file of the step ``name``, or of the run ("run")."""
         return self.store.local_path(f"{self.prefix}/locks/{name}")
 
     def log(self, step: Step) -> Path:
@@ -66,8 +76,7 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
     """The run of ``spec``, with the current digests of its source, prompts, base model and retention set.
 
     Args:
-        stage: read only the inputs that this stage depends on. A pod may not have the others; finished steps have
-            recorded them.
+        stage: read only the inputs of this stage. A pod may not have the others, whose digests are in manifests.
 
     Raises:
         UserError: an input is missing or cannot be read, or a tracker is not installed.
@@ -103,8 +112,8 @@ def run_step(run: Run, step: Step, progress: Progress, *, force: bool = False) -
         state = next((state for state in states if state.step == step), None)
         if state is None:
             raise UserError(
-                f"run {run.spec.name} has no step {step.name}: its iterations or shards are fewer. "
-                "`pyrite status` lists its steps."
+                f"run {run.spec.name} has no step {step.name}: it has fewer iterations or shards. `pyrite status` "
+                "lists its steps."
             )
         if state.state == "waiting":
             missing = next(state.step for state in states if state.state == "ready")
@@ -123,7 +132,7 @@ def _run_stage(run: Run, state: StepState, manifests: dict[str, dict[str, Any]],
     assert key is not None
     assert state.inputs is not None
     scratch = f"{run.prefix}/scratch/{step.name}"
-    run.store.delete_scratch(scratch, exclude=key[:16])  # of the same step with other inputs
+    run.store.delete_scratch(scratch, exclude=key[:16])  # of an earlier attempt with other inputs
     context = StepContext(
         run.spec, step, run.store, run.prefix, manifests, f"{scratch}/{key[:16]}", MeteredProgress(progress)
     )
@@ -138,14 +147,13 @@ def _run_stage(run: Run, state: StepState, manifests: dict[str, dict[str, Any]],
         if manifest:
             progress.message("another process finished this step first; its result is used")
         else:
-            outside = {name: run.external.get(name, "") for name in STAGES[step.stage].external}
             manifest = publication.publish_manifest(
                 {
                     "step": step.name,
                     "key": key,
                     "attempt": publication.attempt,
                     "inputs": dict(state.inputs),
-                    "external": outside,
+                    "external": {name: run.external.get(name, "") for name in STAGES[step.stage].external},
                     "settings": run.spec.settings(*STAGES[step.stage].settings),
                     "outputs": entries,
                     "summary": summary,
@@ -198,7 +206,7 @@ def _to_user_error(error: Exception, store: Store) -> Exception:
 
 
 class MeteredProgress:
-    """Passes progress on to ``inner`` and counts it in the step's metrics."""
+    """Counts progress in the step's metrics, and passes it on to ``inner``."""
 
     def __init__(self, inner: Progress):
         self._inner = inner

@@ -1,4 +1,4 @@
-"""Compares the chosen models of two runs on the test queries that both runs have."""
+"""Compares the chosen models of two runs on their common test queries."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""The content of the report as plain JSON values: ``report.json``. The page only renders it."""
+"""The content of the report as plain JSON values, written to ``report.json``. The page only renders it."""
 
 import hashlib
 import math
@@ -15,7 +15,7 @@ from pyrite.report import formatting, judging, provenance, queries
 from pyrite.report.queries import PerQuery
 from pyrite.spec import RunSpec
 
-#: Version of the layout of report.json. Raise it when a key is renamed, removed or gets another meaning.
+#: Version of report.json. Increase it when a key is renamed, removed or gets another meaning.
 FORMAT = 2
 
 
@@ -24,7 +24,7 @@ class ReportInputs:
     """The results of a finished run.
 
     Attributes:
-        spec: the run's description.
+        spec: the run's settings.
         manifests: manifest of every finished step by step name (``prepare``, ``judge-1.0``, ...), with the keys step,
             started, finished (ISO 8601, UTC), seconds, summary, versions, machine, outputs.
         passages, queries, qrels: PASSAGES, QUERIES and QRELS tables.
@@ -138,7 +138,7 @@ def _as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def _best_tuned(val: PerQuery, models: list[str]) -> str:
-    """The tuned model that the report shows if the base model is kept: the best on val among those scored on test."""
+    """The model shown if the base model is chosen: the best tuned model on val among those scored on test."""
     means = _means(val)
     tuned = [model for model in models if model != BASE and model in means]
     return max(tuned, key=lambda model: score_of(means[model]), default=BASE)
@@ -236,7 +236,7 @@ def _loss(inputs: ReportInputs) -> list[dict[str, Any]]:
 
 
 def _test_set(inputs: ReportInputs, ids: list[str]) -> dict[str, Any]:
-    """Identity of the test set. Two reports are comparable without caveats if theirs are equal."""
+    """Size and digests of the test set. Two reports are fully comparable if theirs are equal."""
     wanted = set(ids)
     columns = (inputs.qrels.column(name).to_pylist() for name in ("query_id", "passage_id", "grade"))
     relevant = sorted(row for row in zip(*columns, strict=True) if row[0] in wanted)

@@ -51,7 +51,7 @@ def series(iteration: int) -> str:
 def draw(name: str, description: str, paint: Any, height: float = 3.1, panels: int = 1) -> str:
     """The SVG that ``paint`` draws, with ``description`` as its text alternative.
 
-    ``paint`` is called with ``panels`` axes, one below the other, which share the scale of y.
+    ``paint`` is called with ``panels`` axes, one below the other, which share the y-axis.
     """
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(4.8, height), layout="constrained")

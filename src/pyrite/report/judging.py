@@ -14,12 +14,12 @@ from pyrite.spec import RunSpec
 
 #: The timeline of an iteration has at most this many slices.
 MAX_SLICES = 60
-#: Pairs needed to estimate the shares of the grades: their standard error is then about 8 points. Slices are chosen
-#: long enough to hold this many pairs on average.
+#: Pairs needed to estimate the shares of the grades, whose standard error is then at most 8 percentage points. Slices
+#: hold at least this many pairs on average.
 MIN_PAIRS_FOR_SHARES = 40
-#: A slice with fewer pairs, as in a stall of the judge, has no shares.
+#: Shares are not computed for a slice with fewer pairs, such as while the judge stalls.
 _MIN_PAIRS_IN_SLICE = 10
-#: The resolution of a timeline in seconds: the least duration of its last bucket.
+#: Minimum duration of a timeline's last bucket, in seconds.
 _RESOLUTION = 0.001
 _COUNTS = ("judged", "cached", "skipped", "not_selected", "missing")
 _KEYS = ["query_id", "passage_id"]
@@ -31,9 +31,9 @@ _KEYS = ["query_id", "passage_id"]
 def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Counts of pairs per iteration. With an LLM judge also tokens, speed, decoding modes and estimated cost.
 
-    Tokens are those of all judged pairs, cached ones included. Speed and cost refer to the pairs that were sent to the
-    judge, and to the time in which at least one shard was running, including its start-up. The judge's machine is
-    unknown, so the cost uses the price of the default machine in ``costs.yaml``.
+    Tokens are those of all judged pairs, including cached pairs. Speed and cost are those of the pairs that were sent
+    to the judge, in the time in which at least one shard was running or starting. The judge's machine is unknown, so
+    the cost uses the price of the default machine in ``costs.yaml``.
     """
     llm = spec.judge.needs_server
     rows = []
@@ -59,7 +59,7 @@ def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
 
 
 def _judge_shards(manifests: Mapping[str, Mapping[str, Any]], iteration: int) -> list[Mapping[str, Any]]:
-    """The manifests of the judge shards of the iteration, without those that have no summary."""
+    """The manifests of the iteration's judge shards that have a summary."""
     shards = (manifest for name, manifest in manifests.items() if name.partition(".")[0] == f"judge-{iteration}")
     return [shard for shard in shards if shard.get("summary")]
 

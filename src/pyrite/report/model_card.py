@@ -38,7 +38,6 @@ def write(
     """
     counts = Counter(queries["split"].to_pylist())
     split, unseen = _held_out(report["data"], queries)
-    judge = f"{spec.judge.label}, fingerprint {', '.join(sorted(judges))}"
     licence = _licence(base)
     facts = {
         "dimensions": model.get_embedding_dimension(),
@@ -51,7 +50,7 @@ def write(
         if licence
         else "that of the base model, which its card does not name",
         "chosen candidate": f"{report['chosen']}, by validation score",
-        "judge": f"{judge}, fingerprint {', '.join(sorted(judges))}",
+        "judge": f"{spec.judge.label}, fingerprint {', '.join(sorted(judges))}",
         "mining": f"rule {spec.mine.rule}, {spec.mine.num_negatives} negatives per example",
         "training examples": "; ".join(
             f"{row['examples']:,} in iteration {row['iteration']}" for row in report["loss"]
@@ -66,7 +65,7 @@ def write(
         "seed": spec.seed,
         "versions": ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
     }
-    environment = Environment(  # Markdown, so no HTML escaping
+    environment = Environment(  # no HTML escaping in Markdown
         loader=PackageLoader("pyrite", "report"),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -84,7 +83,7 @@ def write(
 
 
 def _held_out(data: dict[str, Any], queries: pa.Table) -> tuple[str, str]:
-    """How the queries were split, and a description of the test queries that is true for this data set."""
+    """How the queries were split, and how the test queries differ from the training queries."""
     split = "as given by the data set" if data["splits_given"] else "by topic"
     if all(queries["topic"].to_pylist()) and not data["shared_topics"]:
         return split, " of topics that are not in the training split"

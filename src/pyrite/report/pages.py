@@ -1,4 +1,4 @@
-"""The HTML pages of a report and of a probe. Each is one file that loads nothing: no network, no script, no assets."""
+"""The HTML pages of a report and of a probe. Each is a single file without scripts, and loads no other file."""
 
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -24,7 +24,7 @@ _PLOTS = {
         plots.judging_grades,
     )
 }
-#: Rows of candidates that the answer key (``judge.kind: labels``) did not grade.
+#: Labels of the pairs that the answer key (``judge.kind: labels``) did not grade.
 _NOT_JUDGED = {"skipped": "skipped", "not_selected": "not selected", "missing": "missing"}
 #: Headings of the groups of sample judgments.
 _PROBE_HEADINGS = {
@@ -87,7 +87,7 @@ def _mining_rows(mining: list[dict[str, Any]]) -> list[tuple[str, list[float | N
 
 
 def _not_judged_rows(judging: dict[str, Any]) -> list[tuple[str, list[int]]]:
-    """Numbers of candidates that the answer key did not grade, without rows of zeros. LLM judges have another table."""
+    """Numbers of pairs that the answer key did not grade, without rows of zeros. LLM judges have another table."""
     if judging["kind"] != "labels":
         return []
     rows = [(name, [row[key] for row in judging["iterations"]]) for key, name in _NOT_JUDGED.items()]

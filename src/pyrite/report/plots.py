@@ -20,7 +20,7 @@ _GRADE_NAMES = ("1 (not relevant)", "2", "3", "4 (full answer)")
 
 
 def changes(report: dict[str, Any]) -> str | None:
-    """Relative change of each metric with its confidence interval, and the change that the gate requires."""
+    """Relative change of each metric with its confidence interval, and the gain that the gate requires."""
     comparison = report["comparisons"].get(report["compared"])
     rows = [(name, comparison[name]) for name in METRICS if comparison and comparison[name]["relative"] is not None]
     if not rows:
@@ -113,7 +113,7 @@ def _interval_band(axes: Axes, report: dict[str, Any]) -> None:
 
 
 def tradeoff(report: dict[str, Any]) -> str | None:
-    """Gain on validation against the change on the retention set, or against the tuned weight without such a set."""
+    """Gain on validation against the change on the retention set or, without such a set, against the tuned weight."""
     rows = [row for row in report["candidates"] if row["val_change"] is not None]
     if len(rows) < 2:
         return None
@@ -311,7 +311,7 @@ def _first_and_last(row: dict[str, Any]) -> str:
 
 
 def _drawable_timelines(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Iterations with at least three slices of known shares. With many iterations, the first and the last four."""
+    """Iterations with at least three slices that have shares. With many iterations, the first and the last four."""
     rows = [
         row
         for row in report["judging_timeline"]["iterations"]

@@ -106,7 +106,7 @@ def _flatten(section: dict[str, Any]) -> dict[str, str]:
 def steps(manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Time and output of each step. The shards of a step (judge-1.0, judge-1.1, ...) form one row.
 
-    ``seconds`` is the sum over shards. ``taken`` counts time in which shards ran concurrently once. ``wall`` is the
+    ``seconds`` is the sum over shards, ``taken`` the time in which at least one shard was running, and ``wall`` the
     time from the first start to the last finish.
     """
     groups: dict[str, list[dict[str, Any]]] = {}

@@ -10,15 +10,15 @@ import pyarrow.compute as pc
 from pyrite.evaluation.selection import BASE
 from pyrite.evaluation.significance import compare
 
-#: Ranks that are searched for the first relevant passage.
+#: Number of ranks that are searched for the first relevant passage.
 DEPTH = 10
-#: Queries shown as gained, and as lost.
+#: Number of queries shown as gained, and as lost.
 SHOWN = 10
 #: Characters shown of a passage.
 PASSAGE_CHARS = 1500
 #: A query type with fewer queries gets no confidence interval: it would be too wide to be useful.
 MIN_QUERIES_FOR_INTERVAL = 5
-#: Sorts "not among the first 10" behind every rank.
+#: The rank used in comparisons for "not among the first 10".
 _BEYOND = 10**9
 
 #: ``{model: {metric: {query id: value}}}``
@@ -157,7 +157,7 @@ def _ranks(rankings: pa.Table, model: str) -> ByQuery:
 
 
 def _first_relevant(ranks: ByQuery, relevant: ByQuery, ids: list[str]) -> dict[str, int | None]:
-    """Rank of the first relevant passage of every query in ``ids``, None beyond the first 10."""
+    """Rank of the first relevant passage of every query in ``ids``; None if it is not among the first 10."""
     found = {}
     for query in ids:
         ranked, known = ranks.get(query, {}), relevant.get(query, {})

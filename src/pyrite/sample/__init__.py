@@ -13,20 +13,15 @@ from pyrite.errors import UserError
 from pyrite.sample.facts import Condition, load_families, number
 from pyrite.sample.phrasing import QTYPES, passage, question
 
-__all__ = ["SOURCE", "documents", "families_of", "split_of"]
+__all__ = ["FAMILIES", "SOURCE", "documents", "split_of"]
 
-#: Name of the collection, as MedQuAD's documents have one.
+#: Name of the collection, which MedQuAD's documents have too.
 SOURCE = "PRACTICE"
 
-#: Phrasing families of each split's questions. The splits share no wording.
-_FAMILIES: dict[str, tuple[int, ...]] = {"train": (0, 1, 2, 3, 4, 5, 6, 7), "val": (8, 9), "test": (10, 11)}
+#: Phrasing families (0 to 11) of each split's questions. The splits share no wording.
+FAMILIES: dict[str, tuple[int, ...]] = {"train": (0, 1, 2, 3, 4, 5, 6, 7), "val": (8, 9), "test": (10, 11)}
 #: A training topic has questions in three of the eight families. Steps of three mix clinical and lay wording.
 _TRAIN_STEPS = (0, 3, 6)
-
-
-def families_of(split: str) -> tuple[int, ...]:
-    """The phrasing families (0 to 11) of this split's questions."""
-    return _FAMILIES[split]
 
 
 def split_of(family: str, condition: str) -> str:
@@ -81,7 +76,7 @@ def _document(condition: Condition, index: int) -> bytes:
 
 
 def _question_families(split: str, start: int) -> tuple[int, ...]:
-    families = _FAMILIES[split]
+    families = FAMILIES[split]
     if split != "train":
         return families
     return tuple(sorted(families[(start + step) % len(families)] for step in _TRAIN_STEPS))

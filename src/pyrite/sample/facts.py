@@ -46,7 +46,7 @@ class Condition(BaseModel):
 
 
 def parse_family(text: str, where: str) -> tuple[Condition, ...]:
-    """Read a family of conditions from YAML text; messages call its file ``where``."""
+    """Read a family of conditions from YAML; ``where`` is the file's name in messages."""
     try:
         raw = yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:

@@ -1,4 +1,4 @@
-"""Renders facts as passages and questions. Condition and type determine the phrasing."""
+"""Renders facts as passages and questions. The same facts always give the same texts."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,8 @@ QTYPES: Mapping[str, str] = {
 MIN_WORDS, MAX_WORDS = 60, 130
 
 # How a passage refers to its condition: always by name, once by name, by name and synonym, by synonym only, or not at
-# all. Each entry is a tenth of the passages. Real leaflets often omit the name, which makes retrieval hard: with more
-# of the last two, the base model would find too little.
+# all. Each entry applies to a tenth of the passages. Real leaflets often omit the name, which makes retrieval hard.
+# With more "also" or "none", the base model would find too little.
 _MODES = ("name", "name", "name", "once", "once", "once", "both", "both", "also", "none")
 
 # Names that are capitalised inside a sentence, but have neither an apostrophe nor a second capital.

@@ -32,7 +32,7 @@ def open_source(spec: SourceSpec) -> Source:
     """Open the source that ``spec`` describes. A source on S3 is downloaded; nothing else is read yet.
 
     Raises:
-        UserError: the path is on S3, and nothing is there.
+        UserError: the path on S3 does not exist.
     """
     if path := getattr(spec, "path", None):
         spec = spec.model_copy(update={"path": local_path(path, "source.path")})

@@ -1,7 +1,7 @@
 """Reads untrusted .tar, .tar.xz, .tar.gz, .tgz, .tar.bz2 and .zip archives.
 
-Nothing is unpacked to disk. Archives with path traversal, links or devices are refused all the same: they are
-malicious, or not the intended file.
+Nothing is unpacked to disk. Even so, archives with path traversal, links or devices are refused: they are malicious, or
+not the intended file.
 """
 
 import bz2
@@ -22,7 +22,7 @@ from pyrite.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much an archive may unpack to. More counts as a decompression bomb."""
+    """Limits on the unpacked contents. An archive that exceeds them counts as a decompression bomb."""
 
     members: int = 500_000
     member_bytes: int = 64 << 20
@@ -44,7 +44,7 @@ _READ_ERRORS = (
 
 
 def members(archive: Path, suffix: str | tuple[str, ...], limits: Limits = LIMITS) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, contents) of each regular file whose name ends with (one) ``suffix``, in the archive's order.
+    """Yield (name, contents) of each regular file with this ``suffix`` (or one of several), in the archive's order.
 
     Every member is checked, including those that are not yielded.
 
@@ -69,7 +69,7 @@ def members(archive: Path, suffix: str | tuple[str, ...], limits: Limits = LIMIT
 
 
 class _LimitedReader:
-    """The unpacked bytes of a tar archive: forward only, and no more than the limits allow."""
+    """Reads the unpacked bytes of a tar archive forwards, up to the limits."""
 
     def __init__(self, stream: IO[bytes], archive: Path, limits: Limits) -> None:
         self._stream, self._archive, self._limits = stream, archive, limits
@@ -111,7 +111,7 @@ def _tar(archive: Path, head: bytes, suffix: str | tuple[str, ...], limits: Limi
                     yield member.name, content.read()
                 # Without this, tarfile keeps every header in memory.
                 tar.members.clear()  # type: ignore[attr-defined]
-        # tarfile takes a truncated or damaged header for the end. A complete archive ends in a block of zeros.
+        # tarfile treats a truncated or damaged header as the end. A complete archive ends in a block of zeros.
         if len(reader.last) < tarfile.BLOCKSIZE or reader.last.strip(b"\0"):
             raise EOFError("it is truncated")
 

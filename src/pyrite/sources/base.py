@@ -1,4 +1,4 @@
-"""What a source yields: documents, questions, and the records that it dropped."""
+"""The interface of a source, and the records that it yields: documents, questions and dropped records."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

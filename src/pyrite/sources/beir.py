@@ -17,7 +17,7 @@ UNKNOWN_DOCUMENT = "qrels name an unknown document"
 UNKNOWN_QUERY = "qrels name an unknown query"
 OTHER_SPLIT = "query is in the qrels of an earlier split"
 
-#: The order decides which file wins if a query is in several.
+#: A query that is in several files belongs to the first one in this order.
 _SPLITS: dict[str, Split] = {"train.tsv": "train", "dev.tsv": "val", "val.tsv": "val", "test.tsv": "test"}
 
 _REQUIRED = ("corpus.jsonl", "queries.jsonl")
@@ -26,7 +26,7 @@ _QRELS = tuple(f"qrels/{name}" for name in _SPLITS)
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One of the files: its name in messages, and its path or, from an archive, its contents."""
+    """A file: its name in messages, and its path or, in an archive, its contents."""
 
     where: str
     source: Path | bytes
@@ -99,7 +99,7 @@ def _in_folder(folder: Path) -> tuple[str, Mapping[str, Path]]:
 
 
 def _in_archive(path: Path) -> tuple[str, Mapping[str, bytes]]:
-    """As ``_in_folder``, of an archive, in which the folder may be nested in others.
+    """As ``_in_folder``, for an archive, in which the BEIR folder may be nested in other folders.
 
     Raises:
         UserError: the archive cannot be read, or holds several BEIR folders.

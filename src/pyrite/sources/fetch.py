@@ -1,4 +1,4 @@
-"""Downloads MedQuAD as published: resumable, verified by content, and only once."""
+"""Downloads MedQuAD, resumes interrupted downloads, and verifies the content."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ LICENCE = (
 
 _TIMEOUT = (10.0, 60.0)  # seconds to connect, and between bytes
 _ATTEMPTS = 5
-_BLOCK = 1 << 14  # bytes; a block that is cut off is lost, so blocks are small
+_BLOCK = 1 << 14  # bytes; small, because an incomplete block is lost
 _TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -124,7 +124,7 @@ def _download(url: str, part: Path, target: Path, progress: Progress) -> None:
 
 
 def _download_rest(url: str, part: Path, progress: Progress) -> None:
-    """Append to ``part`` what it lacks, if the server can send a range and the file has not changed."""
+    """Download the rest of the file to ``part``, or all of it if the server sends no range or the file has changed."""
     # Transparent compression would make byte ranges meaningless.
     headers = {"Accept-Encoding": "identity"}
     size = part.stat().st_size if part.is_file() else 0
@@ -162,7 +162,7 @@ def _starts_at(response: requests.Response, offset: int) -> bool:
 
 
 def _state_file(part: Path) -> Path:
-    """The file with the address and the ETag of a partial download."""
+    """The file with the URL of a partial download and its ETag or Last-Modified."""
     return part.with_name(part.name + ".json")
 
 

@@ -15,10 +15,10 @@ _BLOCK = 1 << 20
 def local_path(path: str, setting: str) -> str:
     """``path`` itself, or, if it is s3://bucket/key, the path of a local copy of that file or folder.
 
-    Files that are already here are not downloaded again.
+    Files that are in the local cache are not downloaded again.
 
     Raises:
-        UserError: nothing is at the address; names the ``setting`` that holds it.
+        UserError: ``path`` does not exist on S3; the message names ``setting``.
     """
     if not path.startswith("s3://"):
         return path
@@ -36,7 +36,7 @@ def existing(path: str, setting: str = "source.path") -> Path:
     """``path`` as a Path, with ``~`` expanded.
 
     Raises:
-        UserError: nothing is at ``path``; names the absolute path and the ``setting`` that holds it.
+        UserError: ``path`` does not exist; the message has the absolute path and names ``setting``.
     """
     found = Path(path).expanduser()
     if not found.exists():
@@ -49,7 +49,7 @@ def check_characters(where: str, field: str, value: str) -> None:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: {field} holds half a character ({error.reason}). Fix the text.") from error
+        raise UserError(f"{where}: {field} has an invalid Unicode character ({error.reason}). Fix the text.") from error
 
 
 def find(path: Path, *suffixes: str) -> list[Path]:

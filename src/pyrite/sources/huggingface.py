@@ -34,7 +34,7 @@ class Huggingface:
         """Hex sha256 of the folder's contents, or of the hub's commit, and of the source's settings.
 
         Raises:
-            UserError: ``revision`` is not set, and the hub cannot be reached for the newest.
+            UserError: ``revision`` is not set, and the hub cannot be reached to find the latest revision.
         """
         settings = self._spec.model_dump_json(exclude={"id", "revision"})
         if self._folder is not None:
@@ -51,7 +51,7 @@ class Huggingface:
         except UserError:
             raise
         except Exception as error:
-            # Streaming meets a broken file only when it reads it, and raises errors of many libraries.
+            # Streaming reads a damaged file only now, and many libraries may raise the error.
             raise UserError(f"{name}: cannot be read to its end ({_first_line(error)}). Fix the file.") from error
 
     def _load(self) -> Iterable[Mapping[str, Any]]:

@@ -10,10 +10,10 @@ _SETTING = "evaluate.retention.path"
 
 
 def read(path: str) -> tuple[list[Document], list[Question]]:
-    """Its documents, and its queries that have a relevant document.
+    """The documents, and the queries that have a relevant document.
 
     Raises:
-        UserError: it cannot be read, or has no such query.
+        UserError: the set cannot be read, or has no such query.
     """
     records = list(_open(path).records())
     questions = [record for record in records if isinstance(record, Question)]
@@ -26,7 +26,7 @@ def read(path: str) -> tuple[list[Document], list[Question]]:
 
 
 def digest(path: str) -> str:
-    """Hex sha256 of its files. All of them are read, so that errors are reported before the first step of a run.
+    """Hex sha256 of the files. Also reads the set, so that errors are reported before the first step of a run.
 
     Raises:
         UserError: as ``read``.

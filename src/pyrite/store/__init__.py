@@ -34,7 +34,7 @@ def open_store(url: str, retry_policy: "RetryPolicy | None" = None) -> Store:
     """Open the store at ``url``: a folder's path, or s3://bucket/prefix.
 
     Args:
-        retry_policy: timeouts and retries of an S3 store. None: the patient policy of a worker.
+        retry_policy: timeouts and retries of an S3 store; by default, those of a worker.
 
     Raises:
         UserError: the URL has another scheme, or lacks a bucket.

@@ -46,7 +46,7 @@ class Store(ABC):
 
     @abstractmethod
     def ensure_writable(self) -> None:
-        """Write and delete a probe file. Raises UserError if that fails."""
+        """Write and delete a probe file. Raises UserError if the store cannot be written to."""
 
     @abstractmethod
     def exists(self, key: str) -> bool:
@@ -80,8 +80,8 @@ class Store(ABC):
     def conditional_put(self, key: str, data: bytes, expected: VersionedObject | None) -> VersionedObject | None:
         """Write ``data`` to ``key`` only if its current contents are still ``expected`` (None: it does not exist).
 
-        ``data`` must be unique to this writer. If the store's response is lost, reading back shows who won. Nothing is
-        ever rolled back.
+        ``data`` must be unique to this writer: if the store's response is lost, reading back shows whether it was
+        written.
 
         Returns:
             The contents of ``key`` afterwards: ``data``, or another writer's; None if ``expected`` was deleted.

@@ -15,7 +15,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
         move_atomically(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)  # on a full disk, give the space back
+        temporary.unlink(missing_ok=True)  # on a full disk, free the space
         raise
 
 

@@ -45,13 +45,13 @@ _log = logging.getLogger("pyrite.store")
 #: Files over 32 MiB are transferred in parts, four at a time.
 _TRANSFER = TransferConfig(multipart_threshold=32 << 20, multipart_chunksize=32 << 20, max_concurrency=4)
 
-#: Variables that hold the endpoint of a server other than AWS, in boto3's order.
+#: Variables for the endpoint of a server other than AWS, in boto3's order.
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 #: Concurrent writers of the probe file; exactly one should win.
 _PROBE_WRITERS = 4
 
-#: Downloads with a wrong digest before the object itself is called corrupted: responses may have been cut short.
+#: Downloads with a wrong digest before the object counts as corrupted: responses may be cut short.
 _DOWNLOAD_ATTEMPTS = 8
 
 #: Attempts to fetch an object that another writer keeps replacing.
@@ -59,7 +59,7 @@ _FETCH_ATTEMPTS = 3
 
 
 class _ObjectInfo(NamedTuple):
-    """Checksum and ETag of an object. The digest is "" if another tool uploaded it."""
+    """Checksum and ETag of an object. The digest is "" if another tool uploaded the object."""
 
     checksum: Checksum
     version: str
@@ -68,7 +68,7 @@ class _ObjectInfo(NamedTuple):
 class S3Store(Store):
     """s3://bucket/prefix as a store.
 
-    Credentials, region and endpoint are found as boto3 does, and in AWS_REGION. PYRITE_S3_KMS_KEY is the KMS key that
+    boto3 finds credentials, region and endpoint; AWS_REGION also sets the region. PYRITE_S3_KMS_KEY is the KMS key that
     encrypts objects.
 
     Raises:
@@ -159,12 +159,12 @@ class S3Store(Store):
         return self._with_retries(lambda: self._head(key)) is not None
 
     def checksum(self, key: str) -> Checksum | None:
-        """From the object's metadata. If another tool uploaded it, the digest is the cached copy's, or ""."""
+        """Reads the object's metadata. If another tool uploaded it, the digest is that of the cached copy, or ""."""
         info = self._info(key)
         return info and info.checksum
 
     def keys(self, prefix: str) -> list[str]:
-        """As for every store. Keys that end in a slash are skipped: consoles create them to show a folder."""
+        """Skips keys that end in a slash, which S3 consoles create to show a folder."""
         return [key for key in self._list(prefix) if not key.rpartition("/")[2].startswith(".") and key[-1] != "/"]
 
     def read(self, key: str) -> bytes:
@@ -255,7 +255,7 @@ class S3Store(Store):
 
     def restore_scratch(self, prefix: str) -> None:
         folder, saved = self.local_path(prefix), self._saved_files(prefix)
-        # A top-level folder, such as a checkpoint, is restored as a unit, so that it is never seen half complete.
+        # A top-level folder, such as a checkpoint, is restored completely or not at all.
         incomplete = {
             name.partition("/")[0] for name, checksum in saved.items() if not _matches(folder / name, checksum)
         }
@@ -271,7 +271,7 @@ class S3Store(Store):
                     shutil.rmtree(folder / name)
                 (temporary / name).replace(folder / name)
         else:
-            _log.warning("the saved work in %s/%s is incomplete; starting it again", self, prefix)
+            _log.warning("the work saved in %s/%s is incomplete; starting without it", self, prefix)
         shutil.rmtree(temporary, ignore_errors=True)
 
     def delete_scratch(self, prefix: str, exclude: str | None = None) -> None:
@@ -299,7 +299,7 @@ class S3Store(Store):
                 return info._replace(checksum=Checksum(info.checksum.size, digest))
             if info.checksum.size == 0:
                 return info
-            # The metadata may be missing because headers were cut off. A GET has a body, which proves them complete.
+            # The metadata may be missing because headers were cut off. A response with a body has complete headers.
             response = self._client.get_object(Bucket=self._bucket, Key=self._root + key, Range="bytes=0-0")
             require_fields(response, "ContentLength", "ContentRange", "ETag")
             response["Body"].read()
@@ -317,7 +317,7 @@ class S3Store(Store):
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             if status in (400, 403) or (status == 404 and not self._bucket_exists):
-                # A response to HEAD has no body and so no error code; a listing's has.
+                # A response to HEAD has no body with an error code, but a listing fails with one.
                 self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._root, MaxKeys=1)
                 self._bucket_exists = True
             if status != 404:

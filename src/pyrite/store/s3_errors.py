@@ -1,4 +1,4 @@
-"""Retry policy for S3, and what its errors mean: retry, report to the user, or act on the response."""
+"""Retries of S3 requests, and translation of S3 errors: retry, report to the user, or handle."""
 
 import logging
 import socket
@@ -37,8 +37,8 @@ class _TransientError(Exception):
 class RetryPolicy:
     """Timeouts and retries, in seconds.
 
-    ``boto_attempts`` is how often boto3 itself tries a request, as one attempt of Pyrite's. The last attempt may begin
-    just before ``total_timeout``.
+    Pyrite retries until ``total_timeout``; in each attempt, boto3 tries the request up to ``boto_attempts`` times. The
+    last attempt may start just before ``total_timeout``.
     """
 
     connect_timeout: float = 10
@@ -148,7 +148,7 @@ def with_retries(action: Callable[[], T], store_name: str, policy: RetryPolicy) 
 
 
 def check_host(url: str, store_name: str, variable: str, policy: RetryPolicy) -> None:
-    """Raise UserError if the host of ``url`` does not exist: probably a typo in ``variable``."""
+    """Raise UserError if the host of ``url`` does not exist, probably because of a typo in ``variable``."""
     if get_environ_proxies(url):
         return  # the proxy resolves names
     host = urlsplit(url).hostname
@@ -213,7 +213,7 @@ def _translate_response(error: ClientError, store_name: str) -> Exception:
         code, detail = "AccessDenied", f"{code}: {detail}"
     if code in _PERMANENT_CODES:
         return UserError(f"{store_name}: {_PERMANENT_CODES[code].format(message=detail)}.")
-    # A part's response was cut off and its ETag with it, so the upload could not be completed.
+    # The response to a part was cut off before its ETag, so the upload could not be completed.
     incomplete_parts = error.operation_name == "CompleteMultipartUpload" and status == 400
     if status in (409, 429) or status >= 500 or code in _TRANSIENT or incomplete_parts:
         return _TransientError(f"{status} {code}".strip())
