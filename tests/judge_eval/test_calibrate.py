@@ -147,7 +147,7 @@ BAD = {
     "empty.qrels": ("\n", r"empty\.qrels: no graded pair"),
     "strange.qrels": ("x 0 y 0\n", r"strange\.qrels:1: query 'x' with document 'y' is not in this run"),
     "column.csv": ("query,passage,grades\na,b,1\n", r"column\.csv: no column 'grade'\. Did you mean 'grades'"),
-    "short.csv": ('query,passage,grade\n"a\nb",c,1\nd,e\n', r"short\.csv:4: not as many fields"),
+    "short.csv": ('query,passage,grade\n"a\nb",c,1\nd,e\n', r"short\.csv:4: the number of fields differs"),
     "quote.csv": ('query,passage,grade\na,"b"c,1\n', r"quote\.csv:2: not CSV"),
     "blank.csv": ("query,passage,grade\na, ,1\n", r"blank\.csv:2: 'passage' is empty"),
     "half.tsv": ("query\tpassage\tgrade\na\tb\t2.5\n", r"half\.tsv:2: grade '2\.5' is not an integer"),

@@ -275,7 +275,7 @@ def test_a_missing_pair_that_another_run_judges_stays_missing(run_folder: Path, 
         (lambda stub: setattr(stub, "models", ["llama"]), ["does not serve 'stub' but llama", "judge.model"]),
         (
             lambda stub: setattr(stub, "fault", lambda _number, _pair: (400, {})),
-            ["refuses the request", "stub says 400"],
+            ["rejects the request", "stub says 400"],
         ),
     ],
 )
@@ -307,8 +307,8 @@ def test_train_checks_settings_first_and_shows_warnings(run_folder: Path, pyrite
     assert stub.faults["banana"], result.stderr
     output = " ".join(result.stdout.split())
     assert output.count("warning: ") == 1
-    assert "neither structured outputs nor logprobs are to be had" in output
-    assert "neither structured outputs" in (run_folder / "store/runs/small/logs/judge-1.0.log").read_text()
+    assert "not every server supports structured outputs or logprobs" in output
+    assert "not every server supports" in (run_folder / "store/runs/small/logs/judge-1.0.log").read_text()
 
 
 def test_a_changed_prompt_is_judged_again(run_folder: Path, stub: Stub, pyrite: Pyrite) -> None:
