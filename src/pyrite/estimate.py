@@ -96,26 +96,26 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     judging = _estimate_judging(run, work, on, machines) if spec.judge.needs_server else None
     seconds = {}
     for step in chain(spec):
-        base = _START_SECONDS
+        expected = _START_SECONDS
         match step.stage:
             case "prepare":
-                base += work.characters / 2_000_000
+                expected += work.characters / 2_000_000
             case "generate":
                 assert generating is not None
                 assert spec.generate is not None
-                base += generating.hours * 3600 / spec.generate.shards
+                expected += generating.hours * 3600 / spec.generate.shards
             case "validate":
-                base += (encode + encode_retention) * (models if step.iteration else 1)
+                expected += (encode + encode_retention) * (models if step.iteration else 1)
             case "judge" if judging:
-                base += judging.hours * 3600 / spec.iterations / spec.judge.shards
+                expected += judging.hours * 3600 / spec.iterations / spec.judge.shards
             case "judge" | "mine":
-                base += work.train * spec.retrieve.range_max / 100_000
+                expected += work.train * spec.retrieve.range_max / 100_000
             case "finetune":
                 assert step.iteration is not None
-                base += train * (1 + 0.5 * (step.iteration - 1) if spec.mine.accumulate else 1)
+                expected += train * (1 + 0.5 * (step.iteration - 1) if spec.mine.accumulate else 1)
             case "evaluate":
-                base += encode
-        seconds[step] = base
+                expected += encode
+        seconds[step] = expected
     todo = [state.step for state in survey(spec, manifests, run.external) if state.state != "done"]
     with_server = {"generate", "judge"} if judging else {"generate"}
     left = sum(seconds[step] for step in todo if step.stage not in with_server)

@@ -1,6 +1,7 @@
 """A generation session: sends the requests of one step concurrently, caches replies and limits failures."""
 
 import asyncio
+import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -33,10 +34,10 @@ _MAX_FAILED, _MAX_FAILED_SHARE = 5, 0.05
 class GenerationSession:
     """Sends requests to a pool and saves the replies. Replies that any run has saved are not requested again."""
 
-    def __init__(self, pool: Pool, store: Store, fingerprint: str, writer: str, attempt: str, progress: Progress):
-        """Replies are stored in ``generated/<fingerprint>/``; ``writer`` and ``attempt`` as in AppendLog."""
+    def __init__(self, pool: Pool, store: Store, fingerprint: str, writer: str, progress: Progress):
+        """Replies are stored in ``generated/<fingerprint>/``; ``writer`` as in AppendLog."""
         self._pool, self._progress = pool, progress
-        self._log = AppendLog(store, f"generated/{fingerprint}", REPLIES, "key", writer, attempt)
+        self._log = AppendLog(store, f"generated/{fingerprint}", REPLIES, "key", writer, uuid.uuid4().hex[:12])
         self._buffer = WriteBuffer()
         self._errors: list[str] = []
         #: Numbers of requests and of those with a saved reply, and the tokens of all replies.

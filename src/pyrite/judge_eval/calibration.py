@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -96,12 +96,11 @@ def calibrate(run: Run, graded: CalibrationSet, progress: Progress) -> dict[str,
     """
     spec = run.spec
     judge = open_judge(spec, graded.tables.queries, graded.tables.passages, graded.tables.qrels)
-    pairs = sorted({Pair(item.query_id, passage) for item in graded.items for passage in item.passage_ids})
+    pairs = {Pair(item.query_id, passage) for item in graded.items for passage in item.passage_ids}
     cache = open_cache(run.store, judge, f"{spec.name}/calibrate")
-    cached = _judgments(cache.read({pair.query_id for pair in pairs}), set(pairs)) if cache else {}
-    session = TimedSession(
-        judge, cache, [pair for pair in pairs if pair not in cached], spec.judge.max_missing, progress
-    )
+    rows = cache.read({pair.query_id for pair in pairs}).to_pylist() if cache else []
+    cached = {judgment.pair: judgment for judgment in map(Judgment.from_row, rows) if judgment.pair in pairs}
+    session = TimedSession(judge, cache, sorted(pairs - cached.keys()), spec.judge.max_missing, progress)
     session.run()
     return {
         "pyrite": __version__,
@@ -152,11 +151,6 @@ def measure(items: Sequence[Item], judgments: Mapping[Pair, Judgment], seed: int
     }
     plain: dict[str, Any] = _plain(content)
     return plain
-
-
-def _judgments(table: pa.Table, wanted: Collection[Pair]) -> dict[Pair, Judgment]:
-    found = (Judgment.from_row(row) for row in table.to_pylist())
-    return {judgment.pair: judgment for judgment in found if judgment.pair in wanted}
 
 
 def _plain(value: Any) -> Any:

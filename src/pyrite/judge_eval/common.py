@@ -18,7 +18,7 @@ from pyrite.spec import CommonJudgeSpec
 from pyrite.stages.context import StepContext
 from pyrite.stages.flushing import run_with_flush
 
-#: Missing pairs that are always accepted. But if none of this many first pairs is graded, the session fails.
+#: This many missing pairs are always accepted, unless no pair is graded by then.
 _FEW_MISSING = 20
 
 
@@ -40,7 +40,7 @@ def prepared_context(run: Run, progress: Progress) -> StepContext:
         )
     return StepContext(
         spec=run.spec,
-        step=Step("retrieve", 1),
+        step=Step("retrieve", 1),  # any step
         store=run.store,
         prefix=run.prefix,
         manifests=run.manifests(),
@@ -94,9 +94,8 @@ class TimedSession(JudgingSession):
         if len(self.missing) >= min(_FEW_MISSING, self.total) and not self.judgments:
             reason, times = Counter(each.reason for each in self.missing).most_common(1)[0]
             raise PyriteError(
-                f"the judge graded none of the first {len(self.missing)} pairs; most frequent reason "
-                f"({times} times): {reason}. "
-                "Check the judge's server and resources.judge_urls."
+                f"the judge graded none of the first {len(self.missing)} pairs; most frequent reason ({times} times): "
+                f"{reason}. Check the judge's server and resources.judge_urls."
             )
 
 

@@ -1,4 +1,4 @@
-"""The interface of a judge: pairs in, judgments out, and a fingerprint under which judgments are cached."""
+"""The interface of a judge: it turns pairs into judgments, which are cached under its fingerprint."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -113,7 +113,7 @@ class Judge(ABC):
 
     @property
     def stats(self) -> Mapping[str, Any]:
-        """Counts and details for the step's summary."""
+        """Counts and details of the grading, for the step's summary."""
         return {}
 
     async def ready(self) -> None:

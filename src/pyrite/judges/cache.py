@@ -37,11 +37,9 @@ class JudgmentCache:
         self._log.merge()
 
 
-def open_cache(store: Store, judge: Judge, writer: str, attempt: str | None = None) -> JudgmentCache | None:
-    """Open the cache of ``judge``; None if its judgments are not shareable. ``attempt`` is random by default."""
-    if not judge.shareable:
-        return None
-    return JudgmentCache(store, judge.fingerprint, writer, attempt or uuid.uuid4().hex[:12])
+def open_cache(store: Store, judge: Judge, writer: str) -> JudgmentCache | None:
+    """Open the cache of ``judge``; None if its judgments are not shareable."""
+    return JudgmentCache(store, judge.fingerprint, writer, uuid.uuid4().hex[:12]) if judge.shareable else None
 
 
 def _one_per_pair(table: pa.Table) -> pa.Table:

@@ -18,9 +18,9 @@ Category = tuple[str, str]
 class LabelsJudge(Judge):
     """Grades by the relevance labels, topics and types of the data set.
 
-    4: the passage is labelled as relevant. 3: it is from another document of the query's topic and type. 2: from one
-    of the query's topic. 1: otherwise. An empty topic or type matches nothing. A query with several topics or types
-    matches each of them. Grades are not shareable, because another run has other labels.
+    4: the passage is labelled as relevant. 3: it is from another document of the query's topic and type. 2: it is from
+    a document of the query's topic. 1: otherwise. An empty topic or type matches nothing. A query with several topics
+    or types matches each of them. Grades are not shareable, because other runs have other labels.
     """
 
     fingerprint = "labels-v2"

@@ -57,9 +57,8 @@ def load_prompt(name: str) -> Prompt:
     content = parse_prompt_file(text, where)
     if not isinstance(content, dict):
         raise UserError(f"{where}: not a mapping. A prompt file is a mapping with the key template.")
-    for key in content:
-        if key != "template":
-            raise UserError(f"{where}: {key}: unknown key. The only key is template.")
+    if unknown := content.keys() - {"template"}:
+        raise UserError(f"{where}: {unknown.pop()}: unknown key. The only key is template.")
     template = content.get("template")
     if not isinstance(template, str):
         raise UserError(f"{where}: template: missing, or not text. Write the prompt's text there.")

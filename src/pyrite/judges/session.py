@@ -21,7 +21,7 @@ from pyrite.progress import Progress
 #: A query id, and the ids of its passages in the order of judging.
 QueryPassages = tuple[str, Sequence[str]]
 
-#: Missing pairs that are always accepted, however few pairs there are, unless judge.max_missing is 0.
+#: This many missing pairs are always accepted, unless judge.max_missing is 0.
 FEW_MISSING = 5
 
 
@@ -41,7 +41,7 @@ def select_candidates(ranked: Sequence[tuple[str, int]], known: Collection[str],
 
 
 class MissingBudget:
-    """The number of pairs that may stay ungraded: a ``share`` of ``total``, but at least ``few``."""
+    """Limits the missing pairs to a ``share`` of ``total``, but at least ``few``. With share 0, none is accepted."""
 
     def __init__(self, share: float, total: int, few: int = FEW_MISSING):
         self.limit = max(few, math.ceil(share * total)) if share else 0
@@ -77,7 +77,7 @@ class JudgingSession:
         patience: int | None = None,
         few_missing: int = FEW_MISSING,
     ):
-        """``total``: number of pairs. ``patience``: number of consecutive irrelevant passages that ends a query."""
+        """``total``: number of pairs. ``patience``: a query ends after this many consecutive irrelevant passages."""
         self.judge, self.total = judge, total
         self.budget = MissingBudget(max_missing, total, few_missing)
         #: Number of pairs whose judgment was cached.

@@ -23,7 +23,7 @@ DecodingMode = Literal["label_ids", "choice", "logprobs", "text"]
 #: choice: one token, constrained to the labels (``structured_outputs``), with or without log probabilities.
 #: logprobs: one unconstrained token, with the log probabilities of the most likely tokens (``top_logprobs``).
 #: text: a few words, from which the label is parsed.
-DECODING_MODES: tuple[DecodingMode, ...] = ("label_ids", "choice", "logprobs", "text")
+DECODING_MODES: tuple[DecodingMode, ...] = get_args(DecodingMode)
 
 #: Warnings by decoding mode and by whether it returns log probabilities.
 _DEGRADED: dict[tuple[DecodingMode, bool], str] = {

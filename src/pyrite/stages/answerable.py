@@ -18,8 +18,8 @@ NOT_GRADED = "the judge gave no grade for its own passage"
 class OwnPassages:
     """Grades questions against the passages from which they were generated. The judge stage reuses the judgments."""
 
-    def __init__(self, ctx: StepContext, passages: pa.Table, attempt: str):
-        self._ctx, self._passages, self._attempt = ctx, passages, attempt
+    def __init__(self, ctx: StepContext, passages: pa.Table):
+        self._ctx, self._passages = ctx, passages
         self._session: JudgingSession | None = None
 
     async def grade(self, questions: Sequence[GeneratedQuestion]) -> list[str | None]:
@@ -35,7 +35,7 @@ class OwnPassages:
         own = pc.is_in(self._passages["passage_id"], pa.array({pair.passage_id for pair in pairs}, pa.string()))
         queries, qrels = to_tables(list({question.id: question for question in questions}.values()))
         judge = open_judge(spec, queries, self._passages.filter(own), qrels)
-        cache = open_cache(self._ctx.store, judge, f"{spec.name}/generate.{self._ctx.step.shard}", self._attempt)
+        cache = open_cache(self._ctx.store, judge, f"{spec.name}/generate.{self._ctx.step.shard}")
         session = JudgingSession(judge, cache, len(pairs), spec.judge.max_missing, self._ctx.progress)
         self._session = session
         await session.load_cached({pair.query_id for pair in pairs})

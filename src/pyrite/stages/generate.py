@@ -5,7 +5,6 @@ Replies are saved as they arrive, so a killed shard resumes.
 """
 
 import asyncio
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -64,11 +63,11 @@ class _Shard:
         self._existing: list[str] = queries["text"].to_pylist()
         self._examples: list[str] = queries.filter(pc.equal(queries["split"], "train"))["text"].to_pylist()
         self._prompt = prompt.load(self._spec.prompt)
-        pool, attempt = Pool.from_spec(ctx.spec, ctx.spec.generator_model), uuid.uuid4().hex[:12]
+        pool = Pool.from_spec(ctx.spec, ctx.spec.generator_model)
         self.fingerprint = prompt.fingerprint(pool.model, self._prompt, self._spec.temperature)
         writer = f"{ctx.spec.name}/{self.number}"
-        self.session = GenerationSession(pool, ctx.store, self.fingerprint, writer, attempt, ctx.progress)
-        self._own_passages = OwnPassages(ctx, self._passages, attempt)
+        self.session = GenerationSession(pool, ctx.store, self.fingerprint, writer, ctx.progress)
+        self._own_passages = OwnPassages(ctx, self._passages)
         self.dropped: Counter[str] = Counter()
         self.dropped_examples: dict[str, list[str]] = {}
 

@@ -90,7 +90,7 @@ class RankRule(MiningRule):
         )
 
 
-#: The rules by name. "nearest" is the rule of arXiv 2512.08088; "rank" is that of the known public recipe.
+#: The rules by name. "nearest" is the rule of arXiv 2512.08088; "rank" is that of examples/known-recipe.yaml.
 RULES: dict[str, MiningRule] = {"nearest": MiningRule(), "rank": RankRule(positive_grade=3)}
 
 
@@ -105,7 +105,7 @@ def mine_query(
 
     Args:
         candidates: the query's candidates, in any order.
-        relevant: ids of passages known to be relevant, in addition to those graded so here.
+        relevant: ids of passages known to be relevant, in addition to those graded as relevant here.
         is_duplicate: whether two passage ids are near-duplicates.
     """
     ranked = sorted(candidates, key=lambda c: (c.rank, -c.score, c.passage_id))
