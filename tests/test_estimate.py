@@ -120,11 +120,11 @@ def test_finished_shards_count_their_actual_questions(run_file: Path, tmp_path: 
         """Whether the pairs are of this many queries: 10 ranks, for 14 of 34 also the own passage, 2 iterations."""
         return estimate_judging(run, machine(DEFAULT_MACHINE), 1).pairs == round(queries * (10 + 14 / 34) * 2)
 
-    assert "at most 34 training queries (34 of them still" in estimate(run).summary
+    assert "at most 34 training queries (34 of them not generated yet" in estimate(run).summary
     run_step(run, Step("prepare"), NullProgress())
-    assert "at most 34 training queries (34 of them still" in estimate(run).summary
+    assert "at most 34 training queries (34 of them not generated yet" in estimate(run).summary
     generated = run_step(run, Step("generate", None, 0), NullProgress())["summary"]["splits"]["train"]
-    assert f"at most {generated + 17} training queries (17 of them still" in estimate(run).summary
+    assert f"at most {generated + 17} training queries (17 of them not generated yet" in estimate(run).summary
     assert judged(generated + 17)
     generated += run_step(run, Step("generate", None, 1), NullProgress())["summary"]["splits"]["train"]
     after = estimate(run).summary
@@ -149,7 +149,7 @@ def test_larger_models_take_longer_and_duplicates_count_once(tmp_path: Path, tin
     tiny, packaged = estimated(f"model.base={tiny_model}"), estimated()
     validate, finetune = Step("validate", 0), Step("finetune", 1)
     assert packaged.seconds[finetune] > tiny.seconds[finetune]
-    assert "with this model of 23 million weights" in packaged.words
-    assert 1000 < int(packaged.words.split(" passages")[0].replace(",", "")) < 1100
+    assert "with this model of 23 million weights" in packaged.summary
+    assert 1000 < int(packaged.summary.split(" passages")[0].replace(",", "")) < 1100
     retained = estimated(f"evaluate.retention.path={elsewhere}")
     assert retained.seconds[validate] > packaged.seconds[validate] + 3

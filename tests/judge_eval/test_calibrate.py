@@ -244,4 +244,4 @@ def test_labels_cannot_judge_texts(pyrite: Pyrite, run_file: Path, tmp_path: Pat
     result = pyrite("calibrate", run_file, path)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
-    assert "judge.kind is labels" in result.stderr.replace("\n", " ")
+    assert "judge.kind labels grades only" in result.stderr.replace("\n", " ")
