@@ -255,7 +255,7 @@ def test_unusable_replies_are_counted_by_reason(pyrite: Pyrite, run_file: Path, 
     # Duplicates within a split merge; across splits the training question stays.
     assert dropped.get(DUPLICATE, 0) + dropped.get(NEAR_DUPLICATE, 0) == 2
     assert summary["questions"] + sum(dropped.values()) == summary["requested"] == 50
-    assert f"{summary['questions']} questions of 50 asked for" in re.sub(r"\s+", " ", result.stdout)
+    assert f"{summary['questions']} queries of 50 requested" in re.sub(r"\s+", " ", result.stdout)
 
 
 @pytest.mark.slow
