@@ -79,7 +79,7 @@ async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any
                 memory_samples.append(round(memory(), 1))
             yield f"q{i}", [f"c{n}" for n in draw.sample(range(passages), each)]
 
-    async with LlmJudge(pool, load_prompt("medical"), queries, stored, concurrency) as judge:
+    async with LlmJudge(pool, load_prompt("medical"), queries, stored) as judge:
         await CountingSession(judge).judge_all([("q0", [f"c{i}"]) for i in range(500)])  # warm-up
         session = CountingSession(judge)
         wall, cpu = time.perf_counter(), time.process_time()
@@ -242,7 +242,7 @@ async def _worker(
     concurrency: int,
 ) -> dict[str, float]:
     pool = Pool(urls, model, None, -(-concurrency // len(urls)), 300.0)
-    async with LlmJudge(pool, prompt, queries, passages, concurrency) as judge:
+    async with LlmJudge(pool, prompt, queries, passages) as judge:
         await judge.grade(Pair(pairs[0][0], pairs[-1][1][0]))  # the detection of capabilities is not timed
         session = CountingSession(judge)
         began = time.perf_counter()

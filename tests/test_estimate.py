@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pyrite.config import load
-from pyrite.costs import USUAL_MACHINE, machine
+from pyrite.costs import DEFAULT_MACHINE, machine
 from pyrite.estimate import Estimate, estimate, estimate_judging
 from pyrite.executors.step import Run, open_run, run_step
 from pyrite.judges.llm import fingerprint
@@ -71,7 +71,7 @@ def test_estimate_includes_questions_to_be_generated(pyrite: Pyrite, run_file: P
     result = pyrite(*verb, run_file)
     assert result.returncode == 0, result.stderr
     output = " ".join(result.stdout.split())
-    assert "at most 20,070 training queries (20,070 of them still to be generated; filters drop some)" in output
+    assert "at most 20,070 training queries (20,070 of them not generated yet; filters drop some)" in output
     assert "at most 20,200 LLM calls (20,100 for a question and 100 checks" in output
     assert f"{prompt:,} prompt tokens and {20_100 * 20:,} generated" in output
     assert f"about {seconds / 60:.0f} minutes and {seconds / 3600 * 5.672:.2f} dollars on 1 x g5.12xlarge" in output
@@ -87,15 +87,15 @@ def test_estimate_includes_questions_to_be_generated(pyrite: Pyrite, run_file: P
 
 def test_no_answer_checks_with_labels_or_without_a_grade(run_file: Path, tmp_path: Path) -> None:
     for words in (["generate.answerable_grade=null"], ["judge.kind=labels", "generate.share_from_passages=1"]):
-        output = estimate(opened(run_file, tmp_path, *words)).words
+        output = estimate(opened(run_file, tmp_path, *words)).summary
         assert "LLM calls (" in output
         assert "check" not in output
 
 
 def test_two_machines_halve_the_time_at_the_same_cost(run_file: Path, tmp_path: Path) -> None:
-    on = replace(machine(USUAL_MACHINE), name="ours", computed_tokens_per_second=960, written_tokens_per_second=600)
+    on = replace(machine(DEFAULT_MACHINE), name="ours", computed_tokens_per_second=960, written_tokens_per_second=600)
     run = opened(run_file, tmp_path)
-    one, two = (estimate(run, on, machines).words for machines in (1, 2))
+    one, two = (estimate(run, on, machines).summary for machines in (1, 2))
     assert "about 1.7 hours and 9.39 dollars on 1 x ours" in one
     assert "about 50 minutes and 9.39 dollars on 2 x ours" in two
 
@@ -118,16 +118,16 @@ def test_finished_shards_count_their_actual_questions(run_file: Path, tmp_path: 
 
     def judged(queries: int) -> bool:
         """Whether the pairs are of this many queries: 10 ranks, for 14 of 34 also the own passage, 2 iterations."""
-        return estimate_judging(run, machine(USUAL_MACHINE), 1).pairs == round(queries * (10 + 14 / 34) * 2)
+        return estimate_judging(run, machine(DEFAULT_MACHINE), 1).pairs == round(queries * (10 + 14 / 34) * 2)
 
-    assert "at most 34 training queries (34 of them still" in estimate(run).words
+    assert "at most 34 training queries (34 of them not generated yet" in estimate(run).summary
     run_step(run, Step("prepare"), NullProgress())
-    assert "at most 34 training queries (34 of them still" in estimate(run).words
+    assert "at most 34 training queries (34 of them not generated yet" in estimate(run).summary
     generated = run_step(run, Step("generate", None, 0), NullProgress())["summary"]["splits"]["train"]
-    assert f"at most {generated + 17} training queries (17 of them still" in estimate(run).words
+    assert f"at most {generated + 17} training queries (17 of them not generated yet" in estimate(run).summary
     assert judged(generated + 17)
     generated += run_step(run, Step("generate", None, 1), NullProgress())["summary"]["splits"]["train"]
-    after = estimate(run).words
+    after = estimate(run).summary
     assert f" {generated} training queries; about" in after
     assert "at most" not in after
     assert "LLM calls" not in after
@@ -149,7 +149,7 @@ def test_larger_models_take_longer_and_duplicates_count_once(tmp_path: Path, tin
     tiny, packaged = estimated(f"model.base={tiny_model}"), estimated()
     validate, finetune = Step("validate", 0), Step("finetune", 1)
     assert packaged.seconds[finetune] > tiny.seconds[finetune]
-    assert "with this model of 23 million weights" in packaged.words
-    assert 1000 < int(packaged.words.split(" passages")[0].replace(",", "")) < 1100
+    assert "with this model of 23 million weights" in packaged.summary
+    assert 1000 < int(packaged.summary.split(" passages")[0].replace(",", "")) < 1100
     retained = estimated(f"evaluate.retention.path={elsewhere}")
     assert retained.seconds[validate] > packaged.seconds[validate] + 3

@@ -1,4 +1,4 @@
-"""The cost of LLM requests: tokens, hours and dollars, from a small table of machines (costs.yaml)."""
+"""The cost of LLM requests in tokens, hours and dollars, on the machines in costs.yaml."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,31 +10,34 @@ import yaml
 from pyrite.errors import UserError
 from pyrite.spec import JudgeSpec
 
-#: Characters of English text per token, approximately.
+#: Approximate characters of English text per token.
 _CHARACTERS_PER_TOKEN = 4.2
 
-#: Tokens of rubric and query before the passage: computed once per query, then found in the prefix cache.
+#: Tokens of rubric and query, before the passage. They are computed once per query, then are in the prefix cache.
 #: Measured with the medical prompt: 571 prompt tokens per pair, 225 of them computed (docs/results.md, Judging).
 _PREFIX_TOKENS = 350
 
-#: Tokens computed with every pair in addition to the passage: the prompt's end, and the prefix's last cache block.
+#: Tokens computed for every pair besides the passage: the end of the prompt, and the prefix's last, incomplete block.
 _TAIL_TOKENS = 24
 
-#: Tokens of a generation prompt without its passage or examples: the packaged prompts, rounded.
+#: Tokens of a built-in generation prompt without its passage or examples, rounded.
 _GENERATION_PROMPT_TOKENS = 150
 
 #: Tokens of a question: about 15 words.
 _QUESTION_TOKENS = 20
 
-#: The default machine.
-USUAL_MACHINE = "g5.12xlarge"
+DEFAULT_MACHINE = "g5.12xlarge"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine that serves an LLM: its price, and its throughput of prompt tokens and generated tokens.
+    """A machine type that serves an LLM.
 
-    ``servers``: number of servers that it runs, each with its own URL.
+    Attributes:
+        what: its GPUs and the model it serves.
+        servers: number of servers on one machine, each with its own URL.
+        computed_tokens_per_second: prompt tokens that are not in the cache.
+        written_tokens_per_second: generated tokens.
     """
 
     name: str
@@ -49,7 +52,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class JudgeCost:
-    """The cost of judging. ``computed_tokens``: prompt tokens not in the cache; ``measured``: by a probe."""
+    """The cost of judging. ``computed_tokens``: prompt tokens not in the cache. ``measured``: by a probe."""
 
     pairs: int
     prompt_tokens: int
@@ -61,7 +64,7 @@ class JudgeCost:
 
 @dataclass(frozen=True)
 class GenerateCost:
-    """The cost of generating questions. ``checks``: questions that the judge checks against their own passages."""
+    """The cost of generating questions. ``checks``: number of questions that the judge checks."""
 
     questions: int
     checks: int
@@ -80,9 +83,9 @@ def machine(name: str) -> Machine:
 
 
 def pairs_per_query(judge: JudgeSpec, range_max: int, known: float) -> float:
-    """Maximum number of judged pairs per query. Patience and cached judgments can only reduce it.
+    """Maximum number of judged pairs per query. ``patience`` and cached judgments reduce it.
 
-    ``known``: mean number of passages known to be relevant, which are judged whatever their rank.
+    ``known``: mean number of known relevant passages, which are judged at any rank.
     """
     return min(range_max, (judge.rank_window or range_max) + known)
 
@@ -100,10 +103,9 @@ def judge_cost(
 
     Args:
         passage_characters: mean length of a passage.
-        machines: number of machines like ``on`` that serve the judge.
-        probe: the content of probe.json (pairs_per_second of its servers together, prompt_tokens_per_pair,
-            cached_tokens_per_pair), or None. Each of its ``servers`` (default 1) counts as one of the ``on.servers``
-            that a machine runs.
+        machines: number of machines of type ``on`` that serve the judge.
+        probe: the content of probe.json, or None. Its speed is that of all its ``servers`` (default 1) together; each
+            is as fast as one of the ``on.servers`` of a machine.
     """
     pairs = round(queries * per_query * iterations)
     if probe:
@@ -122,7 +124,7 @@ def judge_cost(
 
 def generate_cost(
     from_passages: int,
-    after_examples: int,
+    few_shot: int,
     shots: int,
     passage_characters: float,
     on: Machine,
@@ -133,11 +135,11 @@ def generate_cost(
 
     Args:
         from_passages: number of questions generated from a passage.
-        after_examples: number of questions generated from ``shots`` examples.
+        few_shot: number of questions generated from ``shots`` examples.
         checking: the cost of checking that passages answer their questions; None: no check.
     """
-    questions, passage = from_passages + after_examples, passage_characters / _CHARACTERS_PER_TOKEN
-    examples = after_examples * (_GENERATION_PROMPT_TOKENS + shots * _QUESTION_TOKENS)
+    questions, passage = from_passages + few_shot, passage_characters / _CHARACTERS_PER_TOKEN
+    examples = few_shot * (_GENERATION_PROMPT_TOKENS + shots * _QUESTION_TOKENS)
     prompt = from_passages * (_GENERATION_PROMPT_TOKENS + passage) + examples
     computed = from_passages * (passage + _TAIL_TOKENS) + examples
     generated = questions * _QUESTION_TOKENS

@@ -1,4 +1,4 @@
-"""Estimates a run before it starts: time from measured speeds, memory from the size of its data."""
+"""Estimates the time, memory and cost of a run, from measured speeds and the size of its data."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pyrite.costs import (
-    USUAL_MACHINE,
+    DEFAULT_MACHINE,
     GenerateCost,
     JudgeCost,
     Machine,
@@ -31,24 +31,34 @@ _TRAINED_CHARACTERS_PER_SECOND = 15_000
 _START_SECONDS = 3.0
 _BASE_MEBIBYTES = 900
 _MEASURED = Size(22_700_000, 10_800_000, 384)
-#: A weight, its gradient and the optimizer's two moments, in float32.
+#: Weight, gradient and the optimizer's two moments, in float32.
 _BYTES_PER_TRAINED_WEIGHT = 16
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds per step, a summary of the run in words, and one of the LLM judgments that are left, or an empty text."""
+    """The estimate of a run.
+
+    Attributes:
+        seconds: expected time of each step.
+        summary: data, remaining time without judging, memory and cost of generating questions, as text.
+        judging: the cost of the remaining LLM judgments as text; empty if there are none.
+    """
 
     seconds: Mapping[Step, float]
-    words: str
+    summary: str
     judging: str
 
 
 @dataclass(frozen=True)
 class _Size:
-    """Size of a run's data. ``train``: training queries; ``known``: mean known relevant passages per query;
-    ``has_questions``: the source has questions; ``to_generate``: the part of ``train`` that is not generated yet, an
-    upper bound, since filters drop some.
+    """Size of a run's data.
+
+    Attributes:
+        train: number of training queries.
+        known: mean number of known relevant passages per query.
+        has_questions: whether the source has questions.
+        to_generate: number of training queries not generated yet, before filters drop some. ``train`` includes them.
     """
 
     passages: float
@@ -59,53 +69,53 @@ class _Size:
     to_generate: float = 0
 
     @property
-    def passage(self) -> float:
+    def passage_characters(self) -> float:
         """Mean characters per passage."""
         return self.characters / max(1, self.passages)
 
 
 def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate:
-    """Estimate the run from its prepared tables if it is prepared, otherwise from its source.
+    """Estimate the run from its prepared tables, or from its source if it is not prepared.
 
-    LLM requests run on ``machines`` machines like ``on`` (by default the default machine).
+    The LLM's servers run on ``machines`` machines of type ``on``, by default DEFAULT_MACHINE.
 
     Raises:
         UserError: the source cannot be read.
     """
-    spec, manifests, on = run.spec, run.manifests(), on or machine(USUAL_MACHINE)
+    spec, manifests, on = run.spec, run.manifests(), on or machine(DEFAULT_MACHINE)
     work = _size(run, manifests)
     model = size(base_folder(spec.model.base, spec.model.revision))
     slowdown = max(0.1, model.multiplied / _MEASURED.multiplied)
     encode = slowdown * work.characters / _ENCODED_CHARACTERS_PER_SECOND
-    encode_retention = slowdown * _retained_characters(spec) / _ENCODED_CHARACTERS_PER_SECOND
+    encode_retention = slowdown * _retention_characters(spec) / _ENCODED_CHARACTERS_PER_SECOND
     models = 1 + len(spec.evaluate.blends)
-    per_example = min(spec.prepare.max_chars, work.passage) * (1 + spec.mine.num_negatives)
+    per_example = min(spec.prepare.max_chars, work.passage_characters) * (1 + spec.mine.num_negatives)
     examples = work.train * spec.mine.num_positives * spec.finetune.epochs
     train = slowdown * examples * per_example / _TRAINED_CHARACTERS_PER_SECOND
     generating = _estimate_generating(run, work, on, machines)
     judging = _estimate_judging(run, work, on, machines) if spec.judge.needs_server else None
     seconds = {}
     for step in chain(spec):
-        base = _START_SECONDS
+        expected = _START_SECONDS
         match step.stage:
             case "prepare":
-                base += work.characters / 2_000_000
+                expected += work.characters / 2_000_000
             case "generate":
                 assert generating is not None
                 assert spec.generate is not None
-                base += generating.hours * 3600 / spec.generate.shards
+                expected += generating.hours * 3600 / spec.generate.shards
             case "validate":
-                base += (encode + encode_retention) * (models if step.iteration else 1)
+                expected += (encode + encode_retention) * (models if step.iteration else 1)
             case "judge" if judging:
-                base += judging.hours * 3600 / spec.iterations / spec.judge.shards
+                expected += judging.hours * 3600 / spec.iterations / spec.judge.shards
             case "judge" | "mine":
-                base += work.train * spec.retrieve.range_max / 100_000
+                expected += work.train * spec.retrieve.range_max / 100_000
             case "finetune":
                 assert step.iteration is not None
-                base += train * (1 + 0.5 * (step.iteration - 1) if spec.mine.accumulate else 1)
+                expected += train * (1 + 0.5 * (step.iteration - 1) if spec.mine.accumulate else 1)
             case "evaluate":
-                base += encode
-        seconds[step] = base
+                expected += encode
+        seconds[step] = expected
     todo = [state.step for state in survey(spec, manifests, run.external) if state.state != "done"]
     with_server = {"generate", "judge"} if judging else {"generate"}
     left = sum(seconds[step] for step in todo if step.stage not in with_server)
@@ -114,26 +124,26 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     memory = searched + work.characters * 3 + trained
     queries = f"{work.train:,.0f} training queries"
     if work.to_generate:
-        queries = f"at most {queries} ({work.to_generate:,.0f} of them still to be generated; filters drop some)"
-    words = (
+        queries = f"at most {queries} ({work.to_generate:,.0f} of them not generated yet; filters drop some)"
+    summary = (
         f"{work.passages:,.0f} passages, {queries}; about {_duration(left)} left on 2 CPU cores with this model of "
         f"{model.weights / 1e6:,.0f} million weights (a GPU is far faster), and "
         f"{_BASE_MEBIBYTES + memory / 2**20:,.0f} MiB of memory."
     )
     if generating and any(step.stage == "generate" for step in todo):
-        words += f" {_words_of_generating(generating, on, machines)}"
+        summary += f" {_describe_generating(generating, on, machines)}"
     shards = sum(step.stage == "judge" for step in todo)
     share = shards / spec.iterations / spec.judge.shards
-    return Estimate(seconds, words, _words_of_judging(judging, share, on, machines) if judging and share else "")
+    return Estimate(seconds, summary, _describe_judging(judging, share, on, machines) if judging and share else "")
 
 
-def _retained_characters(spec: RunSpec) -> int:
+def _retention_characters(spec: RunSpec) -> int:
     if not spec.evaluate.retention:
         return 0
     return sum(len(document.text) for document in retention.read(spec.evaluate.retention.path)[0])
 
 
-def _words_of_generating(cost: GenerateCost, on: Machine, machines: int) -> str:
+def _describe_generating(cost: GenerateCost, on: Machine, machines: int) -> str:
     checks = f" and {cost.checks:,} checks that a passage answers its question" if cost.checks else ""
     return (
         f"Generating questions: at most {cost.questions + cost.checks:,} LLM calls ({cost.questions:,} for a "
@@ -142,8 +152,8 @@ def _words_of_generating(cost: GenerateCost, on: Machine, machines: int) -> str:
     )
 
 
-def _words_of_judging(cost: JudgeCost, share: float, on: Machine, machines: int) -> str:
-    """The cost of the ``share`` of the judging that is left, in words."""
+def _describe_judging(cost: JudgeCost, share: float, on: Machine, machines: int) -> str:
+    """Describe the cost of ``share`` of the judging."""
     how = f"{machines} x {on.name}, " + ("at the speed that the probe measured" if cost.measured else "by estimate")
     return (
         f"Judging: at most {cost.pairs * share:,.0f} pairs, {cost.prompt_tokens * share:,.0f} prompt tokens; about "
@@ -152,35 +162,35 @@ def _words_of_judging(cost: JudgeCost, share: float, on: Machine, machines: int)
 
 
 def _estimate_generating(run: Run, size: _Size, on: Machine, machines: int) -> GenerateCost | None:
-    """The cost of generating all questions, over all shards; None if none are generated."""
+    """The cost of generating the questions of all shards; None if the run generates none."""
     spec = run.spec
     if not spec.generate:
         return None
-    from_passages, after_examples = sum(_drawn(spec, size).values()), _after_examples(spec)
+    from_passages, few_shot = sum(_from_passages(spec, size).values()), _few_shot(spec)
     checking = None
     if spec.generate.answerable_grade is not None and spec.judge.needs_server:
-        checking = judge_cost(from_passages, 1, 1, size.passage, on, machines, _probed(run))
-    return generate_cost(from_passages, after_examples, spec.generate.shots, size.passage, on, machines, checking)
+        checking = judge_cost(from_passages, 1, 1, size.passage_characters, on, machines, _probed(run))
+    return generate_cost(from_passages, few_shot, spec.generate.shots, size.passage_characters, on, machines, checking)
 
 
-def _drawn(spec: RunSpec, size: _Size) -> dict[str, int]:
-    """Number of questions generated from passages, by split: one per passage, and no more than there are passages."""
+def _from_passages(spec: RunSpec, size: _Size) -> dict[str, int]:
+    """Number of questions generated from passages, by split: at most one per passage."""
     assert spec.generate is not None
-    count, split = spec.generate.queries - _after_examples(spec), spec.prepare.split
+    count, split = spec.generate.queries - _few_shot(spec), spec.prepare.split
     requested = {"train": count} if size.has_questions else split_counts(count, split)
     available = {"train": split.train, "val": split.val, "test": split.test}
     return {name: min(many, round(available[name] * size.passages)) for name, many in requested.items()}
 
 
-def _after_examples(spec: RunSpec) -> int:
+def _few_shot(spec: RunSpec) -> int:
     assert spec.generate is not None
     return spec.generate.queries - round(spec.generate.queries * spec.generate.share_from_passages)
 
 
 def estimate_judging(run: Run, on: Machine, machines: int) -> JudgeCost:
-    """The cost of a run's LLM judgments on ``machines`` machines like ``on``.
+    """The cost of a run's LLM judgments on ``machines`` machines of type ``on``.
 
-    If the same judge was probed, with the speed that the probe measured.
+    Uses the speed that a probe of the same judge measured, if there is one.
 
     Raises:
         UserError: the source cannot be read.
@@ -191,11 +201,11 @@ def estimate_judging(run: Run, on: Machine, machines: int) -> JudgeCost:
 def _estimate_judging(run: Run, size: _Size, on: Machine, machines: int) -> JudgeCost:
     spec = run.spec
     per_query = pairs_per_query(spec.judge, spec.retrieve.range_max, size.known)
-    return judge_cost(size.train, per_query, spec.iterations, size.passage, on, machines, _probed(run))
+    return judge_cost(size.train, per_query, spec.iterations, size.passage_characters, on, machines, _probed(run))
 
 
 def _probed(run: Run) -> dict[str, Any] | None:
-    """The content of probe.json if it is of the run's current judge; otherwise None."""
+    """The content of probe.json; None if there is none for the run's current judge."""
     key = f"{run.prefix}/probe/probe.json"
     probe: dict[str, Any] | None = json.loads(run.store.read(key)) if run.store.exists(key) else None
     return probe if probe and probe["judge"]["fingerprint"] == fingerprint(run.spec) else None
@@ -207,17 +217,17 @@ def _size(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> _Size:
         return size
     states = survey(run.spec, manifests, run.external)
     done = [state.step.name for state in states if state.step.stage == "generate" and state.state == "done"]
-    from_passages = _drawn(run.spec, size)["train"]
-    total = from_passages + _after_examples(run.spec)
+    from_passages = _from_passages(run.spec, size)["train"]
+    total = from_passages + _few_shot(run.spec)
     left = total * (1 - len(done) / run.spec.generate.shards)
     found = sum(manifests[name]["summary"]["splits"].get("train", 0) for name in done)
     train = size.train + found + left
-    known = size.train * size.known + (found + left) * from_passages / total  # each of these has a known passage
+    known = size.train * size.known + (found + left) * from_passages / total  # each question from a passage has one
     return replace(size, train=train, known=known / max(1, train), to_generate=left)
 
 
 def _own_size(run: Run, manifests: Mapping[str, Mapping[str, Any]]) -> _Size:
-    """Size of the corpus and of the source's own questions."""
+    """Size of the data without generated questions."""
     if prepared := manifests.get("prepare"):
         summary = prepared["summary"]
         queries = summary["queries"]

@@ -1,7 +1,7 @@
-"""RunSpec: the settings of a run. A YAML file, command-line overrides and a custom resource all use it.
+"""RunSpec: the settings of a run, from a YAML file, command-line overrides or a custom resource.
 
-The settings under ``resources`` decide how a run is executed. They change results by rounding errors only, so finished
-steps stay valid when they change. A step's result depends on all other settings.
+The settings under ``resources`` decide how a run is executed. They change results only by rounding errors, so finished
+steps stay valid when they change. All other settings can change the result of a step.
 """
 
 import re
@@ -121,7 +121,9 @@ class PrepareSpec(Section):
     min_chars: int = Field(default=500, ge=1, description="Minimum characters of a passage, if its document allows.")
     max_chars: int = Field(default=1000, ge=50, description="Maximum characters of a passage.")
     split: SplitSpec = SplitSpec()
-    max_train_queries: int | None = Field(default=None, ge=1, description="Draw this many by seed; unset: all.")
+    max_train_queries: int | None = Field(
+        default=None, ge=1, description="Maximum training queries, drawn by seed; unset: all."
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "PrepareSpec":
@@ -168,13 +170,13 @@ class RetrieveSpec(Section):
 
 
 class CommonJudgeSpec(Section):
-    """Settings that all judges share, and what the rest of Pyrite needs to know about a judge."""
+    """Settings and properties that all judges have."""
 
-    #: Grades come from an OpenAI-compatible server at resources.judge_urls, and cost time and money.
+    #: Whether grades come from an OpenAI-compatible server at resources.judge_urls, and cost time and money.
     needs_server: ClassVar[bool] = False
-    #: The judge reads texts, so it can grade any query and passage, not only those of the data set.
+    #: Whether the judge reads texts, so that it can grade any query and passage, not only those of the data set.
     reads_text: ClassVar[bool] = False
-    #: Default of rank_window: this many ranks below those that the mining rule skips. None: all ranks.
+    #: Default of rank_window, plus mine.positive_rank with mine.rule rank. None: all ranks.
     default_window: ClassVar[int | None] = None
 
     kind: str
@@ -192,12 +194,12 @@ class CommonJudgeSpec(Section):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Kind, model and prompt of the judge, for reports. None if it has no such setting."""
+        """Kind, model and prompt of the judge, for reports. A setting that the judge does not have is None."""
         return {name: getattr(self, name, None) for name in ("kind", "model", "prompt")}
 
     @property
     def label(self) -> str:
-        """The judge's identity in words."""
+        """The judge's identity as text."""
         return f"{self.server_model}, prompt {self.identity['prompt']}" if self.server_model else self.kind
 
     @property
@@ -218,7 +220,7 @@ class LlmJudgeSpec(CommonJudgeSpec):
 
     needs_server: ClassVar[bool] = True
     reads_text: ClassVar[bool] = True
-    # A fifth of the pairs, and as good a model: docs/judging.md, "Judging fewer pairs".
+    # A fifth of the pairs, with the same quality: docs/judging.md, "Judging fewer pairs".
     default_window: ClassVar[int | None] = 10
 
     kind: Literal["llm"] = "llm"
@@ -266,7 +268,7 @@ class MineSpec(Section):
         description="Prefer negatives whose score is this share below the positive's (0.05: at most 95% of its score, "
         "as in NV-Retriever); null: any score.",
     )
-    neighbours: int = Field(default=4, ge=1, description="Most examples per batch that are near each other.")
+    neighbours: int = Field(default=4, ge=1, description="Maximum examples with similar passages in a batch.")
     easy_per_hard: float | None = Field(default=None, ge=0, description="Easy examples per hard example; unset: all.")
     accumulate: bool = Field(default=False, description="Also train on the examples of earlier iterations.")
 
@@ -304,7 +306,7 @@ class FinetuneSpec(Section):
 
 
 class RetentionSpec(Section):
-    """A BEIR data set of another domain, and how much quality a model may lose on it."""
+    """A BEIR data set of another domain, and the maximum loss of quality on it."""
 
     path: str = Field(description="Folder, or .tar.xz, .tar.gz or .zip archive: a path, or s3://bucket/key.")
     max_loss: float = Field(default=0.02, ge=0, le=1, description="Maximum relative loss of nDCG@10 against the base.")
@@ -336,7 +338,7 @@ class EvaluateSpec(Section):
 
 
 class ResourcesSpec(Section):
-    """How a run is executed. These settings change results by rounding errors only (bf16 or float32, batch sizes)."""
+    """How a run is executed. These settings change results only by rounding errors (bf16 or float32, batch sizes)."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda if there is a GPU.")
     encode_tokens: int = Field(default=4096, ge=256, description="Tokens per encoding batch.")
@@ -378,11 +380,11 @@ class RunSpec(Section):
     @model_validator(mode="before")
     @classmethod
     def _judge_defaults(cls, values: Any) -> Any:
-        """Defaults of ``judge`` that depend on its kind and on ``mine``.
+        """Drop the settings of other judges, and set the default of ``judge.rank_window``.
 
-        Settings of another kind are dropped, so that ``judge.kind=labels`` can override a run file for an LLM judge.
-        Its model still generates questions if generate.model is unset.
-        Rule rank finds its hard positives below mine.positive_rank, so its default window starts there.
+        ``judge.kind=labels`` can thus override a run file for an LLM judge. A dropped judge.model becomes
+        generate.model, if that is unset. mine.rule rank finds hard positives below mine.positive_rank, so its window
+        covers that many ranks more.
         """
         if not isinstance(values, dict) or not isinstance(values.get("judge"), dict):
             return values
@@ -433,9 +435,9 @@ class RunSpec(Section):
         return (self.generate.model or self.judge.server_model) if self.generate else None
 
     def settings(self, *names: str) -> dict[str, Any]:
-        """The named settings (dotted: "model.max_tokens") as plain JSON values.
+        """The named settings ("model.max_tokens") as JSON values.
 
-        A setting of another judge is None: "judge.model" with kind labels.
+        A setting of another judge, such as "judge.model" with kind labels, is None.
         """
         everything = self.model_dump(mode="json", by_alias=True)
         found = {}

@@ -31,7 +31,7 @@ def writer() -> Iterator[Writer]:
 
 def open_session(writer: Writer, folder: Path, run: str) -> GenerationSession:
     pool = Pool([writer.url], MODEL, None, 4, 5.0)
-    return GenerationSession(pool, open_store(str(folder)), "fingerprint", f"{run}/0", "attempt", NullProgress())
+    return GenerationSession(pool, open_store(str(folder)), "fingerprint", f"{run}/0", NullProgress())
 
 
 def test_saved_replies_are_reused_by_another_run(writer: Writer, tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ BAD = {
     "empty.qrels": ("\n", r"empty\.qrels: no graded pair"),
     "strange.qrels": ("x 0 y 0\n", r"strange\.qrels:1: query 'x' with document 'y' is not in this run"),
     "column.csv": ("query,passage,grades\na,b,1\n", r"column\.csv: no column 'grade'\. Did you mean 'grades'"),
-    "short.csv": ('query,passage,grade\n"a\nb",c,1\nd,e\n', r"short\.csv:4: not as many fields"),
+    "short.csv": ('query,passage,grade\n"a\nb",c,1\nd,e\n', r"short\.csv:4: the number of fields differs"),
     "quote.csv": ('query,passage,grade\na,"b"c,1\n', r"quote\.csv:2: not CSV"),
     "blank.csv": ("query,passage,grade\na, ,1\n", r"blank\.csv:2: 'passage' is empty"),
     "half.tsv": ("query\tpassage\tgrade\na\tb\t2.5\n", r"half\.tsv:2: grade '2\.5' is not an integer"),
@@ -244,4 +244,4 @@ def test_labels_cannot_judge_texts(pyrite: Pyrite, run_file: Path, tmp_path: Pat
     result = pyrite("calibrate", run_file, path)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
-    assert "judge.kind is labels" in result.stderr.replace("\n", " ")
+    assert "judge.kind labels grades only" in result.stderr.replace("\n", " ")

@@ -135,7 +135,7 @@ def test_random_grades_are_a_no_go(pyrite: Pyrite, run_file: Path, tmp_path: Pat
     assert not passed["known above random"]
     assert passed["answers with a grade"] == (reply is None)
     assert content["judge"]["off_label"] == (content["answered"]["judged"] if reply else 0)
-    assert ("is not a grade. At most 50% may be" in " ".join(result.stdout.split())) == bool(reply)
+    assert ("is not a grade. The maximum is 50%" in " ".join(result.stdout.split())) == bool(reply)
     assert content["servers"] == 1
     assert "not clearly graded above random" in " ".join(result.stdout.split())
     assert (content["judge"]["decoding_mode"], content["judge"]["truncated"]) == ("label_ids", 0)
@@ -153,7 +153,9 @@ def test_a_judge_that_grades_nothing_fails_without_output(probe: Callable[..., A
         requested.append(pair)
         return "timed out"
 
-    with pytest.raises(PyriteError, match=r"graded none of the first 20 pairs; 20 times: timed out\. Check"):
+    with pytest.raises(
+        PyriteError, match=r"graded none of the first 20 pairs; most frequent reason \(20 times\): timed out\. Check"
+    ):
         probe(StubJudge(answer))
     assert 20 <= len(requested) < 40
     assert not (tmp_path / "store/runs/small/probe").exists()
@@ -166,7 +168,9 @@ def test_too_many_missing_pairs_stop_without_a_verdict(probe: Callable[..., Any]
         requested.append(pair)
         return 1 if len(requested) < 10 else "timed out"
 
-    with pytest.raises(PyriteError, match=r"21 of \d+ pairs could not be graded, .*; 21 times: timed out"):
+    with pytest.raises(
+        PyriteError, match=r"21 of \d+ pairs could not be graded, .*; most frequent reason \(21 times\): timed out"
+    ):
         probe(StubJudge(answer))
     assert len(requested) < 50
 

@@ -105,7 +105,7 @@ def test_off_label_tokens_are_graded_counted_and_warned_of(
     assert judge.stats == {"decoding_mode": "label_ids", "truncated": 0, "off_label": off_label}
     grade_pairs(judge, *(Pair("r", passage) for passage in TEXTS))
     assert judge.off_label == 2 * off_label
-    assert caplog.text.count("Is it a reasoning model") == (off_label > 0)
+    assert caplog.text.count("Is this a reasoning model") == (off_label > 0)
     assert caplog.text.count("(the last: '<think>')") == (off_label > 0)
 
 
@@ -170,7 +170,7 @@ def test_a_query_that_fills_the_context_makes_pairs_missing() -> None:
         results = grade_pairs(judge_of({"c": "passage"}, stub, queries=["q" * 4000]), Pair("q" * 4000, "c"))
         assert not stub.requested
     assert isinstance(results[0], Missing)
-    assert "fill the model's window of 500 tokens" in results[0].reason
+    assert "fill the model's context window of 500 tokens" in results[0].reason
 
 
 def test_hostile_passages_reach_the_model_as_data(stub: Stub) -> None:

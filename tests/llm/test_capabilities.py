@@ -14,9 +14,9 @@ MESSAGES = [{"role": "user", "content": "<query>\nWhat?\n</query><passage>\nThat
 ALL = ("label_ids", "choice", "logprobs", "tokenize")
 
 
-def detect(*stubs: Stub, patience: float = 5.0, window: int | None = None) -> Capabilities:
+def detect(*stubs: Stub, outage_seconds: float = 5.0, window: int | None = None) -> Capabilities:
     async def run() -> Capabilities:
-        async with Pool([stub.url for stub in stubs], MODEL, None, 4, 2.0, patience, window) as pool:
+        async with Pool([stub.url for stub in stubs], MODEL, None, 4, 2.0, outage_seconds, window) as pool:
             return await detect_capabilities(pool, MESSAGES, LABELS)
 
     return asyncio.run(run())
@@ -106,8 +106,8 @@ def test_unknown_window_and_mixed_models_are_warned_of(caplog: pytest.LogCapture
     with Stub(window=None) as one, Stub(window=None) as two:
         one.root, two.root = "model-of-7b", "model-of-70b"
         assert detect(one, two).window is None
-    assert "does not report the model's context window" in caplog.text
-    assert "different models as stub (model-of-70b, model-of-7b)" in caplog.text
+    assert "no server reports the model's context window" in caplog.text
+    assert "different models under the name stub (model-of-70b, model-of-7b)" in caplog.text
 
 
 def test_error_for_an_unknown_model_lists_the_served_models() -> None:
@@ -124,8 +124,8 @@ def test_one_unreachable_server_does_not_block_detection() -> None:
         assert detect(down, stub).decoding_mode == "label_ids"
 
 
-def test_no_reachable_server_ends_in_an_error_after_patience() -> None:
+def test_no_reachable_server_ends_in_an_error() -> None:
     with Stub() as down:
         pass
     with pytest.raises(PyriteError, match=r"No server in resources.judge_urls responds .*no connection"):
-        detect(down, patience=0.1)
+        detect(down, outage_seconds=0.1)

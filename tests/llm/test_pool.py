@@ -36,8 +36,8 @@ def with_pool(pool: Pool, use: Callable[[Pool], Awaitable[T]]) -> T:
     return asyncio.run(run())
 
 
-def make_pool(*stubs: Stub, key: str | None = None, timeout: float = 5.0, patience: float = 20.0) -> Pool:
-    return Pool([stub.url for stub in stubs], MODEL, key, 8, timeout, patience)
+def make_pool(*stubs: Stub, key: str | None = None, timeout: float = 5.0, outage_seconds: float = 20.0) -> Pool:
+    return Pool([stub.url for stub in stubs], MODEL, key, 8, timeout, outage_seconds)
 
 
 async def send_all(pool: Pool, queries: int, passages: int = 1) -> list[Completion]:
@@ -215,7 +215,7 @@ def test_requests_survive_a_short_outage(stub: Stub, caplog: pytest.LogCaptureFi
 
 
 def test_servers_that_stay_down_are_an_outage(stub: Stub) -> None:
-    """Regression: an outage failed the requests in flight one by one, each after the full patience."""
+    """Regression: an outage failed the requests in flight one by one, each after the full wait."""
 
     async def use(pool: Pool) -> None:
         await send_all(pool, 3)
@@ -226,14 +226,14 @@ def test_servers_that_stay_down_are_an_outage(stub: Stub) -> None:
     with pytest.raises(
         NoServerAvailable, match=r"no reply for 1 s; last error: (no connection|the connection was closed)"
     ):
-        with_pool(make_pool(stub, patience=1.0), use)
+        with_pool(make_pool(stub, outage_seconds=1.0), use)
     assert 1.0 < time.monotonic() - started < 5.0
 
 
 def test_server_that_is_always_busy_is_an_outage(stub: Stub) -> None:
     stub.status = 429
     with pytest.raises(NoServerAvailable, match=r"no reply for 1 s; last error: HTTP 429"):
-        with_pool(make_pool(stub, patience=1.0), lambda pool: send_all(pool, 4))
+        with_pool(make_pool(stub, outage_seconds=1.0), lambda pool: send_all(pool, 4))
     assert stub.faults["429"] >= 4
 
 
@@ -245,13 +245,13 @@ def test_request_that_always_gets_502_fails_alone(stub: Stub, monkeypatch: pytes
     async def use(pool: Pool) -> list[Completion | BaseException]:
         return await asyncio.gather(*(pool.chat(f"q{i}", body(f"q{i}")) for i in range(8)), return_exceptions=True)
 
-    results = with_pool(make_pool(stub, patience=2.0), use)
+    results = with_pool(make_pool(stub, outage_seconds=2.0), use)
     assert stub.faults["502"] > 1
     assert [result.reason for result in results if isinstance(result, RetriesExhausted)] == ["HTTP 502: stub says 502"]
     assert sum(isinstance(result, Completion) for result in results) == 7
 
 
-def test_request_gets_a_last_attempt_when_patience_is_over(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_gets_a_last_attempt_after_an_outage(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: a waiting request failed at the moment when its server responded again."""
     monkeypatch.setattr("pyrite.llm.server._MAX_OPEN_SECONDS", 0.1)
     checked: list[bool] = []
@@ -263,7 +263,7 @@ def test_request_gets_a_last_attempt_when_patience_is_over(stub: Stub, monkeypat
 
     monkeypatch.setattr(Pool, "_any_server_responds", any_server_responds)
     stub.fault = lambda _number, _pair: (502, {})
-    assert with_pool(make_pool(stub, patience=1.0), lambda pool: pool.chat("q", body("q"))).attempts > 1
+    assert with_pool(make_pool(stub, outage_seconds=1.0), lambda pool: pool.chat("q", body("q"))).attempts > 1
     assert checked
 
 
@@ -277,7 +277,7 @@ def test_slow_request_survives_while_others_get_replies(stub: Stub) -> None:
             await pool.chat("other", body("other"))
         return len(await slow)
 
-    assert with_pool(make_pool(stub, patience=0.2), use) == 1
+    assert with_pool(make_pool(stub, outage_seconds=0.2), use) == 1
     assert stub.faults["429"] > 1
 
 

@@ -74,7 +74,7 @@ def make_judge(url: str, passages: dict[str, str], prompt: str = "medical") -> L
     ]
     queries = pa.Table.from_pylist(query_rows, tables.QUERIES)
     pool = Pool([url], "judge", KEY, 8, 60.0)
-    return LlmJudge(pool, load_prompt(prompt), queries, pa.Table.from_pylist(passage_rows, tables.PASSAGES), 8)
+    return LlmJudge(pool, load_prompt(prompt), queries, pa.Table.from_pylist(passage_rows, tables.PASSAGES))
 
 
 def grade_all(judge: LlmJudge, pairs: list[Pair]) -> list[Judgment]:

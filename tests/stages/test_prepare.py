@@ -221,10 +221,10 @@ def test_dropped_records_are_counted_with_examples() -> None:
     ("records", "message"),
     [
         ([], "the corpus is empty: no document with text was read. Check source.path"),
-        ([Dropped("f:1", "bad")], r"the corpus is empty: .*\(left out: bad: 1, such as f:1\)"),
+        ([Dropped("f:1", "bad")], r"the corpus is empty: .*\(dropped: bad: 1, such as f:1\)"),
         (
             [Document("a", "Text."), Question("q", "Why?", relevant={"b": 1})],
-            r"no query has a relevant passage \(left out: que",
+            r"no query has a relevant passage \(dropped: que",
         ),
         (_many(2, 5), r"no query is in val or test: the 10 queries form fewer than three groups"),
         (_pair("a", "Why?", "So.", split="train"), r"no query is in val or test, and the data set assigns"),

@@ -62,6 +62,9 @@ def test_no_example_has_a_known_false_negative(
         if margin is not None:
             ceiling = (1 - margin) * example.positive.score
             eligible = [c for c in candidates if c.grade in (1, 2) and c.passage_id not in relevant | duplicates]
+            if rule == "rank":  # low-ranked positives get high-ranked negatives, and the reverse
+                is_low = example.positive.rank > spec.positive_rank
+                eligible = [c for c in eligible if (c.rank <= spec.negative_rank) == is_low]
             low = [c for c in eligible if c.score <= ceiling]
             assert sum(n.score <= ceiling for n in example.negatives) >= min(negatives, len(low))
         assert example.positive.grade is not None

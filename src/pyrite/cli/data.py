@@ -1,4 +1,4 @@
-"""pyrite init, check, estimate, fetch: verbs to use before a run."""
+"""pyrite init, check, estimate, fetch: the verbs before a run."""
 
 from enum import StrEnum
 from importlib import resources
@@ -11,6 +11,7 @@ from rich.table import Table
 from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
 from pyrite.cli.display import Display
 from pyrite.config import load
+from pyrite.costs import DEFAULT_MACHINE
 from pyrite.costs import machine as machine_named
 from pyrite.errors import UserError
 from pyrite.plan import Step
@@ -48,7 +49,7 @@ def register(app: typer.Typer) -> None:
                 f"{path} already exists and was not changed. Give another name, or remove it first."
             ) from None
         except OSError as error:
-            raise UserError(f"{path} cannot be written ({error.strerror}). Fix that, or give another path.") from error
+            raise UserError(f"cannot write {path}: {error.strerror}. Give another path.") from error
         console.print(f"wrote {path}; next: edit it, then `pyrite train {path}`", soft_wrap=True, highlight=False)
 
     @app.command(rich_help_panel=panel)
@@ -62,7 +63,9 @@ def register(app: typer.Typer) -> None:
         run_file: RunFile,
         overrides: Overrides = None,
         store: StoreOption = "store",
-        machine: Annotated[str, typer.Option("--machine", help="Machine type of the judge's servers.")] = "g5.12xlarge",
+        machine: Annotated[
+            str, typer.Option("--machine", help="Machine type of the judge's servers.")
+        ] = DEFAULT_MACHINE,
         machines: Annotated[int, typer.Option("--machines", min=1, help="Number of those machines.")] = 1,
     ) -> None:
         """Estimate a run: pairs, tokens, hours and dollars of judging; time and memory of the rest.
@@ -72,7 +75,7 @@ def register(app: typer.Typer) -> None:
         from pyrite import estimate as estimating
 
         run, on = run_from_file(run_file, overrides, store), machine_named(machine)
-        console.print(f"without judging: {estimating.estimate(run, on, machines).words}", highlight=False)
+        console.print(f"without judging: {estimating.estimate(run, on, machines).summary}", highlight=False)
         if not run.spec.judge.needs_server:
             console.print("judging: free, no server", highlight=False)
             return
@@ -104,7 +107,7 @@ def register(app: typer.Typer) -> None:
 
         if data_set != "medquad":
             raise UserError(
-                f"cannot fetch {data_set!r}: Pyrite only fetches medquad. Download it, then name it as `source`."
+                f"cannot fetch {data_set!r}: Pyrite only fetches medquad. Download it yourself, and set `source` to it."
             )
         step = Step("fetch")
         with Display(console) as display:

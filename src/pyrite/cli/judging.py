@@ -1,4 +1,4 @@
-"""pyrite probe, calibrate: check the judge before a run uses it."""
+"""pyrite probe, calibrate: the verbs that check a judge."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def register(app: typer.Typer) -> None:
         from pyrite.report import terminal
         from pyrite.report.pages import probe_page
 
-        disable_progress_bar()  # Pyrite shows its own
+        disable_progress_bar()  # Pyrite has its own
         run = run_from_file(run_file, overrides, store)
         with _shared_lock(run) as display:
             _prepare(run, display)
@@ -88,7 +88,7 @@ def register(app: typer.Typer) -> None:
         run = run_from_file(run_file, overrides, store)
         if file.has_texts and not run.spec.judge.reads_text:
             raise UserError(
-                f"{graded_file}: judge.kind is {run.spec.judge.kind}, which can only grade passages of the run. "
+                f"{graded_file} contains texts, but judge.kind {run.spec.judge.kind} grades only passages of the run. "
                 "Use judge.kind=llm, or TREC qrels with ids of the run."
             )
         with _shared_lock(run) as display:
@@ -107,7 +107,7 @@ def register(app: typer.Typer) -> None:
 
 @contextmanager
 def _shared_lock(run: Run) -> Iterator[Display]:
-    """Hold the run's lock as a step does: the store is writable, and `pyrite train` of the run is not in progress."""
+    """Hold the run's lock, shared with its steps. Raises UserError if the store is read-only or `pyrite train` runs."""
     run.store.ensure_writable()
     with locked(run.lock("run"), f"run {run.spec.name}", shared=True), Display(console) as display:
         yield display

@@ -100,6 +100,6 @@ def _show_plan(run: Run) -> None:
         todo = f"again: {state.stale}" if state.stale else "to do"
         table.add_row(state.step.label, *(("done", "") if state.state == "done" else (todo, f"{seconds:,.0f} s")))
     console.print(table)
-    console.print(expected.words, highlight=False)
+    console.print(expected.summary, highlight=False)
     if expected.judging:
         console.print(expected.judging, highlight=False)

@@ -1,1 +1,1 @@
-"""Questions that an LLM generates for a corpus: sampling, prompts, requests and filters."""
+"""Generates questions for a corpus with an LLM: sampling, prompts, requests and filters."""

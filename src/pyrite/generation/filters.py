@@ -1,4 +1,4 @@
-"""From an LLM's reply to a usable question: cleaning, rejection rules, deduplication. Pure."""
+"""Turns LLM replies into usable questions: cleaning, rejection, deduplication. Pure functions."""
 
 import re
 from collections import Counter
@@ -21,15 +21,15 @@ NEAR_DUPLICATE = "nearly the same as another question"
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`", "„": "“"}
 _LABEL = re.compile(r"(?:[-*•>#]+\s+|\(?\d{1,3}[.):]\s+|(?:q|query|question)\s*\d*\s*[:.)]\s*)", re.IGNORECASE)
 _QUESTION_MARKS = ("?", "？", "؟")
-# Phrases that LLMs write although the prompt forbids them. English only: in other languages only the judge's grade
-# can filter them.
+# Phrases that LLMs write although the prompt forbids them. English only: in other languages, only the judge's grade
+# filters such questions.
 _PASSAGE_MENTION = re.compile(
     r"\b(?:the|this|that)\s+(?:(?:given|above|provided|following|text)\s+)?(?:passage|excerpt|paragraph)\b(?!\s+of\b)"
     r"|\b(?:according to|mentioned in|described in|based on)\s+(?:the|this)\s+(?:\w+\s+)?(?:text|article|document)\b",
     re.IGNORECASE,
 )
 
-#: Words without which a question stays the same question. Not among them: how, why, when, where, who, not.
+#: Words that do not distinguish questions. Words that do, such as how, why, when, where, who and not, are missing.
 _STOP_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -57,7 +57,7 @@ def clean(reply: str) -> str:
 
 
 def rejection_reason(question: str, spec: GenerateSpec) -> str | None:
-    """Why the cleaned ``question`` is unusable, judged by its text alone; None if it is usable."""
+    """Why the text of the cleaned ``question`` is unusable; None if it is usable."""
     if not question:
         return EMPTY
     if not question.endswith(_QUESTION_MARKS) or not any(character.isalpha() for character in question):
@@ -71,10 +71,10 @@ def rejection_reason(question: str, spec: GenerateSpec) -> str | None:
 
 
 def content_words(question: str) -> frozenset[str]:
-    """The words of a question without stop words and without plural s. Near-duplicates have the same ones.
+    """The words of a question, without stop words and plural s. Near-duplicates have the same set.
 
-    Shingles would not work: "What are the early symptoms of gout in men?" shares most of its shingles with the same
-    question about another disease, and few with "In men, what are early gout symptoms?".
+    Shingles would not work: "What are the early symptoms of gout in men?" shares most of them with the same question
+    about another disease, and few with "In men, what are early gout symptoms?".
     """
     words = re.findall(r"\w+", re.sub(r"['’]s\b", "", normalise(question)))
     return frozenset(map(_singular, [word for word in words if word not in _STOP_WORDS] or words))
@@ -87,11 +87,11 @@ def _singular(word: str) -> str:
 def deduplicate(
     existing: Iterable[str], questions: Sequence[GeneratedQuestion]
 ) -> tuple[list[GeneratedQuestion], Counter[str]]:
-    """Drop questions that repeat an earlier one or one of ``existing``. Returns the rest, and counts of drop reasons.
+    """Drop questions that repeat an earlier one or one of ``existing``. Returns the rest, and counts by reason.
 
-    Questions from passages precede few-shot ones, and train precedes val and test, as prepare does it with a data set's
-    own questions: so the order in which shards finish does not matter. A duplicate from another passage of the same
-    split adds that passage to the first question.
+    Questions from passages precede few-shot ones, and train precedes val and test, as in prepare. So the result
+    does not depend on which shard finishes first. A duplicate from another passage of the same split adds its passage
+    to the first question.
     """
     existing_words = {normalise(text): content_words(text) for text in existing}
     seen_words = set(existing_words.values())

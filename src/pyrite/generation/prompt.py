@@ -1,25 +1,24 @@
-"""Prompt files, and the requests that are rendered from them."""
+"""Prompts that request a question, and the requests that they render."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from pydantic import ValidationError, field_validator
 
 from pyrite.errors import UserError
 from pyrite.llm.escaping import escape_markup
+from pyrite.llm.prompt_files import parse_prompt_file, read_prompt_file
 from pyrite.spec import GenerateSpec, Section
 
-#: Reply tokens per word of a question: enough for rare words and for scripts that need more tokens.
+#: Maximum reply tokens per word of a question: enough for rare words and for scripts that need more tokens.
 _TOKENS_PER_WORD = 4
 
 
 class Prompt(Section):
-    """A prompt file: templates with the placeholders {passage} or {questions}, {min_words} and {max_words}."""
+    """A prompt file: two templates. Both may contain {min_words} and {max_words}."""
 
     from_passage: str
     few_shot: str
@@ -40,7 +39,7 @@ class Prompt(Section):
 
 
 class Request(NamedTuple):
-    """A chat completion request; ``key`` is the digest of ``body``, under which its reply is saved."""
+    """A chat completion request. Its reply is saved under ``key``, the digest of ``body``."""
 
     name: str
     key: str
@@ -48,16 +47,14 @@ class Request(NamedTuple):
 
 
 def load(name: str) -> Prompt:
-    """Load a prompt: ``name`` is a built-in one or a path.
+    """Load the built-in prompt of that name, or the file at that path.
 
     Raises:
-        UserError: the file cannot be read, or is not a prompt file.
+        UserError: there is no such prompt, or it is invalid.
     """
     text, source = _read(name)
     try:
-        return Prompt.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not YAML: {error}. Fix it, or set generate.prompt to another file.") from error
+        return Prompt.model_validate(parse_prompt_file(text, source))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "the file"
@@ -73,19 +70,19 @@ def digest(name: str) -> str:
 
 
 def fingerprint(model: str, prompt: Prompt, temperature: float) -> str:
-    """Hex digest of model and prompt. Replies are stored under it, each by the key of its request."""
+    """Hex digest of model, prompt and temperature, under which replies are stored."""
     content = {"model": model, "prompt": prompt.model_dump(), "temperature": temperature}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def passage_request(prompt: Prompt, spec: GenerateSpec, name: str, seed: int, title: str, text: str) -> Request:
-    """Ask for a question that the passage answers."""
+    """Build the request for a question that the passage answers."""
     passage = text if not title or text.startswith(title) else f"{title}\n\n{text}"
     return _request(spec, name, seed, prompt.from_passage, "{passage}", escape_markup(passage))
 
 
 def few_shot_request(prompt: Prompt, spec: GenerateSpec, name: str, seed: int, examples: Sequence[str]) -> Request:
-    """Ask for a new question similar to ``examples``."""
+    """Build the request for a new question similar to ``examples``."""
     questions = "\n".join(f"- {escape_markup(example)}" for example in examples)
     return _request(spec, name, seed, prompt.few_shot, "{questions}", questions)
 
@@ -102,17 +99,4 @@ def _request(spec: GenerateSpec, name: str, seed: int, template: str, placeholde
 
 
 def _read(name: str) -> tuple[str, str]:
-    """The text of the prompt file called ``name``, and its location for error messages."""
-    directory = resources.files("pyrite").joinpath("generation/prompts")
-    built_in = sorted(path.name.removesuffix(".yaml") for path in directory.iterdir() if path.name.endswith(".yaml"))
-    if name in built_in:
-        return directory.joinpath(f"{name}.yaml").read_text(encoding="utf-8"), f"built-in prompt {name}"
-    path = Path(name).expanduser()
-    try:
-        return path.read_text(encoding="utf-8"), str(path.absolute())
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path.absolute()}: not UTF-8 (byte {error.start}). Save it as UTF-8.") from error
-    except OSError as error:
-        raise UserError(
-            f"generate.prompt {name!r}: {error.strerror}. Set it to a file, or to one of {', '.join(built_in)}."
-        ) from error
+    return read_prompt_file("generate.prompt", resources.files("pyrite.generation") / "prompts", name)

@@ -1,4 +1,4 @@
-"""Generated questions, and the tables that hold them."""
+"""Generated questions, and their conversion to and from tables."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ class GeneratedQuestion:
     """A question that an LLM generated.
 
     Attributes:
-        passage_ids: the passages it was generated from, which therefore answer it; none for a few-shot question.
-        origins: the passage's id or "few-shot-<number>", for each time that it was generated.
+        passage_ids: the passages from which it was generated, so they answer it; empty for a few-shot question.
+        origins: for each time that it was generated, the passage id or "few-shot-<number>".
     """
 
     text: str
@@ -29,12 +29,12 @@ class GeneratedQuestion:
 
     @property
     def id(self) -> str:
-        """The query id, the same as prepare assigns."""
+        """The query id that prepare would assign."""
         return query_id(self.text)
 
 
 def to_tables(questions: Sequence[GeneratedQuestion]) -> tuple[pa.Table, pa.Table]:
-    """Convert questions to QUERIES and QRELS, in their order. The passages that they come from have grade 1."""
+    """Convert questions to QUERIES and QRELS, in their order. The passages in ``passage_ids`` have grade 1."""
     queries = [
         {
             "query_id": question.id,
@@ -55,7 +55,7 @@ def to_tables(questions: Sequence[GeneratedQuestion]) -> tuple[pa.Table, pa.Tabl
 
 
 def from_tables(queries: pa.Table, qrels: pa.Table) -> list[GeneratedQuestion]:
-    """The inverse of ``to_tables``."""
+    """Convert QUERIES and QRELS that ``to_tables`` created to questions."""
     passages: dict[str, list[str]] = defaultdict(list)
     for row in qrels.to_pylist():
         passages[row["query_id"]].append(row["passage_id"])

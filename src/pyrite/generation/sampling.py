@@ -1,4 +1,4 @@
-"""Samples passages to generate questions from, and example questions. Each result depends only on the seed."""
+"""Samples source passages and example questions by seed."""
 
 import hashlib
 from collections import defaultdict
@@ -11,7 +11,7 @@ from pyrite.splitting import SPLITS, draw
 
 
 class SourcePassage(NamedTuple):
-    """A passage and where it comes from. If ``topic`` is empty, the document counts as its topic."""
+    """A passage from which a question may be generated. If ``topic`` is empty, the document counts as its topic."""
 
     passage_id: str
     split: Split
@@ -20,7 +20,7 @@ class SourcePassage(NamedTuple):
 
 
 def split_counts(count: int, split: SplitSpec) -> dict[Split, int]:
-    """Distribute ``count`` questions over the splits (largest remainder); with 3 or more, each split gets one."""
+    """Distribute ``count`` questions over the splits by largest remainder. From 3 on, each split gets at least one."""
     exact = {"train": split.train * count, "val": split.val * count, "test": split.test * count}
     counts = {name: int(exact[name]) for name in SPLITS}
     for name in sorted(SPLITS, key=lambda name: (counts[name] - exact[name], SPLITS.index(name))):
@@ -33,7 +33,7 @@ def split_counts(count: int, split: SplitSpec) -> dict[Split, int]:
 
 
 def sample_passages(passages: Iterable[SourcePassage], counts: Mapping[Split, int], seed: int) -> list[SourcePassage]:
-    """Sample ``counts`` passages of each split, or all if there are fewer, in the order train, val, test.
+    """Sample ``counts`` passages of each split, or all if there are fewer. Order: train, val, test.
 
     Topics take turns within a split, and documents take turns within a topic.
     """
@@ -52,14 +52,14 @@ def _shuffle(passages: Iterable[SourcePassage], seed: int) -> list[SourcePassage
 
 
 def _round_robin(groups: Mapping[str, Sequence[SourcePassage]], seed: int) -> list[SourcePassage]:
-    """The first of each group, then the second of each, and so on; groups are in random order."""
+    """The first passage of each group, then the second of each, and so on; groups are in random order."""
     order = {name: draw(seed, name) for name in groups}
     turns = [(turn, order[name], passage) for name, group in groups.items() for turn, passage in enumerate(group)]
     return [passage for _, _, passage in sorted(turns, key=lambda entry: entry[:2])]
 
 
 def sample_examples(questions: Sequence[str], count: int, seed: int, request: str) -> list[str]:
-    """Sample ``count`` different ``questions``, or all if there are fewer, for the request called ``request``."""
+    """Sample ``count`` different ``questions``, or all if there are fewer, for the request named ``request``."""
     positions: dict[int, None] = {}
     attempt = 0
     while len(positions) < min(count, len(questions)):
@@ -69,5 +69,5 @@ def sample_examples(questions: Sequence[str], count: int, seed: int, request: st
 
 
 def request_seed(seed: int, request: str) -> int:
-    """The sampling seed of one request, below 2**31: servers accept no larger one."""
+    """The seed to send with one request. It is below 2**31, the limit of some servers."""
     return int.from_bytes(hashlib.sha256(f"{seed}:{request}".encode()).digest()[:4]) >> 1

@@ -1,6 +1,7 @@
-"""The requests of one generation step: cached replies, concurrent requests, and a limit on failures."""
+"""A generation session: sends the requests of one step concurrently, caches replies and limits failures."""
 
 import asyncio
+import uuid
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from pyrite.llm.pool import Completion, Pool, RetriesExhausted
 from pyrite.progress import Progress
 from pyrite.store import Store
 
-#: A saved reply. ``key`` is the digest of its request; ``latency`` is in seconds.
+#: Saved replies. ``key`` is the digest of the request; ``latency`` is in seconds.
 REPLIES = pa.schema(
     [
         ("key", pa.string()),
@@ -26,24 +27,24 @@ REPLIES = pa.schema(
     ]
 )
 
-#: The session fails if more requests than this fail, and more than this share of them.
+#: The session fails if more than this many requests fail, and also more than this share.
 _MAX_FAILED, _MAX_FAILED_SHARE = 5, 0.05
 
 
 class GenerationSession:
-    """Sends requests to a pool and saves the replies. A request whose reply any run has saved is not sent again."""
+    """Sends requests to a pool and saves the replies. Replies that any run has saved are not requested again."""
 
-    def __init__(self, pool: Pool, store: Store, fingerprint: str, writer: str, attempt: str, progress: Progress):
-        """Replies are stored in ``generated/<fingerprint>/``; ``writer`` and ``attempt`` as in AppendLog."""
+    def __init__(self, pool: Pool, store: Store, fingerprint: str, writer: str, progress: Progress):
+        """Replies are stored in ``generated/<fingerprint>/``; ``writer`` as in AppendLog."""
         self._pool, self._progress = pool, progress
-        self._log = AppendLog(store, f"generated/{fingerprint}", REPLIES, "key", writer, attempt)
+        self._log = AppendLog(store, f"generated/{fingerprint}", REPLIES, "key", writer, uuid.uuid4().hex[:12])
         self._buffer = WriteBuffer()
         self._errors: list[str] = []
-        #: Counts of all requests and of those with a saved reply, and tokens of all replies.
+        #: Numbers of requests and of those with a saved reply, and the tokens of all replies.
         self.stats = Counter({"requested": 0, "cached": 0, "prompt_tokens": 0, "cached_tokens": 0})
 
     async def generate(self, requests: Sequence[Request], unit: str) -> dict[str, str]:
-        """Return the replies by request name, without those of failed requests. Progress is shown in ``unit``.
+        """Return the replies by request name; failed requests have none. ``unit``: the unit of the progress display.
 
         Raises:
             PyriteError: too many requests fail, or no server is available.
@@ -69,11 +70,11 @@ class GenerationSession:
         await self._buffer.flush(self._log.add)
 
     def merge(self) -> None:
-        """Merge what this writer saved into one file. Call it after the last flush."""
+        """Merge this writer's files into one. Call it after the last flush."""
         self._log.merge()
 
     def _read_cached(self, keys: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Saved replies as rows of REPLIES, by key. If a request has several, the choice is always the same."""
+        """Rows of REPLIES by key. If a key has several, always the same one is selected."""
         order = [(name, "descending") for name in ("attempts", "latency", "text")]
         return {row["key"]: row for row in self._log.read(keys).sort_by(order).to_pylist()}
 

@@ -1,8 +1,8 @@
-"""Calibration: the judge grades pairs that people have graded, and their agreement is measured."""
+"""Calibration: the judge grades pairs with human grades, and the agreement is measured."""
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -27,7 +27,7 @@ from pyrite.stages.inputs import read_passages, read_qrels, read_queries
 
 @dataclass(frozen=True)
 class Item:
-    """A query and a document with its human grade from 1 to 4.
+    """A query and a document, with the human grade from 1 to 4 as ``truth``.
 
     A document of several passages counts as its best passage (MaxP: Dai and Callan, SIGIR 2019).
     """
@@ -47,7 +47,7 @@ class Tables:
 
 
 @dataclass(frozen=True)
-class Graded:
+class CalibrationSet:
     """A graded file, ready to be judged. ``unknown``: number of rows whose ids are not in the tables."""
 
     items: list[Item]
@@ -62,45 +62,45 @@ def prepared_tables(run: Run) -> Tables:
     return Tables(read_queries(ctx), read_passages(ctx), read_qrels(ctx))
 
 
-def graded_texts(file: GradedFile, scale: Scale) -> Graded:
-    """The pairs of a file with texts, in tables of their own, with the same ids as in a run."""
+def graded_texts(file: GradedFile, scale: Scale) -> CalibrationSet:
+    """The pairs of a file with texts. They get tables of their own; ids are computed as in a run."""
     items = [Item(query_id(row.query), (passage_id(row.passage),), scale.to_judge(row.grade)) for row in file.rows]
-    return Graded(items, scale, _text_tables(file.rows), 0)
+    return CalibrationSet(items, scale, _text_tables(file.rows), 0)
 
 
-def graded_ids(file: GradedFile, scale: Scale, prepared: Tables) -> Graded:
-    """The pairs of a file with ids of the ``prepared`` tables or of the source.
+def graded_ids(file: GradedFile, scale: Scale, prepared: Tables) -> CalibrationSet:
+    """The pairs of a file with ids, either those of the ``prepared`` tables or those of the source.
 
     Raises:
-        UserError: no row has ids of the tables.
+        UserError: no row's ids are in the tables.
     """
     items = _find_items(file.rows, scale, prepared)
     if not items:
         first = file.rows[0]
         raise UserError(
-            f"{first.where}: query {first.query!r} with document {first.passage!r} is not in this run, nor is any "
-            "other row. Use query and passage ids of the run or of its source."
+            f"{first.where}: query {first.query!r} with document {first.passage!r} is not in this run, and neither is "
+            "any other row. Use query and passage ids of the run or of its source."
         )
-    return Graded(items, scale, prepared, len(file.rows) - len(items))
+    return CalibrationSet(items, scale, prepared, len(file.rows) - len(items))
 
 
-def calibrate(run: Run, graded: Graded, progress: Progress) -> dict[str, Any]:
+def calibrate(run: Run, graded: CalibrationSet, progress: Progress) -> dict[str, Any]:
     """Grade every pair with the run's judge and measure the agreement. Cached judgments are used.
 
     Returns:
-        The content of the JSON file: plain values, None if undefined.
+        The content of the JSON file. Undefined values are None.
 
     Raises:
         UserError: the judge's settings or server are wrong, and a retry cannot help.
-        PyriteError: the judge grades nothing.
+        PyriteError: the judge grades nothing, or leaves too many pairs ungraded.
     """
     spec = run.spec
     judge = open_judge(spec, graded.tables.queries, graded.tables.passages, graded.tables.qrels)
-    pairs = sorted({Pair(item.query_id, passage) for item in graded.items for passage in item.passage_ids})
+    pairs = {Pair(item.query_id, passage) for item in graded.items for passage in item.passage_ids}
     cache = open_cache(run.store, judge, f"{spec.name}/calibrate")
-    known = _judgments(cache.read({pair.query_id for pair in pairs}), set(pairs)) if cache else {}
-    unknown = [pair for pair in pairs if pair not in known]
-    session = TimedSession(judge, cache, unknown, spec.judge.max_missing, progress)
+    rows = cache.read({pair.query_id for pair in pairs}).to_pylist() if cache else []
+    cached = {judgment.pair: judgment for judgment in map(Judgment.from_row, rows) if judgment.pair in pairs}
+    session = TimedSession(judge, cache, sorted(pairs - cached.keys()), spec.judge.max_missing, progress)
     session.run()
     return {
         "pyrite": __version__,
@@ -110,15 +110,15 @@ def calibrate(run: Run, graded: Graded, progress: Progress) -> dict[str, Any]:
         "scale": {"name": str(graded.scale), "read_as": graded.scale.description},
         "rows_unknown": graded.unknown,
         "rows_of_several_passages": sum(len(item.passage_ids) > 1 for item in graded.items),
-        "known": len(known),
+        "known": len(cached),
         "missing": len(session.missing),
         "pairs_per_second": round(len(session.judgments) / max(session.seconds, 1e-6), 3),
-        **measure(graded.items, known | {judgment.pair: judgment for judgment in session.judgments}, spec.seed),
+        **measure(graded.items, cached | {judgment.pair: judgment for judgment in session.judgments}, spec.seed),
     }
 
 
 def measure(items: Sequence[Item], judgments: Mapping[Pair, Judgment], seed: int) -> dict[str, Any]:
-    """Agreement over the items whose passages are all graded."""
+    """The agreement over the items whose passages are all graded. Raises UserError if there is none."""
     rows = []
     for item in items:
         found = [judgments.get(Pair(item.query_id, passage)) for passage in item.passage_ids]
@@ -153,11 +153,6 @@ def measure(items: Sequence[Item], judgments: Mapping[Pair, Judgment], seed: int
     return plain
 
 
-def _judgments(table: pa.Table, wanted: Collection[Pair]) -> dict[Pair, Judgment]:
-    found = (Judgment.from_row(row) for row in table.to_pylist())
-    return {judgment.pair: judgment for judgment in found if judgment.pair in wanted}
-
-
 def _plain(value: Any) -> Any:
     """``value`` as JSON: dataclasses as objects, rounded numbers, None instead of infinity and NaN."""
     if isinstance(value, Mapping):
@@ -172,7 +167,7 @@ def _plain(value: Any) -> Any:
 
 
 def _find_items(rows: Iterable[Row], scale: Scale, prepared: Tables) -> list[Item]:
-    """The rows whose ids, of the run or of its source, are in the tables."""
+    """The rows whose ids are in the tables, as ids of the run or of its source."""
     queries: dict[str, str] = {}
     for row in prepared.queries.select(["query_id", "question_ids"]).to_pylist():
         queries |= dict.fromkeys([row["query_id"], *row["question_ids"]], row["query_id"])

@@ -1,4 +1,4 @@
-"""What ``probe`` and ``calibrate`` share: a run's prepared tables, and pairs that are judged now and timed."""
+"""Shared by ``probe`` and ``calibrate``: access to a prepared run, and a judging session that is timed."""
 
 import asyncio
 import time
@@ -18,18 +18,18 @@ from pyrite.spec import CommonJudgeSpec
 from pyrite.stages.context import StepContext
 from pyrite.stages.flushing import run_with_flush
 
-#: This many missing pairs are too few to give up on the judge. If all of the first ones are missing, it fails.
+#: This many missing pairs are always accepted, unless no pair is graded by then.
 _FEW_MISSING = 20
 
 
 def missing_steps(run: Run) -> list[Step]:
-    """The steps that prepare the run's corpus and queries and are not done."""
+    """The unfinished steps among those that write the run's corpus and queries."""
     preparing = ("prepare", "generate")
     return [state.step for state in run.survey() if state.step.stage in preparing and state.state != "done"]
 
 
 def prepared_context(run: Run, progress: Progress) -> StepContext:
-    """A context for the stages' functions that read tables. It belongs to no step, and nothing is written through it.
+    """A read-only context for the stages' functions that read tables.
 
     Raises:
         UserError: the run is not prepared.
@@ -40,7 +40,7 @@ def prepared_context(run: Run, progress: Progress) -> StepContext:
         )
     return StepContext(
         spec=run.spec,
-        step=Step("retrieve", 1),
+        step=Step("retrieve", 1),  # any step
         store=run.store,
         prefix=run.prefix,
         manifests=run.manifests(),
@@ -50,12 +50,12 @@ def prepared_context(run: Run, progress: Progress) -> StepContext:
 
 
 def judge_summary(spec: CommonJudgeSpec, judge: Judge) -> dict[str, Any]:
-    """Which judge it is and how it graded, for a result file."""
+    """The judge's identity and statistics, for a result file."""
     return {**spec.identity, "fingerprint": judge.fingerprint, **judge.stats}
 
 
 class TimedSession(JudgingSession):
-    """Also collects the judgments and measures the time from the first request to the last reply."""
+    """A session that also collects the judgments, and measures the time from the first request to the last reply."""
 
     def __init__(
         self, judge: Judge, cache: JudgmentCache | None, pairs: Sequence[Pair], max_missing: float, progress: Progress
@@ -66,14 +66,14 @@ class TimedSession(JudgingSession):
         self._pairs = pairs
 
     def run(self) -> None:
-        """Judge all pairs. Cached judgments are not used, since the time is measured; new ones are cached in any case.
+        """Judge all pairs. To measure the time, cached judgments are not used; new ones are cached.
 
         Raises:
             Interrupted: the process received SIGTERM.
             PyriteError: the judge cannot continue, grades nothing, or leaves too many pairs ungraded.
         """
         if not self._pairs:
-            return  # no server is needed
+            return  # needs no server
         self._progress.begin(self.total, "pairs judged")
         asyncio.run(run_with_flush(self._run(), self.flush))
         self.merge()
@@ -94,13 +94,13 @@ class TimedSession(JudgingSession):
         if len(self.missing) >= min(_FEW_MISSING, self.total) and not self.judgments:
             reason, times = Counter(each.reason for each in self.missing).most_common(1)[0]
             raise PyriteError(
-                f"the judge graded none of the first {len(self.missing)} pairs; {times} times: {reason}. "
-                "Check the judge's server and resources.judge_urls."
+                f"the judge graded none of the first {len(self.missing)} pairs; most frequent reason ({times} times): "
+                f"{reason}. Check the judge's server and resources.judge_urls."
             )
 
 
 def _grouped(pairs: Sequence[Pair], in_flight: int) -> list[QueryPassages]:
-    """The pairs by query. A query is divided if there are too few queries to use the judge's concurrency."""
+    """Group the pairs by query. Queries are divided if they are too few to use the judge's concurrency."""
     queries = [(query, [pair.passage_id for pair in group]) for query, group in groupby(pairs, lambda p: p.query_id)]
     parts = -(-in_flight // max(1, len(queries)))
     return [

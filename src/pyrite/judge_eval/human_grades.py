@@ -20,7 +20,7 @@ _LONGEST_FIELD = 10_000_000
 
 
 class Row(NamedTuple):
-    """One graded pair: ids in a qrels file, texts in the others; the grade as in the file."""
+    """One graded pair: its ids (qrels) or texts (other files), and its grade on the file's scale."""
 
     where: str
     query: str
@@ -30,14 +30,14 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class GradedFile:
-    """All rows of a file, each pair once. ``has_texts``: rows hold texts, not ids."""
+    """All pairs of a file, each once. ``has_texts``: rows contain texts, not ids."""
 
     rows: list[Row]
     has_texts: bool
 
 
 class Scale(StrEnum):
-    """Grading scales that can be mapped to the judge's 1 to 4."""
+    """Grading scales that can be mapped to the judge's grades."""
 
     BINARY = "0-1"
     FROM_ZERO = "0-3"
@@ -58,11 +58,10 @@ class Scale(StrEnum):
 
 
 def read_graded(path: Path) -> GradedFile:
-    """Read ``path``: CSV, TSV or JSONL (by its suffix) with columns query, passage and grade; else TREC qrels.
+    """Read ``path``: CSV, TSV or JSONL by its suffix, with columns query, passage and grade; otherwise TREC qrels.
 
     Raises:
-        UserError: the file cannot be read, a row is not valid, a pair has two grades, or the file has no pair. Names
-            file and line.
+        UserError: the file cannot be read, a row is invalid, a pair has two grades, or there is no pair.
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "no such file"
@@ -95,17 +94,17 @@ def scale_of(path: Path, rows: Sequence[Row], given: Scale | None) -> Scale:
     """The scale of the grades in ``path``: the ``given`` one, or the only one that fits.
 
     Raises:
-        UserError: a grade does not fit the given scale or any scale, or two scales fit.
+        UserError: a grade does not fit the given scale, or no scale fits all grades, or several do.
     """
     if given is not None:
         for row in rows:
-            if not _on(given, row.grade):
+            if not _fits(row.grade, given):
                 raise UserError(f"{row.where}: grade {row.grade} is not on the scale {given} (--scale).")
         return given
     grades = sorted({row.grade for row in rows})
-    fitting = [scale for scale in Scale if all(_on(scale, grade) for grade in grades)]
+    fitting = [scale for scale in Scale if all(_fits(grade, scale) for grade in grades)]
     if not fitting:
-        row = next(row for row in rows if not any(_on(s, row.grade) and _on(s, grades[0]) for s in Scale))
+        row = next(row for row in rows if not any(_fits(row.grade, s) and _fits(grades[0], s) for s in Scale))
         raise UserError(
             f"{row.where}: no scale has both grade {row.grade} and grade {grades[0]}. Map the grades to 0 or 1, 0 to "
             "3, or 1 to 4."
@@ -115,12 +114,11 @@ def scale_of(path: Path, rows: Sequence[Row], given: Scale | None) -> Scale:
     if grades[-1] == 4:
         return Scale.FROM_ONE
     raise UserError(
-        f"{path}: its grades are {', '.join(map(str, grades))}, which fit the scale 1 to 4 and others. Choose one with "
-        "--scale."
+        f"{path}: its grades are {', '.join(map(str, grades))}, which fit several scales. Choose one with --scale."
     )
 
 
-def _on(scale: Scale, grade: int) -> bool:
+def _fits(grade: int, scale: Scale) -> bool:
     low, _, high = scale.partition("-")
     return int(low) <= grade <= int(high)
 
@@ -171,7 +169,7 @@ def _check_columns(where: Path, names: Iterable[str]) -> None:
 
 def _row(where: str, values: dict[Any, Any]) -> Row:
     if None in values or None in values.values():
-        raise UserError(f"{where}: not as many fields as the header, or an empty field. Fix the line.")
+        raise UserError(f"{where}: the number of fields differs from the header's, or a field is null. Fix the row.")
     for column in ("query", "passage"):
         if not isinstance(values[column], str) or not values[column].strip():
             raise UserError(f"{where}: '{column}' is empty or not text. Fix or remove the row.")

@@ -1,6 +1,7 @@
-"""Judges grade (query, passage) pairs. To add one, add its settings to ``pyrite.spec`` and a file here.
+"""Judges grade (query, passage) pairs.
 
-The file ``judges/<kind>.py`` holds a subclass of ``Judge`` with ``@register("<kind>")``. It is imported on first use.
+To add a judge, add its settings to ``pyrite.spec.JudgeSpec``, and a file ``judges/<kind>.py`` with a subclass of
+``Judge`` and ``@register("<kind>")``. The file is imported on first use.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ J = TypeVar("J", bound=type[Judge])
 
 
 def register(kind: str) -> Callable[[J], J]:
-    """Class decorator: the class is the judge of runs with that ``judge.kind``."""
+    """Class decorator: register the judge for runs whose ``judge.kind`` is ``kind``."""
 
     def add(judge: J) -> J:
         _JUDGES[kind] = judge
@@ -30,7 +31,7 @@ def register(kind: str) -> Callable[[J], J]:
 
 
 def open_judge(spec: RunSpec, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Judge:
-    """The run's judge, for the tables that prepare wrote. Raises UserError if its settings are wrong."""
+    """Open the run's judge for the tables that prepare wrote. Raises UserError if its settings are wrong."""
     return _judge(spec).open(spec, queries, passages, qrels)
 
 

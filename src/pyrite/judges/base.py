@@ -1,4 +1,4 @@
-"""The interface of a judge: pairs in, judgments out, and a fingerprint under which judgments are cached."""
+"""The interface of a judge: it turns pairs into judgments, which are cached under its fingerprint."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from pyrite.spec import RunSpec
 
 GRADES = (1, 2, 3, 4)
 
-#: The lowest relevant grade. Patience counts grades below it; mining never uses a passage with it as a negative.
+#: The lowest grade of a relevant passage. Relevant passages are never negatives, and reset the count for ``patience``.
 RELEVANT = 3
 
 
@@ -23,9 +23,9 @@ class Pair(NamedTuple):
 
 
 class Judgment(NamedTuple):
-    """A grade from 1 (irrelevant) to 4 (answers fully), and what it cost.
+    """A grade from 1 (irrelevant) to 4 (answers fully), and its cost.
 
-    ``distribution``: the judge's probabilities of the grades 1 to 4, or None. ``latency``: in seconds.
+    ``distribution``: the probabilities of the grades 1 to 4, if the judge gives them. ``latency``: in seconds.
     """
 
     pair: Pair
@@ -71,7 +71,7 @@ class Judgment(NamedTuple):
 
 
 class Missing(NamedTuple):
-    """A pair that could not be graded. ``kind``: the reason as a label of a metric. It never becomes a grade."""
+    """A pair that could not be graded. It never gets a default grade. ``kind``: the reason as a metric's label."""
 
     pair: Pair
     reason: str
@@ -80,22 +80,19 @@ class Missing(NamedTuple):
 
 
 class Judge(ABC):
-    """Grades pairs. A context manager; up to ``in_flight`` calls of ``grade`` run concurrently.
+    """Grades pairs. Use it as an async context manager. The defaults fit a judge without a server."""
 
-    A judge is one file: a subclass with ``@register("kind")``. The defaults fit a judge without a server.
-    """
-
-    #: Judgments depend on the fingerprint and the two texts only, so they are cached and other runs use them.
+    #: Whether grades depend only on the fingerprint and the two texts. If so, they are cached and other runs use them.
     shareable: ClassVar[bool] = False
 
-    #: Hex digest or name of everything that decides a grade, except the pair. Judgments are valid for it only.
+    #: Identifies everything that decides a grade, except the pair. Judgments are cached under it.
     fingerprint: str
-    #: How many pairs to grade concurrently.
+    #: Maximum number of concurrent calls of ``grade``.
     in_flight: int
 
     @classmethod
     def open(cls, spec: RunSpec, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
-        """The judge that ``spec`` describes, for the tables that prepare wrote. Sends no request.
+        """Open the judge that ``spec`` describes, for the tables that prepare wrote. Sends no request.
 
         Raises:
             UserError: the judge's settings are wrong.
@@ -116,7 +113,7 @@ class Judge(ABC):
 
     @property
     def stats(self) -> Mapping[str, Any]:
-        """How the pairs were graded, for the step's summary."""
+        """Counts and details of the grading, for the step's summary."""
         return {}
 
     async def ready(self) -> None:

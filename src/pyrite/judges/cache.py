@@ -1,4 +1,4 @@
-"""Cached judgments: each is paid for once and used by every run and iteration with the same judge and pair."""
+"""The cache of judgments: each is paid for once, then used by every run and iteration with the same judge and pair."""
 
 import uuid
 from collections.abc import Collection, Sequence
@@ -14,36 +14,36 @@ from pyrite.store import Store
 
 
 class JudgmentCache:
-    """Stored judgments of one judge, in ``judgments/<fingerprint>/``; ``writer`` and ``attempt`` as in AppendLog."""
+    """The stored judgments of one judge, in ``judgments/<fingerprint>/``."""
 
     def __init__(self, store: Store, fingerprint: str, writer: str, attempt: str):
-        self._parts = AppendLog(store, f"judgments/{fingerprint}", tables.JUDGMENTS, "query_id", writer, attempt)
+        """``writer`` and ``attempt`` as in AppendLog."""
+        self._log = AppendLog(store, f"judgments/{fingerprint}", tables.JUDGMENTS, "query_id", writer, attempt)
 
     def read(self, query_ids: Collection[str]) -> pa.Table:
         """All cached judgments of the given queries, one per pair."""
-        return _one_per_pair(self._parts.read(query_ids))
+        return _one_per_pair(self._log.read(query_ids))
 
-    def held(self, query_ids: Collection[str]) -> pa.Table:
-        """Like ``read``, but only what this process has read for these queries and added. Does not access the store."""
-        return _one_per_pair(self._parts.read_cached(query_ids))
+    def read_from_memory(self, query_ids: Collection[str]) -> pa.Table:
+        """Like ``read``, without access to the store: the judgments that this process has read or added before."""
+        return _one_per_pair(self._log.read_cached(query_ids))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Store ``rows`` of ``tables.JUDGMENTS``."""
-        self._parts.add(rows)
+        self._log.add(rows)
 
     def merge(self) -> None:
-        """Merge this writer's files into one, after its last row."""
-        self._parts.merge()
+        """Merge this writer's files into one. Call it after the last ``add``."""
+        self._log.merge()
 
 
-def open_cache(store: Store, judge: Judge, writer: str, attempt: str | None = None) -> JudgmentCache | None:
-    """The cache of ``judge``; None if its judgments are not shareable. ``attempt``: by default a random one."""
-    attempt = attempt or uuid.uuid4().hex[:12]
-    return JudgmentCache(store, judge.fingerprint, writer, attempt) if judge.shareable else None
+def open_cache(store: Store, judge: Judge, writer: str) -> JudgmentCache | None:
+    """Open the cache of ``judge``; None if its judgments are not shareable."""
+    return JudgmentCache(store, judge.fingerprint, writer, uuid.uuid4().hex[:12]) if judge.shareable else None
 
 
 def _one_per_pair(table: pa.Table) -> pa.Table:
-    """The judgment of each pair with the fewest attempts, then the lowest latency."""
+    """One judgment per pair: the one with the fewest attempts, then the lowest latency."""
     ordered = table.sort_by([(name, "ascending") for name in ("query_id", "passage_id", "attempts", "latency")])
     if ordered.num_rows < 2:
         return ordered

@@ -1,4 +1,4 @@
-"""Parses a model's reply into a grade. A reply that is none of the four labels is never a grade. Pure functions."""
+"""Parses a model's reply into a grade, without guessing: a reply that is not one of the labels has none. Pure."""
 
 import math
 import re
@@ -16,41 +16,40 @@ _GRADE_TEXT = re.compile(r"\s*(?:grade\s*[:=]?\s*)?([1-4])\s*\.?\s*", re.IGNOREC
 _BLANKS = " \t\n▁Ġ"
 
 
-class Graded(NamedTuple):
-    """The most likely grade, and the distribution over the grades 1 to 4 or None."""
+class ParsedGrade(NamedTuple):
+    """The most likely grade, and the distribution over the grades 1 to 4, if known."""
 
     grade: int
     distribution: tuple[float, float, float, float] | None
 
 
-def read_grade(reply: Completion, mode: DecodingMode) -> Graded | None:
-    """The grade in ``reply``, which was decoded in that ``mode``; None if there is none.
+def read_grade(reply: Completion, mode: DecodingMode) -> ParsedGrade | None:
+    """The grade in ``reply``, which was requested in that ``mode``; None if there is none.
 
-    The distribution is the model's over the four labels only, normalised. Of equally likely labels the lowest counts.
+    The distribution is the model's, normalised over the four labels. On a tie, the lowest grade wins.
     """
     mass = _label_mass(reply)
-    constrained = mode in ("label_ids", "choice")
-    if constrained and mass and all(label in (reply.logprobs or {}) for label in LABELS):
-        return _most_likely(mass)
+    if mode in ("label_ids", "choice") and mass and all(label in (reply.logprobs or {}) for label in LABELS):
+        return _most_likely(mass)  # whatever the generated token
     text = _GRADE_TEXT.fullmatch(reply.text)
     if text is None:
         return None
-    return _most_likely(mass) if mass else Graded(int(text[1]), None)
+    return _most_likely(mass) if mass else ParsedGrade(int(text[1]), None)
 
 
 def is_off_label(reply: Completion) -> bool:
-    """Whether the model's own token is none of the labels. The log probabilities do not matter here."""
+    """Whether the generated token is not a label. The log probabilities do not matter here."""
     return reply.text.strip(_BLANKS) not in LABELS
 
 
-def _most_likely(mass: list[float]) -> Graded:
+def _most_likely(mass: list[float]) -> ParsedGrade:
     total = math.fsum(mass)
     one, two, three, four = (value / total for value in mass)
-    return Graded(GRADES[mass.index(max(mass))], (one, two, three, four))
+    return ParsedGrade(GRADES[mass.index(max(mass))], (one, two, three, four))
 
 
 def _label_mass(reply: Completion) -> list[float] | None:
-    """The probability of each label among the first token's top tokens; None without usable log probabilities."""
+    """The probability of each label, from the first token's log probabilities; None if they contain no label."""
     if not reply.logprobs:
         return None
     mass = [0.0] * len(LABELS)

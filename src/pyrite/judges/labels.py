@@ -1,4 +1,4 @@
-"""The data set's own relevance labels as the judge: free, and exact for labelled answers only."""
+"""The data set's own relevance labels as the judge. It costs nothing, and is exact only for labelled answers."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -11,18 +11,16 @@ from pyrite.judges.base import GRADES, Judge, Judgment, Pair
 from pyrite.spec import RunSpec
 
 #: A normalised topic and a normalised type.
-Place = tuple[str, str]
+Category = tuple[str, str]
 
 
 @register("labels")
 class LabelsJudge(Judge):
     """Grades by the relevance labels, topics and types of the data set.
 
-    4: the passage is labelled as relevant; 3: it is from another document of the query's topic and type; 2: of the
-    query's topic; 1: otherwise. An empty topic or type matches nothing. A query that the data set has under several
-    topics or types matches each of them.
-
-    Not shareable: another run has other labels.
+    4: the passage is labelled as relevant. 3: it is from another document of the query's topic and type. 2: it is from
+    a document of the query's topic. 1: otherwise. An empty topic or type matches nothing. A query with several topics
+    or types matches each of them. Grades are not shareable, because other runs have other labels.
     """
 
     fingerprint = "labels-v2"
@@ -31,18 +29,17 @@ class LabelsJudge(Judge):
     def __init__(self, queries: pa.Table, passages: pa.Table, qrels: pa.Table):
         """The tables as ``pyrite.tables`` describes them."""
         self._relevant = set(zip(qrels["query_id"].to_pylist(), qrels["passage_id"].to_pylist(), strict=True))
-        self._passages: dict[str, set[Place]] = {}
-        document_places: dict[str, Place] = {}
+        self._passages: dict[str, set[Category]] = {}
+        category_of: dict[str, Category] = {}
         for row in passages.select(["passage_id", "parents"]).to_pylist():
-            places = [(parent["document_id"], _place(parent)) for parent in row["parents"]]
-            self._passages[row["passage_id"]] = {place for _, place in places}
-            document_places.update(places)
-        # A row is for all questions with its text: it has the topic and type of one, and the ids of all. A question and
-        # the document that answers it have the same id in sources with topics.
+            self._passages[row["passage_id"]] = {_category(parent) for parent in row["parents"]}
+            category_of |= {parent["document_id"]: _category(parent) for parent in row["parents"]}
+        # A row of ``queries`` has the ids of all questions with its text, but the topic and type of the first only. The
+        # others' are those of their answers: in sources with topics, a question and its answer have the same id.
         self._queries = {
             row["query_id"]: {
-                _place(row),
-                *(document_places[id] for id in row["question_ids"] if id in document_places),
+                _category(row),
+                *(category_of[id] for id in row["question_ids"] if id in category_of),
             }
             for row in queries.select(["query_id", "topic", "type", "question_ids"]).to_pylist()
         }
@@ -61,12 +58,12 @@ class LabelsJudge(Judge):
     def _grade(self, pair: Pair) -> int:
         if pair in self._relevant:
             return 4
-        query_places = {place for place in self._queries[pair.query_id] if place[0]}
-        passage_places = self._passages[pair.passage_id]
-        if any(type for _, type in query_places & passage_places):
+        of_query = {category for category in self._queries[pair.query_id] if category[0]}
+        of_passage = self._passages[pair.passage_id]
+        if any(type for _, type in of_query & of_passage):
             return 3
-        return 2 if {topic for topic, _ in query_places} & {topic for topic, _ in passage_places} else 1
+        return 2 if {topic for topic, _ in of_query} & {topic for topic, _ in of_passage} else 1
 
 
-def _place(row: Mapping[str, Any]) -> Place:
+def _category(row: Mapping[str, Any]) -> Category:
     return normalise(row["topic"]), normalise(row["type"])

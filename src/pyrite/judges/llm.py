@@ -24,10 +24,10 @@ from pyrite.spec import LlmJudgeSpec, RunSpec
 #: Increment when the same model and prompt would give other grades, so that cached judgments are not used.
 _VERSION = 1
 
-#: Requests per pair, if replies are none of the labels.
-_TRIES = 3
+#: Maximum requests per pair, if no reply contains a grade.
+_MAX_TRIES = 3
 
-#: Check the share of off-label tokens after this many pairs.
+#: The share of off-label tokens is checked after this many pairs.
 _CHECK_AFTER = 50
 
 _SAMPLE = ("What is the capital of France?", "Paris is the capital and the largest city of France.")
@@ -39,42 +39,40 @@ _log = logging.getLogger(__name__)
 class LlmJudge(Judge):
     """Grades by the label that the model finds most likely.
 
-    The fingerprint covers the model's name, the prompt and the labels. It does not cover the decoding mode
-    (``pyrite.llm.capabilities``): at temperature 0 "label_ids" and "choice" give the same most likely label, "logprobs"
-    gives it or leaves the pair missing, and "text" reads the model's reply. Without log probabilities there is no
-    distribution. So the fingerprint is known before any request, and a run whose pairs are all cached needs no server.
+    The fingerprint covers the model's name, the prompt and the labels. It is known before any request, so a run whose
+    pairs are all cached needs no server. It does not cover the decoding mode (``pyrite.llm.capabilities``): at
+    temperature 0, "label_ids" and "choice" give the same most likely label, "logprobs" gives it or leaves the pair
+    missing, and "text" parses the generated text. Without log probabilities there is no distribution.
     """
 
     shareable = True
 
-    def __init__(self, pool: Pool, prompt: Prompt, queries: pa.Table, passages: pa.Table, in_flight: int):
-        """``queries`` and ``passages`` as in ``pyrite.tables``; ``in_flight``: concurrent pairs over all servers."""
-        self.in_flight = in_flight
+    def __init__(self, pool: Pool, prompt: Prompt, queries: pa.Table, passages: pa.Table):
+        """``queries`` and ``passages`` as in ``pyrite.tables``."""
+        self.in_flight = pool.max_in_flight
         self.fingerprint = fingerprint(pool.model, prompt)
-        #: Passages truncated to fit the model's context length.
+        #: Number of passages truncated to fit the model's context length.
         self.truncated = 0
-        #: Pairs graded by label probabilities although the model's own token is none of the labels.
+        #: Number of pairs graded by label probabilities although the generated token is not a label.
         self.off_label = 0
-        self._checked = 0  # pairs graded by label probabilities
+        self._label_ids_pairs = 0
         self._pool, self._prompt = pool, prompt
         self._queries = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
         self._rows = {passage: row for row, passage in enumerate(passages["passage_id"].to_pylist())}
         self._texts = passages["text"]  # stays in Arrow: Python strings would double the memory of a large corpus
         self._detecting = asyncio.Lock()
         self._detected: tuple[Capabilities, Window] | None = None
-        self._unparsable = metrics.REQUEST_FAILURES.labels("unparsable")  # so that the metric is 0, not absent
+        self._unparsable = metrics.REQUEST_FAILURES.labels("unparsable")  # so that the metric starts at 0
 
     @classmethod
     def open(cls, spec: RunSpec, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
-        """The judge that a run's settings describe. Sends no request.
+        """Open the judge. Sends no request.
 
         Raises:
             UserError: no server is named, or the prompt or the API key is wrong.
         """
         del qrels
-        pool = Pool.from_spec(spec, spec.judge.server_model)
-        in_flight = spec.resources.judge_concurrency * len(pool.urls)
-        return cls(pool, _prompt(spec), queries, passages, in_flight)
+        return cls(Pool.from_spec(spec, spec.judge.server_model), _prompt(spec), queries, passages)
 
     @classmethod
     def fingerprint_of(cls, spec: RunSpec) -> str:
@@ -103,7 +101,7 @@ class LlmJudge(Judge):
         await self._pool.__aexit__(kind, error, trace)
 
     async def ready(self) -> None:
-        """Wait for a server and detect its capabilities. Otherwise the first pair does this."""
+        """Wait for a server and detect its capabilities. If this is not called, the first ``grade`` does it."""
         await self._detect()
 
     async def grade(self, pair: Pair) -> Judgment | Missing:
@@ -116,7 +114,7 @@ class LlmJudge(Judge):
     async def _request_grade(self, pair: Pair, capabilities: Capabilities, window: Window) -> Judgment | Missing:
         fitted = await window.fit(self._queries[pair.query_id], self._texts[self._rows[pair.passage_id]].as_py())
         if fitted is None:
-            reason = f"the prompt and the query fill the model's window of {capabilities.window} tokens"
+            reason = f"prompt and query alone fill the model's context window of {capabilities.window} tokens"
             return Missing(pair, reason, 0, "window")
         message, is_truncated = fitted
         if is_truncated:
@@ -124,7 +122,7 @@ class LlmJudge(Judge):
             metrics.TRUNCATED.inc()
         body = {"messages": _messages(message), **capabilities.request(LABELS)}
         attempts = 0
-        for number in range(1, _TRIES + 1):
+        for number in range(1, _MAX_TRIES + 1):
             try:
                 reply = await self._pool.chat(pair.query_id, body)
             except RetriesExhausted as error:
@@ -138,17 +136,17 @@ class LlmJudge(Judge):
                 tokens, cached = reply.prompt_tokens, reply.cached_tokens
                 return Judgment(pair, graded.grade, graded.distribution, tokens, cached, reply.latency, attempts)
             self._unparsable.inc()
-            if number < _TRIES:
+            if number < _MAX_TRIES:
                 await asyncio.sleep(backoff_delay(number, None, random.random()))
         return Missing(pair, "the model's reply is none of the grades 1 to 4", attempts, "unparsable")
 
     def _count_off_label(self, reply: Completion) -> None:
-        """Count off-label replies and warn if most are: the label probabilities give a grade in any case."""
-        self._checked += 1
+        """Count off-label replies. Warns if most are, because the label probabilities give a grade even then."""
+        self._label_ids_pairs += 1
         self.off_label += is_off_label(reply)
-        if self._checked == _CHECK_AFTER and self.off_label > _CHECK_AFTER / 2:
+        if self._label_ids_pairs == _CHECK_AFTER and self.off_label > _CHECK_AFTER / 2:
             _log.warning(
-                "in %s of the first %s pairs the model's own token is not a grade (the last: %r). Is it a reasoning "
+                "in %s of the first %s pairs the generated token is not a grade (the last: %r). Is this a reasoning "
                 "model, or is its chat template wrong? Run `pyrite probe` to check the judge",
                 self.off_label,
                 _CHECK_AFTER,
@@ -172,9 +170,9 @@ class LlmJudge(Judge):
 def fingerprint(model: str, prompt: Prompt) -> str:
     """Hex digest of the model's name, the prompt and the labels, under which judgments are cached.
 
-    It does not cover the context length: the grade of a truncated passage stays valid if the same name is served with a
-    longer one. Pairs are identified by ids of normalised texts (``pyrite.identity``), so texts that differ in case or
-    white space only are one pair, although the model reads the original text.
+    It does not cover the context length: the grade of a truncated passage stays valid if the model is later served
+    with a longer one. Pairs are identified by ids of normalised texts (``pyrite.identity``). Texts that differ only in
+    case or white space are therefore one pair, although the model reads the original text.
     """
     content = {"version": _VERSION, "model": model, "prompt": prompt.digest, "labels": LABELS, "temperature": 0}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

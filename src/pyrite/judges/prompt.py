@@ -1,6 +1,6 @@
-"""Prompts: a template per domain, and messages that fit the model's context length.
+"""The judge's prompts, and messages that fit the model's context length.
 
-Query and passage are data: they are put into delimited blocks, and their markup is escaped, so that no text can close a
+Query and passage are data: they are put into delimited blocks and their markup is escaped. So no text can close its
 block or imitate a turn of the model's chat template.
 """
 
@@ -8,23 +8,20 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
-
-import yaml
 
 from pyrite.errors import UserError
 from pyrite.llm.escaping import escape_markup
+from pyrite.llm.prompt_files import parse_prompt_file, read_prompt_file
 
 _PLACEHOLDERS = ("{query}", "{passage}")
-_KEYS = ("template",)
 
 #: Increment when ``render`` gives another message for the same template and texts.
 _RENDERING = 1
 
-#: Tokens for the reply, and for those that joining texts may add.
+#: Tokens reserved for the reply, and for tokens that joining texts may add.
 _RESERVED_TOKENS = 24
 
-#: Upper bound of a chat template's tokens, if the server does not report the length of a sample.
+#: Upper bound of a chat template's tokens, used if the server does not count tokens.
 _TEMPLATE_TOKENS = 256
 
 
@@ -51,38 +48,17 @@ class Prompt:
 
 
 def load_prompt(name: str) -> Prompt:
-    """The packaged prompt of that name, or the one in the file at that path.
+    """Load the built-in prompt of that name, or the file at that path.
 
     Raises:
-        UserError: there is no such prompt, or the file is not valid. Names the file and the field.
+        UserError: there is no such prompt, or it is invalid.
     """
-    packaged = resources.files("pyrite.judges") / "prompts"
-    if (packaged / f"{name}.yaml").is_file():
-        return _parse((packaged / f"{name}.yaml").read_text(encoding="utf-8"), f"the prompt {name}")
-    path = Path(name).expanduser()
-    try:
-        return _parse(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
-        known = ", ".join(sorted(entry.name.removesuffix(".yaml") for entry in packaged.iterdir()))
-        raise UserError(f"judge.prompt: {name} is neither a file nor a packaged prompt ({known}).") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
-    except OSError as error:
-        raise UserError(f"judge.prompt: cannot read {path}: {error.strerror}.") from None
-
-
-def _parse(text: str, where: str) -> Prompt:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{where}{line}: not YAML: {getattr(error, 'problem', None) or error}.") from None
+    text, where = read_prompt_file("judge.prompt", resources.files("pyrite.judges") / "prompts", name)
+    content = parse_prompt_file(text, where)
     if not isinstance(content, dict):
         raise UserError(f"{where}: not a mapping. A prompt file is a mapping with the key template.")
-    for key in content:
-        if key not in _KEYS:
-            raise UserError(f"{where}: {key}: unknown key. Known keys: {', '.join(_KEYS)}.")
+    if unknown := content.keys() - {"template"}:
+        raise UserError(f"{where}: {unknown.pop()}: unknown key. The only key is template.")
     template = content.get("template")
     if not isinstance(template, str):
         raise UserError(f"{where}: template: missing, or not text. Write the prompt's text there.")
@@ -103,24 +79,25 @@ def _parse(text: str, where: str) -> Prompt:
 
 
 class Window:
-    """Truncates passages so that messages fit into ``limit`` tokens, instead of leaving truncation to the server.
+    """Truncates passages so that messages fit into ``limit`` tokens.
 
-    A text never has more tokens than UTF-8 bytes. Most messages fit by their bytes and need no tokenization.
+    A text never has more tokens than UTF-8 bytes, so most messages fit for sure and are not tokenized.
     """
 
     def __init__(
         self, prompt: Prompt, limit: int | None, sample_tokens: int, count: Callable[[str], Awaitable[int]] | None
     ):
-        """``limit``: None if unknown, then nothing is truncated.
-
-        ``sample_tokens``: tokens of a message with two short texts, chat template included; 0 if unknown.
-        ``count``: counts a message's tokens, chat template included; None if the server cannot, then bytes decide.
+        """
+        Args:
+            limit: the context length; None if unknown, then nothing is truncated.
+            sample_tokens: tokens of a message with two short texts, chat template included; 0 if unknown.
+            count: counts a message's tokens, chat template included; None if the server cannot, then bytes count.
         """
         self._prompt, self._limit, self._count = prompt, limit, count
         self._overhead = _RESERVED_TOKENS + (sample_tokens or _TEMPLATE_TOKENS + len(prompt.render("", "").encode()))
 
     async def fit(self, query: str, passage: str) -> tuple[str, bool] | None:
-        """The message, and whether its passage is truncated; None if not even one character of the passage fits."""
+        """The message, and whether its passage is truncated; None if no character of the passage fits."""
         message = self._prompt.render(query, passage)
         if self._limit is None or self._bytes(query, passage) <= self._limit:
             return message, False

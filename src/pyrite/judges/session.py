@@ -1,7 +1,7 @@
 """A judging session: grades queries' passages with one judge, a cache and a limit of missing pairs.
 
-A query's pairs are judged sequentially, and queries concurrently. So the server computes a query's prompt prefix once
-and finds it in its cache for the other pairs, and a query can be left when its passages stop being relevant.
+A query's pairs are judged sequentially, and queries concurrently. So a query's prompt prefix is computed once and is in
+the server's cache for its other pairs. And the rest of a query can be skipped when its passages are no longer relevant.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from pyrite.judges.base import RELEVANT, Judge, Judgment, Missing, Pair
 from pyrite.judges.cache import JudgmentCache
 from pyrite.progress import Progress
 
-#: A query id and the ids of its passages, in the order in which they are judged.
+#: A query id, and the ids of its passages in the order of judging.
 QueryPassages = tuple[str, Sequence[str]]
 
-#: This many missing pairs are accepted in any amount of work, unless judge.max_missing is 0.
+#: This many missing pairs are always accepted, unless judge.max_missing is 0.
 FEW_MISSING = 5
 
 
 def select_candidates(ranked: Sequence[tuple[str, int]], known: Collection[str], rank_window: int | None) -> list[str]:
-    """The passage ids to judge for one query: those known to be relevant, then the others by rank.
+    """Select the passages to judge for one query: those known to be relevant, then the others by rank.
 
-    The known ones are judged whatever their rank: they are few, and most hard positives are among them.
+    The known ones are judged at any rank: they are few, and most hard positives are among them.
 
     Args:
         ranked: (passage id, rank) of the query's candidates, best first, ranks from 1.
@@ -41,7 +41,7 @@ def select_candidates(ranked: Sequence[tuple[str, int]], known: Collection[str],
 
 
 class MissingBudget:
-    """The number of pairs that may stay ungraded: a ``share`` of ``total``, but at least ``few``."""
+    """Limits the missing pairs to a ``share`` of ``total``, but at least ``few``. With share 0, none is accepted."""
 
     def __init__(self, share: float, total: int, few: int = FEW_MISSING):
         self.limit = max(few, math.ceil(share * total)) if share else 0
@@ -55,15 +55,15 @@ class MissingBudget:
             reason, times = self._reasons.most_common(1)[0]
             raise PyriteError(
                 f"{self._reasons.total()} of {self._total} pairs could not be graded, more than judge.max_missing "
-                f"({self._share:.0%}) allows; {times} times: {reason}. Check the judge's server."
+                f"({self._share:.0%}) allows; most frequent reason ({times} times): {reason}. Check the judge's server."
             )
 
 
 class JudgingSession:
-    """Judges pairs, caches the judgments and counts the results.
+    """Judges pairs, caches the judgments and counts the outcomes.
 
-    Callers open the judge, call ``flush`` every few seconds and at the end (``run_with_flush``), then ``merge``. A
-    subclass can extend ``on_judged``, ``on_cached``, ``on_skipped`` and ``on_missing``.
+    Callers open the judge, call ``flush`` every few seconds and at the end (``run_with_flush``), then ``merge``.
+    Subclasses can extend ``on_judged``, ``on_cached``, ``on_skipped`` and ``on_missing``.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class JudgingSession:
         patience: int | None = None,
         few_missing: int = FEW_MISSING,
     ):
-        """``total``: number of pairs. ``patience``: leave a query after this many grades below relevant in a row."""
+        """``total``: number of pairs. ``patience``: a query ends after this many consecutive irrelevant passages."""
         self.judge, self.total = judge, total
         self.budget = MissingBudget(max_missing, total, few_missing)
         #: Number of pairs whose judgment was cached.
         self.cached = 0
-        #: Number of passages at the end of a query that were left out because of ``patience``.
+        #: Number of passages at the end of each query that were skipped because of ``patience``.
         self.skipped: dict[str, int] = {}
         self.missing: list[Missing] = []
         self._cache, self._progress, self._patience = cache, progress, patience
@@ -99,11 +99,11 @@ class JudgingSession:
     async def judge_all(
         self, queries: Iterable[QueryPassages], known: Mapping[str, Container[str]] | None = None
     ) -> None:
-        """Judge the passages of every query. The judge is open.
+        """Judge the passages of every query. The judge must be open.
 
         Args:
-            known: passages at the start of a query that are judged whatever their rank. They do not count towards
-                ``patience``, since they say nothing about the rank at which relevant passages end.
+            known: known relevant passages of each query. They do not count towards ``patience``, since they do not show
+                at which rank relevant passages end.
 
         Raises:
             PyriteError: too many pairs could not be graded, or the judge cannot continue.
@@ -130,7 +130,7 @@ class JudgingSession:
             pair = Pair(query_id, passage_id)
             grade = self._cached_grades.get(pair)
             if grade is not None:
-                self.on_cached(pair)
+                self.on_cached()
             else:
                 result = await self.judge.grade(pair)
                 if isinstance(result, Missing):
@@ -145,8 +145,7 @@ class JudgingSession:
         self._buffer.rows.append(judgment.row(self.judge.fingerprint))
         self._progress.advance()
 
-    def on_cached(self, pair: Pair) -> None:
-        del pair
+    def on_cached(self) -> None:
         self.cached += 1
         self._progress.advance()
 
@@ -160,7 +159,7 @@ class JudgingSession:
         self.budget.spend(missing)
 
     async def flush(self) -> None:
-        """Store what was judged since the last call."""
+        """Store the judgments since the last call."""
         if self._cache:
             await self._buffer.flush(self._cache.add)
 
@@ -170,14 +169,14 @@ class JudgingSession:
             self._cache.merge()
 
     def results(self, queries: Iterable[QueryPassages]) -> pa.Table:
-        """The judgments of all pairs of ``queries``, in that order, without skipped and missing ones.
+        """The judgments of the pairs of ``queries``, in that order, without skipped and missing pairs.
 
         Raises:
-            PyriteError: a pair is neither judged nor missing.
+            PyriteError: the judgments do not add up, because a pair is neither judged, skipped nor missing.
         """
         judged = [(query, ids[: len(ids) - self.skipped.get(query, 0)]) for query, ids in queries]
         if self._cache:
-            table = self._cache.held({query for query, _ in judged})
+            table = self._cache.read_from_memory({query for query, _ in judged})
         else:
             table = pa.Table.from_pylist(self._buffer.rows, tables.JUDGMENTS)
         total = sum(len(ids) for _, ids in judged)
@@ -191,7 +190,7 @@ class JudgingSession:
         found = order.join(table, ["query_id", "passage_id"], join_type="inner").sort_by("position")
         if found.num_rows + len(self.missing) != total:
             raise PyriteError(
-                f"{total} pairs were to be judged, but there are {found.num_rows} judgments and "
-                f"{len(self.missing)} missing pairs. Run the same command again to judge the rest."
+                f"of {total} pairs, {found.num_rows} are judged and {len(self.missing)} are missing; the others have "
+                "no result. Run the same command again to judge them."
             )
         return found.select(tables.JUDGMENTS.names).cast(tables.JUDGMENTS)

@@ -1,4 +1,4 @@
-"""Grades over time in a judge step: few enough numbers for the step's manifest."""
+"""Counts of grades over time in a judge step, few enough for the step's manifest."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -7,8 +7,8 @@ from typing import Any
 
 from pyrite.judges.base import GRADES
 
-#: Maximum number of buckets, for a step of any length.
-MOST_BUCKETS = 60
+#: Maximum number of buckets, however long the step.
+MAX_BUCKETS = 60
 _FIRST_BUCKET_SECONDS = 1.0
 _EMPTY = [0] * len(GRADES)
 
@@ -17,16 +17,16 @@ class Timeline:
     """Counts judged pairs by grade, in buckets of time. When full, it merges neighbours and doubles the width."""
 
     def __init__(self, started: datetime, clock: Callable[[], float]):
-        """Start now, which is ``started`` (with a time zone). ``clock`` returns monotonic seconds."""
+        """``started``: the current time, with a time zone. ``clock`` returns monotonic seconds."""
         self._started, self._clock, self._began = started, clock, clock()
         self._seconds = 0.0
         self._width = _FIRST_BUCKET_SECONDS
         self._buckets: list[list[int]] = []
 
     def add(self, grade: int) -> None:
-        """Count a pair that was judged just now."""
+        """Count a pair that was judged now."""
         self._seconds = self._clock() - self._began
-        while self._seconds >= MOST_BUCKETS * self._width:
+        while self._seconds >= MAX_BUCKETS * self._width:
             pairs = zip_longest(self._buckets[::2], self._buckets[1::2], fillvalue=_EMPTY)
             self._buckets = [[a + b for a, b in zip(*pair, strict=True)] for pair in pairs]
             self._width *= 2

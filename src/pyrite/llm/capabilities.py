@@ -1,4 +1,4 @@
-"""Detects what a pool's servers support, and selects the best way to get one label out of a few from them."""
+"""Detects what a pool's servers support, and selects the best mode in which they can return one of a few labels."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ DecodingMode = Literal["label_ids", "choice", "logprobs", "text"]
 #: choice: one token, constrained to the labels (``structured_outputs``), with or without log probabilities.
 #: logprobs: one unconstrained token, with the log probabilities of the most likely tokens (``top_logprobs``).
 #: text: a few words, from which the label is parsed.
-DECODING_MODES: tuple[DecodingMode, ...] = ("label_ids", "choice", "logprobs", "text")
+DECODING_MODES: tuple[DecodingMode, ...] = get_args(DecodingMode)
 
 #: Warnings by decoding mode and by whether it returns log probabilities.
 _DEGRADED: dict[tuple[DecodingMode, bool], str] = {
@@ -39,7 +39,7 @@ _TOP_LOGPROBS = 20
 #: Enough for "Grade: 3" and an end token.
 _TEXT_TOKENS = 8
 
-#: A prompt to which an unconstrained model does not reply with a label.
+#: A prompt to which a model replies with a label only if the server constrains it.
 _OFF_TOPIC = [{"role": "user", "content": "Write the word hello."}]
 
 _MAX_ATTEMPTS = 3
@@ -56,15 +56,15 @@ Messages = Sequence[Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What all servers of a pool support.
+    """What all responding servers of a pool support.
 
     Attributes:
         decoding_mode: the best mode that all servers support.
         logprobs: whether replies in that mode have log probabilities.
-        label_ids: the labels' token ids in the mode label_ids, else empty.
+        label_ids: the labels' token ids in the mode label_ids; otherwise empty.
         window: the context window in tokens (prompt and reply); None if unknown.
         tokenizes: whether the servers count tokens.
-        sample_tokens: the tokens of the sample messages and the chat template; 0 if unknown.
+        sample_tokens: tokens of the sample messages, chat template included; 0 if unknown.
     """
 
     decoding_mode: DecodingMode
@@ -91,11 +91,11 @@ class _ServerCapabilities:
 
 
 async def detect_capabilities(pool: Pool, messages: Messages, labels: Sequence[str]) -> Capabilities:
-    """Test what the servers that respond support. ``messages`` are an example of the prompt that they will receive.
+    """Test what the responding servers support. ``messages``: a sample of the prompts that they will receive.
 
     Raises:
         UserError: a server rejects the API key or does not serve the model.
-        NoServerAvailable: no server responds for as long as the pool's patience.
+        NoServerAvailable: no server responds for ``pool.outage_seconds``.
     """
     started, rounds = time.monotonic(), 0
     while True:
@@ -105,7 +105,7 @@ async def detect_capabilities(pool: Pool, messages: Messages, labels: Sequence[s
         if detected:
             return _common_capabilities(detected, pool)
         errors = "; ".join(f"{server.url}: {error}" for server, error in zip(pool.servers, results, strict=True))
-        if time.monotonic() - started > pool.patience:
+        if time.monotonic() - started > pool.outage_seconds:
             raise NoServerAvailable(errors)
         _log.warning("waiting for a server: %s", errors)
         await asyncio.sleep(1 + backoff_delay(rounds, None, random.random()))
@@ -123,14 +123,14 @@ def _common_capabilities(servers: Sequence[_ServerCapabilities], pool: Pool) -> 
     windows = [window for window in (pool.window, *(server.window for server in servers)) if window]
     if not windows:
         _log.warning(
-            "%s: the server does not report the model's context window. A longer prompt is not graded, or the server "
-            "truncates it without notice. Set resources.judge_window",
+            "%s: no server reports the model's context window. Longer prompts are rejected, or truncated without "
+            "notice. Set resources.judge_window",
             urls,
         )
     roots = sorted({server.root for server in servers if server.root})
     if len(roots) > 1:
         _log.warning(
-            "the servers serve different models as %s (%s), so judgments come from a mix of models. Serve one model",
+            "the servers serve different models under the name %s (%s), so grades come from a mix of models. Serve one",
             pool.model,
             ", ".join(roots),
         )
@@ -174,7 +174,7 @@ def _retry_on(kinds: Collection[ErrorKind]) -> Callable[[Callable[P, Awaitable[T
 
 
 async def _if_supported(reply: Awaitable[T], fatal: Collection[int] = ()) -> T | None:
-    """The reply, or None if the server rejects the request or fails at it: some send 500 for what they do not support.
+    """The reply, or None if the server rejects the request or fails: some send 500 for what they do not support.
 
     Use it only for a server that responds to plain requests. A rejection with a ``fatal`` status is raised.
     """
@@ -217,10 +217,10 @@ class _Probe:
                 decoding_modes.append("label_ids")
         choice = await self._chat_if_supported(_OFF_TOPIC, _request("choice", self.labels))
         free = await self._chat_if_supported(self.messages, _request("logprobs", self.labels))
-        if choice is None and free is None:  # the server may reject logprobs only
+        if choice is None and free is None:  # perhaps the server rejects only the logprobs
             choice = await self._chat_if_supported(_OFF_TOPIC, _request("choice", self.labels, logprobs=False))
         choice_logprobs, free_logprobs = self._has_all_logprobs(choice), bool(free and free.logprobs)
-        # Without logprobs, choice ranks after logprobs: probabilities are worth more than a guaranteed label.
+        # The mode choice without logprobs is worse than the mode logprobs: probabilities matter more than a sure label.
         if choice and choice.text in self.labels and (choice_logprobs or not free_logprobs):
             decoding_modes.append("choice")
         if free_logprobs:

@@ -1,4 +1,4 @@
-"""The HTTP client of one OpenAI-compatible server: API key, requests, errors and replies. It does not retry."""
+"""The HTTP client of one OpenAI-compatible server. It classifies errors and parses replies, but does not retry."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from pyrite.errors import UserError
 
 CHAT_PATH = "/v1/chat/completions"
 
-#: The reason of a TransientError, as metrics report it. connection: none was established; cut: it was closed before the
-#: reply was complete; busy: the server is up and asks for a pause; garbled: the reply cannot be parsed.
+#: The reason of a TransientError, as metrics report it. connection: none was established. cut: it was closed before the
+#: reply was complete. busy: the server is up and asks to wait. garbled: the reply cannot be parsed.
 ErrorKind = Literal["connection", "cut", "timeout", "busy", "unavailable", "server", "conflict", "garbled"]
 
 _KEY_VARIABLE = "PYRITE_JUDGE_API_KEY"
@@ -25,7 +25,7 @@ _KEY_VARIABLE = "PYRITE_JUDGE_API_KEY"
 #: Error messages for a prompt longer than the context window: vLLM and OpenAI, llama.cpp, TGI.
 _TOO_LONG = re.compile(r"context[ _](?:length|size|window)|maximum.{0,20}(?:length|tokens)|too (?:long|large)", re.I)
 
-#: Characters of a server's error message that are repeated.
+#: Maximum characters that are quoted from a server's error message.
 _MAX_MESSAGE = 300
 
 _CONNECT_SECONDS = 10.0
@@ -55,9 +55,9 @@ class Completion(NamedTuple):
     """A chat completion.
 
     Attributes:
-        logprobs: the top log probabilities of the first generated token, by token text; None if the server sent none.
-        latency: seconds that the successful request took.
-        attempts: how often the request was sent.
+        logprobs: the top log probabilities of the first generated token, by token text; None if there are none.
+        latency: seconds from the last attempt to its reply.
+        attempts: number of times that the request was sent.
     """
 
     text: str
@@ -73,7 +73,7 @@ class Client:
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: str | None, timeout: float):
         self.url = url
-        self._session, self._key, self._seconds = session, key, timeout
+        self._session, self._key = session, key
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(_CONNECT_SECONDS, timeout))
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
 
@@ -109,7 +109,7 @@ class Client:
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
             raise TransientError("connection", "no connection") from None
         except TimeoutError:
-            raise TransientError("timeout", f"no reply in {self._seconds:g} s") from None
+            raise TransientError("timeout", f"no reply in {self._timeout.total:g} s") from None
         except (aiohttp.ClientError, OSError):
             raise TransientError("cut", "the connection was closed early") from None
         if status != 200:

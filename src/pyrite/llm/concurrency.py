@@ -1,28 +1,28 @@
-"""Congestion control: how many requests may be in flight, and how long to wait before a retry. Pure."""
+"""Congestion control: the limit of requests in flight, and the delay before a retry. Pure."""
 
-#: Requests in flight at the start.
+#: The limit at the start.
 _INITIAL_LIMIT = 4
 
-#: Latency may rise to this multiple of the lowest one before growth has to pay off in throughput.
+#: While latency is below this multiple of the lowest one, the limit grows. Above it, only if throughput grows too.
 _LATENCY_TOLERANCE = 2.0
 
-#: The throughput, as a multiple of the best one so far, at which growth pays off.
+#: By this factor the throughput must then exceed the best one so far.
 _THROUGHPUT_GAIN = 1.05
 
-#: The best values decay by this factor a round, so that the limiter follows a server whose speed changes.
+#: The best latency and throughput decay by this factor in each round, because a server's speed changes.
 _DECAY = 0.999
 
 _BASE_DELAY, _MAX_DELAY = 0.5, 30.0
 
-#: The longest Retry-After that is honoured.
+#: A longer Retry-After is cut to this.
 _MAX_RETRY_AFTER = 120.0
 
 
 class ConcurrencyLimiter:
     """Limits the requests in flight by additive increase, multiplicative decrease (Chiu and Jain, 1989).
 
-    A round is ``limit`` replies. After a round in which requests had to wait and latency stayed low, the limit grows:
-    it doubles until the first overload (slow start), then increases by one. An overload halves it, once for all the
+    A round is ``limit`` replies. After a round in which requests had to wait and latency was low, the limit grows: it
+    doubles until the first overload (slow start), then increases by one. An overload halves it, but only once for all
     requests that were in flight together, as in TCP.
     """
 
@@ -63,7 +63,7 @@ class ConcurrencyLimiter:
 
 
 def backoff_delay(failures: int, retry_after: float | None, jitter: float) -> float:
-    """Seconds to wait after ``failures`` (from 1) in a row, and at least ``retry_after``.
+    """Seconds to wait after the ``failures``-th failure in a row, and at least ``retry_after``.
 
     Exponential with full jitter (Brooker, "Exponential Backoff And Jitter", 2015). ``jitter`` is uniform in [0, 1).
     """

@@ -2,8 +2,8 @@
 
 import re
 
-# The prompt's own delimiters, and the turn delimiters of common chat templates: a tokenizer may read their text as the
-# special token. Invisible characters inside a delimiter are skipped.
+# The prompt's own delimiters, and those of common chat templates, whose text a tokenizer may read as a special token.
+# Invisible characters inside a delimiter are allowed.
 _INVISIBLE = "[\\s\u200b-\u200f\u2060\ufeff]*"
 _MARKUP = re.compile(
     rf"[<\[](?={_INVISIBLE}(?:[|｜]|</?{_INVISIBLE}sys\b|/?{_INVISIBLE}(?:query|passage|inst|s|think|bos|eos|pad|"
@@ -14,8 +14,8 @@ _REPLACEMENTS = {"<": "‹", "[": "("}
 
 
 def escape_markup(text: str) -> str:
-    """Replace the opening bracket of whatever looks like a delimiter. The length of ``text`` does not change.
+    """Replace the opening bracket of everything that looks like a delimiter. The length of ``text`` does not change.
 
-    The result is part of the judge's prompt: if you change it, raise ``_RENDERING`` of ``pyrite.judges.prompt``.
+    If you change the result, increment ``pyrite.judges.prompt._RENDERING``, because the judge's prompts change.
     """
     return _MARKUP.sub(lambda match: _REPLACEMENTS[match[0]], text)

@@ -1,4 +1,4 @@
-"""A pool of servers that serve the same model: server selection, retries and outage detection."""
+"""A pool of servers with the same model: server selection, retries and outage detection."""
 
 import asyncio
 import hashlib
@@ -31,16 +31,16 @@ from pyrite.spec import RunSpec
 
 __all__ = ["Completion", "NoServerAvailable", "Pool", "RetriesExhausted"]
 
-#: Seconds without a reply to any request after which the pool reports an outage.
-_PATIENCE = 600.0
+#: Seconds without any reply after which the pool reports an outage.
+_OUTAGE_SECONDS = 600.0
 
-#: Attempts after which a request has failed, not counting those that failed because of the server.
+#: Attempts after which a request has failed, not counting those that failed with _SERVER_ERRORS.
 _MAX_ATTEMPTS = 6
 
-#: Errors whose cause is the server, whatever the request.
+#: Errors caused by the server, whatever the request.
 _SERVER_ERRORS = ("connection", "busy", "unavailable")
 
-#: Seconds between two searches for a usable server, and between two log lines about it.
+#: While no server is usable: seconds between two searches for one, and between two log messages.
 _POLL_SECONDS, _LOG_SECONDS = 0.2, 30.0
 
 _log = logging.getLogger(__name__)
@@ -81,30 +81,30 @@ class Pool:
         key: str | None,
         concurrency: int,
         timeout: float,
-        patience: float = _PATIENCE,
+        outage_seconds: float = _OUTAGE_SECONDS,
         window: int | None = None,
     ):
-        """Describe the pool; nothing is sent.
+        """Create a pool; nothing is sent.
 
         Args:
             urls: base addresses, without /v1.
             model: the name under which the servers serve the model.
             key: the API key, if the servers need one.
             concurrency: the maximum number of requests in flight per server.
-            timeout: seconds for one reply.
-            patience: seconds without any reply after which this is an outage.
+            timeout: maximum seconds for one reply.
+            outage_seconds: seconds without any reply after which the pool reports an outage.
             window: the context window in tokens, if the user has set it.
         """
         self.urls = list(urls)
         self.max_in_flight = concurrency * len(self.urls)  # over all servers
-        self.model, self.patience, self.window = model, patience, window
+        self.model, self.outage_seconds, self.window = model, outage_seconds, window
         self._key, self._concurrency, self._timeout = key, concurrency, timeout
         self.servers: list[Server] = []
         self._session: aiohttp.ClientSession | None = None
         self._last_reply = self._last_log = 0.0
         self._last_error = ""  # of any request
         for kind in get_args(ErrorKind):
-            metrics.REQUEST_FAILURES.labels(kind)  # creates the series at 0, so that its first increase is visible
+            metrics.REQUEST_FAILURES.labels(kind)  # so that the metric starts at 0
 
     @classmethod
     def from_spec(cls, spec: RunSpec, model: str | None) -> Self:
@@ -148,9 +148,9 @@ class Pool:
         """Return the completion of ``body``, a request to /v1/chat/completions without the model's name.
 
         Raises:
-            RetriesExhausted: the request failed in all its attempts, or for as long as the pool's patience although a
-                server responds to other requests.
-            NoServerAvailable: no server responded to any request for as long as the pool's patience.
+            RetriesExhausted: the request failed in all its attempts, or for ``outage_seconds`` although a server
+                responds to a test request.
+            NoServerAvailable: no server responded to any request for ``outage_seconds``.
             UserError: a server rejects the request.
         """
         completion = await self._request(affinity, CHAT_PATH, body, parse_completion)
@@ -172,11 +172,10 @@ class Pool:
         failing_since: float | None = None
         is_last_attempt = False
         while True:
-            if failing_since and not is_last_attempt and self._is_patience_over(failing_since):
+            if failing_since and not is_last_attempt and self._is_outage(failing_since):
                 if not attempts or not await self._any_server_responds():
-                    raise NoServerAvailable(
-                        f"{', '.join(self.urls)}: no reply for {self.patience:g} s; last error: {self._last_error}"
-                    )
+                    urls, seconds = ", ".join(self.urls), f"{self.outage_seconds:g} s"
+                    raise NoServerAvailable(f"{urls}: no reply for {seconds}; last error: {self._last_error}")
                 is_last_attempt = True
             server = self._select_server(order)
             if server is None:
@@ -215,11 +214,11 @@ class Pool:
         now = time.monotonic()
         return next((self.servers[i] for i in order if self.servers[i].breaker.allows(now)), None)
 
-    def _is_patience_over(self, failing_since: float) -> bool:
-        return time.monotonic() - max(failing_since, self._last_reply) > self.patience
+    def _is_outage(self, failing_since: float) -> bool:
+        return time.monotonic() - max(failing_since, self._last_reply) > self.outage_seconds
 
     async def _any_server_responds(self) -> bool:
-        """Whether a server responds to a short test request. If so, the failing request itself is the cause."""
+        """Whether a server responds to a short test request. If so, the fault is in the failing request."""
         body = {"model": self.model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1}
         for server in self.servers:
             with suppress(TransientError, UserError):
@@ -232,15 +231,15 @@ class Pool:
         if now - self._last_log > _LOG_SECONDS:
             self._last_log = now
             _log.warning(
-                "no server responds (%s; last error: %s); still trying", ", ".join(self.urls), self._last_error
+                "no server responds (%s; last error: %s); trying again", ", ".join(self.urls), self._last_error
             )
 
 
 def rank_servers(affinity: str, urls: Sequence[str]) -> list[int]:
     """Positions in ``urls``, best first, by rendezvous hashing (Thaler and Ravishankar, 1998).
 
-    The order depends on ``affinity`` (a query id), so all requests of a query share one server's prefix cache. If a
-    server fails, its queries spread evenly over the others, and no other query moves.
+    The order depends on ``affinity`` (a query id), so all requests of a query use one server's prefix cache. If a
+    server fails, its queries are distributed evenly over the others, and no other query moves.
     """
     weights = [hashlib.blake2b(f"{affinity}\0{url}".encode(), digest_size=8).digest() for url in urls]
     return sorted(range(len(urls)), key=weights.__getitem__, reverse=True)

@@ -66,9 +66,9 @@ class AdmissionQueue:
 class CircuitBreaker:
     """Stops requests to a failing server (Nygard, "Release It!", 2007).
 
-    closed: requests pass. open: no request passes until a delay is over, and the delay doubles with each failed probe.
-    half-open: one request, the probe, is in flight; its result closes or opens the circuit. Pure: times are passed in,
-    in seconds of a monotonic clock.
+    closed: requests pass. open: no request passes until a delay is over; the delay doubles with each failed probe.
+    half-open: one request, the probe, is in flight; its result closes or opens the circuit. Pure: callers pass the
+    time, in seconds of a monotonic clock.
     """
 
     def __init__(self) -> None:
@@ -78,11 +78,11 @@ class CircuitBreaker:
         self._open_until = 0.0
 
     def allows(self, now: float) -> bool:
-        """Whether a request may be sent: the circuit is closed, or it is open and due for a probe."""
+        """Whether a request may be sent: the circuit is closed, or open and due for a probe."""
         return self.state == "closed" or (self.state == "open" and now >= self._open_until)
 
     def acquire(self) -> None:
-        """Start a request that ``allows`` permits. In an open circuit it is the probe."""
+        """Start a request that ``allows`` permits. If the circuit is open, it is the probe."""
         if self.state == "open":
             self.state = "half-open"
 
@@ -98,7 +98,7 @@ class CircuitBreaker:
         return recovered
 
     def record_failure(self, now: float, unreachable: bool) -> float | None:
-        """Record a failure; ``unreachable``: no connection was established, which opens the circuit at once.
+        """Record a failure. ``unreachable``: no connection was established, which opens the circuit at once.
 
         Returns:
             The seconds until the next probe if this failure opens the circuit, else None.
@@ -114,11 +114,11 @@ class CircuitBreaker:
 
 
 class Server:
-    """Updates the limiter, the circuit breaker and the metrics of one server with the outcome of its requests."""
+    """One server. The outcomes of its requests update its limiter, its circuit breaker and its metrics."""
 
     def __init__(self, client: Client, max_concurrency: int, timeout: float):
         self.client, self.url = client, client.url
-        # With replies slower than a quarter of the timeout, a higher limit would soon cause timeouts.
+        # If replies take longer than a quarter of the timeout, a higher limit would soon cause timeouts.
         self.limiter = ConcurrencyLimiter(max_concurrency, max_latency=timeout / 4)
         self.admission = AdmissionQueue(self.limiter)
         self.breaker = CircuitBreaker()
@@ -165,4 +165,4 @@ class Server:
         if delay is not None:
             self._up.set(0)
             self.admission.reject_waiters()
-            _log.warning("%s gets no requests for %g s, because requests to it fail: %s", self.url, delay, error.reason)
+            _log.warning("%s gets no requests for %g s, because they fail: %s", self.url, delay, error.reason)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pyrite.costs import USUAL_MACHINE, machine
+from pyrite.costs import DEFAULT_MACHINE, machine
 from pyrite.manifest_metrics import union_length
 from pyrite.spec import RunSpec
 
@@ -45,7 +45,7 @@ def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
             rows.append({"iteration": iteration, **counts, **(_llm_usage(shards, summaries) if llm else {})})
     found: dict[str, Any] = {"kind": spec.judge.kind, "iterations": rows}
     if llm and rows:
-        priced = machine(USUAL_MACHINE)
+        priced = machine(DEFAULT_MACHINE)
         found |= {
             **spec.judge.identity,
             **{name: sum(row[name] for row in rows) for name in ("requested", "seconds", "dollars")},
@@ -75,7 +75,7 @@ def _llm_usage(shards: Sequence[Mapping[str, Any]], summaries: Sequence[Mapping[
         "pairs_per_second": requested / seconds if requested and seconds else None,
         "decoding_modes": sorted({each["decoding_mode"] for each in summaries if each.get("decoding_mode")}),
         "truncated": _sum(summaries, "truncated"),
-        "dollars": seconds / 3600 * machine(USUAL_MACHINE).dollars_per_hour if requested else 0.0,
+        "dollars": seconds / 3600 * machine(DEFAULT_MACHINE).dollars_per_hour if requested else 0.0,
     }
 
 

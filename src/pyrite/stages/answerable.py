@@ -1,4 +1,4 @@
-"""Whether a passage answers the question generated from it, as graded by the run's judge."""
+"""Checks with the run's judge that a passage answers the question that was generated from it."""
 
 from collections.abc import Sequence
 
@@ -16,14 +16,14 @@ NOT_GRADED = "the judge gave no grade for its own passage"
 
 
 class OwnPassages:
-    """Grades questions against their own passages. Judgments are cached for the judge stage."""
+    """Grades questions against the passages from which they were generated. The judge stage reuses the judgments."""
 
-    def __init__(self, ctx: StepContext, passages: pa.Table, attempt: str):
-        self._ctx, self._passages, self._attempt = ctx, passages, attempt
+    def __init__(self, ctx: StepContext, passages: pa.Table):
+        self._ctx, self._passages = ctx, passages
         self._session: JudgingSession | None = None
 
     async def grade(self, questions: Sequence[GeneratedQuestion]) -> list[str | None]:
-        """For each question, which is generated from one passage: the reason to drop it, or None.
+        """For each question, each generated from one passage: the reason to drop it, or None.
 
         Raises:
             PyriteError: too many pairs could not be graded, or the judge cannot continue.
@@ -35,7 +35,7 @@ class OwnPassages:
         own = pc.is_in(self._passages["passage_id"], pa.array({pair.passage_id for pair in pairs}, pa.string()))
         queries, qrels = to_tables(list({question.id: question for question in questions}.values()))
         judge = open_judge(spec, queries, self._passages.filter(own), qrels)
-        cache = open_cache(self._ctx.store, judge, f"{spec.name}/generate.{self._ctx.step.shard}", self._attempt)
+        cache = open_cache(self._ctx.store, judge, f"{spec.name}/generate.{self._ctx.step.shard}")
         session = JudgingSession(judge, cache, len(pairs), spec.judge.max_missing, self._ctx.progress)
         self._session = session
         await session.load_cached({pair.query_id for pair in pairs})
@@ -48,7 +48,7 @@ class OwnPassages:
         return [_reason(grades.get(pair), spec.generate.answerable_grade) for pair in pairs]
 
     async def flush(self) -> None:
-        """Store what was judged since the last call."""
+        """Store the judgments since the last call."""
         if self._session:
             await self._session.flush()
 

@@ -1,4 +1,4 @@
-"""What a stage works with: the RunSpec, verified inputs, paths for outputs, and a Progress."""
+"""The context of a step: its settings, verified inputs, paths for outputs, and progress display."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,9 @@ from pyrite.store import Checksum, ObjectNotFound, Store, checksum_file
 class StepContext:
     """The context of one execution of a step.
 
-    ``prefix`` is the run's prefix in the store ("runs/<name>"). The keys that a stage uses are relative to it.
+    Attributes:
+        prefix: the run's prefix in the store ("runs/<name>"). The keys that a stage uses are relative to it.
+        staged: keys of the outputs to publish, and prefixes (with "/") of folders of outputs.
     """
 
     spec: RunSpec
@@ -31,7 +33,7 @@ class StepContext:
 
     @property
     def scratch(self) -> Path:
-        """A local folder that survives a kill; a repetition of the step with the same inputs gets the same folder."""
+        """A local folder that survives a kill. If the step runs again with the same inputs, it gets the same folder."""
         return self.store.scratch(self.scratch_key)
 
     def save_scratch(self, name: str) -> None:
@@ -39,7 +41,7 @@ class StepContext:
         self.store.save_scratch(f"{self.scratch_key}/{name}")
 
     def restore_scratch(self, name: str) -> Path:
-        """Restore the folder ``name`` of scratch from the last save, by whichever machine, and return its path."""
+        """Restore the folder ``name`` of scratch from its last save on any machine, and return its path."""
         self.store.restore_scratch(f"{self.scratch_key}/{name}")
         return self.store.scratch(f"{self.scratch_key}/{name}")
 
@@ -59,7 +61,7 @@ class StepContext:
         return path
 
     def output_folder(self, prefix: str) -> Path:
-        """The path of a folder of outputs. All files in it are published when the step finishes."""
+        """The path of a folder for outputs. All files in it are published when the step finishes."""
         path = self.scratch / "outputs" / prefix
         path.mkdir(parents=True, exist_ok=True)
         self.staged.append(prefix + "/")

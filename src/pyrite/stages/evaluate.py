@@ -1,4 +1,4 @@
-"""evaluate: chooses the model on validation, scores it once on test, and writes the report. The last stage of a run."""
+"""evaluate: chooses the model by its validation scores, scores it once on test, and writes the report."""
 
 import json
 import shutil
@@ -44,15 +44,15 @@ def run(ctx: StepContext) -> dict[str, Any]:
     _export_model(ctx, choice.name, chosen)
 
     rows: list[dict[str, Any]] = []
-    tables_of_rankings: list[pa.Table] = []
+    ranked: list[pa.Table] = []
     for name in dict.fromkeys(["base", *(model_name(i) for i in iterations), choice.name]):
         folder = chosen if name == choice.name else model_folder(ctx, parse_model_name(name)[0])
         ctx.progress.message(f"scoring {name} on test")
         rankings, scored = score_split(encoder_for(ctx, folder), name, "test", passages, queries, qrels, ctx.progress)
         rows += scored
-        tables_of_rankings.append(rankings)
+        ranked.append(rankings)
     test = pa.Table.from_pylist(rows, tables.PER_QUERY)
-    rankings = pa.concat_tables(tables_of_rankings).cast(tables.RANKINGS)
+    rankings = pa.concat_tables(ranked).cast(tables.RANKINGS)
     tables.write(ctx.output("report/test.parquet"), test, tables.PER_QUERY)
     tables.write(ctx.output("report/rankings.parquet"), rankings, tables.RANKINGS)
 

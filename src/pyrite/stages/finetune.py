@@ -73,14 +73,14 @@ def run(ctx: StepContext) -> dict[str, Any]:
 
 
 class _Trainer(SentenceTransformerTrainer):  # type: ignore[misc]  # the library is not typed
-    """The library's trainer, with conflict-free batches, and checkpoints without pickled arguments."""
+    """The library's trainer with conflict-free batches, and with checkpoints that contain no pickled arguments."""
 
     def __init__(self, rows: list[Row], run_seed: int, **kwargs: Any):
         self._rows, self._run_seed = rows, run_seed
         super().__init__(**kwargs)
 
     def get_batch_sampler(self, dataset: Dataset, batch_size: int, *_: Any, **__: Any) -> DefaultBatchSampler:
-        """Overridden, because a sampler passed as an argument would be pickled into every checkpoint."""
+        """Return the sampler. As an argument of the trainer, it would be pickled into every checkpoint."""
         return ConflictFreeSampler(dataset, batch_size, self._rows, self._run_seed)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
@@ -89,7 +89,7 @@ class _Trainer(SentenceTransformerTrainer):  # type: ignore[misc]  # the library
 
 
 def read_examples(path: Path, labels: bool, negatives: int, cache: Path) -> tuple[Dataset, list[Row]]:
-    """The examples as a memory-mapped dataset, with the column ``label`` if ``labels``, and the sampler's rows."""
+    """The examples as a memory-mapped dataset, with the column ``label`` if ``labels``, and as the sampler's rows."""
     texts = ["anchor", "positive", *(f"negative_{i}" for i in range(1, negatives + 1))]
     columns = [*texts, "label"] if labels else texts
     dataset = load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(cache), columns=columns)
@@ -138,18 +138,18 @@ def _arguments(ctx: StepContext, model: SentenceTransformer, columns: list[str],
 class _Arguments(SentenceTransformerTrainingArguments):  # type: ignore[misc]  # the library is not typed
     """The library's arguments, limited to one GPU.
 
-    With several GPUs, transformers uses DataParallel and multiplies the batch size by their number. The hardware would
-    then change the number of steps and of in-batch negatives, and so the result.
+    With several GPUs, transformers would multiply the batch size by their number (DataParallel). So the hardware would
+    change the number of steps and of in-batch negatives, and thereby the result.
     """
 
     @property
     def n_gpu(self) -> int:
-        """GPUs that this process trains on: 0 or 1."""
+        """Number of GPUs to train on: 0 or 1."""
         return min(1, int(super().n_gpu))
 
 
 def _disable_dropout(model: SentenceTransformer) -> None:
-    """Generating dropout masks takes 46% of a training step on a CPU, and so short a training does not overfit."""
+    """Set all dropout to 0: on a CPU, it takes 46% of a training step, and a training this short does not overfit."""
     import torch
 
     for module in model.modules():
@@ -160,7 +160,7 @@ def _disable_dropout(model: SentenceTransformer) -> None:
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint. The trainer writes its state last; a checkpoint without it is deleted."""
+    """The newest complete checkpoint. A checkpoint without the trainer's state, which is written last, is deleted."""
     complete = []
     for path in folder.glob("checkpoint-*"):
         if (path / "trainer_state.json").is_file():
@@ -181,10 +181,7 @@ def _restore_dropout(start: Path, folder: Path) -> None:
 
 
 class _StepCallback(TrainerCallback):  # type: ignore[misc]  # the library is not typed
-    """Reports each training step and loss, and copies each complete checkpoint to the store.
-
-    So training survives the loss of its machine.
-    """
+    """Reports steps and losses. Saves checkpoints in the store, so that training survives the loss of its machine."""
 
     def __init__(self, ctx: StepContext):
         self._ctx = ctx

@@ -1,4 +1,4 @@
-"""Runs long and costly work: results are stored periodically, and SIGTERM stops it cleanly."""
+"""Runs long and costly work whose results are stored periodically, and which SIGTERM stops cleanly."""
 
 import asyncio
 import logging
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pyrite.errors import Interrupted, first_error
 
-#: Seconds between flushes: the work that a killed worker loses.
+#: Seconds between flushes, and so the most work that a killed worker loses.
 FLUSH_SECONDS = 5.0
 
 #: Time limit of the final flush after SIGTERM. Pods are killed after 60 seconds, steps of `pyrite train` after 20.
@@ -22,12 +22,12 @@ T = TypeVar("T")
 
 
 async def run_with_flush(work: Coroutine[Any, Any, T], flush: Callable[[], Awaitable[None]]) -> T:
-    """Run ``work`` and return its result. ``flush`` is called every few seconds, and at the end in any case.
+    """Run ``work`` and return its result. ``flush`` is called every few seconds, and at the end even after an error.
 
     Raises:
         Interrupted: the process received SIGTERM.
-        PyriteError: the error of ``work``; the first one if several tasks of a group failed. Or the error of ``flush``,
-            since work that cannot be stored is stopped.
+        PyriteError: ``work`` failed (the first error, if several tasks of a group failed), or ``flush`` failed, which
+            stops the work.
     """
     loop, stop, previous_handler = asyncio.get_running_loop(), asyncio.Event(), signal.getsignal(signal.SIGTERM)
     loop.set_default_executor(_DaemonExecutor())
@@ -67,7 +67,7 @@ async def _flush_periodically(flush: Callable[[], Awaitable[None]]) -> None:
 
 
 async def _flush_finally(flush: Callable[[], Awaitable[None]], stopping: asyncio.Task[Any]) -> None:
-    """Flush once. After SIGTERM, before or during the flush, there is a time limit."""
+    """Flush once. From SIGTERM on, there is a time limit."""
     final = asyncio.ensure_future(flush())
     await asyncio.wait({final, stopping}, return_when=asyncio.FIRST_COMPLETED)
     done, _ = await asyncio.wait({final}, timeout=FINAL_FLUSH_SECONDS)
@@ -75,7 +75,9 @@ async def _flush_finally(flush: Callable[[], Awaitable[None]], stopping: asyncio
         await final
     else:
         final.cancel()
-        _log.warning("the store does not respond: results of the last seconds are lost and will be computed again")
+        _log.warning(
+            "the store does not respond: results of the last seconds are lost; the next run computes them again"
+        )
 
 
 class _DaemonExecutor(ThreadPoolExecutor):

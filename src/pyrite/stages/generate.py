@@ -1,11 +1,10 @@
-"""generate: an LLM generates one shard of questions, some of them from a passage each, the others from examples.
+"""generate: generates one shard of questions with an LLM, first from passages, then from example questions.
 
-Replies are saved as they arrive, so a killed shard continues where it stopped. The examples are training questions:
-those of the data set, and those that this shard has generated from passages. So questions from passages come first.
+The examples are training questions: those of the data set, and those that this shard has generated from passages.
+Replies are saved as they arrive, so a killed shard resumes.
 """
 
 import asyncio
-import uuid
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -27,9 +26,9 @@ from pyrite.stages.flushing import run_with_flush
 from pyrite.stages.inputs import read_passages, read_prepared
 
 NO_REPLY = "the server sent no reply"
-NO_EXAMPLES = "no training question is available as an example"
+NO_EXAMPLES = "there is no training question to use as an example"
 
-#: Dropped questions that the summary shows for each reason.
+#: Maximum dropped questions in the summary for each reason.
 _MAX_DROPPED_EXAMPLES = 3
 
 
@@ -53,7 +52,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
 
 
 class _Shard:
-    """Generates the questions of one shard, and counts those that are dropped by reason."""
+    """Generates the questions of one shard, and counts the dropped ones by reason."""
 
     def __init__(self, ctx: StepContext):
         assert ctx.spec.generate is not None
@@ -64,11 +63,11 @@ class _Shard:
         self._existing: list[str] = queries["text"].to_pylist()
         self._examples: list[str] = queries.filter(pc.equal(queries["split"], "train"))["text"].to_pylist()
         self._prompt = prompt.load(self._spec.prompt)
-        pool, attempt = Pool.from_spec(ctx.spec, ctx.spec.generator_model), uuid.uuid4().hex[:12]
+        pool = Pool.from_spec(ctx.spec, ctx.spec.generator_model)
         self.fingerprint = prompt.fingerprint(pool.model, self._prompt, self._spec.temperature)
         writer = f"{ctx.spec.name}/{self.number}"
-        self.session = GenerationSession(pool, ctx.store, self.fingerprint, writer, attempt, ctx.progress)
-        self._own_passages = OwnPassages(ctx, self._passages, attempt)
+        self.session = GenerationSession(pool, ctx.store, self.fingerprint, writer, ctx.progress)
+        self._own_passages = OwnPassages(ctx, self._passages)
         self.dropped: Counter[str] = Counter()
         self.dropped_examples: dict[str, list[str]] = {}
 
@@ -91,8 +90,7 @@ class _Shard:
     def _plan(self) -> tuple[list[SourcePassage], list[int]]:
         """This shard's source passages, and the numbers of its few-shot questions.
 
-        If the data set has its own queries, its validation and test splits stay as they are: all questions are for
-        training.
+        If the data set has queries of its own, all questions are for training: validation and test stay as they are.
         """
         spec, shards = self._spec, self._spec.shards
         count = round(spec.queries * spec.share_from_passages)
@@ -102,13 +100,12 @@ class _Shard:
         passages = sampling.sample_passages(_source_passages(self._passages), counts, self._ctx.spec.seed)
         if len(passages) < count and self.number == 0:
             self._ctx.progress.message(
-                f"only {len(passages):,} passages are available for {count:,} questions from passages, one each: "
-                "fewer are generated"
+                f"only {len(passages):,} questions are generated from passages, not {count:,}: there is one per passage"
             )
         return passages[self.number :: shards], list(range(spec.queries - count))[self.number :: shards]
 
     async def _from_passages(self, passages: Sequence[SourcePassage]) -> list[GeneratedQuestion]:
-        """Usable questions from one passage each."""
+        """The usable questions that are generated from one passage each."""
         ids = pa.array([passage.passage_id for passage in passages], pa.string())
         selected = self._passages.filter(pc.is_in(self._passages["passage_id"], ids)).to_pylist()
         rows = {row["passage_id"]: row for row in selected}
@@ -129,7 +126,7 @@ class _Shard:
         return await self._answerable(questions)
 
     async def _few_shot(self, numbers: Sequence[int]) -> list[GeneratedQuestion]:
-        """Usable questions from examples."""
+        """The usable questions that are generated from examples."""
         if not self._examples:
             for _ in numbers:
                 self._drop(NO_EXAMPLES)
@@ -143,7 +140,7 @@ class _Shard:
         return [GeneratedQuestion(text, "train", "", "", (), (name,)) for name, text in texts if text]
 
     async def _answerable(self, questions: list[GeneratedQuestion]) -> list[GeneratedQuestion]:
-        """The questions whose own passage gets a sufficient grade from the run's judge."""
+        """The questions that their own passage answers, according to the run's judge."""
         if self._spec.answerable_grade is None or not questions:
             return questions
         if not self._ctx.spec.judge.reads_text:
@@ -160,7 +157,7 @@ class _Shard:
         return [question for question, reason in zip(questions, reasons, strict=True) if not reason]
 
     def _usable(self, reply: str | None) -> str | None:
-        """The question in ``reply``; None if it is unusable, which is counted."""
+        """The question in ``reply``. If it is unusable, None, and the reason is counted."""
         if reply is None:
             self._drop(NO_REPLY)
             return None
@@ -188,8 +185,8 @@ class _Shard:
             for reason, times in self.dropped.most_common()
         )
         return (
-            f"Shard {self.number} has no question left ({reasons}). Check the model's replies: change generate.model "
-            "or generate.prompt, or relax the filter that drops the most. The replies are saved and used again; if the "
+            f"Shard {self.number} has no usable question ({reasons}). Change generate.model or generate.prompt, "
+            "or relax the filter that drops the most. The replies are saved and will be used again. If the "
             f"server was at fault, delete {self._ctx.store}/generated/{self.fingerprint} to request new ones."
         )
 

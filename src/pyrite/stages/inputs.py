@@ -1,5 +1,6 @@
-"""Reads the outputs of earlier stages; the only place that knows their keys."""
+"""Reads the outputs of earlier steps that several stages need."""
 
+from collections import defaultdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,12 +40,21 @@ def read_queries(ctx: StepContext, split: str | None = None) -> pa.Table:
 
 
 def read_qrels(ctx: StepContext) -> pa.Table:
-    """The known relevant passages of all queries: the data set's, and the passages that queries were generated from."""
+    """The known relevant passages of all queries: the data set's, and those that queries were generated from."""
     return _with_generated(ctx)[1]
 
 
+def passages_by_query(*pairs: pa.Table) -> defaultdict[str, set[str]]:
+    """The passage ids of each query, from tables with the columns query_id and passage_id."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for table in pairs:
+        for query, passage in zip(table["query_id"].to_pylist(), table["passage_id"].to_pylist(), strict=True):
+            found[query].add(passage)
+    return found
+
+
 def _with_generated(ctx: StepContext) -> tuple[pa.Table, pa.Table]:
-    """QUERIES and QRELS, with the generated queries of all shards, deduplicated.
+    """QUERIES and QRELS, with the deduplicated generated queries of all shards.
 
     Raises:
         UserError: a split has no query.
@@ -66,11 +76,7 @@ def _with_generated(ctx: StepContext) -> tuple[pa.Table, pa.Table]:
     if empty := [split for split in SPLITS if split not in present]:
         raise UserError(
             f"{ctx.spec.name}: no query is in {' or '.join(empty)}. "
-            + (
-                "Raise generate.queries."
-                if ctx.spec.generate
-                else "The data has no questions: set generate in the run file."
-            )
+            f"{'Raise generate.queries.' if ctx.spec.generate else 'Set generate: an LLM then writes questions.'}"
         )
     return queries, qrels
 
@@ -89,7 +95,7 @@ def read_candidates(ctx: StepContext, iteration: int) -> pa.Table:
 
 
 def read_judgments(ctx: StepContext, iteration: int) -> pa.Table:
-    """The judgments of an iteration, all shards."""
+    """The judgments of an iteration, from all shards."""
     shards = range(ctx.spec.judge.shards)
     keys = [f"iterations/{iteration}/judgments/shard-{shard:05d}.parquet" for shard in shards]
     return pa.concat_tables([tables.read(ctx.input(key), tables.JUDGMENTS) for key in keys])
@@ -103,7 +109,7 @@ def model_folder(ctx: StepContext, iteration: int) -> Path:
 
 
 def resaved_base(ctx: StepContext) -> Path:
-    """A local folder of the base model that ``models.blend`` accepts."""
+    """A local copy of the base model, in the format that ``models.blend`` needs."""
     folder = ctx.scratch / "base"
     models.resave(model_folder(ctx, 0), ctx.spec.model, folder)
     return folder

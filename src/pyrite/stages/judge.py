@@ -1,14 +1,14 @@
 """judge: grades one shard of an iteration's candidates.
 
-All pairs of a query belong to one shard. Judgments are cached as they arrive, so a killed shard resumes.
+All pairs of a query are in one shard. Judgments are cached as they arrive, so a killed shard resumes.
 """
 
 import asyncio
 import hashlib
 import json
 import time
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from operator import itemgetter
@@ -19,13 +19,13 @@ import pyarrow.compute as pc
 
 from pyrite import metrics, tables
 from pyrite.errors import PyriteError
-from pyrite.judges import GRADES, Judge, Judgment, Missing, Pair, open_judge
+from pyrite.judges import GRADES, Judge, Judgment, Missing, open_judge
 from pyrite.judges.cache import open_cache
 from pyrite.judges.session import JudgingSession, QueryPassages, select_candidates
 from pyrite.judges.timeline import Timeline
 from pyrite.stages.context import StepContext
 from pyrite.stages.flushing import run_with_flush
-from pyrite.stages.inputs import read_candidates, read_passages, read_qrels, read_queries
+from pyrite.stages.inputs import passages_by_query, read_candidates, read_passages, read_qrels, read_queries
 
 
 def shard_of(query_id: str, shards: int) -> int:
@@ -40,12 +40,11 @@ def run(ctx: StepContext) -> dict[str, Any]:
     qrels = read_qrels(ctx)
     judge = open_judge(ctx.spec, read_queries(ctx), read_passages(ctx), qrels)
     candidates = _shard_rows(read_candidates(ctx, ctx.iteration), shard, spec.shards)
-    known: dict[str, set[str]] = defaultdict(set)
-    for query, passage in _rows(_shard_rows(qrels, shard, spec.shards), "query_id", "passage_id"):
-        known[query].add(passage)
+    known = passages_by_query(_shard_rows(qrels, shard, spec.shards))
+    columns = (candidates[name].to_pylist() for name in ("query_id", "passage_id", "rank"))
     queries = [
         (query, select_candidates([row[1:] for row in rows], known[query], spec.rank_window))
-        for query, rows in groupby(_rows(candidates, "query_id", "passage_id", "rank"), key=itemgetter(0))
+        for query, rows in groupby(zip(*columns, strict=True), key=itemgetter(0))
     ]
     session = _ShardSession(judge, queries, candidates.num_rows, ctx)
     asyncio.run(run_with_flush(_judge(session, queries, known, ctx), session.flush))
@@ -86,7 +85,7 @@ async def _judge(
             await session.judge_all(queries, known)
         except PyriteError as error:
             if session.missing:
-                # The class of the error stays, since the exit code depends on it.
+                # The error keeps its class, on which the exit code depends.
                 error.args = (f"{error} Missing pairs: {await asyncio.to_thread(_log_missing, session, ctx)}.",)
             raise
 
@@ -103,25 +102,21 @@ def _missing_rows(session: JudgingSession) -> list[dict[str, Any]]:
 
 
 def _shard_rows(table: pa.Table, shard: int, shards: int) -> pa.Table:
-    """The rows of the shard's queries, as Arrow: as Python objects the table would not fit in a worker's memory."""
+    """The rows of the shard's queries, as Arrow: as Python objects, the table would not fit in a worker's memory."""
     queries = table["query_id"].unique().to_pylist()
     own = pa.array((query for query in queries if shard_of(query, shards) == shard), pa.string())
     return table.filter(pc.is_in(table["query_id"], own))
 
 
-def _rows(table: pa.Table, *columns: str) -> Iterator[tuple[Any, ...]]:
-    return zip(*(table[column].to_pylist() for column in columns), strict=True)
-
-
 class _ShardSession(JudgingSession):
-    """Also counts metrics and grades over time."""
+    """A session that also updates metrics and the timeline."""
 
     def __init__(self, judge: Judge, queries: Sequence[QueryPassages], candidates: int, ctx: StepContext):
         cache = open_cache(ctx.store, judge, f"{ctx.spec.name}/{ctx.iteration}.{ctx.step.shard}")
         total, spec = sum(len(passages) for _, passages in queries), ctx.spec.judge
         super().__init__(judge, cache, total, spec.max_missing, ctx.progress, patience=spec.patience)
         self.timeline = Timeline(datetime.now(UTC), time.monotonic)
-        # All labels now, so that a metric is 0 and not absent before its first pair.
+        # All labels at once, so that each metric starts at 0.
         outcomes = ("judged", "cached", "skipped", "not_selected", "missing")
         self._pairs = {outcome: metrics.PAIRS.labels(outcome) for outcome in outcomes}
         self._grades = {grade: metrics.GRADES.labels(str(grade)) for grade in GRADES}
@@ -134,9 +129,9 @@ class _ShardSession(JudgingSession):
         self._grades[judgment.grade].inc()
         super().on_judged(judgment)
 
-    def on_cached(self, pair: Pair) -> None:
+    def on_cached(self) -> None:
         self._pairs["cached"].inc()
-        super().on_cached(pair)
+        super().on_cached()
 
     def on_skipped(self, query_id: str, passages: int) -> None:
         self._pairs["skipped"].inc(passages)

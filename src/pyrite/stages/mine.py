@@ -1,6 +1,6 @@
-"""mine: turns judged candidates into training examples, and adds those of earlier iterations if the run accumulates."""
+"""mine: turns judged candidates into training examples, and with mine.accumulate adds those of earlier iterations."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby
@@ -13,7 +13,14 @@ from pyrite import tables
 from pyrite.errors import UserError
 from pyrite.judges.base import RELEVANT
 from pyrite.stages.context import StepContext
-from pyrite.stages.inputs import read_candidates, read_judgments, read_passages, read_qrels, read_queries
+from pyrite.stages.inputs import (
+    passages_by_query,
+    read_candidates,
+    read_judgments,
+    read_passages,
+    read_qrels,
+    read_queries,
+)
 from pyrite.training import mining
 from pyrite.training.mining import Candidate, Example, Shingles
 
@@ -23,7 +30,9 @@ def run(ctx: StepContext) -> dict[str, Any]:
     spec = ctx.spec.mine
     text_of = _texts(read_passages(ctx), "passage_id")
     query_of = _texts(read_queries(ctx, "train"), "query_id")
-    relevant = _known_relevant(ctx)
+    # Grades of earlier iterations count too, because the current model may no longer retrieve the passage.
+    judgments = [read_judgments(ctx, i) for i in range(1, ctx.iteration + 1)]
+    relevant = passages_by_query(read_qrels(ctx), *(each.filter(pc.field("grade") >= RELEVANT) for each in judgments))
 
     @cache
     def shingles(passage_id: str) -> Shingles:
@@ -32,7 +41,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     def is_duplicate(a: str, b: str) -> bool:
         return mining.near_duplicates(shingles(a), shingles(b))
 
-    judged = _join_grades(read_candidates(ctx, ctx.iteration), read_judgments(ctx, ctx.iteration))
+    judged = _join_grades(read_candidates(ctx, ctx.iteration), judgments[-1])
     ctx.progress.begin(len(judged), "queries mined")
     examples, reasons = mining.mine(judged, relevant, spec, ctx.spec.seed, is_duplicate)
     ctx.progress.advance(len(judged))
@@ -54,7 +63,9 @@ def run(ctx: StepContext) -> dict[str, Any]:
     kinds = Counter(example.kind for example in examples)
     hard = [example for example in examples if example.kind == "hard"]
     if not kinds["easy"]:
-        ctx.progress.message("warning: no easy example; trained on hard ones alone, a model can invert its ranking")
+        ctx.progress.message(
+            "warning: there is no easy example; training on hard examples alone can invert the model's ranking"
+        )
     return {
         "queries": len(judged),
         "hard": kinds["hard"],
@@ -74,25 +85,12 @@ def run(ctx: StepContext) -> dict[str, Any]:
     }
 
 
-def _known_relevant(ctx: StepContext) -> dict[str, set[str]]:
-    """The passages known to be relevant to each query: by the qrels, or by a grade of this or an earlier iteration.
-
-    Earlier grades count because the current model may no longer retrieve the passage.
-    """
-    judgments = [read_judgments(ctx, i) for i in range(1, ctx.iteration + 1)]
-    relevant: dict[str, set[str]] = defaultdict(set)
-    for table in (read_qrels(ctx), *(each.filter(pc.field("grade") >= RELEVANT) for each in judgments)):
-        for query, passage in zip(table["query_id"].to_pylist(), table["passage_id"].to_pylist(), strict=True):
-            relevant[query].add(passage)
-    return relevant
-
-
 def _texts(table: pa.Table, key: str) -> dict[str, str]:
     return dict(zip(table[key].to_pylist(), table["text"].to_pylist(), strict=True))
 
 
 def _join_grades(candidates: pa.Table, judgments: pa.Table) -> list[tuple[str, list[Candidate]]]:
-    """Each query with its candidates and their grades, if any; in the order of ``candidates``."""
+    """Each query with its candidates and their grades, if judged, in the order of ``candidates``."""
     grades = {(row["query_id"], row["passage_id"]): (row["grade"], row["expected"]) for row in judgments.to_pylist()}
     ungraded = (None, None)
     return [
@@ -125,7 +123,7 @@ def _row(example: Example, query_of: dict[str, str], text_of: dict[str, str]) ->
 
 
 def _accumulated(ctx: StepContext, new: list[dict[str, Any]], relevant: dict[str, set[str]]) -> list[dict[str, Any]]:
-    """Examples of earlier iterations that are not in ``new``, with the relevant passages known by now."""
+    """The examples of earlier iterations that are not in ``new``, with the currently known ``relevant`` passages."""
     if ctx.iteration == 1 or not ctx.spec.mine.accumulate:
         return []
 
@@ -143,10 +141,10 @@ def _accumulated(ctx: StepContext, new: list[dict[str, Any]], relevant: dict[str
 def protect_near_duplicates(
     rows: Sequence[dict[str, Any]], shingles: Callable[[str], Shingles]
 ) -> list[dict[str, Any]]:
-    """The rows with near-duplicates of relevant passages added to ``relevant_ids``.
+    """Add near-duplicates of relevant passages to ``relevant_ids``, so that rows with them do not share a batch.
 
-    In a batch, the passages of the other rows are negatives, so rows with near-duplicates must not share one. A row
-    whose own negative turns out to be relevant is dropped.
+    In a batch, the passages of the other rows are negatives. A row whose own negative turns out to be relevant is
+    dropped.
     """
     passages = {passage for row in rows for passage in (row["positive_id"], *row["negative_ids"])}
     relevant = {passage for row in rows for passage in row["relevant_ids"]}

@@ -1,4 +1,4 @@
-"""prepare: cuts documents into passages, merges equal questions into queries, and splits both by topic."""
+"""prepare: divides documents into passages, merges equal questions into queries, and splits both by topic."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ Node = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The three tables, as in ``tables``, and a summary of plain JSON values for the manifest."""
+    """The three tables, as in ``tables``, and the step's summary."""
 
     passages: pa.Table
     queries: pa.Table
@@ -71,11 +71,10 @@ def _count_records(records: Iterable[Record], progress: Progress) -> Iterator[Re
 def prepare_tables(
     records: Iterable[Record], spec: PrepareSpec, seed: int, name: str, *, generates: bool = False
 ) -> Prepared:
-    """Build the tables from ``records``; messages name the run ``name``.
+    """Build the tables from ``records``. ``name``: the run's name, for messages.
 
-    A run that ``generates`` questions may have none yet: its passages are split by topic or document, and its tables of
-    queries and qrels are empty. Passages and queries keep the order of their first occurrence, so the same input
-    gives the same tables.
+    If the run ``generates`` questions, the source may have none: then passages are split by topic or document, and the
+    tables of queries and qrels are empty. Passages and queries are in order of first occurrence.
 
     Raises:
         UserError: an id is not unique, only some questions have a split, no document has text, no query has a
@@ -115,7 +114,7 @@ def prepare_tables(
 
 @dataclass(slots=True)
 class Passage:
-    """A distinct passage and every place where it occurs."""
+    """A distinct passage, and the documents (``parents``) that contain it."""
 
     text: str
     title: str
@@ -135,7 +134,7 @@ class Query:
 
 
 class DroppedRecords:
-    """How many records were left out for each reason, and the first three locations."""
+    """Number of dropped records for each reason, and the first three locations."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -147,9 +146,9 @@ class DroppedRecords:
             self.examples[reason].append(where)
 
     def describe(self) -> str:
-        """For error messages: each reason with its count and one example."""
+        """Each reason with its count and one example, for error messages."""
         parts = [f"{reason}: {count:,}, such as {self.examples[reason][0]}" for reason, count in self.counts.items()]
-        return f" (left out: {'; '.join(parts)})" if parts else ""
+        return f" (dropped: {'; '.join(parts)})" if parts else ""
 
 
 class Corpus:
@@ -206,7 +205,7 @@ class Corpus:
     def queries(self) -> list[Query]:
         """The distinct questions that have a relevant passage, in order of first occurrence.
 
-        A question that occurs in several splits belongs to the earliest: train, then val, then test.
+        A question that occurs in several splits is only in the first of them, in the order train, val, test.
         """
         texts = {question.id: normalise(question.text) for question in self.questions}
         earliest: dict[str, Split] = {}
@@ -248,7 +247,7 @@ class Corpus:
 
 
 def _follow_given_splits(corpus: Corpus, queries: list[Query]) -> dict[str, Split]:
-    """Split of each passage when the data set assigns splits: the earliest of its queries', or train if it has none."""
+    """Split of each passage if the data set assigns splits: the first split of its queries, or train if it has none."""
     split_of: dict[str, Split] = {}
     for query in queries:
         assert query.split is not None
@@ -258,7 +257,7 @@ def _follow_given_splits(corpus: Corpus, queries: list[Query]) -> dict[str, Spli
 
 
 def _split_documents(corpus: Corpus, spec: PrepareSpec, seed: int, name: str, notes: list[str]) -> dict[str, Split]:
-    """Split of each passage when there are no questions: by topic or document, in shares of passages.
+    """Split of each passage if there are no questions: by topic or document.
 
     Raises:
         UserError: there are fewer than three groups.
@@ -315,10 +314,13 @@ def _connect(groups: DisjointSet, nodes: Sequence[Node]) -> None:
 def _split_groups(
     groups: DisjointSet, nodes: Mapping[Node, str], spec: PrepareSpec, seed: int, notes: list[str]
 ) -> dict[Node, Split]:
-    """Split of each group that has one of ``nodes`` (node to a label for messages), by the group's root.
+    """Assign a split to each group that contains a node of ``nodes``. Returns the splits by the groups' roots.
 
-    The size of a group is its number of ``nodes``. Its name is their least id, so that the result does not depend on
-    the order of the source. A group that is larger than val or test should be gets a note.
+    A group's size is the number of its nodes in ``nodes``. Its name is their least id, so that the result does not
+    depend on the source's order. If the largest group exceeds the share of val or test, a note is added.
+
+    Args:
+        nodes: the label of each node, for messages.
     """
     members: dict[Node, list[Node]] = defaultdict(list)
     for node in nodes:
@@ -337,7 +339,7 @@ def _split_groups(
 
 
 def _limit_training_queries(queries: list[Query], limit: int | None, seed: int, dropped: DroppedRecords) -> list[Query]:
-    """``queries`` with at most ``limit`` of split train, selected at random by ``seed``."""
+    """``queries`` with at most ``limit`` training queries, drawn by ``seed``."""
     train = sorted((q.id for q in queries if q.split == "train"), key=lambda key: splitting.draw(seed, key))
     excluded = set(train[limit:]) if limit is not None else set()
     for query in queries:

@@ -29,8 +29,8 @@ def run(ctx: StepContext) -> dict[str, Any]:
 def retrieve(model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa.Table) -> pa.Table:
     """The top ``range_max`` training passages of each query, and every training passage known to be relevant to it.
 
-    A known relevant passage that is not among the top ``range_max`` has its own score and the rank ``range_max + 1``,
-    which means "anywhere below". It is the hardest positive.
+    A known relevant passage below the top ``range_max`` has its own score, but the rank ``range_max + 1`` in place of
+    its unknown one. Such passages are the hardest positives.
     """
     spec, passages = ctx.spec, read_passage_ids(ctx)
     files = model.corpus(passage_texts(ctx), ctx.progress)

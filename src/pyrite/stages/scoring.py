@@ -1,4 +1,4 @@
-"""Scores a model: its rankings for the queries of a split, and their metrics."""
+"""Scores a model: ranks passages for queries, and computes the metrics."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from pyrite.evaluation import scoring
 from pyrite.progress import Progress
 from pyrite.sources import retention
 
-#: Passages ranked per query: the depth of the deepest metric.
+#: Passages ranked per query, as many as the metrics need.
 DEPTH = 10
 
 
@@ -79,7 +79,7 @@ class Retention(NamedTuple):
 
 @cache
 def read_retention(path: str) -> Retention:
-    """The BEIR folder at ``path``. Each document is one passage, which the model truncates. Raises UserError."""
+    """Read a BEIR data set. Each document is one passage, which the model truncates. Raises UserError if invalid."""
     documents, questions = retention.read(path)
     qrels = [(q.id, document, grade) for q in questions for document, grade in q.relevant.items()]
     query_ids, passage_ids, grades = zip(*qrels, strict=True)
@@ -91,7 +91,7 @@ def read_retention(path: str) -> Retention:
 
 
 def score_retention(encoder: Encoder, path: str, progress: Progress) -> float:
-    """Mean nDCG@10 of the model on the BEIR folder at ``path``."""
+    """Mean nDCG@10 of the model on the BEIR data set at ``path``."""
     corpus, queries, qrels = read_retention(path)
     ranked = rank(encoder, corpus, queries, progress)
     return means([row for row in scoring.per_query(ranked, qrels) if row["metric"] == "ndcg@10"])["ndcg@10"]

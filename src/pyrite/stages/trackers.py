@@ -1,4 +1,4 @@
-"""Experiment trackers in finetune.report_to: checking them, and saving TensorBoard's logs."""
+"""The experiment trackers in finetune.report_to: checks them, and saves TensorBoard's logs."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,7 @@ from pyrite.stages.context import StepContext
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Check that each tracker is known and installed.
-
-    Raises:
-        UserError: a tracker is not.
-    """
+    """Raise UserError unless each tracker is known and installed."""
     from transformers.integrations import integration_utils
 
     known = integration_utils.INTEGRATION_TO_CALLBACK
@@ -28,7 +24,10 @@ def check_trackers(names: Sequence[str]) -> None:
 
 @contextmanager
 def save_tensorboard_logs(ctx: StepContext) -> Iterator[None]:
-    """While the body trains, TensorBoard logs to the run's logs/<step>/, because scratch is deleted afterwards."""
+    """Context manager for a training: TensorBoard's logs are saved in the run's logs/<step>/.
+
+    They are not in scratch, which is deleted when the step finishes.
+    """
     prefix = f"{ctx.prefix}/logs/{ctx.step.name}"
     folder = ctx.store.local_path(prefix)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder))

@@ -40,7 +40,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
 
 
 def _models(ctx: StepContext) -> Iterator[tuple[str, Path]]:
-    """Yield name and folder of the iteration's model, then of its blends, which are written one at a time."""
+    """Yield name and folder of the iteration's model and of its blends. Each blend is written just before it."""
     tuned, blends = model_folder(ctx, ctx.iteration), ctx.spec.evaluate.blends
     yield model_name(ctx.iteration, 1.0), tuned
     if ctx.iteration and blends:
@@ -52,7 +52,7 @@ def _models(ctx: StepContext) -> Iterator[tuple[str, Path]]:
 
 
 def _count_truncated(ctx: StepContext, passages: pa.Table) -> int:
-    """How many passages the base model truncates. Warns if there are any, because passages could be shorter."""
+    """The number of passages that the base model truncates. Warns if there are any."""
     encoder = encoder_for(ctx, model_folder(ctx, 0))
     count = encoder.count_truncated(passages["text"].to_pylist())
     if count:

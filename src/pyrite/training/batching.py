@@ -1,4 +1,4 @@
-"""Batches without false negatives: no passage is relevant to another query of the same batch."""
+"""Batches without known false negatives: no passage is relevant to another query of its batch."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,7 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 
 
 class Row(NamedTuple):
-    """What the sampler knows of an example: its passage ids, the ids relevant to its query, and its group."""
+    """An example, as the sampler needs it. ``relevant``: passages relevant to its query. ``group``: see ``order``."""
 
     query_id: str
     passages: frozenset[str]
@@ -17,7 +17,7 @@ class Row(NamedTuple):
 
 
 def order(rows: Sequence[Row], seed: int) -> list[int]:
-    """All positions of ``rows``, shuffled by ``seed`` group by group: the rows of a group stay adjacent."""
+    """All positions of ``rows``. Groups are shuffled by ``seed``; the rows of a group stay adjacent."""
     groups: dict[str, list[int]] = {}
     for position, row in enumerate(rows):
         groups.setdefault(row.group, []).append(position)
@@ -29,7 +29,7 @@ def pack(rows: Sequence[Row], positions: Sequence[int], batch_size: int) -> list
     """Pack ``positions`` of ``rows`` into batches of at most ``batch_size`` rows without conflicts.
 
     Rows conflict if they have the same query, or if a passage of one is relevant to the query of the other. Greedy:
-    each row goes into the first open batch that it fits.
+    each row goes into the first batch that is not full and has no conflict with it.
     """
     batches: list[list[int]] = []
     open_batches: list[_Batch] = []
@@ -69,7 +69,7 @@ class _Batch(NamedTuple):
 
 
 class ConflictFreeSampler(DefaultBatchSampler):  # type: ignore[misc]  # the library is not typed
-    """Yields the batches of ``pack``, shuffled by seed and epoch alone: a resumed training has the same order."""
+    """Yields the batches of ``pack`` in an order that depends only on seed and epoch, so training can be resumed."""
 
     def __init__(self, dataset: Any, batch_size: int, rows: Sequence[Row], seed: int):
         super().__init__(dataset, batch_size=batch_size, drop_last=False, seed=seed)

@@ -1,4 +1,4 @@
-"""Training losses by name: those of sentence-transformers, with the settings that this task needs."""
+"""Training losses by name: those of sentence-transformers, with this project's settings."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _MICRO_BATCH = 24
 
 
 class SortedLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  # the library is not typed
-    """The library's loss, with the passages of all columns embedded in order of length to save padding."""
+    """The library's loss, but passages of all columns are embedded in order of length, with less padding."""
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """The loss of a batch of (anchor, positive, negative_1, ...) columns."""
@@ -51,10 +51,10 @@ class SortedLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  # the lib
 
 
 class CachedLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]  # the library is not typed
-    """The library's loss with gradient caching, with autocast in both of its forward passes.
+    """The library's loss with gradient caching, but with autocast in both forward passes.
 
-    The second forward pass runs inside the backward pass, outside of the trainer's autocast. It would run in float32,
-    which made a step take 1.5 times as long on a CPU with AVX-512 BF16.
+    The second one runs in the backward pass, outside of the trainer's autocast. In float32, a step took 1.5 times as
+    long on a CPU with AVX-512 BF16.
     """
 
     def embed_minibatch(self, *args: Any, **kwargs: Any) -> Any:
@@ -70,7 +70,7 @@ def _multiple_negatives(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
 
 
 def _cached_multiple_negatives(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
-    """The same with gradient caching (Gao et al., arXiv 2101.06983): memory does not grow with the batch size, but each
+    """InfoNCE with gradient caching (Gao et al., arXiv 2101.06983): memory does not grow with the batch size, but each
     passage is embedded twice."""
     return CachedLoss(model, scale=spec.scale, mini_batch_size=_MICRO_BATCH)
 
@@ -99,7 +99,7 @@ class Loss:
     needs_labels: bool = False
 
 
-#: By ``finetune.loss``. To add a loss, register it here and in ``spec.FinetuneSpec.loss``.
+#: The losses by ``finetune.loss``. To add one, add it here and to ``spec.FinetuneSpec.loss``.
 LOSSES: dict[str, Loss] = {
     "multiple-negatives": Loss(_multiple_negatives),
     "cached-multiple-negatives": Loss(_cached_multiple_negatives),

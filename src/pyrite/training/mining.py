@@ -1,12 +1,12 @@
-"""Turns judged candidates into training examples: pure functions, one query at a time.
+"""Turns judged candidates into training examples, one query at a time. Pure functions.
 
-A mining rule decides which positives are paired with which negatives. Under every rule, a passage that is known to be
-relevant is never a negative, and an example is hard if an irrelevant passage outranks its positive.
+A mining rule decides which positives are paired with which negatives. Under every rule, a passage known to be relevant
+is never a negative, and an example is hard if an irrelevant passage outranks its positive.
 """
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -20,7 +20,7 @@ Shingles = frozenset[tuple[str, ...]]
 
 
 class Candidate(NamedTuple):
-    """A judged candidate. ``grade`` and ``expected`` are None if the judge gave no grade."""
+    """A candidate. ``grade`` and ``expected`` (the expected grade) are None if it was not judged."""
 
     passage_id: str
     rank: int
@@ -30,7 +30,7 @@ class Candidate(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A query's positive and negatives. ``relevant`` are the passages that must never be its negatives."""
+    """A query's positive and negatives. ``relevant``: the passages that must never be its negatives."""
 
     query_id: str
     positive: Candidate
@@ -45,21 +45,21 @@ Ranked = Sequence[Candidate]
 
 @dataclass(frozen=True)
 class MiningRule:
-    """The highest-ranked positives against the highest-ranked negatives.
+    """Pairs the highest-ranked positives with the highest-ranked negatives.
 
-    To add a rule: subclass this, override its methods, and add the rule to ``RULES`` and to ``spec.MineSpec.rule``.
+    To add a rule, override the methods in a subclass, and add it to ``RULES`` and to ``spec.MineSpec.rule``.
     """
 
-    #: Lowest grade of a positive, unless mine.positive_grade is set.
+    #: Minimum grade of a positive, unless mine.positive_grade is set.
     positive_grade: int = 4
 
     def pairings(self, positives: Ranked, negatives: Ranked, spec: MineSpec) -> list[tuple[Ranked, Ranked]]:
-        """Which positives may be combined with which negatives. Each pairing gives mine.num_positives examples."""
+        """The groups of positives and negatives to combine. Each group gives up to mine.num_positives examples."""
         del spec
         return [(positives, negatives)]
 
     def misranked(self, positives: Ranked, negatives: Ranked, spec: MineSpec) -> tuple[Ranked, Ranked]:
-        """The positives that are ranked too low and the negatives that are ranked too high."""
+        """The positives ranked too low and the negatives ranked too high."""
         del spec
         if not positives or not negatives:
             return [], []
@@ -68,10 +68,12 @@ class MiningRule:
 
 
 class RankRule(MiningRule):
-    """Positives below mine.positive_rank against negatives at or above mine.negative_rank; and the others."""
+    """Pairs low-ranked positives with high-ranked negatives, and high-ranked positives with low-ranked negatives.
+
+    The thresholds are mine.positive_rank and mine.negative_rank. The second group gives easy examples.
+    """
 
     def pairings(self, positives: Ranked, negatives: Ranked, spec: MineSpec) -> list[tuple[Ranked, Ranked]]:
-        """Both misranked, which is hard; and both well ranked, so that training sees easy examples too."""
         low, high = self.misranked(positives, negatives, spec)
         return [
             (low, high),
@@ -82,14 +84,13 @@ class RankRule(MiningRule):
         ]
 
     def misranked(self, positives: Ranked, negatives: Ranked, spec: MineSpec) -> tuple[Ranked, Ranked]:
-        """By the two rank thresholds."""
         return (
             [c for c in positives if c.rank > spec.positive_rank],
             [c for c in negatives if c.rank <= spec.negative_rank],
         )
 
 
-#: The rules by name. "nearest" is the rule of arXiv 2512.08088; "rank" is that of the known public recipe.
+#: The rules by name. "nearest" is the rule of arXiv 2512.08088; "rank" is that of examples/known-recipe.yaml.
 RULES: dict[str, MiningRule] = {"nearest": MiningRule(), "rank": RankRule(positive_grade=3)}
 
 
@@ -104,30 +105,37 @@ def mine_query(
 
     Args:
         candidates: the query's candidates, in any order.
-        relevant: ids of further passages that are known to be relevant.
+        relevant: ids of passages known to be relevant, in addition to those graded as relevant here.
         is_duplicate: whether two passage ids are near-duplicates.
     """
-    rule = RULES[spec.rule]
-    min_grade = spec.positive_grade or rule.positive_grade
     ranked = sorted(candidates, key=lambda c: (c.rank, -c.score, c.passage_id))
-    positives = [c for c in ranked if c.grade is not None and c.grade >= min_grade]
+    positives, negatives = split_by_grade(ranked, relevant, spec)
     if not positives:
         graded = any(c.grade is not None for c in candidates)
         return [], "no candidate is judged relevant" if graded else "no candidate was judged"
-    protected = frozenset(relevant | {c.passage_id for c in ranked if c.grade is not None and c.grade >= RELEVANT})
-    negatives = [
-        c for c in ranked if c.grade is not None and c.grade <= spec.negative_grade and c.passage_id not in protected
-    ]
     if not negatives:
         return [], "no candidate is judged irrelevant"
+    protected = frozenset(relevant | {c.passage_id for c in ranked if c.grade is not None and c.grade >= RELEVANT})
     examples = []
-    for paired_positives, paired_negatives in rule.pairings(positives, negatives, spec):
+    for paired_positives, paired_negatives in RULES[spec.rule].pairings(positives, negatives, spec):
         for positive in paired_positives[: spec.num_positives]:
             chosen = _choose_negatives(positive, paired_negatives, protected, spec, is_duplicate)
             if chosen:
                 kind: Kind = "hard" if paired_negatives[0].rank < positive.rank else "easy"
                 examples.append(Example(query_id, positive, chosen, kind, protected))
     return examples, None if examples else "too few irrelevant candidates"
+
+
+def split_by_grade(
+    candidates: Iterable[Candidate], relevant: Container[str], spec: MineSpec
+) -> tuple[list[Candidate], list[Candidate]]:
+    """The possible positives and the possible negatives. Passages in ``relevant`` are never negatives."""
+    minimum = spec.positive_grade or RULES[spec.rule].positive_grade
+    graded = [(c, c.grade) for c in candidates if c.grade is not None]
+    return (
+        [c for c, grade in graded if grade >= minimum],
+        [c for c, grade in graded if grade <= spec.negative_grade and c.passage_id not in relevant],
+    )
 
 
 def _choose_negatives(
@@ -139,9 +147,9 @@ def _choose_negatives(
 ) -> tuple[Candidate, ...]:
     """``spec.num_negatives`` negatives for ``positive``, or none if there are too few.
 
-    The highest-ranked that score at least ``relative_margin`` below the positive come first. If they do not suffice,
-    because the model ranks the positive itself low, the lowest-ranked of the others follow: they are the least likely
-    to be relevant after all.
+    First, the highest-ranked of those that score at least ``relative_margin`` below the positive. If they do not
+    suffice, because the positive itself ranks low, then the lowest-ranked of the others, which are the least likely to
+    be relevant.
     """
     ceiling = float("inf") if spec.relative_margin is None else positive.score * (1 - spec.relative_margin)
     below = [n for n in negatives if n.score <= ceiling]
@@ -156,7 +164,7 @@ def _choose_negatives(
 
 
 def mix(examples: Sequence[Example], easy_per_hard: float | None, seed: int) -> list[Example]:
-    """All hard examples and at most ``easy_per_hard`` easy ones for each, selected by ``seed``; in the given order."""
+    """All hard examples and at most ``easy_per_hard`` times as many easy ones, drawn by ``seed``. Keeps the order."""
     if easy_per_hard is None:
         return list(examples)
     easy = [example for example in examples if example.kind == "easy"]
@@ -176,7 +184,7 @@ def mine(
     seed: int,
     is_duplicate: Callable[[str, str], bool],
 ) -> tuple[list[Example], Counter[str]]:
-    """The mixed examples of all queries, and how many queries gave none, by reason."""
+    """The examples of all queries after ``mix``, and the number of queries without an example by reason."""
     reasons: Counter[str] = Counter()
 
     def examples() -> Iterator[Example]:
@@ -190,10 +198,10 @@ def mine(
 
 
 def group_neighbours(examples: Sequence[Example], ranked: Mapping[str, Sequence[str]], size: int) -> list[int]:
-    """A group number for each example; examples whose positives are each other's candidates share a group.
+    """A group number for each example. A group joins an example with those whose positives are its candidates.
 
-    In a batch, an example's positive is an in-batch negative of the others. A neighbour's positive is a hard negative
-    at no extra encoding cost. Greedy, in the given order; a group has at most ``size`` examples and no conflicts.
+    In a batch, an example's positive is a negative of the others, and a neighbour's positive is a hard one at no extra
+    encoding cost. Greedy, in the given order. A group has at most ``size`` examples and no conflicts.
 
     Args:
         ranked: the ids of each query's candidates, best first.
@@ -218,7 +226,7 @@ def group_neighbours(examples: Sequence[Example], ranked: Mapping[str, Sequence[
 
 
 def _conflict(a: Example, b: Example) -> bool:
-    """Whether two examples must not share a batch: same query, or a passage of one is relevant to the other."""
+    """Whether two examples must not share a batch: same query, or a passage of one is relevant to the other's query."""
     passages_a = {a.positive.passage_id, *(n.passage_id for n in a.negatives)}
     passages_b = {b.positive.passage_id, *(n.passage_id for n in b.negatives)}
     return a.query_id == b.query_id or bool(passages_a & b.relevant) or bool(passages_b & a.relevant)
@@ -231,7 +239,7 @@ def shingles(text: str, width: int = 5) -> Shingles:
 
 
 def near_duplicates(a: Shingles, b: Shingles, threshold: float = 0.8) -> bool:
-    """Whether the other set contains at least ``threshold`` of the smaller one (Broder's containment, 1997)."""
+    """Whether the larger set contains at least ``threshold`` of the smaller one (containment: Broder, 1997)."""
     smaller = min(len(a), len(b))
     return smaller > 0 and len(a & b) >= threshold * smaller
 

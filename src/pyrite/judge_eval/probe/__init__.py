@@ -1,4 +1,4 @@
-"""Probe: judges a sample of a run's pairs to decide whether the judge is good enough for the run."""
+"""Probe: judges a sample of a run's pairs, to decide whether the judge is good enough."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from pyrite.judges import Pair, open_judge
 from pyrite.judges.cache import open_cache
 from pyrite.progress import Progress
 from pyrite.stages.context import StepContext
-from pyrite.stages.inputs import encoder, read_passages, read_qrels, read_queries
+from pyrite.stages.inputs import encoder, passages_by_query, read_passages, read_qrels, read_queries
 from pyrite.stages.retrieve import retrieve
 from pyrite.training.mining import near_duplicates, shingles
 
@@ -27,21 +27,19 @@ from pyrite.training.mining import near_duplicates, shingles
 def probe(run: Run, queries: int, candidates: int, progress: Progress) -> dict[str, Any]:
     """Judge ``candidates`` passages of each of ``queries`` training queries, and decide go or no-go.
 
-    The corpus is encoded with the base model first, so that ranks are the run's own. The run reuses the embeddings.
+    The base model retrieves the candidates, as in the run's first iteration. The run reuses its cached embeddings.
 
     Returns:
-        The content of probe.json: plain JSON values.
+        The content of probe.json.
 
     Raises:
         UserError: the run is not prepared, or the judge's settings or server are wrong, and a retry cannot help.
-        PyriteError: the judge grades nothing.
+        PyriteError: the judge grades nothing, or leaves too many pairs ungraded.
     """
     ctx = prepared_context(run, progress)
     passages, qrels, all_queries = read_passages(ctx), read_qrels(ctx), read_queries(ctx)
-    relevant: dict[str, set[str]] = defaultdict(set)
-    for query, passage in zip(qrels["query_id"].to_pylist(), qrels["passage_id"].to_pylist(), strict=True):
-        relevant[query].add(passage)
-    # First, so that wrong settings of the judge fail before the corpus is encoded.
+    relevant = passages_by_query(qrels)
+    # Opened first, so that wrong settings fail before the corpus is encoded.
     judge = open_judge(run.spec, all_queries, passages, qrels)
     train = all_queries.filter(pc.equal(all_queries["split"], "train"))
     drawn = draw_queries(train["query_id"].to_pylist(), queries, run.spec.seed)

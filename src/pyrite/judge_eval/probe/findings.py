@@ -14,21 +14,21 @@ from pyrite.judge_eval.common import TimedSession
 from pyrite.judge_eval.probe.sampling import Part, SampledPair
 from pyrite.judges.base import GRADES, Judgment, Pair
 from pyrite.spec import MineSpec
-from pyrite.training.mining import RULES, Candidate, mine_query
+from pyrite.training.mining import RULES, Candidate, mine_query, split_by_grade
 
 #: Maximum share of pairs with the same grade.
 MAX_SAME_GRADE = 0.95
 
-#: Minimum information of a judgment about its pair in bits, of at most 2 with four grades.
+#: Minimum information of a judgment about its pair, in bits. The maximum is 2 with four grades.
 MIN_INFORMATION = 0.1
 
-#: The lower bound of the AUC of known relevant against random passages must be above this.
+#: The AUC of known relevant against random passages must be above this, with its lower bound.
 MIN_AUC = 0.7
 
-#: Maximum share of pairs whose own token is none of the grades.
+#: Maximum share of pairs whose generated token is not a grade.
 MAX_OFF_LABEL = 0.5
 
-#: The grades count as uniformly distributed if a chi-square test does not reject it at this level.
+#: Significance level of the chi-square test that the grades are uniformly distributed.
 _UNIFORM_P = 0.05
 
 #: The rank rule with its default thresholds, for comparison with the run's own rule.
@@ -76,8 +76,8 @@ def histogram(sample: Iterable[SampledPair], judgments: Mapping[Pair, Judgment])
 def information(judgments: Iterable[Judgment]) -> float:
     """Mutual information of pair and grade, in bits.
 
-    The entropy of the mean distribution minus the mean entropy of the distributions; 0 for a judge that judges all
-    pairs alike, whether it is certain or not. A judgment without a distribution has probability 1 for its grade.
+    It is the entropy of the mean distribution minus the mean entropy of the distributions: 0 if all pairs get the same
+    distribution. A judgment without a distribution has probability 1 for its grade.
     """
     each = np.array([judgment.distribution or [float(judgment.grade == g) for g in GRADES] for judgment in judgments])
     return max(0.0, float(_entropy(each.mean(axis=0)) - _entropy(each).mean()))
@@ -113,9 +113,9 @@ def graded_candidates(
     relevant: Mapping[str, set[str]],
     window: int | None,
 ) -> dict[str, list[Candidate]]:
-    """The retrieved and judged pairs as mining's candidates, by query.
+    """The judged pairs as candidates for mining, by query: those that the run would judge too.
 
-    Only those that the run would judge: ranks up to ``window``, and passages known to be relevant.
+    That is ranks up to ``window``, and passages known to be relevant.
     """
     return {
         query_id: [
@@ -136,7 +136,7 @@ def hard_examples(
     spec: MineSpec,
     is_duplicate: Callable[[str, str], bool],
 ) -> dict[str, Any]:
-    """Hard positives and negatives by the default rank rule and the run's own, and the examples that mining creates."""
+    """Misranked passages by the default rank rule and by the run's own rule, and the examples that mining creates."""
     examples: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for query_id, candidates in by_query.items():
@@ -155,22 +155,12 @@ def hard_examples(
 def _count_hard(
     by_query: Mapping[str, Sequence[Candidate]], relevant: Mapping[str, set[str]], spec: MineSpec
 ) -> dict[str, int]:
-    """Number of positives that rank too low and of negatives that rank too high, by the mining rule."""
-    rule, positives, negatives = RULES[spec.rule], 0, 0
-    minimum = spec.positive_grade or rule.positive_grade
-    for query_id, candidates in by_query.items():
-        low, high = rule.misranked(
-            [c for c in candidates if c.grade is not None and c.grade >= minimum],
-            [
-                c
-                for c in candidates
-                if c.grade is not None and c.grade <= spec.negative_grade and c.passage_id not in relevant[query_id]
-            ],
-            spec,
-        )
-        positives += len(low)
-        negatives += len(high)
-    return {"positives": positives, "negatives": negatives}
+    """The number of positives ranked too low and of negatives ranked too high, by the mining rule."""
+    misranked = [
+        RULES[spec.rule].misranked(*split_by_grade(candidates, relevant[query_id], spec), spec)
+        for query_id, candidates in by_query.items()
+    ]
+    return {"positives": sum(len(low) for low, _ in misranked), "negatives": sum(len(high) for _, high in misranked)}
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -178,7 +168,7 @@ def _count_hard(
 
 @dataclass(frozen=True)
 class Check:
-    """One check. ``found``: the result in words; ``advice``: what a failure means and what to do."""
+    """One check. ``found``: the result. ``advice``: the meaning of a failure, and what to do."""
 
     name: str
     passed: bool
@@ -187,7 +177,7 @@ class Check:
 
 
 def checks(content: Mapping[str, Any], max_missing: float) -> list[Check]:
-    """All checks on the content of a probe, the most informative last."""
+    """All checks of a probe's content, the most informative last."""
     return [
         _few_missing(content["answered"], max_missing),
         _on_label(content["judge"].get("off_label", 0), content["answered"]["judged"]),
@@ -220,10 +210,10 @@ def _on_label(off_label: int, judged: int) -> Check:
     return Check(
         "answers with a grade",
         off_label <= MAX_OFF_LABEL * judged,
-        f"in {off_label:,} of {judged:,} pairs the model's own token is not a grade",
-        f"At most {MAX_OFF_LABEL:.0%} may be: the grade is then the likeliest of four tokens that the model would not "
-        "generate. Use a model that does not reason before it answers, or disable reasoning, and check that the server "
-        "uses the model's own chat template.",
+        f"in {off_label:,} of {judged:,} pairs the generated token is not a grade",
+        f"The maximum is {MAX_OFF_LABEL:.0%}: such a grade is only the likeliest of four tokens that the model would "
+        "not generate. Use a model that does not reason before it answers, or disable reasoning, and check that the "
+        "server uses the model's own chat template.",
     )
 
 
@@ -234,8 +224,8 @@ def _not_alike(grades: Mapping[str, int]) -> Check:
         "not all alike",
         count <= MAX_SAME_GRADE * total,
         f"{count:,} of {total:,} pairs have grade {grade}",
-        f"At most {MAX_SAME_GRADE:.0%} may have the same grade: this judge does not distinguish passages. Use a "
-        "stronger model, and read its judgments on the page.",
+        f"The maximum is {MAX_SAME_GRADE:.0%}: this judge does not distinguish passages. Read its judgments on the "
+        "page, and use a stronger model.",
     )
 
 
@@ -248,8 +238,8 @@ def _not_uniform(grades: Mapping[str, int]) -> Check:
         "not flat",
         passed,
         f"grades 1 to 4 have shares of {shares}" + ("" if passed else ", as if drawn at random"),
-        f"Equal probabilities explain these counts (p = {p:.2f}). If all other checks pass, use more queries "
-        "(--queries).",
+        f"The grades may be random: equal probabilities explain these counts (p = {p:.2f}). If all other checks pass, "
+        "use more queries (--queries).",
     )
 
 
@@ -281,7 +271,7 @@ def _known_above_random(found: Mapping[str, Any]) -> Check:
         words = f"{found['known']:,} known relevant and {found['random']:,} random passages are graded"
         return Check(name, False, words, "Both are needed to check that known relevant passages get higher grades.")
     passed, unsure = found["low"] > MIN_AUC, found["auc"] > MIN_AUC
-    verb = "are" if passed else "are not surely" if unsure else "are not clearly"
+    verb = "are" if passed else "may not be" if unsure else "are not clearly"
     return Check(
         name,
         passed,

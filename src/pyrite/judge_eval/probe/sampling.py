@@ -1,4 +1,4 @@
-"""What a probe samples: pairs to judge, and judgments to show to a person."""
+"""Samples a probe's pairs to judge, and its judgments to show in the report."""
 
 import hashlib
 import math
@@ -13,14 +13,14 @@ from pyrite.splitting import draw
 #: Why a pair is in the sample: retrieved by the base model, labelled as relevant by the data set, or drawn at random.
 Part = Literal["candidate", "known", "random"]
 
-#: Maximum known relevant passages and random passages per query.
+#: Maximum number of known relevant and of random passages per query.
 _KNOWN = 2
 _RANDOM = 3
 
-#: Decay of the probability that a deeper rank is drawn, as in arXiv 2512.08088.
+#: Exponential decay of the probability to draw a rank, as in arXiv 2512.08088.
 _DECAY = 0.1
 
-#: Judgments to show per grade and per contradiction.
+#: Maximum judgments to show for each grade and each contradiction.
 _SHOWN = 3
 
 
@@ -50,13 +50,13 @@ def sample_query(
 ) -> list[SampledPair]:
     """The pairs of one query, in the order in which they are judged.
 
-    Half of the candidates are the first ranks, with the hard negatives. The others are drawn from deeper ranks, with
-    the hard positives, within the ranks that the run would judge.
+    Half of the candidates are the first ranks, where the hard negatives are. The others are drawn from the lower ranks
+    that the run would judge, where the hard positives are.
 
     Args:
         ranked: rank (from 1) and score of each retrieved passage, best first.
         relevant: passages that the data set labels as relevant.
-        passage_ids: all passages, to draw random ones from.
+        passage_ids: all passages, from which random ones are drawn.
     """
     ranks = {passage: rank for passage, (rank, _) in ranked.items() if rank_window is None or rank <= rank_window}
     drawn = _draw_ranks(query_id, ranks, candidates - candidates // 2, candidates // 2, seed)
@@ -106,7 +106,7 @@ def judgments_to_show(
     random and graded 3 or 4, the highest first.
 
     Args:
-        texts: the query, the passage and its title of a pair.
+        texts: returns the query, the passage and the passage's title of a pair.
     """
     shuffled = sorted((each for each in sample if each.pair in judgments), key=lambda e: draw(seed, " ".join(e.pair)))
 
