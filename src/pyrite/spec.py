@@ -86,8 +86,6 @@ SourceSpec = Annotated[
     Field(discriminator="kind"),
 ]
 
-# --- model and stages -------------------------------------------------------------------------------------------------
-
 
 class ModelSpec(Section):
     """The embedding model to adapt."""

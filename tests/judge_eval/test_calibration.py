@@ -154,7 +154,7 @@ BAD = {
     "json.jsonl": ('{"query": "a", "passage": "b", "grade": 1}\n{"query"\n', r"json\.jsonl:2: not JSON"),
     "surrogate.jsonl": (
         '{"query": "a", "passage": "\\ud83d", "grade": 1}\n',
-        r"surrogate\.jsonl:1: 'passage' holds half",
+        r"surrogate\.jsonl:1: 'passage' has an invalid Unicode character",
     ),
     "true.jsonl": ('{"query": "a", "passage": "b", "grade": true}\n', r"true\.jsonl:1: grade True"),
 }

@@ -105,8 +105,8 @@ def needs_gpu(manifest: Manifest) -> bool:
 
 def uses_server(spec: RunSpec, stage: str | None, settings: Settings) -> bool:
     """Whether a run's stage sends requests to the vLLM server that the controller scales."""
-    needs_llm = (stage == "generate" and spec.generate) or (stage == "judge" and spec.judge.needs_server)
-    return bool(needs_llm) and settings.server is not None and not spec.resources.judge_urls
+    llm = STAGES[stage].llm if stage else None
+    return bool(llm and llm(spec)) and settings.server is not None and not spec.resources.judge_urls
 
 
 def merge_patch(target: Any, patch: Any) -> Any:

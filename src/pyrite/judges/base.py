@@ -97,7 +97,8 @@ class Judge(ABC):
         Raises:
             UserError: the judge's settings are wrong.
         """
-        raise NotImplementedError(f"{cls.__name__} cannot be opened from a run's settings")
+        del spec, queries, passages, qrels
+        raise TypeError(f"{cls.__name__} cannot be opened from a run's settings")
 
     @classmethod
     def fingerprint_of(cls, spec: RunSpec) -> str:

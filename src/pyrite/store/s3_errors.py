@@ -38,7 +38,7 @@ class RetryPolicy:
     """Timeouts and retries, in seconds.
 
     Pyrite retries until ``total_timeout``; in each attempt, boto3 tries the request up to ``boto_attempts`` times. The
-    last attempt may start just before ``total_timeout``.
+    last attempt may start up to ``max_wait`` after ``total_timeout``. Overload (503 SlowDown) is retried too.
     """
 
     connect_timeout: float = 10
