@@ -66,7 +66,7 @@ def s3_server(node: Object, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture(scope="module")
 def release(s3_server: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Release]:
     """A namespace with the chart installed. A module may set VALUES."""
-    name = Path(request.path).stem.removeprefix("test_")
+    name = Path(request.path).stem.removeprefix("test_").replace("_", "-")  # a Kubernetes name
     found = Release(f"{name}-{uuid.uuid4().hex[:6]}", s3_server, getattr(request.module, "VALUES", {}))
     yield found
     if os.environ.get("PYRITE_KEEP") != "1":
