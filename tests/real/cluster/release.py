@@ -181,10 +181,14 @@ class Release:
         return self.status(run)
 
     def pyrite(self, *arguments: str, seconds: float = 900) -> "subprocess.CompletedProcess[str]":
-        """Run the CLI outside the cluster, with as many threads as a pod has."""
+        """Run the CLI outside the cluster, with a pod's number of threads and without this shell's BLAS settings.
+
+        Regression: OPENBLAS_CORETYPE selects other kernels, which change the last bit of a score.
+        """
         command = [sys.executable, "-m", "pyrite", *arguments]
         threads = min(int(_SMALL["resources"]["limits"]["cpu"]), os.cpu_count() or 1)
-        environment = {**os.environ, **self.environment, "PYRITE_STORE": self.url, "OMP_NUM_THREADS": str(threads)}
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("OPENBLAS_", "MKL_"))}
+        environment = {**own, **self.environment, "PYRITE_STORE": self.url, "OMP_NUM_THREADS": str(threads)}
         return subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, check=False)
 
     def digests(self, run: str) -> dict[str, str]:
