@@ -86,9 +86,12 @@ def test_alerts_fire_only_when_the_judge_fails(tmp_path: Path, run_file: Path, m
 
     with Stub() as stub:
         stub.delay = 0.2
+        # The alert on uniform grades needs 200 pairs within 30 s (shortened), so pairs must last on a fast machine and
+        # arrive fast enough on a slow one: about 1,700 pairs at no more than 20 a second.
         settings = (
-            f"judge={{kind: llm, model: {MODEL}, shards: 1}}",
-            f"resources={{judge_urls: [{stub.url}], judge_concurrency: 2, judge_timeout: 20}}",
+            "retrieve.range_max=40",
+            f"judge={{kind: llm, model: {MODEL}, shards: 1, rank_window: 40}}",
+            f"resources={{judge_urls: [{stub.url}], judge_concurrency: 4, judge_timeout: 20}}",
         )
         with training(tmp_path, run_file, *settings) as (process, address):
             targets, rules = {address: {"namespace": "here"}}, prometheus.shortened(RULES)

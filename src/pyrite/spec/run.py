@@ -1,0 +1,117 @@
+"""All settings of a run, and the rules that span several sections."""
+
+import re
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from pyrite.spec.judge import JUDGE_SETTINGS, JUDGES, JudgeSpec, LabelsJudgeSpec
+from pyrite.spec.section import Section
+from pyrite.spec.source import SourceSpec
+from pyrite.spec.stages import (
+    EvaluateSpec,
+    FinetuneSpec,
+    GenerateSpec,
+    MineSpec,
+    ModelSpec,
+    PrepareSpec,
+    ResourcesSpec,
+    RetrieveSpec,
+)
+
+
+class RunSpec(Section):
+    """All settings of a run."""
+
+    name: str = Field(description="Name of the run and of its folder in the store: letters, digits, dots, dashes.")
+    domain: str = Field(default="general", description="Name of the domain, for the report and the model card.")
+    source: SourceSpec = Field(description="Where questions and documents come from.")
+    model: ModelSpec = ModelSpec()
+    iterations: int = Field(default=2, ge=1, le=100, description="Rounds of retrieve, judge, mine and fine-tune.")
+    seed: int = Field(default=0, ge=0, description="Seed of all random draws.")
+    prepare: PrepareSpec = PrepareSpec()
+    generate: GenerateSpec | None = Field(default=None, description="Generate questions with an LLM; unset: none.")
+    retrieve: RetrieveSpec = RetrieveSpec()
+    judge: JudgeSpec = Field(
+        default=LabelsJudgeSpec(),
+        description="The judge of (query, passage) pairs. kind labels (default): the data set's own relevance labels; "
+        "kind llm: an LLM behind an OpenAI-compatible server. Settings of another kind are ignored.",
+    )
+    mine: MineSpec = MineSpec()
+    finetune: FinetuneSpec = FinetuneSpec()
+    evaluate: EvaluateSpec = EvaluateSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _judge_defaults(cls, values: Any) -> Any:
+        """Drop the settings of other judges, and set the default of ``judge.rank_window``.
+
+        ``judge.kind=labels`` can thus override a run file for an LLM judge. A dropped judge.model becomes
+        generate.model, if that is unset. mine.rule rank finds hard positives below mine.positive_rank, so its window
+        covers that many ranks more.
+        """
+        if not isinstance(values, dict) or not isinstance(values.get("judge"), dict):
+            return values
+        judge = {"kind": "labels", **values["judge"]}
+        variant = JUDGES.get(str(judge["kind"]))
+        if variant is None:
+            return values
+        judge = {
+            name: value for name, value in judge.items() if name in variant.model_fields or name not in JUDGE_SETTINGS
+        }
+        if variant.default_window and "rank_window" not in judge and not judge.get("patience"):
+            mine, skipped = values.get("mine"), 0
+            if isinstance(mine, dict) and mine.get("rule") == "rank":
+                skipped = mine.get("positive_rank", MineSpec.model_fields["positive_rank"].default)
+            judge["rank_window"] = variant.default_window + (skipped if isinstance(skipped, int) else 0)
+        generate, model = values.get("generate"), values["judge"].get("model")
+        if isinstance(generate, dict) and model and "model" not in judge:
+            values = {**values, "generate": {**generate, "model": generate.get("model") or model}}
+        return {**values, "judge": judge}
+
+    @field_validator("name")
+    @classmethod
+    def _valid_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?", value):
+            raise ValueError("use 1 to 63 lower-case letters, digits, dots and dashes, starting with a letter or digit")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "RunSpec":
+        if self.finetune.loss == "triplet" and self.mine.num_negatives != 1:
+            raise ValueError(
+                f"finetune.loss triplet takes one negative: set mine.num_negatives to 1, not {self.mine.num_negatives}"
+            )
+        if self.generate and not self.generator_model:
+            raise ValueError(
+                "generate needs generate.model (or judge.model): the name under which the server serves it"
+            )
+        if self.generate and not self.judge.reads_text and self.generate.share_from_passages < 1:
+            raise ValueError(
+                f"judge.kind {self.judge.kind} cannot grade a question that has no known passage: set "
+                f"generate.share_from_passages to 1, not {self.generate.share_from_passages:g}, or judge.kind to llm"
+            )
+        return self
+
+    @property
+    def generator_model(self) -> str | None:
+        """Name of the model that generates questions; None if no questions are generated or no model is named."""
+        return (self.generate.model or self.judge.server_model) if self.generate else None
+
+    def settings(self, *names: str) -> dict[str, Any]:
+        """The named settings ("model.max_tokens") as JSON values.
+
+        A setting of another judge, such as "judge.model" with kind labels, is None.
+        """
+        everything = self.model_dump(mode="json", by_alias=True)
+        found = {}
+        for name in names:
+            section, _, rest = name.partition(".")
+            value: Any = everything[section]
+            if section == "judge" and rest in JUDGE_SETTINGS:
+                value = {rest: None, **value}
+            for part in filter(None, rest.split(".")):
+                value = value[part]
+            found[name] = value
+        return found

@@ -1,0 +1,71 @@
+"""Settings of the sources of documents and questions: ``source``."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pyrite.spec.section import Section
+
+
+class SampleSource(Section):
+    """The built-in sample corpus about everyday medicine."""
+
+    kind: Literal["sample"] = "sample"
+
+
+class MedquadSource(Section):
+    """MedQuAD's XML files: a folder, or the published .tar.xz, .tar.gz or .zip archive."""
+
+    kind: Literal["medquad"] = "medquad"
+    path: str = Field(description="Folder or archive: a path, or s3://bucket/key.")
+    collections: list[str] = Field(default=[], description="Collections to read, e.g. [NIDDK, NINDS]; empty: all.")
+
+
+class _QuestionColumns(Section):
+    question: str = Field(default="question", description="Column with the question.")
+    answer: str = Field(default="answer", description="Column with the answer.")
+    topic: str | None = Field(default=None, description="Column with the topic; unset: one topic per question.")
+    type: str | None = Field(default=None, description="Column with the question's type, for the report.")
+    title: str | None = Field(default=None, description="Column with the answer's title.")
+
+
+class QaSource(_QuestionColumns):
+    """Question-answer pairs, one per row, in a JSONL or Parquet file or a folder of such files."""
+
+    kind: Literal["jsonl", "parquet"]
+    path: str = Field(description="File, or folder of files: a path, or s3://bucket/key.")
+    id: str | None = Field(default=None, description="Column with a unique id; unset: the row number.")
+
+
+class BeirSource(Section):
+    """A BEIR data set: a folder or archive with corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv."""
+
+    kind: Literal["beir"] = "beir"
+    path: str = Field(description="Folder, or .tar.xz, .tar.gz or .zip archive: a path, or s3://bucket/key.")
+
+
+class HuggingfaceSource(_QuestionColumns):
+    """Question-answer pairs read with the ``datasets`` library, from the Hugging Face hub or a local folder."""
+
+    kind: Literal["huggingface"] = "huggingface"
+    id: str = Field(description="Data set id on the hub, or a local path.")
+    name: str | None = Field(default=None, description="Configuration of the data set.")
+    revision: str | None = Field(default=None, description="Commit of the data set. Pin it for reproducible runs.")
+    split: str = Field(default="train", description="Split to read.")
+
+
+class DocumentsSource(Section):
+    """Documents without questions: a folder of .txt and .md files, or a JSONL or Parquet file of one per row."""
+
+    kind: Literal["documents"] = "documents"
+    path: str = Field(description="Folder or file: a path, or s3://bucket/key.")
+    text: str = Field(default="text", description="Rows: column with the text.")
+    title: str | None = Field(default=None, description="Rows: column with the title. Files: their name.")
+    topic: str | None = Field(default=None, description="Rows: column with the topic; unset: one topic per document.")
+    id: str | None = Field(default=None, description="Rows: column with a unique id; unset: the row number.")
+
+
+SourceSpec = Annotated[
+    SampleSource | MedquadSource | QaSource | BeirSource | HuggingfaceSource | DocumentsSource,
+    Field(discriminator="kind"),
+]

@@ -1,0 +1,199 @@
+"""Settings of the stages, of the model, and of how a run is executed."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from pyrite.addresses import normalize_server_urls
+from pyrite.spec.section import PROMPT, Section
+
+
+class ModelSpec(Section):
+    """The embedding model to adapt."""
+
+    base: str = Field(default="builtin:all-MiniLM-L6-v2", description="Folder, hub id or builtin:... (packaged).")
+    revision: str | None = Field(default=None, description="Commit of a hub model. Pin it for reproducible runs.")
+    query_prompt: str | None = Field(default=None, description="Prefix of every query; unset: the model's own.")
+    passage_prompt: str | None = Field(default=None, description="Prefix of every passage; unset: the model's own.")
+    max_tokens: int | None = Field(default=None, ge=16, description="Maximum tokens of a text; unset: the model's.")
+    trust_remote_code: bool = Field(default=False, description="Run code that comes with a hub model.")
+
+
+class SplitSpec(Section):
+    """Shares of the topics in each split. They must add up to 1."""
+
+    train: float = Field(default=0.70, gt=0, lt=1)
+    val: float = Field(default=0.15, gt=0, lt=1)
+    test: float = Field(default=0.15, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "SplitSpec":
+        total = self.train + self.val + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train, val and test add up to {total:g}, not 1")
+        return self
+
+
+class PrepareSpec(Section):
+    """How documents are divided into passages and queries into splits."""
+
+    min_chars: int = Field(default=500, ge=1, description="Minimum characters of a passage, if its document allows.")
+    max_chars: int = Field(default=1000, ge=50, description="Maximum characters of a passage.")
+    split: SplitSpec = SplitSpec()
+    max_train_queries: int | None = Field(
+        default=None, ge=1, description="Maximum training queries, drawn by seed; unset: all."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "PrepareSpec":
+        if self.min_chars > self.max_chars:
+            raise ValueError(f"min_chars ({self.min_chars}) is above max_chars ({self.max_chars})")
+        return self
+
+
+class GenerateSpec(Section):
+    """Synthetic questions from an LLM, for data with few or no questions (arXiv 2512.08088; InPars, arXiv 2202.05144).
+
+    The LLM is served at resources.judge_urls, like an LLM judge.
+    """
+
+    queries: int = Field(default=2000, ge=3, description="Questions to generate. Filters drop some of them.")
+    share_from_passages: float = Field(
+        default=0.5, ge=0, le=1, description="Share generated from a known passage. The others are for training only."
+    )
+    shots: int = Field(default=5, ge=1, description="Example questions in a prompt without a passage.")
+    min_words: int = Field(default=4, ge=1, description="Drop questions with fewer words.")
+    max_words: int = Field(default=40, ge=1, description="Drop questions with more words.")
+    answerable_grade: int | None = Field(
+        default=3,
+        ge=2,
+        le=4,
+        description="Drop a question if the judge grades its own passage lower; null, or judge.kind labels: no check.",
+    )
+    shards: int = Field(default=2, ge=1, le=10_000, description="Number of shards, generated independently.")
+    model: str | None = Field(default=None, description="Model name on the server; unset: judge.model.")
+    prompt: str = Field(default="general", description=PROMPT)
+    temperature: float = Field(default=0.7, ge=0, le=2, description="Each request has its own seed.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "GenerateSpec":
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words ({self.min_words}) is above max_words ({self.max_words})")
+        return self
+
+
+class RetrieveSpec(Section):
+    """Which passages are candidates for a query."""
+
+    range_max: int = Field(default=50, ge=2, description="Candidates per query, best first.")
+
+
+class MineSpec(Section):
+    """How training examples are mined from judged candidates."""
+
+    rule: Literal["nearest", "rank"] = Field(
+        default="nearest",
+        description="nearest: the highest-ranked relevant passage with the highest-ranked irrelevant ones. It is also "
+        "the definition of positives and negatives in arXiv 2512.08088: grade 4 against grades 1 and 2. "
+        "rank: relevant passages ranked low with irrelevant passages ranked high.",
+    )
+    positive_grade: int | None = Field(
+        default=None, ge=2, le=4, description="Minimum grade of a positive; unset: 3 with rank, 4 with nearest."
+    )
+    positive_rank: int = Field(default=10, ge=0, description="Rule rank: a hard positive is ranked below this.")
+    negative_grade: int = Field(default=2, ge=1, le=3, description="Maximum grade of a negative, 1 or 2.")
+    negative_rank: int = Field(default=5, ge=1, description="Rule rank: a hard negative has this rank or a better one.")
+    num_negatives: int = Field(default=1, ge=1, le=32, description="Negatives per example, besides in-batch ones.")
+    num_positives: int = Field(default=1, ge=1, description="Positives per query. Each one becomes an example.")
+    relative_margin: float | None = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="Prefer negatives whose score is this share below the positive's (0.05: at most 95% of its score, "
+        "as in NV-Retriever); null: any score.",
+    )
+    neighbours: int = Field(default=4, ge=1, description="Maximum examples with similar passages in a batch.")
+    easy_per_hard: float | None = Field(default=None, ge=0, description="Easy examples per hard example; unset: all.")
+    accumulate: bool = Field(default=False, description="Also train on the examples of earlier iterations.")
+
+    @field_validator("negative_grade")
+    @classmethod
+    def _never_relevant(cls, value: int) -> int:
+        if value >= 3:
+            raise ValueError("a passage graded 3 or above is relevant and can never be a negative; use 1 or 2")
+        return value
+
+
+class FinetuneSpec(Section):
+    """How the model is fine-tuned on the examples."""
+
+    loss: Literal["multiple-negatives", "cached-multiple-negatives", "triplet", "distill"] = Field(
+        default="multiple-negatives",
+        description="multiple-negatives: contrastive, with mined and in-batch negatives; "
+        "cached-multiple-negatives: the same, with gradient caching for large batches; "
+        "triplet: cosine distance; distill: KL divergence to the judge's expected grades.",
+    )
+    start: Literal["previous", "base"] = Field(
+        default="previous", description="Start from the previous iteration's weights or the base model's."
+    )
+    learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
+    epochs: float = Field(default=1.0, gt=0, description="Passes over the examples.")
+    batch_size: int = Field(default=32, ge=2, description="Examples per batch.")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps with a rising learning rate.")
+    scale: float = Field(default=20.0, gt=0, description="multiple-negatives: inverse temperature.")
+    margin: float = Field(default=0.1, gt=0, description="triplet: margin in cosine distance.")
+    max_tokens: int | None = Field(default=128, ge=16, description="Maximum tokens in training; null: the model's.")
+    dropout: bool = Field(default=False, description="Train with the model's own dropout.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of the optimizer.")
+    checkpoint_every: int = Field(default=20, ge=1, description="Steps between checkpoints.")
+    report_to: list[str] = Field(default=[], description="Trackers, as transformers names them, e.g. [tensorboard].")
+
+
+class RetentionSpec(Section):
+    """A BEIR data set of another domain, and the maximum loss of quality on it."""
+
+    path: str = Field(description="Folder, or .tar.xz, .tar.gz or .zip archive: a path, or s3://bucket/key.")
+    max_loss: float = Field(default=0.02, ge=0, le=1, description="Maximum relative loss of nDCG@10 against the base.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, values: Any) -> Any:
+        """The short form ``retention: FOLDER``."""
+        return {"path": values} if isinstance(values, str) else values
+
+
+class GateSpec(Section):
+    """Minimum improvement over the base model for a run to succeed."""
+
+    mrr: float = Field(default=0.15, alias="mrr@5", description="Minimum relative gain in MRR@5 on test.")
+    dcg: float = Field(default=0.15, alias="dcg@5", description="Minimum relative gain in DCG@5 on test.")
+    p_value: float = Field(default=0.05, gt=0, le=1, description="Maximum p-value of the paired test on MRR@5.")
+
+
+class EvaluateSpec(Section):
+    """How the models are evaluated and compared."""
+
+    blends: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default=[0.3, 0.6], description="Weights of the tuned model in blends with the base (WiSE-FT); empty: none."
+    )
+    retention: RetentionSpec | None = Field(default=None, description="Check for forgetting; unset: no check.")
+    gate: GateSpec = GateSpec()
+    resamples: int = Field(default=10_000, ge=100, description="Resamples of the bootstrap and the permutation test.")
+
+
+class ResourcesSpec(Section):
+    """How a run is executed. These settings change results only by rounding errors (bf16 or float32, batch sizes)."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda if there is a GPU.")
+    encode_tokens: int = Field(default=4096, ge=256, description="Tokens per encoding batch.")
+    search_block: int = Field(default=65_536, ge=1, description="Passages in memory at a time during search.")
+    judge_workers: int = Field(default=2, ge=1, description="Judge shards that run at the same time on this machine.")
+    judge_urls: Annotated[list[str], AfterValidator(normalize_server_urls)] = Field(
+        default=[], description="llm: servers of the same model, e.g. [http://localhost:8000]."
+    )
+    judge_concurrency: int = Field(default=64, ge=1, description="llm: requests in flight per server and shard.")
+    judge_timeout: float = Field(default=60.0, gt=0, description="llm: timeout of a request in seconds.")
+    judge_window: int | None = Field(
+        default=None, ge=256, description="llm: context length in tokens, if the servers do not report it."
+    )
+    judge_key_file: str | None = Field(default=None, description="llm: API key file; unset: PYRITE_JUDGE_API_KEY.")
