@@ -76,7 +76,7 @@ class StageInfo:
 
 
 #: Increase when a stage's output changes for the same inputs, so that steps finished by older versions run again.
-FORMAT = 3
+FORMAT = 4
 
 _MODEL = ("model.query_prompt", "model.passage_prompt", "model.max_tokens")
 

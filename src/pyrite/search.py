@@ -50,10 +50,11 @@ def search_both(run: Run, query: str, top: int, model: str | None = None) -> tup
     entry = next(entry for entry in outputs if entry["key"] == "corpus/passages.parquet")
     passages = tables.read(fetch_verified(run.store, run.prefix, entry), tables.PASSAGES)
     texts, titles = passages["text"].to_pylist(), passages["title"].to_pylist()
+    corpus = in_memory(tables.in_context(passages))
     base = base_folder(spec.model.base, spec.model.revision)
 
     def search(encoder: Encoder) -> list[Hit]:
-        blocks = read_blocks(encoder.corpus(in_memory(texts), NullProgress()), spec.resources.search_block)
+        blocks = read_blocks(encoder.corpus(corpus, NullProgress()), spec.resources.search_block)
         scores, found = top_k(encoder.encode([query], "query"), blocks, min(top, len(texts)))
         return [Hit(titles[i], texts[i], float(s)) for i, s in zip(found[0], scores[0], strict=True)]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pyrite.errors import PyriteError
@@ -29,6 +30,8 @@ PASSAGES = pa.schema(
         ("passage_id", pa.string()),
         ("text", pa.string()),
         ("title", pa.string()),
+        # The line before the text wherever a model reads the passage (``in_context``); empty: none.
+        ("context", pa.string()),
         ("split", pa.string()),
         ("parents", pa.list_(_parent)),
     ]
@@ -63,7 +66,8 @@ CANDIDATES = pa.schema(
 )
 
 #: One graded pair. ``p1``..``p4`` is the judge's distribution over the grades (null if it gives none), ``expected`` its
-#: mean (1.0 to 4.0; the grade if there is no distribution). ``latency`` is in seconds; ``attempts`` counts requests.
+#: mean (1.0 to 4.0; the grade if there is no distribution). ``context`` is the passage's context as the judge read it.
+#: ``latency`` is in seconds; ``attempts`` counts requests.
 JUDGMENTS = pa.schema(
     [
         ("query_id", pa.string()),
@@ -75,6 +79,7 @@ JUDGMENTS = pa.schema(
         ("p4", pa.float32()),
         ("expected", pa.float32()),
         ("judge", pa.string()),
+        ("context", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("cached_tokens", pa.int32()),
         ("latency", pa.float32()),
@@ -144,14 +149,33 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]] | pa.Table, schema: pa.S
     return int(table.num_rows)
 
 
-def read_in_blocks(path: Path, column: str) -> Callable[[int], Iterator[list[str]]]:
-    """A function that reads a text column of the Parquet file at ``path`` in blocks of a given number of rows."""
+def in_context(passages: pa.Table) -> list[str]:
+    """The passages as models read them: context and text, joined by a line break. Needs the columns context and text.
+
+    Every embedding, prompt and training example uses this form. A passage often does not name its subject, but its
+    title does. Ids, duplicates and hashes refer to the text alone.
+    """
+    context, text = (passages[name].combine_chunks() for name in ("context", "text"))
+    joined: list[str] = pc.if_else(
+        pc.equal(context, ""), text, pc.binary_join_element_wise(context, text, "\n")
+    ).to_pylist()
+    return joined
+
+
+def without_context(passages: pa.Table) -> pa.Table:
+    """The same passages with an empty context, to measure what the context is worth."""
+    empty = pa.array([""] * passages.num_rows, pa.string())
+    return passages.set_column(passages.schema.get_field_index("context"), "context", empty)
+
+
+def read_in_blocks(path: Path) -> Callable[[int], Iterator[list[str]]]:
+    """A function that reads the passages at ``path``, in context, in blocks of a given number of rows."""
 
     def read_blocks(rows: int) -> Iterator[list[str]]:
         block: list[str] = []
         with pq.ParquetFile(path, memory_map=True) as file:
-            for batch in file.iter_batches(rows, columns=[column]):
-                block += batch.column(0).to_pylist()
+            for batch in file.iter_batches(rows, columns=["context", "text"]):
+                block += in_context(pa.Table.from_batches([batch]))
                 while len(block) >= rows:
                     yield block[:rows]
                     block = block[rows:]

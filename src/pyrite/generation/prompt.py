@@ -75,9 +75,8 @@ def fingerprint(model: str, prompt: Prompt, temperature: float) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def passage_request(prompt: Prompt, spec: GenerateSpec, name: str, seed: int, title: str, text: str) -> Request:
-    """Build the request for a question that the passage answers."""
-    passage = text if not title or text.startswith(title) else f"{title}\n\n{text}"
+def passage_request(prompt: Prompt, spec: GenerateSpec, name: str, seed: int, passage: str) -> Request:
+    """Build the request for a question that ``passage``, in context, answers."""
     return _request(spec, name, seed, prompt.from_passage, "{passage}", escape_markup(passage))
 
 

@@ -192,7 +192,7 @@ def _text_tables(rows: Iterable[Row]) -> Tables:
         ),
         pa.Table.from_pylist(
             [
-                {"passage_id": key, "text": text, "title": "", "split": "test", "parents": []}
+                {"passage_id": key, "text": text, "title": "", "context": "", "split": "test", "parents": []}
                 for key, text in passages.items()
             ],
             tables.PASSAGES,

@@ -25,12 +25,14 @@ class Pair(NamedTuple):
 class Judgment(NamedTuple):
     """A grade from 1 (irrelevant) to 4 (answers fully), and its cost.
 
-    ``distribution``: the probabilities of the grades 1 to 4, if the judge gives them. ``latency``: in seconds.
+    ``distribution``: the probabilities of the grades 1 to 4, if the judge gives them. ``context``: the passage's
+    context as the judge read it. ``latency``: in seconds.
     """
 
     pair: Pair
     grade: int
     distribution: tuple[float, float, float, float] | None
+    context: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0
     latency: float = 0.0
@@ -47,8 +49,8 @@ class Judgment(NamedTuple):
     def from_row(cls, row: Mapping[str, Any]) -> Self:
         """The judgment in a row of ``tables.JUDGMENTS``."""
         distribution = None if row["p1"] is None else (row["p1"], row["p2"], row["p3"], row["p4"])
-        costs = (row[name] for name in ("prompt_tokens", "cached_tokens", "latency", "attempts"))
-        return cls(Pair(row["query_id"], row["passage_id"]), row["grade"], distribution, *costs)
+        others = (row[name] for name in ("context", "prompt_tokens", "cached_tokens", "latency", "attempts"))
+        return cls(Pair(row["query_id"], row["passage_id"]), row["grade"], distribution, *others)
 
     def row(self, fingerprint: str) -> dict[str, Any]:
         """This judgment, by the judge with that ``fingerprint``, as a row of ``tables.JUDGMENTS``."""
@@ -63,6 +65,7 @@ class Judgment(NamedTuple):
             "p4": p4,
             "expected": self.expected,
             "judge": fingerprint,
+            "context": self.context,
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "latency": self.latency,
@@ -116,6 +119,11 @@ class Judge(ABC):
     def stats(self) -> Mapping[str, Any]:
         """Counts and details of the grading, for the step's summary."""
         return {}
+
+    def context(self, passage_id: str) -> str:
+        """The context that the judge reads before the passage. Cached judgments of another context are not used."""
+        del passage_id
+        return ""
 
     async def ready(self) -> None:
         """Wait until the judge can grade at full speed, so that start-up is not timed. Raises as ``grade`` does."""

@@ -16,17 +16,24 @@ from pyrite.store import Store
 class JudgmentCache:
     """The stored judgments of one judge, in ``judgments/<fingerprint>/``."""
 
-    def __init__(self, store: Store, fingerprint: str, writer: str, attempt: str):
+    def __init__(self, store: Store, judge: Judge, writer: str, attempt: str):
         """``writer`` and ``attempt`` as in AppendLog."""
-        self._log = AppendLog(store, f"judgments/{fingerprint}", tables.JUDGMENTS, "query_id", writer, attempt)
+        self._judge = judge
+        self._log = AppendLog(store, f"judgments/{judge.fingerprint}", tables.JUDGMENTS, "query_id", writer, attempt)
 
     def read(self, query_ids: Collection[str]) -> pa.Table:
-        """All cached judgments of the given queries, one per pair."""
-        return _one_per_pair(self._log.read(query_ids))
+        """All cached judgments of the given queries, one per pair, of passages in the judge's current contexts."""
+        return _one_per_pair(self._in_current_context(self._log.read(query_ids)))
 
     def read_from_memory(self, query_ids: Collection[str]) -> pa.Table:
         """Like ``read``, without access to the store: the judgments that this process has read or added before."""
-        return _one_per_pair(self._log.read_cached(query_ids))
+        return _one_per_pair(self._in_current_context(self._log.read_cached(query_ids)))
+
+    def _in_current_context(self, table: pa.Table) -> pa.Table:
+        rows = zip(table["passage_id"].to_pylist(), table["context"].to_pylist(), strict=True)
+        return table.filter(
+            pa.array([self._judge.context(passage) == context for passage, context in rows], pa.bool_())
+        )
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Store ``rows`` of ``tables.JUDGMENTS``."""
@@ -39,7 +46,7 @@ class JudgmentCache:
 
 def open_cache(store: Store, judge: Judge, writer: str) -> JudgmentCache | None:
     """Open the cache of ``judge``; None if its judgments are not shareable."""
-    return JudgmentCache(store, judge.fingerprint, writer, uuid.uuid4().hex[:12]) if judge.shareable else None
+    return JudgmentCache(store, judge, writer, uuid.uuid4().hex[:12]) if judge.shareable else None
 
 
 def _one_per_pair(table: pa.Table) -> pa.Table:

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from pyrite import metrics
+from pyrite import metrics, tables
 from pyrite.judges import register
 from pyrite.judges.base import Judge, Judgment, Missing, Pair
 from pyrite.judges.grading import LABELS, is_off_label, read_grade
@@ -22,7 +22,7 @@ from pyrite.llm.pool import Completion, Pool, RetriesExhausted
 from pyrite.spec import LlmJudgeSpec, RunSpec
 
 #: Increment when the same model and prompt would give other grades, so that cached judgments are not used.
-_VERSION = 1
+_VERSION = 2
 
 #: Maximum requests per pair, if no reply contains a grade.
 _MAX_TRIES = 3
@@ -59,7 +59,8 @@ class LlmJudge(Judge):
         self._pool, self._prompt = pool, prompt
         self._queries = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
         self._rows = {passage: row for row, passage in enumerate(passages["passage_id"].to_pylist())}
-        self._texts = passages["text"]  # stays in Arrow: Python strings would double the memory of a large corpus
+        # Stays in Arrow: Python strings would double the memory of a large corpus.
+        self._passages = passages.select(["context", "text"])
         self._detecting = asyncio.Lock()
         self._detected: tuple[Capabilities, Window] | None = None
         self._unparsable = metrics.REQUEST_FAILURES.labels("unparsable")  # so that the metric starts at 0
@@ -100,6 +101,11 @@ class LlmJudge(Judge):
     ) -> None:
         await self._pool.__aexit__(kind, error, trace)
 
+    def context(self, passage_id: str) -> str:
+        """The passage's context; empty if the judge does not have the passage."""
+        row = self._rows.get(passage_id)
+        return "" if row is None else str(self._passages["context"][row].as_py())
+
     async def ready(self) -> None:
         """Wait for a server and detect its capabilities. If this is not called, the first ``grade`` does it."""
         await self._detect()
@@ -112,7 +118,8 @@ class LlmJudge(Judge):
             return Missing(pair, error.reason, error.attempts, error.kind)
 
     async def _request_grade(self, pair: Pair, capabilities: Capabilities, window: Window) -> Judgment | Missing:
-        fitted = await window.fit(self._queries[pair.query_id], self._texts[self._rows[pair.passage_id]].as_py())
+        (passage,) = tables.in_context(self._passages.slice(self._rows[pair.passage_id], 1))
+        fitted = await window.fit(self._queries[pair.query_id], passage)
         if fitted is None:
             reason = f"prompt and query alone fill the model's context window of {capabilities.window} tokens"
             return Missing(pair, reason, 0, "window")
@@ -133,8 +140,16 @@ class LlmJudge(Judge):
             if graded:
                 if capabilities.decoding_mode == "label_ids":
                     self._count_off_label(reply)
-                tokens, cached = reply.prompt_tokens, reply.cached_tokens
-                return Judgment(pair, graded.grade, graded.distribution, tokens, cached, reply.latency, attempts)
+                return Judgment(
+                    pair,
+                    graded.grade,
+                    graded.distribution,
+                    self.context(pair.passage_id),
+                    reply.prompt_tokens,
+                    reply.cached_tokens,
+                    reply.latency,
+                    attempts,
+                )
             self._unparsable.inc()
             if number < _MAX_TRIES:
                 await asyncio.sleep(backoff_delay(number, None, random.random()))

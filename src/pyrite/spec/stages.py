@@ -39,6 +39,10 @@ class PrepareSpec(Section):
 
     min_chars: int = Field(default=500, ge=1, description="Minimum characters of a passage, if its document allows.")
     max_chars: int = Field(default=1000, ge=50, description="Maximum characters of a passage.")
+    context: Literal["title", "none"] = Field(
+        default="title",
+        description="Text before each passage wherever a model reads it: its title, unless the passage starts with it.",
+    )
     split: SplitSpec = SplitSpec()
     max_train_queries: int | None = Field(
         default=None, ge=1, description="Maximum training queries, drawn by seed; unset: all."

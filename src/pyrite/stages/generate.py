@@ -107,12 +107,11 @@ class _Shard:
     async def _from_passages(self, passages: Sequence[SourcePassage]) -> list[GeneratedQuestion]:
         """The usable questions that are generated from one passage each."""
         ids = pa.array([passage.passage_id for passage in passages], pa.string())
-        selected = self._passages.filter(pc.is_in(self._passages["passage_id"], ids)).to_pylist()
-        rows = {row["passage_id"]: row for row in selected}
+        selected = self._passages.filter(pc.is_in(self._passages["passage_id"], ids))
+        rows = {row["passage_id"]: row for row in selected.to_pylist()}
+        texts = dict(zip(selected["passage_id"].to_pylist(), tables.in_context(selected), strict=True))
         requests = [
-            prompt.passage_request(
-                self._prompt, self._spec, id, self._request_seed(id), rows[id]["title"], rows[id]["text"]
-            )
+            prompt.passage_request(self._prompt, self._spec, id, self._request_seed(id), texts[id])
             for id in ids.to_pylist()
         ]
         replies = await self.session.generate(requests, "questions from passages")

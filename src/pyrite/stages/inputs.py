@@ -29,8 +29,8 @@ def read_passage_ids(ctx: StepContext) -> pa.Table:
 
 
 def passage_texts(ctx: StepContext) -> Texts:
-    """The texts of all passages, in the order of prepare, read in blocks."""
-    return tables.read_in_blocks(ctx.input(_PASSAGES), "text")
+    """The texts of all passages in context, in the order of prepare, read in blocks."""
+    return tables.read_in_blocks(ctx.input(_PASSAGES))
 
 
 def read_queries(ctx: StepContext, split: str | None = None) -> pa.Table:

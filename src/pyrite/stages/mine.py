@@ -28,8 +28,11 @@ from pyrite.training.mining import Candidate, Example, Shingles
 def run(ctx: StepContext) -> dict[str, Any]:
     """Write iterations/<i>/examples.parquet; return the counts of examples, and of queries without any by reason."""
     spec = ctx.spec.mine
-    text_of = _texts(read_passages(ctx), "passage_id")
-    query_of = _texts(read_queries(ctx, "train"), "query_id")
+    passages, queries = read_passages(ctx), read_queries(ctx, "train")
+    passage_ids = passages["passage_id"].to_pylist()
+    text_of = dict(zip(passage_ids, passages["text"].to_pylist(), strict=True))
+    passage_of = dict(zip(passage_ids, tables.in_context(passages), strict=True))
+    query_of = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
     # Grades of earlier iterations count too, because the current model may no longer retrieve the passage.
     judgments = [read_judgments(ctx, i) for i in range(1, ctx.iteration + 1)]
     relevant = passages_by_query(read_qrels(ctx), *(each.filter(pc.field("grade") >= RELEVANT) for each in judgments))
@@ -48,7 +51,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     ranked = {query: [candidate.passage_id for candidate in candidates] for query, candidates in judged}
     groups = mining.group_neighbours(examples, ranked, spec.neighbours)
     rows = [
-        {**_row(example, query_of, text_of), "iteration": ctx.iteration, "group": f"{ctx.iteration}-{group}"}
+        {**_row(example, query_of, passage_of), "iteration": ctx.iteration, "group": f"{ctx.iteration}-{group}"}
         for example, group in zip(examples, groups, strict=True)
     ]
     schema = tables.examples(spec.num_negatives)
@@ -85,10 +88,6 @@ def run(ctx: StepContext) -> dict[str, Any]:
     }
 
 
-def _texts(table: pa.Table, key: str) -> dict[str, str]:
-    return dict(zip(table[key].to_pylist(), table["text"].to_pylist(), strict=True))
-
-
 def _join_grades(candidates: pa.Table, judgments: pa.Table) -> list[tuple[str, list[Candidate]]]:
     """Each query with its candidates and their grades, if judged, in the order of ``candidates``."""
     grades = {(row["query_id"], row["passage_id"]): (row["grade"], row["expected"]) for row in judgments.to_pylist()}
@@ -107,8 +106,8 @@ def _join_grades(candidates: pa.Table, judgments: pa.Table) -> list[tuple[str, l
     ]
 
 
-def _row(example: Example, query_of: dict[str, str], text_of: dict[str, str]) -> dict[str, Any]:
-    negatives = {f"negative_{i}": text_of[c.passage_id] for i, c in enumerate(example.negatives, 1)}
+def _row(example: Example, query_of: dict[str, str], passage_of: dict[str, str]) -> dict[str, Any]:
+    negatives = {f"negative_{i}": passage_of[c.passage_id] for i, c in enumerate(example.negatives, 1)}
     return {
         "query_id": example.query_id,
         "positive_id": example.positive.passage_id,
@@ -116,7 +115,7 @@ def _row(example: Example, query_of: dict[str, str], text_of: dict[str, str]) ->
         "relevant_ids": sorted(example.relevant),
         "kind": example.kind,
         "anchor": query_of[example.query_id],
-        "positive": text_of[example.positive.passage_id],
+        "positive": passage_of[example.positive.passage_id],
         **negatives,
         "label": [c.expected for c in (example.positive, *example.negatives)],
     }

@@ -118,6 +118,7 @@ class Passage:
 
     text: str
     title: str
+    context: str
     parents: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -131,6 +132,12 @@ class Query:
     question_ids: list[str] = field(default_factory=list)
     topics: set[str] = field(default_factory=set)
     grades: dict[str, int] = field(default_factory=dict)
+
+
+def context_of(title: str, text: str) -> str:
+    """The context of a passage: the title as one line; empty if the text starts with it."""
+    line = " ".join(title.split())
+    return "" if normalise(text).startswith(normalise(line)) else line
 
 
 class DroppedRecords:
@@ -186,7 +193,8 @@ class Corpus:
             self.occurrences += 1
             parent = {"document_id": document.id, "start": start, "end": end}
             parent |= {"topic": document.topic, "type": document.type}
-            self.passages.setdefault(key, Passage(text, document.title)).parents.append(parent)
+            context = context_of(document.title, text) if self._spec.context == "title" else ""
+            self.passages.setdefault(key, Passage(text, document.title, context)).parents.append(parent)
         self.passages_of[document.id] = list(keys)
         self.topic_of[document.id] = normalise(document.topic)
         self.characters += len(document.text)
@@ -400,6 +408,7 @@ def _tables(
             "passage_id": key,
             "text": each.text,
             "title": each.title,
+            "context": each.context,
             "split": passage_split[key],
             "parents": each.parents,
         }

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyrite import tables
 from pyrite.embedding.encoder import Encoder, in_memory
 from pyrite.embedding.search import read_blocks, top_k
 from pyrite.evaluation import scoring
@@ -54,7 +55,7 @@ def score_split(
     """Rankings (RANKINGS) and per-query metrics (PER_QUERY rows) of ``model`` on the queries of ``split``."""
     queries = queries.filter(pc.equal(queries["split"], split))
     qrels = qrels.filter(pc.is_in(qrels["query_id"], queries["query_id"].combine_chunks()))
-    corpus = (passages["passage_id"].to_pylist(), passages["text"].to_pylist())
+    corpus = (passages["passage_id"].to_pylist(), tables.in_context(passages))
     ranked = rank(encoder, corpus, (queries["query_id"].to_pylist(), queries["text"].to_pylist()), progress)
     named = {"model": [model] * ranked.num_rows, "split": [split] * ranked.num_rows}
     rankings = pa.table({**named, **{name: ranked[name] for name in ranked.column_names}})

@@ -54,7 +54,7 @@ def _models(ctx: StepContext) -> Iterator[tuple[str, Path]]:
 def _count_truncated(ctx: StepContext, passages: pa.Table) -> int:
     """The number of passages that the base model truncates. Warns if there are any."""
     encoder = encoder_for(ctx, model_folder(ctx, 0))
-    count = encoder.count_truncated(passages["text"].to_pylist())
+    count = encoder.count_truncated(tables.in_context(passages))
     if count:
         ctx.progress.message(
             f"the model truncates {count:,} of {passages.num_rows:,} passages to {encoder.model.max_seq_length} "
