@@ -271,7 +271,7 @@ async def _minimal_client(
     ``in_turn``: distribute requests over the servers in turn, not by query.
     """
     query_text = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
-    passage_text = dict(zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True))
+    passage_text = dict(zip(passages["passage_id"].to_pylist(), tables.in_context(passages), strict=True))
     async with Pool(urls, model, None, concurrency, 300.0) as pool:
         sample = [{"role": "user", "content": prompt.render("What is gout?", "Gout is a disease.")}]
         extra = (await detect_capabilities(pool, sample, LABELS)).request(LABELS)

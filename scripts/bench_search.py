@@ -57,8 +57,11 @@ def write_passages(path: Path, count: int) -> None:
     with pq.ParquetWriter(path, tables.PASSAGES, compression="zstd") as writer:
         for start in range(0, count, ROWS):
             rows = [
-                {"passage_id": f"{n:016x}", "text": f"{n} " + " ".join(draw.choices(WORDS, k=140)), "title": "a title"}
-                | {
+                {
+                    "passage_id": f"{n:016x}",
+                    "text": f"{n} " + " ".join(draw.choices(WORDS, k=140)),
+                    "title": "a title",
+                    "context": "a title",
                     "split": "train" if n % 10 else "test",
                     "parents": [{"document_id": f"d{n}", "start": 0, "end": 850}],
                 }

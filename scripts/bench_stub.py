@@ -36,7 +36,7 @@ def tables_of(queries: Sequence[str], passages: Sequence[str]) -> tuple[pa.Table
         for i, text in enumerate(queries)
     ]
     passage_rows = [
-        {"passage_id": f"c{i}", "text": text, "title": "", "split": "train", "parents": []}
+        {"passage_id": f"c{i}", "text": text, "title": "", "context": "", "split": "train", "parents": []}
         for i, text in enumerate(passages)
     ]
     return pa.Table.from_pylist(query_rows, tables.QUERIES), pa.Table.from_pylist(passage_rows, tables.PASSAGES)

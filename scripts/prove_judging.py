@@ -33,6 +33,7 @@ import pyarrow.parquet as pq
 import real_vllm
 from aiohttp import web
 
+from pyrite import tables
 from pyrite.judges.prompt import load_prompt
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -155,10 +156,9 @@ def count_judgments(store: Path) -> int:
 
 def render_prompts(run: Path, pairs: Iterable[tuple[str, str]]) -> set[str]:
     """The prompts for ``pairs``."""
-    texts: dict[str, str] = {}
-    for name, key in (("queries/queries", "query_id"), ("corpus/passages", "passage_id")):
-        table = pq.read_table(run / f"{name}.parquet", columns=[key, "text"])
-        texts |= dict(zip(table[key].to_pylist(), table["text"].to_pylist(), strict=True))
+    queries, passages = (pq.read_table(run / name) for name in ("queries/queries.parquet", "corpus/passages.parquet"))
+    texts = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
+    texts |= dict(zip(passages["passage_id"].to_pylist(), tables.in_context(passages), strict=True))
     prompt = load_prompt("medical")
     return {prompt.render(texts[query], texts[passage]) for query, passage in pairs}
 

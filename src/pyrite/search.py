@@ -19,9 +19,9 @@ from pyrite.stages.context import fetch_verified, fetch_verified_folder
 
 @dataclass(frozen=True)
 class Hit:
-    """A retrieved passage. ``score`` is the cosine similarity with the query."""
+    """A retrieved passage and its context. ``score`` is the cosine similarity with the query."""
 
-    title: str
+    context: str
     text: str
     score: float
 
@@ -49,14 +49,14 @@ def search_both(run: Run, query: str, top: int, model: str | None = None) -> tup
     outputs = [entry for manifest in manifests.values() for entry in manifest["outputs"]]
     entry = next(entry for entry in outputs if entry["key"] == "corpus/passages.parquet")
     passages = tables.read(fetch_verified(run.store, run.prefix, entry), tables.PASSAGES)
-    texts, titles = passages["text"].to_pylist(), passages["title"].to_pylist()
+    texts, contexts = passages["text"].to_pylist(), passages["context"].to_pylist()
     corpus = in_memory(tables.in_context(passages))
     base = base_folder(spec.model.base, spec.model.revision)
 
     def search(encoder: Encoder) -> list[Hit]:
         blocks = read_blocks(encoder.corpus(corpus, NullProgress()), spec.resources.search_block)
         scores, found = top_k(encoder.encode([query], "query"), blocks, min(top, len(texts)))
-        return [Hit(titles[i], texts[i], float(s)) for i, s in zip(found[0], scores[0], strict=True)]
+        return [Hit(contexts[i], texts[i], float(s)) for i, s in zip(found[0], scores[0], strict=True)]
 
     if model:
         name, folder = Path(model).name, base_folder(model, None, "MODEL")

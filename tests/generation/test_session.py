@@ -18,7 +18,7 @@ from stub_writer import Writer
 
 PROMPT = prompt.load("general")
 REQUESTS = [
-    prompt.passage_request(PROMPT, GenerateSpec(), f"p{i}", 7, "Gout", f"Gout hurts passage number {'x' * i}.")
+    prompt.passage_request(PROMPT, GenerateSpec(), f"p{i}", 7, f"Gout hurts passage number {'x' * i}.")
     for i in range(10)
 ]
 
@@ -57,7 +57,7 @@ def test_failed_requests_are_omitted_up_to_a_limit(
     writer.statuses = lambda number: 500 if number <= 5 else 200
     replies = asyncio.run(open_session(writer, tmp_path, "one").generate(REQUESTS, "questions"))
     assert len(replies) == 5
-    pending = [*REQUESTS, prompt.passage_request(PROMPT, GenerateSpec(), "p", 8, "", "Gout.")]
+    pending = [*REQUESTS, prompt.passage_request(PROMPT, GenerateSpec(), "p", 8, "Gout.")]
     writer.statuses = lambda _number: 500
     with pytest.raises(BaseExceptionGroup) as raised:
         asyncio.run(open_session(writer, tmp_path, "two").generate(pending, "questions"))

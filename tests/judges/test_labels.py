@@ -33,7 +33,8 @@ def test_grades_follow_labels_topics_and_types() -> None:
         "other": [parent("asthma", "symptoms")],
         "bare": [parent("", "")],
     }
-    rows = [{"passage_id": c, "text": c, "title": "", "split": "train", "parents": p} for c, p in parents.items()]
+    defaults = {"title": "", "context": "", "split": "train"}
+    rows = [{"passage_id": c, "text": c, "parents": p, **defaults} for c, p in parents.items()]
     passages = pa.Table.from_pylist(rows, tables.PASSAGES)
     qrels = pa.Table.from_pylist([{"query_id": "q", "passage_id": "own", "grade": 1}], tables.QRELS)
     judge = open_judge(RunSpec(name="r", source=SampleSource()), queries, passages, qrels)

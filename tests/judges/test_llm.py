@@ -11,8 +11,12 @@ import pytest
 from pyrite import metrics, tables
 from pyrite.errors import UserError
 from pyrite.judges import Judgment, Missing, Pair, open_judge
+from pyrite.judges.cache import open_cache
 from pyrite.judges.llm import LlmJudge
+from pyrite.judges.session import JudgingSession
+from pyrite.progress import NullProgress
 from pyrite.spec import LlmJudgeSpec, ResourcesSpec, RunSpec, SampleSource
+from pyrite.store import open_store
 from stub_judge import MODEL, Stub, distribution, grade
 
 KEY = "sk-very-secret-0123456789"
@@ -24,8 +28,10 @@ def stub() -> Iterator[Stub]:
         yield server
 
 
-def judge_of(texts: dict[str, str], *stubs: Stub, queries: Sequence[str] = ("q",), **judge: str) -> LlmJudge:
-    """A judge with the passages ``texts`` by id, and queries whose ids are their texts."""
+def judge_of(
+    texts: dict[str, str], *stubs: Stub, queries: Sequence[str] = ("q",), context: str = "", **judge: str
+) -> LlmJudge:
+    """A judge with the passages ``texts`` by id in one ``context``, and queries whose ids are their texts."""
     spec = RunSpec(
         name="r",
         source=SampleSource(),
@@ -33,7 +39,8 @@ def judge_of(texts: dict[str, str], *stubs: Stub, queries: Sequence[str] = ("q",
         resources=ResourcesSpec(judge_urls=[stub.url for stub in stubs], judge_timeout=2.0),
     )
     rows = [{"query_id": q, "text": q, "topic": "", "type": "", "split": "train", "question_ids": []} for q in queries]
-    passages = [{"passage_id": c, "text": t, "title": "", "split": "train", "parents": []} for c, t in texts.items()]
+    defaults = {"title": "", "context": context, "split": "train", "parents": []}
+    passages = [{"passage_id": c, "text": t, **defaults} for c, t in texts.items()]
     tables_of = (pa.Table.from_pylist(rows, tables.QUERIES), pa.Table.from_pylist(passages, tables.PASSAGES))
     judge = open_judge(spec, *tables_of, tables.QRELS.empty_table())
     assert isinstance(judge, LlmJudge)
@@ -129,6 +136,33 @@ def test_a_server_error_makes_the_pair_missing(stub: Stub) -> None:
     assert stub.faults["500"] == 6
     assert results[3] == Missing(Pair("q", "c3"), "HTTP 500: stub says 500", 6, "server")
     assert all(isinstance(result, Judgment) for result in results[:3] + results[4:])
+
+
+def test_a_passage_in_another_context_is_judged_again(stub: Stub, tmp_path: Path) -> None:
+    store, pair = open_store(str(tmp_path)), ("q", ["c0"])
+
+    async def judge_in(context: str) -> list[str]:
+        """Judge in ``context``, and return the texts that the model has read so far."""
+        judge = judge_of(TEXTS, stub, context=context)
+        session = JudgingSession(judge, open_cache(store, judge, "run/1.0"), 1, 0.0, NullProgress())
+        await session.load_cached(["q"])
+        async with judge:
+            await session.judge_all([pair])
+        await session.flush()
+        (found,) = session.results([pair]).to_pylist()
+        assert found["context"] == context
+        assert found["grade"] == grade(("q", "passage 0" if not context else f"{context}\npassage 0"))
+        return [passage for (_, passage), count in stub.graded.items() for _ in range(count)]
+
+    for contexts, read in (
+        (["Gout"], ["Gout\npassage 0"]),
+        (["Gout"], ["Gout\npassage 0"]),
+        (["Acne", "Gout", "Acne"], ["Gout\npassage 0", "Acne\npassage 0"]),
+        (["", ""], ["Gout\npassage 0", "Acne\npassage 0", "passage 0"]),
+    ):
+        for context in contexts:
+            found = asyncio.run(judge_in(context))
+        assert found == read
 
 
 def test_long_passages_are_truncated_before_the_request() -> None:

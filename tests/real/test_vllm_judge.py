@@ -70,7 +70,8 @@ def make_judge(url: str, passages: dict[str, str], prompt: str = "medical") -> L
         for q, text in QUERIES.items()
     ]
     passage_rows = [
-        {"passage_id": c, "text": t, "title": "", "split": "train", "parents": []} for c, t in passages.items()
+        {"passage_id": c, "text": t, "title": "", "context": "", "split": "train", "parents": []}
+        for c, t in passages.items()
     ]
     queries = pa.Table.from_pylist(query_rows, tables.QUERIES)
     pool = Pool([url], "judge", KEY, 8, 60.0)

@@ -186,6 +186,7 @@ def _passage(number: int, hostile: str) -> dict[str, Any]:
         "passage_id": f"c{number:03d}",
         "text": f"{SENTENCE.format(subject=subject) * (2 + number % 3)}{hostile}",
         "title": f"{subject}: {TYPES[number % len(TYPES)]}{hostile}",
+        "context": f"{subject}: {TYPES[number % len(TYPES)]}{hostile}",
         "split": "train",
         "parents": [],
     }
@@ -205,7 +206,7 @@ def _judgments(iteration: int, queries: int, rng: np.random.Generator) -> pa.Tab
     rows = [
         {
             "query_id": f"train-{n // 5:03d}", "passage_id": f"c{n % 5 + 4 * iteration:03d}", "grade": int(grade),
-            "p1": 0.25, "p2": 0.25, "p3": 0.25, "p4": 0.25, "expected": 2.5, "judge": "labels",
+            "p1": 0.25, "p2": 0.25, "p3": 0.25, "p4": 0.25, "expected": 2.5, "judge": "labels", "context": "",
         }
         for n, grade in enumerate(grades)
     ]  # fmt: skip

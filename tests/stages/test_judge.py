@@ -18,12 +18,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from pyrite.judges import Judgment
+from pyrite.config import load
+from pyrite.judges import Judgment, open_judge
 from pyrite.judges import Pair as JudgedPair
 from pyrite.judges.cache import JudgmentCache
 from pyrite.judges.llm import fingerprint
 from pyrite.judges.prompt import load_prompt
 from pyrite.store import open_store
+from pyrite.tables import PASSAGES, QRELS, QUERIES
 from stub_judge import MODEL, Fault, Pair, Stub, grade
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
@@ -255,7 +257,10 @@ def test_a_missing_pair_that_another_run_judges_stays_missing(run_folder: Path, 
     ids = {row["text"]: row["query_id"] for row in pq.read_table(run / "queries/queries.parquet").to_pylist()}
     ids |= {row["text"]: row["passage_id"] for row in pq.read_table(run / "corpus/passages.parquet").to_pylist()}
     judge = fingerprint(MODEL, load_prompt("general"))
-    cache = JudgmentCache(open_store(str(run_folder / "store")), judge, "other/1.0", "one")
+    spec = load(run_folder / "small.yaml", [f"resources.judge_urls=[{stub.url}]"])
+    writer = open_judge(spec, *(each.empty_table() for each in (QUERIES, PASSAGES, QRELS)))
+    assert writer.fingerprint == judge
+    cache = JudgmentCache(open_store(str(run_folder / "store")), writer, "other/1.0", "one")
     first: list[Pair] = []
 
     def judged_by_another_run(_number: int, pair: Pair) -> Fault | None:

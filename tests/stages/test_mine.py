@@ -82,7 +82,8 @@ def mine_iteration_2(
     put("queries/queries.parquet", [{"query_id": q, "text": q, "split": s} for q, s in splits.items()], tables.QUERIES)
     put("queries/qrels.parquet", [], tables.QRELS)
     passages = sorted({passage for each in graded for _, passage, _ in each})
-    put("corpus/passages.parquet", [{"passage_id": c, "text": TEXTS.get(c, c)} for c in passages], tables.PASSAGES)
+    texts = [{"passage_id": c, "text": TEXTS.get(c, c), "context": ""} for c in passages]
+    put("corpus/passages.parquet", texts, tables.PASSAGES)
     put("iterations/1/examples.parquet", earlier, tables.examples(1))
     for iteration, each in enumerate(graded, 1):
         rows = [

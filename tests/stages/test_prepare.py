@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from public_data import REAL_DATA
 from pyrite import tables
@@ -16,7 +18,7 @@ from pyrite.sources import open_source
 from pyrite.sources.base import Document, Dropped, Question, Record, Split
 from pyrite.spec import MedquadSource, PrepareSpec, RunSpec, SplitSpec
 from pyrite.stages import prepare
-from pyrite.stages.prepare import Prepared, prepare_tables
+from pyrite.stages.prepare import Prepared, context_of, prepare_tables
 
 PUBLISHED = REAL_DATA / "medquad"
 SPEC = PrepareSpec(min_chars=10, max_chars=60)
@@ -77,6 +79,17 @@ def test_tables_have_their_schemas_and_offsets_are_right() -> None:
     # The long answer repeats itself, so its passages are merged.
     assert prepared.summary["merged_passages"] > 0
     _check_no_leak(prepared)
+
+
+@given(st.text(), st.text())
+@example("Gout", "GOUT  hurts.")
+@example("Gout\x85and\u2028acne", "They hurt.")
+def test_a_context_is_one_line_and_added_once(title: str, text: str) -> None:
+    context = context_of(title, text)
+    assert len(context.splitlines()) <= 1
+    assert context_of(context, text) == context
+    assert context_of(title, f"{context}\n{text}") == ""
+    assert context == ("" if normalise(text).startswith(normalise(title)) else " ".join(title.split()))
 
 
 def test_the_same_input_and_seed_give_the_same_bytes(tmp_path: Path) -> None:

@@ -67,7 +67,11 @@ def register(app: typer.Typer) -> None:
         ] = None,
         top: Annotated[int, typer.Option("--top", min=1, max=20, help="Number of passages.")] = 5,
     ) -> None:
-        """Search a run's passages with its base model and its chosen model, side by side."""
+        """Search a run's passages with its base model and its chosen model, side by side.
+
+        Passages are embedded in context, as in training: title, line break, text (see prepare.context). An index in
+        production must embed them in the same form.
+        """
         from pyrite.search import search_both
 
         if not query.strip():
@@ -97,8 +101,8 @@ def _run_to_search(model: str, run: str | None, store: str) -> Run:
 
 def _render(hit: Any) -> str:
     text = hit.text if len(hit.text) <= 220 else hit.text[:217].rsplit(" ", 1)[0] + " ..."
-    title = f"[bold]{escape(hit.title)}[/] " if hit.title else ""
-    return f"{title}[dim]{hit.score:.3f}[/]\n{escape(text)}"
+    context = f"[bold]{escape(hit.context)}[/] " if hit.context else ""
+    return f"{context}[dim]{hit.score:.3f}[/]\n{escape(text)}"
 
 
 def _report(run: Run) -> dict[str, Any]:

@@ -140,10 +140,10 @@ def _shown_passages(relevant: dict[str, int], before: dict[str, int], after: dic
 
 
 def _passage_texts(passages: pa.Table, wanted: set[str]) -> dict[str, dict[str, str]]:
-    columns = (passages.column(name).to_pylist() for name in ("passage_id", "title", "text"))
+    columns = (passages.column(name).to_pylist() for name in ("passage_id", "context", "text"))
     return {
-        passage: {"title": title or "", "text": _shorten(text)}
-        for passage, title, text in zip(*columns, strict=True)
+        passage: {"title": context or "", "text": _shorten(text)}
+        for passage, context, text in zip(*columns, strict=True)
         if passage in wanted
     }
 

@@ -52,12 +52,12 @@ def probe(run: Run, queries: int, candidates: int, progress: Progress) -> dict[s
 
     judgments = {judgment.pair: judgment for judgment in session.judgments}
     text_of = dict(zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True))
-    title_of = dict(zip(passages["passage_id"].to_pylist(), passages["title"].to_pylist(), strict=True))
+    context_of = dict(zip(passages["passage_id"].to_pylist(), passages["context"].to_pylist(), strict=True))
     query_of = dict(zip(train["query_id"].to_pylist(), train["text"].to_pylist(), strict=True))
 
     def texts(pair: Pair) -> Mapping[str, str]:
         query_id, passage_id = pair
-        return {"query": query_of[query_id], "passage": text_of[passage_id], "title": title_of[passage_id] or ""}
+        return {"query": query_of[query_id], "passage": text_of[passage_id], "title": context_of[passage_id]}
 
     shingles_of = lru_cache(None)(lambda passage_id: shingles(text_of[passage_id]))
     by_query = findings.graded_candidates(sample, judgments, relevant, run.spec.judge.rank_window)

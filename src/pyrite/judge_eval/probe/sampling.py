@@ -106,7 +106,7 @@ def judgments_to_show(
     random and graded 3 or 4, the highest first.
 
     Args:
-        texts: returns the query, the passage and the passage's title of a pair.
+        texts: returns the query, the passage and the passage's context (``title``) of a pair.
     """
     shuffled = sorted((each for each in sample if each.pair in judgments), key=lambda e: draw(seed, " ".join(e.pair)))
 
