@@ -38,5 +38,18 @@ def test_card_links_the_base_model_and_lists_facts(
         "| similarity function | cosine |",
         f"| training examples | {examples[0]:,} in iteration 1; {examples[1]:,} in iteration 2 |",
         "| warm-up | 0.1 of the steps |",
+        "| passage format | title, line break, text; the text alone if it has no title or starts with it |",
     ):
         assert fact in text
+
+
+@pytest.mark.parametrize(("context", "passage"), [("title", '"a title\\nits text"'), ("none", '"a passage"')])
+def test_card_shows_how_to_embed_a_passage(context: str, passage: str, tiny_model: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    inputs = make(iterations=1, prepare={"context": context})
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    model_card.write(tmp_path, build(inputs), inputs.spec, inputs.queries, ["labels-v2"], model, tiny_model)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert f"model.encode_document([{passage}, " in text
+    assert text.count(model_card.PASSAGE_FORMAT[context]) == 2

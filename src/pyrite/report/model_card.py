@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
+#: How passages were embedded, by the setting ``prepare.context``.
+PASSAGE_FORMAT = {
+    "title": "title, line break, text; the text alone if it has no title or starts with it",
+    "none": "the text alone, without its title",
+}
+
+
 def write(
     folder: Path,
     report: dict[str, Any],
@@ -45,6 +52,7 @@ def write(
         "similarity function": model.similarity_fn_name,
         "query prompt": _quoted(model.prompts.get("query")),
         "passage prompt": _quoted(model.prompts.get("document")),
+        "passage format": PASSAGE_FORMAT[spec.prepare.context],
         "base model": f"{spec.model.base}, revision {spec.model.revision or 'not pinned'}",
         "licence": f"{licence} (from the base model's card)"
         if licence
@@ -77,6 +85,8 @@ def write(
         metrics=list(METRICS),
         licence=licence,
         unseen=unseen,
+        passage_format=PASSAGE_FORMAT[spec.prepare.context],
+        example="a title\\nits text" if spec.prepare.context == "title" else "a passage",
         base_id=_hub_id(spec.model.base),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
