@@ -85,7 +85,7 @@ def main() -> int:
         asyncio.run(session.judge_all(selected, relevant))
         line: dict[str, Any] = {"setting": name, "judged": round(len(session.grades) / len(candidates), 3)}
         for rule_name, rule in rules.items():
-            judged = [(q, [candidate(q, row, session.grades) for row in rows]) for q, rows in by_query]
+            judged = [(q, [candidate(q, row, session.grades, relevant[q]) for row in rows]) for q, rows in by_query]
             examples, _ = mining.mine(
                 judged, relevant, rule, spec.seed, lambda a, b: mining.near_duplicates(shingles[a], shingles[b])
             )
@@ -101,9 +101,11 @@ def main() -> int:
     return 0
 
 
-def candidate(query: str, row: dict[str, Any], grades: dict[Pair, int]) -> Candidate:
-    grade = grades.get(Pair(query, row["passage_id"]))
-    return Candidate(row["passage_id"], row["rank"], row["score"], grade, None if grade is None else float(grade))
+def candidate(query: str, row: dict[str, Any], grades: dict[Pair, int], known: set[str]) -> Candidate:
+    passage = row["passage_id"]
+    grade = grades.get(Pair(query, passage))
+    expected = None if grade is None else float(grade)
+    return Candidate(passage, row["rank"], row["score"], grade, expected, passage in known)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,11 @@ def write(tmp_path: Path, text: str) -> Path:
         ),
         (
             "source: {kind: sample}\nmine: {negative_grade: 3}\n",
-            ["mine.negative_grade", "can never be a negative"],
+            ["run.yaml:2", "mine.negative_grade", "less than or equal to 2 (it is 3)"],
+        ),
+        (
+            "source: {kind: sample}\ngenerate: {}\njudge: {kind: llm, model: m}\nmine: {known_first: false}\n",
+            ["generate.answerable_grade 3", "a positive needs grade 4", "mine.known_first"],
         ),
         ("source: {kind: sample}\nprepare: {split: {train: 0.9}}\n", ["prepare.split", "add up to 1.2"]),
         (

@@ -122,7 +122,7 @@ def examples(negatives: int) -> pa.Schema:
     The text columns have the names that sentence-transformers uses. ``relevant_ids`` are the passages that must not be
     negatives of this query, including in-batch negatives. Examples of one ``group`` are each other's hard negatives and
     should share a batch. ``label`` holds the judge's expected grades of the positive and of each negative, in that
-    order (length ``negatives + 1``).
+    order (length ``negatives + 1``); with mine.known_first, a known answer has 4.
     """
     return pa.schema(
         [

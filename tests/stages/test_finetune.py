@@ -142,7 +142,7 @@ def test_mining_applies_number_and_grade_of_positives(run_file: Path, tmp_path: 
     ]
     grades = {(row["query_id"], row["passage_id"]): row["grade"] for row in judged}
     assert {grades[pair] for pair in mined()} == {4}
-    more = mined("mine.num_positives=3", "mine.positive_grade=2", "mine.negative_grade=1")
+    more = mined("mine.known_first=false", "mine.num_positives=3", "mine.positive_grade=2", "mine.negative_grade=1")
     assert {grades[pair] for pair in more} > {4}
     assert len(more) > len({query for query, _ in more})
 

@@ -148,6 +148,18 @@ def test_llm_judge_grades_the_questions_from_passages(
     for summary in summaries(run, "generate"):
         dropped.update(summary["dropped"])
     assert dropped[NOT_ANSWERED] == 25 - len(own) > 0
+    # Every accepted training question is used: its own passage is its positive, even if the judge grades it 3.
+    train = {row["query_id"] for row in generated(run) if row["split"] == "train"}
+    training_own = {query: passage for query, passage in own.items() if query in train}
+    examples = pq.read_table(run / "iterations/1/examples.parquet").to_pylist()
+    mined = {row["query_id"]: row["positive_id"] for row in examples}
+    assert training_own.items() <= mined.items()
+    assert 3 in {grade((questions[query], texts[passage])) for query, passage in training_own.items()}
+    (mining,) = summaries(run, "mine-1")
+    assert (mining["known_positives"], mining["judged_positives"]) == (
+        len(training_own),
+        len(mined) - len(training_own),
+    )
     # Examples are training questions only, never held-out ones.
     training = {row["text"] for row in generated(run) if row["split"] == "train"}
     held_out = {row["text"] for row in generated(run)} - training

@@ -1,5 +1,6 @@
 """From mined examples to training batches."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +63,17 @@ def test_near_duplicates_of_a_positive_are_not_in_its_batch(tmp_path: Path) -> N
 
 
 def mine_iteration_2(
-    folder: Path, earlier: list[dict[str, Any]], *graded: list[tuple[str, str, int]]
-) -> list[dict[str, Any]]:
-    """The examples of iteration 2.
+    folder: Path,
+    earlier: list[dict[str, Any]],
+    *graded: list[tuple[str, str, int]],
+    known: Sequence[tuple[str, str]] = (),
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The examples and the summary of iteration 2.
 
     Args:
         earlier: the examples of iteration 1.
         graded: for both iterations, (query, passage, grade) by rank.
+        known: (query, passage) of the known answers.
     """
     store, outputs = FolderStore(folder / "store"), list[dict[str, Any]]()
 
@@ -80,7 +85,8 @@ def mine_iteration_2(
 
     splits = {"q0": "train", "q1": "train", "v": "val", "t": "test"}
     put("queries/queries.parquet", [{"query_id": q, "text": q, "split": s} for q, s in splits.items()], tables.QUERIES)
-    put("queries/qrels.parquet", [], tables.QRELS)
+    qrels = [{"query_id": query, "passage_id": passage, "grade": 1} for query, passage in known]
+    put("queries/qrels.parquet", qrels, tables.QRELS)
     passages = sorted({passage for each in graded for _, passage, _ in each})
     texts = [{"passage_id": c, "text": TEXTS.get(c, c), "context": ""} for c in passages]
     put("corpus/passages.parquet", texts, tables.PASSAGES)
@@ -100,7 +106,7 @@ def mine_iteration_2(
     examples: list[dict[str, Any]] = written.to_pylist()
     assert summary["examples"] == len(examples)
     assert summary["accumulated"] == sum(each["iteration"] == 1 for each in examples)
-    return examples
+    return examples, summary
 
 
 def test_grades_of_all_iterations_protect_all_examples(tmp_path: Path) -> None:
@@ -109,7 +115,7 @@ def test_grades_of_all_iterations_protect_all_examples(tmp_path: Path) -> None:
     Regression: a passage became a negative although an earlier iteration had graded it as relevant, and examples of
     earlier iterations ignored new grades.
     """
-    examples = mine_iteration_2(
+    examples, _ = mine_iteration_2(
         tmp_path,
         [row("q0", "p", "x", "1-0"), row("q0", "p", "b", "1-0"), row("q1", "r", "y", "1-1")],
         [("q0", "p", 4), ("q0", "seen once", 3), ("q0", "x", 1), ("q0", "b", 1), ("q1", "r", 4), ("q1", "y", 1)],
@@ -122,3 +128,16 @@ def test_grades_of_all_iterations_protect_all_examples(tmp_path: Path) -> None:
         ("q1", "y"): ["r", "x"],
         ("q1", "seen once"): ["r", "x"],
     }
+
+
+def test_known_answers_of_qrels_are_the_positives(tmp_path: Path) -> None:
+    """They count as grade 4, and an accepted question is not lost because the judge grades its own passage 3."""
+    ranked = [("q0", "judged", 4), ("q0", "x", 1), ("q0", "own", 3), ("q1", "y", 1), ("q1", "r", 4)]
+    examples, summary = mine_iteration_2(tmp_path, [], ranked, ranked, known=[("q0", "own")])
+    assert [(each["query_id"], each["positive_id"], each["label"]) for each in examples] == [
+        ("q0", "own", [4.0, 1.0]),
+        ("q1", "r", [4.0, 1.0]),
+    ]
+    assert examples[0]["relevant_ids"] == ["judged", "own"]
+    counts = ("hard", "easy", "outranked", "known_positives", "judged_positives")
+    assert [summary[name] for name in counts] == [2, 0, 2, 1, 1]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pyrite.spec import MineSpec
 from pyrite.training import mining
-from pyrite.training.mining import Candidate, Example, MiningRule, Ranked, mine, mine_query, mix
+from pyrite.training.mining import Candidate, Example, MiningRule, Ranked, mine, mine_query, mix, score_ceiling
 
 GRADES = st.sampled_from([None, 1, 2, 3, 4])
 
@@ -26,6 +26,10 @@ def no_duplicates(*_: str) -> bool:
     return False
 
 
+def with_known(candidates: list[Candidate], *passage_ids: str) -> list[Candidate]:
+    return [c._replace(known=c.passage_id in passage_ids) for c in candidates]
+
+
 def mine_one(candidates: list[Candidate], **settings: Any) -> tuple[list[Example], Any]:
     spec = MineSpec(**{"num_negatives": 1, "relative_margin": None, **settings})
     return mine_query("q", candidates, set(), spec, no_duplicates)
@@ -36,17 +40,20 @@ def mine_one(candidates: list[Candidate], **settings: Any) -> tuple[list[Example
     rule=st.sampled_from(["nearest", "rank"]),
     negatives=st.integers(1, 4),
     margin=st.none() | st.floats(0, 0.5),
+    violating=st.none() | st.sampled_from([1.0, 1.5, 2.0]),
     data=st.data(),
 )
 def test_no_example_has_a_known_false_negative(
-    grades: list[int | None], rule: str, negatives: int, margin: float | None, data: Any
+    grades: list[int | None], rule: str, negatives: int, margin: float | None, violating: float | None, data: Any
 ) -> None:
-    scores = data.draw(st.lists(st.floats(0.1, 1), min_size=len(grades), max_size=len(grades)))
+    scores = data.draw(st.lists(st.floats(-1, 1), min_size=len(grades), max_size=len(grades)))
     candidates = candidates_with(grades, scores)
     ids = [candidate.passage_id for candidate in candidates]
-    relevant = data.draw(st.sets(st.sampled_from(ids)))
+    known = data.draw(st.sets(st.sampled_from(ids)))
+    candidates = with_known(candidates, *known)
+    relevant = data.draw(st.sets(st.sampled_from(ids))) | known
     duplicates = data.draw(st.sets(st.sampled_from(ids)))
-    spec = MineSpec(rule=rule, num_negatives=negatives, relative_margin=margin)
+    spec = MineSpec(rule=rule, num_negatives=negatives, relative_margin=margin, violating_grade=violating)
 
     def is_duplicate(a: str, b: str) -> bool:
         return a in duplicates and b in relevant
@@ -60,15 +67,17 @@ def test_no_example_has_a_known_false_negative(
             assert negative.passage_id not in relevant
             assert not (relevant and negative.passage_id in duplicates)
         if margin is not None:
-            ceiling = (1 - margin) * example.positive.score
+            ceiling = score_ceiling(example.positive.score, margin)
             eligible = [c for c in candidates if c.grade in (1, 2) and c.passage_id not in relevant | duplicates]
             if rule == "rank":  # low-ranked positives get high-ranked negatives, and the reverse
                 is_low = example.positive.rank > spec.positive_rank
                 eligible = [c for c in eligible if (c.rank <= spec.negative_rank) == is_low]
-            low = [c for c in eligible if c.score <= ceiling]
-            assert sum(n.score <= ceiling for n in example.negatives) >= min(negatives, len(low))
-        assert example.positive.grade is not None
-        assert example.positive.grade >= (3 if rule == "rank" else 4)
+            allowed = {c for c in eligible if c.score <= ceiling or (c.grade or 4) <= (violating or 0)}
+            assert sum(n in allowed for n in example.negatives) >= min(negatives, len(allowed))
+        if rule == "nearest" and known:
+            assert example.positive.known
+        else:
+            assert (example.positive.grade or 0) >= (3 if rule == "rank" else 4)
         assert {c.passage_id for c in candidates if (c.grade or 0) >= 3} | relevant <= example.relevant
 
 
@@ -89,6 +98,29 @@ def test_nearest_ignores_grade_three() -> None:
     examples, _ = mine_one(candidates_with([3, 2, 4, 1]))
     assert (examples[0].positive.passage_id, examples[0].negatives[0].passage_id) == ("c2", "c1")
     assert mine_one(candidates_with([3, 3, 1])) == ([], "no candidate is judged relevant")
+
+
+@pytest.mark.parametrize(
+    ("grades", "known", "settings", "positives"),
+    [
+        ([4, 1, 3, 1, 2], ("c2", "c4"), {}, ["c2"]),  # a known answer, whatever its grade, before a judged one
+        ([4, 1, 3, 1, 2], ("c2", "c4"), {"num_positives": 3}, ["c2", "c4"]),
+        ([4, 1, None], ("c2",), {}, ["c2"]),  # the judge's server had no grade for it
+        ([4, 1, 3], (), {}, ["c0"]),
+        ([4, 1, 3], ("c2",), {"known_first": False}, ["c0"]),
+        ([1] + [3] * 10 + [1, 1], ("c11",), {"rule": "rank"}, ["c10", "c1"]),  # grades only
+    ],
+)
+def test_known_answers_come_first(
+    grades: list[int | None], known: tuple[str, ...], settings: dict[str, Any], positives: list[str]
+) -> None:
+    """Regression: a passage that the judge graded 4 was the positive, although the data set named the right one."""
+    examples, _ = mine_one(with_known(candidates_with(grades), *known), **settings)
+    assert [each.positive.passage_id for each in examples] == positives
+    for each in examples:
+        graded_4 = {f"c{i}" for i, grade in enumerate(grades) if grade == 4}
+        assert each.relevant >= {*known, *graded_4}
+        assert each.negatives[0].passage_id not in each.relevant
 
 
 @pytest.mark.parametrize(
@@ -118,8 +150,8 @@ def test_mining_uses_a_registered_rule(monkeypatch: pytest.MonkeyPatch) -> None:
             del spec
             return [(positives[::-1], negatives[::-1])]
 
-    monkeypatch.setitem(mining.RULES, "lowest", LowestRule(positive_grade=3))
-    spec = MineSpec(num_negatives=1, relative_margin=None).model_copy(update={"rule": "lowest"})
+    monkeypatch.setitem(mining.RULES, "lowest", LowestRule())
+    spec = MineSpec(num_negatives=1, positive_grade=3, relative_margin=None).model_copy(update={"rule": "lowest"})
     queries = [("q", candidates_with([4, 1, 3, 1])), ("r", candidates_with([2, 1]))]
     examples, reasons = mine(queries, {}, spec, 0, no_duplicates)
     assert [(e.positive.passage_id, e.negatives[0].passage_id) for e in examples] == [("c2", "c3")]
@@ -186,14 +218,41 @@ def test_near_duplicates_are_recognised() -> None:
 def test_a_negative_within_the_margin_is_replaced() -> None:
     # The positive scores .50, so the ceiling is .40: .80 and .45 are above it, .38 and .20 are not.
     candidates = candidates_with([1, 4, 1, 1, 1], [0.80, 0.50, 0.45, 0.38, 0.20])
-    examples, _ = mine_one(candidates, relative_margin=0.2)
+    examples, _ = mine_one(candidates, relative_margin=0.2, violating_grade=None)
     assert [n.passage_id for n in examples[0].negatives] == ["c3"]
     assert examples[0].kind == "hard", "c0 outranks the positive, although it was not chosen"
+    assert not examples[0].outranked
+
+
+@pytest.mark.parametrize(
+    ("bound", "negatives"),
+    [
+        (None, ["c4", "c5"]),
+        (1.0, ["c4", "c5"]),
+        (1.5, ["c1", "c4"]),
+        (2, ["c0", "c1"]),
+        (3, ["c0", "c1"]),
+    ],
+)
+def test_a_clearly_irrelevant_negative_may_outrank(bound: float | None, negatives: list[str]) -> None:
+    """Regression: of 740 hard examples, 122 had a negative that outranks the positive."""
+    candidates = candidates_with([2, 1, 4, 2, 1, 1], [0.80, 0.70, 0.50, 0.45, 0.38, 0.20])
+    candidates[1] = candidates[1]._replace(expected=1.4)
+    examples, _ = mine_one(candidates, num_negatives=2, relative_margin=0.2, violating_grade=bound)
+    assert [n.passage_id for n in examples[0].negatives] == negatives
+    assert examples[0].outranked == ("c1" in negatives)
+
+
+@given(score=st.floats(-1, 1), margin=st.floats(0, 1, exclude_max=True))
+def test_the_ceiling_is_never_above_the_score(score: float, margin: float) -> None:
+    """Regression: with a negative score, the margin raised the ceiling (sentence-transformers issue 3821)."""
+    assert score_ceiling(score, margin) <= score
+    assert score_ceiling(score, margin) == pytest.approx(score - margin * abs(score))
 
 
 def test_the_lowest_ranked_replace_missing_negatives() -> None:
     candidates = candidates_with([1, 1, 4, 1], [0.9, 0.8, 0.5, 0.3])
-    examples, _ = mine_one(candidates, num_negatives=2, relative_margin=0.2)
+    examples, _ = mine_one(candidates, num_negatives=2, relative_margin=0.2, violating_grade=None)
     assert [n.passage_id for n in examples[0].negatives] == ["c3", "c1"]
 
 

@@ -92,6 +92,13 @@ class RunSpec(Section):
                 f"judge.kind {self.judge.kind} cannot grade a question that has no known passage: set "
                 f"generate.share_from_passages to 1, not {self.generate.share_from_passages:g}, or judge.kind to llm"
             )
+        answerable, positive = self.generate and self.generate.answerable_grade, self.mine.min_positive_grade
+        if answerable and answerable < positive and self.judge.reads_text and not self.mine.uses_known_answers:
+            raise ValueError(
+                f"generate.answerable_grade {answerable} accepts questions that mining cannot use, because a positive "
+                f"needs grade {positive}: set generate.answerable_grade to {positive}, mine.positive_grade to "
+                f"{answerable}, or use mine.rule nearest with mine.known_first true"
+            )
         return self
 
     @property

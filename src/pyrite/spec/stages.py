@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pyrite.addresses import normalize_server_urls
 from pyrite.spec.section import PROMPT, Section
@@ -72,7 +72,8 @@ class GenerateSpec(Section):
         default=3,
         ge=2,
         le=4,
-        description="Drop a question if the judge grades its own passage lower; null, or judge.kind labels: no check.",
+        description="Drop a question if the judge grades its own passage lower; null, or judge.kind labels: no check. "
+        "The own passage of any other question is a known answer (mine.known_first).",
     )
     shards: int = Field(default=2, ge=1, le=10_000, description="Number of shards, generated independently.")
     model: str | None = Field(default=None, description="Model name on the server; unset: judge.model.")
@@ -104,8 +105,15 @@ class MineSpec(Section):
     positive_grade: int | None = Field(
         default=None, ge=2, le=4, description="Minimum grade of a positive; unset: 3 with rank, 4 with nearest."
     )
+    known_first: bool = Field(
+        default=True,
+        description="Rule nearest: if a query has known answers, only they are its positives, whatever their grade. "
+        "false: the grade alone decides.",
+    )
     positive_rank: int = Field(default=10, ge=0, description="Rule rank: a hard positive is ranked below this.")
-    negative_grade: int = Field(default=2, ge=1, le=3, description="Maximum grade of a negative, 1 or 2.")
+    negative_grade: int = Field(
+        default=2, ge=1, le=2, description="Maximum grade of a negative; a passage graded 3 or 4 can never be one."
+    )
     negative_rank: int = Field(default=5, ge=1, description="Rule rank: a hard negative has this rank or a better one.")
     num_negatives: int = Field(default=1, ge=1, le=32, description="Negatives per example, besides in-batch ones.")
     num_positives: int = Field(default=1, ge=1, description="Positives per query. Each one becomes an example.")
@@ -116,16 +124,26 @@ class MineSpec(Section):
         description="Prefer negatives whose score is this share below the positive's (0.05: at most 95% of its score, "
         "as in NV-Retriever); null: any score.",
     )
+    violating_grade: float | None = Field(
+        default=1.5,
+        ge=1,
+        le=3,
+        description="Treat a negative that violates relative_margin like the others if its expected grade is at most "
+        "this. 2: every negative of the judge labels, 3: of any judge; null: none.",
+    )
     neighbours: int = Field(default=4, ge=1, description="Maximum examples with similar passages in a batch.")
     easy_per_hard: float | None = Field(default=None, ge=0, description="Easy examples per hard example; unset: all.")
     accumulate: bool = Field(default=False, description="Also train on the examples of earlier iterations.")
 
-    @field_validator("negative_grade")
-    @classmethod
-    def _never_relevant(cls, value: int) -> int:
-        if value >= 3:
-            raise ValueError("a passage graded 3 or above is relevant and can never be a negative; use 1 or 2")
-        return value
+    @property
+    def min_positive_grade(self) -> int:
+        """The minimum grade of a positive: ``positive_grade``, or the default of the rule."""
+        return self.positive_grade or (3 if self.rule == "rank" else 4)
+
+    @property
+    def uses_known_answers(self) -> bool:
+        """Whether known answers are positives whatever their grade. The rule rank uses grades only."""
+        return self.known_first and self.rule != "rank"
 
 
 class FinetuneSpec(Section):

@@ -1,7 +1,7 @@
 """mine: turns judged candidates into training examples, and with mine.accumulate adds those of earlier iterations."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from typing import Any
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from pyrite import tables
 from pyrite.errors import UserError
 from pyrite.judges.base import RELEVANT
+from pyrite.spec import MineSpec
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import (
     passages_by_query,
@@ -35,7 +36,8 @@ def run(ctx: StepContext) -> dict[str, Any]:
     query_of = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
     # Grades of earlier iterations count too, because the current model may no longer retrieve the passage.
     judgments = [read_judgments(ctx, i) for i in range(1, ctx.iteration + 1)]
-    relevant = passages_by_query(read_qrels(ctx), *(each.filter(pc.field("grade") >= RELEVANT) for each in judgments))
+    qrels = read_qrels(ctx)
+    relevant = passages_by_query(qrels, *(each.filter(pc.field("grade") >= RELEVANT) for each in judgments))
 
     @cache
     def shingles(passage_id: str) -> Shingles:
@@ -44,14 +46,14 @@ def run(ctx: StepContext) -> dict[str, Any]:
     def is_duplicate(a: str, b: str) -> bool:
         return mining.near_duplicates(shingles(a), shingles(b))
 
-    judged = _join_grades(read_candidates(ctx, ctx.iteration), judgments[-1])
+    judged = _join_grades(read_candidates(ctx, ctx.iteration), judgments[-1], passages_by_query(qrels))
     ctx.progress.begin(len(judged), "queries mined")
     examples, reasons = mining.mine(judged, relevant, spec, ctx.spec.seed, is_duplicate)
     ctx.progress.advance(len(judged))
     ranked = {query: [candidate.passage_id for candidate in candidates] for query, candidates in judged}
     groups = mining.group_neighbours(examples, ranked, spec.neighbours)
     rows = [
-        {**_row(example, query_of, passage_of), "iteration": ctx.iteration, "group": f"{ctx.iteration}-{group}"}
+        {**_row(example, query_of, passage_of, spec), "iteration": ctx.iteration, "group": f"{ctx.iteration}-{group}"}
         for example, group in zip(examples, groups, strict=True)
     ]
     schema = tables.examples(spec.num_negatives)
@@ -65,6 +67,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         )
     kinds = Counter(example.kind for example in examples)
     hard = [example for example in examples if example.kind == "hard"]
+    known = sum(example.positive.known for example in examples)
     if not kinds["easy"]:
         ctx.progress.message(
             "warning: there is no easy example; training on hard examples alone can invert the model's ranking"
@@ -73,6 +76,10 @@ def run(ctx: StepContext) -> dict[str, Any]:
         "queries": len(judged),
         "hard": kinds["hard"],
         "easy": kinds["easy"],
+        # Of hard examples, some negative outranks the positive; of outranked ones, a negative that was chosen.
+        "outranked": sum(example.outranked for example in examples),
+        "known_positives": known,
+        "judged_positives": len(examples) - known,
         "accumulated": total - len(rows),
         "hard_positives": len({(example.query_id, example.positive.passage_id) for example in hard}),
         "hard_negatives": len(
@@ -88,8 +95,14 @@ def run(ctx: StepContext) -> dict[str, Any]:
     }
 
 
-def _join_grades(candidates: pa.Table, judgments: pa.Table) -> list[tuple[str, list[Candidate]]]:
-    """Each query with its candidates and their grades, if judged, in the order of ``candidates``."""
+def _join_grades(
+    candidates: pa.Table, judgments: pa.Table, known: Mapping[str, Container[str]]
+) -> list[tuple[str, list[Candidate]]]:
+    """Each query with its candidates and their grades, if judged, in the order of ``candidates``.
+
+    Args:
+        known: the known answers of each query.
+    """
     grades = {(row["query_id"], row["passage_id"]): (row["grade"], row["expected"]) for row in judgments.to_pylist()}
     ungraded = (None, None)
     return [
@@ -97,7 +110,11 @@ def _join_grades(candidates: pa.Table, judgments: pa.Table) -> list[tuple[str, l
             query,
             [
                 Candidate(
-                    row["passage_id"], row["rank"], row["score"], *grades.get((query, row["passage_id"]), ungraded)
+                    row["passage_id"],
+                    row["rank"],
+                    row["score"],
+                    *grades.get((query, row["passage_id"]), ungraded),
+                    row["passage_id"] in known.get(query, ()),
                 )
                 for row in rows
             ],
@@ -106,7 +123,7 @@ def _join_grades(candidates: pa.Table, judgments: pa.Table) -> list[tuple[str, l
     ]
 
 
-def _row(example: Example, query_of: dict[str, str], passage_of: dict[str, str]) -> dict[str, Any]:
+def _row(example: Example, query_of: dict[str, str], passage_of: dict[str, str], spec: MineSpec) -> dict[str, Any]:
     negatives = {f"negative_{i}": passage_of[c.passage_id] for i, c in enumerate(example.negatives, 1)}
     return {
         "query_id": example.query_id,
@@ -117,7 +134,7 @@ def _row(example: Example, query_of: dict[str, str], passage_of: dict[str, str])
         "anchor": query_of[example.query_id],
         "positive": passage_of[example.positive.passage_id],
         **negatives,
-        "label": [c.expected for c in (example.positive, *example.negatives)],
+        "label": [mining.target_grade(c, spec) for c in (example.positive, *example.negatives)],
     }
 
 

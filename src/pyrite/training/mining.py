@@ -1,16 +1,15 @@
 """Turns judged candidates into training examples, one query at a time. Pure functions.
 
 A mining rule decides which positives are paired with which negatives. Under every rule, a passage known to be relevant
-is never a negative, and an example is hard if an irrelevant passage outranks its positive.
+is never a negative, and an example is hard if an irrelevant passage outranks its positive, chosen as negative or not.
 """
 
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from pyrite.judges.base import RELEVANT
+from pyrite.judges.base import GRADES, RELEVANT
 from pyrite.spec import MineSpec
 
 Kind = Literal["hard", "easy"]
@@ -20,13 +19,17 @@ Shingles = frozenset[tuple[str, ...]]
 
 
 class Candidate(NamedTuple):
-    """A candidate. ``grade`` and ``expected`` (the expected grade) are None if it was not judged."""
+    """A candidate. ``grade`` and ``expected`` (the expected grade) are None if it was not judged.
+
+    ``known``: whether the passage is a known answer: labelled in the data set, or the query was generated from it.
+    """
 
     passage_id: str
     rank: int
     score: float
     grade: int | None
     expected: float | None
+    known: bool = False
 
 
 class Example(NamedTuple):
@@ -38,20 +41,21 @@ class Example(NamedTuple):
     kind: Kind
     relevant: frozenset[str]
 
+    @property
+    def outranked(self) -> bool:
+        """Whether one of the negatives outranks the positive."""
+        return any(negative.rank < self.positive.rank for negative in self.negatives)
+
 
 #: Candidates by rank, best first.
 Ranked = Sequence[Candidate]
 
 
-@dataclass(frozen=True)
 class MiningRule:
     """Pairs the highest-ranked positives with the highest-ranked negatives.
 
     To add a rule, override the methods in a subclass, and add it to ``RULES`` and to ``spec.MineSpec.rule``.
     """
-
-    #: Minimum grade of a positive, unless mine.positive_grade is set.
-    positive_grade: int = 4
 
     def pairings(self, positives: Ranked, negatives: Ranked, spec: MineSpec) -> list[tuple[Ranked, Ranked]]:
         """The groups of positives and negatives to combine. Each group gives up to mine.num_positives examples."""
@@ -91,7 +95,7 @@ class RankRule(MiningRule):
 
 
 #: The rules by name. "nearest" is the rule of arXiv 2512.08088; "rank" is that of examples/known-recipe.yaml.
-RULES: dict[str, MiningRule] = {"nearest": MiningRule(), "rank": RankRule(positive_grade=3)}
+RULES: dict[str, MiningRule] = {"nearest": MiningRule(), "rank": RankRule()}
 
 
 def mine_query(
@@ -105,7 +109,8 @@ def mine_query(
 
     Args:
         candidates: the query's candidates, in any order.
-        relevant: ids of passages known to be relevant, in addition to those graded as relevant here.
+        relevant: ids of passages known to be relevant, in addition to the known answers and to those graded as
+            relevant here.
         is_duplicate: whether two passage ids are near-duplicates.
     """
     ranked = sorted(candidates, key=lambda c: (c.rank, -c.score, c.passage_id))
@@ -115,7 +120,7 @@ def mine_query(
         return [], "no candidate is judged relevant" if graded else "no candidate was judged"
     if not negatives:
         return [], "no candidate is judged irrelevant"
-    protected = frozenset(relevant | {c.passage_id for c in ranked if c.grade is not None and c.grade >= RELEVANT})
+    protected = frozenset(relevant | {c.passage_id for c in ranked if c.known or (c.grade or 0) >= RELEVANT})
     examples = []
     for paired_positives, paired_negatives in RULES[spec.rule].pairings(positives, negatives, spec):
         for positive in paired_positives[: spec.num_positives]:
@@ -129,13 +134,35 @@ def mine_query(
 def split_by_grade(
     candidates: Iterable[Candidate], relevant: Container[str], spec: MineSpec
 ) -> tuple[list[Candidate], list[Candidate]]:
-    """The possible positives and the possible negatives. Passages in ``relevant`` are never negatives."""
-    minimum = spec.positive_grade or RULES[spec.rule].positive_grade
+    """The possible positives and the possible negatives, in the given order.
+
+    A known answer is a better positive than a passage that the judge grades as relevant. So if there are known answers
+    and the spec uses them, no other passage is a positive. Known answers and passages in ``relevant`` are never
+    negatives.
+    """
+    candidates = list(candidates)
     graded = [(c, c.grade) for c in candidates if c.grade is not None]
+    known = [c for c in candidates if c.known] if spec.uses_known_answers else []
     return (
-        [c for c, grade in graded if grade >= minimum],
-        [c for c, grade in graded if grade <= spec.negative_grade and c.passage_id not in relevant],
+        known or [c for c, grade in graded if grade >= spec.min_positive_grade],
+        [c for c, grade in graded if grade <= spec.negative_grade and not c.known and c.passage_id not in relevant],
     )
+
+
+def target_grade(candidate: Candidate, spec: MineSpec) -> float | None:
+    """The expected grade to train on. A known answer counts as the highest grade if the spec uses known answers.
+
+    Otherwise a judge that underrates a known answer would teach the model to rank its negatives higher.
+    """
+    return float(max(GRADES)) if candidate.known and spec.uses_known_answers else candidate.expected
+
+
+def score_ceiling(score: float, margin: float | None) -> float:
+    """The highest score of a negative that respects ``margin``, a share of the positive's ``score``.
+
+    It is never above ``score``, which may be negative. Without a margin, it is infinite.
+    """
+    return float("inf") if margin is None else score - abs(score) * margin
 
 
 def _choose_negatives(
@@ -147,20 +174,31 @@ def _choose_negatives(
 ) -> tuple[Candidate, ...]:
     """``spec.num_negatives`` negatives for ``positive``, or none if there are too few.
 
-    First, the highest-ranked of those that score at least ``relative_margin`` below the positive. If they do not
-    suffice, because the positive itself ranks low, then the lowest-ranked of the others, which are the least likely to
-    be relevant.
+    First, the highest-ranked of those that score at least ``relative_margin`` below the positive or are clearly
+    irrelevant. If they do not suffice, because the positive itself ranks low, then the lowest-ranked of the others,
+    which are the least likely to be relevant.
     """
-    ceiling = float("inf") if spec.relative_margin is None else positive.score * (1 - spec.relative_margin)
-    below = [n for n in negatives if n.score <= ceiling]
-    above = [n for n in reversed(negatives) if n.score > ceiling]
+    ceiling = score_ceiling(positive.score, spec.relative_margin)
+    safe = [n.score <= ceiling or _clearly_irrelevant(n, spec) for n in negatives]
+    preferred = [n for n, is_safe in zip(negatives, safe, strict=True) if is_safe]
+    others = [n for n, is_safe in zip(negatives, safe, strict=True) if not is_safe]
     chosen: list[Candidate] = []
-    for negative in [*below, *above]:
+    for negative in [*preferred, *reversed(others)]:
         if not any(is_duplicate(negative.passage_id, other) for other in protected):
             chosen.append(negative)
         if len(chosen) == spec.num_negatives:
             return tuple(chosen)
     return ()
+
+
+def _clearly_irrelevant(negative: Candidate, spec: MineSpec) -> bool:
+    """Whether a negative may violate the margin.
+
+    The margin protects against unjudged passages that are relevant. It needs no protection from a passage that the
+    judge is sure about, and a model learns most from such a passage above the positive.
+    """
+    bound = spec.violating_grade
+    return bound is not None and negative.expected is not None and negative.expected <= bound
 
 
 def mix(examples: Sequence[Example], easy_per_hard: float | None, seed: int) -> list[Example]:

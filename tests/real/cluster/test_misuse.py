@@ -41,6 +41,7 @@ def assert_run_file_is_rejected(spec: Object, folder: Path) -> None:
     ("spec", "name", "message"),
     [
         ({**SAMPLE, "seed": -1}, "r", "spec.seed"),
+        ({**SAMPLE, "mine": {"negative_grade": 3}}, "r", "spec.mine.negative_grade"),
         ({**SAMPLE, "iteration": 3}, "r", 'unknown field "spec.iteration"'),
         ({"source": {"path": "data.jsonl"}}, "r", "spec.source.kind"),
         ({**SAMPLE, "judge": {"kind": "oracle"}}, "r", "spec.judge.kind"),
@@ -70,7 +71,6 @@ def test_api_server_refuses_what_the_schema_forbids(
         ("emptymodel", {**SAMPLE, "judge": {"kind": "llm", "model": ""}}, "model"),
         ("chars", {**SAMPLE, "prepare": {"min_chars": 2000}}, "min_chars"),
         ("split", {**SAMPLE, "prepare": {"split": {"train": 0.8}}}, "add up to"),
-        ("relevant", {**SAMPLE, "mine": {"negative_grade": 3}}, "never be a negative"),
     ],
 )
 def test_controller_refuses_what_the_schema_accepts(

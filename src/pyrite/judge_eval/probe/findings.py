@@ -119,11 +119,11 @@ def graded_candidates(
     """
     return {
         query_id: [
-            Candidate(each.pair.passage_id, each.rank, each.score, judgment.grade, judgment.expected)
+            Candidate(each.pair.passage_id, each.rank, each.score, judgment.grade, judgment.expected, known)
             for each in pairs
             if each.rank is not None
             and each.score is not None
-            and (window is None or each.rank <= window or each.pair.passage_id in relevant[query_id])
+            and ((known := each.pair.passage_id in relevant[query_id]) or window is None or each.rank <= window)
             and (judgment := judgments.get(each.pair))
         ]
         for query_id, pairs in groupby(sample, lambda each: each.pair.query_id)
