@@ -106,7 +106,7 @@ def _general_concepts(
     if general:
         notes.append(
             f"Concepts that join no topics, because each belongs to more than {MAX_CONCEPT_SHARE:.0%} of the "
-            f"{len(topics):,} topics: {len(general):,}, such as {general[0]} with {len(topics_of[general[0]]):,} topics."
+            f"{len(topics):,} topics: {len(general):,}, such as {general[0]} with {len(topics_of[general[0]]):,}."
         )
     return set(general)
 

@@ -164,7 +164,7 @@ def test_topics_with_a_common_concept_share_a_split() -> None:
         assert len({split_of[f"Question {n}-{m}?"] for n in range(3) for m in range(2)}) == 1
         assert prepared.summary["notes"] == [
             "Concepts that join no topics, because each belongs to more than 10% of the 30 topics: 1, such as general "
-            "with 30 topics."
+            "with 30."
         ]
 
 
