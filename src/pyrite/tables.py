@@ -24,7 +24,8 @@ _parent = pa.struct(
     ]
 )
 
-#: One row per distinct passage. ``parents`` lists all its occurrences in documents.
+#: One row per distinct passage. ``parents`` lists all its occurrences in documents. ``near_duplicate`` is the id of a
+#: near-duplicate passage on the other side of the boundary between training and held-out data, null if there is none.
 PASSAGES = pa.schema(
     [
         ("passage_id", pa.string()),
@@ -33,12 +34,13 @@ PASSAGES = pa.schema(
         # The line before the text wherever a model reads the passage (``in_context``); empty: none.
         ("context", pa.string()),
         ("split", pa.string()),
+        ("near_duplicate", pa.string()),
         ("parents", pa.list_(_parent)),
     ]
 )
 
 #: The columns of PASSAGES that retrieve reads into memory.
-PASSAGE_IDS = pa.schema([("passage_id", pa.string()), ("split", pa.string())])
+PASSAGE_IDS = pa.schema([("passage_id", pa.string()), ("split", pa.string()), ("near_duplicate", pa.string())])
 
 #: One row per distinct query. ``split`` is train, val or test; ``question_ids`` are the source's questions.
 QUERIES = pa.schema(

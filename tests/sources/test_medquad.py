@@ -17,6 +17,7 @@ PUBLISHED = REAL_DATA / "medquad"
 CROHN = """<?xml version="1.0" encoding="UTF-8"?>
 <Document id="0000093" source="NIDDK" url="http://example.org">
 <Focus>Crohn's Disease</Focus>
+<FocusAnnotations><UMLS><CUIs><CUI> C0010346 </CUI><CUI/><CUI>C0156147</CUI></CUIs></UMLS></FocusAnnotations>
 <QAPairs>
   <QAPair pid="1">
     <Question qid="0000093-1" qtype="information">What is (are) Crohn's Disease ?</Question>
@@ -50,7 +51,14 @@ def test_pairs_become_documents_and_questions(tmp_path: Path) -> None:
     text = "Crohn's is chronic.\n\nSymptoms are\n- pain\n- fever"
     focus = "Crohn's Disease"
     assert records[:2] == [
-        Document("NIDDK-0000093-1", text, title=focus, topic=focus, type="information"),
+        Document(
+            "NIDDK-0000093-1",
+            text,
+            title=focus,
+            topic=focus,
+            type="information",
+            concepts=("C0010346", "C0156147"),
+        ),
         Question(
             "NIDDK-0000093-1",
             "What is (are) Crohn's Disease ?",
@@ -91,7 +99,7 @@ def test_collections_select_documents(tmp_path: Path) -> None:
 
 def test_truncated_xml_names_file_and_line(tmp_path: Path) -> None:
     _folder(tmp_path, good=CROHN, broken=CROHN[: CROHN.index("chronic")])
-    with pytest.raises(UserError, match=r"broken\.xml, line 7: broken XML"):
+    with pytest.raises(UserError, match=r"broken\.xml, line 8: broken XML"):
         _read(tmp_path)
 
 
@@ -121,7 +129,7 @@ def test_an_external_entity_is_refused(tmp_path: Path) -> None:
 
 def test_xml_that_is_not_utf8_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "latin.xml").write_bytes(CROHN.replace("chronic", "chrönic").encode("latin-1"))
-    with pytest.raises(UserError, match=r"latin\.xml, line 7"):
+    with pytest.raises(UserError, match=r"latin\.xml, line 8"):
         _read(tmp_path)
 
 

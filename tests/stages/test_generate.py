@@ -318,6 +318,24 @@ def test_failing_judge_stops_the_shard_and_drops_no_question(
     assert NOT_GRADED not in summaries(tmp_path / "store/runs/small", "generate")[0]["dropped"]
 
 
+def test_no_question_is_generated_from_a_near_duplicate(
+    pyrite: Pyrite, run_file: Path, documents: Path, tmp_path: Path
+) -> None:
+    text = " ".join(f"Sentence {number} is the same on many pages." for number in range(8))
+    rows = [{"text": f"{text} Page {number}.", "topic": f"page {number}"} for number in range(20)]
+    documents.write_text(documents.read_text() + "".join(json.dumps(row) + "\n" for row in rows))
+    for verb in (["prepare"], ["generate", "--shard", 0]):
+        result = pyrite(*verb, run_file, "generate.queries=200", "generate.shards=1")
+        assert result.returncode == 0, result.stderr
+    run = tmp_path / "store/runs/small"
+    passages = pq.read_table(run / "corpus/passages.parquet").to_pylist()
+    marked = {row["passage_id"] for row in passages if row["near_duplicate"]}
+    assert len(marked) == 20
+    sources = {row["passage_id"] for row in generated(run, "generated-qrels")}
+    assert sources
+    assert not sources & marked
+
+
 @pytest.mark.slow
 def test_own_queries_get_only_training_questions_added(
     pyrite: Pyrite, run_file: Path, questions: Path, tmp_path: Path, writer: Writer

@@ -179,10 +179,19 @@ def example(query: str, positive: str, negative: str) -> Example:
     )
 
 
-@given(st.lists(st.permutations("abcdef"), min_size=1, max_size=6), st.integers(1, 4))
-def test_a_group_of_neighbours_has_no_conflict(ranked_lists: list[list[str]], size: int) -> None:
-    examples = [example(f"q{i}", order[0], order[1]) for i, order in enumerate(ranked_lists)]
-    groups = mining.group_neighbours(examples, {f"q{i}": order for i, order in enumerate(ranked_lists)}, size)
+def ranking(passages: str, unjudged: str = "") -> list[Candidate]:
+    """Candidates in the given order, judged as irrelevant except those in ``unjudged``."""
+    return [
+        Candidate(passage, rank, 1 / rank, *((None, None) if passage in unjudged else (1, 1.0)))
+        for rank, passage in enumerate(passages, 1)
+    ]
+
+
+@given(st.lists(st.tuples(st.permutations("abcdef"), st.text("abcdef")), min_size=1, max_size=6), st.integers(1, 4))
+def test_a_group_of_neighbours_has_no_conflict(rankings: list[tuple[list[str], str]], size: int) -> None:
+    examples = [example(f"q{i}", order[0], order[1]) for i, (order, _) in enumerate(rankings)]
+    candidates = {f"q{i}": ranking("".join(order), unjudged) for i, (order, unjudged) in enumerate(rankings)}
+    groups = mining.group_neighbours(examples, candidates, size)
     for number in set(groups):
         members = [e for e, g in zip(examples, groups, strict=True) if g == number]
         assert len(members) <= size
@@ -191,12 +200,21 @@ def test_a_group_of_neighbours_has_no_conflict(ranked_lists: list[list[str]], si
                 if a is not b:
                     passages = {a.positive.passage_id, a.negatives[0].passage_id}
                     assert passages.isdisjoint(b.relevant)
+                    assert passages.isdisjoint(c.passage_id for c in candidates[b.query_id] if c.grade is None)
 
 
 def test_mutual_hard_negatives_share_a_group() -> None:
     examples = [example("q0", "a", "z"), example("q1", "b", "z"), example("q2", "c", "z"), example("q3", "d", "a")]
-    ranked = {"q0": ["a", "d", "c"], "q1": ["b"], "q2": ["c", "a"], "q3": ["d", "a"]}
-    assert mining.group_neighbours(examples, ranked, 4) == [0, 1, 0, 3]  # q3 conflicts: its negative answers q0
+    candidates = {"q0": ranking("adc"), "q1": ranking("b"), "q2": ranking("ca"), "q3": ranking("da")}
+    assert mining.group_neighbours(examples, candidates, 4) == [0, 1, 0, 3]  # q3 conflicts: its negative answers q0
+
+
+@pytest.mark.parametrize("unjudged", [("c", ""), ("", "a"), ("", "z")])
+def test_unjudged_candidates_are_not_grouped(unjudged: tuple[str, str]) -> None:
+    """Regression: a positive that the judge never saw with a query was grouped as that query's hard negative."""
+    examples = [example("q0", "a", "z"), example("q2", "c", "y")]
+    candidates = {"q0": ranking("ac", unjudged[0]), "q2": ranking("caz", unjudged[1])}
+    assert mining.group_neighbours(examples, candidates, 4) == [0, 1]
 
 
 def test_reasons_are_counted() -> None:

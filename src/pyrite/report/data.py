@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pyrite import splitting
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, Choice, model_name, parse_model_name, score_of
 from pyrite.evaluation.significance import Comparison, compare
-from pyrite.report import formatting, judging, provenance, queries
+from pyrite.report import formatting, judging, leaks, provenance, queries
 from pyrite.report.queries import PerQuery
 from pyrite.spec import RunSpec
 
@@ -84,6 +85,9 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "query_types": queries.by_type(inputs.queries, test, compared, spec.evaluate.resamples, spec.seed),
         **queries.extremes(inputs.rankings, inputs.qrels, inputs.queries, inputs.passages, test, compared),
         "test": _test_set(inputs, ids),
+        "unaffected": leaks.without(
+            splitting.affected_queries(inputs.passages, inputs.queries, inputs.qrels)["test"], test
+        ),
         "data": provenance.dataset(
             prepare, inputs.manifests.get("validate-0", {}), inputs.passages, inputs.queries, inputs.qrels
         ),

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from pyrite.plan import flatten
+from pyrite.report import leaks
 from pyrite.report.judging import at_work
 from pyrite.spec import RunSpec
 
@@ -47,6 +48,7 @@ def dataset(
         "median_chars": float(np.median(lengths)) if lengths else None,
         "splits": splits,
         "splits_given": bool(summary.get("splits_given")),
+        "leak_checks": leaks.checks(bool(summary.get("splits_given"))),
         "shared_topics": sum(len(found) > 1 for topic, found in splits_of_topic.items() if topic),
         "dropped": _dropped(summary.get("dropped") or {}, summary.get("dropped_examples") or {}),
         "notes": [*(summary.get("notes") or []), *_truncation_note(base, passages.num_rows)],

@@ -14,13 +14,17 @@ NO_TEXT = "document without text"
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A text before it is cut into passages. ``id`` is unique in its source."""
+    """A text before it is cut into passages. ``id`` is unique in its source.
+
+    ``concepts`` are ids of its subjects in a vocabulary such as UMLS. Topics with a common concept share a split.
+    """
 
     id: str
     text: str
     title: str = ""
     topic: str = ""
     type: str = ""
+    concepts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,4 +60,4 @@ class Documents:
         located = ((f"{path.absolute()}:{number}", str(number), row) for number, row in read)
         optional = rows.columns_of(self._spec, "title", "topic")
         for _, key, text in rows.texts(located, {"text": self._spec.text}, optional, self._spec.id):
-            yield Document(key, text.pop("text"), **text)
+            yield Document(key, text["text"], title=text.get("title", ""), topic=text.get("topic", ""))

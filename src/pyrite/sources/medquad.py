@@ -75,8 +75,8 @@ class Sample:
 def parse(xml: Iterable[tuple[str, bytes]], origin: str, collections: list[str] | None = None) -> Iterator[Record]:
     """Yield the records of MedQuAD files, given as (name, contents); messages call their folder ``origin``.
 
-    Each answered pair gives a Document (id such as ``NIDDK-0000093-1``) and its Question. Pairs without question or
-    answer, and other XML files, are Dropped.
+    Each answered pair gives a Document (id such as ``NIDDK-0000093-1``) and its Question. The document's concepts are
+    the UMLS ids (CUIs) of the file. Pairs without question or answer, and other XML files, are Dropped.
 
     Raises:
         UserError: the XML is broken or declares entities, no file is MedQuAD's, or no file belongs to one of
@@ -120,6 +120,7 @@ def _root(where: str, content: bytes) -> Element:
 
 def _pairs(root: Element, collection: str, name: str, where: str, ids: set[str]) -> Iterator[Record]:
     focus = clean(root.findtext("Focus") or "")
+    concepts = tuple(dict.fromkeys(cui for each in root.iter("CUI") if (cui := clean(each.text or ""))))
     for number, pair in enumerate(root.iter("QAPair"), start=1):
         question, answer = pair.find("Question"), pair.find("Answer")
         qid = question.get("qid") if question is not None else None
@@ -142,7 +143,7 @@ def _pairs(root: Element, collection: str, name: str, where: str, ids: set[str])
         key = next(candidate for candidate in candidates if candidate not in ids)
         ids.add(key)
         labels = {"topic": focus, "type": question.get("qtype") or ""}
-        yield Document(key, answer_text, title=focus, **labels)
+        yield Document(key, answer_text, title=focus, concepts=concepts, **labels)
         yield Question(key, question_text, relevant={key: 1}, split=_split(question, location), **labels)
 
 

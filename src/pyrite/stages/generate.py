@@ -204,7 +204,8 @@ class _Shard:
 
 
 def _source_passages(passages: pa.Table) -> list[SourcePassage]:
-    """Each passage with its first parent's topic and document."""
+    """Each passage with its first parent's topic and document, without near-duplicates between splits."""
+    passages = passages.filter(pc.is_null(passages["near_duplicate"]))
     columns = (passages[name].to_pylist() for name in ("passage_id", "split", "parents"))
     return [
         SourcePassage(passage_id, split, parents[0]["topic"], parents[0]["document_id"])

@@ -50,8 +50,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     ctx.progress.begin(len(judged), "queries mined")
     examples, reasons = mining.mine(judged, relevant, spec, ctx.spec.seed, is_duplicate)
     ctx.progress.advance(len(judged))
-    ranked = {query: [candidate.passage_id for candidate in candidates] for query, candidates in judged}
-    groups = mining.group_neighbours(examples, ranked, spec.neighbours)
+    groups = mining.group_neighbours(examples, dict(judged), spec.neighbours)
     rows = [
         {**_row(example, query_of, passage_of, spec), "iteration": ctx.iteration, "group": f"{ctx.iteration}-{group}"}
         for example, group in zip(examples, groups, strict=True)

@@ -1,12 +1,11 @@
 """prepare: divides documents into passages, merges equal questions into queries, and splits both by topic."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-from scipy.cluster.hierarchy import DisjointSet
 
 from pyrite import splitting, tables
 from pyrite.chunking import split_into_passages
@@ -18,14 +17,13 @@ from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, Questio
 from pyrite.spec import PrepareSpec
 from pyrite.splitting import SPLITS
 from pyrite.stages.context import StepContext
+from pyrite.training import duplicates
 
 NO_RELEVANT = "query without a relevant passage"
 UNKNOWN_DOCUMENT = "question names an unknown document"
 EARLIER_SPLIT = "the same question is in an earlier split"
 OVER_LIMIT = "training query beyond prepare.max_train_queries"
-
-#: A node of the graph whose connected components are the groups: ("topic" | "passage" | "query", id).
-Node = tuple[str, str]
+ONLY_NEAR_DUPLICATES = "training query whose relevant passages are all near-duplicates of held-out passages"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +102,16 @@ def prepare_tables(
             passage_split = _follow_given_splits(corpus, queries)
         else:
             passage_split = _split_topics(corpus, queries, spec, seed, notes)
+    near_duplicates = _near_duplicates(corpus, passage_split)
+    if queries:
+        excluded = {key for key in near_duplicates if passage_split[key] == "train"}
+        queries = _drop_queries_without_positive(queries, excluded, corpus.dropped)
         queries = _limit_training_queries(queries, spec.max_train_queries, seed, corpus.dropped)
         _check_splits(queries, corpus.has_splits, name, notes)
-    return Prepared(*_tables(corpus, queries, passage_split), _summary(corpus, queries, passage_split, notes))
+    tables_ = _tables(corpus, queries, passage_split, near_duplicates)
+    summary = _summary(corpus, queries, passage_split, notes)
+    summary["near_duplicates"] = splitting.describe_near_duplicates(*tables_, notes)
+    return Prepared(*tables_, summary)
 
 
 # --- reading the source -----------------------------------------------------------------------------------------------
@@ -166,6 +171,7 @@ class Corpus:
         self.passages: dict[str, Passage] = {}
         self.passages_of: dict[str, list[str]] = {}
         self.topic_of: dict[str, str] = {}
+        self.concepts_of: dict[str, tuple[str, ...]] = {}
         self.characters = self.occurrences = 0
         self.questions: list[Question] = []
         self.dropped = DroppedRecords()
@@ -197,6 +203,7 @@ class Corpus:
             self.passages.setdefault(key, Passage(text, document.title, context)).parents.append(parent)
         self.passages_of[document.id] = list(keys)
         self.topic_of[document.id] = normalise(document.topic)
+        self.concepts_of[document.id] = document.concepts
         self.characters += len(document.text)
         if not keys:
             self.dropped.add(document.id, NO_TEXT)
@@ -270,9 +277,9 @@ def _split_documents(corpus: Corpus, spec: PrepareSpec, seed: int, name: str, no
     Raises:
         UserError: there are fewer than three groups.
     """
-    groups = _group_documents(corpus)
+    groups = splitting.group_documents(corpus.passages_of, corpus.topic_of, corpus.concepts_of, notes)
     nodes = {("passage", key): _label(passage) for key, passage in corpus.passages.items()}
-    split_of = _split_groups(groups, nodes, spec, seed, notes)
+    split_of = splitting.divide(groups, nodes, spec.split, seed, notes)
     if len(set(split_of.values())) < len(SPLITS):
         raise UserError(
             f"{name}: the {len(nodes):,} passages form fewer than three groups that share no topic, document or "
@@ -293,57 +300,34 @@ def _split_topics(
     Topics that share a question, a passage or a relevant document form one group, and a group has one split.
     Passages of groups without a query go to train, where they can be mined; search always covers all passages.
     """
-    groups = _group_documents(corpus)
+    groups = splitting.group_documents(corpus.passages_of, corpus.topic_of, corpus.concepts_of, notes)
     for query in queries:
         topics = [("topic", topic) for topic in query.topics if topic]
-        _connect(groups, [("query", query.id), *topics, *(("passage", key) for key in query.grades)])
+        splitting.connect(groups, [("query", query.id), *topics, *(("passage", key) for key in query.grades)])
     nodes = {("query", query.id): query.first.text[:80] for query in queries}
-    split_of = _split_groups(groups, nodes, spec, seed, notes)
+    split_of = splitting.divide(groups, nodes, spec.split, seed, notes)
     for query in queries:
         query.split = split_of[groups["query", query.id]]
     return {key: split_of.get(groups["passage", key], "train") for key in corpus.passages}
 
 
-def _group_documents(corpus: Corpus) -> DisjointSet:
-    """Topics and passages, connected if they share a document or a topic."""
-    groups = DisjointSet()
-    for document, keys in corpus.passages_of.items():
-        topic = corpus.topic_of[document]
-        _connect(groups, [*([("topic", topic)] if topic else []), *(("passage", key) for key in keys)])
-    return groups
+def _near_duplicates(corpus: Corpus, passage_split: dict[str, Split]) -> dict[str, str]:
+    """For each passage with a near-duplicate across the boundary of training and held-out data, one of them."""
+    ids = list(corpus.passages)
+    texts = [passage.text for passage in corpus.passages.values()]
+    found = duplicates.find_across(texts, [passage_split[key] != "train" for key in ids])
+    return {ids[position]: ids[other] for position, other in found.items()}
 
 
-def _connect(groups: DisjointSet, nodes: Sequence[Node]) -> None:
-    for node in nodes:
-        groups.add(node)
-        groups.merge(nodes[0], node)
-
-
-def _split_groups(
-    groups: DisjointSet, nodes: Mapping[Node, str], spec: PrepareSpec, seed: int, notes: list[str]
-) -> dict[Node, Split]:
-    """Assign a split to each group that contains a node of ``nodes``. Returns the splits by the groups' roots.
-
-    A group's size is the number of its nodes in ``nodes``. Its name is their least id, so that the result does not
-    depend on the source's order. If the largest group exceeds the share of val or test, a note is added.
-
-    Args:
-        nodes: the label of each node, for messages.
-    """
-    members: dict[Node, list[Node]] = defaultdict(list)
-    for node in nodes:
-        members[groups[node]].append(node)
-    root_of = {min(group)[1]: root for root, group in members.items()}
-    assigned = splitting.assign({name: len(members[root]) for name, root in root_of.items()}, spec.split, seed)
-    name, largest = max(((name, members[root]) for name, root in root_of.items()), key=lambda g: (len(g[1]), g[0]))
-    share = len(largest) / len(nodes)
-    if share > min(spec.split.val, spec.split.test):
-        unit = "queries" if largest[0][0] == "query" else "passages"
-        notes.append(
-            f"{len(largest):,} of {len(nodes):,} {unit} ({share:.0%}) are connected by shared questions, passages or "
-            f"topics, such as '{nodes[largest[0]]}'; all of them are in {assigned[name]}."
-        )
-    return {root_of[name]: split for name, split in assigned.items()}
+def _drop_queries_without_positive(queries: list[Query], excluded: set[str], dropped: DroppedRecords) -> list[Query]:
+    """``queries`` without the training queries that have no relevant passage outside ``excluded``."""
+    kept = []
+    for query in queries:
+        if query.split == "train" and excluded.issuperset(query.grades):
+            dropped.add(query.first.id, ONLY_NEAR_DUPLICATES)
+        else:
+            kept.append(query)
+    return kept
 
 
 def _limit_training_queries(queries: list[Query], limit: int | None, seed: int, dropped: DroppedRecords) -> list[Query]:
@@ -401,7 +385,7 @@ def _summary(corpus: Corpus, queries: list[Query], passage_split: dict[str, Spli
 
 
 def _tables(
-    corpus: Corpus, queries: list[Query], passage_split: dict[str, Split]
+    corpus: Corpus, queries: list[Query], passage_split: dict[str, Split], near_duplicates: dict[str, str]
 ) -> tuple[pa.Table, pa.Table, pa.Table]:
     passages = [
         {
@@ -410,6 +394,7 @@ def _tables(
             "title": each.title,
             "context": each.context,
             "split": passage_split[key],
+            "near_duplicate": near_duplicates.get(key),
             "parents": each.parents,
         }
         for key, each in corpus.passages.items()

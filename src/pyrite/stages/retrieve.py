@@ -1,7 +1,7 @@
 """retrieve: the current model ranks the training passages for every training query.
 
-Passages of validation and test topics are excluded, so that they never become training examples. Memory holds only the
-ids of the corpus; texts and embeddings are read in blocks.
+Passages of validation and test topics, and training passages that are near-duplicates of them, are excluded, so that
+they never become training examples. Memory holds only the ids of the corpus; texts and embeddings are read in blocks.
 """
 
 from typing import Any
@@ -34,7 +34,7 @@ def retrieve(model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa.Tabl
     """
     spec, passages = ctx.spec, read_passage_ids(ctx)
     files = model.corpus(passage_texts(ctx), ctx.progress)
-    in_train = pc.equal(passages["split"], "train").to_numpy()
+    in_train = pc.and_(pc.equal(passages["split"], "train"), pc.is_null(passages["near_duplicate"])).to_numpy()
     ids = passages["passage_id"].filter(pa.array(in_train)).combine_chunks()
     vectors = model.encode(queries["text"].to_pylist(), "query")
     k = min(spec.retrieve.range_max, len(ids))

@@ -235,15 +235,24 @@ def mine(
     return mix(list(examples()), spec.easy_per_hard, seed), reasons
 
 
-def group_neighbours(examples: Sequence[Example], ranked: Mapping[str, Sequence[str]], size: int) -> list[int]:
+def group_neighbours(
+    examples: Sequence[Example], candidates: Mapping[str, Sequence[Candidate]], size: int
+) -> list[int]:
     """A group number for each example. A group joins an example with those whose positives are its candidates.
 
     In a batch, an example's positive is a negative of the others, and a neighbour's positive is a hard one at no extra
-    encoding cost. Greedy, in the given order. A group has at most ``size`` examples and no conflicts.
+    encoding cost. Greedy, in the given order. A group has at most ``size`` examples and no conflicts. A candidate that
+    was not judged may be relevant, so examples with that passage are not in its query's group.
 
     Args:
-        ranked: the ids of each query's candidates, best first.
+        candidates: each query's candidates, best first.
     """
+    unjudged = {query: {c.passage_id for c in each if c.grade is None} for query, each in candidates.items()}
+
+    def joins(a: Example, b: Example) -> bool:
+        doubtful = unjudged[a.query_id] & _passages(b) or unjudged[b.query_id] & _passages(a)
+        return not doubtful and not _conflict(a, b)
+
     by_positive: dict[str, list[int]] = {}
     for position, example in enumerate(examples):
         by_positive.setdefault(example.positive.passage_id, []).append(position)
@@ -253,21 +262,23 @@ def group_neighbours(examples: Sequence[Example], ranked: Mapping[str, Sequence[
             continue
         members = [position]
         groups[position] = position
-        neighbours = (other for passage_id in ranked[example.query_id] for other in by_positive.get(passage_id, ()))
+        neighbours = (other for c in candidates[example.query_id] for other in by_positive.get(c.passage_id, ()))
         for other in neighbours:
             if len(members) == size:
                 break
-            if groups[other] < 0 and not any(_conflict(examples[other], examples[m]) for m in members):
+            if groups[other] < 0 and all(joins(examples[other], examples[m]) for m in members):
                 groups[other] = position
                 members.append(other)
     return groups
 
 
+def _passages(example: Example) -> set[str]:
+    return {example.positive.passage_id, *(n.passage_id for n in example.negatives)}
+
+
 def _conflict(a: Example, b: Example) -> bool:
     """Whether two examples must not share a batch: same query, or a passage of one is relevant to the other's query."""
-    passages_a = {a.positive.passage_id, *(n.passage_id for n in a.negatives)}
-    passages_b = {b.positive.passage_id, *(n.passage_id for n in b.negatives)}
-    return a.query_id == b.query_id or bool(passages_a & b.relevant) or bool(passages_b & a.relevant)
+    return a.query_id == b.query_id or bool(_passages(a) & b.relevant) or bool(_passages(b) & a.relevant)
 
 
 def shingles(text: str, width: int = 5) -> Shingles:

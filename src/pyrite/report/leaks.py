@@ -1,0 +1,46 @@
+"""What held-out queries share with training data: which checks were made, and the results without affected queries."""
+
+from typing import Any
+
+import numpy as np
+
+from pyrite.evaluation.selection import BASE
+from pyrite.report.queries import PerQuery
+
+_NEAR_DUPLICATES = "near-duplicate passages (the longer has 80% of the shorter one's 5-word shingles)"
+
+
+def without(affected: set[str], test: PerQuery) -> dict[str, Any] | None:
+    """Means over the test queries that are not ``affected``, by model and metric, and their relative changes.
+
+    Returns:
+        ``affected`` and ``queries`` (the numbers left out and left), ``means``, and ``changes`` from the base model
+        (None if the base model's mean is 0). None if no test query is affected, or all are.
+    """
+    ids = set(test[BASE]["mrr@5"])
+    left = sorted(ids - affected)
+    if len(left) in (0, len(ids)):
+        return None
+    means = {
+        model: {metric: float(np.mean([values[query] for query in left])) for metric, values in metrics.items()}
+        for model, metrics in test.items()
+    }
+    changes = {
+        model: {metric: mean / means[BASE][metric] - 1 if means[BASE][metric] else None for metric, mean in own.items()}
+        for model, own in means.items()
+        if model != BASE
+    }
+    return {"affected": len(ids) - len(left), "queries": len(left), "means": means, "changes": changes}
+
+
+def checks(splits_given: bool) -> str:
+    """What was checked between training and held-out data, and what was not."""
+    if splits_given:
+        return (
+            f"The data set assigns the splits. Checked between training and held-out data: equal questions, and "
+            f"{_NEAR_DUPLICATES}. Not checked: topics, paraphrases."
+        )
+    return (
+        "Checked between training and held-out data: equal questions, equal passages, topics, concepts (if the data "
+        f"has them), and {_NEAR_DUPLICATES}. Not checked: paraphrases."
+    )

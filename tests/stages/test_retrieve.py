@@ -1,0 +1,46 @@
+"""retrieve: which passages may become training examples."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pyrite import tables
+from pyrite.spec import RunSpec
+from pyrite.stages.retrieve import retrieve
+
+
+class _Model:
+    """An encoder whose embeddings are all alike, so that every passage is retrieved."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "embeddings.npy"
+
+    def corpus(self, texts: Any, progress: object) -> list[Path]:
+        del progress
+        np.save(self._file, self.encode([text for block in texts(100) for text in block], "document"))
+        return [self._file]
+
+    def encode(self, texts: Sequence[str], kind: str) -> Any:
+        del kind
+        return np.ones((len(texts), 1), np.float32)
+
+
+def test_near_duplicates_of_held_out_data_are_no_candidates(tmp_path: Path) -> None:
+    passages = [
+        {"passage_id": "free", "text": "a", "split": "train"},
+        {"passage_id": "copy", "text": "b", "split": "train", "near_duplicate": "test"},
+        {"passage_id": "val", "text": "c", "split": "val"},
+        {"passage_id": "test", "text": "d", "split": "test", "near_duplicate": "copy"},
+    ]
+    tables.write(tmp_path / "passages.parquet", passages, tables.PASSAGES)
+    spec = RunSpec.model_validate({"name": "r", "source": {"kind": "sample"}})
+    ctx: Any = SimpleNamespace(spec=spec, input=lambda key: tmp_path / Path(key).name, progress=None)
+    queries = pa.Table.from_pylist([{"query_id": "q", "text": "e", "split": "train"}], tables.QUERIES)
+    # "copy" is known to be relevant, but must not become a positive either.
+    qrels = pa.Table.from_pylist([{"query_id": "q", "passage_id": "copy", "grade": 1}], tables.QRELS)
+    model: Any = _Model(tmp_path)
+    assert retrieve(model, ctx, queries, qrels)["passage_id"].to_pylist() == ["free"]

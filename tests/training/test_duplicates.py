@@ -1,0 +1,51 @@
+"""Near-duplicates between training and held-out texts: the same as by comparing all pairs, and fast."""
+
+import random
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyrite.training import duplicates, mining
+
+_WORDS = st.lists(st.sampled_from("abc"), max_size=16)
+
+
+@st.composite
+def _related_texts(draw: st.DrawFn) -> list[str]:
+    """Texts of a few words, of which some contain others or differ from them in one word."""
+    texts = draw(st.lists(_WORDS, min_size=1, max_size=5))
+    for _ in range(draw(st.integers(0, 6))):
+        copied = list(draw(st.sampled_from(texts)))
+        if copied and draw(st.booleans()):
+            copied[draw(st.integers(0, len(copied) - 1))] = "x"
+        texts.append(copied + draw(_WORDS))
+    return [" ".join(words) for words in texts]
+
+
+@given(_related_texts(), st.data())
+def test_near_duplicates_are_those_of_all_pairs(texts: list[str], data: st.DataObject) -> None:
+    held_out = data.draw(st.lists(st.booleans(), min_size=len(texts), max_size=len(texts)))
+    sets = [mining.shingles(text) for text in texts]
+
+    def is_pair(a: int, b: int) -> bool:
+        small, large = sorted((sets[a], sets[b]), key=len)
+        either = len(small) >= 5 or len(small & large) >= 0.8 * len(large)
+        return held_out[a] != held_out[b] and either and mining.near_duplicates(small, large)
+
+    positions = range(len(texts))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "MIN_SHINGLES", 5)
+        found = duplicates.find_across(texts, held_out)
+    assert set(found) == {a for a in positions if any(is_pair(a, b) for b in positions)}
+    assert all(is_pair(a, b) for a, b in found.items())
+
+
+def test_many_copies_of_a_template_are_compared_quickly() -> None:
+    draw = random.Random(0)
+    template = [f"t{n}" for n in range(100)]
+    texts = [" ".join([*template, *(f"w{draw.randrange(10_000)}" for _ in range(10))]) for _ in range(3000)]
+    started = time.monotonic()
+    assert len(duplicates.find_across(texts, [n % 3 == 0 for n in range(3000)])) == 3000
+    assert time.monotonic() - started < 20, "two million pairs were compared"
