@@ -35,7 +35,7 @@ def measure(options: Namespace, store: Path, name: str, path: Path, seed: int) -
     """Train on one data set; with the first seed, also measure the base model and BM25."""
     settings = [f"source.path={path.resolve()}", f"domain={name}", *options.set, f"seed={seed}"]
     settings += common.retention_options(options.retention)
-    run = common.train(common.EXAMPLES / "beir.yaml", store, f"{name}-{seed}".lower(), settings)
+    run = common.train(common.EXAMPLES / "beir.yaml", store, f"{name}-{seed}".lower().replace("_", "-"), settings)
     test_set = TestSet(run, options.retention)
     ours = run.handed_over(test_set)
     # None if the base model is chosen: then nothing is compared.

@@ -24,6 +24,7 @@ skips them. Results of other versions of the code are not used.
 """
 
 import json
+import shlex
 import subprocess
 import sys
 from argparse import Namespace
@@ -69,6 +70,7 @@ class Benchmark:
             "retention": options.retention.name if options.retention else None,
             "set": options.set,
             **({"mpnet": str(options.mpnet)} if name.startswith("mpnet") else {}),
+            **({"options": options.script_options} if name.startswith("script") else {}),
         }
         return self._results.once(key, lambda: self._measure(name, seed))
 
@@ -123,6 +125,7 @@ class Benchmark:
         output = self._store / f"script-{epochs}-{seed}"
         command = [sys.executable, str(Path(__file__).parent / "opponent.py"), str(run.folder), str(output)]
         command += ["--epochs", str(epochs), "--seed", str(seed), "--model", run.spec.model.base]
+        command += shlex.split(self._options.script_options)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         return {**test_set.score(output / "model"), **json.loads(done.stdout.splitlines()[-1])}
 
@@ -162,6 +165,9 @@ def main() -> int:
     parser.add_argument("data", type=Path, nargs="?", default=ARCHIVE)
     parser.add_argument("--only", nargs="+", choices=CHOICES, help="rows to measure besides base and BM25")
     parser.add_argument("--mpnet", type=Path, default=MPNET, help="folder of all-mpnet-base-v2")
+    parser.add_argument(
+        "--script-options", default="", metavar="TEXT", help="options of opponent.py, e.g. '--learning-rate 1e-4'"
+    )
     options = parser.parse_args()
     many = options.splits * options.seeds > 1
     options.only = options.only or (DEFAULT_OF_MANY if many else DEFAULT)
