@@ -6,7 +6,7 @@ DATA as in bench_quality.py. Each ablation is a complete run with the overrides 
 a store, and thereby the embeddings that are equal, such as the base model's. Every model reads passages in context on
 test, except no-context; context-in-evaluation-only is the model of no-context that reads them in context on test.
 
-The change is relative to the default. With one split and one seed, its 95% interval resamples the test questions; with
+The change is relative to the default. With one split and one seed, its 95% interval resamples the test topics; with
 several, it is that of summarize in bench_common.py over runs with equal split and seed. Finished results are appended
 to --results (default: out/bench-ablations.jsonl), and a restart skips them. The last line is JSON.
 """
@@ -18,12 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import bench_common as common
-import numpy as np
-from bench_common import METRICS, PER_QUERY, Results, Row, TestSet
+from bench_common import CLUSTERS, METRICS, PER_QUERY, Results, Row, TestSet
 from bench_quality import ARCHIVE
 
 from pyrite.errors import UserError
-from pyrite.evaluation.significance import compare
 
 DEFAULT = "default"
 CONTEXT_IN_EVALUATION = "context-in-evaluation-only"
@@ -79,11 +77,7 @@ def change(by_run: dict[tuple[int, int], dict[str, Row]], name: str, metric: str
         return common.summarize(gains, test_share)
     (rows,) = by_run.values()
     base, other = rows[DEFAULT][PER_QUERY][metric], rows[name][PER_QUERY][metric]
-    ids = sorted(base)
-    compared = compare(np.array([base[q] for q in ids]), np.array([other[q] for q in ids]), 10_000, 0)
-    interval = compared.relative_interval
-    values = {"mean": compared.relative, "low": interval.low, "high": interval.high}
-    return {part: round(value, 4) if np.isfinite(value) else None for part, value in values.items()}
+    return common.relative_change(base, other, rows[DEFAULT][CLUSTERS])
 
 
 def unknown_overrides(options: Namespace) -> str:

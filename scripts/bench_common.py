@@ -34,8 +34,9 @@ METRICS = ("mrr@5", "dcg@5")
 
 RETENTION = ("retention", "retention_change", "retention_bound")
 
-#: The values of every query, which intervals need and the last line does not show.
+#: The values and the cluster (topic) of every query, which intervals need and the last line does not show.
 PER_QUERY = "per_query"
+CLUSTERS = "clusters"
 
 Row = dict[str, Any]
 
@@ -65,12 +66,17 @@ def data_options(data: Path) -> tuple[Path, list[str]]:
 
 
 def retention_options(retention: Path | None) -> list[str]:
-    return [f"evaluate.retention.path={retention.resolve()}"] if retention else []
+    return [f"evaluate.retention.path={_absolute(retention)}"] if retention else []
+
+
+def _absolute(path: Path) -> Path:
+    """``path`` as an absolute path; the name of a built-in set as it is."""
+    return path if str(path).startswith("builtin:") else path.resolve()
 
 
 def missing_file(*paths: Path | None) -> bool:
     """Whether a path does not exist; then reports it."""
-    absent = [path for path in paths if path and not path.exists()]
+    absent = [path for path in paths if path and not str(path).startswith("builtin:") and not path.exists()]
     for path in absent:
         print(f"{path} does not exist. Correct the path; `pyrite fetch medquad data` gets MedQuAD.", file=sys.stderr)
     return bool(absent)
@@ -170,7 +176,11 @@ class Run:
     def row(self, model: str) -> Row:
         """Test metrics of ``model`` from the report, with the values of every query."""
         values = self.report["per_query"][model]
-        return _row([{"metric": m, "query_id": q, "value": v} for m in METRICS for q, v in values[m].items()])
+        row = _row([{"metric": m, "query_id": q, "value": v} for m in METRICS for q, v in values[m].items()])
+        return {
+            **row,
+            CLUSTERS: {query: self.report.get("clusters", {}).get(query, query) for query in values["mrr@5"]},
+        }
 
     def handed_over(self, test_set: "TestSet") -> Row:
         """The row of the model that the run hands over, from its report, with its retention and durations.
@@ -220,7 +230,7 @@ class TestSet:
     __test__ = False  # not a test class
 
     def __init__(self, run: Run, retention: Path | None):
-        self._run, self._retention = run, retention
+        self._run, self._retention = run, retention and _absolute(retention)
         self._passages = tables.read(run.folder / "corpus/passages.parquet", tables.PASSAGES)
         queries = tables.read(run.folder / "queries/queries.parquet", tables.QUERIES)
         self._queries = queries.filter(pc.equal(queries["split"], "test"))
@@ -318,6 +328,24 @@ def lower_bound(base: np.ndarray, other: np.ndarray, level: float = 0.8, resampl
     return float(np.quantile(other[draws].mean(axis=1) / base[draws].mean(axis=1) - 1, 1 - level))
 
 
+def relative_change(
+    base: Mapping[str, float], other: Mapping[str, float], clusters: Mapping[str, str], resamples: int = 10_000
+) -> dict[str, float | None]:
+    """Relative change of the mean over queries, with its 95% interval by the paired bootstrap over clusters.
+
+    Args:
+        base, other, clusters: the values and the cluster of the same queries, by query id.
+    """
+    numbers = {cluster: number for number, cluster in enumerate(sorted(set(clusters.values())))}
+    sums = np.zeros((len(numbers), 2))
+    for query, value in base.items():
+        sums[numbers[clusters[query]]] += value, other[query]
+    draws = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), resamples) @ sums
+    low, high = np.quantile(draws[:, 1] / np.maximum(draws[:, 0], 1e-12) - 1, [0.025, 0.975])
+    mean = sums[:, 1].sum() / sums[:, 0].sum() - 1
+    return {name: round(float(value), 4) for name, value in (("mean", mean), ("low", low), ("high", high))}
+
+
 def summarize(gains: Mapping[tuple[int, int], float], test_share: float) -> dict[str, Any]:
     """Mean, 95% interval, extremes and number of losses of paired gains by (split, seed).
 
@@ -355,7 +383,7 @@ def mean_row(rows: Sequence[Row]) -> Row:
         if all(isinstance(row.get(name), int | float) for row in rows)
         else value
         for name, value in rows[0].items()
-        if name != PER_QUERY
+        if name not in (PER_QUERY, CLUSTERS)
     }
 
 

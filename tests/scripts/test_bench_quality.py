@@ -84,14 +84,22 @@ def test_last_line_of_one_run_has_its_seconds() -> None:
     assert "mean" not in result
 
 
-def test_ablation_of_one_run_has_an_interval_over_queries() -> None:
-    def row(values: list[float]) -> Row:
-        return {"mrr@5": float(np.mean(values)), PER_QUERY: {"mrr@5": {str(i): v for i, v in enumerate(values)}}}
+def test_ablation_of_one_run_has_an_interval_over_topics() -> None:
+    def row(values: list[float], queries_per_topic: int) -> Row:
+        by_query = {str(i): value for i, value in enumerate(values)}
+        clusters = {query: str(int(query) // queries_per_topic) for query in by_query}
+        return {"mrr@5": float(np.mean(values)), PER_QUERY: {"mrr@5": by_query}, "clusters": clusters}
 
-    rows = {"default": row([0.5] * 50 + [1.0] * 50), "anchor": row([0.25] * 50 + [1.0] * 50)}
-    change = bench_ablations.change({(0, 0): rows}, "anchor", "mrr@5", 0.2)
-    assert change["mean"] == pytest.approx(-1 / 6, abs=1e-4)
-    assert change["low"] < change["mean"] < change["high"] < 0
+    def change(queries_per_topic: int) -> dict[str, float]:
+        rows = {
+            "default": row([0.5] * 50 + [1.0] * 50, queries_per_topic),
+            "anchor": row([0.25] * 50 + [1.0] * 50, queries_per_topic),
+        }
+        return bench_ablations.change({(0, 0): rows}, "anchor", "mrr@5", 0.2)
+
+    single, grouped = change(1), change(5)
+    assert single["mean"] == grouped["mean"] == pytest.approx(-1 / 6, abs=1e-4)
+    assert grouped["low"] < single["low"] < single["mean"] < single["high"] < 0
 
 
 def test_mpnet_slices_are_joined_in_order(tmp_path: Path) -> None:
