@@ -126,6 +126,7 @@ def test_mpnet_slices_are_joined_in_order(tmp_path: Path) -> None:
 def test_quality_benchmark_measures_and_resumes(run_file: Path, tmp_path: Path) -> None:
     settings = yaml.safe_load(run_file.read_text())
     settings["source"]["title"] = "topic"
+    settings |= {"iterations": 1, "evaluate": {"blends": [], "resamples": 200}}
     run_file.write_text(yaml.safe_dump(settings))
     options = ["--splits", "2", "--only", "ours", "script", "--results", str(tmp_path / "results.jsonl")]
 
