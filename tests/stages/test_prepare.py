@@ -348,6 +348,21 @@ def test_the_stage_writes_its_tables_and_reports_counts(tmp_path: Path) -> None:
     assert context.messages == ["20 documents, 20 passages; queries: 14 train, 3 val, 3 test"]
 
 
+def test_prepare_seed_alone_decides_the_split(tmp_path: Path) -> None:
+    rows = "".join(f'{{"question": "Question {n}?", "answer": "Answer {n}."}}\n' for n in range(20))
+    (tmp_path / "data.jsonl").write_text(rows)
+    source = {"kind": "jsonl", "path": str(tmp_path / "data.jsonl")}
+
+    def split_with(seed: int, prepare_seed: int | None) -> dict[str, str]:
+        settings = {"name": "run", "source": source, "seed": seed, "prepare": {"seed": prepare_seed}}
+        prepare.run(_Context(RunSpec.model_validate(settings), tmp_path))  # type: ignore[arg-type]
+        queries = tables.read(tmp_path / "queries/queries.parquet", tables.QUERIES)
+        return dict(zip(queries["text"].to_pylist(), queries["split"].to_pylist(), strict=True))
+
+    assert split_with(0, 1) == split_with(2, 1) == split_with(1, None)
+    assert split_with(0, 1) != split_with(0, None) == split_with(1, 0)
+
+
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published MedQuAD is not on this machine")
 def test_published_medquad_is_split_without_leaks() -> None:
     spec = MedquadSource(path=str(next(PUBLISHED.glob("*.tar.xz"))))

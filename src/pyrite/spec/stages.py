@@ -47,6 +47,11 @@ class PrepareSpec(Section):
     max_train_queries: int | None = Field(
         default=None, ge=1, description="Maximum training queries, drawn by seed; unset: all."
     )
+    seed: int | None = Field(
+        default=None,
+        ge=0,
+        description="Seed of the splits and of the drawn training queries, to vary seed on one split; unset: seed.",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> "PrepareSpec":

@@ -41,9 +41,9 @@ def run(ctx: StepContext) -> dict[str, Any]:
     source = open_source(ctx.spec.source)
     ctx.progress.begin(None, "records read")
     records = _count_records(source.records(), ctx.progress)
-    prepared = prepare_tables(
-        records, ctx.spec.prepare, ctx.spec.seed, ctx.spec.name, generates=ctx.spec.generate is not None
-    )
+    spec = ctx.spec.prepare
+    seed = ctx.spec.seed if spec.seed is None else spec.seed
+    prepared = prepare_tables(records, spec, seed, ctx.spec.name, generates=ctx.spec.generate is not None)
     tables.write(ctx.output("corpus/passages.parquet"), prepared.passages, tables.PASSAGES)
     tables.write(ctx.output("queries/queries.parquet"), prepared.queries, tables.QUERIES)
     tables.write(ctx.output("queries/qrels.parquet"), prepared.qrels, tables.QRELS)

@@ -1,0 +1,33 @@
+"""BM25 against values computed by hand from its definition."""
+
+from math import log
+
+import pytest
+
+from pyrite.evaluation.bm25 import rank
+
+#: Without stopwords (the, to, a), they have 3, 5 and 2 words.
+PASSAGES = ["aspirin thins blood", "the blood carries oxygen to all organs", "a walk helps"]
+
+
+def weight(length: int, containing: int) -> float:
+    """BM25 of a word that occurs once in a passage of ``length`` words, and in ``containing`` of the three passages."""
+    inverse_document_frequency = log(1 + (3 - containing + 0.5) / (containing + 0.5))
+    return inverse_document_frequency / (1 + 1.5 * (1 - 0.75 + 0.75 * length / ((3 + 5 + 2) / 3)))
+
+
+def test_bm25_scores_equal_the_definition() -> None:
+    scores, found = rank(PASSAGES, ["Does ASPIRIN thin the blood?", "walk, blood"], 2)
+    assert found.tolist() == [[0, 1], [2, 0]]
+    assert scores[0].tolist() == pytest.approx([weight(3, 1) + weight(3, 2), weight(5, 2)], rel=1e-5)
+    assert scores[1].tolist() == pytest.approx([weight(2, 1), weight(3, 2)], rel=1e-5)
+
+
+def test_bm25_ranks_when_words_are_unknown() -> None:
+    assert rank(PASSAGES, ["xylophone", "the"], 5)[1].tolist() == [[0, 1, 2], [0, 1, 2]]
+    assert rank(["the", "a"], ["the"], 2)[0].tolist() == [[0, 0]]
+
+
+def test_bm25_takes_words_of_text_without_spaces() -> None:
+    _, found = rank(["血液を運ぶ", "薬を飲む"], ["薬の飲み方"], 1, tokenize=list)
+    assert found.tolist() == [[1]]
