@@ -1,5 +1,6 @@
 """Questions and answers in JSONL, Parquet and Hugging Face data sets."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from pyrite.errors import UserError
 from pyrite.sources import open_source
-from pyrite.sources.base import Document, Dropped, Question, Record
+from pyrite.sources.base import Document, Dropped, Note, Question, Record
 from pyrite.spec import HuggingfaceSource, QaSource
 
 ROWS = [
@@ -124,7 +125,7 @@ def test_bad_parquet_files_are_named(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no \.jsonl or \.ndjson file"):
+    with pytest.raises(UserError, match=r"no \.jsonl, \.ndjson, \.jsonl\.gz or \.ndjson\.gz file"):
         _read(tmp_path)
 
 
@@ -159,3 +160,51 @@ def test_a_dataset_that_cannot_be_loaded_is_a_user_error(tmp_path: Path, monkeyp
         list(open_source(HuggingfaceSource(id=str(tmp_path), split="dev")).records())
     with pytest.raises(UserError, match="no column 'query'"):
         list(open_source(HuggingfaceSource(id=str(tmp_path), question="query")).records())
+
+
+def _csv_folder(tmp_path: Path) -> Path:
+    rows = ["question,answer,topic", "Why?,None,NA", "How?,null,", "Where?,nan,1", '"Who, me?",So.,None']
+    (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_csv_is_read_without_guessing_missing_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    records = list(open_source(HuggingfaceSource(id=str(_csv_folder(tmp_path)), topic="topic")).records())
+    found = [(r.text, r.topic) for r in records if isinstance(r, Document)]
+    assert found == [("None", "NA"), ("null", ""), ("nan", "1"), ("So.", "None")]
+    assert [r.text for r in records if isinstance(r, Question)] == ["Why?", "How?", "Where?", "Who, me?"]
+    assert not [r for r in records if isinstance(r, Dropped | Note)]
+
+
+def test_datasets_reports_the_files_that_it_does_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    _write(_csv_folder(tmp_path) / "more.parquet", ROWS)
+    (tmp_path / "test.csv").write_text("question,answer,topic\n")
+    (tmp_path / "README.md").write_text("A data set.")
+    notes = [r.text for r in open_source(HuggingfaceSource(id=str(tmp_path))).records() if isinstance(r, Note)]
+    assert len(notes) == 1
+    assert notes[0].startswith("1 file was not read")
+    assert notes[0].endswith(": more.parquet.")
+
+
+def test_a_folder_is_read_completely_and_the_rest_is_listed(tmp_path: Path) -> None:
+    _write(tmp_path / "part-0.jsonl", ROWS[:1])
+    (tmp_path / "part-1.jsonl.gz").write_bytes(gzip.compress(GOOD.encode() * 2))
+    (tmp_path / "part-2.NDJSON").write_text(GOOD)
+    _write(tmp_path / "part-3.parquet", ROWS)
+    (tmp_path / "part-4.jsonl.zst").write_bytes(b"")
+    for hidden in ("__MACOSX/part-0.jsonl", "._part-0.jsonl", ".DS_Store"):
+        (tmp_path / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / hidden).write_bytes(b"\0Mac OS X")
+    records = _read(tmp_path)
+    ids = ["part-0.jsonl:1", "part-1.jsonl.gz:1", "part-1.jsonl.gz:2", "part-2.NDJSON:1"]
+    assert [r.id for r in records if isinstance(r, Document)] == ids
+    notes = [r.text for r in records if isinstance(r, Note)]
+    assert notes == ["2 files were not read, because source.kind is jsonl: part-3.parquet, part-4.jsonl.zst."]
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl.gz").write_bytes(gzip.compress(GOOD.encode() * 2)[:-9])
+    with pytest.raises(UserError, match=r"data\.jsonl\.gz: damaged gzip file"):
+        _read(tmp_path / "data.jsonl.gz")

@@ -42,6 +42,13 @@ class BeirSource(Section):
 
     kind: Literal["beir"] = "beir"
     path: str = Field(description="Folder, or .tar.xz, .tar.gz or .zip archive: a path, or s3://bucket/key.")
+    relevance_level: int | None = Field(
+        default=None,
+        ge=1,
+        le=127,
+        description="Least grade in the qrels that counts as an answer (trec_eval's level); lower ones count as 0. "
+        "Unset: 1, with a warning if there are grades above 1.",
+    )
 
 
 class HuggingfaceSource(_QuestionColumns):
