@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -183,9 +186,10 @@ def test_datasets_reports_the_files_that_it_does_not_read(tmp_path: Path, monkey
     (tmp_path / "test.csv").write_text("question,answer,topic\n")
     (tmp_path / "README.md").write_text("A data set.")
     notes = [r.text for r in open_source(HuggingfaceSource(id=str(tmp_path))).records() if isinstance(r, Note)]
-    assert len(notes) == 1
-    assert notes[0].startswith("1 file was not read")
-    assert notes[0].endswith(": more.parquet.")
+    assert notes == [
+        "1 file was not read, because the datasets library reads files of one format: more.parquet.",
+        "source.split is train; not read: test.",
+    ]
 
 
 def test_a_folder_is_read_completely_and_the_rest_is_listed(tmp_path: Path) -> None:
@@ -208,3 +212,29 @@ def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl.gz").write_bytes(gzip.compress(GOOD.encode() * 2)[:-9])
     with pytest.raises(UserError, match=r"data\.jsonl\.gz: damaged gzip file"):
         _read(tmp_path / "data.jsonl.gz")
+
+
+def test_a_csv_set_of_the_hub_is_found_in_the_local_cache(tmp_path: Path) -> None:
+    # In a process of its own, because datasets reads HF_HUB_OFFLINE and the cache's folder when it is imported.
+    program = """
+import sys
+from datasets.data_files import DataFilesDict
+from datasets.packaged_modules.csv.csv import Csv, CsvConfig
+from pyrite.sources.base import Document
+from pyrite.sources.huggingface import Huggingface
+from pyrite.spec import HuggingfaceSource
+
+class Hub(Csv):  # as load_dataset configures it for a data set of the hub
+    files = DataFilesDict.from_patterns({"train": [sys.argv[1]]})
+    BUILDER_CONFIGS = [CsvConfig(name="default", data_files=files)]
+
+source = Huggingface(HuggingfaceSource(id="some-set", revision="0" * 40, topic="topic"))
+Hub(dataset_name="some-set", hash="0" * 40, **source._csv_options).download_and_prepare()
+print([(r.text, r.topic) for r in source.records() if isinstance(r, Document)])
+"""
+    file = _csv_folder(tmp_path) / "train.csv"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(file)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[('None', 'NA'), ('null', ''), ('nan', '1'), ('So.', 'None')]", done.stderr

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from pyrite.errors import UserError
 from pyrite.sources import files
-from pyrite.sources.base import Record
+from pyrite.sources.base import Note, Record
 from pyrite.sources.qa import to_records
 from pyrite.sources.rows import Row, columns_of
 from pyrite.spec import HuggingfaceSource
@@ -22,6 +22,7 @@ class Huggingface:
         local = Path(spec.id).expanduser()
         self._folder = local if local.exists() else None
         self._skipped: list[str] = []
+        self._other_splits: list[str] = []
 
     def records(self) -> Iterator[Record]:
         """Yield a Document and a Question per row.
@@ -31,6 +32,8 @@ class Huggingface:
         """
         dataset = self._load()
         yield from files.skipped_note(self._skipped, "the datasets library reads files of one format")
+        if self._other_splits:
+            yield Note(f"source.split is {self._spec.split}; not read: {', '.join(self._other_splits)}.")
         yield from to_records(self._rows(dataset), self._spec, id_column=None)
 
     def digest(self) -> str:
@@ -57,24 +60,25 @@ class Huggingface:
             raise UserError(f"{name}: cannot be read to its end ({_first_line(error)}). Fix the file.") from error
 
     def _load(self) -> Iterable[Mapping[str, Any]]:
-        """The rows. Also sets ``_skipped``, the files of a local folder that belong to none of its splits."""
+        """The rows. Also sets ``_skipped`` (the files of a local folder that are in no split) and ``_other_splits``."""
         import datasets
 
         spec = self._spec
         try:
             if self._folder is None:
-                builder = datasets.load_dataset_builder(spec.id, spec.name, revision=self._revision)
-                options = self._csv_options(builder.config)
-                dataset = datasets.load_dataset(
-                    spec.id, spec.name, split=spec.split, revision=self._revision, **options
-                )
+                dataset = self._load_from_hub()
             elif any((self._folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
                 saved = datasets.load_from_disk(str(self._folder))
-                dataset = saved[spec.split] if isinstance(saved, datasets.DatasetDict) else saved
+                if isinstance(saved, datasets.DatasetDict):
+                    self._other_splits = _splits_not_in(spec.split, saved)
+                    dataset = saved[spec.split]
+                else:
+                    dataset = saved
             else:
                 builder = datasets.load_dataset_builder(str(self._folder), spec.name)
                 self._skipped = _not_in(builder.config.data_files or {}, self._folder)
-                options = self._csv_options(builder.config)
+                self._other_splits = _splits_not_in(spec.split, builder.config.data_files or {})
+                options = self._csv_options if _is_csv(builder.config) else {}
                 # Streaming reads the current files; without it, the library may return a cached copy.
                 dataset = datasets.load_dataset(
                     str(self._folder), spec.name, split=spec.split, streaming=True, **options
@@ -88,10 +92,24 @@ class Huggingface:
             ) from error
         return cast(Iterable[Mapping[str, Any]], dataset)
 
-    def _csv_options(self, config: object) -> dict[str, Any]:
+    def _load_from_hub(self) -> Any:
+        import datasets
+
+        spec = self._spec
+        options: dict[str, Any] = {}
+        try:
+            builder = datasets.load_dataset_builder(spec.id, spec.name, revision=self._revision)
+            options = self._csv_options if _is_csv(builder.config) else {}
+            self._other_splits = _splits_not_in(spec.split, builder.info.splits or builder.config.data_files or {})
+        except ValueError:
+            if not datasets.config.HF_HUB_OFFLINE:
+                raise
+            options = self._csv_options  # a CSV data set is in the local cache under the options that it was read with
+        return datasets.load_dataset(spec.id, spec.name, split=spec.split, revision=self._revision, **options)
+
+    @property
+    def _csv_options(self) -> dict[str, Any]:
         """Options to read CSV columns as they are: pandas would turn "NA", "None" and "null" into missing values."""
-        if not hasattr(config, "keep_default_na"):
-            return {}
         columns = columns_of(self._spec, "question", "answer", "topic", "type", "title")
         return {"keep_default_na": False, "converters": dict.fromkeys(columns.values(), str)}
 
@@ -111,6 +129,16 @@ class Huggingface:
                 "its commit."
             ) from error
         return str(info.sha)
+
+
+def _is_csv(config: object) -> bool:
+    return hasattr(config, "keep_default_na")
+
+
+def _splits_not_in(expression: str, splits: Iterable[Any]) -> list[str]:
+    """The ``splits`` that a split expression such as "train" or "train[:10%]+test" does not name."""
+    named = {part.partition("[")[0].strip() for part in expression.split("+")}
+    return [str(split) for split in splits if str(split) not in named and "all" not in named]
 
 
 def _not_in(data_files: Mapping[Any, Iterable[str]], folder: Path) -> list[str]:
