@@ -14,13 +14,13 @@ def find(passages_of: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """The ids of boilerplate passages, with the number of documents that contain each.
 
     Documents with the same passages count once: they are copies, such as one answer for several paraphrased questions,
-    and must stay in one split. For the same reason, a document with a single passage does not count.
+    and must stay in one split.
 
     Args:
         passages_of: the passage ids of each document.
     """
     contents = {tuple(passages) for passages in passages_of.values()}
-    counts = Counter(passage for passages in contents if len(passages) > 1 for passage in set(passages))
+    counts = Counter(passage for passages in contents for passage in set(passages))
     minimum = max(MIN_DOCUMENTS, MIN_SHARE * len(contents))
     return {passage: count for passage, count in counts.items() if count >= minimum}
 

@@ -87,11 +87,18 @@ def test_a_folder_without_text_files_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_passage_of_markdown_has_the_heading_above_it(tmp_path: Path) -> None:
-    parts = ["Before all headings.", "# Gout", "About it.", "## How *it* is [treated](a.md) ##", "```\n# code\n```"]
+    parts = [
+        "Before all headings.",
+        "# Gout",
+        "About it.",
+        "## How *it* is [treated](a.md) ##",
+        "```\n# code\n```",
+        "More.",
+    ]
     parts += ["Signs\n-----", "It hurts."]
     (tmp_path / "a.md").write_text("\n\n".join(parts))
-    (tmp_path / "b.md").write_text("---\ntags: x\n---\nNo heading: #gout and\n\n- a list\n---\n")
+    (tmp_path / "b.md").write_text("---\n# A comment\ntags: x\n---\nNo heading: #gout and\n\n- a list\n---\n")
     a, b = documents(tmp_path)
     titles = {part: a.title_at(a.text.index(part)) for part in parts}
-    assert list(titles.values()) == ["Gout", "Gout", "Gout", *["How it is treated"] * 2, *["Signs"] * 2]
+    assert list(titles.values()) == ["Gout", "Gout", "Gout", *["How it is treated"] * 3, *["Signs"] * 2]
     assert (b.title, b.headings) == ("b", ())
