@@ -83,3 +83,19 @@ def test_text_that_sentencex_drops_is_preserved(monkeypatch: pytest.MonkeyPatch)
 
 def test_blank_text_has_no_passage() -> None:
     assert split_into_passages(" \n\t ", 5, 10) == []
+
+
+def test_text_without_spaces_is_cut_after_sentences() -> None:
+    assert _cut("痛风是一种关节炎。它会引起剧烈疼痛！需要治疗吗？是的。", 5, 12) == [
+        "痛风是一种关节炎。",
+        "它会引起剧烈疼痛！",
+        "需要治疗吗？是的。",
+    ]
+
+
+def test_a_long_sentence_without_spaces_is_cut_evenly() -> None:
+    # The only blank is not where a cut is needed.
+    assert list(map(len, _cut("痛风 " + "很长的句子没有标点符号" * 3, 8, 12))) == [12, 12, 12]
+    # A blank that is near is preferred, and no cut separates a mark from its letter.
+    assert _cut("โรคเกาต์เป็นโรค ทำให้เจ็บปวดมาก", 5, 18) == ["โรคเกาต์เป็นโรค", "ทำให้เจ็บปวดมาก"]
+    assert all(part[0] not in "\u0e31\u0e34\u0e35\u0e48\u0e49\u0e4c" for part in _cut("ที่นี่" * 20, 3, 10))

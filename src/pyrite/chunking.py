@@ -3,9 +3,11 @@
 import itertools
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import sentencex
+
+from pyrite.words import can_divide
 
 Span = tuple[int, int]
 
@@ -91,10 +93,21 @@ def _pieces(text: str, span: Span, max_chars: int) -> Iterator[Span]:
 
 
 def _gap(text: str, low: int, wanted: int, high: int) -> int | None:
-    """Offset of the whitespace nearest to ``wanted``, strictly between ``low`` and ``high``; None if there is none."""
+    """Offset of the gap between words nearest to ``wanted``, strictly between ``low`` and ``high``; None without a gap.
+
+    A gap is whitespace. If none is near, it is also a place where a text without spaces between words may be cut.
+    """
+    space = _nearest(low, wanted, high, lambda offset: text[offset].isspace())
+    if space is not None and abs(space - wanted) <= (high - low) // 4:
+        return space
+    boundary = _nearest(low, wanted, high, lambda offset: can_divide(text, offset))
+    return space if boundary is None else boundary
+
+
+def _nearest(low: int, wanted: int, high: int, accepts: Callable[[int], bool]) -> int | None:
     for distance in range(max(wanted - low, high - wanted)):
         for offset in (wanted - distance, wanted + distance):
-            if low < offset < high and text[offset].isspace():
+            if low < offset < high and accepts(offset):
                 return offset
     return None
 

@@ -8,6 +8,8 @@ from pyrite.generation import filters
 from pyrite.generation.filters import (
     DUPLICATE,
     NEAR_DUPLICATE,
+    TOO_LONG,
+    TOO_SHORT,
     clean,
     content_words,
     deduplicate,
@@ -50,6 +52,14 @@ def test_question_is_extracted_from_the_reply(reply: str, question: str) -> None
 )
 def test_unusable_replies_are_rejected_with_a_reason(reply: str, reason: str) -> None:
     assert rejection_reason(clean(reply), SPEC) == reason
+
+
+def test_words_are_counted_in_text_without_spaces() -> None:
+    assert rejection_reason("痛风的早期症状是什么？", SPEC) is None
+    assert rejection_reason("痛吗？", SPEC) == TOO_SHORT
+    assert rejection_reason(f"{'痛风的早期症状' * 4}是什么？", SPEC) == TOO_LONG
+    assert content_words("痛风的症状是什么？") == content_words("什么是痛风的症状？")
+    assert content_words("痛风的症状是什么？") != content_words("麻疹的症状是什么？")
 
 
 def test_anatomical_passages_are_not_rejected() -> None:

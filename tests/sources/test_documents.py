@@ -10,7 +10,7 @@ import pytest
 
 from pyrite.errors import UserError
 from pyrite.sources import open_source
-from pyrite.sources.base import Document
+from pyrite.sources.base import Document, Note, Record
 from pyrite.spec import DocumentsSource
 
 ROWS = [
@@ -20,10 +20,12 @@ ROWS = [
 COLUMNS = {"id": "key", "title": "name", "topic": "field"}
 
 
-def read(path: Path, **columns: Any) -> list[Document]:
-    found = list(open_source(DocumentsSource(path=str(path), **columns)).records())
-    assert all(isinstance(record, Document) for record in found)
-    return found  # type: ignore[return-value]
+def read(path: Path, **columns: Any) -> list[Record]:
+    return list(open_source(DocumentsSource(path=str(path), **columns)).records())
+
+
+def documents(path: Path, **columns: Any) -> list[Document]:
+    return [record for record in read(path, **columns) if isinstance(record, Document)]
 
 
 def digest(path: Path, **columns: Any) -> str:
@@ -36,8 +38,9 @@ def test_each_text_file_becomes_a_document(tmp_path: Path) -> None:
     (tmp_path / "acne.TXT").write_bytes("\ufeffAcne itches: naïve.".encode())
     (tmp_path / "notes.pdf").write_text("no")
     assert read(tmp_path) == [
+        Note("1 file was not read, because only .txt and .md files are read in a folder: notes.pdf."),
         Document("acne.TXT", "Acne itches: naïve.", title="acne"),
-        Document("deep/gout.md", "# Gout\n\nIt hurts.", title="gout"),
+        Document("deep/gout.md", "# Gout\n\nIt hurts.", title="Gout", headings=((0, "Gout"),)),
     ]
     before = digest(tmp_path)
     (tmp_path / "deep/gout.md").write_text("# Gout\n\nIt hurts!\n")
@@ -55,7 +58,7 @@ def test_optional_columns_set_id_title_and_topic(tmp_path: Path, kind: str) -> N
         Document("a", "Gout hurts.", title="On gout", topic="gout"),
         Document("b", "Acne itches.", topic="acne"),
     ]
-    assert [document.id for document in read(path)] == ["1", "2"]
+    assert [document.id for document in documents(path)] == ["1", "2"]
     assert digest(path) != digest(path, **COLUMNS)
 
 
@@ -81,3 +84,21 @@ def test_unreadable_input_is_named(tmp_path: Path, name: str, content: bytes, co
 def test_a_folder_without_text_files_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\.txt or \.md"):
         read(tmp_path)
+
+
+def test_a_passage_of_markdown_has_the_heading_above_it(tmp_path: Path) -> None:
+    parts = [
+        "Before all headings.",
+        "# Gout",
+        "About it.",
+        "## How *it* is [treated](a.md) ##",
+        "```\n# code\n```",
+        "More.",
+    ]
+    parts += ["Signs\n-----", "It hurts."]
+    (tmp_path / "a.md").write_text("\n\n".join(parts))
+    (tmp_path / "b.md").write_text("---\n# A comment\ntags: x\n---\nNo heading: #gout and\n\n- a list\n---\n")
+    a, b = documents(tmp_path)
+    titles = {part: a.title_at(a.text.index(part)) for part in parts}
+    assert list(titles.values()) == ["Gout", "Gout", "Gout", *["How it is treated"] * 3, *["Signs"] * 2]
+    assert (b.title, b.headings) == ("b", ())

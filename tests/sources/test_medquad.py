@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from public_data import REAL_DATA
 from pyrite.errors import UserError
 from pyrite.sources import open_source
-from pyrite.sources.base import Document, Dropped, Question, Record
+from pyrite.sources.base import Document, Dropped, Note, Question, Record
 from pyrite.spec import MedquadSource
 
 PUBLISHED = REAL_DATA / "medquad"
@@ -71,8 +72,9 @@ def test_pairs_become_documents_and_questions(tmp_path: Path) -> None:
         "question without an answer",
         "empty question",
     ]
-    assert isinstance(records[-1], Question)
-    assert records[-1].split == "val"
+    assert isinstance(records[-2], Question)
+    assert records[-2].split == "val"
+    assert records[-1] == Note("1 file was not read, because only .xml files are: readme.txt.")
 
 
 def test_a_folder_and_an_archive_of_it_give_the_same(tmp_path: Path) -> None:
@@ -80,9 +82,25 @@ def test_a_folder_and_an_archive_of_it_give_the_same(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "all.tar.xz", "w:xz") as tar:
         for name in ("a.xml", "b.xml"):
             tar.add(tmp_path / name, f"MedQuAD/{name}")
-    read = [[r for r in _read(path) if not isinstance(r, Dropped)] for path in (tmp_path, tmp_path / "all.tar.xz")]
+    read = [
+        [r for r in _read(path) if isinstance(r, Document | Question)] for path in (tmp_path, tmp_path / "all.tar.xz")
+    ]
     assert read[0] == read[1]
     assert len(read[0]) == 8
+
+
+@pytest.mark.parametrize("archived", [False, True])
+def test_files_of_macos_are_skipped(tmp_path: Path, archived: bool) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as zipped:
+        zipped.writestr("set/a.xml", CROHN)
+        for name in ("__MACOSX/set/._a.xml", "__MACOSX/set/b.xml", "set/._a.xml", "set/.DS_Store"):
+            zipped.writestr(name, b"\0\5\x16\7 Mac OS X")
+        zipped.writestr("set/LICENCE", "CC BY")
+        if not archived:
+            zipped.extractall(tmp_path / "folder")
+    records = _read(tmp_path / ("all.zip" if archived else "folder"))
+    assert len([r for r in records if isinstance(r, Document)]) == 2
+    assert records[-1] == Note("1 file was not read, because only .xml files are: set/LICENCE.")
 
 
 def test_files_with_the_same_id_yield_all_pairs(tmp_path: Path) -> None:

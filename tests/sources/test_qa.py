@@ -1,6 +1,10 @@
 """Questions and answers in JSONL, Parquet and Hugging Face data sets."""
 
+import gzip
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import pytest
 
 from pyrite.errors import UserError
 from pyrite.sources import open_source
-from pyrite.sources.base import Document, Dropped, Question, Record
+from pyrite.sources.base import Document, Dropped, Note, Question, Record
 from pyrite.spec import HuggingfaceSource, QaSource
 
 ROWS = [
@@ -124,7 +128,7 @@ def test_bad_parquet_files_are_named(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no \.jsonl or \.ndjson file"):
+    with pytest.raises(UserError, match=r"no \.jsonl, \.ndjson, \.jsonl\.gz or \.ndjson\.gz file"):
         _read(tmp_path)
 
 
@@ -159,3 +163,78 @@ def test_a_dataset_that_cannot_be_loaded_is_a_user_error(tmp_path: Path, monkeyp
         list(open_source(HuggingfaceSource(id=str(tmp_path), split="dev")).records())
     with pytest.raises(UserError, match="no column 'query'"):
         list(open_source(HuggingfaceSource(id=str(tmp_path), question="query")).records())
+
+
+def _csv_folder(tmp_path: Path) -> Path:
+    rows = ["question,answer,topic", "Why?,None,NA", "How?,null,", "Where?,nan,1", '"Who, me?",So.,None']
+    (tmp_path / "train.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+def test_csv_is_read_without_guessing_missing_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    records = list(open_source(HuggingfaceSource(id=str(_csv_folder(tmp_path)), topic="topic")).records())
+    found = [(r.text, r.topic) for r in records if isinstance(r, Document)]
+    assert found == [("None", "NA"), ("null", ""), ("nan", "1"), ("So.", "None")]
+    assert [r.text for r in records if isinstance(r, Question)] == ["Why?", "How?", "Where?", "Who, me?"]
+    assert not [r for r in records if isinstance(r, Dropped | Note)]
+
+
+def test_datasets_reports_the_files_that_it_does_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    _write(_csv_folder(tmp_path) / "more.parquet", ROWS)
+    (tmp_path / "test.csv").write_text("question,answer,topic\n")
+    (tmp_path / "README.md").write_text("A data set.")
+    notes = [r.text for r in open_source(HuggingfaceSource(id=str(tmp_path))).records() if isinstance(r, Note)]
+    assert notes == [
+        "1 file was not read, because the datasets library reads files of one format: more.parquet.",
+        "source.split is train; not read: test.",
+    ]
+
+
+def test_a_folder_is_read_completely_and_the_rest_is_listed(tmp_path: Path) -> None:
+    _write(tmp_path / "part-0.jsonl", ROWS[:1])
+    (tmp_path / "part-1.jsonl.gz").write_bytes(gzip.compress(GOOD.encode() * 2))
+    (tmp_path / "part-2.NDJSON").write_text(GOOD)
+    _write(tmp_path / "part-3.parquet", ROWS)
+    (tmp_path / "part-4.jsonl.zst").write_bytes(b"")
+    for hidden in ("__MACOSX/part-0.jsonl", "._part-0.jsonl", ".DS_Store"):
+        (tmp_path / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / hidden).write_bytes(b"\0Mac OS X")
+    records = _read(tmp_path)
+    ids = ["part-0.jsonl:1", "part-1.jsonl.gz:1", "part-1.jsonl.gz:2", "part-2.NDJSON:1"]
+    assert [r.id for r in records if isinstance(r, Document)] == ids
+    notes = [r.text for r in records if isinstance(r, Note)]
+    assert notes == ["2 files were not read, because source.kind is jsonl: part-3.parquet, part-4.jsonl.zst."]
+
+
+def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl.gz").write_bytes(gzip.compress(GOOD.encode() * 2)[:-9])
+    with pytest.raises(UserError, match=r"data\.jsonl\.gz: damaged gzip file"):
+        _read(tmp_path / "data.jsonl.gz")
+
+
+def test_a_csv_set_of_the_hub_is_found_in_the_local_cache(tmp_path: Path) -> None:
+    # In a process of its own, because datasets reads HF_HUB_OFFLINE and the cache's folder when it is imported.
+    program = """
+import sys
+from datasets.data_files import DataFilesDict
+from datasets.packaged_modules.csv.csv import Csv, CsvConfig
+from pyrite.sources.base import Document
+from pyrite.sources.huggingface import Huggingface
+from pyrite.spec import HuggingfaceSource
+
+class Hub(Csv):  # as load_dataset configures it for a data set of the hub
+    files = DataFilesDict.from_patterns({"train": [sys.argv[1]]})
+    BUILDER_CONFIGS = [CsvConfig(name="default", data_files=files)]
+
+source = Huggingface(HuggingfaceSource(id="some-set", revision="0" * 40, topic="topic"))
+Hub(dataset_name="some-set", hash="0" * 40, **source._csv_options).download_and_prepare()
+print([(r.text, r.topic) for r in source.records() if isinstance(r, Document)])
+"""
+    file = _csv_folder(tmp_path) / "train.csv"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(file)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "[('None', 'NA'), ('null', ''), ('nan', '1'), ('So.', 'None')]", done.stderr

@@ -16,7 +16,7 @@ from pyrite import splitting, tables
 from pyrite.errors import UserError
 from pyrite.identity import normalise
 from pyrite.sources import open_source
-from pyrite.sources.base import Document, Dropped, Question, Record, Split
+from pyrite.sources.base import Document, Dropped, Note, Question, Record, Split
 from pyrite.spec import MedquadSource, PrepareSpec, RunSpec, SplitSpec
 from pyrite.stages import prepare
 from pyrite.stages.prepare import Prepared, context_of, prepare_tables
@@ -235,6 +235,82 @@ def test_a_large_group_goes_to_train_with_a_note() -> None:
     assert {split for text, split in _split_of_query(prepared).items() if text.startswith("Question")} == {"train"}
     assert prepared.summary["queries"] == {"train": 70, "val": 15, "test": 15}
     assert "60 of 100 queries (60%)" in prepared.summary["notes"][0]
+
+
+DISCLAIMER = "This page informs only, and replaces no visit to a doctor."
+
+
+def _with_disclaimer(pages: int, of: int) -> list[Record]:
+    """Questions about ``of`` topics. ``pages`` of the answers end with the same passage."""
+    answer = "The answer number {0} has some words of its own, unlike the others."
+    return [
+        r
+        for n in range(of)
+        for r in _pair(f"{n}", f"Question {n}?", f"{answer.format(n)}{' ' + DISCLAIMER if n < pages else ''}", f"T{n}")
+    ]
+
+
+def test_boilerplate_is_reported_and_joins_no_topics() -> None:
+    prepared = _prepare(_with_disclaimer(30, of=30), min_chars=50, max_chars=80)
+    assert prepared.summary["queries"] == {"train": 21, "val": 5, "test": 4}
+    assert len(prepared.summary["notes"]) == 1
+    assert prepared.summary["notes"][0].startswith("1 passage is boilerplate")
+    assert f"in 30 of 30 documents: '{DISCLAIMER}'" in prepared.summary["notes"][0]
+    passages = {row["passage_id"]: row for row in prepared.passages.to_pylist()}
+    boilerplate = [row for row in passages.values() if row["text"] == DISCLAIMER]
+    assert [(row["split"], len(row["parents"])) for row in boilerplate] == [("train", 30)]
+    answers = [passages[row["passage_id"]]["text"] for row in prepared.qrels.to_pylist()]
+    assert len(answers) == 30
+    assert DISCLAIMER not in answers
+    _check_no_leak(prepared)
+
+
+@pytest.mark.parametrize(("pages", "of"), [(9, 60), (10, 250)])
+def test_a_passage_below_the_limits_joins_its_topics(pages: int, of: int) -> None:
+    for seed in range(5):
+        prepared = _prepare(_with_disclaimer(pages, of), seed, min_chars=50, max_chars=80)
+        assert len({_split_of_query(prepared)[f"Question {n}?"] for n in range(pages)}) == 1
+        assert prepared.summary["notes"] == []
+
+
+def test_equal_answers_are_not_boilerplate() -> None:
+    answer = f"The answer to many questions, which all have the same one. {DISCLAIMER}"
+    same = [r for n in range(20) for r in _pair(f"s{n}", f"Same {n}?", answer, f"S{n}")]
+    for seed in range(5):
+        prepared = _prepare([*same, *_with_disclaimer(0, of=80)], seed, min_chars=50, max_chars=80)
+        assert len({_split_of_query(prepared)[f"Same {n}?"] for n in range(20)}) == 1
+
+
+def test_boilerplate_in_documents_without_questions_is_in_train() -> None:
+    documents = [record for record in _with_disclaimer(30, of=30) if isinstance(record, Document)]
+    prepared = prepare_tables(documents, PrepareSpec(min_chars=50, max_chars=80), 0, "test-run", generates=True)
+    splits = [row["split"] for row in prepared.passages.to_pylist()]
+    assert {split: splits.count(split) for split in ("train", "val", "test")} == {"train": 22, "val": 5, "test": 4}
+    assert [row["split"] for row in prepared.passages.to_pylist() if row["text"] == DISCLAIMER] == ["train"]
+
+
+def test_missing_topics_and_notes_of_the_source_are_reported() -> None:
+    prepared = _prepare(
+        [Note("A file was not read."), *_many(8, 3), *_pair("a", "Why?", "So it is."), *_pair("b", "How?", "So.")]
+    )
+    assert prepared.summary["notes"] == [
+        "A file was not read.",
+        "2 of 26 questions have no topic. Each of them is its own topic.",
+    ]
+    without = [record for n in range(9) for record in _pair(f"{n}", f"Question {n}?", f"Answer number {n}.")]
+    assert _prepare(without).summary["notes"] == []
+
+
+def test_a_passage_has_the_heading_above_it_as_title() -> None:
+    text = "About gout, in one sentence. Its signs are pain and heat. Its treatment is rest and ice."
+    headings = ((text.index("Its signs"), "Signs"), (text.index("treatment"), "Treatment"))
+    prepared = _prepare(
+        [*_many(5, 1), Document("d", text, title="Gout", headings=headings)], min_chars=20, max_chars=30
+    )
+    titles = {row["text"]: row["title"] for row in prepared.passages.to_pylist()}
+    assert titles["About gout, in one sentence."] == "Gout"
+    assert titles["Its signs are pain and heat."] == "Signs"
+    assert titles["Its treatment is rest and ice."] == "Signs", "the heading is within the passage, not above it"
 
 
 def test_given_splits_hold_and_the_earliest_wins() -> None:

@@ -1,7 +1,11 @@
 """How S3 responses and errors are interpreted, without a server."""
 
+import hashlib
 import logging
 import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -130,6 +134,71 @@ def test_an_unknown_host_is_reported_after_three_lookups(monkeypatch: pytest.Mon
     assert lookups == ["s3.no-such-host.invalid"] * 3, (
         "the lookup is retried, because a new DNS record may not be visible yet"
     )
+
+
+class ServerWithoutChecksums(BaseHTTPRequestHandler):
+    """An S3 server that stores objects, and rejects every request that sends or requests a checksum."""
+
+    objects: dict[str, tuple[bytes, str]]
+    rejected: list[str]
+
+    def do_PUT(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if not self.rejects():
+            self.objects[self.path] = (data, self.headers["x-amz-meta-sha256"])
+            self.respond(200, data, length=0)
+
+    def do_GET(self) -> None:
+        if not self.rejects():
+            data, digest = self.objects[self.path]
+            self.respond(200, data, digest=digest, length=len(data))
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def rejects(self) -> bool:
+        names = [name.lower() for name in self.headers]
+        found = [name for name in names if "checksum" in name or name in ("x-amz-trailer", "content-md5")]
+        if found:
+            self.rejected.append(f"{self.command} {found}")
+            self.respond(501, b"", length=0)
+        return bool(found)
+
+    def respond(self, status: int, data: bytes, digest: str = "", length: int = 0) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Length": length, "ETag": f'"{hashlib.md5(data).hexdigest()}"'}.items():
+            self.send_header(name, str(value))
+        self.send_header("x-amz-meta-sha256", digest)
+        self.end_headers()
+        if length and self.command != "HEAD":
+            self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    ServerWithoutChecksums.objects, ServerWithoutChecksums.rejected = {}, []
+    with ThreadingHTTPServer(("127.0.0.1", 0), ServerWithoutChecksums) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        yield listening
+        listening.shutdown()
+
+
+def test_no_request_has_a_checksum_header(
+    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    configure(monkeypatch, tmp_path / "cache", f"http://127.0.0.1:{server.server_address[1]}")
+    store = S3Store("s3://bucket/p", RetryPolicy(total_timeout=5))
+    store.write("small", b"data")
+    (tmp_path / "file").write_bytes(b"more data")
+    store.publish(tmp_path / "file", "large")
+    store.local_path("large").unlink()
+    assert store.read("small") == b"data"
+    assert store.fetch("large").read_bytes() == b"more data"
+    assert ServerWithoutChecksums.rejected == []
+    assert set(ServerWithoutChecksums.objects) == {"/bucket/p/small", "/bucket/p/large"}
 
 
 def configure(monkeypatch: pytest.MonkeyPatch, cache: Path, endpoint: str) -> None:

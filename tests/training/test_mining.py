@@ -231,6 +231,11 @@ def test_near_duplicates_are_recognised() -> None:
     c = "Rest the wrist in a splint and take a painkiller with food for no more than three days in a row."
     assert mining.near_duplicates(mining.shingles(a), mining.shingles(b))
     assert not mining.near_duplicates(mining.shingles(a), mining.shingles(c))
+    a = "痛风是一种常见的关节炎，由血液中尿酸过高引起，会使关节突然剧烈疼痛。"
+    b = "据说" + a
+    c = "麻疹是一种常见的传染病，由病毒引起，会使病人发热、咳嗽并出现皮疹。"
+    assert mining.near_duplicates(mining.shingles(a), mining.shingles(b))
+    assert not mining.near_duplicates(mining.shingles(a), mining.shingles(c))
 
 
 def test_a_negative_within_the_margin_is_replaced() -> None:

@@ -9,6 +9,7 @@ from pyrite.generation.questions import GeneratedQuestion
 from pyrite.identity import normalise
 from pyrite.spec import GenerateSpec
 from pyrite.splitting import SPLITS
+from pyrite.words import count_words, words
 
 EMPTY = "empty reply"
 NOT_A_QUESTION = "its first line is not a question"
@@ -64,10 +65,10 @@ def rejection_reason(question: str, spec: GenerateSpec) -> str | None:
         return NOT_A_QUESTION
     if _PASSAGE_MENTION.search(question):
         return MENTIONS_PASSAGE
-    words = len(question.split())
-    if words < spec.min_words:
+    number = count_words(question)
+    if number < spec.min_words:
         return TOO_SHORT
-    return TOO_LONG if words > spec.max_words else None
+    return TOO_LONG if number > spec.max_words else None
 
 
 def content_words(question: str) -> frozenset[str]:
@@ -76,8 +77,8 @@ def content_words(question: str) -> frozenset[str]:
     Shingles would not work: "What are the early symptoms of gout in men?" shares most of them with the same question
     about another disease, and few with "In men, what are early gout symptoms?".
     """
-    words = re.findall(r"\w+", re.sub(r"['’]s\b", "", normalise(question)))
-    return frozenset(map(_singular, [word for word in words if word not in _STOP_WORDS] or words))
+    found = words(re.sub(r"['’]s\b", "", normalise(question)), punctuation=False)
+    return frozenset(map(_singular, [word for word in found if word not in _STOP_WORDS] or found))
 
 
 def _singular(word: str) -> str:
@@ -98,7 +99,7 @@ def deduplicate(
     unique: dict[str, GeneratedQuestion] = {}
     dropped: Counter[str] = Counter()
     for question in sorted(questions, key=lambda each: (not each.passage_ids, SPLITS.index(each.split))):
-        text, words = normalise(question.text), content_words(question.text)
+        text, content = normalise(question.text), content_words(question.text)
         first = unique.get(text)
         if first is not None:
             dropped[DUPLICATE] += 1
@@ -106,11 +107,11 @@ def deduplicate(
                 unique[text] = _merge(first, question)
         elif text in existing_words:
             dropped[DUPLICATE] += 1
-        elif words in seen_words:
+        elif content in seen_words:
             dropped[NEAR_DUPLICATE] += 1
         else:
             unique[text] = question
-            seen_words.add(words)
+            seen_words.add(content)
     return list(unique.values()), dropped
 
 

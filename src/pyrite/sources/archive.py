@@ -12,12 +12,13 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
 from pyrite.errors import UserError
+from pyrite.sources.files import is_hidden
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,9 @@ class Limits:
 
 LIMITS = Limits()
 
+#: Whether to read the member with this name.
+_Filter = Callable[[str], bool]
+
 _READ_ERRORS = (
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -43,22 +47,33 @@ _READ_ERRORS = (
 )
 
 
-def members(archive: Path, suffix: str | tuple[str, ...], limits: Limits = LIMITS) -> Iterator[tuple[str, bytes]]:
+def members(
+    archive: Path, suffix: str | tuple[str, ...], limits: Limits = LIMITS, skipped: list[str] | None = None
+) -> Iterator[tuple[str, bytes]]:
     """Yield (name, contents) of each regular file with this ``suffix`` (or one of several), in the archive's order.
 
-    Every member is checked, including those that are not yielded.
+    Hidden files are not yielded; see ``files.is_hidden``. Names of other files without the suffix are added to
+    ``skipped``. Every member is checked, including those that are not yielded.
 
     Raises:
         UserError: not an archive, damaged or truncated, over ``limits``, or a member has an absolute path, leaves the
             archive's folder, or is a link or device. Names the archive and the member.
     """
+
+    def selected(name: str) -> bool:
+        if is_hidden(name):
+            return False
+        if not name.lower().endswith(suffix) and skipped is not None:
+            skipped.append(name)
+        return name.lower().endswith(suffix)
+
     try:
         with archive.open("rb") as stream:
             head = stream.read(6)
         if head.startswith(b"PK"):
-            yield from _zip(archive, suffix, limits)
+            yield from _zip(archive, selected, limits)
         else:
-            yield from _tar(archive, head, suffix, limits)
+            yield from _tar(archive, head, selected, limits)
     except UserError:
         raise
     except _READ_ERRORS as error:
@@ -97,7 +112,7 @@ class _LimitedReader:
         return self._position
 
 
-def _tar(archive: Path, head: bytes, suffix: str | tuple[str, ...], limits: Limits) -> Iterator[tuple[str, bytes]]:
+def _tar(archive: Path, head: bytes, selected: _Filter, limits: Limits) -> Iterator[tuple[str, bytes]]:
     with _decompressed(archive, head) as stream:
         reader = _LimitedReader(stream, archive, limits)
         with tarfile.open(fileobj=cast(IO[bytes], reader), mode="r:") as tar:
@@ -105,7 +120,7 @@ def _tar(archive: Path, head: bytes, suffix: str | tuple[str, ...], limits: Limi
                 _check(archive, member.name, member.size, count, limits)
                 if not (member.isfile() or member.isdir()):
                     raise _refused(archive, member.name, "is a link or a device")
-                if member.isfile() and member.name.endswith(suffix):
+                if member.isfile() and selected(member.name):
                     content = tar.extractfile(member)
                     assert content is not None
                     yield member.name, content.read()
@@ -126,7 +141,7 @@ def _decompressed(archive: Path, head: bytes) -> IO[bytes]:
     return archive.open("rb")
 
 
-def _zip(archive: Path, suffix: str | tuple[str, ...], limits: Limits) -> Iterator[tuple[str, bytes]]:
+def _zip(archive: Path, selected: _Filter, limits: Limits) -> Iterator[tuple[str, bytes]]:
     total = 0
     with zipfile.ZipFile(archive) as opened:
         for count, info in enumerate(opened.infolist()):
@@ -136,7 +151,7 @@ def _zip(archive: Path, suffix: str | tuple[str, ...], limits: Limits) -> Iterat
                 raise _bomb(archive, "all of it", limits)
             if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise _refused(archive, info.filename, "is a link or a device")
-            if info.is_dir() or not info.filename.endswith(suffix):
+            if info.is_dir() or not selected(info.filename):
                 continue
             if info.flag_bits & 1:
                 raise _refused(archive, info.filename, "is encrypted")

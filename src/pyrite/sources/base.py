@@ -1,5 +1,6 @@
-"""The interface of a source, and the records that it yields: documents, questions and dropped records."""
+"""The interface of a source, and the records that it yields: documents, questions, dropped records and notes."""
 
+import bisect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -17,6 +18,7 @@ class Document:
     """A text before it is cut into passages. ``id`` is unique in its source.
 
     ``concepts`` are ids of its subjects in a vocabulary such as UMLS. Topics with a common concept share a split.
+    ``headings`` holds (offset in ``text``, heading) in ascending order, for texts with sections.
     """
 
     id: str
@@ -25,6 +27,12 @@ class Document:
     topic: str = ""
     type: str = ""
     concepts: tuple[str, ...] = ()
+    headings: tuple[tuple[int, str], ...] = ()
+
+    def title_at(self, offset: int) -> str:
+        """The title of a passage that starts at ``offset``: the nearest heading at or above it, or ``title``."""
+        above = bisect.bisect_right(self.headings, offset, key=lambda heading: heading[0])
+        return self.headings[above - 1][1] if above else self.title
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,14 @@ class Dropped:
     reason: str
 
 
-Record = Document | Question | Dropped
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence about the source as a whole, such as a file that was not read. It is shown in prepare's summary."""
+
+    text: str
+
+
+Record = Document | Question | Dropped | Note
 
 
 class Source(Protocol):

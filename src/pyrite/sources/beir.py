@@ -1,5 +1,7 @@
 """A BEIR folder, or an archive of one: corpus.jsonl, queries.jsonl and qrels/{train,dev,test}.tsv."""
 
+import csv
+from collections import Counter
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -8,7 +10,7 @@ from typing import IO, Any
 
 from pyrite.errors import UserError
 from pyrite.sources import archive, files
-from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, Question, Record, Split
+from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, Note, Question, Record, Split
 from pyrite.sources.rows import parse_jsonl
 from pyrite.spec import BeirSource
 
@@ -18,10 +20,20 @@ UNKNOWN_QUERY = "qrels name an unknown query"
 OTHER_SPLIT = "query is in the qrels of an earlier split"
 
 #: A query that is in several files belongs to the first one in this order.
-_SPLITS: dict[str, Split] = {"train.tsv": "train", "dev.tsv": "val", "val.tsv": "val", "test.tsv": "test"}
+_SPLITS: dict[str, Split] = {
+    "train.tsv": "train",
+    "dev.tsv": "val",
+    "val.tsv": "val",
+    "valid.tsv": "val",
+    "validation.tsv": "val",
+    "test.tsv": "test",
+}
 
 _REQUIRED = ("corpus.jsonl", "queries.jsonl")
 _QRELS = tuple(f"qrels/{name}" for name in _SPLITS)
+
+#: If more of the qrels' lines name an unknown id, the files do not belong together, and the data set is refused.
+_MAX_UNKNOWN_SHARE = 0.10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +62,17 @@ class Beir:
     def records(self) -> Iterator[Record]:
         """Yield every document of the corpus, then every query that has a relevant document.
 
-        A document's text is its title, if any, and its text, joined by a newline.
+        A document's text is its title, if any, and its text, joined by a newline. A document is relevant to a query if
+        its grade is at least ``source.relevance_level`` (default 1). Lower grades count as 0.
 
         Raises:
-            UserError: a file is missing or has a line that cannot be read. Names file and line.
+            UserError: a file is missing or has a line that cannot be read, or over 10% of the qrels name an unknown
+                id. Names file and line.
         """
-        corpus, queries, *qrels = self._files()
+        (corpus, queries, *qrels), unknown = self._files()
+        if unknown:
+            known = ", ".join(_SPLITS)
+            yield Note(f"qrels/: not read, because only {known} are: {', '.join(unknown)}. Rename or remove them.")
         documents: set[str] = set()
         for where, row in _rows(corpus):
             key = _unique_id(where, row, documents)
@@ -68,18 +85,20 @@ class Beir:
         texts: dict[str, tuple[str, str]] = {}
         for where, row in _rows(queries):
             texts[_unique_id(where, row, texts)] = (where, _field(where, row, "text"))
-        yield from _questions(texts, qrels, documents)
+        yield from _questions(texts, qrels, documents, self._spec.relevance_level)
 
     def digest(self) -> str:
         """Hex sha256 of the files."""
         path = files.existing(self._spec.path, self._setting)
-        paths = [path] if path.is_file() else [file.source for file in self._files() if isinstance(file.source, Path)]
+        paths = (
+            [path] if path.is_file() else [file.source for file in self._files()[0] if isinstance(file.source, Path)]
+        )
         return files.digest(path, paths, self._spec.model_dump_json(exclude={"path"}))
 
-    def _files(self) -> list[_File]:
-        """corpus.jsonl, queries.jsonl, and the qrels files in the order of ``_SPLITS``."""
+    def _files(self) -> tuple[list[_File], list[str]]:
+        """corpus.jsonl, queries.jsonl, the qrels files in the order of ``_SPLITS``; and names of other qrels files."""
         path = files.existing(self._spec.path, self._setting)
-        prefix, found = _in_archive(path) if path.is_file() else _in_folder(path)
+        prefix, found, unknown = _in_archive(path) if path.is_file() else _in_folder(path)
         for name in _REQUIRED:
             if name not in found:
                 raise UserError(
@@ -88,24 +107,28 @@ class Beir:
                 )
         qrels = [name for name in _QRELS if name in found]
         if not qrels:
-            raise UserError(f"{prefix}qrels: no {', '.join(_SPLITS)} in it. Add at least one.")
-        return [_File(prefix + name, found[name]) for name in (*_REQUIRED, *qrels)]
+            others = f" It has {', '.join(unknown)}: rename them." if unknown else ""
+            raise UserError(f"{prefix}qrels: no {', '.join(_SPLITS)} in it. Add at least one.{others}")
+        return [_File(prefix + name, found[name]) for name in (*_REQUIRED, *qrels)], unknown
 
 
-def _in_folder(folder: Path) -> tuple[str, Mapping[str, Path]]:
-    """The prefix of file names in messages, and the files in ``folder`` by name."""
+def _in_folder(folder: Path) -> tuple[str, Mapping[str, Path], list[str]]:
+    """The prefix of file names in messages, the files in ``folder`` by name, and names of other files in qrels/."""
     paths = {name: folder / name for name in (*_REQUIRED, *_QRELS)}
-    return f"{folder.absolute()}/", {name: path for name, path in paths.items() if path.is_file()}
+    found = {name: path for name, path in paths.items() if path.is_file()}
+    unknown = [path.name for path in (folder / "qrels").glob("*") if path.is_file() and path.name not in _SPLITS]
+    return f"{folder.absolute()}/", found, sorted(name for name in unknown if not files.is_hidden(name))
 
 
-def _in_archive(path: Path) -> tuple[str, Mapping[str, bytes]]:
+def _in_archive(path: Path) -> tuple[str, Mapping[str, bytes], list[str]]:
     """As ``_in_folder``, for an archive, in which the BEIR folder may be nested in other folders.
 
     Raises:
         UserError: the archive cannot be read, or holds several BEIR folders.
     """
     found: dict[PurePosixPath, dict[str, bytes]] = {}
-    for member, content in archive.members(path, (*_REQUIRED, *_QRELS)):
+    skipped: list[str] = []
+    for member, content in archive.members(path, (*_REQUIRED, *_QRELS), skipped=skipped):
         file = PurePosixPath(member)
         name = file.name if file.name in _REQUIRED else f"qrels/{file.name}"
         if name in (*_REQUIRED, *_QRELS):
@@ -114,29 +137,41 @@ def _in_archive(path: Path) -> tuple[str, Mapping[str, bytes]]:
         folders = ", ".join(sorted(map(str, found)))
         raise UserError(f"{path.absolute()}: more than one BEIR folder ({folders}). Unpack it, and name one of them.")
     folder, contents = next(iter(found.items()), (PurePosixPath(), {}))
-    return f"{path.absolute()}: {'' if folder == PurePosixPath() else f'{folder}/'}", contents
+    unknown = sorted(file.name for file in map(PurePosixPath, skipped) if file.parent == folder / "qrels")
+    return f"{path.absolute()}: {'' if folder == PurePosixPath() else f'{folder}/'}", contents, unknown
 
 
-def _questions(texts: dict[str, tuple[str, str]], qrels: list[_File], documents: set[str]) -> Iterator[Record]:
-    """Yield the queries (id to location and text) that have a relevant document."""
+def _questions(
+    texts: dict[str, tuple[str, str]], qrels: list[_File], documents: set[str], level: int | None
+) -> Iterator[Record]:
+    """Yield the queries (id to location and text) that have a document with at least the grade ``level``, or 1."""
     file_of: dict[str, _File] = {}
     relevant: dict[str, dict[str, int]] = {}
     reported: set[tuple[str, str]] = set()
+    unknown, first_unknown = 0, ""
+    grades: Counter[int] = Counter()
     for file in qrels:
         for where, query, document, grade in _read_qrels(file):
+            grades[grade] += 1
             if query not in texts:
+                unknown += 1
+                first_unknown = first_unknown or f"{where}: query id '{query}' is not in queries.jsonl"
                 yield Dropped(where, UNKNOWN_QUERY)
             elif document not in documents:
+                unknown += 1
+                first_unknown = first_unknown or f"{where}: document id '{document}' is not in corpus.jsonl"
                 yield Dropped(where, UNKNOWN_DOCUMENT)
-            elif grade <= 0:
+            elif grade < (level or 1):
                 continue
             elif file_of.setdefault(query, file) != file:
                 if (query, file.name) not in reported:
                     reported.add((query, file.name))
                     yield Dropped(where, OTHER_SPLIT)
             else:
-                grades = relevant.setdefault(query, {})
-                grades[document] = max(grade, grades.get(document, 0))
+                of_query = relevant.setdefault(query, {})
+                of_query[document] = max(grade, of_query.get(document, 0))
+    _check_ids(unknown, grades.total(), first_unknown)
+    yield from _grade_notes(grades, level, bool(relevant))
     for query, (where, text) in texts.items():
         if not text:
             yield Dropped(where, NO_QUESTION)
@@ -145,6 +180,37 @@ def _questions(texts: dict[str, tuple[str, str]], qrels: list[_File], documents:
         else:
             split = _SPLITS[file_of[query].name] if len(qrels) > 1 else None
             yield Question(query, text, relevant=relevant[query], split=split)
+
+
+def _check_ids(unknown: int, total: int, first: str) -> None:
+    """Raise UserError if too many of ``total`` qrels name an unknown id; ``first`` describes the first of them."""
+    if unknown > _MAX_UNKNOWN_SHARE * total:
+        raise UserError(
+            f"{first}. {unknown:,} of the {total:,} lines in qrels/ ({unknown / total:.0%}) name an unknown id; the "
+            f"limit is {_MAX_UNKNOWN_SHARE:.0%}. Check that qrels/, queries.jsonl and corpus.jsonl belong together and "
+            "spell ids alike, or remove these lines."
+        )
+
+
+def _grade_notes(grades: Mapping[int, int], level: int | None, any_relevant: bool) -> Iterator[Note]:
+    """Yield a note if there are grades above 1. ``grades``: number of qrels by grade.
+
+    Raises:
+        UserError: no grade reaches ``level``.
+    """
+    levels = sorted(grade for grade in grades if grade > 0)
+    counts = ", ".join(f"{grades[grade]:,} of grade {grade}" for grade in levels)
+    if level is None and levels and levels[-1] > 1:
+        yield Note(
+            f"warning: the qrels are graded ({counts}), and every grade above 0 counts as an answer. If a low grade "
+            "means 'related, but no answer', set source.relevance_level to the least grade of an answer."
+        )
+    if level is None or not levels:
+        return
+    if not any_relevant and levels[-1] < level:
+        raise UserError(f"source.relevance_level is {level}, but the qrels have only {counts}. Set a lower level.")
+    if below := sum(grades[grade] for grade in levels if grade < level):
+        yield Note(f"{below:,} qrels with a grade below source.relevance_level ({level}) count as not relevant.")
 
 
 def _rows(file: _File) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -181,7 +247,7 @@ def _read_qrels(file: _File) -> Iterator[tuple[str, str, str, int]]:
         for number, line in enumerate(lines, start=1):
             where = f"{file.where}:{number}"
             try:
-                fields = line.decode("utf-8-sig").strip("\r\n").split("\t")
+                fields = _split(line.decode("utf-8-sig").strip("\r\n"))
             except UnicodeDecodeError as error:
                 raise UserError(f"{where}: not UTF-8. Save the file as UTF-8.") from error
             if fields == [""] or (number == 1 and fields[0] == "query-id"):
@@ -193,3 +259,13 @@ def _read_qrels(file: _File) -> Iterator[tuple[str, str, str, int]]:
                 raise UserError(
                     f"{where}: not 'query id <tab> document id <tab> whole number'. Fix or remove the line."
                 ) from error
+
+
+def _split(line: str) -> list[str]:
+    """The fields of a tab-separated line, without the quotes that CSV writers put around fields."""
+    if '"' not in line:
+        return line.split("\t")
+    try:
+        return next(csv.reader([line], delimiter="\t", strict=True))
+    except csv.Error:
+        return line.split("\t")

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from pyrite.errors import UserError
-from pyrite.sources import files, rows
+from pyrite.sources import files, markdown, rows
 from pyrite.sources.base import Document, Record
 from pyrite.spec import DocumentsSource
 
-_TEXT = (".txt", ".md")
+_MARKDOWN = ".md"
+_TEXT = (".txt", _MARKDOWN)
 
 
 class Documents:
@@ -29,8 +30,11 @@ class Documents:
         path = files.existing(self._spec.path)
         suffix = path.suffix.lower()
         if path.is_dir() or suffix in _TEXT:
+            yield from files.skipped_note(
+                files.skipped(path, *_TEXT), f"only {' and '.join(_TEXT)} files are read in a folder"
+            )
             yield from self._read_files(path)
-        elif suffix in rows.JSONL:
+        elif path.name.lower().endswith(rows.JSONL):
             yield from self._read_rows(path, rows.read_jsonl(path))
         elif suffix in rows.PARQUET:
             yield from self._read_rows(path, rows.read_parquet(path, self._columns))
@@ -54,7 +58,9 @@ class Documents:
                 raise UserError(
                     f"{file.absolute()}: not UTF-8 (byte {error.start}). Save the file as UTF-8."
                 ) from error
-            yield Document(name, text.strip(), title=file.stem)
+            text = text.strip()
+            headings = markdown.headings(text) if file.suffix.lower() == _MARKDOWN else ()
+            yield Document(name, text, title=headings[0][1] if headings else file.stem, headings=headings)
 
     def _read_rows(self, path: Path, read: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[Document]:
         located = ((f"{path.absolute()}:{number}", str(number), row) for number, row in read)

@@ -3,10 +3,11 @@
 import difflib
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pyrite.errors import UserError
+from pyrite.sources.base import Note
 from pyrite.store import open_store
 
 _BLOCK = 1 << 20
@@ -55,7 +56,7 @@ def check_characters(where: str, field: str, value: str) -> None:
 def find(path: Path, *suffixes: str) -> list[Path]:
     """The files with one of ``suffixes`` (such as ".xml") at or under ``path``, sorted by relative name.
 
-    Hidden files and folders are skipped, because version control and editors keep copies there.
+    Hidden files are not included; see ``is_hidden``.
 
     Raises:
         UserError: ``path`` is a folder without such a file.
@@ -63,20 +64,47 @@ def find(path: Path, *suffixes: str) -> list[Path]:
     """
     if path.is_file():
         return [path]
+    found = [path / name for name in _visible_files(path) if name.lower().endswith(suffixes)]
+    if not found:
+        wanted = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
+        raise UserError(f"{path.absolute()}: no {wanted} file in this folder. Correct source.path.")
+    return found
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a relative file name has a part that starts with a dot, or is in macOS's folder ``__MACOSX``.
+
+    Version control, editors and macOS keep copies and metadata in such files.
+    """
+    return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in name.split("/"))
+
+
+def skipped(path: Path, *suffixes: str) -> list[str]:
+    """Relative names of the files under ``path`` that ``find`` does not return, without hidden files."""
+    return [] if path.is_file() else [name for name in _visible_files(path) if not name.lower().endswith(suffixes)]
+
+
+def skipped_note(names: Sequence[str], reason: str) -> Iterator[Note]:
+    """Yield a note that the files ``names`` were not read, if there are any."""
+    if names:
+        shown = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+        count = f"{len(names):,} file{' was' if len(names) == 1 else 's were'}"
+        yield Note(f"{count} not read, because {reason}: {shown}.")
+
+
+def _visible_files(folder: Path) -> list[str]:
+    """Relative names of the files under ``folder`` that are not hidden, sorted."""
 
     def refuse(error: OSError) -> None:
         raise error
 
-    names = sorted(
-        file.relative_to(path).as_posix()
-        for folder, _, files in os.walk(path, onerror=refuse)
-        for file in (Path(folder, name) for name in files)
-        if file.suffix.lower() in suffixes and file.is_file()
+    names = (
+        file.relative_to(folder).as_posix()
+        for root, _, files in os.walk(folder, onerror=refuse)
+        for file in (Path(root, name) for name in files)
+        if file.is_file()
     )
-    visible = [path / name for name in names if not any(part.startswith(".") for part in name.split("/"))]
-    if not visible:
-        raise UserError(f"{path.absolute()}: no {' or '.join(suffixes)} file in this folder. Correct source.path.")
-    return visible
+    return sorted(name for name in names if not is_hidden(name))
 
 
 def digest(root: Path, files: Iterable[Path], settings: str) -> str:

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 from pyrite.errors import UserError
 from pyrite.sources import files
-from pyrite.sources.base import Record
+from pyrite.sources.base import Note, Record
 from pyrite.sources.qa import to_records
-from pyrite.sources.rows import Row
+from pyrite.sources.rows import Row, columns_of
 from pyrite.spec import HuggingfaceSource
 
 
@@ -21,6 +21,8 @@ class Huggingface:
         self._spec = spec
         local = Path(spec.id).expanduser()
         self._folder = local if local.exists() else None
+        self._skipped: list[str] = []
+        self._other_splits: list[str] = []
 
     def records(self) -> Iterator[Record]:
         """Yield a Document and a Question per row.
@@ -28,7 +30,11 @@ class Huggingface:
         Raises:
             UserError: the data set, configuration or split does not exist, or a row cannot be used.
         """
-        return to_records(self._rows(), self._spec, id_column=None)
+        dataset = self._load()
+        yield from files.skipped_note(self._skipped, "the datasets library reads files of one format")
+        if self._other_splits:
+            yield Note(f"source.split is {self._spec.split}; not read: {', '.join(self._other_splits)}.")
+        yield from to_records(self._rows(dataset), self._spec, id_column=None)
 
     def digest(self) -> str:
         """Hex sha256 of the folder's contents, or of the hub's commit, and of the source's settings.
@@ -42,9 +48,8 @@ class Huggingface:
             return files.digest(self._folder, (path for path in paths if path.is_file()), settings)
         return hashlib.sha256(f"{settings}\0{self._spec.id}\0{self._revision}".encode()).hexdigest()
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self, dataset: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
         name = f"{self._spec.id} ({self._spec.split})"
-        dataset = self._load()
         try:
             for number, row in enumerate(dataset, start=1):
                 yield f"{name}, row {number}", str(number), row
@@ -55,18 +60,29 @@ class Huggingface:
             raise UserError(f"{name}: cannot be read to its end ({_first_line(error)}). Fix the file.") from error
 
     def _load(self) -> Iterable[Mapping[str, Any]]:
+        """The rows. Also sets ``_skipped`` (the files of a local folder that are in no split) and ``_other_splits``."""
         import datasets
 
         spec = self._spec
         try:
             if self._folder is None:
-                dataset = datasets.load_dataset(spec.id, spec.name, split=spec.split, revision=self._revision)
+                dataset = self._load_from_hub()
             elif any((self._folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
                 saved = datasets.load_from_disk(str(self._folder))
-                dataset = saved[spec.split] if isinstance(saved, datasets.DatasetDict) else saved
+                if isinstance(saved, datasets.DatasetDict):
+                    self._other_splits = _splits_not_in(spec.split, saved)
+                    dataset = saved[spec.split]
+                else:
+                    dataset = saved
             else:
+                builder = datasets.load_dataset_builder(str(self._folder), spec.name)
+                self._skipped = _not_in(builder.config.data_files or {}, self._folder)
+                self._other_splits = _splits_not_in(spec.split, builder.config.data_files or {})
+                options = self._csv_options if _is_csv(builder.config) else {}
                 # Streaming reads the current files; without it, the library may return a cached copy.
-                dataset = datasets.load_dataset(str(self._folder), spec.name, split=spec.split, streaming=True)
+                dataset = datasets.load_dataset(
+                    str(self._folder), spec.name, split=spec.split, streaming=True, **options
+                )
         except UserError:
             raise
         except (ValueError, KeyError, OSError, RuntimeError) as error:
@@ -75,6 +91,27 @@ class Huggingface:
                 "and source.split; a private data set needs HF_TOKEN."
             ) from error
         return cast(Iterable[Mapping[str, Any]], dataset)
+
+    def _load_from_hub(self) -> Any:
+        import datasets
+
+        spec = self._spec
+        options: dict[str, Any] = {}
+        try:
+            builder = datasets.load_dataset_builder(spec.id, spec.name, revision=self._revision)
+            options = self._csv_options if _is_csv(builder.config) else {}
+            self._other_splits = _splits_not_in(spec.split, builder.info.splits or builder.config.data_files or {})
+        except ValueError:
+            if not datasets.config.HF_HUB_OFFLINE:
+                raise
+            options = self._csv_options  # a CSV data set is in the local cache under the options that it was read with
+        return datasets.load_dataset(spec.id, spec.name, split=spec.split, revision=self._revision, **options)
+
+    @property
+    def _csv_options(self) -> dict[str, Any]:
+        """Options to read CSV columns as they are: pandas would turn "NA", "None" and "null" into missing values."""
+        columns = columns_of(self._spec, "question", "answer", "topic", "type", "title")
+        return {"keep_default_na": False, "converters": dict.fromkeys(columns.values(), str)}
 
     @functools.cached_property
     def _revision(self) -> str:
@@ -92,6 +129,22 @@ class Huggingface:
                 "its commit."
             ) from error
         return str(info.sha)
+
+
+def _is_csv(config: object) -> bool:
+    return hasattr(config, "keep_default_na")
+
+
+def _splits_not_in(expression: str, splits: Iterable[Any]) -> list[str]:
+    """The ``splits`` that a split expression such as "train" or "train[:10%]+test" does not name."""
+    named = {part.partition("[")[0].strip() for part in expression.split("+")}
+    return [str(split) for split in splits if str(split) not in named and "all" not in named]
+
+
+def _not_in(data_files: Mapping[Any, Iterable[str]], folder: Path) -> list[str]:
+    """Relative names of the files in ``folder`` that are not in ``data_files`` (split to paths), nor its README."""
+    read = {Path(file).resolve() for paths in data_files.values() for file in paths}
+    return [name for name in files.skipped(folder, "readme.md") if (folder / name).resolve() not in read]
 
 
 def _first_line(error: Exception) -> str:

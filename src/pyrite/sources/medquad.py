@@ -20,6 +20,8 @@ from pyrite.spec import MedquadSource, SampleSource
 OLD_MARKUP = "file in MedQuAD's older markup"
 NOT_MEDQUAD = "XML file that is not MedQuAD's"
 
+_XML = ".xml"
+
 #: Root element to its id attribute. One published file of the CDC collection has another root.
 _ROOTS = {"Document": "id", "DiseaseFile": "fid"}
 
@@ -33,19 +35,22 @@ class Medquad:
     def records(self) -> Iterator[Record]:
         """Yield a Document and a Question per answered pair. See ``parse``."""
         path = files.existing(self._spec.path)
-        return parse(self._read(path), str(path.absolute()), self._spec.collections)
+        skipped: list[str] = []
+        yield from parse(self._read(path, skipped), str(path.absolute()), self._spec.collections)
+        yield from files.skipped_note(skipped, f"only {_XML} files are")
 
     def digest(self) -> str:
         """Hex sha256 of the archive, or of the folder's XML files, and of the collections."""
         path = files.existing(self._spec.path)
-        return files.digest(path, files.find(path, ".xml"), self._spec.model_dump_json(exclude={"path"}))
+        return files.digest(path, files.find(path, _XML), self._spec.model_dump_json(exclude={"path"}))
 
     @staticmethod
-    def _read(path: Path) -> Iterator[tuple[str, bytes]]:
-        if path.is_file() and path.suffix.lower() != ".xml":
-            yield from archive.members(path, ".xml")
+    def _read(path: Path, skipped: list[str]) -> Iterator[tuple[str, bytes]]:
+        if path.is_file() and path.suffix.lower() != _XML:
+            yield from archive.members(path, _XML, skipped=skipped)
             return
-        for file in files.find(path, ".xml"):
+        skipped += files.skipped(path, _XML)
+        for file in files.find(path, _XML):
             yield file.relative_to(path).as_posix() if file != path else file.name, file.read_bytes()
 
 
@@ -142,9 +147,10 @@ def _pairs(root: Element, collection: str, name: str, where: str, ids: set[str])
         )
         key = next(candidate for candidate in candidates if candidate not in ids)
         ids.add(key)
-        labels = {"topic": focus, "type": question.get("qtype") or ""}
-        yield Document(key, answer_text, title=focus, concepts=concepts, **labels)
-        yield Question(key, question_text, relevant={key: 1}, split=_split(question, location), **labels)
+        type_ = question.get("qtype") or ""
+        yield Document(key, answer_text, title=focus, topic=focus, type=type_, concepts=concepts)
+        split = _split(question, location)
+        yield Question(key, question_text, topic=focus, type=type_, relevant={key: 1}, split=split)
 
 
 def _split(question: Element, location: str) -> Split | None:

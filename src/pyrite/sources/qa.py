@@ -22,7 +22,8 @@ class Qa:
             UserError: a file or a row cannot be read. Names the file and line or row.
         """
         path = files.existing(self._spec.path)
-        return to_records(self._rows(path), self._spec, self._spec.id)
+        yield from files.skipped_note(files.skipped(path, *self._suffixes), f"source.kind is {self._spec.kind}")
+        yield from to_records(self._rows(path), self._spec, self._spec.id)
 
     def digest(self) -> str:
         """Hex sha256 of the files and of the source's settings."""

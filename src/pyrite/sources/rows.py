@@ -1,6 +1,8 @@
 """Rows of JSONL and Parquet files, and the text in their columns."""
 
+import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import pyarrow.parquet as pq
 from pyrite.errors import UserError
 from pyrite.sources import files
 
-JSONL = (".jsonl", ".ndjson")
+JSONL = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
 PARQUET = (".parquet",)
 
 #: A row: its location for messages, its number as text (the id of rows without an id column), and its values.
@@ -19,13 +21,23 @@ Row = tuple[str, str, Mapping[str, Any]]
 
 
 def read_jsonl(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) of each line that is not blank.
+    """Yield (line number from 1, object) of each line that is not blank. The file may be compressed with gzip.
 
     Raises:
-        UserError: a line is not UTF-8, not JSON, or not an object. Names the file and line.
+        UserError: the compressed file is damaged, or a line is not UTF-8, not JSON, or not an object. Names the file
+            and line.
     """
     with file.open("rb") as stream:
-        yield from parse_jsonl(stream, str(file.absolute()))
+        if not stream.peek(2).startswith(b"\x1f\x8b"):
+            yield from parse_jsonl(stream, str(file.absolute()))
+            return
+        try:
+            with gzip.open(stream) as lines:
+                yield from parse_jsonl(lines, str(file.absolute()))
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(
+                f"{file.absolute()}: damaged gzip file ({error}). Get it again, or compress it again."
+            ) from error
 
 
 def parse_jsonl(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -30,7 +30,7 @@ class _QuestionColumns(Section):
 
 
 class QaSource(_QuestionColumns):
-    """Question-answer pairs, one per row, in a JSONL or Parquet file or a folder of such files."""
+    """Question-answer pairs, one per row, in a JSONL (also .gz) or Parquet file or a folder of such files."""
 
     kind: Literal["jsonl", "parquet"]
     path: str = Field(description="File, or folder of files: a path, or s3://bucket/key.")
@@ -42,6 +42,13 @@ class BeirSource(Section):
 
     kind: Literal["beir"] = "beir"
     path: str = Field(description="Folder, or .tar.xz, .tar.gz or .zip archive: a path, or s3://bucket/key.")
+    relevance_level: int | None = Field(
+        default=None,
+        ge=1,
+        le=127,
+        description="Least grade in the qrels that counts as an answer (trec_eval's level); lower ones count as 0. "
+        "Unset: 1, with a warning if there are grades above 1.",
+    )
 
 
 class HuggingfaceSource(_QuestionColumns):
@@ -60,7 +67,7 @@ class DocumentsSource(Section):
     kind: Literal["documents"] = "documents"
     path: str = Field(description="Folder or file: a path, or s3://bucket/key.")
     text: str = Field(default="text", description="Rows: column with the text.")
-    title: str | None = Field(default=None, description="Rows: column with the title. Files: their name.")
+    title: str | None = Field(default=None, description="Rows: column with the title. Files: headings or file name.")
     topic: str | None = Field(default=None, description="Rows: column with the topic; unset: one topic per document.")
     id: str | None = Field(default=None, description="Rows: column with a unique id; unset: the row number.")
 

@@ -1,5 +1,6 @@
 """prepare: divides documents into passages, merges equal questions into queries, and splits both by topic."""
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -7,13 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pyrite import splitting, tables
+from pyrite import boilerplate, splitting, tables
 from pyrite.chunking import split_into_passages
 from pyrite.errors import UserError
 from pyrite.identity import normalise, passage_id, query_id
 from pyrite.progress import Progress
 from pyrite.sources import open_source
-from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, Question, Record, Split
+from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, Note, Question, Record, Split
 from pyrite.spec import PrepareSpec
 from pyrite.splitting import SPLITS
 from pyrite.stages.context import StepContext
@@ -86,7 +87,7 @@ def prepare_tables(
             f"{name}: the corpus is empty: no document with text was read{corpus.dropped.describe()}. "
             "Check source.path and source.collections (or the columns) in the run file."
         )
-    notes: list[str] = []
+    notes = corpus.finish()
     queries: list[Query] = []
     if generates and not corpus.questions:
         passage_split = _split_documents(corpus, spec, seed, name, notes)
@@ -140,9 +141,10 @@ class Query:
 
 
 def context_of(title: str, text: str) -> str:
-    """The context of a passage: the title as one line; empty if the text starts with it."""
+    """The context of a passage: the title as one line; empty if the text starts with these words."""
     line = " ".join(title.split())
-    return "" if normalise(text).startswith(normalise(line)) else line
+    start = normalise(text.lstrip("# "))  # without the mark of a Markdown heading
+    return "" if re.match(re.escape(normalise(line)) + r"(?!\w)", start) else line
 
 
 class DroppedRecords:
@@ -174,12 +176,16 @@ class Corpus:
         self.concepts_of: dict[str, tuple[str, ...]] = {}
         self.characters = self.occurrences = 0
         self.questions: list[Question] = []
+        self.notes: list[str] = []
+        self.boilerplate: dict[str, int] = {}
         self.dropped = DroppedRecords()
         self._question_ids: set[str] = set()
 
     def add(self, record: Record) -> None:
         if isinstance(record, Dropped):
             self.dropped.add(record.where, record.reason)
+        elif isinstance(record, Note):
+            self.notes.append(record.text)
         elif isinstance(record, Question):
             if record.id in self._question_ids:
                 raise UserError(f"question id '{record.id}' occurs twice. Ids must be unique in a source.")
@@ -199,14 +205,28 @@ class Corpus:
             self.occurrences += 1
             parent = {"document_id": document.id, "start": start, "end": end}
             parent |= {"topic": document.topic, "type": document.type}
-            context = context_of(document.title, text) if self._spec.context == "title" else ""
-            self.passages.setdefault(key, Passage(text, document.title, context)).parents.append(parent)
+            title = document.title_at(start)
+            context = context_of(title, text) if self._spec.context == "title" else ""
+            self.passages.setdefault(key, Passage(text, title, context)).parents.append(parent)
         self.passages_of[document.id] = list(keys)
         self.topic_of[document.id] = normalise(document.topic)
         self.concepts_of[document.id] = document.concepts
         self.characters += len(document.text)
         if not keys:
             self.dropped.add(document.id, NO_TEXT)
+
+    def finish(self) -> list[str]:
+        """Remove boilerplate from ``passages_of``, after the last record; return the notes about the records."""
+        self.boilerplate = boilerplate.find(self.passages_of)
+        for document, keys in self.passages_of.items():
+            self.passages_of[document] = [key for key in keys if key not in self.boilerplate]
+        texts = {key: self.passages[key].text for key in self.boilerplate}
+        topics = [question.topic for question in self.questions] or list(self.topic_of.values())
+        missing = sum(not normalise(topic) for topic in topics)
+        if 0 < missing < len(topics):
+            unit = "questions" if self.questions else "documents"
+            self.notes.append(f"{missing:,} of {len(topics):,} {unit} have no topic. Each of them is its own topic.")
+        return self.notes + boilerplate.describe(self.boilerplate, texts, len(self.passages_of))
 
     @property
     def has_splits(self) -> bool:
@@ -278,14 +298,15 @@ def _split_documents(corpus: Corpus, spec: PrepareSpec, seed: int, name: str, no
         UserError: there are fewer than three groups.
     """
     groups = splitting.group_documents(corpus.passages_of, corpus.topic_of, corpus.concepts_of, notes)
-    nodes = {("passage", key): _label(passage) for key, passage in corpus.passages.items()}
+    passages = {key: passage for key, passage in corpus.passages.items() if key not in corpus.boilerplate}
+    nodes = {("passage", key): _label(passage) for key, passage in passages.items()}
     split_of = splitting.divide(groups, nodes, spec.split, seed, notes)
     if len(set(split_of.values())) < len(SPLITS):
         raise UserError(
             f"{name}: the {len(nodes):,} passages form fewer than three groups that share no topic, document or "
             "passage, and each of train, val and test needs one. Add documents, or set source.topic."
         )
-    return {key: split_of[groups["passage", key]] for key in corpus.passages}
+    return {key: split_of[groups["passage", key]] if key in passages else "train" for key in corpus.passages}
 
 
 def _label(passage: Passage) -> str:
@@ -301,6 +322,8 @@ def _split_topics(
     Passages of groups without a query go to train, where they can be mined; search always covers all passages.
     """
     groups = splitting.group_documents(corpus.passages_of, corpus.topic_of, corpus.concepts_of, notes)
+    for key in corpus.boilerplate:
+        groups.add(("passage", key))
     for query in queries:
         topics = [("topic", topic) for topic in query.topics if topic]
         splitting.connect(groups, [("query", query.id), *topics, *(("passage", key) for key in query.grades)])
@@ -346,7 +369,8 @@ def _check_splits(queries: list[Query], given: bool, name: str, notes: list[str]
     if empty and given:
         raise UserError(
             f"{name}: no query is in {empty}, and the data set assigns the splits. Add such queries (BEIR: "
-            "qrels/train.tsv, dev.tsv and test.tsv). Or leave only one qrels file, and Pyrite splits by topic."
+            "qrels/train.tsv, dev.tsv and test.tsv). Or put all lines into one qrels file, and Pyrite splits by topic."
+            f"{''.join(f' {note}' for note in notes)}"
         )
     if empty:
         raise UserError(

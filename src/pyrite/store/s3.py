@@ -105,6 +105,9 @@ class S3Store(Store):
             read_timeout=policy.read_timeout,
             retries={"mode": "standard", "total_max_attempts": policy.boto_attempts},
             max_pool_connections=16,
+            # Some servers reject requests with checksum headers. Pyrite verifies its own sha256 of each object.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
             # A custom endpoint rarely has a DNS record for bucket.host.
             s3={"addressing_style": "path"} if self._endpoint else None,
         )

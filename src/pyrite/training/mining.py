@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 from pyrite.judges.base import GRADES, RELEVANT
 from pyrite.spec import MineSpec
+from pyrite.words import words
 
 Kind = Literal["hard", "easy"]
 
@@ -282,9 +283,12 @@ def _conflict(a: Example, b: Example) -> bool:
 
 
 def shingles(text: str, width: int = 5) -> Shingles:
-    """The case-folded word ``width``-grams of a text; all its words as one shingle if it is shorter."""
-    words = text.casefold().split()
-    return frozenset(tuple(words[i : i + width]) for i in range(max(1, len(words) - width + 1)))
+    """The case-folded word ``width``-grams of a text; all its words as one shingle if it is shorter.
+
+    In scripts without spaces between words, a character counts as a word.
+    """
+    found = words(text.casefold())
+    return frozenset(tuple(found[i : i + width]) for i in range(max(1, len(found) - width + 1)))
 
 
 def near_duplicates(a: Shingles, b: Shingles, threshold: float = 0.8) -> bool:
