@@ -19,7 +19,7 @@ from pyrite.stages.context import fetch_verified, fetch_verified_folder
 
 @dataclass(frozen=True)
 class Hit:
-    """A retrieved passage. ``score`` is the cosine similarity with the query."""
+    """A retrieved passage. ``score`` is the model's similarity with the query: cosine, or dot product."""
 
     title: str
     text: str

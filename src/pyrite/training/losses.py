@@ -29,7 +29,10 @@ class SortedLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  # the lib
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """The loss of a batch of (anchor, positive, negative_1, ...) columns."""
-        anchors, *passages = sentence_features
+        anchors, *passages = columns = list(sentence_features)
+        if "attention_mask" not in anchors:  # a static embedding model: its texts are not padded
+            unsorted: Tensor = super().forward(columns, labels)
+            return unsorted
         rows, width = len(passages[0]["input_ids"]), max(column["input_ids"].shape[1] for column in passages)
         padded = {
             name: torch.cat([functional.pad(column[name], (0, width - column[name].shape[1])) for column in passages])
@@ -41,8 +44,8 @@ class SortedLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  # the lib
         for chosen in torch.split(order, _MICRO_BATCH):
             length = int(padded["attention_mask"][chosen].any(dim=0).nonzero().max()) + 1
             vectors.append(self._embed({name: value[chosen, :length] for name, value in padded.items()}))
-        columns = torch.split(torch.cat(vectors)[torch.argsort(order)], rows)
-        loss: Tensor = self.compute_loss_from_embeddings([self._embed(anchors), *columns], labels)
+        embedded = torch.split(torch.cat(vectors)[torch.argsort(order)], rows)
+        loss: Tensor = self.compute_loss_from_embeddings([self._embed(anchors), *embedded], labels)
         return loss
 
     def _embed(self, features: dict[str, Tensor]) -> Tensor:
