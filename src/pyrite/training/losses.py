@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses import has_static_embedding_input
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     DistillKLDivLoss,
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pyrite.embedding.models import has_bf16
+from pyrite.errors import UserError
 from pyrite.spec import FinetuneSpec
 
 #: Texts per forward pass, sized for a CPU's caches.
@@ -75,6 +77,10 @@ def _multiple_negatives(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
 def _cached_multiple_negatives(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
     """InfoNCE with gradient caching (Gao et al., arXiv 2101.06983): memory does not grow with the batch size, but each
     passage is embedded twice."""
+    if has_static_embedding_input(model):
+        raise UserError(
+            "finetune.loss: cached-multiple-negatives cannot train a static embedding model. Use multiple-negatives."
+        )
     return CachedLoss(model, scale=spec.scale, mini_batch_size=_MICRO_BATCH)
 
 
