@@ -28,6 +28,8 @@ from pyrite.spec import RunSpec
 #: Measured on 2 cores of an AMD EPYC with AVX-512 BF16 and all-MiniLM-L6-v2 (docs/results.md). Other machines differ.
 _ENCODED_CHARACTERS_PER_SECOND = 55_000
 _TRAINED_CHARACTERS_PER_SECOND = 15_000
+#: Encoding in float32 against bf16.
+_FLOAT32_SLOWDOWN = 2.7
 _START_SECONDS = 3.0
 _BASE_MEBIBYTES = 900
 _MEASURED = Size(22_700_000, 10_800_000, 384)
@@ -114,7 +116,7 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
                 assert step.iteration is not None
                 expected += train * (1 + 0.5 * (step.iteration - 1) if spec.mine.accumulate else 1)
             case "evaluate":
-                expected += encode
+                expected += encode * _FLOAT32_SLOWDOWN * (spec.iterations + 2)  # base, iterations, a blend
         seconds[step] = expected
     todo = [state.step for state in survey(spec, manifests, run.external) if state.state != "done"]
     with_server = {"generate", "judge"} if judging else {"generate"}

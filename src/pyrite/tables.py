@@ -57,7 +57,7 @@ QUERIES = pa.schema(
 #: The relevance labels of the data set. ``grade`` is above 0.
 QRELS = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("grade", pa.int8())])
 
-#: What the current model retrieves. ``rank`` starts at 1; ``score`` is the cosine similarity.
+#: What the current model retrieves. ``rank`` starts at 1; ``score`` is the model's similarity (cosine or dot).
 CANDIDATES = pa.schema(
     [
         ("query_id", pa.string()),

@@ -13,6 +13,8 @@ from pyrite.cli.display import Display
 from pyrite.config import load
 from pyrite.costs import DEFAULT_MACHINE
 from pyrite.costs import machine as machine_named
+from pyrite.embedding.checks import model_notes
+from pyrite.embedding.models import base_folder
 from pyrite.errors import UserError
 from pyrite.plan import Step
 from pyrite.progress import ProgressEvents
@@ -54,9 +56,12 @@ def register(app: typer.Typer) -> None:
 
     @app.command(rich_help_panel=panel)
     def check(run_file: RunFile, overrides: Overrides = None) -> None:
-        """Check that a run file is well formed; print each error with its line."""
+        """Check that a run file is well formed; print each error with its line, and notes on a local base model."""
         spec = load(run_file, overrides or ())
         console.print(f"{run_file} is well formed: run {spec.name}, {spec.iterations} iterations", soft_wrap=True)
+        if Path(spec.model.base).is_dir():
+            for note in model_notes(base_folder(spec.model.base, spec.model.revision), spec.model):
+                console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
 
     @app.command(rich_help_panel=panel)
     def estimate(

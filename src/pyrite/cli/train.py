@@ -9,6 +9,8 @@ from rich.table import Table
 from pyrite import metrics_server
 from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
 from pyrite.cli.display import Display
+from pyrite.embedding.checks import model_notes
+from pyrite.embedding.models import base_folder
 from pyrite.errors import PyriteError, UserError
 from pyrite.estimate import estimate
 from pyrite.executors.local import execute
@@ -55,6 +57,8 @@ def register(app: typer.Typer) -> None:
             console.print(f"run {run.spec.name} is finished; nothing to do")
         else:
             with Display(console) as display:
+                for note in model_notes(base_folder(run.spec.model.base, run.spec.model.revision), run.spec.model):
+                    display.message(f"note: {note}")
                 if metrics_port is None:
                     execute(run, display)
                 else:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pyrite.embedding import models
 from pyrite.embedding.prompts import resolve_prompts
+from pyrite.errors import UserError
 from pyrite.progress import Progress
 from pyrite.spec import RunSpec
 from pyrite.store import Store
@@ -35,12 +36,17 @@ _BLOCK = 2048
 
 @dataclass(frozen=True)
 class Encoder:
-    """Encodes with the model in ``folder`` and the prompts of the base model in ``base``."""
+    """Encodes with the model in ``folder`` and the prompts of the base model in ``base``.
+
+    Inner products of the embeddings are the model's own similarity: embeddings are normalised, unless the model
+    compares them by dot product and does not normalise them itself.
+    """
 
     folder: Path
     base: Path
     spec: RunSpec
     store: Store
+    precision: models.Precision = "auto"
 
     @cached_property
     def device(self) -> str:
@@ -48,26 +54,33 @@ class Encoder:
 
     @cached_property
     def model(self) -> "SentenceTransformer":
-        return models.load(self.folder, self.base, self.spec.model, self.device)
+        return models.load(self.folder, self.base, self.spec.model, self.device, precision=self.precision)
 
     @cached_property
     def digest(self) -> str:
         """Hex digest of everything that determines an embedding, except its text."""
-        prompts = resolve_prompts(self.base, self.spec.model)
-        precision = "bf16" if models.has_bf16(self.device) else "fp32"
-        parts = (models.model_digest(self.folder), sorted(prompts.items()), self.spec.model.max_tokens, precision)
+        spec, prompts = self.spec.model, resolve_prompts(self.base, self.spec.model)
+        precision = "bf16" if models.uses_bf16(self.precision, self.device) else "fp32"
+        settings = (spec.max_tokens, spec.trust_remote_code, precision)
+        parts = (models.model_digest(self.folder), sorted(prompts.items()), *settings)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def encode(
         self, texts: Sequence[str], kind: Kind, on_batch: Callable[[int], None] = lambda _: None
     ) -> npt.NDArray[np.float32]:
-        """Normalised float32 embeddings of ``texts``, shape (texts, dims). ``on_batch`` gets the size of each batch."""
+        """Float32 embeddings of ``texts``, shape (texts, dims). ``on_batch`` gets the size of each batch.
+
+        Raises:
+            UserError: an embedding is not finite.
+        """
+        from sentence_transformers.sentence_transformer.modules import Normalize
         from torch.nn import functional
 
         encode = self.model.encode_query if kind == "query" else self.model.encode_document
+        normalise = self.model.similarity_fn_name == "cosine" or isinstance(self.model[-1], Normalize)
         lengths = self._lengths(texts, kind)
-        if self.model.max_seq_length is not None:
-            lengths = np.minimum(lengths, self.model.max_seq_length)
+        if (limit := models.window(self.model)) is not None:
+            lengths = np.minimum(lengths, limit)
         order = np.argsort(-lengths, kind="stable")
         vectors: npt.NDArray[np.float32] | None = None
         for batch in _batches(lengths[order], self.spec.resources.encode_tokens):
@@ -80,24 +93,36 @@ class Encoder:
             )
             if vectors is None:
                 vectors = np.empty((len(texts), part.shape[1]), dtype=np.float32)
+            part = part.float()
+            if not bool(part.isfinite().all()):
+                raise UserError(
+                    f"{self.folder}: the model's embeddings are not finite, so its weights are damaged or its training "
+                    "diverged. Lower finetune.learning_rate; if it is the base model, copy it again."
+                )
             # Normalised in float32: in bf16, lengths are off by up to 0.3%, which reorders passages of similar score.
-            vectors[positions] = functional.normalize(part.float(), dim=1).cpu().numpy()
+            vectors[positions] = (functional.normalize(part, dim=1) if normalise else part).cpu().numpy()
             on_batch(len(positions))
         return vectors if vectors is not None else np.empty((0, 0), dtype=np.float32)
 
     def count_truncated(self, texts: Sequence[str]) -> int:
         """How many of the passages ``texts`` are longer than the model's maximum length."""
-        limit = self.model.max_seq_length
+        limit = models.window(self.model)
         return 0 if limit is None else int((self._lengths(texts, "document") > limit).sum())
 
     def _lengths(self, texts: Sequence[str], kind: Kind) -> npt.NDArray[np.int64]:
         """Tokens of each text with its prompt, before truncation; shape (texts,)."""
-        prompt = self.model.prompts.get(kind) or ""
-        ids = self.model.tokenizer([prompt + text for text in texts], truncation=False)["input_ids"] if texts else []
+        prompt, tokenizer = self.model.prompts.get(kind) or "", self.model.tokenizer
+        prompted = [prompt + text for text in texts]
+        if not prompted:
+            ids = []
+        elif hasattr(tokenizer, "encode_batch"):  # a static embedding model's, of the package tokenizers
+            ids = [each.ids for each in tokenizer.encode_batch(prompted, add_special_tokens=False)]
+        else:
+            ids = tokenizer(prompted, truncation=False)["input_ids"]
         return np.array([len(tokens) for tokens in ids], dtype=np.int64)
 
     def corpus(self, texts: Texts, progress: Progress) -> list[Path]:
-        """Files (.npy) with the normalised float32 embeddings of the passages ``texts``, in order."""
+        """Files (.npy) with the float32 embeddings of the passages ``texts``, in order."""
         digest, sizes = hashlib.sha256(self.digest.encode()), []
         for block in texts(_BLOCK):
             sizes.append(len(block))

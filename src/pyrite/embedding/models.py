@@ -7,9 +7,10 @@ import shutil
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pyrite.embedding.prompts import folder_prompts, resolve_prompts
+from pyrite.embedding.checks import PICKLED, check_folder
+from pyrite.embedding.prompts import resolve_prompts, saved_prompts
 from pyrite.errors import DISK_FULL, PyriteError, UserError
 from pyrite.sources.files import local_path
 from pyrite.spec import ModelSpec
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
 BUILTIN = "builtin:all-MiniLM-L6-v2"
 
 #: Pickled weights and other formats, which are never read.
-_OTHER_WEIGHTS = ["*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.h5", "*.msgpack"]
+_OTHER_WEIGHTS = [*(f"*{ending}" for ending in PICKLED), "*.h5", "*.msgpack"]
+
+#: Folders with other formats of the weights, which are never read.
+_OTHER_FORMATS = ("onnx", "openvino")
+
+#: "float32", or "auto": bfloat16 if the device supports it in hardware, else float32.
+Precision = Literal["auto", "float32"]
+
+#: Maximum lengths above this number of tokens mean that the model has none: tokenizers use 1e30.
+_NO_WINDOW = 1_000_000_000
 
 
 @cache
@@ -46,7 +56,7 @@ def base_folder(base: str, revision: str | None, setting: str = "model.base") ->
     from huggingface_hub.constants import HF_HUB_OFFLINE
 
     try:
-        ignored = [*_OTHER_WEIGHTS, "onnx/*", "openvino/*"]
+        ignored = [*_OTHER_WEIGHTS, *(f"{name}/*" for name in _OTHER_FORMATS)]
         path = Path(snapshot_download(base, revision=revision, ignore_patterns=ignored))
     except Exception as error:
         advice = "Check the name and the network"
@@ -62,26 +72,49 @@ def base_folder(base: str, revision: str | None, setting: str = "model.base") ->
 def _check_folder(folder: Path, setting: str) -> Path:
     if not folder.is_dir():
         raise UserError(f"{setting}: {folder} does not exist. Set a model folder, a hub id, or {BUILTIN}.")
-    if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
-        raise UserError(
-            f"{setting}: {folder} is not a model folder: it has neither config.json nor modules.json. "
-            "Set a folder that sentence-transformers' save_pretrained wrote."
-        )
-    if not list(folder.rglob("*.safetensors")):
-        raise UserError(
-            f"{setting}: {folder} has no .safetensors weights. Pyrite does not read pickled weights; "
-            "load the model once with sentence-transformers and save_pretrained it."
-        )
+    check_folder(folder, setting)
     return folder
 
 
 def model_digest(folder: Path) -> str:
-    """Hex sha256 of every file that determines the model's output: weights, tokenizer, configuration."""
+    """Hex sha256 of every file that may determine the model's output: weights, tokenizer, configuration, code.
+
+    Files that are never read are left out: hidden files, model cards, and weights in other formats.
+    """
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix in (".safetensors", ".json", ".txt", ".model"):
-            digest.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
+        relative = path.relative_to(folder)
+        if path.is_file() and not _is_ignored(relative):
+            digest.update(f"{relative.as_posix()} {sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _is_ignored(relative: Path) -> bool:
+    hidden = any(part.startswith(".") or part in (*_OTHER_FORMATS, "__pycache__") for part in relative.parts)
+    return hidden or relative.suffix == ".md" or any(relative.match(pattern) for pattern in _OTHER_WEIGHTS)
+
+
+def base_digest(spec: ModelSpec) -> str:
+    """Hex digest of the base model as it is loaded: its files, its prompts, and whether its own code runs.
+
+    Raises:
+        UserError: as ``base_folder``.
+    """
+    folder = base_folder(spec.base, spec.revision)
+    parts = (model_digest(folder), sorted(resolve_prompts(folder, spec).items()), spec.trust_remote_code)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def find_broken_weights(folder: Path) -> str:
+    """The name of a tensor of the model in ``folder`` that has a value that is not finite; empty if there is none."""
+    from safetensors import safe_open
+
+    for path in sorted(folder.rglob("*.safetensors")):
+        with safe_open(path, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - not a mapping
+                if not bool(tensors.get_tensor(name).isfinite().all()):
+                    return str(name)
+    return ""
 
 
 class Size(NamedTuple):
@@ -136,19 +169,30 @@ def has_bf16(device: str) -> bool:
     return bool(has_onednn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def uses_bf16(precision: Precision, device: str) -> bool:
+    """Whether a model that is loaded with ``precision`` on ``device`` encodes in bfloat16."""
+    return precision == "auto" and has_bf16(device)
+
+
 def load(
-    folder: Path, base: Path, spec: ModelSpec, device: str, *, for_training: bool = False
+    folder: Path,
+    base: Path,
+    spec: ModelSpec,
+    device: str,
+    *,
+    precision: Precision = "auto",
+    for_training: bool = False,
 ) -> "SentenceTransformer":
     """Load the model in ``folder`` with the prompts of ``base``.
 
-    For encoding, weights are bf16 if the device supports it. For training they are float32, and autocast does the rest.
+    ``precision`` is that of encoding. For training, weights are float32, and autocast does the rest.
 
     Raises:
-        UserError: the folder does not load as a sentence-transformers model.
+        UserError: the folder does not load as a sentence-transformers model, or model.max_tokens is too large.
     """
     import torch
 
-    dtype = torch.bfloat16 if not for_training and has_bf16(device) else torch.float32
+    dtype = torch.bfloat16 if not for_training and uses_bf16(precision, device) else torch.float32
     # On a CPU, eager attention trains faster than the fused kernel, whose backward pass is optimised for GPUs.
     attention = {"attn_implementation": "eager"} if for_training and device == "cpu" else {}
     return _load(folder, base, spec, device, dtype=dtype, **attention)
@@ -172,19 +216,71 @@ def _load(folder: Path, base: Path, spec: ModelSpec, device: str, **settings: An
         raise UserError(
             f"{folder} does not load as a sentence-transformers model ({type(error).__name__}: {error})."
         ) from error
-    if spec.max_tokens is not None:
-        model.max_seq_length = spec.max_tokens
+    _set_window(model, spec, folder)
     return model
 
 
+def window(model: "SentenceTransformer") -> int | None:
+    """The maximum number of tokens of a text, which is truncated to it; None if the model has no maximum."""
+    length = model.max_seq_length
+    return int(length) if length is not None and length < _NO_WINDOW else None
+
+
+def limit_window(model: "SentenceTransformer", tokens: int | None) -> None:
+    """Truncate texts to ``tokens`` tokens, if the model's maximum length is longer. None does not change it.
+
+    A static embedding model is not changed: it has no maximum length.
+    """
+    if tokens is not None and model.max_seq_length != math.inf and (window(model) or _NO_WINDOW) > tokens:
+        model.max_seq_length = tokens
+
+
+def _set_window(model: "SentenceTransformer", spec: ModelSpec, folder: Path) -> None:
+    """Set the maximum length to model.max_tokens, and limit it to the positions that the model has.
+
+    A tokenizer may not know the limit, and sentence-transformers takes RoBERTa's for two tokens more than it is.
+
+    Raises:
+        UserError: model.max_tokens exceeds the positions, or the model cannot truncate.
+    """
+    positions = _positions(model)
+    if spec.max_tokens is not None:
+        if positions is not None and spec.max_tokens > positions:
+            raise UserError(
+                f"model.max_tokens: {spec.max_tokens} exceeds the {positions} positions of {folder}. "
+                f"Set it to {positions} or less."
+            )
+        if model.max_seq_length == math.inf:  # a property without a setter
+            raise UserError(
+                f"model.max_tokens: {folder} is a static embedding model, which has no maximum length. Unset it."
+            )
+        model.max_seq_length = spec.max_tokens
+    elif positions is not None and (window(model) or _NO_WINDOW) > positions:
+        model.max_seq_length = positions
+
+
+def _positions(model: "SentenceTransformer") -> int | None:
+    """The number of tokens for which the model has learned absolute positions; None if it has no such table.
+
+    Models like RoBERTa count positions from the padding token's id + 1.
+    """
+    from torch import nn
+
+    for name, module in model[0].named_modules():
+        if name.rpartition(".")[2] == "position_embeddings" and isinstance(module, nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
+
+
 def export_base(base: Path, spec: ModelSpec, folder: Path) -> None:
-    """Write the base model to ``folder``, with the run's prompts and maximum length in its configuration.
+    """Write the base model to ``folder``, with the run's pooling, prompts and maximum length in its configuration.
 
     Raises:
         UserError: as ``load``.
     """
-    if folder_prompts(base) == resolve_prompts(base, spec) and spec.max_tokens is None:
-        ignored = shutil.ignore_patterns(*_OTHER_WEIGHTS, "onnx", "openvino", ".*")
+    complete = (base / "modules.json").is_file() and saved_prompts(base) == resolve_prompts(base, spec)
+    if complete and spec.max_tokens is None:
+        ignored = shutil.ignore_patterns(*_OTHER_WEIGHTS, *_OTHER_FORMATS, ".*")
         shutil.copytree(base, folder, dirs_exist_ok=True, ignore=ignored)
     else:
         model = _load(base, base, spec, "cpu", dtype="auto")

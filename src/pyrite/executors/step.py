@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from pyrite import judges, metrics
 from pyrite.config import dump
-from pyrite.embedding.models import base_folder, model_digest
+from pyrite.embedding.models import base_digest
 from pyrite.errors import ACCESS_DENIED, DISK_FULL, PyriteError, UserError, cannot_open_error
 from pyrite.executors.publication import Publication, manifests_below
 from pyrite.generation import prompt as generate_prompt
@@ -83,7 +83,7 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
     """
     digests: dict[str, Callable[[], str]] = {
         "source": lambda: open_source(spec.source).digest(),
-        "model": lambda: model_digest(base_folder(spec.model.base, spec.model.revision)),
+        "model": partial(base_digest, spec.model),
     }
     digests |= judges.external(spec)
     if spec.generate:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from pyrite.embedding.models import BUILTIN
+from pyrite.embedding.models import BUILTIN, window
 from pyrite.evaluation.scoring import METRICS
 from pyrite.spec import RunSpec
 
@@ -45,10 +45,10 @@ def write(
     """
     counts = Counter(queries["split"].to_pylist())
     split, unseen = _held_out(report["data"], queries)
-    licence = _licence(base)
+    licence, length = _licence(base), window(model)
     facts = {
         "dimensions": model.get_embedding_dimension(),
-        "maximum sequence length": f"{model.max_seq_length} tokens",
+        "maximum sequence length": "none" if length is None else f"{length} tokens",
         "similarity function": model.similarity_fn_name,
         "query prompt": _quoted(model.prompts.get("query")),
         "passage prompt": _quoted(model.prompts.get("document")),

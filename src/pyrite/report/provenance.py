@@ -51,7 +51,11 @@ def dataset(
         "leak_checks": leaks.checks(bool(summary.get("splits_given"))),
         "shared_topics": sum(len(found) > 1 for topic, found in splits_of_topic.items() if topic),
         "dropped": _dropped(summary.get("dropped") or {}, summary.get("dropped_examples") or {}),
-        "notes": [*(summary.get("notes") or []), *_truncation_note(base, passages.num_rows)],
+        "notes": [
+            *(summary.get("notes") or []),
+            *((base.get("summary") or {}).get("model_notes") or []),
+            *_truncation_note(base, passages.num_rows),
+        ],
     }
 
 

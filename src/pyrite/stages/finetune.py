@@ -21,11 +21,13 @@ from transformers import TrainerCallback, TrainerState, set_seed
 
 from pyrite import metrics
 from pyrite.embedding import models
-from pyrite.errors import PyriteError
+from pyrite.errors import PyriteError, UserError
+from pyrite.spec import FinetuneSpec
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import model_folder
 from pyrite.stages.trackers import save_tensorboard_logs
 from pyrite.training.batching import ConflictFreeSampler, Row
+from pyrite.training.divergence import DivergenceCheck
 from pyrite.training.losses import LOSSES
 
 
@@ -37,8 +39,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     start = model_folder(ctx, ctx.iteration - 1 if spec.start == "previous" else 0)
     model = models.load(start, model_folder(ctx, 0), ctx.spec.model, device, for_training=True)
     max_seq_length = model.max_seq_length
-    if spec.max_tokens is not None:
-        model.max_seq_length = min(spec.max_tokens, max_seq_length or spec.max_tokens)
+    models.limit_window(model, spec.max_tokens)
     if not spec.dropout:
         _disable_dropout(model)
     loss = LOSSES[spec.loss]
@@ -56,20 +57,31 @@ def run(ctx: StepContext) -> dict[str, Any]:
         checkpoint = _last_checkpoint(ctx.restore_scratch("checkpoints"))
         if checkpoint:
             ctx.progress.message(f"resuming from {checkpoint.name}")
+        divergence = DivergenceCheck(trainer, dataset["positive"][:100])
         set_seed(ctx.spec.seed)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    model.max_seq_length = max_seq_length
+    history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    if not history:
+        raise PyriteError(f"training logged no loss in {trainer.state.global_step} steps of {len(rows)} examples.")
+    if model.max_seq_length != max_seq_length:
+        model.max_seq_length = max_seq_length
     model.save_pretrained(str(folder), safe_serialization=True)
     _restore_dropout(start, folder)
-    history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
-    if not history or any(math.isnan(value) for _, value in history):
-        raise PyriteError("training diverged: the loss is not a number. Lower finetune.learning_rate.")
+    if why := divergence.find(folder):
+        raise _diverged(why, spec)
     return {
         "examples": len(rows),
         "steps": trainer.state.global_step,
         "loss": history[-1][1],
         "history": history,
     }
+
+
+def _diverged(why: str, spec: FinetuneSpec) -> UserError:
+    return UserError(
+        f"training diverged: {why}. Lower finetune.learning_rate ({spec.learning_rate:g}); the default is "
+        f"{FinetuneSpec.model_fields['learning_rate'].default:g}."
+    )
 
 
 class _Trainer(SentenceTransformerTrainer):  # type: ignore[misc]  # the library is not typed
@@ -129,6 +141,7 @@ def _arguments(ctx: StepContext, model: SentenceTransformer, columns: list[str],
         save_total_limit=1,
         logging_steps=5,
         logging_first_step=True,  # a short training logs nothing else
+        logging_nan_inf_filter=False,  # would replace a loss that is not a number by an earlier one
         report_to=spec.report_to or "none",
         disable_tqdm=True,
         dataloader_pin_memory=device == "cuda",
@@ -197,6 +210,8 @@ class _StepCallback(TrainerCallback):  # type: ignore[misc]  # the library is no
     def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
         if logs and "loss" in logs:
             metrics.TRAINING_LOSS.set(logs["loss"])
+            if not math.isfinite(logs["loss"]):
+                raise _diverged(f"the loss is {logs['loss']}", self._ctx.spec.finetune)
 
     def on_save(self, *_: Any, **__: Any) -> None:
         self._ctx.save_scratch("checkpoints")

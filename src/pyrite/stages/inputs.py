@@ -120,6 +120,6 @@ def encoder(ctx: StepContext, iteration: int) -> Encoder:
     return encoder_for(ctx, model_folder(ctx, iteration))
 
 
-def encoder_for(ctx: StepContext, folder: Path) -> Encoder:
+def encoder_for(ctx: StepContext, folder: Path, precision: models.Precision = "auto") -> Encoder:
     """An encoder for the model in ``folder``, with the base's prompts and the run's settings."""
-    return Encoder(folder, model_folder(ctx, 0), ctx.spec, ctx.store)
+    return Encoder(folder, model_folder(ctx, 0), ctx.spec, ctx.store, precision)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pyrite import tables
 from pyrite.embedding import models
+from pyrite.embedding.checks import model_notes
 from pyrite.evaluation.selection import model_name
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import encoder_for, model_folder, read_passages, read_qrels, read_queries, resaved_base
@@ -36,6 +37,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     summary: dict[str, Any] = {"val": val, "retention": retention}
     if ctx.iteration == 0:
         summary["truncated_passages"] = _count_truncated(ctx, passages)
+        summary["model_notes"] = model_notes(model_folder(ctx, 0), ctx.spec.model)
     return summary
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses import has_static_embedding_input
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     DistillKLDivLoss,
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pyrite.embedding.models import has_bf16
+from pyrite.errors import UserError
 from pyrite.spec import FinetuneSpec
 
 #: Texts per forward pass, sized for a CPU's caches.
@@ -29,7 +31,10 @@ class SortedLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  # the lib
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         """The loss of a batch of (anchor, positive, negative_1, ...) columns."""
-        anchors, *passages = sentence_features
+        anchors, *passages = columns = list(sentence_features)
+        if "attention_mask" not in anchors:  # a static embedding model: its texts are not padded
+            unsorted: Tensor = super().forward(columns, labels)
+            return unsorted
         rows, width = len(passages[0]["input_ids"]), max(column["input_ids"].shape[1] for column in passages)
         padded = {
             name: torch.cat([functional.pad(column[name], (0, width - column[name].shape[1])) for column in passages])
@@ -41,8 +46,8 @@ class SortedLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  # the lib
         for chosen in torch.split(order, _MICRO_BATCH):
             length = int(padded["attention_mask"][chosen].any(dim=0).nonzero().max()) + 1
             vectors.append(self._embed({name: value[chosen, :length] for name, value in padded.items()}))
-        columns = torch.split(torch.cat(vectors)[torch.argsort(order)], rows)
-        loss: Tensor = self.compute_loss_from_embeddings([self._embed(anchors), *columns], labels)
+        embedded = torch.split(torch.cat(vectors)[torch.argsort(order)], rows)
+        loss: Tensor = self.compute_loss_from_embeddings([self._embed(anchors), *embedded], labels)
         return loss
 
     def _embed(self, features: dict[str, Tensor]) -> Tensor:
@@ -72,6 +77,10 @@ def _multiple_negatives(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
 def _cached_multiple_negatives(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
     """InfoNCE with gradient caching (Gao et al., arXiv 2101.06983): memory does not grow with the batch size, but each
     passage is embedded twice."""
+    if has_static_embedding_input(model):
+        raise UserError(
+            "finetune.loss: cached-multiple-negatives cannot train a static embedding model. Use multiple-negatives."
+        )
     return CachedLoss(model, scale=spec.scale, mini_batch_size=_MICRO_BATCH)
 
 
