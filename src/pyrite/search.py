@@ -19,7 +19,7 @@ from pyrite.stages.context import fetch_verified, fetch_verified_folder
 
 @dataclass(frozen=True)
 class Hit:
-    """A retrieved passage and its context. ``score`` is the model's similarity with the query: cosine, or dot product."""
+    """A retrieved passage in context. ``score``: the similarity with the query, cosine or dot product."""
 
     context: str
     text: str
