@@ -4,11 +4,14 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformerTrainingArguments
 
 from pyrite.config import load
@@ -95,13 +98,75 @@ def test_a_registered_loss_trains_a_model(run_file: Path, tmp_path: Path, monkey
             return (1 - torch.cosine_similarity(anchor, positive)).mean()
 
     run_steps(run_file, *UP_TO_MINE)
-    monkeypatch.setitem(LOSSES, "cosine", Loss(lambda model, _: CosineLoss(model), needs_labels=True))
+    monkeypatch.setitem(LOSSES, "cosine", Loss(lambda model, *_: CosineLoss(model), needs_labels=True))
     run = open_run(load(run_file), open_store(str(tmp_path / "store")))
     settings = run.spec.finetune.model_copy(update={"loss": "cosine"})
     spec = run.spec.model_copy(update={"finetune": settings})
     ctx = StepContext(spec, Step("finetune", 1), run.store, run.prefix, run.manifests(), "scratch", NullProgress())
     history = finetune.run(ctx)["history"]
     assert history[-1][1] < history[0][1]
+
+
+def trained(run_file: Path, scratch: str, **settings: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor], Path]:
+    """Train iteration 1 without publishing it: its summary, its weights, and its scratch folder."""
+    run = open_run(load(run_file), open_store(str(run_file.parent / "store")))
+    spec = run.spec.model_copy(update={"finetune": run.spec.finetune.model_copy(update=settings)})
+    ctx = StepContext(spec, Step("finetune", 1), run.store, run.prefix, run.manifests(), scratch, NullProgress())
+    summary = finetune.run(ctx)
+    return summary, load_file(ctx.scratch / "outputs/iterations/1/model/model.safetensors"), ctx.scratch
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return float(sum((a[name] - b[name]).square().sum() for name in a) ** 0.5)
+
+
+def test_anchor_and_l2_sp_hold_the_model_at_the_base(run_file: Path, tiny_model: Path) -> None:
+    run_steps(run_file, *UP_TO_MINE)
+    base = load_file(tiny_model / "model.safetensors")
+    moved = distance(trained(run_file, "plain")[1], base)
+    assert distance(trained(run_file, "anchor", anchor=1e4)[1], base) < 0.9 * moved
+    assert distance(trained(run_file, "pull", l2_sp=100.0)[1], base) < 0.9 * moved
+    assert distance(trained(run_file, "hold", l2_sp=1e9)[1], base) < 1e-6
+    assert distance(trained(run_file, "query", train="query", loss="graded")[1], base) > 0.1 * moved
+
+
+def test_a_soup_is_the_mean_of_its_members_and_resumes(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_steps(run_file, *UP_TO_MINE)
+    train, numbers = finetune._train, []
+
+    def killed(ctx: StepContext, number: int, *rest: Any) -> Any:
+        numbers.append(number)
+        if numbers == [0, 1]:
+            raise KeyboardInterrupt
+        return train(ctx, number, *rest)
+
+    monkeypatch.setattr(finetune, "_train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(run_file, "soup", soup_size=3)
+    summary, mean, scratch = trained(run_file, "soup", soup_size=3)
+    assert numbers == [0, 1, 1, 2], "the finished training was repeated"
+    members = [load_file(scratch / f"member-{number}/model/model.safetensors") for number in range(3)]
+    assert distance(members[0], members[1]) > 1e-3
+    assert distance(mean, {name: sum(each[name] for each in members) / 3 for name in mean}) < 1e-5  # type: ignore[misc]
+    single = trained(run_file, "single")[0]
+    assert summary["steps"] > 2 * single["steps"]
+    assert [step for step, _ in summary["history"]] == sorted(step for step, _ in summary["history"])
+    assert summary["history"][: len(single["history"])] == single["history"]
+
+
+@pytest.mark.parametrize(("scores", "start"), [([0.5, 0.4], "base"), ([0.5, 0.6], "iteration-1")])
+def test_the_next_iteration_starts_from_the_better_model(
+    scores: list[float], start: str, run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_steps(run_file, Step("prepare"), Step("validate", 0), *UP_TO_MINE[1:], Step("finetune", 1), Step("validate", 1))
+    remaining = cycle(scores)
+    monkeypatch.setattr("pyrite.stages.inputs.score_of", lambda _: next(remaining))
+    run_steps(run_file, *(Step(step.stage, 2, step.shard) for step in UP_TO_MINE[1:]), Step("finetune", 2))
+    manifests = open_run(load(run_file), open_store(str(tmp_path / "store"))).manifests()
+    assert manifests["retrieve-2"]["summary"]["model"] == start
+    assert manifests["finetune-2"]["summary"]["start"] == start
+    candidates = [pq.read_table(tmp_path / f"store/runs/small/iterations/{i}/candidates.parquet") for i in (1, 2)]
+    assert candidates[0].equals(candidates[1]) == (start == "base")
 
 
 @pytest.mark.slow

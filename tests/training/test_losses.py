@@ -14,6 +14,7 @@ from pyrite.spec import FinetuneSpec
 from pyrite.training import losses
 from pyrite.training.losses import ANCHOR_OF_QUERIES, LOSSES
 
+
 @pytest.fixture(autouse=True)
 def _several_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "_MICRO_BATCH", 2)
