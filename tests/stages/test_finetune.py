@@ -8,13 +8,15 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 
 from pyrite.config import load
+from pyrite.embedding.encoder import Encoder
 from pyrite.errors import UserError
 from pyrite.executors.step import open_run, run_step
 from pyrite.plan import Step
@@ -67,6 +69,11 @@ def test_the_trainer_applies_settings_and_saves_tracker_logs(pyrite: Pyrite, run
         manifest = json.loads((tmp_path / "store/runs/small/steps/finetune-1.json").read_text())
         losses.append(manifest["summary"]["history"])
     assert losses[0] != losses[1]
+
+
+def test_query_training_refuses_gradient_caching(run_file: Path) -> None:
+    with pytest.raises(UserError, match="set loss to multiple-negatives"):
+        load(run_file, ["finetune.train=query", "finetune.loss=cached-multiple-negatives"])
 
 
 def test_training_uses_one_gpu_of_several(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -191,6 +198,26 @@ def test_a_sharded_base_is_trained_blended_and_exported(run_file: Path, plain_ba
     ctx = StepContext(run.spec, Step("evaluate"), run.store, run.prefix, run.manifests(), "scratch", NullProgress())
     evaluate._export_model(ctx, blend, tmp_path / "chosen")
     assert (tmp_path / "chosen/model.safetensors").is_file()
+
+
+def test_query_training_encodes_the_corpus_once(run_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    settings = ["finetune.train=query", "model.max_tokens=64"]
+    steps = (*UP_TO_MINE, Step("finetune", 1), Step("validate", 0), Step("validate", 1), Step("retrieve", 2))
+    run_steps(run_file, *steps, overrides=settings)
+    assert len(list((tmp_path / "store/embeddings").iterdir())) == 1
+    run = open_run(load(run_file, settings), open_store(str(tmp_path / "store")))
+    ctx = StepContext(run.spec, Step("evaluate"), run.store, run.prefix, run.manifests(), "scratch", NullProgress())
+    base = SentenceTransformer(str(tiny_model), device="cpu")
+    for name in ("iteration-1", "iteration-1@0.5"):
+        evaluate._export_model(ctx, name, tmp_path / name)
+        exported = SentenceTransformer(str(tmp_path / name), device="cpu")
+        assert (exported.encode_document(["gout"]) == base.encode_document(["gout"])).all()
+        assert (exported.encode_query(["gout"]) != base.encode_query(["gout"])).any()
+    tuned = SentenceTransformer(str(tmp_path / "store/runs/small/iterations/1/model"), device="cpu")
+    queries = SentenceTransformer(str(tmp_path / "iteration-1"), device="cpu").encode_query(["gout"])
+    assert (queries == tuned.encode_query(["gout"])).all()
+    encoder = Encoder(tmp_path / "iteration-1", tiny_model, run.spec, run.store)
+    assert abs(encoder.encode(["gout"], "query") - queries / np.linalg.norm(queries)).max() < 0.02
 
 
 def test_mining_applies_number_and_grade_of_positives(run_file: Path, tmp_path: Path) -> None:
