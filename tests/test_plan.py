@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.plan import STAGES, Step, chain, next_steps, outputs_digest, parents, step_key, survey
+from pyrite.plan import STAGES, Step, chain, input_digests, next_steps, parents, score_key, step_key, survey
 from pyrite.spec import RunSpec
 
 OUTSIDE = {"source": "s", "prompt": "", "generate_prompt": "", "model": "m", "retention": ""}
@@ -17,7 +17,7 @@ def make_spec(**changes: Any) -> RunSpec:
 
 def finish(spec: RunSpec, step: Step, manifests: dict[str, Any], outputs: str = "o") -> None:
     """Write the manifest of ``step``, as an executor does."""
-    inputs = {parent.name: outputs_digest(manifests[parent.name]) for parent in parents(spec, step)}
+    inputs = input_digests(spec, step, manifests)
     outside = {name: OUTSIDE[name] for name in STAGES[step.stage].external}
     manifests[step.name] = {
         "step": step.name,
@@ -27,6 +27,8 @@ def finish(spec: RunSpec, step: Step, manifests: dict[str, Any], outputs: str = 
         "settings": spec.settings(*STAGES[step.stage].settings),
         "outputs": [{"key": step.name, "sha256": outputs}],
     }
+    if step.stage == "validate":
+        manifests[step.name]["outputs"].append({"key": score_key(step.iteration or 0), "sha256": "score"})
 
 
 def finish_all(spec: RunSpec) -> dict[str, Any]:
@@ -121,6 +123,17 @@ def test_changed_grades_rerun_mining_in_later_iterations() -> None:
     left = unfinished(spec, manifests)
     assert "mine-2" in left
     assert not {"judge-2.0", "finetune-1"} & left
+
+
+def test_only_the_unblended_score_decides_the_next_start() -> None:
+    spec = make_spec()
+    manifests = finish_all(spec)
+    assert not {"validate-0", "finetune-0"} & {parent.name for parent in parents(spec, Step("retrieve", 1))}
+    finish(spec, Step("validate", 1), manifests, outputs="other blends")
+    assert unfinished(spec, manifests) == {"evaluate"}
+    manifests["validate-1"]["outputs"][-1]["sha256"] = "another score"
+    assert {"retrieve-2", "finetune-2"} <= unfinished(spec, manifests)
+    assert "retrieve-2" in unfinished(make_spec(finetune={"start": "base"}), manifests)
 
 
 GENERATE = {"share_from_passages": 1, "model": "some-model"}

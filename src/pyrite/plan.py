@@ -91,6 +91,21 @@ def _trained_model(iteration: int) -> list[Step]:
     return [Step("finetune", iteration)] if iteration else []
 
 
+def score_key(iteration: int) -> str:
+    """The output of validate with the mean validation metrics of an iteration's unblended model."""
+    return f"iterations/{iteration}/metrics/score.json"
+
+
+def _current_model(iteration: int) -> list[Step]:
+    """The steps that decide and train the model that ``iteration`` starts from: all of earlier iterations.
+
+    The first iteration starts from the base model.
+    """
+    if iteration == 1:
+        return []
+    return [step for i in range(iteration) for step in (*_trained_model(i), Step("validate", i))]
+
+
 def _parents_of_mine(spec: RunSpec, iteration: int) -> list[Step]:
     # Includes earlier judgments: a passage once graded relevant is never a negative, even if no longer a candidate.
     judged = [step for i in range(1, iteration + 1) for step in _steps(spec, "judge", i)]
@@ -99,7 +114,7 @@ def _parents_of_mine(spec: RunSpec, iteration: int) -> list[Step]:
 
 
 def _parents_of_finetune(spec: RunSpec, iteration: int) -> list[Step]:
-    return [Step("mine", iteration), *(_trained_model(iteration - 1) if spec.finetune.start == "previous" else ())]
+    return [Step("mine", iteration), *(_current_model(iteration) if spec.finetune.start == "previous" else ())]
 
 
 def _headline_of_generate(summary: Summary) -> str:
@@ -140,8 +155,8 @@ STAGES: dict[str, StageInfo] = {
         help="Rank the training passages for every training query with the current model.",
         settings=(*_MODEL, "retrieve"),
         external=("model",),
-        parents=lambda spec, iteration: [*_data_steps(spec), *_trained_model(iteration - 1)],
-        headline=lambda summary: f"{summary['candidates']:,} candidates",
+        parents=lambda spec, iteration: [*_data_steps(spec), *_current_model(iteration)],
+        headline=lambda summary: f"{summary['candidates']:,} candidates of {summary['model']}",
         first_iteration=1,
         awaits_scrape=True,
     ),
@@ -170,7 +185,9 @@ STAGES: dict[str, StageInfo] = {
         settings=(*_MODEL, "finetune", "seed"),
         external=("model",),
         parents=_parents_of_finetune,
-        headline=lambda summary: f"{summary['steps']:,} training steps, loss {summary['loss']:.3f}",
+        headline=lambda summary: (
+            f"{summary['steps']:,} training steps from {summary['start']}, loss {summary['loss']:.3f}"
+        ),
         first_iteration=1,
         awaits_scrape=True,
     ),
@@ -246,7 +263,7 @@ def survey(spec: RunSpec, manifests: Manifests, external: Mapping[str, str]) -> 
         if not all(parent in done for parent in above):
             states.append(StepState(step, "waiting", stale="an earlier step has to run again" if manifest else None))
             continue
-        inputs = {parent.name: outputs_digest(manifests[parent.name]) for parent in above}
+        inputs = input_digests(spec, step, manifests)
         recorded = manifest["external"] if manifest else {}
         outside = {name: external.get(name, recorded.get(name, "")) for name in STAGES[step.stage].external}
         key = step_key(spec, step, inputs, outside)
@@ -277,9 +294,25 @@ def step_key(spec: RunSpec, step: Step, inputs: Mapping[str, str], outside: Mapp
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def outputs_digest(manifest: Mapping[str, Any]) -> str:
-    """Hex digest of a finished step's outputs: their keys and contents."""
-    entries = sorted((entry["key"], entry["sha256"]) for entry in manifest["outputs"])
+def input_digests(spec: RunSpec, step: Step, manifests: Manifests) -> dict[str, str]:
+    """The digests of the outputs that ``step`` reads, by the name of the parent, all of which are finished.
+
+    Of validate's outputs, only evaluate reads the scores of blends. So other blends do not repeat a training.
+    """
+    return {
+        parent.name: outputs_digest(
+            manifests[parent.name],
+            score_key(parent.iteration or 0) if parent.stage == "validate" and step.stage != "evaluate" else None,
+        )
+        for parent in parents(spec, step)
+    }
+
+
+def outputs_digest(manifest: Mapping[str, Any], only: str | None = None) -> str:
+    """Hex digest of a finished step's outputs: their keys and contents. ``only`` limits it to one key."""
+    entries = sorted(
+        (entry["key"], entry["sha256"]) for entry in manifest["outputs"] if only is None or entry["key"] == only
+    )
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.evaluation.selection import Candidate, choose, model_name, parse_model_name
+from pyrite.evaluation.selection import Candidate, choose, current_iteration, model_name, parse_model_name
 
 WEIGHTS = (0.3, 0.6, 1.0)
 
@@ -155,3 +155,20 @@ def test_model_names_can_be_parsed(iteration: int, percent: int) -> None:
 def test_invalid_model_names_are_rejected(name: str) -> None:
     with pytest.raises(ValueError, match="not a model name"):
         parse_model_name(name)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_the_current_model_never_falls(scores: list[float]) -> None:
+    chosen = [current_iteration(scores[: count + 1]) for count in range(len(scores))]
+    for iteration in range(1, len(scores)):
+        start = chosen[iteration - 1]
+        assert chosen[iteration] == (start if scores[iteration] < scores[start] else iteration)
+    assert scores[chosen[-1]] == max(scores)
+
+
+def test_a_fallen_iteration_is_skipped_and_equals_are_not() -> None:
+    assert current_iteration([0.5]) == 0
+    assert current_iteration([0.5, 0.4]) == 0
+    assert current_iteration([0.5, 0.4, 0.6, 0.55]) == 2
+    assert current_iteration([0.5, 0.5]) == 1
+    assert current_iteration([0.5, float("nan"), 0.4]) == 0

@@ -4,14 +4,19 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sentence_transformers import SentenceTransformerTrainingArguments
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 
 from pyrite.config import load
+from pyrite.embedding.encoder import Encoder
 from pyrite.errors import UserError
 from pyrite.executors.step import open_run, run_step
 from pyrite.plan import Step
@@ -66,6 +71,11 @@ def test_the_trainer_applies_settings_and_saves_tracker_logs(pyrite: Pyrite, run
     assert losses[0] != losses[1]
 
 
+def test_query_training_refuses_gradient_caching(run_file: Path) -> None:
+    with pytest.raises(UserError, match="set loss to multiple-negatives"):
+        load(run_file, ["finetune.train=query", "finetune.loss=cached-multiple-negatives"])
+
+
 def test_training_uses_one_gpu_of_several(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Regression: with four GPUs, batches were four times finetune.batch_size.
 
@@ -95,13 +105,75 @@ def test_a_registered_loss_trains_a_model(run_file: Path, tmp_path: Path, monkey
             return (1 - torch.cosine_similarity(anchor, positive)).mean()
 
     run_steps(run_file, *UP_TO_MINE)
-    monkeypatch.setitem(LOSSES, "cosine", Loss(lambda model, _: CosineLoss(model), needs_labels=True))
+    monkeypatch.setitem(LOSSES, "cosine", Loss(lambda model, *_: CosineLoss(model), needs_labels=True))
     run = open_run(load(run_file), open_store(str(tmp_path / "store")))
     settings = run.spec.finetune.model_copy(update={"loss": "cosine"})
     spec = run.spec.model_copy(update={"finetune": settings})
     ctx = StepContext(spec, Step("finetune", 1), run.store, run.prefix, run.manifests(), "scratch", NullProgress())
     history = finetune.run(ctx)["history"]
     assert history[-1][1] < history[0][1]
+
+
+def trained(run_file: Path, scratch: str, **settings: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor], Path]:
+    """Train iteration 1 without publishing it: its summary, its weights, and its scratch folder."""
+    run = open_run(load(run_file), open_store(str(run_file.parent / "store")))
+    spec = run.spec.model_copy(update={"finetune": run.spec.finetune.model_copy(update=settings)})
+    ctx = StepContext(spec, Step("finetune", 1), run.store, run.prefix, run.manifests(), scratch, NullProgress())
+    summary = finetune.run(ctx)
+    return summary, load_file(ctx.scratch / "outputs/iterations/1/model/model.safetensors"), ctx.scratch
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    return float(sum((a[name] - b[name]).square().sum() for name in a) ** 0.5)
+
+
+def test_anchor_and_l2_sp_hold_the_model_at_the_base(run_file: Path, tiny_model: Path) -> None:
+    run_steps(run_file, *UP_TO_MINE)
+    base = load_file(tiny_model / "model.safetensors")
+    moved = distance(trained(run_file, "plain")[1], base)
+    assert distance(trained(run_file, "anchor", anchor=1e4)[1], base) < 0.9 * moved
+    assert distance(trained(run_file, "pull", l2_sp=100.0)[1], base) < 0.9 * moved
+    assert distance(trained(run_file, "hold", l2_sp=1e9)[1], base) < 1e-6
+    assert distance(trained(run_file, "query", train="query", loss="graded")[1], base) > 0.1 * moved
+
+
+def test_a_soup_is_the_mean_of_its_members_and_resumes(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_steps(run_file, *UP_TO_MINE)
+    train, numbers = finetune._train, []
+
+    def killed(ctx: StepContext, number: int, *rest: Any) -> Any:
+        numbers.append(number)
+        if numbers == [0, 1]:
+            raise KeyboardInterrupt
+        return train(ctx, number, *rest)
+
+    monkeypatch.setattr(finetune, "_train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(run_file, "soup", soup_size=3)
+    summary, mean, scratch = trained(run_file, "soup", soup_size=3)
+    assert numbers == [0, 1, 1, 2], "the finished training was repeated"
+    members = [load_file(scratch / f"member-{number}/model/model.safetensors") for number in range(3)]
+    assert distance(members[0], members[1]) > 1e-3
+    assert distance(mean, {name: sum(each[name] for each in members) / 3 for name in mean}) < 1e-5  # type: ignore[misc]
+    single = trained(run_file, "single")[0]
+    assert summary["steps"] > 2 * single["steps"]
+    assert [step for step, _ in summary["history"]] == sorted(step for step, _ in summary["history"])
+    assert summary["history"][: len(single["history"])] == single["history"]
+
+
+@pytest.mark.parametrize(("scores", "start"), [([0.5, 0.4], "base"), ([0.5, 0.6], "iteration-1")])
+def test_the_next_iteration_starts_from_the_better_model(
+    scores: list[float], start: str, run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_steps(run_file, Step("prepare"), Step("validate", 0), *UP_TO_MINE[1:], Step("finetune", 1), Step("validate", 1))
+    remaining = cycle(scores)
+    monkeypatch.setattr("pyrite.stages.inputs.score_of", lambda _: next(remaining))
+    run_steps(run_file, *(Step(step.stage, 2, step.shard) for step in UP_TO_MINE[1:]), Step("finetune", 2))
+    manifests = open_run(load(run_file), open_store(str(tmp_path / "store"))).manifests()
+    assert manifests["retrieve-2"]["summary"]["model"] == start
+    assert manifests["finetune-2"]["summary"]["start"] == start
+    candidates = [pq.read_table(tmp_path / f"store/runs/small/iterations/{i}/candidates.parquet") for i in (1, 2)]
+    assert candidates[0].equals(candidates[1]) == (start == "base")
 
 
 @pytest.mark.slow
@@ -126,6 +198,26 @@ def test_a_sharded_base_is_trained_blended_and_exported(run_file: Path, plain_ba
     ctx = StepContext(run.spec, Step("evaluate"), run.store, run.prefix, run.manifests(), "scratch", NullProgress())
     evaluate._export_model(ctx, blend, tmp_path / "chosen")
     assert (tmp_path / "chosen/model.safetensors").is_file()
+
+
+def test_query_training_encodes_the_corpus_once(run_file: Path, tiny_model: Path, tmp_path: Path) -> None:
+    settings = ["finetune.train=query", "model.max_tokens=64"]
+    steps = (*UP_TO_MINE, Step("finetune", 1), Step("validate", 0), Step("validate", 1), Step("retrieve", 2))
+    run_steps(run_file, *steps, overrides=settings)
+    assert len(list((tmp_path / "store/embeddings").iterdir())) == 1
+    run = open_run(load(run_file, settings), open_store(str(tmp_path / "store")))
+    ctx = StepContext(run.spec, Step("evaluate"), run.store, run.prefix, run.manifests(), "scratch", NullProgress())
+    base = SentenceTransformer(str(tiny_model), device="cpu")
+    for name in ("iteration-1", "iteration-1@0.5"):
+        evaluate._export_model(ctx, name, tmp_path / name)
+        exported = SentenceTransformer(str(tmp_path / name), device="cpu")
+        assert (exported.encode_document(["gout"]) == base.encode_document(["gout"])).all()
+        assert (exported.encode_query(["gout"]) != base.encode_query(["gout"])).any()
+    tuned = SentenceTransformer(str(tmp_path / "store/runs/small/iterations/1/model"), device="cpu")
+    queries = SentenceTransformer(str(tmp_path / "iteration-1"), device="cpu").encode_query(["gout"])
+    assert (queries == tuned.encode_query(["gout"])).all()
+    encoder = Encoder(tmp_path / "iteration-1", tiny_model, run.spec, run.store)
+    assert abs(encoder.encode(["gout"], "query") - queries / np.linalg.norm(queries)).max() < 0.02
 
 
 def test_mining_applies_number_and_grade_of_positives(run_file: Path, tmp_path: Path) -> None:

@@ -1,10 +1,135 @@
-"""The registry of losses."""
+"""The losses: their values, their gradients under autocast, and the terms that limit forgetting."""
 
-from typing import get_args
+import copy
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+from torch.nn import functional
 
 from pyrite.spec import FinetuneSpec
-from pyrite.training.losses import LOSSES
+from pyrite.training import losses
+from pyrite.training.losses import ANCHOR_OF_QUERIES, LOSSES
+
+
+@pytest.fixture(autouse=True)
+def _several_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "_MICRO_BATCH", 2)
+
+
+LABELS = torch.tensor([[4.0, 1.0, 2.0], [3.5, 1.5, 1.0], [4.0, 2.0, 1.0]])
+TEXTS = (
+    ["what is gout", "how is asthma treated in older adults", "rabies"],
+    ["gout is a disease of the joints", "asthma is treated with an inhaler", "rabies is fatal"],
+    ["mumps", "cholera spreads through water that is not clean", "lupus is a disease of the immune system"],
+    ["acne", "vertigo makes people dizzy", "scurvy begins without vitamin C"],
+)
+
+
+class Given(torch.nn.Module):
+    """A model whose embeddings are parameters: the token ids of a column are rows of ``vectors``."""
+
+    def __init__(self, vectors: Tensor):
+        super().__init__()
+        self.vectors = torch.nn.Parameter(vectors)
+        self.device = torch.device("cpu")
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"sentence_embedding": self.vectors[features["input_ids"][:, 0]]}
+
+    def __getitem__(self, _: int) -> "Given":
+        return self
+
+
+def columns_of(model: Given) -> list[dict[str, Tensor]]:
+    ids = torch.arange(len(model.vectors)).reshape(-1, len(LABELS), 1)
+    return [{"input_ids": each, "attention_mask": torch.ones_like(each)} for each in ids]
+
+
+def tokenized(model: SentenceTransformer) -> list[dict[str, Any]]:
+    return [{**model.preprocess(list(column))} for column in TEXTS]
+
+
+def similar_vectors() -> Tensor:
+    """Vectors of 3 queries, 3 positives and 6 negatives with similarities around 0.9, as in a trained model."""
+    torch.manual_seed(0)
+    return torch.randn(12, 256) + 3 * torch.randn(256)
+
+
+def reference(name: str, vectors: Tensor, spec: FinetuneSpec) -> Tensor:
+    """The loss ``name`` of ``vectors``, from its definition."""
+    queries, *passages = functional.normalize(vectors, dim=1).reshape(-1, len(LABELS), vectors.shape[1])
+    own = torch.stack([(queries * column).sum(dim=1) for column in passages], dim=1)
+    contrastive = functional.cross_entropy(spec.scale * queries @ torch.cat(passages).T, torch.arange(len(LABELS)))
+    divergence = functional.kl_div(
+        (spec.scale * own).log_softmax(dim=1), LABELS[:, : own.shape[1]].to(own).softmax(dim=1), reduction="batchmean"
+    )
+    if name == "triplet":
+        return (own[:, 1] - own[:, 0] + spec.margin).clamp(min=0).mean()
+    return {"distill": divergence, "graded": contrastive + spec.kl_weight * divergence}.get(name, contrastive)
 
 
 def test_every_loss_in_the_spec_is_registered() -> None:
     assert set(get_args(FinetuneSpec.model_fields["loss"].annotation)) == set(LOSSES)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradient_under_autocast_matches_float64(name: str) -> None:
+    """Regression: similarities were computed in bfloat16, and the gradient of the embeddings was off by 6%."""
+    spec = FinetuneSpec(loss=name, kl_weight=0.5)
+    vectors = similar_vectors()[: 9 if name == "triplet" else 12]
+    exact = vectors.double().requires_grad_()
+    expected = reference(name, exact, spec)
+    expected.backward()
+    model = Given(vectors)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = LOSSES[name].build(model, spec, None)(columns_of(model), LABELS)  # type: ignore[arg-type]
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert model.vectors.grad is not None
+    assert exact.grad is not None
+    assert (model.vectors.grad - exact.grad).norm() < 1e-3 * exact.grad.norm()
+
+
+@pytest.mark.parametrize("name", ["multiple-negatives", "cached-multiple-negatives", "graded"])
+def test_the_anchor_pulls_embeddings_towards_the_base(name: str) -> None:
+    vectors, before = similar_vectors(), torch.randn(12, 256)
+    exact = vectors.clone().requires_grad_()
+    away = (1 - torch.cosine_similarity(exact, before)).reshape(4, 3).mean(dim=1)
+    spec = FinetuneSpec(loss=name, anchor=0.7)
+    expected = reference(name, exact, spec) + 0.7 * (away[1:].mean() + ANCHOR_OF_QUERIES * away[0])
+    expected.backward()
+    model, base = Given(vectors), Given(before)
+    loss = LOSSES[name].build(model, spec, base)(columns_of(model), LABELS)  # type: ignore[arg-type]
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert model.vectors.grad is not None
+    assert torch.allclose(model.vectors.grad, exact.grad, rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
+    assert base.vectors.grad is None
+
+
+def test_query_training_does_not_move_passages(tiny_model: Path) -> None:
+    base = SentenceTransformer(str(tiny_model), device="cpu")
+    model = copy.deepcopy(base)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn_like(weight))
+
+    def loss(train: str) -> Tensor:
+        spec = FinetuneSpec(train=train)
+        built = LOSSES["multiple-negatives"].build(model, spec, base).train()
+        assert not base.training, "the base model would apply dropout"
+        value: Tensor = built(tokenized(model), None)
+        return value
+
+    embedded = [model.eval()(column)["sentence_embedding"] for column in tokenized(model)[:1]]
+    embedded += [base(column)["sentence_embedding"] for column in tokenized(base)[1:]]
+    expected = reference("multiple-negatives", torch.cat(embedded), FinetuneSpec())
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    assert loss("query").item() == pytest.approx(expected.item(), rel=1e-4)
+    assert loss("both").item() != pytest.approx(expected.item(), rel=1e-4)

@@ -7,7 +7,7 @@ blocks are encoded.
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -122,7 +122,12 @@ class Encoder:
         return np.array([len(tokens) for tokens in ids], dtype=np.int64)
 
     def corpus(self, texts: Texts, progress: Progress) -> list[Path]:
-        """Files (.npy) with the float32 embeddings of the passages ``texts``, in order."""
+        """Files (.npy) with the float32 embeddings of the passages ``texts``, in order.
+
+        With finetune.train query, they are the base model's, so that a corpus is encoded once for all iterations.
+        """
+        if self.spec.finetune.train == "query" and self.folder != self.base:
+            return replace(self, folder=self.base).corpus(texts, progress)
         digest, sizes = hashlib.sha256(self.digest.encode()), []
         for block in texts(_BLOCK):
             sizes.append(len(block))

@@ -8,7 +8,7 @@ of zero-shot models", WiSE-FT, CVPR 2022).
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,23 @@ from pyrite.plan import BASE as BASE
 def score_of(metrics: Mapping[str, float]) -> float:
     """The score of model selection: the mean of MRR@5 and DCG@5, the two metrics of the gate."""
     return (metrics["mrr@5"] + metrics["dcg@5"]) / 2
+
+
+def current_iteration(scores: Sequence[float]) -> int:
+    """The iteration whose model the next iteration starts from.
+
+    It is the latest iteration, unless that scores below the model that it started from. Such a model is not used
+    further, and its starting model is used again.
+
+    Args:
+        scores: validation scores (``score_of``) of the unblended models of iterations 0 (the base), 1, ...; at least
+            the base's.
+    """
+    current = 0
+    for iteration, score in enumerate(scores):
+        if score >= scores[current]:
+            current = iteration
+    return current
 
 
 @dataclass(frozen=True, eq=False)

@@ -203,7 +203,7 @@ def _learning_curve(iterations: int, val: PerQuery, test: PerQuery) -> list[dict
 
 
 def _mining(inputs: ReportInputs) -> list[dict[str, Any]]:
-    """Per iteration: candidates, judgments, their grades, and the numbers of the mine step."""
+    """Per iteration: the model that ranked, candidates, judgments, their grades, and the numbers of the mine step."""
     rows = []
     for iteration in sorted(set(inputs.candidates) | set(inputs.judgments)):
         candidates, judgments = inputs.candidates.get(iteration), inputs.judgments.get(iteration)
@@ -212,6 +212,7 @@ def _mining(inputs: ReportInputs) -> list[dict[str, Any]]:
         rows.append(
             {
                 "iteration": iteration,
+                "model": (inputs.manifests.get(f"retrieve-{iteration}", {}).get("summary") or {}).get("model"),
                 "candidates": candidates.num_rows if candidates is not None else None,
                 "judgments": judgments.num_rows if judgments is not None else None,
                 "grades": {str(grade): grades.count(grade) for grade in (1, 2, 3, 4)},

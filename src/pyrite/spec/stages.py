@@ -154,14 +154,22 @@ class MineSpec(Section):
 class FinetuneSpec(Section):
     """How the model is fine-tuned on the examples."""
 
-    loss: Literal["multiple-negatives", "cached-multiple-negatives", "triplet", "distill"] = Field(
+    loss: Literal["multiple-negatives", "cached-multiple-negatives", "triplet", "distill", "graded"] = Field(
         default="multiple-negatives",
         description="multiple-negatives: contrastive, with mined and in-batch negatives; "
         "cached-multiple-negatives: the same, with gradient caching for large batches; "
-        "triplet: cosine distance; distill: KL divergence to the judge's expected grades.",
+        "triplet: cosine distance; distill: KL divergence to the judge's expected grades; "
+        "graded: multiple-negatives plus kl_weight times distill. It uses all of mine.num_negatives.",
+    )
+    train: Literal["both", "query"] = Field(
+        default="both",
+        description="query: the trained model embeds queries only. The base model embeds passages, so that an index "
+        "stays valid.",
     )
     start: Literal["previous", "base"] = Field(
-        default="previous", description="Start from the previous iteration's weights or the base model's."
+        default="previous",
+        description="Start from the previous iteration's weights or the base model's. An iteration whose validation "
+        "score is below that of the model it started from counts as skipped: the next one uses that model instead.",
     )
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
     epochs: float = Field(default=1.0, gt=0, description="Passes over the examples.")
@@ -169,11 +177,40 @@ class FinetuneSpec(Section):
     warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps with a rising learning rate.")
     scale: float = Field(default=20.0, gt=0, description="multiple-negatives: inverse temperature.")
     margin: float = Field(default=0.1, gt=0, description="triplet: margin in cosine distance.")
+    kl_weight: float = Field(default=1.0, ge=0, description="graded: weight of the KL divergence.")
+    anchor: float = Field(
+        default=0.0,
+        ge=0,
+        description="Add this times the mean cosine distance of passages to their base embeddings to the loss, and a "
+        "fifth of it for queries. It limits forgetting.",
+    )
+    l2_sp: float = Field(
+        default=0.0,
+        ge=0,
+        description="Decoupled L2-SP (arXiv 1802.01483): each step moves the weights back by this times the learning "
+        "rate, as a share of their distance to the base model's weights.",
+    )
+    soup_size: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="Trainings that start from the same model with seeds seed, seed + 1, ...; their weights are "
+        "averaged (model soup, arXiv 2203.05482).",
+    )
     max_tokens: int | None = Field(default=128, ge=16, description="Maximum tokens in training; null: the model's.")
     dropout: bool = Field(default=False, description="Train with the model's own dropout.")
     weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of the optimizer.")
     checkpoint_every: int = Field(default=20, ge=1, description="Steps between checkpoints.")
     report_to: list[str] = Field(default=[], description="Trackers, as transformers names them, e.g. [tensorboard].")
+
+    @model_validator(mode="after")
+    def _needs_no_cache(self) -> "FinetuneSpec":
+        if self.train == "query" and self.loss == "cached-multiple-negatives":
+            raise ValueError(
+                "train query needs no gradient caching, because passages have no gradient: set loss to "
+                "multiple-negatives, or train to both"
+            )
+        return self
 
 
 class RetentionSpec(Section):

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pyrite import tables
 from pyrite.embedding import models
+from pyrite.embedding.asymmetric import save_query_encoder
 from pyrite.evaluation.selection import Candidate, Choice, choose, model_name, parse_model_name, score_of
 from pyrite.report import model_card
 from pyrite.report.data import ReportInputs, build
@@ -101,9 +102,18 @@ def _choose(ctx: StepContext, val: pa.Table, retention: dict[str, float]) -> Cho
 
 
 def _export_model(ctx: StepContext, name: str, folder: Path) -> None:
-    """Write the model ``name`` (base, an iteration, or a blend) to ``folder``."""
+    """Write the model ``name`` (base, an iteration, or a blend) to ``folder``.
+
+    With finetune.train query, a tuned model has two encoders: its own for queries, and the base model for passages.
+    """
     iteration, weight = parse_model_name(name)
-    if iteration == 0:
+    if iteration and ctx.spec.finetune.train == "query":
+        query = model_folder(ctx, iteration)
+        if weight < 1:
+            query = ctx.scratch / "query-encoder"
+            models.blend(resaved_base(ctx), model_folder(ctx, iteration), weight, query)
+        save_query_encoder(query, model_folder(ctx, 0), ctx.spec.model, folder)
+    elif iteration == 0:
         models.export_base(model_folder(ctx, 0), ctx.spec.model, folder)
     elif weight < 1:
         models.blend(resaved_base(ctx), model_folder(ctx, iteration), weight, folder)

@@ -6,6 +6,8 @@ Later stages score and export the saved model folder, never the model in memory.
 import json
 import math
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,59 +24,139 @@ from transformers import TrainerCallback, TrainerState, set_seed
 from pyrite import metrics
 from pyrite.embedding import models
 from pyrite.errors import PyriteError, UserError
+from pyrite.evaluation.selection import model_name
 from pyrite.spec import FinetuneSpec
 from pyrite.stages.context import StepContext
-from pyrite.stages.inputs import model_folder
+from pyrite.stages.inputs import current_model, model_folder
 from pyrite.stages.trackers import save_tensorboard_logs
 from pyrite.training.batching import ConflictFreeSampler, Row
 from pyrite.training.divergence import DivergenceCheck
 from pyrite.training.losses import LOSSES
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """A trained model: its folder, the number of steps, and the loss history as (step, loss)."""
+
+    folder: Path
+    steps: int
+    history: list[tuple[int, float]]
+
+
 def run(ctx: StepContext) -> dict[str, Any]:
-    """Write iterations/<i>/model/; return the number of examples and steps, and the loss history as (step, loss)."""
+    """Write iterations/<i>/model/; return the number of examples and steps, and the loss history as (step, loss).
+
+    A model soup reports the steps of all trainings, one after the other.
+    """
     spec, folder = ctx.spec.finetune, ctx.output_folder(f"iterations/{ctx.iteration}/model")
     examples = ctx.input(f"iterations/{ctx.iteration}/examples.parquet")
+    start = current_model(ctx) if spec.start == "previous" else 0
+    needs_labels = LOSSES[spec.loss].needs_labels
+    dataset, rows = read_examples(examples, needs_labels, ctx.spec.mine.num_negatives, ctx.scratch / "arrow")
+    members: list[_Trained] = []
+    for number in range(spec.soup_size):
+        member = _finished_member(ctx, number)
+        if member is None:
+            member = _train(ctx, number, model_folder(ctx, start), dataset, rows)
+        members.append(member)
+    _average([member.folder for member in members], ctx.scratch / "soup", folder)
+    history: list[tuple[int, float]] = []
+    steps = 0
+    for member in members:
+        history += [(steps + step, loss) for step, loss in member.history]
+        steps += member.steps
+    return {
+        "examples": len(rows),
+        "steps": steps,
+        "loss": sum(member.history[-1][1] for member in members) / len(members),
+        "history": history,
+        "start": model_name(start),
+    }
+
+
+def _train(ctx: StepContext, number: int, start: Path, dataset: Dataset, rows: list[Row]) -> _Trained:
+    """Train the model at ``start`` as member ``number`` of the soup, whose seed is the run's plus ``number``."""
+    spec, seed, checkpoints = ctx.spec.finetune, ctx.spec.seed + number, _checkpoints(number)
     device = models.device_name(ctx.spec.resources.device)
-    start = model_folder(ctx, ctx.iteration - 1 if spec.start == "previous" else 0)
-    model = models.load(start, model_folder(ctx, 0), ctx.spec.model, device, for_training=True)
+    base = model_folder(ctx, 0)
+    model = models.load(start, base, ctx.spec.model, device, for_training=True)
     max_seq_length = model.max_seq_length
     models.limit_window(model, spec.max_tokens)
     if not spec.dropout:
         _disable_dropout(model)
-    loss = LOSSES[spec.loss]
-    dataset, rows = read_examples(examples, loss.needs_labels, ctx.spec.mine.num_negatives, ctx.scratch / "arrow")
+    callbacks: list[TrainerCallback] = [_StepCallback(ctx, checkpoints)]
+    if spec.l2_sp:
+        callbacks.append(_L2SP(model, models.load(base, base, ctx.spec.model, device, for_training=True), spec.l2_sp))
+    needs_base = spec.anchor > 0 or spec.train == "query"
+    frozen = models.load(base, base, ctx.spec.model, device) if needs_base else None
     with save_tensorboard_logs(ctx):
         trainer = _Trainer(
             rows,
-            ctx.spec.seed,
+            seed,
             model=model,
-            args=_arguments(ctx, model, dataset.column_names, device),
+            args=_arguments(ctx, model, dataset.column_names, device, seed, checkpoints),
             train_dataset=dataset,
-            loss=loss.build(model, spec),
-            callbacks=[_StepCallback(ctx)],
+            loss=LOSSES[spec.loss].build(model, spec, frozen),
+            callbacks=callbacks,
         )
-        checkpoint = _last_checkpoint(ctx.restore_scratch("checkpoints"))
+        checkpoint = _last_checkpoint(ctx.restore_scratch(checkpoints))
         if checkpoint:
             ctx.progress.message(f"resuming from {checkpoint.name}")
         divergence = DivergenceCheck(trainer, dataset["positive"][:100])
-        set_seed(ctx.spec.seed)
+        set_seed(seed)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     if not history:
         raise PyriteError(f"training logged no loss in {trainer.state.global_step} steps of {len(rows)} examples.")
     if model.max_seq_length != max_seq_length:
         model.max_seq_length = max_seq_length
-    model.save_pretrained(str(folder), safe_serialization=True)
-    _restore_dropout(start, folder)
-    if why := divergence.find(folder):
+    member = ctx.scratch / _member(number)
+    shutil.rmtree(member, ignore_errors=True)
+    model.save_pretrained(str(member / "model"), safe_serialization=True)
+    _restore_dropout(start, member / "model")
+    if why := divergence.find(member / "model"):
         raise _diverged(why, spec)
-    return {
-        "examples": len(rows),
-        "steps": trainer.state.global_step,
-        "loss": history[-1][1],
-        "history": history,
-    }
+    if spec.soup_size > 1:
+        # Written last, because it marks the member as finished.
+        (member / _STATE).write_text(json.dumps({"steps": trainer.state.global_step, "history": history}))
+        ctx.save_scratch(_member(number))
+    return _Trained(member / "model", trainer.state.global_step, history)
+
+
+#: The file with the steps and the history of a finished member of a soup.
+_STATE = "member.json"
+
+
+def _member(number: int) -> str:
+    """The scratch folder of a member of the soup."""
+    return f"member-{number}"
+
+
+def _checkpoints(number: int) -> str:
+    """The scratch folder of a member's checkpoints."""
+    return f"checkpoints-{number}" if number else "checkpoints"
+
+
+def _finished_member(ctx: StepContext, number: int) -> _Trained | None:
+    """Member ``number`` of the soup, if an interrupted attempt has finished it."""
+    if ctx.spec.finetune.soup_size == 1:
+        return None
+    folder = ctx.restore_scratch(_member(number))
+    if not (folder / _STATE).is_file():
+        return None
+    ctx.progress.message(f"training {number + 1} of {ctx.spec.finetune.soup_size} is finished already")
+    state = json.loads((folder / _STATE).read_text())
+    return _Trained(folder / "model", state["steps"], [(step, loss) for step, loss in state["history"]])
+
+
+def _average(members: Sequence[Path], scratch: Path, folder: Path) -> None:
+    """Write to ``folder`` the model whose weights are the mean of those of ``members``, which all have equal files."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    mean = members[0]
+    for count, member in enumerate(members[1:], start=2):
+        models.blend(mean, member, 1 / count, scratch / str(count))
+        mean = scratch / str(count)
+    shutil.copytree(mean, folder, dirs_exist_ok=True)
 
 
 def _diverged(why: str, spec: FinetuneSpec) -> UserError:
@@ -118,13 +200,15 @@ def read_examples(path: Path, labels: bool, negatives: int, cache: Path) -> tupl
     return dataset, rows
 
 
-def _arguments(ctx: StepContext, model: SentenceTransformer, columns: list[str], device: str) -> "_Arguments":
+def _arguments(
+    ctx: StepContext, model: SentenceTransformer, columns: list[str], device: str, seed: int, checkpoints: str
+) -> "_Arguments":
     spec = ctx.spec.finetune
     prompts = {
         column: model.prompts["query" if column == "anchor" else "document"] for column in columns if column != "label"
     }
     return _Arguments(
-        output_dir=str(ctx.scratch / "checkpoints"),
+        output_dir=str(ctx.scratch / checkpoints),
         num_train_epochs=spec.epochs,
         per_device_train_batch_size=spec.batch_size,
         learning_rate=spec.learning_rate,
@@ -133,8 +217,8 @@ def _arguments(ctx: StepContext, model: SentenceTransformer, columns: list[str],
         lr_scheduler_type="linear",
         bf16=models.has_bf16(device),
         use_cpu=device == "cpu",
-        seed=ctx.spec.seed,
-        data_seed=ctx.spec.seed,
+        seed=seed,
+        data_seed=seed,
         prompts={column: prompt for column, prompt in prompts.items() if prompt} or None,
         save_strategy="steps",
         save_steps=spec.checkpoint_every,
@@ -196,8 +280,8 @@ def _restore_dropout(start: Path, folder: Path) -> None:
 class _StepCallback(TrainerCallback):  # type: ignore[misc]  # the library is not typed
     """Reports steps and losses. Saves checkpoints in the store, so that training survives the loss of its machine."""
 
-    def __init__(self, ctx: StepContext):
-        self._ctx = ctx
+    def __init__(self, ctx: StepContext, checkpoints: str):
+        self._ctx, self._checkpoints = ctx, checkpoints
 
     def on_train_begin(self, _: Any, state: TrainerState, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
@@ -214,4 +298,21 @@ class _StepCallback(TrainerCallback):  # type: ignore[misc]  # the library is no
                 raise _diverged(f"the loss is {logs['loss']}", self._ctx.spec.finetune)
 
     def on_save(self, *_: Any, **__: Any) -> None:
-        self._ctx.save_scratch("checkpoints")
+        self._ctx.save_scratch(self._checkpoints)
+
+
+class _L2SP(TrainerCallback):  # type: ignore[misc]  # the library is not typed
+    """Decoupled L2-SP (Li et al., arXiv 1802.01483): after each step, moves the weights towards the base model's.
+
+    As in AdamW, the share of the distance is ``strength`` times the learning rate, and gradients do not contain it.
+    """
+
+    def __init__(self, model: SentenceTransformer, base: SentenceTransformer, strength: float):
+        self._pairs = list(zip(model.parameters(), base.parameters(), strict=True))
+        self._strength = strength
+
+    def on_optimizer_step(self, *_: Any, optimizer: Any, **__: Any) -> None:
+        share = min(1.0, self._strength * optimizer.param_groups[0]["lr"])
+        for weight, target in self._pairs:
+            if weight.grad is not None:  # the others, such as an unused pooler's, are not trained
+                weight.data.lerp_(target.data, share)

@@ -1,5 +1,6 @@
 """Reads the outputs of earlier steps that several stages need."""
 
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from pyrite import tables
 from pyrite.embedding import models
 from pyrite.embedding.encoder import Encoder, Texts
 from pyrite.errors import UserError
+from pyrite.evaluation.selection import current_iteration, label, model_name, score_of
 from pyrite.generation.filters import deduplicate
 from pyrite.generation.questions import from_tables, to_tables
+from pyrite.plan import score_key
 from pyrite.splitting import SPLITS
 from pyrite.stages.context import StepContext
 
@@ -106,6 +109,20 @@ def model_folder(ctx: StepContext, iteration: int) -> Path:
     if iteration == 0:
         return models.base_folder(ctx.spec.model.base, ctx.spec.model.revision)
     return ctx.input_folder(f"iterations/{iteration}/model")
+
+
+def current_model(ctx: StepContext) -> int:
+    """The iteration whose model the step's iteration retrieves with and, with finetune.start previous, starts from."""
+    if ctx.iteration == 1:
+        return 0
+    metrics = [json.loads(ctx.input(score_key(i)).read_text()) for i in range(ctx.iteration)]
+    current = current_iteration([score_of(each) for each in metrics])
+    if current < ctx.iteration - 1:
+        ctx.progress.message(
+            f"{label(model_name(ctx.iteration - 1))} scores below {label(model_name(current))} on validation: "
+            f"iteration {ctx.iteration} uses {label(model_name(current))}"
+        )
+    return current
 
 
 def resaved_base(ctx: StepContext) -> Path:

@@ -13,17 +13,23 @@ import pyarrow.compute as pc
 from pyrite import tables
 from pyrite.embedding.encoder import Encoder
 from pyrite.embedding.search import read_blocks, take, top_k
+from pyrite.evaluation.selection import model_name
 from pyrite.stages.context import StepContext
-from pyrite.stages.inputs import encoder, passage_texts, read_passage_ids, read_qrels, read_queries
+from pyrite.stages.inputs import current_model, encoder, passage_texts, read_passage_ids, read_qrels, read_queries
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
-    """Write iterations/<i>/candidates.parquet; return counts."""
-    queries, qrels = read_queries(ctx, "train"), read_qrels(ctx)
-    candidates = retrieve(encoder(ctx, ctx.iteration - 1), ctx, queries, qrels)
+    """Write iterations/<i>/candidates.parquet; return the name of the model and counts."""
+    queries, qrels, current = read_queries(ctx, "train"), read_qrels(ctx), current_model(ctx)
+    candidates = retrieve(encoder(ctx, current), ctx, queries, qrels)
     rows = tables.write(ctx.output(f"iterations/{ctx.iteration}/candidates.parquet"), candidates, tables.CANDIDATES)
     below = pc.sum(pc.equal(candidates["rank"], ctx.spec.retrieve.range_max + 1)).as_py() or 0
-    return {"queries": queries.num_rows, "candidates": rows, "known_relevant_below_range_max": below}
+    return {
+        "model": model_name(current),
+        "queries": queries.num_rows,
+        "candidates": rows,
+        "known_relevant_below_range_max": below,
+    }
 
 
 def retrieve(model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa.Table) -> pa.Table:

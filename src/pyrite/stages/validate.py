@@ -3,6 +3,7 @@
 Iteration 0 is the base model. If the run has a retention set, each model is scored on it too.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,17 @@ from pyrite import tables
 from pyrite.embedding import models
 from pyrite.embedding.checks import model_notes
 from pyrite.evaluation.selection import model_name
+from pyrite.plan import score_key
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import encoder_for, model_folder, read_passages, read_qrels, read_queries, resaved_base
 from pyrite.stages.scoring import means, score_retention, score_split
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
-    """Write iterations/<i>/metrics/val.parquet; return the mean metrics and the retention score of each model."""
+    """Write iterations/<i>/metrics/val.parquet, and the mean metrics of the unblended model to score.json.
+
+    Returns the mean metrics and the retention score of each model.
+    """
     spec = ctx.spec.evaluate
     passages, queries, qrels = read_passages(ctx), read_queries(ctx), read_qrels(ctx)
     rows: list[dict[str, Any]] = []
@@ -34,6 +39,8 @@ def run(ctx: StepContext) -> dict[str, Any]:
         if spec.retention:
             retention[name] = score_retention(encoder, spec.retention.path, ctx.progress)
     tables.write(ctx.output(f"iterations/{ctx.iteration}/metrics/val.parquet"), rows, tables.PER_QUERY)
+    unblended = val[model_name(ctx.iteration)]
+    ctx.output(score_key(ctx.iteration)).write_text(json.dumps(unblended, sort_keys=True) + "\n")
     summary: dict[str, Any] = {"val": val, "retention": retention}
     if ctx.iteration == 0:
         summary["truncated_passages"] = _count_truncated(ctx, passages)

@@ -1,7 +1,12 @@
-"""Training losses by name: those of sentence-transformers, with this project's settings."""
+"""Training losses by name: those of sentence-transformers, with this project's settings.
 
-from collections.abc import Callable, Iterable
+Texts are embedded under the trainer's autocast, but similarities are computed in float32: in bfloat16, the gradient of
+the embeddings is off by several percent.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,42 +30,100 @@ from pyrite.spec import FinetuneSpec
 #: Texts per forward pass, sized for a CPU's caches.
 _MICRO_BATCH = 24
 
+#: Weight of queries in the anchor loss, relative to passages. Queries have to move more: they are short, and training
+#: has to teach which passages answer them. Passages only have to keep their place among the corpus.
+ANCHOR_OF_QUERIES = 0.2
 
-class SortedLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]  # the library is not typed
-    """The library's loss, but passages of all columns are embedded in order of length, with less padding."""
+#: A column of a batch: the tokens of its texts, as the model's tokenizer returns them.
+Features = dict[str, Any]
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
-        """The loss of a batch of (anchor, positive, negative_1, ...) columns."""
-        anchors, *passages = columns = list(sentence_features)
-        if "attention_mask" not in anchors:  # a static embedding model: its texts are not padded
-            unsorted: Tensor = super().forward(columns, labels)
-            return unsorted
-        rows, width = len(passages[0]["input_ids"]), max(column["input_ids"].shape[1] for column in passages)
-        padded = {
-            name: torch.cat([functional.pad(column[name], (0, width - column[name].shape[1])) for column in passages])
-            for name, value in passages[0].items()
-            if isinstance(value, Tensor) and value.ndim == 2
-        }
-        order = torch.argsort(padded["attention_mask"].sum(dim=1), descending=True, stable=True)
-        vectors = []
-        for chosen in torch.split(order, _MICRO_BATCH):
-            length = int(padded["attention_mask"][chosen].any(dim=0).nonzero().max()) + 1
-            vectors.append(self._embed({name: value[chosen, :length] for name, value in padded.items()}))
-        embedded = torch.split(torch.cat(vectors)[torch.argsort(order)], rows)
-        loss: Tensor = self.compute_loss_from_embeddings([self._embed(anchors), *embedded], labels)
-        return loss
+#: Computes the loss from the embeddings of the columns (query, positive, negative_1, ...), each of shape (examples,
+#: dims) and in float32, and from the labels, of shape (examples, passages per example), or None.
+Function = Callable[[list[Tensor], Tensor | None], Tensor]
 
-    def _embed(self, features: dict[str, Tensor]) -> Tensor:
-        vectors: Tensor = self.model(features)["sentence_embedding"]
-        return vectors.float()
+
+def embed(model: SentenceTransformer, columns: Sequence[Features]) -> list[Tensor]:
+    """The float32 embeddings of each column, shape (texts, dims). Columns must have the same number of texts.
+
+    Texts of all columns are embedded in order of length, with less padding.
+    """
+    if "attention_mask" not in columns[0]:  # a static embedding model: its texts are not padded
+        return [model(column)["sentence_embedding"].float() for column in columns]
+    rows, width = len(columns[0]["input_ids"]), max(column["input_ids"].shape[1] for column in columns)
+    padded = {
+        name: torch.cat([functional.pad(column[name], (0, width - column[name].shape[1])) for column in columns])
+        for name, value in columns[0].items()
+        if isinstance(value, Tensor) and value.ndim == 2
+    }
+    others = {name: value for name, value in columns[0].items() if not isinstance(value, Tensor)}
+    order = torch.argsort(padded["attention_mask"].sum(dim=1), descending=True, stable=True)
+    vectors = []
+    for chosen in torch.split(order, _MICRO_BATCH):
+        length = int(padded["attention_mask"][chosen].any(dim=0).nonzero().max()) + 1
+        features = others | {name: value[chosen, :length] for name, value in padded.items()}
+        vectors.append(model(features)["sentence_embedding"].float())
+    return list(torch.split(torch.cat(vectors)[torch.argsort(order)], rows))
+
+
+def _embed_query_and_passages(model: SentenceTransformer, columns: Sequence[Features]) -> list[Tensor]:
+    return [*embed(model, columns[:1]), *embed(model, columns[1:])]
+
+
+def _anchor_loss(embeddings: Sequence[Tensor], base: Sequence[Tensor]) -> Tensor:
+    """Mean cosine distance of passages to the base model's embeddings, plus ``ANCHOR_OF_QUERIES`` times queries'."""
+    queries, *passages = ((1 - pairwise_cos_sim(*pair)).mean() for pair in zip(embeddings, base, strict=True))
+    total: Tensor = torch.stack(passages).mean() + ANCHOR_OF_QUERIES * queries
+    return total
+
+
+class EmbeddingLoss(torch.nn.Module):
+    """Embeds the columns of a batch, and computes ``function`` in float32, plus the anchor loss.
+
+    Args:
+        base: the base model, for finetune.anchor and finetune.train query; else None. It is not trained.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, function: Function, spec: FinetuneSpec, base: SentenceTransformer | None
+    ):
+        super().__init__()
+        self.model = model
+        self._function, self._spec = function, spec
+        # A function, not a submodule: the trainer would set it to training mode.
+        self._embed_base = partial(_embed_query_and_passages, base.eval()) if base else None
+
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
+        """The loss of a batch of (query, positive, negative_1, ...) columns."""
+        columns = list(sentence_features)
+        base = []
+        if self._embed_base:
+            with torch.no_grad():
+                base = self._embed_base(columns)
+        if self._spec.train == "query":
+            embeddings = [*embed(self.model, columns[:1]), *base[1:]]
+        else:
+            embeddings = _embed_query_and_passages(self.model, columns)
+        with torch.autocast(self.model.device.type, enabled=False):
+            loss = self._function(embeddings, labels)
+            return loss + self._spec.anchor * _anchor_loss(embeddings, base) if self._spec.anchor else loss
 
 
 class CachedLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]  # the library is not typed
-    """The library's loss with gradient caching, but with autocast in both forward passes.
+    """The library's loss with gradient caching, plus the anchor loss, with autocast in both forward passes.
 
     The second one runs in the backward pass, outside of the trainer's autocast. In float32, a step took 1.5 times as
     long on a CPU with AVX-512 BF16.
     """
+
+    def __init__(self, model: SentenceTransformer, spec: FinetuneSpec, base: SentenceTransformer | None):
+        if has_static_embedding_input(model):
+            raise UserError(
+                "finetune.loss: cached-multiple-negatives cannot train a static embedding model. Use multiple-negatives."
+            )
+        super().__init__(model, scale=spec.scale, mini_batch_size=_MICRO_BATCH)
+        self._anchor = spec.anchor
+        self._embed_base = partial(_embed_query_and_passages, base.eval()) if base else None
+        self._base: list[Tensor] = []
 
     def embed_minibatch(self, *args: Any, **kwargs: Any) -> Any:
         """The library's method, under autocast."""
@@ -68,28 +131,42 @@ class CachedLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]  # t
         with torch.autocast(device, torch.bfloat16, enabled=has_bf16(device)):
             return super().embed_minibatch(*args, **kwargs)
 
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
+        """The loss of a batch of (query, positive, negative_1, ...) columns."""
+        columns = list(sentence_features)
+        if self._embed_base:
+            with torch.no_grad():
+                self._base = self._embed_base(columns)
+        loss: Tensor = super().forward(columns, labels)
+        return loss
 
-def _multiple_negatives(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
+    def calculate_loss(
+        self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
+    ) -> Tensor:
+        """The library's method, in float32. Each element of ``reps`` holds the mini-batches of a column."""
+        with torch.autocast(self.model.device.type, enabled=False):
+            parts = [[part.float() for part in column] for column in reps]
+            loss: Tensor = super().calculate_loss(parts, labels, with_backward=with_backward)
+            if not self._anchor:
+                return loss
+            anchor = self._anchor * _anchor_loss([torch.cat(column) for column in parts], self._base)
+            if with_backward:
+                anchor.backward()  # type: ignore[no-untyped-call]
+            return loss + anchor.detach() if with_backward else loss + anchor
+
+
+def _info_nce(model: SentenceTransformer, spec: FinetuneSpec) -> Function:
     """InfoNCE over the example's negatives and all passages of the batch (van den Oord et al., arXiv 1807.03748)."""
-    return SortedLoss(model, scale=spec.scale)
+    return MultipleNegativesRankingLoss(model, scale=spec.scale).compute_loss_from_embeddings  # type: ignore[no-any-return]
 
 
-def _cached_multiple_negatives(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
-    """InfoNCE with gradient caching (Gao et al., arXiv 2101.06983): memory does not grow with the batch size, but each
-    passage is embedded twice."""
-    if has_static_embedding_input(model):
-        raise UserError(
-            "finetune.loss: cached-multiple-negatives cannot train a static embedding model. Use multiple-negatives."
-        )
-    return CachedLoss(model, scale=spec.scale, mini_batch_size=_MICRO_BATCH)
-
-
-def _triplet(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
+def _triplet(model: SentenceTransformer, spec: FinetuneSpec) -> Function:
     """max(0, d(q, p) - d(q, n) + margin) on cosine distance. The library's default is Euclidean, margin 5."""
-    return TripletLoss(model, distance_metric=TripletDistanceMetric.COSINE, triplet_margin=spec.margin)
+    loss = TripletLoss(model, distance_metric=TripletDistanceMetric.COSINE, triplet_margin=spec.margin)
+    return loss.compute_loss_from_embeddings  # type: ignore[no-any-return]
 
 
-def _distill(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
+def _distill(model: SentenceTransformer, spec: FinetuneSpec) -> Function:
     """KL divergence between the softmax of the judge's expected grades and that of the scaled cosines
     (Lin et al., arXiv 2010.11386)."""
 
@@ -97,21 +174,38 @@ def _distill(model: SentenceTransformer, spec: FinetuneSpec) -> Any:
         cosines: Tensor = pairwise_cos_sim(a, b)
         return cosines * spec.scale
 
-    return DistillKLDivLoss(model, similarity_fct=scaled)
+    return DistillKLDivLoss(model, similarity_fct=scaled).compute_loss_from_embeddings  # type: ignore[no-any-return]
+
+
+def _graded(model: SentenceTransformer, spec: FinetuneSpec) -> Function:
+    """InfoNCE, plus ``finetune.kl_weight`` times the KL divergence to the judge's expected grades."""
+    contrastive, divergence = _info_nce(model, spec), _distill(model, spec)
+    return lambda embeddings, labels: contrastive(embeddings, labels) + spec.kl_weight * divergence(embeddings, labels)
+
+
+#: Builds a loss for a model. The third argument is the base model if a setting needs it, else None.
+Build = Callable[[SentenceTransformer, FinetuneSpec, SentenceTransformer | None], torch.nn.Module]
+
+
+def _on_embeddings(function: Callable[[SentenceTransformer, FinetuneSpec], Function]) -> Build:
+    return lambda model, spec, base: EmbeddingLoss(model, function(model, spec), spec, base)
 
 
 @dataclass(frozen=True)
 class Loss:
     """How to build a loss for a model, and whether it needs the column ``label`` (the judge's expected grades)."""
 
-    build: Callable[[SentenceTransformer, FinetuneSpec], Any]
+    build: Build
     needs_labels: bool = False
 
 
 #: The losses by ``finetune.loss``. To add one, add it here and to ``spec.FinetuneSpec.loss``.
+#: With gradient caching (Gao et al., arXiv 2101.06983), memory does not grow with the batch size, but each passage is
+#: embedded twice.
 LOSSES: dict[str, Loss] = {
-    "multiple-negatives": Loss(_multiple_negatives),
-    "cached-multiple-negatives": Loss(_cached_multiple_negatives),
-    "triplet": Loss(_triplet),
-    "distill": Loss(_distill, needs_labels=True),
+    "multiple-negatives": Loss(_on_embeddings(_info_nce)),
+    "cached-multiple-negatives": Loss(CachedLoss),
+    "triplet": Loss(_on_embeddings(_triplet)),
+    "distill": Loss(_on_embeddings(_distill), needs_labels=True),
+    "graded": Loss(_on_embeddings(_graded), needs_labels=True),
 }
