@@ -34,3 +34,10 @@ def test_topics_in_two_splits_are_counted() -> None:
     inputs = make()
     leaking = inputs.queries.set_column(2, "topic", pa.array(["same"] * inputs.queries.num_rows, type=pa.string()))
     assert build(replace(inputs, queries=leaking))["data"]["shared_topics"] == 1
+
+
+def test_notes_on_the_base_model_are_in_the_report() -> None:
+    inputs = make()
+    validated = {**inputs.manifests["prepare"], "summary": {"model_notes": ["mean pooling is a guess"]}}
+    report = build(replace(inputs, manifests={**inputs.manifests, "validate-0": validated}))
+    assert "mean pooling is a guess" in report["data"]["notes"]
