@@ -20,7 +20,12 @@ def test_a_shared_passage_or_document_joins_groups() -> None:
     passages = pa.Table.from_pylist(
         [
             {"passage_id": name, "parents": [{"document_id": document, "topic": topic}]}
-            for name, document, topic in (("p1", "d1", "Gout"), ("p2", "d1", ""), ("p3", "d3", "acne"), ("p4", "d4", ""))
+            for name, document, topic in (
+                ("p1", "d1", "Gout"),
+                ("p2", "d1", ""),
+                ("p3", "d3", "acne"),
+                ("p4", "d4", ""),
+            )
         ],
         tables.PASSAGES,
     )

@@ -123,7 +123,12 @@ def intervals(result: Comparison) -> list[float]:
 def test_intervals_with_one_query_per_cluster_are_ordinary() -> None:
     base, other = np.random.default_rng(5).choice([0.1, 0.2, 0.5, 1.0], (2, 80))
     ordinary = stats.bootstrap(
-        (base, other), lambda b, o, axis: (o - b).mean(axis), paired=True, n_resamples=10_000, method="percentile", rng=0
+        (base, other),
+        lambda b, o, axis: (o - b).mean(axis),
+        paired=True,
+        n_resamples=10_000,
+        method="percentile",
+        rng=0,
     ).confidence_interval
     found = compare(base, other, 10_000, 0, clusters=[f"query {number}" for number in range(80)])
     assert found == compare(base, other, 10_000, 0)

@@ -16,8 +16,13 @@ from numpy.typing import NDArray
 
 from pyrite.evaluation.significance import relative_lower_bound, standard_error
 from pyrite.plan import BASE as BASE
+from pyrite.spec import RunSpec
 
 Clusters = Sequence[Hashable] | None
+
+
+#: The metrics of model selection and of the gate.
+SELECTION_METRICS = ("mrr@5", "dcg@5")
 
 
 def score_of(metrics: Mapping[str, float]) -> float:
@@ -66,6 +71,12 @@ class LossLimit:
     confidence: float
     resamples: int
     seed: int
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> "LossLimit | None":
+        """The limit of a run; None if it has no retention set."""
+        sets = spec.evaluate.retention
+        return cls(sets.max_loss, sets.confidence, spec.evaluate.resamples, spec.seed) if sets else None
 
     def bound(self, base: NDArray[np.float64], other: NDArray[np.float64]) -> float:
         """Lower bound of the relative change from ``base``. Both have one value per query, shape (queries,)."""

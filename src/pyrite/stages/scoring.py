@@ -12,6 +12,7 @@ from pyrite.embedding.search import read_blocks, top_k
 from pyrite.evaluation import scoring
 from pyrite.progress import Progress
 from pyrite.sources import retention
+from pyrite.spec.stages import retention_name
 
 #: Passages ranked per query, as many as the metrics need.
 DEPTH = 10
@@ -70,7 +71,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 class Retention(NamedTuple):
-    """The retention set: (ids, texts) of passages and of queries, and qrels."""
+    """A retention set: (ids, texts) of passages and of queries, and qrels."""
 
     corpus: tuple[list[str], list[str]]
     queries: tuple[list[str], list[str]]
@@ -79,7 +80,7 @@ class Retention(NamedTuple):
 
 @cache
 def read_retention(path: str) -> Retention:
-    """Read a BEIR data set. Each document is one passage, which the model truncates. Raises UserError if invalid."""
+    """Read a retention set. Each document is one passage, which the model truncates. Raises UserError if invalid."""
     documents, questions = retention.read(path)
     qrels = [(q.id, document, grade) for q in questions for document, grade in q.relevant.items()]
     query_ids, passage_ids, grades = zip(*qrels, strict=True)
@@ -90,8 +91,9 @@ def read_retention(path: str) -> Retention:
     )
 
 
-def score_retention(encoder: Encoder, path: str, progress: Progress) -> float:
-    """Mean nDCG@10 of the model on the BEIR data set at ``path``."""
+def score_retention(encoder: Encoder, model: str, path: str, progress: Progress) -> list[dict[str, Any]]:
+    """nDCG@10 of ``model`` for every query of the retention set at ``path``, as RETENTION rows sorted by query id."""
     corpus, queries, qrels = read_retention(path)
     ranked = rank(encoder, corpus, queries, progress)
-    return means([row for row in scoring.per_query(ranked, qrels) if row["metric"] == "ndcg@10"])["ndcg@10"]
+    named = {"model": model, "set": retention_name(path)}
+    return [{**named, **row} for row in scoring.per_query(ranked, qrels) if row["metric"] == "ndcg@10"]

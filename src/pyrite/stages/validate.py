@@ -1,6 +1,7 @@
 """validate: scores an iteration's model, and its blends with the base, on the validation queries.
 
-Iteration 0 is the base model. If the run has a retention set, each model is scored on it too.
+Iteration 0 is the base model. If the run has a retention set, each model is scored on it too. The sets that are only
+reported are scored by evaluate.
 """
 
 from collections.abc import Iterator
@@ -18,12 +19,13 @@ from pyrite.stages.scoring import means, score_retention, score_split
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
-    """Write iterations/<i>/metrics/val.parquet; return the mean metrics and the retention score of each model."""
+    """Write val.parquet and retention.parquet to iterations/<i>/metrics; return the means of each model."""
     spec = ctx.spec.evaluate
     passages, queries, qrels = read_passages(ctx), read_queries(ctx), read_qrels(ctx)
     rows: list[dict[str, Any]] = []
     val: dict[str, dict[str, float]] = {}
     retention: dict[str, float] = {}
+    retention_rows: list[dict[str, Any]] = []
     for name, folder in _models(ctx):
         encoder = encoder_for(ctx, folder)
         ctx.progress.message(f"scoring {name} on validation")
@@ -31,8 +33,13 @@ def run(ctx: StepContext) -> dict[str, Any]:
         rows += scored
         val[name] = means(scored)
         if spec.retention:
-            retention[name] = score_retention(encoder, spec.retention.path, ctx.progress)
+            scored = score_retention(encoder, name, spec.retention.path, ctx.progress)
+            retention_rows += scored
+            retention[name] = means(scored)["ndcg@10"]
     tables.write(ctx.output(f"iterations/{ctx.iteration}/metrics/val.parquet"), rows, tables.PER_QUERY)
+    if spec.retention:
+        retention_file = ctx.output(f"iterations/{ctx.iteration}/metrics/retention.parquet")
+        tables.write(retention_file, retention_rows, tables.RETENTION)
     summary: dict[str, Any] = {"val": val, "retention": retention}
     if ctx.iteration == 0:
         summary["truncated_passages"] = _count_truncated(ctx, passages)
