@@ -129,8 +129,8 @@ def test_loss_on_the_retention_set_rejects_the_best() -> None:
     choice = choose(candidates, limit(0.02))
     assert choice.name == "iteration-1@0.3"
     assert choice.reasons["iteration-1"] == (
-        "rejected: nDCG@10 on the retention set changes by -5.0%, and by -5.0% at the one-sided 80% bound; a loss of at "
-        "most 2.0% is allowed"
+        "rejected: nDCG@10 on the retention set changes by -5.0%, and by -5.0% at the one-sided 80% bound; a loss of "
+        "at most 2.0% is allowed"
     )
     assert choice.reasons["iteration-1@0.6"] == "rejected: not scored on the retention set"
     assert choose(candidates, None).name == "iteration-1"

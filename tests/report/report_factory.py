@@ -160,7 +160,7 @@ def make(
             ],
             tables.RETENTION,
         ),
-        clusters={row["query_id"]: row["topic"] for row in query_rows},
+        clusters={row["query_id"]: f"{row['split']} {number // 3}" for number, row in enumerate(query_rows)},
     )
 
 

@@ -122,7 +122,7 @@ def relative_lower_bound(
     base, other = _paired(base, other)
     totals = sums_by_cluster(np.stack([base, other - base], axis=-1), cluster_codes(clusters, base.size))
     draws = resampled_sums(totals, resamples, seed) if len(totals) > 1 else totals
-    change = np.divide(draws[:, 1], draws[:, 0], out=np.zeros(len(draws)), where=draws[:, 0] > 0)
+    change = np.divide(draws[:, 1], draws[:, 0], out=np.zeros(len(draws)), where=draws[:, 0] > 1e-12)
     return float(np.quantile(change, 1 - confidence))
 
 
