@@ -1,6 +1,6 @@
 """The built-in retention set: general knowledge outside medicine, as documents and questions generated from facts.
 
-It shows whether a model forgets. The base model is already good at it, so it cannot show a gain.
+It shows only severe forgetting: its passages are short, and half of its questions name their subject.
 """
 
 import hashlib
