@@ -145,3 +145,18 @@ def test_an_empty_section_has_defaults_and_takes_overrides(tmp_path: Path) -> No
 def test_a_dumped_run_reads_as_an_equal_run(tmp_path: Path) -> None:
     spec = load(write(tmp_path, "source: {kind: sample}\nevaluate: {gate: {mrr@5: 0.2}}\n"))
     assert load(write(tmp_path, dump(spec))) == spec
+
+
+def test_paths_of_reported_retention_sets_are_absolute(tmp_path: Path) -> None:
+    text = "source: {kind: sample}\nevaluate: {retention: {path: builtin:general, report: [one, s3://b/two]}}\n"
+    retention = load(write(tmp_path, text)).evaluate.retention
+    assert retention is not None
+    assert (retention.path, retention.report) == ("builtin:general", [str(tmp_path / "one"), "s3://b/two"])
+    path = write(tmp_path, text.replace("[one, s3://b/two]", "one"))
+    assert load(path).evaluate.retention.report == [str(tmp_path / "one")]  # type: ignore[union-attr]
+
+
+def test_retention_sets_with_the_same_name_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "source: {kind: sample}\nevaluate: {retention: {path: a/set.tar.gz, report: [b/set]}}\n")
+    with pytest.raises(UserError, match="two sets named set"):
+        load(path)

@@ -22,6 +22,7 @@ _PATHS = (
     ("resources", "judge_key_file"),
     ("evaluate", "retention"),
     ("evaluate", "retention", "path"),
+    ("evaluate", "retention", "report"),
 )
 
 
@@ -91,16 +92,22 @@ def _make_absolute(content: dict[str, Any], place: Sequence[str], folder: Path) 
     for name in place[:-1]:
         node = node.get(name) if isinstance(node, dict) else None
     value = node.get(place[-1]) if isinstance(node, dict) else None
+    if isinstance(value, list):
+        node[place[-1]] = [_absolute(each, place, node, folder) for each in value]
+    elif isinstance(value, str):
+        node[place[-1]] = _absolute(value, place, node, folder)
+
+
+def _absolute(value: Any, place: Sequence[str], section: dict[str, Any], folder: Path) -> Any:
     if not isinstance(value, str) or "://" in value or value.startswith("builtin:"):
-        return
+        return value
     path = (folder / Path(value).expanduser()).absolute()
-    if _is_path(place, node, path):
-        node[place[-1]] = str(path)
+    return str(path) if _is_path(place, section, path) else value
 
 
 def _is_path(place: Sequence[str], section: dict[str, Any], path: Path) -> bool:
     """Whether the setting at ``place`` is a path. Hub ids and prompt names look like relative paths."""
-    if place[-1] in ("path", "retention"):
+    if place[-1] in ("path", "retention", "report"):
         return True
     if place[-1] == "id":  # in other sources, the name of a column
         return section.get("kind") == "huggingface" and path.exists()

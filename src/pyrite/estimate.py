@@ -89,7 +89,11 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     model = size(base_folder(spec.model.base, spec.model.revision))
     slowdown = max(0.1, model.multiplied / _MEASURED.multiplied)
     encode = slowdown * work.characters / _ENCODED_CHARACTERS_PER_SECOND
-    encode_retention = slowdown * _retention_characters(spec) / _ENCODED_CHARACTERS_PER_SECOND
+    sets = spec.evaluate.retention
+    encode_retention, encode_reported = (
+        slowdown * _retention_characters(paths) / _ENCODED_CHARACTERS_PER_SECOND
+        for paths in (([sets.path], sets.report) if sets else ([], []))
+    )
     models = 1 + len(spec.evaluate.blends)
     per_example = min(spec.prepare.max_chars, work.passage_characters) * (1 + spec.mine.num_negatives)
     examples = work.train * spec.mine.num_positives * spec.finetune.epochs
@@ -116,7 +120,8 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
                 assert step.iteration is not None
                 expected += train * (1 + 0.5 * (step.iteration - 1) if spec.mine.accumulate else 1)
             case "evaluate":
-                expected += encode * _FLOAT32_SLOWDOWN * (spec.iterations + 2)  # base, iterations, a blend
+                # A blend; base and chosen model without context; half of the corpus in float32 for both.
+                expected += encode * (3 + _FLOAT32_SLOWDOWN) + encode_reported * (2 + spec.iterations)
         seconds[step] = expected
     todo = [state.step for state in survey(spec, manifests, run.external) if state.state != "done"]
     with_server = {"generate", "judge"} if judging else {"generate"}
@@ -139,10 +144,8 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     return Estimate(seconds, summary, _describe_judging(judging, share, on, machines) if judging and share else "")
 
 
-def _retention_characters(spec: RunSpec) -> int:
-    if not spec.evaluate.retention:
-        return 0
-    return sum(len(document.text) for document in retention.read(spec.evaluate.retention.path)[0])
+def _retention_characters(paths: list[str]) -> int:
+    return sum(len(document.text) for path in paths for document in retention.read(path)[0])
 
 
 def _describe_generating(cost: GenerateCost, on: Machine, machines: int) -> str:

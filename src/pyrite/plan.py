@@ -1,7 +1,7 @@
 """The stages, the steps of a run, and which step is next: pure functions of a RunSpec and the manifests in the store.
 
 A step is finished when the ``key`` in its manifest equals the key computed here from the step's settings, the outputs
-of its parents, and its external inputs (source, base model, prompts, retention set).
+of its parents, and its external inputs (source, base model, prompts, retention sets).
 """
 
 import hashlib
@@ -202,7 +202,7 @@ STAGES: dict[str, StageInfo] = {
     "evaluate": StageInfo(
         help="Choose a model by its validation scores, score it once on test, and write the report.",
         settings=(*_MODEL, "evaluate", "seed"),
-        external=("model", "retention"),
+        external=("model", "retention", "retention_report"),
         parents=lambda spec, _: list(takewhile(lambda step: step.stage != "evaluate", chain(spec))),
         headline=lambda summary: f"chosen: {summary['chosen']}",
     ),

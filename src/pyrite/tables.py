@@ -105,6 +105,17 @@ PER_QUERY = pa.schema(
     ]
 )
 
+#: Metrics per query of a retention set. ``set`` is its name, ``model`` as in PER_QUERY.
+RETENTION = pa.schema(
+    [
+        ("model", pa.string()),
+        ("set", pa.string()),
+        ("query_id", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+
 #: The top passages by model, for the report. ``rank`` starts at 1.
 RANKINGS = pa.schema(
     [

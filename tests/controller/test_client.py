@@ -88,6 +88,15 @@ def test_settings_that_name_local_files_are_refused(
     assert advice.format(local=local) in message
 
 
+def test_local_reported_retention_sets_are_refused(pyrite: Pyrite, tmp_path: Path, kubeconfig: Path) -> None:
+    run_file, local = tmp_path / "r.yaml", tmp_path / "local"
+    run_file.write_text(f"source: {{kind: sample}}\nevaluate: {{retention: {{path: s3://b/s, report: [{local}]}}}}\n")
+    local.mkdir()
+    done = pyrite("submit", run_file, KUBECONFIG=str(kubeconfig))
+    assert done.returncode == 2
+    assert "evaluate.retention.report" in done.stderr
+
+
 Status = dict[str, Any]
 
 

@@ -29,5 +29,5 @@ def test_bm25_ranks_when_words_are_unknown() -> None:
 
 
 def test_bm25_takes_words_of_text_without_spaces() -> None:
-    _, found = rank(["血液を運ぶ", "薬を飲む"], ["薬の飲み方"], 1, tokenize=list)
+    _, found = rank(["血液を運ぶ", "薬を飲む"], ["薬の飲み方"], 1)
     assert found.tolist() == [[1]]

@@ -5,15 +5,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.evaluation.selection import Candidate, choose, current_iteration, model_name, parse_model_name
+from pyrite.evaluation.selection import (
+    Candidate,
+    LossLimit,
+    choose,
+    current_iteration,
+    model_name,
+    parse_model_name,
+)
 
 WEIGHTS = (0.3, 0.6, 1.0)
 
 
 def candidate(
-    iteration: int, weight: float, val: list[float] | np.ndarray, retention: float | None = None
+    iteration: int, weight: float, val: list[float] | np.ndarray, retention: float | np.ndarray | None = None
 ) -> Candidate:
-    return Candidate(model_name(iteration, weight), iteration, weight, np.asarray(val, dtype=float), retention)
+    """A candidate. A single number as ``retention`` is the value of each of two queries."""
+    values = None if retention is None else np.broadcast_to(retention, (max(2, np.size(retention)),))
+    return Candidate(model_name(iteration, weight), iteration, weight, np.asarray(val, dtype=float), values)
+
+
+def limit(max_loss: float | None, confidence: float = 0.8) -> LossLimit | None:
+    return None if max_loss is None else LossLimit(max_loss, confidence, 500, 0)
 
 
 def constant(mean: float, noise: float = 0.0) -> np.ndarray:
@@ -41,28 +54,28 @@ losses = st.none() | st.floats(0, 1)
 @given(candidate_lists(), losses)
 def test_choice_is_never_worse_than_the_base_on_validation(candidates: list[Candidate], max_loss: float | None) -> None:
     by_name = {c.name: c for c in candidates}
-    chosen = by_name[choose(candidates, max_loss).name]
+    chosen = by_name[choose(candidates, limit(max_loss)).name]
     assert chosen.name == "base" or chosen.mean > by_name["base"].mean
 
 
 @given(candidate_lists(), st.floats(0, 1))
 def test_choice_never_loses_more_than_allowed_on_retention(candidates: list[Candidate], max_loss: float) -> None:
     by_name = {c.name: c for c in candidates}
-    chosen, base = by_name[choose(candidates, max_loss).name], by_name["base"]
+    chosen, base = by_name[choose(candidates, limit(max_loss)).name], by_name["base"]
     assert base.retention is not None
     if chosen is not base:
         assert chosen.retention is not None
-        assert chosen.retention >= (1 - max_loss) * base.retention
+        assert chosen.retention.mean() >= (1 - max_loss) * base.retention.mean() - 1e-12
 
 
 @given(candidate_lists(), losses)
 def test_order_of_candidates_does_not_matter(candidates: list[Candidate], max_loss: float | None) -> None:
-    assert choose(candidates, max_loss).name == choose(candidates[::-1], max_loss).name
+    assert choose(candidates, limit(max_loss)).name == choose(candidates[::-1], limit(max_loss)).name
 
 
 @given(candidate_lists(), losses)
 def test_every_candidate_has_a_one_line_reason(candidates: list[Candidate], max_loss: float | None) -> None:
-    choice = choose(candidates, max_loss)
+    choice = choose(candidates, limit(max_loss))
     assert list(choice.reasons) == [c.name for c in candidates]
     assert all(reason and "\n" not in reason for reason in choice.reasons.values())
     assert [name for name, reason in choice.reasons.items() if reason.startswith("chosen")] == [choice.name]
@@ -70,7 +83,7 @@ def test_every_candidate_has_a_one_line_reason(candidates: list[Candidate], max_
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.none() | st.floats(0, 1))
 def test_a_single_base_model_is_chosen(val: list[float], max_loss: float | None) -> None:
-    assert choose([candidate(0, 0, val, 0.4)], max_loss).name == "base"
+    assert choose([candidate(0, 0, val, 0.4)], limit(max_loss)).name == "base"
 
 
 def test_the_clearly_best_candidate_is_chosen() -> None:
@@ -120,13 +133,35 @@ def test_loss_on_the_retention_set_rejects_the_best() -> None:
         candidate(1, 1.0, constant(0.7), 0.380),
         candidate(1, 0.6, constant(0.65), None),
     ]
-    choice = choose(candidates, 0.02)
+    choice = choose(candidates, limit(0.02))
     assert choice.name == "iteration-1@0.3"
     assert choice.reasons["iteration-1"] == (
-        "rejected: nDCG@10 on the retention set drops by 5.0%, at most 2.0% is allowed"
+        "rejected: nDCG@10 on the retention set changes by -5.0%, and by -5.0% at the one-sided 80% bound; a loss of "
+        "at most 2.0% is allowed"
     )
     assert choice.reasons["iteration-1@0.6"] == "rejected: not scored on the retention set"
     assert choose(candidates, None).name == "iteration-1"
+
+
+def test_an_uncertain_loss_is_rejected_by_its_bound() -> None:
+    # The change is -1% with a standard error of 2%: the one-sided 80% bound is about -2.7%, the 60% bound -1.5%.
+    candidates = [
+        candidate(0, 0, constant(0.5), constant(0.5)),
+        candidate(1, 1, constant(0.7), constant(0.495, 0.1)),
+    ]
+    choice = choose(candidates, limit(0.02))
+    assert choice.name == "base"
+    assert "changes by -1.0%, and by -2." in choice.reasons["iteration-1"]
+    assert choose(candidates, limit(0.02, confidence=0.6)).name == "iteration-1"
+
+
+def test_one_standard_error_counts_topics_not_queries() -> None:
+    # 100 queries in 4 topics whose differences agree: as queries they have an error of 0.02, as topics of 0.115.
+    topics = np.repeat(np.arange(4), 25)
+    difference = np.array([0.2, -0.2, 0.2, -0.2])[topics]
+    candidates = [candidate(0, 0, constant(0.4)), candidate(1, 0.3, 0.66 + difference), candidate(1, 1, constant(0.7))]
+    assert choose(candidates, None).name == "iteration-1"
+    assert choose(candidates, None, topics.tolist()).name == "iteration-1@0.3"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +177,7 @@ def test_loss_on_the_retention_set_rejects_the_best() -> None:
 )
 def test_candidates_that_cannot_be_compared_are_rejected(candidates: list[Candidate], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        choose(candidates, 0.02)
+        choose(candidates, limit(0.02))
 
 
 @given(st.integers(1, 99), st.integers(1, 100))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from pyrite.evaluation.significance import compare
+from pyrite.evaluation.significance import Comparison, compare, relative_lower_bound, standard_error
 
 Pairs = list[tuple[float, float]]
 reciprocal_ranks = st.sampled_from([0.0, 1 / 5, 1 / 4, 1 / 3, 1 / 2, 1.0])
@@ -112,3 +113,68 @@ def test_equal_models_do_not_differ(rows: Pairs) -> None:
     result = compare(base, base, 200, 0)
     assert result.p_value == 1
     assert result.difference == result.difference_interval.low == result.difference_interval.high == 0
+
+
+def intervals(result: Comparison) -> list[float]:
+    pairs = result.difference_interval, result.relative_interval
+    return [result.p_value, *(value for pair in pairs for value in (pair.low, pair.high))]
+
+
+def test_intervals_with_one_query_per_cluster_are_ordinary() -> None:
+    base, other = np.random.default_rng(5).choice([0.1, 0.2, 0.5, 1.0], (2, 80))
+    ordinary = stats.bootstrap((other - base,), np.mean, n_resamples=10_000, method="percentile", rng=0)
+    found = compare(base, other, 10_000, 0, clusters=[f"query {number}" for number in range(80)])
+    assert found == compare(base, other, 10_000, 0)
+    assert found.clusters == found.queries == 80
+    assert found.difference_interval.low == pytest.approx(ordinary.confidence_interval.low, abs=0.005)
+    assert found.difference_interval.high == pytest.approx(ordinary.confidence_interval.high, abs=0.005)
+
+
+@given(pairs, st.integers(2, 4))
+@settings(max_examples=50, deadline=None)
+def test_duplicated_queries_do_not_narrow_an_interval(rows: Pairs, copies: int) -> None:
+    base, other = columns(rows)
+    clusters = np.repeat(np.arange(len(rows)), copies).tolist()
+    repeated = compare(np.repeat(base, copies), np.repeat(other, copies), 200, 0, clusters)
+    single = compare(base, other, 200, 0)
+    assert intervals(repeated) == pytest.approx(intervals(single), nan_ok=True)
+    assert (repeated.queries, repeated.clusters) == (copies * len(rows), len(rows))
+
+
+def test_false_positive_rate_holds_if_topics_differ() -> None:
+    """Each topic shifts all its queries, which makes tests over single queries find far too many differences."""
+    generator, topics = np.random.default_rng(2), np.repeat(np.arange(25), 6)
+    found = {"clustered": 0, "single": 0}
+    for _ in range(200):
+        difference = generator.normal(0, 0.2, 25)[topics] + generator.normal(0, 0.1, 150)
+        base = np.full(150, 0.5)
+        found["clustered"] += compare(base, base + difference, 500, 0, topics.tolist()).p_value < 0.05
+        found["single"] += compare(base, base + difference, 500, 0).p_value < 0.05
+    assert 2 <= found["clustered"] <= 22
+    assert found["single"] > 50
+
+
+def test_standard_error_of_clusters_by_hand() -> None:
+    # Mean 2. Sums of the deviations: -2 and 2. sqrt(2 / 1 * (4 + 4)) / 4 = 1.
+    difference = np.array([1.0, 1.0, 3.0, 3.0])
+    assert standard_error(difference, ["a", "a", "b", "b"]) == pytest.approx(1.0)
+    assert standard_error(difference) == pytest.approx(difference.std(ddof=1) / 2)
+    assert standard_error(difference, ["a"] * 4) == 0
+
+
+def test_lower_bound_agrees_with_the_normal_approximation() -> None:
+    generator = np.random.default_rng(7)
+    base = np.full(1000, 0.5)
+    other = base + generator.normal(-0.01, 0.1, 1000)
+    change = (other - base).mean() / 0.5
+    error = (other - base).std(ddof=1) / np.sqrt(1000) / 0.5
+    bound = relative_lower_bound(base, other, 0.8, 10_000, 0)
+    assert bound == pytest.approx(change + stats.norm.ppf(0.2) * error, abs=3e-4)
+    assert relative_lower_bound(base, other, 0.95, 10_000, 0) < bound < change
+    assert relative_lower_bound(base, base, 0.8, 100, 0) == 0
+    assert relative_lower_bound(np.zeros(3), np.ones(3), 0.8, 100, 0) == 0
+
+
+def test_clusters_of_other_queries_are_rejected() -> None:
+    with pytest.raises(ValueError, match="cluster of each of 3"):
+        compare(np.zeros(3), np.ones(3), 100, 0, ["a", "b"])

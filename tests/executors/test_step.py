@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from pyrite import tables
 from pyrite.cli import main
 from pyrite.config import load
 from pyrite.errors import UserError
@@ -258,4 +259,7 @@ def test_a_retention_set_can_be_an_archive(pyrite: Pyrite, run_file: Path, tmp_p
     result = pyrite("validate", run_file, "-i", 0, path)
     assert result.returncode == 0, result.stderr
     manifest = json.loads((tmp_path / "store/runs/small/steps/validate-0.json").read_text())
-    assert manifest["summary"]["retention"]["base"] > 0
+    table = tables.read(tmp_path / "store/runs/small/iterations/0/metrics/retention.parquet", tables.RETENTION)
+    (row,) = table.to_pylist()
+    assert row["value"] == manifest["summary"]["retention"]["base"] > 0
+    assert (row["model"], row["set"], row["query_id"], row["metric"]) == ("base", "other", "q1", "ndcg@10")

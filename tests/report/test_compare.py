@@ -39,3 +39,16 @@ def test_different_corpus_and_base_model_are_noted() -> None:
     notes = compare_reports(one, other).notes
     assert "different passages" in notes[0]
     assert "base models differ" in notes[1]
+
+
+def test_validation_scores_are_compared_too() -> None:
+    small, large = build(make(gain=0.4)), build(make(gain=2.5))
+    found = compare_reports(small, large)
+    assert list(found.val_rows) == ["mrr@5", "dcg@5"]
+    row = found.val_rows["mrr@5"]
+    assert row.base == pytest.approx(small["means"]["val"][small["chosen"]]["mrr@5"])
+    assert row.other == pytest.approx(large["means"]["val"][large["chosen"]]["mrr@5"])
+    assert (row.queries, row.clusters) == (60, 20)
+    for old in (small, large):
+        del old["per_query_val"], old["clusters"]
+    assert compare_reports(small, large).val_rows == {}

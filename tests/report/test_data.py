@@ -61,6 +61,44 @@ def test_gate_requires_both_gains_and_significance(gate: dict[str, float], passe
     assert report["verdict"].startswith("Adapted: " if passed else "Adapted, but the gate")
 
 
+def test_gate_can_require_the_lower_end_of_the_interval() -> None:
+    report = build(make())
+    mrr = report["comparisons"][report["chosen"]]["mrr@5"]
+    between = (mrr["relative"] + mrr["relative_interval"]["low"]) / 2
+    gate = {"mrr@5": between, "dcg@5": 0}
+    assert build(make(evaluate={"gate": gate}))["gate"]["passed"]
+    missed = build(make(evaluate={"gate": {**gate, "bound": "lower"}}))
+    assert missed["gate"]["checks"][0]["observed"] == mrr["relative_interval"]["low"]
+    assert not missed["gate"]["passed"]
+    assert "Missed: MRR@5 at the lower bound +" in missed["verdict"]
+
+
+def test_intervals_are_clustered_by_topic() -> None:
+    inputs = make()
+    report, single = build(inputs), build(replace(inputs, clusters={}))
+    for found, clusters in (report, 20), (single, 60):
+        assert found["test"]["clusters"] == found["comparisons"]["iteration-1"]["mrr@5"]["clusters"] == clusters
+    assert report["comparisons"] != single["comparisons"]
+    assert report["query_types"] != single["query_types"]
+
+
+def test_types_with_fewer_than_20_queries_have_no_interval() -> None:
+    sizes = {row["queries"]: row["interval"] is not None for row in build(make(queries=120))["query_types"]}
+    assert sizes == {size: size >= 20 for size in sizes}
+    assert set(sizes.values()) == {True, False}
+
+
+def test_reported_retention_sets_have_no_part_in_the_choice() -> None:
+    retention = {"path": "data/cisi", "report": ["data/other.tar.xz"]}
+    report = build(make(evaluate={"retention": retention}))
+    assert [(row["set"], row["selects"]) for row in report["retention_sets"]] == [("cisi", True), ("other", False)]
+    for row in report["retention_sets"]:
+        assert row["relative_interval"]["low"] <= row["bound"]
+        assert row["queries"] == 80
+    assert build(make(evaluate={"retention": "data/cisi"}))["candidates"] == report["candidates"]
+    assert build(make(retention=False))["retention_sets"] == []
+
+
 def test_verdict_names_values_interval_and_gate() -> None:
     report = build(make())
     mrr = report["comparisons"][report["chosen"]]["mrr@5"]

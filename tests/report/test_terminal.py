@@ -35,6 +35,7 @@ def test_results_show_value_change_and_interval() -> None:
     text = printed(terminal.results(report))
     assert f"{formatting.number(row['other'])} {formatting.percent(row['relative'])}" in text
     assert formatting.interval(row["relative_interval"]) in text
+    assert "One split and one training seed" in " ".join(text.split())
 
 
 def test_results_mark_a_chosen_base_model() -> None:
@@ -48,6 +49,8 @@ def test_comparison_is_paired_and_fits_into_80_columns() -> None:
     text = printed(terminal.comparison(found))
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     assert "+" in text
+    assert all(name in text for name in ("MRR@5, validation", "DCG@5, validation", "MRR@5, test"))
+    assert "To choose between runs, use validation" in text
 
 
 def test_verdict_is_printable_on_every_terminal() -> None:

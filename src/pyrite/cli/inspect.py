@@ -42,6 +42,7 @@ def register(app: typer.Typer) -> None:
         found = find_run(run, store)
         content = _report(found)
         console.print(terminal.results(content))
+        console.print(terminal.references(content))
         console.print(content["verdict"], highlight=False)
         console.print(str(found.store.fetch(f"{found.prefix}/report/report.html")), soft_wrap=True, highlight=False)
 

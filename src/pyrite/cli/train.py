@@ -88,6 +88,7 @@ def _show_result(run: Run) -> bool:
     report = json.loads(run.store.read(f"{run.prefix}/report/report.json"))
     console.print()
     console.print(terminal.results(report))
+    console.print(terminal.references(report))
     console.print(report["verdict"], highlight=False)
     console.print(f"model: {run.store}/{run.prefix}/model", soft_wrap=True, highlight=False)
     console.print(str(run.store.fetch(f"{run.prefix}/report/report.html")), soft_wrap=True, highlight=False)

@@ -147,16 +147,25 @@ def _local_file(spec: RunSpec) -> str | None:
         "source.path": (getattr(spec.source, "path", None), to_s3),
         "source.id": (getattr(spec.source, "id", None) if spec.source.kind == "huggingface" else None, to_mount),
         "evaluate.retention.path": (retention.path if retention else None, to_s3),
+        "evaluate.retention.report": (_first_local(retention.report) if retention else None, to_s3),
         "model.base": (spec.model.base, to_s3),
         "judge.prompt": (spec.judge.identity["prompt"], to_mount),
         "generate.prompt": (spec.generate.prompt if spec.generate else None, to_mount),
     }
     for setting, (path, advice) in settings.items():
-        if path and Path(path).is_absolute() and Path(path).exists():
+        if path and _is_local(path):
             copy = "cp --recursive" if Path(path).is_dir() else "cp"
             advice = advice.format(copy=copy, path=path, name=Path(path).name, setting=setting)
             return f"{setting}: {path} is a file on this machine, which the cluster's pods cannot read. {advice}"
     return None
+
+
+def _first_local(paths: list[str]) -> str | None:
+    return next((path for path in paths if _is_local(path)), None)
+
+
+def _is_local(path: str) -> bool:
+    return Path(path).is_absolute() and Path(path).exists()
 
 
 class _Unreachable(PyriteError):

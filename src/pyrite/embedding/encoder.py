@@ -121,13 +121,16 @@ class Encoder:
             ids = tokenizer(prompted, truncation=False)["input_ids"]
         return np.array([len(tokens) for tokens in ids], dtype=np.int64)
 
-    def corpus(self, texts: Texts, progress: Progress) -> list[Path]:
-        """Files (.npy) with the float32 embeddings of the passages ``texts``, in order.
+    @cached_property
+    def passage_encoder(self) -> "Encoder":
+        """The encoder of passages: this one; with finetune.train query the base model's, so they are encoded once."""
+        is_base = self.spec.finetune.train == "both" or self.folder == self.base
+        return self if is_base else replace(self, folder=self.base)
 
-        With finetune.train query, they are the base model's, so that a corpus is encoded once for all iterations.
-        """
-        if self.spec.finetune.train == "query" and self.folder != self.base:
-            return replace(self, folder=self.base).corpus(texts, progress)
+    def corpus(self, texts: Texts, progress: Progress) -> list[Path]:
+        """Files (.npy) with the float32 embeddings of the passages ``texts``, in order."""
+        if self.passage_encoder is not self:
+            return self.passage_encoder.corpus(texts, progress)
         digest, sizes = hashlib.sha256(self.digest.encode()), []
         for block in texts(_BLOCK):
             sizes.append(len(block))

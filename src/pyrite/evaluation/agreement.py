@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
-from pyrite.evaluation.significance import Interval
+from pyrite.evaluation.significance import Interval, cluster_codes, resampled_sums, sums_by_cluster
 
 Grades = NDArray[np.int64]
 Values = NDArray[np.float64]
@@ -63,10 +63,7 @@ def _moments(truth: Grades, judged: Grades, clusters: Sequence[Hashable]) -> Val
     """The sums that kappa is computed from, of shape (clusters, 6): pairs, a, b, a squared, b squared, a times b."""
     a, b = np.asarray(truth, dtype=np.float64), np.asarray(judged, dtype=np.float64)
     terms = np.stack([np.ones_like(a), a, b, a * a, b * b, a * b], axis=-1)
-    codes = _codes(clusters)
-    sums = np.zeros((int(codes.max(initial=-1)) + 1, 6))
-    np.add.at(sums, codes, terms)
-    return sums
+    return sums_by_cluster(terms, cluster_codes(clusters, len(a)))
 
 
 def _kappa(moments: Any) -> Any:
@@ -82,14 +79,10 @@ def _kappa(moments: Any) -> Any:
 
 
 def _resampled(per_cluster: Values, seed: int) -> Values:
-    """Sums over clusters drawn with replacement, of shape (resamples, columns)."""
-    count = len(per_cluster)
-    if count < 2:
+    """Sums over clusters drawn with replacement, of shape (resamples, columns); NaN with fewer than two clusters."""
+    if len(per_cluster) < 2:
         return np.full((1, per_cluster.shape[1]), np.nan)
-    rng = np.random.default_rng(seed)
-    uniform = np.full(count, 1 / count)
-    # In batches of 100, so that memory does not grow with clusters times resamples.
-    return np.concatenate([rng.multinomial(count, uniform, 100) @ per_cluster for _ in range(_RESAMPLES // 100)])
+    return resampled_sums(per_cluster, _RESAMPLES, seed)
 
 
 def _percentiles(values: Values) -> Interval:
@@ -98,12 +91,6 @@ def _percentiles(values: Values) -> Interval:
         return _UNDEFINED
     low, high = np.percentile(finite, [2.5, 97.5])
     return Interval(float(low), float(high))
-
-
-def _codes(clusters: Sequence[Hashable]) -> NDArray[np.int64]:
-    """The cluster of each pair as a number from 0, of shape (pairs,)."""
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
 
 
 # --- AUC --------------------------------------------------------------------------------------------------------------
@@ -127,7 +114,8 @@ def auc(scores: Values, relevant: NDArray[np.bool_], clusters: Sequence[Hashable
     variance is 0, as with perfect separation, that interval would have no width. Newcombe's interval (Statistics in
     Medicine 25:559, 2006, method 5) is used instead, with each cluster counted as one pair.
     """
-    scores, relevant, codes = np.asarray(scores, dtype=np.float64), np.asarray(relevant, dtype=bool), _codes(clusters)
+    scores, relevant = np.asarray(scores, dtype=np.float64), np.asarray(relevant, dtype=bool)
+    codes = cluster_codes(clusters, len(relevant))
     m, n = int(relevant.sum()), int((~relevant).sum())
     if m == 0 or n == 0:
         return Auc(float("nan"), _UNDEFINED, m, n)
@@ -265,7 +253,7 @@ def recalibrate(
     expected: Values, judged: Grades, truth: Grades, clusters: Sequence[Hashable], seed: int
 ) -> Recalibration | None:
     """Fit and cross-validate cut points. None with fewer than two clusters, which cannot be cross-validated."""
-    codes = _codes(clusters)
+    codes = cluster_codes(clusters, len(truth))
     if codes.max(initial=-1) < 1:
         return None
     held_out = np.empty(len(codes), dtype=np.int64)

@@ -4,16 +4,14 @@ bm25s computes it (Xing Han Lù: "BM25S: Orders of magnitude faster lexical sear
 its defaults: method lucene (Robertson's BM25 as Lucene implements it), k1 1.5, b 0.75.
 """
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import bm25s
 import numpy as np
 from bm25s.stopwords import STOPWORDS_EN
 from numpy.typing import NDArray
 
-#: Runs of letters and digits. Text without spaces between words needs another tokenizer.
-_WORD = re.compile(r"\w+")
+from pyrite.words import words
 
 #: All are ASCII words, so that text in other scripts loses nothing.
 _STOPWORDS = frozenset(STOPWORDS_EN)
@@ -21,22 +19,14 @@ _STOPWORDS = frozenset(STOPWORDS_EN)
 
 def tokenize(text: str) -> list[str]:
     """The lower-case words of ``text``, without English stopwords."""
-    return [word for word in _WORD.findall(text.lower()) if word not in _STOPWORDS]
+    return [word for word in words(text.lower(), punctuation=False) if word not in _STOPWORDS]
 
 
-def rank(
-    passages: Sequence[str],
-    queries: Sequence[str],
-    k: int,
-    tokenize: Callable[[str], Sequence[str]] = tokenize,
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def rank(passages: Sequence[str], queries: Sequence[str], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The scores and the positions in ``passages`` of the best ``k`` passages of each query.
 
     A query has at most as many results as there are passages. Passages with equal scores are in the order of
     ``passages``, so that the result is reproducible; a query without a known word has the first passages, with score 0.
-
-    Args:
-        tokenize: splits a text into words; called with every passage and query.
 
     Returns:
         Two arrays of shape (queries, min(k, passages)), best first.
@@ -48,7 +38,7 @@ def rank(
         raise ValueError("BM25 needs at least one passage")
     k = min(k, len(passages))
     model = bm25s.BM25()
-    tokens = [list(tokenize(passage)) for passage in passages]
+    tokens = [tokenize(passage) for passage in passages]
     scores = np.zeros((len(queries), k), dtype=np.float32)
     found = np.tile(np.arange(k, dtype=np.int64), (len(queries), 1))
     if not any(tokens):

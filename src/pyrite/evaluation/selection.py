@@ -8,13 +8,21 @@ of zero-shot models", WiSE-FT, CVPR 2022).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pyrite.evaluation.significance import relative_lower_bound, standard_error
 from pyrite.plan import BASE as BASE
+from pyrite.spec import RunSpec
+
+Clusters = Sequence[Hashable] | None
+
+
+#: The metrics of model selection and of the gate.
+SELECTION_METRICS = ("mrr@5", "dcg@5")
 
 
 def score_of(metrics: Mapping[str, float]) -> float:
@@ -49,19 +57,47 @@ class Candidate:
         weight: share of tuned weights; 0 for the base model, 1 for an unblended iteration.
         val: score (``score_of``) of every validation query, shape (queries,). All candidates have the same queries in
             the same order.
-        retention: nDCG@10 on the retention set, None without a retention set.
+        retention: nDCG@10 of every query of the retention set, shape (queries,), paired like ``val``. None without a
+            retention set.
     """
 
     name: str
     iteration: int
     weight: float
     val: NDArray[np.float64]
-    retention: float | None = None
+    retention: NDArray[np.float64] | None = None
 
     @property
     def mean(self) -> float:
         """Mean validation score."""
         return float(self.val.mean())
+
+
+@dataclass(frozen=True)
+class LossLimit:
+    """The largest loss that is allowed on the retention set.
+
+    Attributes:
+        max_loss: share of the base model's mean nDCG@10.
+        confidence: level of the one-sided bound that must be within ``max_loss``.
+        resamples: resamples of the bootstrap.
+        seed: seed of the bootstrap.
+    """
+
+    max_loss: float
+    confidence: float
+    resamples: int
+    seed: int
+
+    @classmethod
+    def of(cls, spec: RunSpec) -> "LossLimit | None":
+        """The limit of a run; None if it has no retention set."""
+        sets = spec.evaluate.retention
+        return cls(sets.max_loss, sets.confidence, spec.evaluate.resamples, spec.seed) if sets else None
+
+    def bound(self, base: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+        """Lower bound of the relative change from ``base``. Both have one value per query, shape (queries,)."""
+        return relative_lower_bound(base, other, self.confidence, self.resamples, self.seed)
 
 
 @dataclass(frozen=True)
@@ -101,26 +137,28 @@ def label(name: str) -> str:
     return f"iteration {iteration}" if weight == 1 else f"iteration {iteration} at {weight:g}"
 
 
-def choose(candidates: list[Candidate], max_loss: float | None) -> Choice:
+def choose(candidates: list[Candidate], limit: LossLimit | None, clusters: Clusters = None) -> Choice:
     """Choose one of ``candidates``, of which exactly one is the base model.
 
-    A candidate is rejected if it loses more than ``max_loss`` (a share; None: no limit) of the base model's nDCG@10 on
-    the retention set, or if its mean validation score is not above the base model's. The best of the base model and
-    the remaining candidates has the highest mean. Among all candidates whose mean is within one standard error of the
-    best (of the paired difference: standard deviation / sqrt(queries)), the one closest to the base model is chosen:
-    the smallest weight, then the earliest iteration.
+    A candidate is rejected if its loss on the retention set may exceed ``limit`` (None: no limit), or if its mean
+    validation score is not above the base model's. The best of the base model and the remaining candidates has the
+    highest mean. Among all candidates whose mean is within one standard error of the best (of the paired difference,
+    clustered), the one closest to the base model is chosen: the smallest weight, then the earliest iteration.
+
+    Args:
+        clusters: the cluster of each validation query, in the order of ``Candidate.val``; None: each is its own.
 
     Raises:
-        ValueError: there is not exactly one base model, the values are not paired, or ``max_loss`` is set and the base
-            model has no retention value.
+        ValueError: there is not exactly one base model, the values are not paired, or ``limit`` is set and the base
+            model has no retention values.
     """
-    base = _validate(candidates, max_loss)
+    base = _validate(candidates, limit)
     reasons: dict[str, str] = {}
     eligible = [base]
     for candidate in candidates:
         if candidate is base:
             continue
-        rejection = _excessive_loss(candidate, base, max_loss) or _no_gain(candidate, base)
+        rejection = _excessive_loss(candidate, base, limit) or _no_gain(candidate, base)
         if rejection:
             reasons[candidate.name] = f"rejected: {rejection}"
         else:
@@ -128,14 +166,15 @@ def choose(candidates: list[Candidate], max_loss: float | None) -> Choice:
 
     closest_first = sorted(eligible, key=lambda c: (c.weight, c.iteration, c.name))
     best = max(closest_first, key=lambda c: c.mean)
-    within_error = [c for c in closest_first if best.mean - c.mean <= _standard_error(best, c)]
+    errors = {c.name: standard_error(best.val - c.val, clusters) for c in eligible}
+    within_error = [c for c in closest_first if best.mean - c.mean <= errors[c.name]]
     chosen = within_error[0]
     for candidate in eligible:
-        reasons[candidate.name] = _reason(candidate, best, chosen, within_error)
+        reasons[candidate.name] = _reason(candidate, best, chosen, within_error, errors[candidate.name])
     return Choice(chosen.name, {c.name: reasons[c.name] for c in candidates})
 
 
-def _validate(candidates: list[Candidate], max_loss: float | None) -> Candidate:
+def _validate(candidates: list[Candidate], limit: LossLimit | None) -> Candidate:
     """The base model. Raises ValueError if the candidates cannot be compared."""
     bases = [c for c in candidates if c.iteration == 0]
     if len(bases) != 1:
@@ -145,20 +184,25 @@ def _validate(candidates: list[Candidate], max_loss: float | None) -> Candidate:
     base = bases[0]
     if base.val.ndim != 1 or base.val.size == 0 or any(c.val.shape != base.val.shape for c in candidates):
         raise ValueError("every candidate needs one validation score for each of the same queries, at least one")
-    if max_loss is not None and base.retention is None:
-        raise ValueError("max_loss is set, but the base model's retention was not measured")
+    if limit is not None and base.retention is None:
+        raise ValueError("a loss limit is set, but the base model's retention was not measured")
     return base
 
 
-def _excessive_loss(candidate: Candidate, base: Candidate, max_loss: float | None) -> str | None:
-    if max_loss is None or base.retention is None:
+def _excessive_loss(candidate: Candidate, base: Candidate, limit: LossLimit | None) -> str | None:
+    if limit is None or base.retention is None:
         return None
     if candidate.retention is None:
         return "not scored on the retention set"
-    if candidate.retention < (1 - max_loss) * base.retention:
-        lost = 1 - candidate.retention / base.retention
-        return f"nDCG@10 on the retention set drops by {lost:.1%}, at most {max_loss:.1%} is allowed"
-    return None
+    bound = limit.bound(base.retention, candidate.retention)
+    if bound >= -limit.max_loss:
+        return None
+    before, after = float(base.retention.mean()), float(candidate.retention.mean())
+    change = f"{after / before - 1:+.1%}" if before else "0%"
+    return (
+        f"nDCG@10 on the retention set changes by {change}, and by {bound:+.1%} at the one-sided "
+        f"{limit.confidence:.0%} bound; a loss of at most {limit.max_loss:.1%} is allowed"
+    )
 
 
 def _no_gain(candidate: Candidate, base: Candidate) -> str | None:
@@ -167,13 +211,9 @@ def _no_gain(candidate: Candidate, base: Candidate) -> str | None:
     return f"validation score {candidate.mean:.4f} is not above the base model's {base.mean:.4f}"
 
 
-def _standard_error(best: Candidate, other: Candidate) -> float:
-    """Standard error of the mean paired difference; 0 with a single query, which has no variance."""
-    difference = best.val - other.val
-    return float(difference.std(ddof=1) / np.sqrt(difference.size)) if difference.size > 1 else 0.0
-
-
-def _reason(candidate: Candidate, best: Candidate, chosen: Candidate, within_error: list[Candidate]) -> str:
+def _reason(
+    candidate: Candidate, best: Candidate, chosen: Candidate, within_error: list[Candidate], error: float
+) -> str:
     closer = f"{label(chosen.name)} is closer to the base model"
     if candidate is best:
         highest = f"highest validation score ({candidate.mean:.4f})"
@@ -183,10 +223,10 @@ def _reason(candidate: Candidate, best: Candidate, chosen: Candidate, within_err
     gap = best.mean - candidate.mean
     if gap == 0 and candidate is not chosen:
         return f"same validation score as {label(best.name)}, but {closer}"
-    error = f"one standard error ({_standard_error(best, candidate):.4f})"
+    one_error = f"one standard error ({error:.4f})"
     distance = f"score {gap:.4f} below {label(best.name)} ({best.mean:.4f})"
     if candidate is chosen:
-        return f"chosen: {distance}, within {error}, and closest to the base model"
+        return f"chosen: {distance}, within {one_error}, and closest to the base model"
     if candidate in within_error:
-        return f"{distance}, within {error}, but {closer}"
-    return f"{distance}, more than {error}"
+        return f"{distance}, within {one_error}, but {closer}"
+    return f"{distance}, more than {one_error}"

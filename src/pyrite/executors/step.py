@@ -73,7 +73,7 @@ class Run:
 
 
 def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
-    """The run of ``spec``, with the current digests of its source, prompts, base model and retention set.
+    """The run of ``spec``, with the current digests of its source, prompts, base model and retention sets.
 
     Args:
         stage: read only the inputs of this stage. A pod may not have the others, whose digests are in manifests.
@@ -89,7 +89,9 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
     if spec.generate:
         digests["generate_prompt"] = partial(generate_prompt.digest, spec.generate.prompt)
     if spec.evaluate.retention:
-        digests["retention"] = partial(retention.digest, spec.evaluate.retention.path)
+        sets = spec.evaluate.retention
+        digests["retention"] = partial(retention.digest, [sets.path])
+        digests["retention_report"] = partial(retention.digest, sets.report, retention.REPORT)
     if spec.finetune.report_to and stage in (None, "finetune"):
         check_trackers(spec.finetune.report_to)
     wanted = STAGES[stage].external if stage else tuple(digests)

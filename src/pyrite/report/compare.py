@@ -1,14 +1,20 @@
-"""Compares the chosen models of two runs on their common test queries."""
+"""Compares the chosen models of two runs on their common queries.
+
+If users choose the run with the best test score among several, that score is too high (selection on test). Validation
+scores are shown too, because such choices should use them.
+"""
 
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from pyrite.errors import UserError
 from pyrite.evaluation.scoring import METRICS
-from pyrite.evaluation.significance import Comparison, compare
+from pyrite.evaluation.significance import Comparison
 from pyrite.report import formatting
+from pyrite.report.queries import compare_by_query
+
+#: ``{metric: {query id: value}}``
+ByMetric = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -20,7 +26,8 @@ class ReportComparison:
         model_a, model_b: the chosen model of each run.
         queries: number of test queries that both runs have.
         excluded: number of test queries that only one run has.
-        rows: the comparison per metric, on the common queries.
+        rows: the comparison per metric, on the common test queries.
+        val_rows: the same for MRR@5 and DCG@5 on the common validation queries; empty if there are none.
         notes: reasons why the runs are not fully comparable.
     """
 
@@ -31,6 +38,7 @@ class ReportComparison:
     queries: int
     excluded: int
     rows: dict[str, Comparison]
+    val_rows: dict[str, Comparison]
     notes: list[str]
 
 
@@ -49,16 +57,6 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any]) -> ReportComparison:
             f"({len(ids_a):,} and {len(ids_b):,} test queries). Compare runs with the same source, seed and prepare "
             "settings."
         )
-    rows = {
-        metric: compare(
-            np.array([values_a[metric][query] for query in common]),
-            np.array([values_b[metric][query] for query in common]),
-            max(a["resamples"], b["resamples"]),
-            a["seed"],
-        )
-        for metric in METRICS
-        if metric in values_a and metric in values_b
-    }
     excluded = len(ids_a ^ ids_b)
     return ReportComparison(
         a=a["name"],
@@ -67,9 +65,22 @@ def compare_reports(a: dict[str, Any], b: dict[str, Any]) -> ReportComparison:
         model_b=b["chosen"],
         queries=len(common),
         excluded=excluded,
-        rows=rows,
+        rows=_rows(a, b, values_a, values_b),
+        val_rows=_rows(a, b, *(report.get("per_query_val", {}).get(report["chosen"], {}) for report in (a, b))),
         notes=_notes(a, b, len(common), excluded),
     )
+
+
+def _rows(a: dict[str, Any], b: dict[str, Any], values_a: ByMetric, values_b: ByMetric) -> dict[str, Comparison]:
+    """The comparison of each metric that both have, on the common queries, clustered as in run ``a``."""
+    rows = {}
+    for metric in METRICS:
+        common = values_a.get(metric, {}).keys() & values_b.get(metric, {}).keys()
+        if common:
+            one, other = ({query: values[metric][query] for query in common} for values in (values_a, values_b))
+            resamples = max(a["resamples"], b["resamples"])
+            rows[metric] = compare_by_query(one, other, resamples, a["seed"], a.get("clusters", {}))
+    return rows
 
 
 def _notes(a: dict[str, Any], b: dict[str, Any], common: int, excluded: int) -> list[str]:

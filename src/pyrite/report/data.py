@@ -2,18 +2,25 @@
 
 import hashlib
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pyrite import splitting
+from pyrite import splitting, tables
+from pyrite.evaluation.clusters import Clusters
 from pyrite.evaluation.scoring import METRICS
-from pyrite.evaluation.selection import BASE, Choice, model_name, parse_model_name, score_of
-from pyrite.evaluation.significance import Comparison, compare
-from pyrite.report import formatting, judging, leaks, provenance, queries
-from pyrite.report.queries import PerQuery
+from pyrite.evaluation.selection import (
+    BASE,
+    SELECTION_METRICS,
+    Choice,
+    model_name,
+    parse_model_name,
+    score_of,
+)
+from pyrite.report import formatting, judging, leaks, provenance, queries, references, retention
+from pyrite.report.queries import PerQuery, as_json, compare_by_query
 from pyrite.spec import RunSpec
 
 #: Version of report.json. Increase it when a key is renamed, removed or gets another meaning.
@@ -31,10 +38,13 @@ class ReportInputs:
         passages, queries, qrels: PASSAGES, QUERIES and QRELS tables.
         val, test: PER_QUERY tables. ``val`` has every candidate; ``test`` has the base model, every iteration and the
             chosen model.
+        references: PER_QUERY table of the reference rows on test (``report.references``).
         rankings: RANKINGS table on test, the first 10 ranks.
         candidates, judgments: CANDIDATES and JUDGMENTS tables by iteration (from 1).
         choice: the chosen model, and a reason for every candidate.
-        retention: nDCG@10 on the retention set by model name; empty without a retention set.
+        retention: RETENTION table. The set that the choice depends on has every candidate; the sets that are only
+            reported have the models of ``test``. Empty without a retention set.
+        clusters: the cluster of each query, for intervals and tests. A query that is not in it is its own cluster.
     """
 
     spec: RunSpec
@@ -44,11 +54,13 @@ class ReportInputs:
     qrels: pa.Table
     val: pa.Table
     test: pa.Table
+    references: pa.Table
     rankings: pa.Table
     candidates: dict[int, pa.Table]
     judgments: dict[int, pa.Table]
     choice: Choice
-    retention: dict[str, float] = field(default_factory=dict)
+    retention: pa.Table = field(default_factory=tables.RETENTION.empty_table)
+    clusters: Clusters = field(default_factory=dict)
 
 
 def build(inputs: ReportInputs) -> dict[str, Any]:
@@ -57,7 +69,9 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
     val, test = _nested(inputs.val), _nested(inputs.test)
     models = sorted(test, key=parse_model_name)
     comparisons = {
-        model: {metric: _compare(test, model, metric, spec) for metric in METRICS} for model in models if model != BASE
+        model: {metric: _compare(test[BASE][metric], test[model][metric], spec, inputs.clusters) for metric in METRICS}
+        for model in models
+        if model != BASE
     }
     compared = chosen if chosen != BASE else _best_tuned(val, models)
     ids, prepare = sorted(test[BASE]["mrr@5"]), inputs.manifests.get("prepare", {})
@@ -71,6 +85,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "chosen": chosen,
         "compared": compared,
         "max_loss": spec.evaluate.retention.max_loss if spec.evaluate.retention else None,
+        "retention_sets": retention.rows(inputs.retention, spec, compared),
         "models": models,
         "means": {"val": _means(val), "test": _means(test)},
         "comparisons": comparisons,
@@ -82,9 +97,14 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "judging_timeline": judging.timeline(spec.iterations, inputs.manifests, inputs.judgments),
         "loss": _loss(inputs),
         "rank_changes": queries.rank_changes(inputs.rankings, inputs.qrels, ids, compared),
-        "query_types": queries.by_type(inputs.queries, test, compared, spec.evaluate.resamples, spec.seed),
+        "query_types": queries.by_type(
+            inputs.queries, test, compared, spec.evaluate.resamples, spec.seed, inputs.clusters
+        ),
         **queries.extremes(inputs.rankings, inputs.qrels, inputs.queries, inputs.passages, test, compared),
         "test": _test_set(inputs, ids),
+        "references": references.rows(
+            _nested(inputs.references), test[chosen], spec.evaluate.resamples, spec.seed, inputs.clusters
+        ),
         "unaffected": leaks.without(
             splitting.affected_queries(inputs.passages, inputs.queries, inputs.qrels)["test"], test
         ),
@@ -96,6 +116,8 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "versions": provenance.merged(inputs.manifests, "versions"),
         "machine": provenance.merged(inputs.manifests, "machine"),
         "per_query": test,
+        "per_query_val": {chosen: {metric: val[chosen][metric] for metric in SELECTION_METRICS}},
+        "clusters": {query: inputs.clusters.get(query, query) for query in sorted({*ids, *val[chosen]["mrr@5"]})},
     }
     report["verdict"] = formatting.verdict(report)
     return report
@@ -116,29 +138,8 @@ def _means(values: PerQuery) -> dict[str, dict[str, float]]:
     }
 
 
-def _compare(test: PerQuery, model: str, metric: str, spec: RunSpec) -> dict[str, Any]:
-    base, other = test[BASE][metric], test[model][metric]
-    ids = sorted(base)
-    return _as_json(
-        compare(
-            np.array([base[query] for query in ids]),
-            np.array([other[query] for query in ids]),
-            spec.evaluate.resamples,
-            spec.seed,
-        )
-    )
-
-
-def _as_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as a dictionary, with None for undefined values."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    result: dict[str, Any] = plain(asdict(comparison))
-    return result
+def _compare(base: dict[str, float], other: dict[str, float], spec: RunSpec, clusters: Clusters) -> dict[str, Any]:
+    return as_json(compare_by_query(base, other, spec.evaluate.resamples, spec.seed, clusters))
 
 
 def _best_tuned(val: PerQuery, models: list[str]) -> str:
@@ -154,7 +155,10 @@ def _gate(spec: RunSpec, chosen: dict[str, Any] | None) -> dict[str, Any]:
     required = {"mrr@5": gate.mrr, "dcg@5": gate.dcg}
     checks: list[dict[str, Any]] = []
     for metric, gain in required.items():
-        observed = chosen[metric]["relative"] if chosen else 0.0
+        observed = 0.0
+        if chosen:
+            compared = chosen[metric]
+            observed = compared["relative"] if gate.bound == "point" else compared["relative_interval"]["low"]
         met = observed is not None and observed >= gain
         checks.append({"kind": "gain", "metric": metric, "required": gain, "observed": observed, "met": met})
     if chosen:
@@ -162,15 +166,21 @@ def _gate(spec: RunSpec, chosen: dict[str, Any] | None) -> dict[str, Any]:
         met = p_value <= gate.p_value
         checks.append({"kind": "p", "metric": "mrr@5", "required": gate.p_value, "observed": p_value, "met": met})
     passed = chosen is not None and all(check["met"] for check in checks)
-    return {"required": required, "p_value": gate.p_value, "checks": checks, "passed": passed}
+    return {
+        "required": required,
+        "bound": gate.bound,
+        "p_value": gate.p_value,
+        "checks": checks,
+        "passed": passed,
+    }
 
 
 def _candidates(inputs: ReportInputs, val: PerQuery) -> list[dict[str, Any]]:
     scores = {name: score_of(metrics) for name, metrics in _means(val).items()}
+    forgetting = retention.candidates(inputs.retention, inputs.spec)
     rows = []
     for name in sorted(inputs.choice.reasons, key=parse_model_name):
         iteration, weight = parse_model_name(name)
-        retention = inputs.retention.get(name)
         value = scores.get(name)
         rows.append(
             {
@@ -179,8 +189,7 @@ def _candidates(inputs: ReportInputs, val: PerQuery) -> list[dict[str, Any]]:
                 "weight": weight,
                 "val": value,
                 "val_change": _change(value, scores.get(BASE)),
-                "retention": retention,
-                "retention_change": _change(retention, inputs.retention.get(BASE)),
+                **forgetting.get(name, dict.fromkeys(("retention", "retention_change", "retention_bound"))),
                 "chosen": name == inputs.choice.name,
                 "reason": inputs.choice.reasons[name],
             }
@@ -247,6 +256,7 @@ def _test_set(inputs: ReportInputs, ids: list[str]) -> dict[str, Any]:
     relevant = sorted(row for row in zip(*columns, strict=True) if row[0] in wanted)
     return {
         "queries": len(ids),
+        "clusters": len({inputs.clusters.get(query, query) for query in ids}),
         "relevant": len(relevant),
         "qrels_sha256": _digest(repr(row) for row in relevant),
         "corpus_sha256": _digest(sorted(inputs.passages.column("passage_id").to_pylist())),

@@ -11,8 +11,11 @@ from typing import Any
 
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, label
+from pyrite.report.references import BM25, loses_to_bm25
 
 NONE = "-"
+#: What the interval of a single run leaves out.
+ONE_RUN = "One split and one training seed: another split or seed can differ by more than the interval."
 
 
 def minus(text: str) -> str:
@@ -155,16 +158,24 @@ def humanise(key: str) -> str:
 
 
 def verdict(report: dict[str, Any]) -> str:
-    """The outcome of the run in one to three sentences."""
+    """The outcome of the run in one to four sentences."""
+    text = _outcome(report)
+    if loses_to_bm25(report["references"]):
+        row = next(row for row in report["references"] if row["name"] == BM25)
+        text += f" BM25 is better: MRR@5 {number(row['means']['mrr@5'])}, DCG@5 {number(row['means']['dcg@5'])}."
+    return text
+
+
+def _outcome(report: dict[str, Any]) -> str:
     chosen, gate = report["chosen"], report["gate"]
     if chosen == BASE:
         return _not_adapted(report)
     mrr, dcg = (report["comparisons"][chosen][metric] for metric in ("mrr@5", "dcg@5"))
     changes = f"{_change_with_interval('mrr@5', mrr)} and DCG@5 {_short_change(dcg, mrr)}"
-    required = _required_gains(gate)
+    required = _required_gains(gate) + (" at the lower bound" if gate["bound"] == "lower" else "")
     if gate["passed"]:
         return f"Adapted: {changes}. The gate of {required} is met."
-    missed = "; ".join(_missed(check) for check in gate["checks"] if not check["met"])
+    missed = "; ".join(_missed(check, gate["bound"]) for check in gate["checks"] if not check["met"])
     if mrr["difference"] > 0:
         return f"Adapted, but the gate of {required} is not met: {changes}. Missed: {missed}."
     return (
@@ -180,11 +191,12 @@ def _required_gains(gate: dict[str, Any]) -> str:
     return " and ".join(f"{percent(gain)} {METRICS[metric].label}" for metric, gain in gains.items())
 
 
-def _missed(check: dict[str, Any]) -> str:
+def _missed(check: dict[str, Any], bound: str) -> str:
     if check["kind"] == "p":
         return f"p-value {number(check['observed'])}, at most {number(check['required'])} required"
     observed, required = percent(check["observed"]), percent(check["required"])
-    return f"{METRICS[check['metric']].label} {observed}, at least {required} required"
+    label_ = METRICS[check["metric"]].label + (" at the lower bound" if bound == "lower" else "")
+    return f"{label_} {observed}, at least {required} required"
 
 
 def _change_with_interval(metric: str, comparison: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pyrite.embedding.models import BUILTIN, window
 from pyrite.evaluation.scoring import METRICS
+from pyrite.report.formatting import ONE_RUN
 from pyrite.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def write(
         report=report,
         facts=facts,
         metrics=list(METRICS),
+        one_run=ONE_RUN,
         licence=licence,
         unseen=unseen,
         passage_format=PASSAGE_FORMAT[spec.prepare.context],

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, label
-from pyrite.report import formatting, plots
+from pyrite.report import formatting, plots, queries
 
 _PLOTS = {
     draw.__name__: draw
@@ -60,6 +60,8 @@ def report_page(report: dict[str, Any]) -> str:
         css=Markup(_resource("page.css")),
         metrics=METRICS,
         BASE=BASE,
+        one_run=formatting.ONE_RUN,
+        min_queries=queries.MIN_QUERIES_FOR_INTERVAL,
         plots={name: Markup(svg) if svg else None for name, svg in drawings.items()},
         mining_rows=_mining_rows(report["mining"]),
         not_judged_rows=_not_judged_rows(report["judging"]),

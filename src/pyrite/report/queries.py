@@ -1,14 +1,18 @@
 """Per-query results on test: rank changes of the first relevant passage, and the largest gains and losses."""
 
+import math
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyrite.evaluation.clusters import Clusters
 from pyrite.evaluation.selection import BASE
-from pyrite.evaluation.significance import compare
+from pyrite.evaluation.significance import Comparison, compare
 
 #: Number of ranks that are searched for the first relevant passage.
 DEPTH = 10
@@ -17,7 +21,7 @@ SHOWN = 10
 #: Characters shown of a passage.
 PASSAGE_CHARS = 1500
 #: A query type with fewer queries gets no confidence interval: it would be too wide to be useful.
-MIN_QUERIES_FOR_INTERVAL = 5
+MIN_QUERIES_FOR_INTERVAL = 20
 #: The rank used in comparisons for "not among the first 10".
 _BEYOND = 10**9
 
@@ -47,7 +51,30 @@ def rank_changes(rankings: pa.Table, qrels: pa.Table, ids: list[str], other: str
     }
 
 
-def by_type(queries: pa.Table, test: PerQuery, other: str, resamples: int, seed: int) -> list[dict[str, Any]]:
+def compare_by_query(
+    base: Mapping[str, float], other: Mapping[str, float], resamples: int, seed: int, clusters: Clusters
+) -> Comparison:
+    """Compare the values of the queries in ``base``, by query id. A query without a cluster is its own."""
+    ids = sorted(base)
+    one, two = (np.array([each[query] for query in ids]) for each in (base, other))
+    return compare(one, two, resamples, seed, [clusters.get(query, query) for query in ids])
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as a dictionary, with None for undefined values."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    result: dict[str, Any] = plain(asdict(comparison))
+    return result
+
+
+def by_type(
+    queries: pa.Table, test: PerQuery, other: str, resamples: int, seed: int, clusters: Clusters
+) -> list[dict[str, Any]]:
     """MRR@5 per query type, the most frequent type first, with the confidence interval of the difference."""
     types = _column_by_id(queries, "type")
     before, after = test[BASE]["mrr@5"], test[other]["mrr@5"]
@@ -56,21 +83,12 @@ def by_type(queries: pa.Table, test: PerQuery, other: str, resamples: int, seed:
         groups.setdefault(types.get(query) or "", []).append(query)
     rows = []
     for name, ids in sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])):
-        base, tuned = (np.array([values[query] for query in ids]) for values in (before, after))
-        interval = None
-        if len(ids) >= MIN_QUERIES_FOR_INTERVAL:
-            found = compare(base, tuned, resamples, seed).difference_interval
-            interval = {"low": found.low, "high": found.high}
-        rows.append(
-            {
-                "type": name,
-                "queries": len(ids),
-                "base": float(base.mean()),
-                "other": float(tuned.mean()),
-                "difference": float((tuned - base).mean()),
-                "interval": interval,
-            }
-        )
+        base, tuned = ({query: values[query] for query in ids} for values in (before, after))
+        found = as_json(compare_by_query(base, tuned, resamples, seed, clusters))
+        interval = found["difference_interval"]
+        shown = len(ids) >= MIN_QUERIES_FOR_INTERVAL and interval["low"] is not None
+        row = {key: found[key] for key in ("queries", "base", "other", "difference")}
+        rows.append({"type": name, **row, "interval": interval if shown else None})
     return rows
 
 

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 #: More tuned models than this do not fit into 80 columns.
 _MAX_TUNED = 3
+_SELECTION = "To choose between runs, use validation: choosing by test makes the winner's test score too high."
 
 
 def results(report: dict[str, Any]) -> Table:
     """Every metric on test for the base model, the iterations and the chosen model, with 95% confidence intervals."""
     shown, hidden = _shown_models(report)
-    caption = "Change from the base model, with its 95% confidence interval."
+    caption = f"Change from the base model, with its 95% confidence interval. {formatting.ONE_RUN}"
     if hidden:
         caption += f" {formatting.plural(hidden, 'more model')} in the report."
     table = _captioned_table(f"Means over {_test_queries(report['test']['queries'])}", caption)
@@ -33,6 +34,24 @@ def results(report: dict[str, Any]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for metric in METRICS.values():
         table.add_row(metric.label, *(_cell(report, model, metric.name) for model in shown))
+    return table
+
+
+def references(report: dict[str, Any]) -> Table:
+    """The reference rows on test, and how the chosen model differs from each."""
+    caption = "Change from the reference to the chosen model, with its 95% confidence interval."
+    table = _captioned_table(f"References, {_test_queries(report['test']['queries'])}", caption)
+    table.add_column("", no_wrap=True)
+    for metric in ("mrr@5", "dcg@5"):
+        table.add_column(METRICS[metric].label, justify="right", no_wrap=True)
+        table.add_column("chosen model", justify="right", no_wrap=True)
+    for row in report["references"]:
+        cells = []
+        for metric in ("mrr@5", "dcg@5"):
+            found = row["comparisons"][metric]
+            interval = formatting.interval(found["relative_interval"])
+            cells += [formatting.number(found["base"]), f"{formatting.percent(found['relative'])}\n[dim]{interval}[/]"]
+        table.add_row(row["label"], *cells)
     return table
 
 
@@ -58,22 +77,24 @@ def _cell(report: dict[str, Any], model: str, metric: str) -> str:
 
 
 def comparison(compared: "ReportComparison") -> Table:
-    """The chosen models of two runs on the test queries that both runs have."""
+    """The chosen models of two runs on the validation and test queries that both runs have."""
     table = _captioned_table(
         f"{compared.b} compared with {compared.a}, {_test_queries(compared.queries)}",
-        "\n".join(["Difference with its 95% confidence interval, paired by query.", *compared.notes]),
+        "\n".join(["Difference with its 95% confidence interval, clustered by topic.", _SELECTION, *compared.notes]),
     )
     table.add_column("")
     for name, model in ((compared.a, compared.model_a), (compared.b, compared.model_b)):
         table.add_column(f"{escape(name)}\n[dim]{label(model)}[/]", justify="right", overflow="fold")
     table.add_column("difference", justify="right", no_wrap=True)
     table.add_column("p", justify="right", no_wrap=True)
-    for metric, row in compared.rows.items():
+    lines = [(f"{METRICS[metric].label}, validation", row) for metric, row in compared.val_rows.items()]
+    lines += [(f"{METRICS[metric].label}, test", row) for metric, row in compared.rows.items()]
+    for name, row in lines:
         low, high = row.difference_interval.low, row.difference_interval.high
         colour = "green" if low > 0 else "red" if high < 0 else "default"
         interval = f"{formatting.signed(low)} to {formatting.signed(high)}"
         table.add_row(
-            METRICS[metric].label,
+            name,
             formatting.number(row.base),
             formatting.number(row.other),
             f"[{colour}]{formatting.signed(row.difference)}[/]\n[dim]{interval}[/]",

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pyrite.addresses import normalize_server_urls
 from pyrite.spec.section import PROMPT, Section
@@ -216,8 +216,20 @@ class FinetuneSpec(Section):
 class RetentionSpec(Section):
     """A BEIR data set of another domain, and the maximum loss of quality on it."""
 
-    path: str = Field(description="Folder, or .tar.xz, .tar.gz or .zip archive: a path, or s3://bucket/key.")
+    path: str = Field(
+        description="builtin:general, or a folder or .tar.xz, .tar.gz or .zip archive: a path, or s3://bucket/key."
+    )
     max_loss: float = Field(default=0.02, ge=0, le=1, description="Maximum relative loss of nDCG@10 against the base.")
+    confidence: float = Field(
+        default=0.8,
+        ge=0.5,
+        lt=1,
+        description="Level of the loss's one-sided bound, which must be within max_loss. 0.5: about the loss itself.",
+    )
+    report: list[str] = Field(
+        default=[],
+        description="More sets, as in path. They have no part in the choice of the model, and are only reported.",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -225,12 +237,35 @@ class RetentionSpec(Section):
         """The short form ``retention: FOLDER``."""
         return {"path": values} if isinstance(values, str) else values
 
+    @field_validator("report", mode="before")
+    @classmethod
+    def _one_path(cls, value: Any) -> Any:
+        """The short form ``report: FOLDER``."""
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> "RetentionSpec":
+        names = [retention_name(path) for path in (self.path, *self.report)]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"path and report have two sets named {repeated[0]}; rename a folder or remove one")
+        return self
+
+
+def retention_name(path: str) -> str:
+    """The name of a retention set in tables and in the report: its folder or archive without the ending."""
+    name = path.rstrip("/").rpartition("/")[2]
+    return name.removesuffix(".zip").removesuffix(".xz").removesuffix(".gz").removesuffix(".tar")
+
 
 class GateSpec(Section):
     """Minimum improvement over the base model for a run to succeed."""
 
     mrr: float = Field(default=0.15, alias="mrr@5", description="Minimum relative gain in MRR@5 on test.")
     dcg: float = Field(default=0.15, alias="dcg@5", description="Minimum relative gain in DCG@5 on test.")
+    bound: Literal["point", "lower"] = Field(
+        default="point",
+        description="What must reach the minimum. point: the gain; lower: the lower end of its 95% interval.",
+    )
     p_value: float = Field(default=0.05, gt=0, le=1, description="Maximum p-value of the paired test on MRR@5.")
 
 

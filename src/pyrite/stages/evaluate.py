@@ -12,10 +12,21 @@ import pyarrow as pa
 from pyrite import tables
 from pyrite.embedding import models
 from pyrite.embedding.asymmetric import save_query_encoder
-from pyrite.evaluation.selection import Candidate, Choice, choose, model_name, parse_model_name, score_of
+from pyrite.evaluation.clusters import Clusters, by_group, by_topic
+from pyrite.evaluation.selection import (
+    BASE,
+    Candidate,
+    Choice,
+    LossLimit,
+    choose,
+    model_name,
+    parse_model_name,
+    score_of,
+)
 from pyrite.report import model_card
 from pyrite.report.data import ReportInputs, build
 from pyrite.report.pages import report_page
+from pyrite.report.references import BASE_BARE, BM25, CHOSEN_BARE, REFERENCES
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import (
     encoder_for,
@@ -27,7 +38,7 @@ from pyrite.stages.inputs import (
     read_queries,
     resaved_base,
 )
-from pyrite.stages.scoring import means, score_split
+from pyrite.stages.scoring import means, score_bm25, score_retention, score_split
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
@@ -37,26 +48,35 @@ def run(ctx: StepContext) -> dict[str, Any]:
     val = pa.concat_tables(
         [tables.read(ctx.input(f"iterations/{i}/metrics/val.parquet"), tables.PER_QUERY) for i in (0, *iterations)]
     )
-    retention: dict[str, float] = {}
-    for i in (0, *iterations):
-        retention |= ctx.manifests[f"validate-{i}"]["summary"]["retention"]
-    choice = _choose(ctx, val, retention)
+    clusters = _clusters(ctx, passages, queries, qrels)
+    retention = _read_retention(ctx)
+    choice = _choose(ctx, val, retention, clusters)
     chosen = ctx.output_folder("model")
     _export_model(ctx, choice.name, chosen)
 
     rows: list[dict[str, Any]] = []
     ranked: list[pa.Table] = []
-    for name in dict.fromkeys(["base", *(model_name(i) for i in iterations), choice.name]):
+    reported: list[dict[str, Any]] = []
+    for name in dict.fromkeys([BASE, *(model_name(i) for i in iterations), choice.name]):
         folder = chosen if name == choice.name else model_folder(ctx, parse_model_name(name)[0])
         ctx.progress.message(f"scoring {name} on test")
-        encoder = encoder_for(ctx, folder, "float32")  # as users load it; rankings in bf16 differ by about 1%
-        rankings, scored = score_split(encoder, name, "test", passages, queries, qrels, ctx.progress)
+        # The two models that are compared are scored as users load them; in bf16, metrics differ by about 1%.
+        rescorer = encoder_for(ctx, folder, "float32") if name in (BASE, choice.name) else None
+        encoder = encoder_for(ctx, folder)
+        rankings, scored = score_split(encoder, name, "test", passages, queries, qrels, ctx.progress, rescorer)
         rows += scored
         ranked.append(rankings)
+        for path in ctx.spec.evaluate.retention.report if ctx.spec.evaluate.retention else ():
+            reported += score_retention(encoder, name, path, ctx.progress)
     test = pa.Table.from_pylist(rows, tables.PER_QUERY)
     rankings = pa.concat_tables(ranked).cast(tables.RANKINGS)
     tables.write(ctx.output("report/test.parquet"), test, tables.PER_QUERY)
     tables.write(ctx.output("report/rankings.parquet"), rankings, tables.RANKINGS)
+    retention = pa.concat_tables([retention, pa.Table.from_pylist(reported, tables.RETENTION)])
+    tables.write(ctx.output("report/retention.parquet"), retention, tables.RETENTION)
+
+    references = _score_references(ctx, choice.name, chosen, passages, queries, qrels)
+    tables.write(ctx.output("report/references.parquet"), references, tables.PER_QUERY)
 
     judgments = {i: read_judgments(ctx, i) for i in iterations}
     report = build(
@@ -68,11 +88,13 @@ def run(ctx: StepContext) -> dict[str, Any]:
             qrels=qrels,
             val=val,
             test=test,
+            references=references,
             rankings=rankings,
             candidates={i: read_candidates(ctx, i) for i in iterations},
             judgments=judgments,
             choice=choice,
             retention=retention,
+            clusters=clusters,
         )
     )
     ctx.output("report/report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
@@ -88,17 +110,56 @@ def run(ctx: StepContext) -> dict[str, Any]:
     }
 
 
-def _choose(ctx: StepContext, val: pa.Table, retention: dict[str, float]) -> Choice:
+def _score_references(
+    ctx: StepContext, name: str, chosen: Path, passages: pa.Table, queries: pa.Table, qrels: pa.Table
+) -> pa.Table:
+    """PER_QUERY table of the reference rows on test: BM25, and base and chosen model without context.
+
+    The rows without context are left out if no passage has any.
+    """
+    ctx.progress.message("scoring BM25 on test")
+    rows = score_bm25(BM25, "test", passages, queries, qrels)[1]
+    if any(passages["context"].to_pylist()):
+        bare = tables.without_context(passages)
+        for row, folder in ((BASE_BARE, model_folder(ctx, 0)), (CHOSEN_BARE, chosen)):
+            if row == CHOSEN_BARE and name == BASE:
+                continue
+            ctx.progress.message(f"scoring {REFERENCES[row]} on test")
+            rows += score_split(encoder_for(ctx, folder), row, "test", bare, queries, qrels, ctx.progress)[1]
+    return pa.Table.from_pylist(rows, tables.PER_QUERY)
+
+
+def _clusters(ctx: StepContext, passages: pa.Table, queries: pa.Table, qrels: pa.Table) -> Clusters:
+    """The cluster of each query: the group that prepare kept in one split, or the topic if the data set has splits."""
+    if ctx.manifests["prepare"]["summary"]["splits_given"]:
+        return by_topic(queries)
+    return by_group(queries, qrels, passages)
+
+
+def _read_retention(ctx: StepContext) -> pa.Table:
+    """RETENTION table of all candidates on the set that the choice depends on; empty without such a set."""
+    files = [f"iterations/{i}/metrics/retention.parquet" for i in range(ctx.spec.iterations + 1)]
+    found = files if ctx.spec.evaluate.retention else []
+    return pa.concat_tables(
+        [tables.RETENTION.empty_table(), *(tables.read(ctx.input(key), tables.RETENTION) for key in found)]
+    )
+
+
+def _choose(ctx: StepContext, val: pa.Table, retention: pa.Table, clusters: Clusters) -> Choice:
     metrics: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in val.to_pylist():
         metrics[row["model"]][row["query_id"]][row["metric"]] = row["value"]
+    losses: dict[str, dict[str, float]] = defaultdict(dict)
+    for row in retention.to_pylist():
+        losses[row["model"]][row["query_id"]] = row["value"]
     candidates = []
     for name, by_query in metrics.items():
         iteration, weight = parse_model_name(name)
         scores = np.array([score_of(by_query[query]) for query in sorted(by_query)])
-        candidates.append(Candidate(name, iteration, weight, scores, retention.get(name)))
-    spec = ctx.spec.evaluate.retention
-    return choose(candidates, spec.max_loss if spec else None)
+        values = np.array([losses[name][query] for query in sorted(losses[name])]) if name in losses else None
+        candidates.append(Candidate(name, iteration, weight, scores, values))
+    validated = sorted(next(iter(metrics.values())))
+    return choose(candidates, LossLimit.of(ctx.spec), [clusters[query] for query in validated])
 
 
 def _export_model(ctx: StepContext, name: str, folder: Path) -> None:

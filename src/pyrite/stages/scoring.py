@@ -9,13 +9,17 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.embedding.encoder import Encoder, in_memory
-from pyrite.embedding.search import read_blocks, top_k
-from pyrite.evaluation import scoring
+from pyrite.embedding.search import Floats, Integers, read_blocks, top_k
+from pyrite.evaluation import bm25, scoring
 from pyrite.progress import Progress
 from pyrite.sources import retention
+from pyrite.spec.stages import retention_name
 
 #: Passages ranked per query, as many as the metrics need.
 DEPTH = 10
+
+#: Passages scored again in float32 per query. bf16 changes cosines by about 0.001, so the top 10 are among them.
+RESCORED = 2 * DEPTH
 
 
 def rank(
@@ -23,16 +27,44 @@ def rank(
     corpus: tuple[list[str], list[str]],
     queries: tuple[list[str], list[str]],
     progress: Progress,
+    rescorer: Encoder | None = None,
 ) -> pa.Table:
     """The top ``DEPTH`` passages of each query: columns query_id, passage_id, rank (from 1), score.
 
-    ``corpus`` and ``queries`` are (ids, texts). The search covers all of the corpus.
+    ``corpus`` and ``queries`` are (ids, texts). The search covers all of the corpus. ``rescorer``: the same model in
+    float32, which scores the top ``RESCORED`` again.
     """
     (passage_ids, passage_texts), (query_ids, query_texts) = corpus, queries
     files = encoder.corpus(in_memory(passage_texts), progress)
-    k = min(DEPTH, len(passage_ids))
     blocks = read_blocks(files, encoder.spec.resources.search_block)
+    k = min(RESCORED if rescorer else DEPTH, len(passage_ids))
     scores, found = top_k(encoder.encode(query_texts, "query"), blocks, k)
+    if rescorer:
+        scores, found = _rescore(rescorer, passage_texts, query_texts, found, progress)
+    return rankings((query_ids, passage_ids), scores[:, :DEPTH], found[:, :DEPTH])
+
+
+def _rescore(
+    encoder: Encoder, passages: list[str], queries: list[str], found: Integers, progress: Progress
+) -> tuple[Floats, Integers]:
+    """The scores of the passages at the positions ``found``, shape (queries, k), and these in the new order."""
+    distinct, inverse = np.unique(found, return_inverse=True)
+    progress.begin(len(distinct), "passages encoded in float32")
+    vectors = encoder.passage_encoder.encode([passages[i] for i in distinct], "document", progress.advance)
+    queried = encoder.encode(queries, "query")
+    scores = np.einsum("qd,qkd->qk", queried, vectors[inverse.reshape(found.shape)])
+    order = np.lexsort((found, -scores), axis=1)
+    return np.take_along_axis(scores, order, axis=1), np.take_along_axis(found, order, axis=1)
+
+
+def rankings(ids: tuple[list[str], list[str]], scores: Floats, found: Integers) -> pa.Table:
+    """Search results as a table with the columns query_id, passage_id, rank (from 1) and score.
+
+    Args:
+        ids: the ids of the queries and of the passages.
+        scores, found: scores and positions of the passages, best first, shape (queries, k).
+    """
+    (query_ids, passage_ids), k = ids, found.shape[1]
     return pa.table(
         {
             "query_id": np.repeat(query_ids, k).tolist(),
@@ -51,15 +83,32 @@ def score_split(
     queries: pa.Table,
     qrels: pa.Table,
     progress: Progress,
+    rescorer: Encoder | None = None,
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Rankings (RANKINGS) and per-query metrics (PER_QUERY rows) of ``model`` on the queries of ``split``."""
     queries = queries.filter(pc.equal(queries["split"], split))
-    qrels = qrels.filter(pc.is_in(qrels["query_id"], queries["query_id"].combine_chunks()))
     corpus = (passages["passage_id"].to_pylist(), tables.in_context(passages))
-    ranked = rank(encoder, corpus, (queries["query_id"].to_pylist(), queries["text"].to_pylist()), progress)
+    texts = (queries["query_id"].to_pylist(), queries["text"].to_pylist())
+    return _scored(model, split, rank(encoder, corpus, texts, progress, rescorer), queries, qrels)
+
+
+def score_bm25(
+    model: str, split: str, passages: pa.Table, queries: pa.Table, qrels: pa.Table
+) -> tuple[pa.Table, list[dict[str, Any]]]:
+    """As ``score_split``, for BM25 over the passages in context."""
+    queries = queries.filter(pc.equal(queries["split"], split))
+    scores, found = bm25.rank(tables.in_context(passages), queries["text"].to_pylist(), DEPTH)
+    ids = queries["query_id"].to_pylist(), passages["passage_id"].to_pylist()
+    return _scored(model, split, rankings(ids, scores, found), queries, qrels)
+
+
+def _scored(
+    model: str, split: str, ranked: pa.Table, queries: pa.Table, qrels: pa.Table
+) -> tuple[pa.Table, list[dict[str, Any]]]:
+    qrels = qrels.filter(pc.is_in(qrels["query_id"], queries["query_id"].combine_chunks()))
     named = {"model": [model] * ranked.num_rows, "split": [split] * ranked.num_rows}
-    rankings = pa.table({**named, **{name: ranked[name] for name in ranked.column_names}})
-    return rankings, [{"model": model, "split": split, **row} for row in scoring.per_query(ranked, qrels)]
+    table = pa.table({**named, **{name: ranked[name] for name in ranked.column_names}})
+    return table, [{"model": model, "split": split, **row} for row in scoring.per_query(ranked, qrels)]
 
 
 def means(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -71,7 +120,7 @@ def means(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 class Retention(NamedTuple):
-    """The retention set: (ids, texts) of passages and of queries, and qrels."""
+    """A retention set: (ids, texts) of passages and of queries, and qrels."""
 
     corpus: tuple[list[str], list[str]]
     queries: tuple[list[str], list[str]]
@@ -80,7 +129,7 @@ class Retention(NamedTuple):
 
 @cache
 def read_retention(path: str) -> Retention:
-    """Read a BEIR data set. Each document is one passage, which the model truncates. Raises UserError if invalid."""
+    """Read a retention set. Each document is one passage, which the model truncates. Raises UserError if invalid."""
     documents, questions = retention.read(path)
     qrels = [(q.id, document, grade) for q in questions for document, grade in q.relevant.items()]
     query_ids, passage_ids, grades = zip(*qrels, strict=True)
@@ -91,8 +140,9 @@ def read_retention(path: str) -> Retention:
     )
 
 
-def score_retention(encoder: Encoder, path: str, progress: Progress) -> float:
-    """Mean nDCG@10 of the model on the BEIR data set at ``path``."""
+def score_retention(encoder: Encoder, model: str, path: str, progress: Progress) -> list[dict[str, Any]]:
+    """nDCG@10 of ``model`` for every query of the retention set at ``path``, as RETENTION rows sorted by query id."""
     corpus, queries, qrels = read_retention(path)
     ranked = rank(encoder, corpus, queries, progress)
-    return means([row for row in scoring.per_query(ranked, qrels) if row["metric"] == "ndcg@10"])["ndcg@10"]
+    named = {"model": model, "set": retention_name(path)}
+    return [{**named, **row} for row in scoring.per_query(ranked, qrels) if row["metric"] == "ndcg@10"]

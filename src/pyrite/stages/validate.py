@@ -1,6 +1,7 @@
 """validate: scores an iteration's model, and its blends with the base, on the validation queries.
 
-Iteration 0 is the base model. If the run has a retention set, each model is scored on it too.
+Iteration 0 is the base model. If the run has a retention set, each model is scored on it too. The sets that are only
+reported are scored by evaluate.
 """
 
 import json
@@ -21,15 +22,16 @@ from pyrite.stages.scoring import means, score_retention, score_split
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
-    """Write iterations/<i>/metrics/val.parquet, and the mean metrics of the unblended model to score.json.
+    """Write val.parquet and retention.parquet to iterations/<i>/metrics, and the unblended model's means to score.json.
 
-    Returns the mean metrics and the retention score of each model.
+    Returns the means of each model.
     """
     spec = ctx.spec.evaluate
     passages, queries, qrels = read_passages(ctx), read_queries(ctx), read_qrels(ctx)
     rows: list[dict[str, Any]] = []
     val: dict[str, dict[str, float]] = {}
     retention: dict[str, float] = {}
+    retention_rows: list[dict[str, Any]] = []
     for name, folder in _models(ctx):
         encoder = encoder_for(ctx, folder)
         ctx.progress.message(f"scoring {name} on validation")
@@ -37,10 +39,15 @@ def run(ctx: StepContext) -> dict[str, Any]:
         rows += scored
         val[name] = means(scored)
         if spec.retention:
-            retention[name] = score_retention(encoder, spec.retention.path, ctx.progress)
+            scored = score_retention(encoder, name, spec.retention.path, ctx.progress)
+            retention_rows += scored
+            retention[name] = means(scored)["ndcg@10"]
     tables.write(ctx.output(f"iterations/{ctx.iteration}/metrics/val.parquet"), rows, tables.PER_QUERY)
     unblended = val[model_name(ctx.iteration)]
     ctx.output(score_key(ctx.iteration)).write_text(json.dumps(unblended, sort_keys=True) + "\n")
+    if spec.retention:
+        retention_file = ctx.output(f"iterations/{ctx.iteration}/metrics/retention.parquet")
+        tables.write(retention_file, retention_rows, tables.RETENTION)
     summary: dict[str, Any] = {"val": val, "retention": retention}
     if ctx.iteration == 0:
         summary["truncated_passages"] = _count_truncated(ctx, passages)

@@ -118,7 +118,8 @@ class CachedLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]  # t
     def __init__(self, model: SentenceTransformer, spec: FinetuneSpec, base: SentenceTransformer | None):
         if has_static_embedding_input(model):
             raise UserError(
-                "finetune.loss: cached-multiple-negatives cannot train a static embedding model. Use multiple-negatives."
+                "finetune.loss: cached-multiple-negatives cannot train a static embedding model. "
+                "Use multiple-negatives."
             )
         super().__init__(model, scale=spec.scale, mini_batch_size=_MICRO_BATCH)
         self._anchor = spec.anchor
