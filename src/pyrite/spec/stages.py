@@ -178,6 +178,12 @@ class FinetuneSpec(Section):
     scale: float = Field(default=20.0, gt=0, description="multiple-negatives: inverse temperature.")
     margin: float = Field(default=0.1, gt=0, description="triplet: margin in cosine distance.")
     kl_weight: float = Field(default=1.0, ge=0, description="graded: weight of the KL divergence.")
+    rehearsal: float = Field(
+        default=0.0,
+        ge=0,
+        description="Pseudo-rehearsal: add this times the mean cosine distance of texts of random words to their base "
+        "embeddings to the loss. It limits forgetting outside the domain.",
+    )
     anchor: float = Field(
         default=0.0,
         ge=0,

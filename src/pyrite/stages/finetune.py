@@ -31,7 +31,7 @@ from pyrite.stages.inputs import current_model, model_folder
 from pyrite.stages.trackers import save_tensorboard_logs
 from pyrite.training.batching import ConflictFreeSampler, Row
 from pyrite.training.divergence import DivergenceCheck
-from pyrite.training.losses import LOSSES
+from pyrite.training.losses import LOSSES, build_loss
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _train(ctx: StepContext, number: int, start: Path, dataset: Dataset, rows: l
     callbacks: list[TrainerCallback] = [_StepCallback(ctx, checkpoints)]
     if spec.l2_sp:
         callbacks.append(_L2SP(model, models.load(base, base, ctx.spec.model, device, for_training=True), spec.l2_sp))
-    needs_base = spec.anchor > 0 or spec.train == "query"
+    needs_base = spec.anchor > 0 or spec.rehearsal > 0 or spec.train == "query"
     frozen = models.load(base, base, ctx.spec.model, device) if needs_base else None
     with save_tensorboard_logs(ctx):
         trainer = _Trainer(
@@ -96,7 +96,7 @@ def _train(ctx: StepContext, number: int, start: Path, dataset: Dataset, rows: l
             model=model,
             args=_arguments(ctx, model, dataset.column_names, device, seed, checkpoints),
             train_dataset=dataset,
-            loss=LOSSES[spec.loss].build(model, spec, frozen),
+            loss=build_loss(model, spec, frozen),
             callbacks=callbacks,
         )
         checkpoint = _last_checkpoint(ctx.restore_scratch(checkpoints))

@@ -26,6 +26,7 @@ from torch.nn import functional
 from pyrite.embedding.models import has_bf16
 from pyrite.errors import UserError
 from pyrite.spec import FinetuneSpec
+from pyrite.training.rehearsal import RehearsalLoss
 
 #: Texts per forward pass, sized for a CPU's caches.
 _MICRO_BATCH = 24
@@ -210,3 +211,13 @@ LOSSES: dict[str, Loss] = {
     "distill": Loss(_on_embeddings(_distill), needs_labels=True),
     "graded": Loss(_on_embeddings(_graded), needs_labels=True),
 }
+
+
+def build_loss(model: SentenceTransformer, spec: FinetuneSpec, base: SentenceTransformer | None) -> torch.nn.Module:
+    """The loss that ``spec`` describes. ``base``: the base model, if a setting needs it."""
+    compares = spec.anchor > 0 or spec.train == "query"  # the batch with the base model
+    loss = LOSSES[spec.loss].build(model, spec, base if compares else None)
+    if not spec.rehearsal:
+        return loss
+    assert base is not None
+    return RehearsalLoss(loss, model, base, spec.rehearsal)
