@@ -33,9 +33,8 @@ def test_references_fit_into_80_columns() -> None:
     text = printed(terminal.references(build(make(queries=4, gain=3.0, bm25=0.02))))
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     assert "\N{HORIZONTAL ELLIPSIS}" not in text
-    assert re.findall(r"base model,|chosen model, |BM25|without context", text) == [
-        *("base model,", "without context", "chosen model, ", "without context", "BM25"),
-    ]
+    assert text.count("without context") == 2
+    assert "BM25" in text
     assert text.count("+4900% to +4900%") == 2
 
 
