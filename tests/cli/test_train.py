@@ -61,6 +61,7 @@ def test_a_run_can_be_read_resumed_and_searched(trained: Path, pyrite: Pyrite, r
 
     report = json.loads((trained / "report/report.json").read_text())
     assert set(report["models"]) >= {"base", "iteration-1", "iteration-2"}
+    assert [row["name"] for row in report["references"]] == ["bm25"], "no passage has a context"
     from sentence_transformers import SentenceTransformer
 
     assert SentenceTransformer(str(trained / "model"), device="cpu").encode_query("asthma?").shape == (32,)

@@ -12,6 +12,7 @@ from pyrite.evaluation.scoring import per_query
 from pyrite.evaluation.selection import Candidate, LossLimit, choose, model_name, parse_model_name
 from pyrite.judges.timeline import Timeline
 from pyrite.report.data import ReportInputs
+from pyrite.report.references import BASE_BARE, BM25, CHOSEN_BARE
 from pyrite.spec import RunSpec
 from pyrite.spec.stages import retention_name
 
@@ -36,6 +37,7 @@ def make(
     iterations: int = 2,
     gain: float = 1.2,
     retention: bool = True,
+    bm25: float = 0.8,
     hostile: str = "",
     **settings: Any,
 ) -> ReportInputs:
@@ -43,6 +45,7 @@ def make(
 
     Args:
         gain: how much training raises the scores of relevant passages.
+        bm25: every metric of BM25, as a share of the chosen model's.
         hostile: text that is appended to every text that comes from the data set.
     """
     rng = np.random.default_rng(seed)
@@ -137,6 +140,16 @@ def make(
         LossLimit.of(spec),
     )
     scored_on_test = {name for name in names if parse_model_name(name)[1] in (0, 1)} | {choice.name}
+    references = [
+        {**row, "model": name, "value": share * row["value"]}
+        for name, model, share in (
+            (BASE_BARE, "base", 0.8),
+            (CHOSEN_BARE, choice.name, 0.9),
+            (BM25, choice.name, bm25),
+        )
+        for row in scored["test"]
+        if row["model"] == model
+    ]
     return ReportInputs(
         spec=spec,
         manifests=_manifests(iterations, queries, hostile, spec.judge.kind),
@@ -145,6 +158,7 @@ def make(
         qrels=qrels,
         val=pa.Table.from_pylist(scored["val"], tables.PER_QUERY),
         test=pa.Table.from_pylist([r for r in scored["test"] if r["model"] in scored_on_test], tables.PER_QUERY),
+        references=pa.Table.from_pylist(references, tables.PER_QUERY),
         rankings=pa.Table.from_pylist(
             [r for r in rankings if r["split"] == "test" and r["model"] in scored_on_test], tables.RANKINGS
         ),

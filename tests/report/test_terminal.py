@@ -29,6 +29,15 @@ def test_results_fit_into_80_columns(iterations: int) -> None:
     assert "chosen" in text
 
 
+def test_references_fit_into_80_columns() -> None:
+    text = printed(terminal.references(build(make(queries=4, gain=3.0, bm25=0.02))))
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert text.count("without context") == 2
+    assert "BM25" in text
+    assert text.count("+4900% to +4900%") == 2
+
+
 def test_results_show_value_change_and_interval() -> None:
     report = build(make())
     row = report["comparisons"]["iteration-2"]["mrr@5"]

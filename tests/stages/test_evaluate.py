@@ -1,5 +1,6 @@
 """A run whose training changes nothing chooses the base, and exports it with its prompts and maximum length."""
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -26,9 +27,12 @@ def test_the_base_is_exported_with_prompts_and_max_length(
         "iterations=1",
         "finetune.learning_rate=1e-12",
         f"model={{base: {base}, max_tokens: 64}}",
-        f"source={{kind: jsonl, path: {questions}}}",
+        f"source={{kind: jsonl, path: {questions}, title: topic}}",
     )
     assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "store/runs/small/report/report.json").read_text())
+    # Without context, the chosen model is the base model.
+    assert [row["name"] for row in report["references"]] == ["base-without-context", "bm25"]
     exported = tmp_path / "store/runs/small/model"
     model = SentenceTransformer(str(exported), device="cpu")
     assert (model.prompts["query"], model.prompts["document"]) == ("query: ", "passage: ")

@@ -51,7 +51,7 @@ def references(report: dict[str, Any]) -> Table:
             found = row["comparisons"][metric]
             interval = formatting.interval(found["relative_interval"])
             cells += [formatting.number(found["base"]), f"{formatting.percent(found['relative'])}\n[dim]{interval}[/]"]
-        table.add_row(row["label"], *cells)
+        table.add_row(row["label"].replace(", ", ",\n"), *cells)
     return table
 
 

@@ -1,6 +1,5 @@
 """prepare: divides documents into passages, merges equal questions into queries, and splits both by topic."""
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pyrite.spec import PrepareSpec
 from pyrite.splitting import SPLITS
 from pyrite.stages.context import StepContext
 from pyrite.training import duplicates
+from pyrite.words import words
 
 NO_RELEVANT = "query without a relevant passage"
 UNKNOWN_DOCUMENT = "question names an unknown document"
@@ -142,9 +142,17 @@ class Query:
 
 def context_of(title: str, text: str) -> str:
     """The context of a passage: the title as one line; empty if the text starts with these words."""
-    line = " ".join(title.split())
-    start = normalise(text.lstrip("# "))  # without the mark of a Markdown heading
-    return "" if re.match(re.escape(normalise(line)) + r"(?!\w)", start) else line
+    line, start = " ".join(title.split()), normalise(text)
+    # The second form is without the mark of a Markdown heading.
+    repeated = any(_starts_with(each, normalise(line)) for each in (start, start.lstrip("# ")))
+    return "" if repeated else line
+
+
+def _starts_with(text: str, title: str) -> bool:
+    """Whether ``text`` starts with the words of ``title``: "goutweed" does not start with "gout"."""
+    beginning = words(text[: len(title) + 1], punctuation=False)
+    title_words = words(title, punctuation=False)
+    return text.startswith(title) and beginning[: len(title_words)] == title_words
 
 
 class DroppedRecords:

@@ -1,0 +1,65 @@
+"""Scoring on a small corpus: float32 rescoring, and BM25 in context."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pyrite import tables
+from pyrite.embedding.encoder import Encoder
+from pyrite.embedding.search import top_k
+from pyrite.progress import NullProgress
+from pyrite.spec import RunSpec
+from pyrite.stages import scoring
+from pyrite.store import open_store
+from small_data import KINDS, TOPICS
+
+
+def test_the_first_20_are_ranked_again_by_the_rescorer(
+    tiny_model: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = RunSpec.model_validate(
+        {
+            "name": "small",
+            "source": {"kind": "jsonl", "path": str(questions)},
+            "model": {"base": str(tiny_model)},
+            "resources": {"device": "cpu"},
+        }
+    )
+    encoder = Encoder(tiny_model, tiny_model, spec, open_store(str(tmp_path / "store")), "float32")
+    texts = [answer.format(topic, topic, topic) for topic in TOPICS for _, answer in KINDS.values()]
+    asked = [question.format(topic) for topic in TOPICS[:5] for question, _ in KINDS.values()]
+    corpus, queries = ([str(n) for n in range(len(texts))], texts), ([f"q{n}" for n in range(len(asked))], asked)
+    exact = scoring.rank(encoder, corpus, queries, NullProgress())
+
+    def inexact(*arguments: Any) -> tuple[Any, ...]:
+        """The same passages with wrong scores, so in another order."""
+        scores, found = top_k(*arguments)
+        return scores, np.ascontiguousarray(found[:, ::-1])
+
+    monkeypatch.setattr(scoring, "top_k", inexact)
+    rescored = scoring.rank(encoder, corpus, queries, NullProgress(), rescorer=encoder)
+    for column in ("query_id", "passage_id", "rank"):
+        assert rescored[column].to_pylist() == exact[column].to_pylist()
+    assert rescored["score"].to_pylist() == pytest.approx(exact["score"].to_pylist(), abs=1e-5)
+    assert rescored.num_rows == len(asked) * scoring.DEPTH
+
+
+def test_bm25_finds_a_passage_by_its_title() -> None:
+    titles = ("Asthma", "Gout")
+    passages = pa.Table.from_pylist(
+        [{"passage_id": title, "text": "Rest and ice.", "context": title} for title in titles], tables.PASSAGES
+    )
+    queries = pa.Table.from_pylist([{"query_id": "q", "text": "What is gout?", "split": "test"}], tables.QUERIES)
+    qrels = pa.Table.from_pylist([{"query_id": "q", "passage_id": "Gout", "grade": 1}], tables.QRELS)
+    ranked, rows = scoring.score_bm25("bm25", "test", passages, queries, qrels)
+    assert ranked["passage_id"].to_pylist() == ["Gout", "Asthma"]
+    # One of two passages has the word: idf = ln(1 + 1.5 / 1.5). Their lengths are equal: tf = 1 / (1 + k1).
+    assert ranked["score"].to_pylist() == pytest.approx([math.log(2) / 2.5, 0])
+    found = {row["metric"]: row["value"] for row in rows}
+    assert found["mrr@5"] == 1
+    bare = scoring.score_bm25("bm25", "test", tables.without_context(passages), queries, qrels)[1]
+    assert {row["metric"]: row["value"] for row in bare}["mrr@5"] == 0.5
