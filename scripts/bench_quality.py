@@ -118,7 +118,7 @@ class Benchmark:
         source = f"source={run.spec.source.model_dump_json()}"
         known = self._train("known", seed, source, run_file=common.EXAMPLES / "known-recipe.yaml")
         # The published recipe uses its last iteration. Pyrite's model selection is not part of it.
-        row = test_set.score(known.folder / f"iterations/{known.spec.iterations}/model")
+        row = test_set.score(known.folder / f"iterations/{known.spec.iterations}/model", context=False)  # as trained
         return {**row, **({} if known.seconds is None else {"seconds": known.seconds})}
 
     def _script(self, run: Run, test_set: TestSet, epochs: int, seed: int) -> Row:

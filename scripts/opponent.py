@@ -32,7 +32,8 @@ from pyrite.embedding.models import base_folder, device_name, has_bf16
 def training_pairs(run: Path) -> tuple[Dataset, list[str]]:
     """The (question, relevant passage) pairs of the training split, and the texts of the training passages."""
     passages = tables.read(run / "corpus/passages.parquet", tables.PASSAGES)
-    passages = passages.filter(pc.equal(passages["split"], "train"))
+    # As Pyrite, without near-duplicates of held-out passages.
+    passages = passages.filter(pc.and_(pc.equal(passages["split"], "train"), pc.is_null(passages["near_duplicate"])))
     text_of = dict(zip(passages["passage_id"].to_pylist(), tables.in_context(passages), strict=True))
     queries = tables.read(run / "queries/queries.parquet", tables.QUERIES)
     queries = queries.filter(pc.equal(queries["split"], "train"))

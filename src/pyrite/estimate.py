@@ -120,8 +120,9 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
                 assert step.iteration is not None
                 expected += train * (1 + 0.5 * (step.iteration - 1) if spec.mine.accumulate else 1)
             case "evaluate":
-                # A blend; base and chosen model without context; half of the corpus in float32 for both.
-                expected += encode * (3 + _FLOAT32_SLOWDOWN) + encode_reported * (2 + spec.iterations)
+                # A blend; base and chosen model without context. Of each model, a third of the corpus in float32.
+                expected += encode * (3 + _FLOAT32_SLOWDOWN * (4 + spec.iterations) / 3)
+                expected += encode_reported * (2 + spec.iterations)
         seconds[step] = expected
     todo = [state.step for state in survey(spec, manifests, run.external) if state.state != "done"]
     with_server = {"generate", "judge"} if judging else {"generate"}

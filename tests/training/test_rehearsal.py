@@ -6,6 +6,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from pyrite.errors import UserError
 from pyrite.spec import FinetuneSpec
 from pyrite.training.losses import build_loss
 from pyrite.training.rehearsal import MAX_WORDS, MIN_WORDS, TEXTS, RandomTexts
@@ -24,7 +25,7 @@ def test_random_texts_are_frequent_whole_words() -> None:
 
 
 def test_a_vocabulary_without_words_is_an_error() -> None:
-    with pytest.raises(ValueError, match="no words"):
+    with pytest.raises(UserError, match="rehearsal needs a tokenizer with words"):
         RandomTexts({"[PAD]": 0, "1": 1})
 
 
@@ -33,7 +34,7 @@ def test_rehearsal_is_zero_until_the_model_moves(tiny_model: Path) -> None:
     spec = FinetuneSpec(rehearsal=5.0)
     model, base = (SentenceTransformer(str(tiny_model), device="cpu").eval() for _ in range(2))
     batch = [model.preprocess(["what is gout", "what is asthma"]), model.preprocess(["gout is a", "asthma is a"])]
-    plain, rehearsed = build_loss(model, FinetuneSpec(), None), build_loss(model, spec, base)
+    plain, rehearsed = build_loss(model, FinetuneSpec(rehearsal=0), None), build_loss(model, spec, base)
     assert rehearsed(batch).item() == pytest.approx(plain(batch).item(), abs=1e-5)
 
     with torch.no_grad():

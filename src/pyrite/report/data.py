@@ -24,7 +24,7 @@ from pyrite.report.queries import PerQuery, as_json, compare_by_query
 from pyrite.spec import RunSpec
 
 #: Version of report.json. Increase it when a key is renamed, removed or gets another meaning.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)

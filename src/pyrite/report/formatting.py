@@ -11,7 +11,7 @@ from typing import Any
 
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, label
-from pyrite.report.references import BM25, loses_to_bm25
+from pyrite.report.references import metrics_better_in_bm25
 
 NONE = "-"
 #: What the interval of a single run leaves out.
@@ -160,9 +160,9 @@ def humanise(key: str) -> str:
 def verdict(report: dict[str, Any]) -> str:
     """The outcome of the run in one to four sentences."""
     text = _outcome(report)
-    if loses_to_bm25(report["references"]):
-        row = next(row for row in report["references"] if row["name"] == BM25)
-        text += f" BM25 is better: MRR@5 {number(row['means']['mrr@5'])}, DCG@5 {number(row['means']['dcg@5'])}."
+    if better := metrics_better_in_bm25(report["references"]):
+        values = " and ".join(f"{METRICS[metric].label} {number(value)}" for metric, value in better.items())
+        text += f" BM25 is better: {values}."
     return text
 
 

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from pyrite.errors import UserError
 from pyrite.sources import archive, files
@@ -36,6 +36,14 @@ _QRELS = tuple(f"qrels/{name}" for name in _SPLITS)
 _MAX_UNKNOWN_SHARE = 0.10
 
 
+class _Query(NamedTuple):
+    """A line of queries.jsonl: its location, text and topic."""
+
+    where: str
+    text: str
+    topic: str
+
+
 @dataclass(frozen=True, slots=True)
 class _File:
     """A file: its name in messages, and its path or, in an archive, its contents."""
@@ -62,8 +70,9 @@ class Beir:
     def records(self) -> Iterator[Record]:
         """Yield every document of the corpus, then every query that has a relevant document.
 
-        A document's text is its title, if any, and its text, joined by a newline. A document is relevant to a query if
-        its grade is at least ``source.relevance_level`` (default 1). Lower grades count as 0.
+        A document's text is its title, if any, and its text, joined by a newline. A query's topic is its
+        ``metadata.topic``, which many data sets have. A document is relevant to a query if its grade is at least
+        ``source.relevance_level`` (default 1). Lower grades count as 0.
 
         Raises:
             UserError: a file is missing or has a line that cannot be read, or over 10% of the qrels name an unknown
@@ -82,9 +91,12 @@ class Beir:
                 yield Document(key, f"{title}\n{text}".strip(), title=title)
             else:
                 yield Dropped(where, NO_TEXT)
-        texts: dict[str, tuple[str, str]] = {}
+        texts: dict[str, _Query] = {}
         for where, row in _rows(queries):
-            texts[_unique_id(where, row, texts)] = (where, _field(where, row, "text"))
+            metadata = row.get("metadata")
+            topic = metadata.get("topic") if isinstance(metadata, dict) else None
+            key = _unique_id(where, row, texts)
+            texts[key] = _Query(where, _field(where, row, "text"), topic if isinstance(topic, str) else "")
         yield from _questions(texts, qrels, documents, self._spec.relevance_level)
 
     def digest(self) -> str:
@@ -142,9 +154,9 @@ def _in_archive(path: Path) -> tuple[str, Mapping[str, bytes], list[str]]:
 
 
 def _questions(
-    texts: dict[str, tuple[str, str]], qrels: list[_File], documents: set[str], level: int | None
+    queries: dict[str, _Query], qrels: list[_File], documents: set[str], level: int | None
 ) -> Iterator[Record]:
-    """Yield the queries (id to location and text) that have a document with at least the grade ``level``, or 1."""
+    """Yield the ``queries`` (by id) that have a document with at least the grade ``level``, or 1."""
     file_of: dict[str, _File] = {}
     relevant: dict[str, dict[str, int]] = {}
     reported: set[tuple[str, str]] = set()
@@ -153,7 +165,7 @@ def _questions(
     for file in qrels:
         for where, query, document, grade in _read_qrels(file):
             grades[grade] += 1
-            if query not in texts:
+            if query not in queries:
                 unknown += 1
                 first_unknown = first_unknown or f"{where}: query id '{query}' is not in queries.jsonl"
                 yield Dropped(where, UNKNOWN_QUERY)
@@ -172,14 +184,14 @@ def _questions(
                 of_query[document] = max(grade, of_query.get(document, 0))
     _check_ids(unknown, grades.total(), first_unknown)
     yield from _grade_notes(grades, level, bool(relevant))
-    for query, (where, text) in texts.items():
-        if not text:
-            yield Dropped(where, NO_QUESTION)
-        elif query not in relevant:
-            yield Dropped(where, NO_RELEVANT)
+    for key, found in queries.items():
+        if not found.text:
+            yield Dropped(found.where, NO_QUESTION)
+        elif key not in relevant:
+            yield Dropped(found.where, NO_RELEVANT)
         else:
-            split = _SPLITS[file_of[query].name] if len(qrels) > 1 else None
-            yield Question(query, text, relevant=relevant[query], split=split)
+            split = _SPLITS[file_of[key].name] if len(qrels) > 1 else None
+            yield Question(key, found.text, topic=found.topic, relevant=relevant[key], split=split)
 
 
 def _check_ids(unknown: int, total: int, first: str) -> None:

@@ -179,10 +179,10 @@ class FinetuneSpec(Section):
     margin: float = Field(default=0.1, gt=0, description="triplet: margin in cosine distance.")
     kl_weight: float = Field(default=1.0, ge=0, description="graded: weight of the KL divergence.")
     rehearsal: float = Field(
-        default=0.0,
+        default=10.0,
         ge=0,
-        description="Pseudo-rehearsal: add this times the mean cosine distance of texts of random words to their base "
-        "embeddings to the loss. It limits forgetting outside the domain.",
+        description="Pseudo-rehearsal against forgetting: weight of a loss term, the mean cosine distance between the "
+        "embeddings of random-word texts under the trained and the base model.",
     )
     anchor: float = Field(
         default=0.0,
@@ -279,7 +279,8 @@ class EvaluateSpec(Section):
     """How the models are evaluated and compared."""
 
     blends: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        default=[0.3, 0.6], description="Weights of the tuned model in blends with the base (WiSE-FT); empty: none."
+        default=[0.3, 0.6, 0.8],
+        description="Weights of the tuned model in blends with the base (WiSE-FT); empty: none.",
     )
     retention: RetentionSpec | None = Field(default=None, description="Check for forgetting; unset: no check.")
     gate: GateSpec = GateSpec()

@@ -30,6 +30,7 @@ from pyrite.report.references import BASE_BARE, BM25, CHOSEN_BARE, REFERENCES
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import (
     encoder_for,
+    float32_encoder,
     model_folder,
     read_candidates,
     read_judgments,
@@ -60,10 +61,10 @@ def run(ctx: StepContext) -> dict[str, Any]:
     for name in dict.fromkeys([BASE, *(model_name(i) for i in iterations), choice.name]):
         folder = chosen if name == choice.name else model_folder(ctx, parse_model_name(name)[0])
         ctx.progress.message(f"scoring {name} on test")
-        # The two models that are compared are scored as users load them; in bf16, metrics differ by about 1%.
-        rescorer = encoder_for(ctx, folder, "float32") if name in (BASE, choice.name) else None
         encoder = encoder_for(ctx, folder)
-        rankings, scored = score_split(encoder, name, "test", passages, queries, qrels, ctx.progress, rescorer)
+        rankings, scored = score_split(
+            encoder, name, "test", passages, queries, qrels, ctx.progress, float32_encoder(ctx, folder)
+        )
         rows += scored
         ranked.append(rankings)
         for path in ctx.spec.evaluate.retention.report if ctx.spec.evaluate.retention else ():
@@ -125,7 +126,8 @@ def _score_references(
             if row == CHOSEN_BARE and name == BASE:
                 continue
             ctx.progress.message(f"scoring {REFERENCES[row]} on test")
-            rows += score_split(encoder_for(ctx, folder), row, "test", bare, queries, qrels, ctx.progress)[1]
+            encoder, rescorer = encoder_for(ctx, folder), float32_encoder(ctx, folder)
+            rows += score_split(encoder, row, "test", bare, queries, qrels, ctx.progress, rescorer)[1]
     return pa.Table.from_pylist(rows, tables.PER_QUERY)
 
 

@@ -140,3 +140,9 @@ def encoder(ctx: StepContext, iteration: int) -> Encoder:
 def encoder_for(ctx: StepContext, folder: Path, precision: models.Precision = "auto") -> Encoder:
     """An encoder for the model in ``folder``, with the base's prompts and the run's settings."""
     return Encoder(folder, model_folder(ctx, 0), ctx.spec, ctx.store, precision)
+
+
+def float32_encoder(ctx: StepContext, folder: Path) -> Encoder | None:
+    """An encoder in float32, as users load a model; None if ``encoder_for`` has that precision on this device."""
+    device = models.device_name(ctx.spec.resources.device)
+    return encoder_for(ctx, folder, "float32") if models.uses_bf16("auto", device) else None

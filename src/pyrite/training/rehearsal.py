@@ -1,7 +1,7 @@
 """Pseudo-rehearsal: on texts of random words, the trained model has to keep the base model's embeddings.
 
 It limits forgetting without data of other domains (Robins, "Catastrophic forgetting, rehearsal and pseudorehearsal",
-Connection Science 7(2), 1995). Texts from outside the domain are never needed, and none is stored.
+Connection Science 7(2), 1995). It needs no texts from outside the domain.
 """
 
 import hashlib
@@ -14,6 +14,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import pairwise_cos_sim
 from torch import Tensor
+
+from pyrite.errors import UserError
 
 #: Texts per training step, and the least and greatest number of words in a text: from a query to a short passage.
 TEXTS, MIN_WORDS, MAX_WORDS = 24, 6, 48
@@ -32,12 +34,13 @@ class RandomTexts:
         """``vocabulary``: the id of each token. Lower ids are taken for more frequent words, as tokenizers assign them.
 
         Raises:
-            ValueError: the vocabulary has no word of at least two letters.
+            UserError: the vocabulary has no words.
         """
         tokens = (token.lstrip(_WORD_START) for token in sorted(vocabulary, key=lambda token: vocabulary[token]))
-        self._words = list(dict.fromkeys(token for token in tokens if len(token) > 1 and token.isalpha()))
+        letters = (token for token in tokens if token.isalpha())
+        self._words = list(dict.fromkeys(token for token in letters if len(token) > 1 or not token.isascii()))
         if not self._words:
-            raise ValueError("the vocabulary has no words")
+            raise UserError("finetune.rehearsal needs a tokenizer with words in its vocabulary. Set it to 0.")
         self._weights = list(accumulate(1 / (_ZIPF_OFFSET + rank) for rank in range(len(self._words))))
 
     def draw(self, seed: str) -> list[str]:
