@@ -38,11 +38,13 @@ def test_a_learning_rate_that_diverges_is_an_error(
 ) -> None:
     """Regression: "loss 0.514", then ArrowIndexError, or "Not adapted" with exit code 0."""
     with pytest.raises(UserError, match=rf"training diverged: .*{reason}.*Lower finetune\.learning_rate \({rate}\)"):
-        train(f"finetune.learning_rate={rate}")
+        train(f"finetune.learning_rate={rate}", "finetune.rehearsal=0")
     assert not list((tmp_path / "store/runs/small").glob("iterations/1/model/*"))
     assert not (tmp_path / "store/runs/small/steps/finetune-1.json").exists()
     # The same run continues with a lower rate.
-    assert train("finetune.learning_rate=1e-3").manifests()["finetune-1"]["summary"]["steps"] == 6
+    assert (
+        train("finetune.learning_rate=1e-3", "finetune.rehearsal=0").manifests()["finetune-1"]["summary"]["steps"] == 6
+    )
 
 
 def test_a_loss_that_is_not_a_number_stops_training(train: Callable[..., Run], monkeypatch: pytest.MonkeyPatch) -> None:

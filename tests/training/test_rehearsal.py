@@ -8,6 +8,7 @@ from sentence_transformers import SentenceTransformer
 
 from pyrite.errors import UserError
 from pyrite.spec import FinetuneSpec
+from pyrite.stages.finetune import _disable_dropout
 from pyrite.training.losses import build_loss
 from pyrite.training.rehearsal import MAX_WORDS, MIN_WORDS, TEXTS, RandomTexts
 
@@ -32,7 +33,8 @@ def test_a_vocabulary_without_words_is_an_error() -> None:
 def test_rehearsal_is_zero_until_the_model_moves(tiny_model: Path) -> None:
     """Detects a comparison of the model with itself, and texts that differ between two passes over a batch."""
     spec = FinetuneSpec(rehearsal=5.0)
-    model, base = (SentenceTransformer(str(tiny_model), device="cpu").eval() for _ in range(2))
+    model, base = (SentenceTransformer(str(tiny_model), device="cpu") for _ in range(2))
+    _disable_dropout(model.train())
     batch = [model.preprocess(["what is gout", "what is asthma"]), model.preprocess(["gout is a", "asthma is a"])]
     plain, rehearsed = build_loss(model, FinetuneSpec(rehearsal=0), None), build_loss(model, spec, base)
     assert rehearsed(batch).item() == pytest.approx(plain(batch).item(), abs=1e-5)
@@ -43,5 +45,7 @@ def test_rehearsal_is_zero_until_the_model_moves(tiny_model: Path) -> None:
     moved = rehearsed(batch)
     assert moved.item() > plain(batch).item() + 0.01
     assert moved.item() == rehearsed(batch).item()
+    model.eval()
+    assert rehearsed(batch).item() == plain(batch).item()
     moved.backward()
     assert all(weight.grad is None for weight in base.parameters())
