@@ -117,9 +117,9 @@ def test_a_registered_loss_trains_a_model(run_file: Path, tmp_path: Path, monkey
 
 
 def trained(run_file: Path, scratch: str, **settings: Any) -> tuple[dict[str, Any], dict[str, torch.Tensor], Path]:
-    """Train iteration 1 without publishing it: its summary, its weights, and its scratch folder."""
+    """Train iteration 1 without publishing it: its summary, its weights, and its scratch folder. Without rehearsal."""
     run = open_run(load(run_file), open_store(str(run_file.parent / "store")))
-    spec = run.spec.model_copy(update={"finetune": run.spec.finetune.model_copy(update=settings)})
+    spec = run.spec.model_copy(update={"finetune": run.spec.finetune.model_copy(update={"rehearsal": 0.0, **settings})})
     ctx = StepContext(spec, Step("finetune", 1), run.store, run.prefix, run.manifests(), scratch, NullProgress())
     summary = finetune.run(ctx)
     return summary, load_file(ctx.scratch / "outputs/iterations/1/model/model.safetensors"), ctx.scratch
@@ -132,7 +132,9 @@ def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 def test_anchor_and_l2_sp_hold_the_model_at_the_base(run_file: Path, tiny_model: Path) -> None:
     run_steps(run_file, *UP_TO_MINE)
     base = load_file(tiny_model / "model.safetensors")
-    moved = distance(trained(run_file, "plain")[1], base)
+    plain = trained(run_file, "plain")[1]
+    moved = distance(plain, base)
+    assert distance(trained(run_file, "rehearsed", rehearsal=100.0)[1], plain) > 0.1 * moved
     assert distance(trained(run_file, "anchor", anchor=100.0)[1], base) < 0.9 * moved
     assert distance(trained(run_file, "pull", l2_sp=100.0)[1], base) < 0.9 * moved
     assert distance(trained(run_file, "hold", l2_sp=1e9)[1], base) < 1e-6
