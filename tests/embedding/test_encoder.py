@@ -91,7 +91,7 @@ def test_a_base_on_s3_is_downloaded(tiny_model: Path, tmp_path: Path, monkeypatc
     monkeypatch.setenv("PYRITE_CACHE", str(tmp_path / "cache"))
     url = f"s3://pyrite/{uuid.uuid4().hex}"
     store = open_store(url)
-    store.write("data/e5-small-tiny/notes.jsonl", b"")
+    store.write("data/e5-small-tiny/README.md", b"")
     with pytest.raises(UserError, match=r"MODEL: there is neither a file nor a folder at .*/nothing"):
         models.base_folder(f"{url}/data/nothing", None, "MODEL")
     with pytest.raises(UserError, match="is not a model folder"):
