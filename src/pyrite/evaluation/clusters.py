@@ -23,11 +23,11 @@ def by_topic(queries: pa.Table) -> Clusters:
 
 
 def by_group(queries: pa.Table, qrels: pa.Table, passages: pa.Table) -> Clusters:
-    """The cluster of each query: the group that ``prepare`` keeps in one split.
+    """The cluster of each query, at most as large as the group that ``prepare`` puts into one split.
 
-    Queries are connected if they share a topic, a relevant passage, or a relevant passage's topic or document. Use it
-    only if ``prepare`` assigned the splits. It then bounds the size of a group in val and test. In a data set with
-    splits of its own, a few passages that many queries share could connect nearly all queries.
+    Queries are connected if they share a topic, a relevant passage, or a relevant passage's topic or document.
+    ``prepare`` also joins topics by concepts, which the tables do not hold. Use it only if ``prepare`` assigned the
+    splits: in a data set with splits of its own, a few shared passages could connect nearly all queries.
 
     Args:
         queries, qrels, passages: QUERIES, QRELS and PASSAGES tables.

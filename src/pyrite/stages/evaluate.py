@@ -132,7 +132,7 @@ def _score_references(
 
 
 def _clusters(ctx: StepContext, passages: pa.Table, queries: pa.Table, qrels: pa.Table) -> Clusters:
-    """The cluster of each query: the group that prepare kept in one split, or the topic if the data set has splits."""
+    """The cluster of each query: by topic, document and passage, or by topic if the data set has its own splits."""
     if ctx.manifests["prepare"]["summary"]["splits_given"]:
         return by_topic(queries)
     return by_group(queries, qrels, passages)
