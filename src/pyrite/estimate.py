@@ -16,6 +16,7 @@ from pyrite.costs import (
     pairs_per_query,
 )
 from pyrite.embedding.models import Size, base_folder, size
+from pyrite.evaluation.selection import DEFAULT_BLENDS, SEARCH_STEPS
 from pyrite.executors.step import Run
 from pyrite.generation.sampling import split_counts
 from pyrite.identity import passage_id
@@ -94,7 +95,11 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
         slowdown * _retention_characters(paths) / _ENCODED_CHARACTERS_PER_SECOND
         for paths in (([sets.path], sets.report) if sets else ([], []))
     )
-    models = 1 + len(spec.evaluate.blends)
+    # The line search scores several blends on the retention set, and at most one of them on validation.
+    finds_blend = spec.evaluate.blends is None and sets is not None
+    given = DEFAULT_BLENDS if spec.evaluate.blends is None else spec.evaluate.blends
+    blends = 1 if finds_blend else len(given)
+    retention_models = 1 + (SEARCH_STEPS if finds_blend else blends)
     per_example = min(spec.prepare.max_chars, work.passage_characters) * (1 + spec.mine.num_negatives)
     examples = work.train * spec.mine.num_positives * spec.finetune.epochs
     train = slowdown * examples * per_example / _TRAINED_CHARACTERS_PER_SECOND
@@ -111,7 +116,8 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
                 assert spec.generate is not None
                 expected += generating.hours * 3600 / spec.generate.shards
             case "validate":
-                expected += (encode + encode_retention) * (models if step.iteration else 1)
+                expected += encode * (1 + blends) if step.iteration else encode
+                expected += encode_retention * (retention_models if step.iteration else 1)
             case "judge" if judging:
                 expected += judging.hours * 3600 / spec.iterations / spec.judge.shards
             case "judge" | "mine":

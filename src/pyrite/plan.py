@@ -76,9 +76,10 @@ class StageInfo:
 
 
 #: Increase when a stage's output changes for the same inputs, so that steps finished by older versions run again.
-FORMAT = 4
+FORMAT = 5
 
 _MODEL = ("model.query_prompt", "model.passage_prompt", "model.max_tokens")
+_LIMIT = ("evaluate.retention.max_loss", "evaluate.retention.confidence", "evaluate.resamples", "seed")
 
 
 def _data_steps(spec: RunSpec) -> list[Step]:
@@ -193,7 +194,7 @@ STAGES: dict[str, StageInfo] = {
     ),
     "validate": StageInfo(
         help="Score an iteration's model, and its blends with the base model, on the validation queries.",
-        settings=(*_MODEL, "evaluate.blends"),
+        settings=(*_MODEL, "evaluate.blends", *_LIMIT),
         external=("model", "retention"),
         parents=lambda spec, iteration: [*_data_steps(spec), *_trained_model(iteration)],
         headline=_headline_of_validate,

@@ -10,6 +10,7 @@ from pyrite.evaluation.selection import (
     LossLimit,
     choose,
     current_iteration,
+    largest_weight,
     model_name,
     parse_model_name,
 )
@@ -207,3 +208,17 @@ def test_a_fallen_iteration_is_skipped_and_equals_are_not() -> None:
     assert current_iteration([0.5, 0.4, 0.6, 0.55]) == 2
     assert current_iteration([0.5, 0.5]) == 1
     assert current_iteration([0.5, float("nan"), 0.4]) == 0
+
+
+@given(st.floats(0, 1))
+def test_search_finds_the_largest_weight_within_the_limit(largest: float) -> None:
+    tried: list[float] = []
+
+    def is_within(weight: float) -> bool:
+        tried.append(weight)
+        return weight <= largest
+
+    found = largest_weight(is_within, steps=4)
+    assert found <= largest
+    assert found == 15 / 16 or found + 1 / 16 > largest
+    assert len(tried) == 4

@@ -49,7 +49,7 @@ def make(
         hostile: text that is appended to every text that comes from the data set.
     """
     rng = np.random.default_rng(seed)
-    evaluate = {"resamples": 500, **settings.pop("evaluate", {})}
+    evaluate = {"resamples": 500, "blends": [0.3, 0.6], **settings.pop("evaluate", {})}
     if retention:
         evaluate.setdefault("retention", {"path": "data/cisi", "max_loss": 0.02})
     spec = RunSpec.model_validate(
@@ -63,7 +63,7 @@ def make(
             **settings,
         }
     )
-    names = ["base"] + [model_name(i, w) for i in range(1, iterations + 1) for w in (*spec.evaluate.blends, 1.0)]
+    names = ["base"] + [model_name(i, w) for i in range(1, iterations + 1) for w in (*evaluate["blends"], 1.0)]
     passages = [_passage(number, hostile) for number in range(200)]
     query_rows = [
         {

@@ -42,7 +42,7 @@ def test_means_and_changes_agree_with_per_query_values() -> None:
 def test_test_scores_fewer_models_than_validation() -> None:
     report = build(make())
     assert set(report["models"]) == {"base", "iteration-1", "iteration-2", report["chosen"]}
-    assert len(report["means"]["val"]) == 9
+    assert len(report["means"]["val"]) == 7
 
 
 @pytest.mark.parametrize(

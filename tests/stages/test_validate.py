@@ -8,6 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from pyrite.evaluation.selection import model_name, parse_model_name
+
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -39,3 +41,17 @@ def test_reported_sets_are_scored_only_by_evaluate(pyrite: Pyrite, run_file: Pat
     page = (run / "report/report.html").read_text(encoding="utf-8")
     assert "only reported" in page
     assert "One split and one training seed" in page
+
+
+def test_default_blend_is_the_largest_weight_within_the_limit(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+    limit = "evaluate.retention={path: builtin:general, max_loss: 0.1}"
+    settings = ("iterations=1", "evaluate.blends=null", limit, "finetune.learning_rate=0.02", "finetune.rehearsal=0")
+    result = pyrite("train", run_file, *settings)
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "store/runs/small"
+    bounds = json.loads((run / "steps/validate-1.json").read_text())["summary"]["retention_bounds"]
+    assert bounds["iteration-1"] < -0.1
+    within = [parse_model_name(name)[1] for name, bound in bounds.items() if bound >= -0.1]
+    scored = pq.read_table(run / "iterations/1/metrics/val.parquet")["model"].unique().to_pylist()
+    assert scored == ["iteration-1", model_name(1, max(within))]
+    assert pq.read_table(run / "iterations/1/metrics/retention.parquet")["model"].unique().to_pylist() == scored

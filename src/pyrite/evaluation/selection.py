@@ -8,7 +8,7 @@ of zero-shot models", WiSE-FT, CVPR 2022).
 """
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,12 @@ from pyrite.spec import RunSpec
 
 Clusters = Sequence[Hashable] | None
 
+
+#: The weights of the tuned model in the blends of a run without a retention set.
+DEFAULT_BLENDS = (0.3, 0.6, 0.8)
+
+#: Blends of an iteration that the search for the largest weight within the loss limit tries.
+SEARCH_STEPS = 4
 
 #: The metrics of model selection and of the gate.
 SELECTION_METRICS = ("mrr@5", "dcg@5")
@@ -99,6 +105,10 @@ class LossLimit:
         """Lower bound of the relative change from ``base``. Both have one value per query, shape (queries,)."""
         return relative_lower_bound(base, other, self.confidence, self.resamples, self.seed)
 
+    def allows(self, bound: float) -> bool:
+        """Whether a loss with this ``bound`` is within the limit."""
+        return bound >= -self.max_loss
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -135,6 +145,21 @@ def label(name: str) -> str:
     if iteration == 0:
         return "base model"
     return f"iteration {iteration}" if weight == 1 else f"iteration {iteration} at {weight:g}"
+
+
+def largest_weight(is_within: Callable[[float], bool], steps: int = SEARCH_STEPS) -> float:
+    """The largest weight below 1 that ``is_within`` accepts, to 2**-steps, by bisection; 0 if it accepts none.
+
+    It takes the loss to grow with the weight. A blend accepted by chance is possible: each test has its own noise.
+    """
+    low, high = 0.0, 1.0
+    for _ in range(steps):
+        middle = (low + high) / 2
+        if is_within(middle):
+            low = middle
+        else:
+            high = middle
+    return low
 
 
 def choose(candidates: list[Candidate], limit: LossLimit | None, clusters: Clusters = None) -> Choice:
@@ -195,7 +220,7 @@ def _excessive_loss(candidate: Candidate, base: Candidate, limit: LossLimit | No
     if candidate.retention is None:
         return "not scored on the retention set"
     bound = limit.bound(base.retention, candidate.retention)
-    if bound >= -limit.max_loss:
+    if limit.allows(bound):
         return None
     before, after = float(base.retention.mean()), float(candidate.retention.mean())
     change = f"{after / before - 1:+.1%}" if before else "0%"

@@ -85,6 +85,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "chosen": chosen,
         "compared": compared,
         "max_loss": spec.evaluate.retention.max_loss if spec.evaluate.retention else None,
+        "blends_searched": spec.evaluate.blends is None and spec.evaluate.retention is not None,
         "retention_sets": retention.rows(inputs.retention, spec, compared),
         "models": models,
         "means": {"val": _means(val), "test": _means(test)},

@@ -109,7 +109,8 @@ class RunSpec(Section):
     def settings(self, *names: str) -> dict[str, Any]:
         """The named settings ("model.max_tokens") as JSON values.
 
-        A setting of another judge, such as "judge.model" with kind labels, is None.
+        A setting of another judge, such as "judge.model" with kind labels, is None, and so are those of a section
+        that is not set, such as "evaluate.retention.max_loss".
         """
         everything = self.model_dump(mode="json", by_alias=True)
         found = {}
@@ -119,6 +120,6 @@ class RunSpec(Section):
             if section == "judge" and rest in JUDGE_SETTINGS:
                 value = {rest: None, **value}
             for part in filter(None, rest.split(".")):
-                value = value[part]
+                value = None if value is None else value[part]
             found[name] = value
         return found

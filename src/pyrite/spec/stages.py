@@ -278,9 +278,10 @@ class GateSpec(Section):
 class EvaluateSpec(Section):
     """How the models are evaluated and compared."""
 
-    blends: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        default=[0.3, 0.6, 0.8],
-        description="Weights of the tuned model in blends with the base (WiSE-FT); empty: none.",
+    blends: list[Annotated[float, Field(gt=0, lt=1)]] | None = Field(
+        default=None,
+        description="Weights of the tuned model in blends with the base (WiSE-FT); empty: none. Unset: with a "
+        "retention set, the largest weight within its limit, by bisection; without, 0.3, 0.6 and 0.8.",
     )
     retention: RetentionSpec | None = Field(default=None, description="Check for forgetting; unset: no check.")
     gate: GateSpec = GateSpec()
