@@ -6,6 +6,14 @@ DATA as in bench_quality.py. Each ablation is a complete run with the overrides 
 a store, and thereby the embeddings that are equal, such as the base model's. Every model reads passages in context on
 test, except no-context; context-in-evaluation-only is the model of no-context that reads them in context on test.
 
+graded needs 4 negatives, which are spread over the ranks: with one, its KL divergence would compare two grades only.
+Compare it with four-negatives (the default loss, the 4 highest-ranked ones) for the effect of the loss and the spread.
+
+l2-sp is 100: a step moves the weights back by this times the learning rate (1e-4 at its peak), as a share of their
+distance to the base model's. In two iterations of 43 steps, 1 would undo 0.4% of the first step, and 100 a third of it.
+
+title-pairs is ours_titles of bench_quality.py: it also trains on passages of test topics, but on no held-out question.
+
 The change is relative to the default. With one split and one seed, its 95% interval resamples the test topics; with
 several, it is that of summarize in bench_common.py over runs with equal split and seed. Finished results are appended
 to --results (default: out/bench-ablations.jsonl), and a restart skips them. The last line is JSON.
@@ -19,7 +27,7 @@ from typing import Any
 
 import bench_common as common
 from bench_common import CLUSTERS, METRICS, PER_QUERY, Results, Row, TestSet
-from bench_quality import ARCHIVE
+from bench_quality import ARCHIVE, TITLE_PAIRS
 
 from pyrite.errors import UserError
 
@@ -35,7 +43,11 @@ ABLATIONS: dict[str, list[str]] = {
     "no-violating-negative": ["mine.violating_grade=null"],
     "anchor": ["finetune.anchor=1"],
     "soup": ["finetune.soup_size=3"],
-    "graded": ["finetune.loss=graded", "mine.num_negatives=4"],
+    "four-negatives": ["mine.num_negatives=4"],
+    "graded": ["mine.num_negatives=4", "finetune.loss=graded"],
+    "no-rehearsal": ["finetune.rehearsal=0"],
+    "l2-sp": ["finetune.l2_sp=100"],
+    "title-pairs": [TITLE_PAIRS],
     "query-side": ["finetune.train=query"],
     "no-blends": ["evaluate.blends=[]"],
     "one-iteration": ["iterations=1"],

@@ -66,6 +66,12 @@ def test_a_changed_setting_reruns_its_stage_and_later_ones() -> None:
     assert states["finetune-1"].state == "waiting"
 
 
+def test_another_loss_mines_again_because_negatives_depend_on_it() -> None:
+    left = unfinished(make_spec(finetune={"loss": "graded"}), finish_all(make_spec()))
+    assert {"mine-1", "finetune-1"} <= left
+    assert "judge-1.0" not in left
+
+
 def test_resource_settings_rerun_nothing() -> None:
     assert unfinished(make_spec(resources={"judge_workers": 7, "encode_tokens": 512}), finish_all(make_spec())) == set()
 

@@ -101,7 +101,8 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     blends = 1 if finds_blend else len(given)
     retention_models = 1 + (SEARCH_STEPS if finds_blend else blends)
     per_example = min(spec.prepare.max_chars, work.passage_characters) * (1 + spec.mine.num_negatives)
-    examples = work.train * spec.mine.num_positives * spec.finetune.epochs
+    pairs = work.train * spec.mine.num_positives + min(spec.mine.title_pairs, work.passages)
+    examples = pairs * spec.finetune.epochs
     train = slowdown * examples * per_example / _TRAINED_CHARACTERS_PER_SECOND
     generating = _estimate_generating(run, work, on, machines)
     judging = _estimate_judging(run, work, on, machines) if spec.judge.needs_server else None

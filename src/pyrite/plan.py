@@ -174,10 +174,11 @@ STAGES: dict[str, StageInfo] = {
     ),
     "mine": StageInfo(
         help="Select training examples where grades and ranks disagree.",
-        settings=("mine", "seed"),
+        settings=("mine", "finetune.loss", "seed"),
         parents=_parents_of_mine,
         headline=lambda summary: (
             f"{summary['examples']:,} examples; new: {summary['hard']:,} hard, {summary['easy']:,} easy"
+            + (f", {summary['title_pairs']:,} title pairs" if "title_pairs" in summary else "")
         ),
         first_iteration=1,
     ),

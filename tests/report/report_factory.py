@@ -209,6 +209,15 @@ def with_timelines(inputs: ReportInputs, seconds: float = 600, pairs: int = 2000
     return replace(inputs, manifests=manifests, judgments=tables_)
 
 
+def with_title_pairs(inputs: ReportInputs, pairs: int) -> ReportInputs:
+    """The same run with ``pairs`` title-passage pairs in each iteration."""
+    manifests = {
+        name: {**each, "summary": {**each["summary"], "title_pairs": pairs}} if name.startswith("mine-") else each
+        for name, each in inputs.manifests.items()
+    }
+    return replace(inputs, manifests=manifests)
+
+
 def _passage(number: int, hostile: str) -> dict[str, Any]:
     subject = SUBJECTS[number % len(SUBJECTS)]
     return {

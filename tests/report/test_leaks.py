@@ -9,7 +9,7 @@ import pytest
 from pyrite import tables
 from pyrite.report.data import ReportInputs, build
 from pyrite.report.pages import report_page
-from report.report_factory import make
+from report.report_factory import make, with_title_pairs
 
 
 def with_near_duplicates(inputs: ReportInputs, queries: int) -> tuple[ReportInputs, set[str]]:
@@ -47,3 +47,11 @@ def test_without_affected_queries_there_is_one_row() -> None:
     page = report_page(report)
     assert "affected" not in page
     assert "Not checked: paraphrases." in page
+    assert "title-passage" not in page
+
+
+def test_title_pairs_of_all_iterations_are_reported() -> None:
+    inputs = with_title_pairs(make(iterations=2), 1200)
+    assert "Training also saw 2,400 title-passage pairs of the complete corpus, held-out topics included; no " in (
+        report_page(build(inputs))
+    )

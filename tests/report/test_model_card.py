@@ -7,7 +7,7 @@ import yaml
 
 from pyrite.report import model_card
 from pyrite.report.data import build
-from report.report_factory import make
+from report.report_factory import make, with_title_pairs
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,14 @@ def test_card_shows_how_to_embed_a_passage(context: str, passage: str, tiny_mode
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert f"model.encode_document([{passage}, " in text
     assert text.count(model_card.PASSAGE_FORMAT[context]) == 2
+
+
+@pytest.mark.parametrize("pairs", [0, 7])
+def test_card_names_title_pairs_beside_the_metrics(pairs: int, tiny_model: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    inputs = with_title_pairs(make(iterations=1), pairs)
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    model_card.write(tmp_path, build(inputs), inputs.spec, inputs.queries, ["labels-v2"], model, tiny_model)
+    metrics = (tmp_path / "README.md").read_text(encoding="utf-8").split("## Metrics")[1].split("|")[0]
+    assert ("searches all passages. Training also saw 7 title-passage pairs" in metrics) == bool(pairs)

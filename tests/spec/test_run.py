@@ -64,3 +64,10 @@ def test_every_setting_that_a_stage_depends_on_exists(tmp_path: Path) -> None:
     spec = load_spec(tmp_path, "")
     for stage in STAGES.values():
         spec.settings(*stage.settings)
+
+
+def test_title_pairs_need_passages_with_titles(tmp_path: Path) -> None:
+    text = "mine: {title_pairs: 9}"
+    assert load_spec(tmp_path, text).mine.title_pairs == 9
+    with pytest.raises(UserError, match=r"mine.title_pairs is 9, but prepare.context none .* mine.title_pairs to 0"):
+        load_spec(tmp_path, text, "prepare.context=none")

@@ -53,6 +53,10 @@ def tokenized(model: SentenceTransformer) -> list[dict[str, Any]]:
     return [{**model.preprocess(list(column))} for column in TEXTS]
 
 
+def test_mining_knows_which_losses_use_grades() -> None:
+    assert all(loss.needs_labels == FinetuneSpec(loss=name).uses_grades for name, loss in LOSSES.items())
+
+
 def similar_vectors() -> Tensor:
     """Vectors of 3 queries, 3 positives and 6 negatives with similarities around 0.9, as in a trained model."""
     torch.manual_seed(0)

@@ -282,3 +282,32 @@ def test_the_lowest_ranked_replace_missing_negatives() -> None:
 def test_an_example_is_hard_if_a_negative_outranks_it() -> None:
     assert [e.kind for e in mine_one(candidates_with([4, 1]))[0]] == ["easy"]
     assert [e.kind for e in mine_one(candidates_with([1, 4]))[0]] == ["hard"]
+
+
+@pytest.mark.parametrize(
+    ("number", "negatives"),
+    [
+        (1, ["c0"]),
+        (3, ["c0", "c4", "c7"]),  # of c0, c2, c4, c5, c7 and c8: c1 answers, c3 is graded 3, c6 is a near-duplicate
+        (6, ["c0", "c2", "c4", "c5", "c7", "c8"]),
+        (7, []),
+    ],
+)
+def test_stratified_negatives_cover_all_ranks(number: int, negatives: list[str]) -> None:
+    candidates = candidates_with([2, 4, 2, 3, 1, 2, 1, 1, 1])
+    spec = MineSpec(num_negatives=number, relative_margin=None)
+    queries = [("q", candidates)]
+
+    def mined(stratified: bool) -> list[str]:
+        examples, _ = mine(queries, {}, spec, 0, lambda a, _: a == "c6", stratified=stratified)
+        return [n.passage_id for each in examples for n in each.negatives]
+
+    assert mined(True) == negatives
+    assert (mined(False) == negatives) == (number != 3)
+
+
+def test_stratified_negatives_respect_the_margin() -> None:
+    candidates = candidates_with([2, 4, 2, 1, 2, 1])
+    spec = MineSpec(num_negatives=2)  # c0 outranks the positive and is not clearly irrelevant
+    examples, _ = mine([("q", candidates)], {}, spec, 0, no_duplicates, stratified=True)
+    assert [n.passage_id for n in examples[0].negatives] == ["c2", "c4"]

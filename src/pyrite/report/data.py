@@ -74,7 +74,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         if model != BASE
     }
     compared = chosen if chosen != BASE else _best_tuned(val, models)
-    ids, prepare = sorted(test[BASE]["mrr@5"]), inputs.manifests.get("prepare", {})
+    ids = sorted(test[BASE]["mrr@5"])
     report: dict[str, Any] = {
         "format": FORMAT,
         "name": spec.name,
@@ -109,9 +109,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "unaffected": leaks.without(
             splitting.affected_queries(inputs.passages, inputs.queries, inputs.qrels)["test"], test
         ),
-        "data": provenance.dataset(
-            prepare, inputs.manifests.get("validate-0", {}), inputs.passages, inputs.queries, inputs.qrels
-        ),
+        "data": provenance.dataset(inputs.manifests, inputs.passages, inputs.queries, inputs.qrels),
         "settings": provenance.settings(spec),
         "steps": provenance.steps(inputs.manifests),
         "versions": provenance.merged(inputs.manifests, "versions"),

@@ -33,8 +33,24 @@ def without(affected: set[str], test: PerQuery) -> dict[str, Any] | None:
     return {"affected": len(ids) - len(left), "queries": len(left), "means": means, "changes": changes}
 
 
-def checks(splits_given: bool) -> str:
-    """What was checked between training and held-out data, and what was not."""
+def checks(splits_given: bool, title_pairs: int) -> str:
+    """What was checked between training and held-out data, and what was not.
+
+    Args:
+        title_pairs: number of title-passage pairs in training, of all iterations.
+    """
+    return _checks(splits_given) + (f" {about_title_pairs(title_pairs)}" if title_pairs else "")
+
+
+def about_title_pairs(number: int) -> str:
+    """What training saw of held-out topics because of mine.title_pairs."""
+    return (
+        f"Training also saw {number:,} title-passage pairs of the complete corpus, held-out topics included; no "
+        "held-out question."
+    )
+
+
+def _checks(splits_given: bool) -> str:
     if splits_given:
         return (
             f"The data set assigns the splits. Checked between training and held-out data: equal questions, and "

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pyrite.embedding.models import BUILTIN, window
 from pyrite.evaluation.scoring import METRICS
 from pyrite.report.formatting import ONE_RUN
+from pyrite.report.leaks import about_title_pairs
 from pyrite.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def write(
     """
     counts = Counter(queries["split"].to_pylist())
     split, unseen = _held_out(report["data"], queries)
-    licence, length = _licence(base), window(model)
+    licence, length, title_pairs = _licence(base), window(model), report["data"]["title_pairs"]
     facts = {
         "dimensions": model.get_embedding_dimension(),
         "maximum sequence length": "none" if length is None else f"{length} tokens",
@@ -87,6 +88,7 @@ def write(
         one_run=ONE_RUN,
         licence=licence,
         unseen=unseen,
+        title_pairs=about_title_pairs(title_pairs) if title_pairs else None,
         passage_format=PASSAGE_FORMAT[spec.prepare.context],
         example="a title\\nits text" if spec.prepare.context == "title" else "a passage",
         base_id=_hub_id(spec.model.base),

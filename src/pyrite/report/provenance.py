@@ -19,10 +19,12 @@ DROPPED_EXAMPLES = 3
 
 
 def dataset(
-    prepare: dict[str, Any], base: dict[str, Any], passages: pa.Table, queries: pa.Table, qrels: pa.Table
+    manifests: dict[str, dict[str, Any]], passages: pa.Table, queries: pa.Table, qrels: pa.Table
 ) -> dict[str, Any]:
-    """The corpus and its splits. ``prepare`` and ``base`` are the manifests of prepare and of the base validation."""
-    summary: dict[str, Any] = prepare.get("summary") or {}
+    """The corpus and its splits. ``manifests``: by step name, as in ``ReportInputs``."""
+    summaries = {name: manifest.get("summary") or {} for name, manifest in manifests.items()}
+    summary, base = summaries.get("prepare", {}), summaries.get("validate-0", {})
+    title_pairs = sum(own.get("title_pairs", 0) for name, own in summaries.items() if name.startswith("mine-"))
     columns = (queries.column(name).to_pylist() for name in ("query_id", "split", "topic"))
     rows = list(zip(*columns, strict=True))
     relevant = Counter(qrels.column("query_id").to_pylist())
@@ -48,19 +50,20 @@ def dataset(
         "median_chars": float(np.median(lengths)) if lengths else None,
         "splits": splits,
         "splits_given": bool(summary.get("splits_given")),
-        "leak_checks": leaks.checks(bool(summary.get("splits_given"))),
+        "title_pairs": title_pairs,
+        "leak_checks": leaks.checks(bool(summary.get("splits_given")), title_pairs),
         "shared_topics": sum(len(found) > 1 for topic, found in splits_of_topic.items() if topic),
         "dropped": _dropped(summary.get("dropped") or {}, summary.get("dropped_examples") or {}),
         "notes": [
             *(summary.get("notes") or []),
-            *((base.get("summary") or {}).get("model_notes") or []),
+            *(base.get("model_notes") or []),
             *_truncation_note(base, passages.num_rows),
         ],
     }
 
 
 def _truncation_note(base: dict[str, Any], passages: int) -> list[str]:
-    count = (base.get("summary") or {}).get("truncated_passages")
+    count = base.get("truncated_passages")
     if not count:
         return []
     return [f"{count:,} of {passages:,} passages exceed the model's maximum sequence length and are truncated."]

@@ -83,6 +83,11 @@ class RunSpec(Section):
             raise ValueError(
                 f"finetune.loss triplet takes one negative: set mine.num_negatives to 1, not {self.mine.num_negatives}"
             )
+        if self.mine.title_pairs and self.prepare.context == "none":
+            raise ValueError(
+                f"mine.title_pairs is {self.mine.title_pairs}, but prepare.context none leaves passages without a "
+                "title: set prepare.context to title, or mine.title_pairs to 0"
+            )
         if self.generate and not self.generator_model:
             raise ValueError(
                 "generate needs generate.model (or judge.model): the name under which the server serves it"
@@ -100,6 +105,11 @@ class RunSpec(Section):
                 f"{answerable}, or use mine.rule nearest with mine.known_first true"
             )
         return self
+
+    @property
+    def stratifies_negatives(self) -> bool:
+        """Whether mining spreads negatives over the ranks: for a loss that fits grades. Rule rank has its own ranks."""
+        return self.finetune.uses_grades and self.mine.rule == "nearest"
 
     @property
     def generator_model(self) -> str | None:

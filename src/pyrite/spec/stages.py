@@ -139,6 +139,13 @@ class MineSpec(Section):
     neighbours: int = Field(default=4, ge=1, description="Maximum examples with similar passages in a batch.")
     easy_per_hard: float | None = Field(default=None, ge=0, description="Easy examples per hard example; unset: all.")
     accumulate: bool = Field(default=False, description="Also train on the examples of earlier iterations.")
+    title_pairs: int = Field(
+        default=0,
+        ge=0,
+        description="Maximum pairs of a title and a passage with that title to train on as well, in each iteration. "
+        "They come from the complete corpus, with the passages of validation and test topics, but never a held-out "
+        "question. 0: none.",
+    )
 
     @property
     def min_positive_grade(self) -> int:
@@ -159,7 +166,8 @@ class FinetuneSpec(Section):
         description="multiple-negatives: contrastive, with mined and in-batch negatives; "
         "cached-multiple-negatives: the same, with gradient caching for large batches; "
         "triplet: cosine distance; distill: KL divergence to the judge's expected grades; "
-        "graded: multiple-negatives plus kl_weight times distill. It uses all of mine.num_negatives.",
+        "graded: multiple-negatives plus kl_weight times distill. With these two and mine.rule nearest, the "
+        "mine.num_negatives negatives are spread over the ranks instead of the highest-ranked; set at least 4.",
     )
     train: Literal["both", "query"] = Field(
         default="both",
@@ -208,6 +216,11 @@ class FinetuneSpec(Section):
     weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of the optimizer.")
     checkpoint_every: int = Field(default=20, ge=1, description="Steps between checkpoints.")
     report_to: list[str] = Field(default=[], description="Trackers, as transformers names them, e.g. [tensorboard].")
+
+    @property
+    def uses_grades(self) -> bool:
+        """Whether the loss fits the judge's expected grades, and so needs the column ``label``."""
+        return self.loss in ("distill", "graded")
 
     @model_validator(mode="after")
     def _needs_no_cache(self) -> "FinetuneSpec":

@@ -24,6 +24,8 @@ from pyrite.stages.inputs import (
 )
 from pyrite.training import mining
 from pyrite.training.mining import Candidate, Example, Shingles
+from pyrite.training.title_pairs import KIND as TITLE
+from pyrite.training.title_pairs import TitledPassage, title_pairs
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
@@ -48,17 +50,21 @@ def run(ctx: StepContext) -> dict[str, Any]:
 
     judged = _join_grades(read_candidates(ctx, ctx.iteration), judgments[-1], passages_by_query(qrels))
     ctx.progress.begin(len(judged), "queries mined")
-    examples, reasons = mining.mine(judged, relevant, spec, ctx.spec.seed, is_duplicate)
+    examples, reasons = mining.mine(
+        judged, relevant, spec, ctx.spec.seed, is_duplicate, stratified=ctx.spec.stratifies_negatives
+    )
     ctx.progress.advance(len(judged))
     groups = mining.group_neighbours(examples, dict(judged), spec.neighbours)
     rows = [
         {**_row(example, query_of, passage_of, spec), "iteration": ctx.iteration, "group": f"{ctx.iteration}-{group}"}
         for example, group in zip(examples, groups, strict=True)
     ]
+    titles, about_titles = _title_pairs(ctx, passages, relevant)
     schema = tables.examples(spec.num_negatives)
-    output = protect_near_duplicates(_accumulated(ctx, rows, relevant) + rows, shingles)
+    output = protect_near_duplicates(_accumulated(ctx, rows, relevant) + rows + titles, shingles)
     total = tables.write(ctx.output(f"iterations/{ctx.iteration}/examples.parquet"), output, schema)
-    if not total:
+    types = Counter(TITLE if row["kind"] == TITLE else row["iteration"] for row in output)
+    if total == types[TITLE]:
         why = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
         raise UserError(
             f"mining found no example in {len(judged)} queries ({why}). "
@@ -79,7 +85,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         "outranked": sum(example.outranked for example in examples),
         "known_positives": known,
         "judged_positives": len(examples) - known,
-        "accumulated": total - len(rows),
+        "accumulated": total - types[ctx.iteration] - types[TITLE],
         "hard_positives": len({(example.query_id, example.positive.passage_id) for example in hard}),
         "hard_negatives": len(
             {
@@ -90,6 +96,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
             }
         ),
         "examples": total,
+        **({"title_pairs": types[TITLE], **about_titles} if spec.title_pairs else {}),
         "queries_without_examples": dict(reasons.most_common()),
     }
 
@@ -138,7 +145,10 @@ def _row(example: Example, query_of: dict[str, str], passage_of: dict[str, str],
 
 
 def _accumulated(ctx: StepContext, new: list[dict[str, Any]], relevant: dict[str, set[str]]) -> list[dict[str, Any]]:
-    """The examples of earlier iterations that are not in ``new``, with the currently known ``relevant`` passages."""
+    """The examples of earlier iterations that are not in ``new``, with the currently known ``relevant`` passages.
+
+    Without title pairs, which are drawn in each iteration.
+    """
     if ctx.iteration == 1 or not ctx.spec.mine.accumulate:
         return []
 
@@ -149,8 +159,46 @@ def _accumulated(ctx: StepContext, new: list[dict[str, Any]], relevant: dict[str
     earlier = tables.read(ctx.input(key), tables.examples(ctx.spec.mine.num_negatives)).to_pylist()
     repeated = {identity(row) for row in new}
     return [
-        {**row, "relevant_ids": sorted(relevant[row["query_id"]])} for row in earlier if identity(row) not in repeated
+        {**row, "relevant_ids": sorted(relevant[row["query_id"]])}
+        for row in earlier
+        if row["kind"] != TITLE and identity(row) not in repeated
     ]
+
+
+def _title_pairs(
+    ctx: StepContext, passages: pa.Table, relevant: dict[str, set[str]]
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """The rows of mine.title_pairs, from passages of all splits, and the number that equal a held-out query.
+
+    Raises:
+        UserError: mine.title_pairs is set, but no pair can be made.
+    """
+    spec = ctx.spec.mine
+    if not spec.title_pairs:
+        return [], {}
+    queries = read_queries(ctx)
+    held_out = queries.filter(pc.not_equal(queries["split"], "train"))["text"].to_pylist()
+    titled = [
+        TitledPassage(
+            row["passage_id"],
+            row["title"] or "",
+            row["text"],
+            bool(row["context"]),
+            len({parent["document_id"] for parent in row["parents"] or []}) > 1,
+        )
+        for row in passages.to_pylist()
+    ]
+    seed = f"{ctx.spec.seed} {ctx.iteration}"
+    rows, dropped = title_pairs(titled, spec.title_pairs, spec.num_negatives, held_out, relevant, seed)
+    if not rows:
+        with_context = sum(passage.has_context for passage in titled)
+        raise UserError(
+            f"mine.title_pairs is {spec.title_pairs}, but there is no pair: {with_context} of {len(titled)} passages "
+            f"have a title that they do not start with, and {dropped} of these titles are held-out queries. At least "
+            f"{spec.num_negatives + 1} titles are needed. Set mine.title_pairs to 0, or add titles to the source."
+        )
+    own = [{**row, "iteration": ctx.iteration, "group": f"{ctx.iteration}-{TITLE}-{i}"} for i, row in enumerate(rows)]
+    return own, {"title_pairs_of_held_out_queries": dropped}
 
 
 def protect_near_duplicates(

@@ -7,6 +7,7 @@ is never a negative, and an example is hard if an irrelevant passage outranks it
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Literal, NamedTuple
 
 from pyrite.judges.base import GRADES, RELEVANT
@@ -105,6 +106,7 @@ def mine_query(
     relevant: set[str],
     spec: MineSpec,
     is_duplicate: Callable[[str, str], bool],
+    stratified: bool = False,
 ) -> tuple[list[Example], str | None]:
     """The examples of one query, or the reason why it has none.
 
@@ -113,6 +115,7 @@ def mine_query(
         relevant: ids of passages known to be relevant, in addition to the known answers and to those graded as
             relevant here.
         is_duplicate: whether two passage ids are near-duplicates.
+        stratified: whether the negatives of an example are spread over the ranks (``_strata``).
     """
     ranked = sorted(candidates, key=lambda c: (c.rank, -c.score, c.passage_id))
     positives, negatives = split_by_grade(ranked, relevant, spec)
@@ -125,7 +128,7 @@ def mine_query(
     examples = []
     for paired_positives, paired_negatives in RULES[spec.rule].pairings(positives, negatives, spec):
         for positive in paired_positives[: spec.num_positives]:
-            chosen = _choose_negatives(positive, paired_negatives, protected, spec, is_duplicate)
+            chosen = _choose_negatives(positive, paired_negatives, protected, spec, is_duplicate, stratified)
             if chosen:
                 kind: Kind = "hard" if paired_negatives[0].rank < positive.rank else "easy"
                 examples.append(Example(query_id, positive, chosen, kind, protected))
@@ -172,24 +175,40 @@ def _choose_negatives(
     protected: Iterable[str],
     spec: MineSpec,
     is_duplicate: Callable[[str, str], bool],
+    stratified: bool,
 ) -> tuple[Candidate, ...]:
     """``spec.num_negatives`` negatives for ``positive``, or none if there are too few.
 
     First, the highest-ranked of those that score at least ``relative_margin`` below the positive or are clearly
     irrelevant. If they do not suffice, because the positive itself ranks low, then the lowest-ranked of the others,
     which are the least likely to be relevant.
+
+    With ``stratified``, the first of each stratum of those that the margin allows, not the highest-ranked ones.
     """
     ceiling = score_ceiling(positive.score, spec.relative_margin)
     safe = [n.score <= ceiling or _clearly_irrelevant(n, spec) for n in negatives]
     preferred = [n for n, is_safe in zip(negatives, safe, strict=True) if is_safe]
     others = [n for n, is_safe in zip(negatives, safe, strict=True) if not is_safe]
-    chosen: list[Candidate] = []
-    for negative in [*preferred, *reversed(others)]:
-        if not any(is_duplicate(negative.passage_id, other) for other in protected):
-            chosen.append(negative)
-        if len(chosen) == spec.num_negatives:
-            return tuple(chosen)
-    return ()
+
+    def eligible(negatives: Iterable[Candidate]) -> Iterator[Candidate]:
+        return (n for n in negatives if not any(is_duplicate(n.passage_id, other) for other in protected))
+
+    if stratified:
+        preferred = _strata(list(eligible(preferred)), spec.num_negatives)
+    chosen = tuple(islice(eligible([*preferred, *reversed(others)]), spec.num_negatives))
+    return chosen if len(chosen) == spec.num_negatives else ()
+
+
+def _strata(negatives: list[Candidate], number: int) -> list[Candidate]:
+    """The first of each of ``number`` equal strata of ``negatives`` by rank; all if there are at most ``number``.
+
+    A loss that fits grades needs scores from the complete range: the highest-ranked negatives have nearly equal scores
+    and grades. Passages of middle grades, which are no negatives, are left out: the same examples serve a contrastive
+    loss, and there they would be pushed away.
+    """
+    if len(negatives) <= number:
+        return negatives
+    return [negatives[i * len(negatives) // number] for i in range(number)]
 
 
 def _clearly_irrelevant(negative: Candidate, spec: MineSpec) -> bool:
@@ -222,13 +241,20 @@ def mine(
     spec: MineSpec,
     seed: int,
     is_duplicate: Callable[[str, str], bool],
+    *,
+    stratified: bool = False,
 ) -> tuple[list[Example], Counter[str]]:
-    """The examples of all queries after ``mix``, and the number of queries without an example by reason."""
+    """The examples of all queries after ``mix``, and the number of queries without an example by reason.
+
+    Args:
+        stratified: as in ``mine_query``.
+    """
     reasons: Counter[str] = Counter()
 
     def examples() -> Iterator[Example]:
         for query_id, candidates in by_query:
-            found, reason = mine_query(query_id, candidates, relevant.get(query_id, set()), spec, is_duplicate)
+            own = relevant.get(query_id, set())
+            found, reason = mine_query(query_id, candidates, own, spec, is_duplicate, stratified)
             if reason:
                 reasons[reason] += 1
             yield from found
