@@ -153,3 +153,14 @@ def test_larger_models_take_longer_and_duplicates_count_once(tmp_path: Path, tin
     assert 1000 < int(packaged.summary.split(" passages")[0].replace(",", "")) < 1100
     retained = estimated(f"evaluate.retention.path={elsewhere}")
     assert retained.seconds[validate] > packaged.seconds[validate] + 3
+
+
+def test_title_pairs_take_time_for_each_passage_at_most(tmp_path: Path) -> None:
+    path = tmp_path / "sample.yaml"
+    path.write_text("source: {kind: sample}\n")
+
+    def seconds(*words: str) -> float:
+        return estimate(opened(path, tmp_path, *words)).seconds[Step("finetune", 1)]
+
+    without, some, most, more = (seconds(f"mine.title_pairs={pairs}") for pairs in (0, 100, 5_000, 1_000_000))
+    assert without < some < most == more

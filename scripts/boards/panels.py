@@ -22,7 +22,7 @@ PER_SECOND = "count:/s"
 #: Colors by label value, the same on all dashboards.
 GRADES = {"1": "blue", "2": "light-blue", "3": "light-green", "4": "green"}
 OUTCOMES = {"judged": "blue", "cached": GREEN, "skipped": "light-green", "not_selected": GREY, "missing": RED}
-EXAMPLES = {"hard": "purple", "easy": "light-blue", "accumulated": GREY}
+EXAMPLES = {"hard": "purple", "easy": "light-blue", "accumulated": GREY, "title_pairs": "yellow"}
 HARD_PASSAGES = {"positives": "purple", "negatives": AMBER}
 MODELS = {"base": GREY, "tuned": "blue"}
 

@@ -192,8 +192,8 @@ def run() -> Any:
             bar_chart(
                 "Training examples, by iteration",
                 "hard: the model and the judge disagree; easy: they agree, included to prevent forgetting; "
-                "accumulated: reused from earlier iterations. Fewer hard examples in each iteration show that the "
-                "model learns.",
+                "accumulated: reused from earlier iterations; title_pairs: titles and their passages. Fewer hard "
+                "examples in each iteration show that the model learns.",
                 "short",
                 Query(f"max by (iteration, type) (pyrite_run_examples{{{selected}}})"),
                 "type",

@@ -69,7 +69,7 @@ def _result_samples(run: str, summaries: Mapping[Key, list[dict[str, Any]]]) -> 
         if stage == "judge":
             yield from _judge_samples(run, at, shards)
         elif stage == "mine":
-            for kind in ("hard", "easy", "accumulated"):
+            for kind in ("hard", "easy", "accumulated", "title_pairs"):
                 if kind in summary:
                     yield Sample(metrics.RUN_EXAMPLES, (run, at, kind), summary[kind])
             hard = {"hard_positives": metrics.RUN_HARD_POSITIVES, "hard_negatives": metrics.RUN_HARD_NEGATIVES}

@@ -176,7 +176,8 @@ RUN_PAIRS = _run_gauge(
 RUN_GRADES = _run_gauge("pyrite_run_grades", "Judgments of a judged iteration by grade", "iteration", "grade")
 RUN_EXAMPLES = _run_gauge(
     "pyrite_run_examples",
-    "Training examples of an iteration by type: hard, easy, or accumulated (reused from earlier iterations)",
+    "Training examples of an iteration by type: hard, easy, accumulated (reused from earlier iterations), or "
+    "title_pairs (mine.title_pairs)",
     "iteration",
     "type",
 )

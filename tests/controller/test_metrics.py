@@ -60,7 +60,7 @@ def test_metrics_of_a_run_come_from_its_manifests() -> None:
             retrieve_1=manifest(15, 5),
             judge_1__0=judged(20, {"1": 6, "4": 4}, cached=5),
             judge_1__1=judged(30, {"1": 3, "2": 7}, cached=0),
-            mine_1=manifest(60, 1, hard=12, easy=24, earlier=0, hard_positives=9, hard_negatives=20),
+            mine_1=manifest(60, 1, hard=12, easy=24, title_pairs=7, hard_positives=9, hard_negatives=20),
             finetune_1=manifest(61, 9, loss=0.25),
             validate_1=manifest(70, 5, val={**val(iteration_1=0.5), **val(**{"iteration_1@0.6": 0.6})}),
             judge_2__0=judged(90, {"1": 1}, cached=0),
@@ -74,7 +74,7 @@ def test_metrics_of_a_run_come_from_its_manifests() -> None:
     assert pairs == {"judged": 15, "cached": 5, "skipped": 4, "not_selected": 6, "missing": 2}
     grades = {name.split(",")[2][:-1]: n for name, n in got.items() if name.startswith("pyrite_run_grades{r,1")}
     assert grades == {"1": 9, "2": 7, "4": 4}
-    assert got["pyrite_run_examples{r,1,hard}"] == 12
+    assert (got["pyrite_run_examples{r,1,hard}"], got["pyrite_run_examples{r,1,title_pairs}"]) == (12, 7)
     assert (got["pyrite_run_hard_positives{r,1}"], got["pyrite_run_hard_negatives{r,1}"]) == (9, 20)
     assert got["pyrite_run_training_loss{r,1}"] == 0.25
     mrr = {name.partition("{r,")[2]: n for name, n in got.items() if name.startswith("pyrite_run_validation_mrr")}
