@@ -105,6 +105,7 @@ def test_run_on_documents_without_queries(pyrite: Pyrite, run_file: Path, tmp_pa
         if "everybody" not in question["text"]:
             assert question["split"] == passage["split"]
             assert question["topic"] == passage["parents"][0]["topic"]
+            assert question["group"] == passage["group"] is not None
         topics.setdefault(question["split"], set()).add(question["topic"])
     assert topics.keys() == {"train", "val", "test"}
     assert not topics["train"] & (topics["val"] | topics["test"])
@@ -114,6 +115,9 @@ def test_run_on_documents_without_queries(pyrite: Pyrite, run_file: Path, tmp_pa
     report = json.loads((run / "report/report.json").read_text())
     counted = {row["split"]: row["queries"] for row in report["data"]["splits"]}
     assert sum(counted.values()) == 49
+    group_of = {cluster: questions[query]["group"] for query, cluster in report["clusters"].items()}
+    assert all(questions[query]["group"] == group_of[cluster] for query, cluster in report["clusters"].items())
+    assert len(set(group_of.values())) == len(group_of)
     assert report["means"]["test"]["iteration-1"]["mrr@5"] > 0
     (prepared,) = summaries(run, "prepare")
     assert sum(prepared["passage_splits"].values()) == len(passages)

@@ -118,10 +118,9 @@ class _Shard:
         questions = []
         for passage in passages:
             if text := self._usable(replies.get(passage.passage_id)):
-                parent, origin = rows[passage.passage_id]["parents"][0], (passage.passage_id,)
-                questions.append(
-                    GeneratedQuestion(text, passage.split, parent["topic"], parent["type"], origin, origin)
-                )
+                row, origin = rows[passage.passage_id], (passage.passage_id,)
+                topic, type_ = (row["parents"][0][name] for name in ("topic", "type"))
+                questions.append(GeneratedQuestion(text, passage.split, topic, type_, origin, origin, row["group"]))
         return await self._answerable(questions)
 
     async def _few_shot(self, numbers: Sequence[int]) -> list[GeneratedQuestion]:
