@@ -43,8 +43,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     ctx.progress.begin(None, "records read")
     records = _count_records(source.records(), ctx.progress)
     spec = ctx.spec.prepare
-    seed = ctx.spec.seed if spec.seed is None else spec.seed
-    prepared = prepare_tables(records, spec, seed, ctx.spec.name, generates=ctx.spec.generate is not None)
+    prepared = prepare_tables(records, spec, ctx.spec.data_seed, ctx.spec.name, generates=ctx.spec.generate is not None)
     tables.write(ctx.output("corpus/passages.parquet"), prepared.passages, tables.PASSAGES)
     tables.write(ctx.output("queries/queries.parquet"), prepared.queries, tables.QUERIES)
     tables.write(ctx.output("queries/qrels.parquet"), prepared.qrels, tables.QRELS)
