@@ -144,7 +144,7 @@ STAGES: dict[str, StageInfo] = {
     ),
     "generate": StageInfo(
         help="Generate one shard of the queries with an LLM, if the run file has `generate`.",
-        settings=("generate", "prepare.split", "judge.kind", "judge.model", "judge.prompt", "seed"),
+        settings=("generate", "prepare.split", "prepare.seed", "judge.kind", "judge.model", "judge.prompt", "seed"),
         external=("prompt", "generate_prompt"),
         parents=lambda spec, _: _steps(spec, "prepare"),
         headline=_headline_of_generate,

@@ -3,7 +3,7 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 from scipy.cluster.hierarchy import DisjointSet
@@ -19,6 +19,13 @@ MAX_CONCEPT_SHARE = 0.1
 
 #: A node of the graph whose connected components are the groups: ("topic" | "concept" | "passage" | "query", id).
 Node = tuple[str, str]
+
+
+class Group(NamedTuple):
+    """A group of connected nodes: its name, the least id of its queries (or passages), and its split."""
+
+    name: str
+    split: Split
 
 
 def draw(seed: int, key: str) -> bytes:
@@ -119,8 +126,8 @@ def connect(groups: DisjointSet, nodes: Sequence[Node]) -> None:
 
 def divide(
     groups: DisjointSet, nodes: Mapping[Node, str], shares: SplitSpec, seed: int, notes: list[str]
-) -> dict[Node, Split]:
-    """Assign a split to each group that contains a node of ``nodes``. Returns the splits by the groups' roots.
+) -> dict[Node, Group]:
+    """Assign a split to each group that contains a node of ``nodes``. Returns the groups by their roots.
 
     A group's size is the number of its nodes in ``nodes``. Its name is their least id, so that the result does not
     depend on the source's order. If the largest group exceeds the share of val or test, a note is added.
@@ -141,7 +148,7 @@ def divide(
             f"{len(largest):,} of {len(nodes):,} {unit} ({share:.0%}) are connected by shared questions, passages or "
             f"topics, such as '{nodes[largest[0]]}'; all of them are in {assigned[name]}."
         )
-    return {root_of[name]: split for name, split in assigned.items()}
+    return {root_of[name]: Group(name, split) for name, split in assigned.items()}
 
 
 # --- near-duplicates between splits

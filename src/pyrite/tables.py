@@ -26,6 +26,8 @@ _parent = pa.struct(
 
 #: One row per distinct passage. ``parents`` lists all its occurrences in documents. ``near_duplicate`` is the id of a
 #: near-duplicate passage on the other side of the boundary between training and held-out data, null if there is none.
+#: ``group`` names the group of topics, documents and passages that shares a split; null if prepare assigned no split to
+#: it. ``boilerplate``: whether many documents contain the passage beside their own text.
 PASSAGES = pa.schema(
     [
         ("passage_id", pa.string()),
@@ -35,6 +37,8 @@ PASSAGES = pa.schema(
         ("context", pa.string()),
         ("split", pa.string()),
         ("near_duplicate", pa.string()),
+        ("group", pa.string()),
+        ("boilerplate", pa.bool_()),
         ("parents", pa.list_(_parent)),
     ]
 )
@@ -43,6 +47,7 @@ PASSAGES = pa.schema(
 PASSAGE_IDS = pa.schema([("passage_id", pa.string()), ("split", pa.string()), ("near_duplicate", pa.string())])
 
 #: One row per distinct query. ``split`` is train, val or test; ``question_ids`` are the source's questions.
+#: ``group`` is as in PASSAGES: null if the data set assigns the splits, or if a query was generated without a passage.
 QUERIES = pa.schema(
     [
         ("query_id", pa.string()),
@@ -50,6 +55,7 @@ QUERIES = pa.schema(
         ("topic", pa.string()),
         ("type", pa.string()),
         ("split", pa.string()),
+        ("group", pa.string()),
         ("question_ids", pa.list_(pa.string())),
     ]
 )

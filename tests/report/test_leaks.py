@@ -8,7 +8,10 @@ import pytest
 
 from pyrite import tables
 from pyrite.report.data import ReportInputs, build
+from pyrite.report.leaks import checks
 from pyrite.report.pages import report_page
+from pyrite.training.duplicates import MIN_SHINGLES
+from pyrite.training.mining import shingles
 from report.report_factory import make, with_title_pairs
 
 
@@ -55,3 +58,19 @@ def test_title_pairs_of_all_iterations_are_reported() -> None:
     assert "Training also saw 2,400 title-passage pairs of the complete corpus, held-out topics included; no " in (
         report_page(build(inputs))
     )
+
+
+def test_a_note_says_that_all_queries_are_affected() -> None:
+    report = build(with_near_duplicates(make(), 60)[0])
+    assert (report["unaffected"]["affected"], report["unaffected"]["queries"]) == (60, 0)
+    page = report_page(report)
+    assert "60 of 60 test queries are affected" in page
+    assert "No test query is left" in page
+    assert "without the 60 affected" not in page
+
+
+def test_the_checks_state_the_rule_for_short_texts() -> None:
+    for given in (True, False):
+        assert "under 14 words must also be about as long, and under 5 words equal" in checks(given, 0)
+    for words, count in ((13, 9), (14, MIN_SHINGLES), (4, 1)):
+        assert len(shingles(" ".join(f"w{n}" for n in range(words)))) == count

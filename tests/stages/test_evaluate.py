@@ -40,7 +40,7 @@ def test_the_base_is_exported_with_prompts_and_max_length(
 
     card = (exported / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["license"] == "mit"
-    for fact in ("`query: `", "64 tokens", "| dimensions | 32 |", "fingerprint labels-v2", "split | by query"):
+    for fact in ("`query: `", "64 tokens", "| dimensions | 32 |", "fingerprint labels-v3", "split | by query"):
         assert card.count(fact) == 1
     assert "topics that are not in the training split" not in card
 

@@ -105,6 +105,7 @@ def test_run_on_documents_without_queries(pyrite: Pyrite, run_file: Path, tmp_pa
         if "everybody" not in question["text"]:
             assert question["split"] == passage["split"]
             assert question["topic"] == passage["parents"][0]["topic"]
+            assert question["group"] == passage["group"] is not None
         topics.setdefault(question["split"], set()).add(question["topic"])
     assert topics.keys() == {"train", "val", "test"}
     assert not topics["train"] & (topics["val"] | topics["test"])
@@ -114,6 +115,9 @@ def test_run_on_documents_without_queries(pyrite: Pyrite, run_file: Path, tmp_pa
     report = json.loads((run / "report/report.json").read_text())
     counted = {row["split"]: row["queries"] for row in report["data"]["splits"]}
     assert sum(counted.values()) == 49
+    group_of = {cluster: questions[query]["group"] for query, cluster in report["clusters"].items()}
+    assert all(questions[query]["group"] == group_of[cluster] for query, cluster in report["clusters"].items())
+    assert len(set(group_of.values())) == len(group_of)
     assert report["means"]["test"]["iteration-1"]["mrr@5"] > 0
     (prepared,) = summaries(run, "prepare")
     assert sum(prepared["passage_splits"].values()) == len(passages)
@@ -334,6 +338,37 @@ def test_no_question_is_generated_from_a_near_duplicate(
     sources = {row["passage_id"] for row in generated(run, "generated-qrels")}
     assert sources
     assert not sources & marked
+
+
+def test_no_question_is_generated_from_boilerplate(
+    pyrite: Pyrite, run_file: Path, documents: Path, tmp_path: Path
+) -> None:
+    own, same = "The page number {} has some words of its own, unlike the others.", "It replaces no visit to a doctor."
+    rows = [{"text": f"{own.format(n)} This page informs only, and {same}", "topic": f"T{n}"} for n in range(30)]
+    documents.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sizes = ("prepare.min_chars=50", "prepare.max_chars=80")
+    for verb in (["prepare"], ["generate", "--shard", 0]):
+        result = pyrite(*verb, run_file, *sizes, "generate.queries=200", "generate.shards=1")
+        assert result.returncode == 0, result.stderr
+    run = tmp_path / "store/runs/small"
+    passages = pq.read_table(run / "corpus/passages.parquet").to_pylist()
+    assert sum(row["boilerplate"] for row in passages) == 1
+    sources = {row["passage_id"] for row in generated(run, "generated-qrels")}
+    assert sources == {row["passage_id"] for row in passages if not row["boilerplate"]}
+
+
+def test_another_training_seed_uses_the_same_questions(
+    pyrite: Pyrite, run_file: Path, tmp_path: Path, writer: Writer
+) -> None:
+    found = []
+    for seed in (1, 2):
+        for verb in (["prepare"], ["generate", "--shard", 0]):
+            settings = ("generate.queries=20", "generate.shards=1", "prepare.seed=0", f"seed={seed}")
+            result = pyrite(*verb, run_file, *settings)
+            assert result.returncode == 0, result.stderr
+        found.append(generated(tmp_path / "store/runs/small"))
+    assert found[0] == found[1]
+    assert writer.written.total() == 20
 
 
 @pytest.mark.slow

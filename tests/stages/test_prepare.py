@@ -47,6 +47,14 @@ def _split_of_query(prepared: Prepared) -> dict[str, str]:
     return {row["text"]: row["split"] for row in prepared.queries.to_pylist()}
 
 
+def _groups(prepared: Prepared) -> list[set[str]]:
+    """The texts of the queries of each group."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for row in prepared.queries.to_pylist():
+        found[row["group"]].add(row["text"])
+    return list(found.values())
+
+
 def _check_no_leak(prepared: Prepared) -> None:
     """Assert that no topic, question or relevant passage is in two splits."""
     split_of = {row["query_id"]: row["split"] for row in prepared.queries.to_pylist()}
@@ -194,7 +202,11 @@ def test_topics_with_a_common_concept_share_a_split() -> None:
     for seed in range(20):
         prepared = _prepare(records, seed)
         split_of = _split_of_query(prepared)
-        assert len({split_of[f"Question {n}-{m}?"] for n in range(3) for m in range(2)}) == 1
+        connected = {f"Question {n}-{m}?" for n in range(3) for m in range(2)}
+        assert len({split_of[text] for text in connected}) == 1
+        groups = _groups(prepared)
+        assert len(groups) == 28
+        assert connected in groups
         assert prepared.summary["notes"] == [
             "Concepts that join no topics, because each belongs to more than 10% of the 30 topics: 1, such as general "
             "with 30."
@@ -278,7 +290,8 @@ def test_boilerplate_is_reported_and_joins_no_topics() -> None:
     assert f"in 30 of 30 documents: '{DISCLAIMER}'" in prepared.summary["notes"][0]
     passages = {row["passage_id"]: row for row in prepared.passages.to_pylist()}
     boilerplate = [row for row in passages.values() if row["text"] == DISCLAIMER]
-    assert [(row["split"], len(row["parents"])) for row in boilerplate] == [("train", 30)]
+    assert [(row["split"], len(row["parents"]), row["group"]) for row in boilerplate] == [("train", 30, None)]
+    assert [row["text"] for row in passages.values() if row["boilerplate"]] == [DISCLAIMER]
     answers = [passages[row["passage_id"]]["text"] for row in prepared.qrels.to_pylist()]
     assert len(answers) == 30
     assert DISCLAIMER not in answers
@@ -343,6 +356,7 @@ def test_given_splits_hold_and_the_earliest_wins() -> None:
     ]
     prepared = _prepare(records)
     assert _split_of_query(prepared) == {"shared?": "train", "Val?": "val", "Test?": "test"}
+    assert set(prepared.queries["group"].to_pylist()) == {None}
     assert {row["text"]: row["split"] for row in prepared.passages.to_pylist()} == {
         "Answer of test.": "train",
         "Answer of train.": "train",
@@ -499,6 +513,7 @@ def test_documents_alone_are_split_by_topic_or_document(topic: str) -> None:
         for parent in row["parents"]:
             splits[parent["topic"] or parent["document_id"]].add(row["split"])
     assert len(splits) == (20 if topic else 60)
+    assert len({row["group"] for row in prepared.passages.to_pylist()}) == len(splits)
     assert all(len(found) == 1 for found in splits.values())
     counts = prepared.summary["passage_splits"]
     assert sum(counts.values()) == prepared.passages.num_rows

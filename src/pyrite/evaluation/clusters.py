@@ -5,7 +5,6 @@ Resampling single queries ignores that, and its intervals are too narrow.
 """
 
 import pyarrow as pa
-from scipy.cluster.hierarchy import DisjointSet
 
 from pyrite.identity import normalise
 
@@ -13,53 +12,25 @@ from pyrite.identity import normalise
 Clusters = dict[str, str]
 
 
-def by_topic(queries: pa.Table) -> Clusters:
-    """The cluster of each query: all queries of a topic. A query without a topic is a cluster of its own.
+def by_group(queries: pa.Table) -> Clusters:
+    """The cluster of each query: all queries of the group that ``prepare`` put into one split.
+
+    If the data set assigns the splits, queries have no group, and the queries of a topic are a cluster: a few shared
+    passages could connect nearly all queries of such a data set. A query without group and topic is its own cluster.
 
     Args:
         queries: QUERIES table.
     """
-    return _components(queries, [])
+    columns = (queries[name].to_pylist() for name in ("query_id", "group", "topic"))
+    first: dict[tuple[str, str], str] = {}
+    key_of = {query: _key(query, group, topic) for query, group, topic in zip(*columns, strict=True)}
+    for query in sorted(key_of):
+        first.setdefault(key_of[query], query)
+    return {query: first[key] for query, key in key_of.items()}
 
 
-def by_group(queries: pa.Table, qrels: pa.Table, passages: pa.Table) -> Clusters:
-    """The cluster of each query, at most as large as the group that ``prepare`` puts into one split.
-
-    Queries are connected if they share a topic, a relevant passage, or a relevant passage's topic or document.
-    ``prepare`` also joins topics by concepts, which the tables do not hold. Use it only if ``prepare`` assigned the
-    splits: in a data set with splits of its own, a few shared passages could connect nearly all queries.
-
-    Args:
-        queries, qrels, passages: QUERIES, QRELS and PASSAGES tables.
-    """
-    known = set(queries["query_id"].to_pylist())
-    edges: list[tuple[tuple[str, str], tuple[str, str]]] = []
-    relevant: set[str] = set()
-    for query, passage in zip(qrels["query_id"].to_pylist(), qrels["passage_id"].to_pylist(), strict=True):
-        if query in known:
-            edges.append((("query", query), ("passage", passage)))
-            relevant.add(passage)
-    for passage, parents in zip(passages["passage_id"].to_pylist(), passages["parents"].to_pylist(), strict=True):
-        if passage in relevant:
-            for parent in parents:
-                edges.append((("passage", passage), ("document", parent["document_id"])))
-                if topic := normalise(parent["topic"] or ""):
-                    edges.append((("passage", passage), ("topic", topic)))
-    return _components(queries, edges)
-
-
-def _components(queries: pa.Table, edges: list[tuple[tuple[str, str], tuple[str, str]]]) -> Clusters:
-    """The connected components of queries, topics and ``edges``."""
-    groups, ids = DisjointSet(), queries["query_id"].to_pylist()
-    topics = zip(ids, queries["topic"].to_pylist(), strict=True)
-    connections = [(("query", query), ("topic", normalise(topic))) for query, topic in topics if normalise(topic or "")]
-    for query in ids:
-        groups.add(("query", query))
-    for one, other in connections + edges:
-        groups.add(one)
-        groups.add(other)
-        groups.merge(one, other)
-    name_of: dict[tuple[str, str], str] = {}
-    for query in sorted(ids):
-        name_of.setdefault(groups["query", query], query)
-    return {query: name_of[groups["query", query]] for query in ids}
+def _key(query: str, group: str | None, topic: str | None) -> tuple[str, str]:
+    if group is not None:
+        return "group", group
+    name = normalise(topic or "")
+    return ("topic", name) if name else ("query", query)

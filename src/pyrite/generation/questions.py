@@ -18,6 +18,7 @@ class GeneratedQuestion:
     Attributes:
         passage_ids: the passages from which it was generated, so they answer it; empty for a few-shot question.
         origins: for each time that it was generated, the passage id or "few-shot-<number>".
+        group: the group of its first passage, as in the PASSAGES table; None if that has none, or without a passage.
     """
 
     text: str
@@ -26,6 +27,7 @@ class GeneratedQuestion:
     type: str
     passage_ids: tuple[str, ...]
     origins: tuple[str, ...]
+    group: str | None = None
 
     @property
     def id(self) -> str:
@@ -42,6 +44,7 @@ def to_tables(questions: Sequence[GeneratedQuestion]) -> tuple[pa.Table, pa.Tabl
             "topic": question.topic,
             "type": question.type,
             "split": question.split,
+            "group": question.group,
             "question_ids": list(question.origins),
         }
         for question in questions
@@ -67,6 +70,7 @@ def from_tables(queries: pa.Table, qrels: pa.Table) -> list[GeneratedQuestion]:
             row["type"],
             tuple(passages[row["query_id"]]),
             tuple(row["question_ids"]),
+            row["group"],
         )
         for row in queries.to_pylist()
     ]

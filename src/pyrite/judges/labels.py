@@ -10,6 +10,11 @@ from pyrite.judges import register
 from pyrite.judges.base import GRADES, Judge, Judgment, Pair
 from pyrite.spec import RunSpec
 
+#: The distribution over the grades of a pair whose topics are unknown. The expected grade is 1.75: above the default of
+#: ``mine.violating_grade`` (1.5), so that the margin applies to such a passage, and below the one of a passage of the
+#: query's topic (2).
+UNKNOWN = (0.75, 0.0, 0.0, 0.25)
+
 #: A normalised topic and a normalised type.
 Category = tuple[str, str]
 
@@ -20,10 +25,12 @@ class LabelsJudge(Judge):
 
     4: the passage is labelled as relevant. 3: it is from another document of the query's topic and type. 2: it is from
     a document of the query's topic. 1: otherwise. An empty topic or type matches nothing. A query with several topics
-    or types matches each of them. Grades are not shareable, because other runs have other labels.
+    or types matches each of them. If the query or the passage has no topic, an unlabelled passage may be relevant: its
+    grade is 1, but its expected grade is above that (``UNKNOWN``). Grades are not shareable, because other runs have
+    other labels.
     """
 
-    fingerprint = "labels-v2"
+    fingerprint = "labels-v3"
     in_flight = 1
 
     def __init__(self, queries: pa.Table, passages: pa.Table, qrels: pa.Table):
@@ -50,16 +57,21 @@ class LabelsJudge(Judge):
         return cls(queries, passages, qrels)
 
     async def grade(self, pair: Pair) -> Judgment:
-        """The pair's grade, with probability 1."""
+        """The pair's grade, with probability 1; with ``UNKNOWN`` if it is not labelled and its topics are unknown."""
         grade = self._grade(pair)
+        if grade is None:
+            return Judgment(pair, 1, UNKNOWN)
         one, two, three, four = (1.0 if grade == g else 0.0 for g in GRADES)
         return Judgment(pair, grade, (one, two, three, four))
 
-    def _grade(self, pair: Pair) -> int:
+    def _grade(self, pair: Pair) -> int | None:
+        """The grade; None if the pair is not labelled, and the query or the passage has no topic."""
         if pair in self._relevant:
             return 4
         of_query = {category for category in self._queries[pair.query_id] if category[0]}
-        of_passage = self._passages[pair.passage_id]
+        of_passage = {category for category in self._passages[pair.passage_id] if category[0]}
+        if not of_query or not of_passage:
+            return None
         if any(type for _, type in of_query & of_passage):
             return 3
         return 2 if {topic for topic, _ in of_query} & {topic for topic, _ in of_passage} else 1

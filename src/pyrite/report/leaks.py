@@ -7,7 +7,10 @@ import numpy as np
 from pyrite.evaluation.selection import BASE
 from pyrite.report.queries import PerQuery
 
-_NEAR_DUPLICATES = "near-duplicate passages (the longer has 80% of the shorter one's 5-word shingles)"
+_NEAR_DUPLICATES = (
+    "near-duplicate passages (the longer has 80% of the shorter one's 5-word shingles; texts under 14 words must also "
+    "be about as long, and under 5 words equal)"
+)
 
 
 def without(affected: set[str], test: PerQuery) -> dict[str, Any] | None:
@@ -15,12 +18,15 @@ def without(affected: set[str], test: PerQuery) -> dict[str, Any] | None:
 
     Returns:
         ``affected`` and ``queries`` (the numbers left out and left), ``means``, and ``changes`` from the base model
-        (None if the base model's mean is 0). None if no test query is affected, or all are.
+        (None if the base model's mean is 0). Without means and changes if all test queries are affected. None if no
+        test query is affected.
     """
     ids = set(test[BASE]["mrr@5"])
     left = sorted(ids - affected)
-    if len(left) in (0, len(ids)):
+    if len(left) == len(ids):
         return None
+    if not left:
+        return {"affected": len(ids), "queries": 0, "means": {}, "changes": {}}
     means = {
         model: {metric: float(np.mean([values[query] for query in left])) for metric, values in metrics.items()}
         for model, metrics in test.items()

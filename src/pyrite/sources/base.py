@@ -1,6 +1,7 @@
 """The interface of a source, and the records that it yields: documents, questions, dropped records and notes."""
 
 import bisect
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -56,6 +57,24 @@ class Dropped:
 
     where: str
     reason: str
+
+
+class DroppedRecords:
+    """Number of dropped records for each reason, and the first three locations."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.examples: dict[str, list[str]] = defaultdict(list)
+
+    def add(self, where: str, reason: str) -> None:
+        self.counts[reason] += 1
+        if len(self.examples[reason]) < 3:
+            self.examples[reason].append(where)
+
+    def describe(self) -> str:
+        """Each reason with its count and one example, for error messages."""
+        parts = [f"{reason}: {count:,}, such as {self.examples[reason][0]}" for reason, count in self.counts.items()]
+        return f" (dropped: {'; '.join(parts)})" if parts else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,11 @@ class RunSpec(Section):
         """Name of the model that generates questions; None if no questions are generated or no model is named."""
         return (self.generate.model or self.judge.server_model) if self.generate else None
 
+    @property
+    def data_seed(self) -> int:
+        """The seed of the splits and of all drawn or generated data: ``prepare.seed``; if that is unset, ``seed``."""
+        return self.seed if self.prepare.seed is None else self.prepare.seed
+
     def settings(self, *names: str) -> dict[str, Any]:
         """The named settings ("model.max_tokens") as JSON values.
 

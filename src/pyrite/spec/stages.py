@@ -50,7 +50,8 @@ class PrepareSpec(Section):
     seed: int | None = Field(
         default=None,
         ge=0,
-        description="Seed of the splits and of the drawn training queries, to vary seed on one split; unset: seed.",
+        description="Seed of the splits, the drawn training queries and the generated questions, to vary seed on the "
+        "same data; unset: seed.",
     )
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ import pyarrow as pa
 from pyrite import tables
 from pyrite.embedding import models
 from pyrite.embedding.asymmetric import save_query_encoder
-from pyrite.evaluation.clusters import Clusters, by_group, by_topic
+from pyrite.evaluation.clusters import Clusters, by_group
 from pyrite.evaluation.selection import (
     BASE,
     Candidate,
@@ -49,7 +49,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     val = pa.concat_tables(
         [tables.read(ctx.input(f"iterations/{i}/metrics/val.parquet"), tables.PER_QUERY) for i in (0, *iterations)]
     )
-    clusters = _clusters(ctx, passages, queries, qrels)
+    clusters = by_group(queries)
     retention = _read_retention(ctx)
     choice = _choose(ctx, val, retention, clusters)
     chosen = ctx.output_folder("model")
@@ -129,13 +129,6 @@ def _score_references(
             encoder, rescorer = encoder_for(ctx, folder), float32_encoder(ctx, folder)
             rows += score_split(encoder, row, "test", bare, queries, qrels, ctx.progress, rescorer)[1]
     return pa.Table.from_pylist(rows, tables.PER_QUERY)
-
-
-def _clusters(ctx: StepContext, passages: pa.Table, queries: pa.Table, qrels: pa.Table) -> Clusters:
-    """The cluster of each query: by topic, document and passage, or by topic if the data set has its own splits."""
-    if ctx.manifests["prepare"]["summary"]["splits_given"]:
-        return by_topic(queries)
-    return by_group(queries, qrels, passages)
 
 
 def _read_retention(ctx: StepContext) -> pa.Table:

@@ -97,7 +97,7 @@ class _Shard:
         counts = sampling.split_counts(count, self._ctx.spec.prepare.split)
         if self._existing:
             counts = {"train": count}
-        passages = sampling.sample_passages(_source_passages(self._passages), counts, self._ctx.spec.seed)
+        passages = sampling.sample_passages(_source_passages(self._passages), counts, self._ctx.spec.data_seed)
         if len(passages) < count and self.number == 0:
             self._ctx.progress.message(
                 f"only {len(passages):,} questions are generated from passages, not {count:,}: there is one per passage"
@@ -118,10 +118,9 @@ class _Shard:
         questions = []
         for passage in passages:
             if text := self._usable(replies.get(passage.passage_id)):
-                parent, origin = rows[passage.passage_id]["parents"][0], (passage.passage_id,)
-                questions.append(
-                    GeneratedQuestion(text, passage.split, parent["topic"], parent["type"], origin, origin)
-                )
+                row, origin = rows[passage.passage_id], (passage.passage_id,)
+                topic, type_ = (row["parents"][0][name] for name in ("topic", "type"))
+                questions.append(GeneratedQuestion(text, passage.split, topic, type_, origin, origin, row["group"]))
         return await self._answerable(questions)
 
     async def _few_shot(self, numbers: Sequence[int]) -> list[GeneratedQuestion]:
@@ -132,7 +131,7 @@ class _Shard:
             return []
         requests = []
         for name in (f"few-shot-{number}" for number in numbers):
-            examples = sampling.sample_examples(self._examples, self._spec.shots, self._ctx.spec.seed, name)
+            examples = sampling.sample_examples(self._examples, self._spec.shots, self._ctx.spec.data_seed, name)
             requests.append(prompt.few_shot_request(self._prompt, self._spec, name, self._request_seed(name), examples))
         replies = await self.session.generate(requests, "questions from examples")
         texts = [(request.name, self._usable(replies.get(request.name))) for request in requests]
@@ -190,7 +189,7 @@ class _Shard:
         )
 
     def _request_seed(self, name: str) -> int:
-        return sampling.request_seed(self._ctx.spec.seed, name)
+        return sampling.request_seed(self._ctx.spec.data_seed, name)
 
     async def flush(self) -> None:
         """Save the replies and grades received since the last flush."""
@@ -204,8 +203,8 @@ class _Shard:
 
 
 def _source_passages(passages: pa.Table) -> list[SourcePassage]:
-    """Each passage with its first parent's topic and document, without near-duplicates between splits."""
-    passages = passages.filter(pc.is_null(passages["near_duplicate"]))
+    """Each passage with its first parent's topic and document, without boilerplate and near-duplicates."""
+    passages = passages.filter(pc.and_(pc.is_null(passages["near_duplicate"]), pc.invert(passages["boilerplate"])))
     columns = (passages[name].to_pylist() for name in ("passage_id", "split", "parents"))
     return [
         SourcePassage(passage_id, split, parents[0]["topic"], parents[0]["document_id"])

@@ -1,6 +1,6 @@
 """prepare: divides documents into passages, merges equal questions into queries, and splits both by topic."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +13,9 @@ from pyrite.errors import UserError
 from pyrite.identity import normalise, passage_id, query_id
 from pyrite.progress import Progress
 from pyrite.sources import open_source
-from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, Note, Question, Record, Split
+from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, DroppedRecords, Note, Question, Record, Split
 from pyrite.spec import PrepareSpec
-from pyrite.splitting import SPLITS
+from pyrite.splitting import SPLITS, Group
 from pyrite.stages.context import StepContext
 from pyrite.training import duplicates
 from pyrite.words import words
@@ -43,8 +43,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     ctx.progress.begin(None, "records read")
     records = _count_records(source.records(), ctx.progress)
     spec = ctx.spec.prepare
-    seed = ctx.spec.seed if spec.seed is None else spec.seed
-    prepared = prepare_tables(records, spec, seed, ctx.spec.name, generates=ctx.spec.generate is not None)
+    prepared = prepare_tables(records, spec, ctx.spec.data_seed, ctx.spec.name, generates=ctx.spec.generate is not None)
     tables.write(ctx.output("corpus/passages.parquet"), prepared.passages, tables.PASSAGES)
     tables.write(ctx.output("queries/queries.parquet"), prepared.queries, tables.QUERIES)
     tables.write(ctx.output("queries/qrels.parquet"), prepared.qrels, tables.QRELS)
@@ -136,6 +135,7 @@ class Query:
     first: Question
     split: Split | None
     question_ids: list[str] = field(default_factory=list)
+    group: str | None = None
     topics: set[str] = field(default_factory=set)
     grades: dict[str, int] = field(default_factory=dict)
 
@@ -155,26 +155,11 @@ def _starts_with(text: str, title: str) -> bool:
     return text.startswith(title) and beginning[: len(title_words)] == title_words
 
 
-class DroppedRecords:
-    """Number of dropped records for each reason, and the first three locations."""
-
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.examples: dict[str, list[str]] = defaultdict(list)
-
-    def add(self, where: str, reason: str) -> None:
-        self.counts[reason] += 1
-        if len(self.examples[reason]) < 3:
-            self.examples[reason].append(where)
-
-    def describe(self) -> str:
-        """Each reason with its count and one example, for error messages."""
-        parts = [f"{reason}: {count:,}, such as {self.examples[reason][0]}" for reason, count in self.counts.items()]
-        return f" (dropped: {'; '.join(parts)})" if parts else ""
-
-
 class Corpus:
-    """The records of a source: distinct passages by id, the passages and topic of each document, and the questions."""
+    """The records of a source: distinct passages by id, the passages and topic of each document, and the questions.
+
+    ``group_of``: the name of the group of each passage to which ``prepare`` assigns a split.
+    """
 
     def __init__(self, spec: PrepareSpec) -> None:
         self._spec = spec
@@ -185,6 +170,7 @@ class Corpus:
         self.characters = self.occurrences = 0
         self.questions: list[Question] = []
         self.notes: list[str] = []
+        self.group_of: dict[str, str] = {}
         self.boilerplate: dict[str, int] = {}
         self.dropped = DroppedRecords()
         self._question_ids: set[str] = set()
@@ -308,13 +294,19 @@ def _split_documents(corpus: Corpus, spec: PrepareSpec, seed: int, name: str, no
     groups = splitting.group_documents(corpus.passages_of, corpus.topic_of, corpus.concepts_of, notes)
     passages = {key: passage for key, passage in corpus.passages.items() if key not in corpus.boilerplate}
     nodes = {("passage", key): _label(passage) for key, passage in passages.items()}
-    split_of = splitting.divide(groups, nodes, spec.split, seed, notes)
-    if len(set(split_of.values())) < len(SPLITS):
+    found = splitting.divide(groups, nodes, spec.split, seed, notes)
+    if len({group.split for group in found.values()}) < len(SPLITS):
         raise UserError(
             f"{name}: the {len(nodes):,} passages form fewer than three groups that share no topic, document or "
             "passage, and each of train, val and test needs one. Add documents, or set source.topic."
         )
-    return {key: split_of[groups["passage", key]] if key in passages else "train" for key in corpus.passages}
+    return _passage_splits(corpus, {key: found[groups["passage", key]] for key in passages})
+
+
+def _passage_splits(corpus: Corpus, group_of: dict[str, Group]) -> dict[str, Split]:
+    """Split of each passage: that of its group, or train. Stores the groups' names in ``corpus``."""
+    corpus.group_of = {key: group.name for key, group in group_of.items()}
+    return {key: group_of[key].split if key in group_of else "train" for key in corpus.passages}
 
 
 def _label(passage: Passage) -> str:
@@ -336,10 +328,11 @@ def _split_topics(
         topics = [("topic", topic) for topic in query.topics if topic]
         splitting.connect(groups, [("query", query.id), *topics, *(("passage", key) for key in query.grades)])
     nodes = {("query", query.id): query.first.text[:80] for query in queries}
-    split_of = splitting.divide(groups, nodes, spec.split, seed, notes)
+    found = splitting.divide(groups, nodes, spec.split, seed, notes)
     for query in queries:
-        query.split = split_of[groups["query", query.id]]
-    return {key: split_of.get(groups["passage", key], "train") for key in corpus.passages}
+        query.group, query.split = found[groups["query", query.id]]
+    roots = {key: groups["passage", key] for key in corpus.passages}
+    return _passage_splits(corpus, {key: found[root] for key, root in roots.items() if root in found})
 
 
 def _near_duplicates(corpus: Corpus, passage_split: dict[str, Split]) -> dict[str, str]:
@@ -427,13 +420,15 @@ def _tables(
             "context": each.context,
             "split": passage_split[key],
             "near_duplicate": near_duplicates.get(key),
+            "group": corpus.group_of.get(key),
+            "boilerplate": key in corpus.boilerplate,
             "parents": each.parents,
         }
         for key, each in corpus.passages.items()
     ]
-    query_rows = [
+    query_rows: list[dict[str, Any]] = [
         {"query_id": query.id, "text": query.first.text, "topic": query.first.topic, "type": query.first.type}
-        | {"split": query.split, "question_ids": query.question_ids}
+        | {"split": query.split, "group": query.group, "question_ids": query.question_ids}
         for query in queries
     ]
     position = {key: number for number, key in enumerate(corpus.passages)}

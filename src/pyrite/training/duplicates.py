@@ -6,10 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from pyrite.training.mining import shingles
-
-#: The share of the smaller text's shingles that the larger one must have, as in ``mining.near_duplicates``.
-CONTAINMENT = 0.8
+from pyrite.training.mining import CONTAINMENT, shingles
 
 #: If the smaller text has fewer shingles (10 shingles of 5 words: 14 words), it must have ``CONTAINMENT`` of the larger
 #: one's shingles: a heading is no near-duplicate of each passage that quotes it.
@@ -23,9 +20,10 @@ def find_across(texts: Sequence[str], held_out: Sequence[bool]) -> dict[int, int
     """For each text with a near-duplicate on the other side of ``held_out``, the position of one such near-duplicate.
 
     Two texts are near-duplicates if the larger one has ``CONTAINMENT`` of the smaller one's shingles, and both are long
-    enough (``MIN_SHINGLES``) or about as short. If the smaller one has 100 shingles, the
-    larger one lacks at most 20 of them, so it has one of the 21 rarest. Only texts that share such a shingle are
-    compared (prefix filtering: Chaudhuri et al., 2006).
+    enough (``MIN_SHINGLES``) or about as short. ``mining.near_duplicates`` has no rule for short texts, and says why.
+
+    If the smaller one has 100 shingles, the larger one lacks at most 20 of them, so it has one of the 21 rarest. Only
+    texts that share such a shingle are compared (prefix filtering: Chaudhuri et al., 2006).
     """
     hashes = [_hashes(text) for text in texts]
     found: dict[int, int] = {}

@@ -16,6 +16,9 @@ from pyrite.words import words
 
 Kind = Literal["hard", "easy"]
 
+#: The share of the smaller text's shingles that the larger one must have to be its near-duplicate.
+CONTAINMENT = 0.8
+
 #: The word n-grams of a text.
 Shingles = frozenset[tuple[str, ...]]
 
@@ -317,8 +320,13 @@ def shingles(text: str, width: int = 5) -> Shingles:
     return frozenset(tuple(found[i : i + width]) for i in range(max(1, len(found) - width + 1)))
 
 
-def near_duplicates(a: Shingles, b: Shingles, threshold: float = 0.8) -> bool:
-    """Whether the larger set contains at least ``threshold`` of the smaller one (containment: Broder, 1997)."""
+def near_duplicates(a: Shingles, b: Shingles, threshold: float = CONTAINMENT) -> bool:
+    """Whether the larger set contains at least ``threshold`` of the smaller one (containment: Broder, 1997).
+
+    ``duplicates.find_across`` is stricter with short texts. It removes passages from training, so it must not match a
+    heading with each passage that quotes it. Here, a match only keeps a passage from being a negative: a false match
+    costs one negative, and a missed one trains against an answer.
+    """
     smaller = min(len(a), len(b))
     return smaller > 0 and len(a & b) >= threshold * smaller
 
