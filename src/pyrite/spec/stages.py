@@ -209,6 +209,16 @@ class FinetuneSpec(Section):
     checkpoint_every: int = Field(default=20, ge=1, description="Steps between checkpoints.")
     report_to: list[str] = Field(default=[], description="Trackers, as transformers names them, e.g. [tensorboard].")
 
+    @property
+    def embeds_batches_with_base(self) -> bool:
+        """Whether the loss of a batch needs its embeddings by the base model."""
+        return self.anchor > 0 or self.train == "query"
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the loss needs the base model: for a batch, or for the random texts of pseudo-rehearsal."""
+        return self.embeds_batches_with_base or self.rehearsal > 0
+
     @model_validator(mode="after")
     def _needs_no_cache(self) -> "FinetuneSpec":
         if self.train == "query" and self.loss == "cached-multiple-negatives":
