@@ -28,7 +28,7 @@ from pyrite.spec import RunSpec
 #: Measured on 2 cores of an AMD EPYC with AVX-512 BF16 and all-MiniLM-L6-v2 (docs/results.md). Other machines differ.
 _ENCODED_CHARACTERS_PER_SECOND = 55_000
 _TRAINED_CHARACTERS_PER_SECOND = 15_000
-#: A forward pass without gradients, relative to a training step of the same texts: the backward pass takes twice as long.
+#: A forward pass relative to a training step of the same texts, whose backward pass takes twice as long as its forward.
 _FORWARD = 1 / 3
 #: Characters per training step that pseudo-rehearsal adds: ``training.rehearsal.TEXTS`` texts, padded to up to
 #: ``MAX_WORDS`` words of one token, with 4.2 characters per token.
