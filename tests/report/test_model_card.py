@@ -53,3 +53,21 @@ def test_card_shows_how_to_embed_a_passage(context: str, passage: str, tiny_mode
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert f"model.encode_document([{passage}, " in text
     assert text.count(model_card.PASSAGE_FORMAT[context]) == 2
+
+
+@pytest.mark.parametrize(
+    ("train", "chosen", "stated"),
+    [("query", "iteration-1", True), ("query", "base", False), ("both", "iteration-1", False)],
+)
+def test_card_of_a_query_encoder_says_the_index_stays(
+    train: str, chosen: str, stated: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    inputs = make(iterations=1, finetune={"train": train})
+    report = build(inputs) | {"chosen": chosen}
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    model_card.write(tmp_path, report, inputs.spec, inputs.queries, ["labels-v2"], model, tiny_model)
+    text = " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
+    assert ("two encoders: `encode_query` uses the trained one, and `encode_document` uses the base" in text) == stated
+    assert ("index of the base model stays valid" in text) == stated
