@@ -15,6 +15,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 import bench_ablations  # noqa: E402
 import bench_common  # noqa: E402
+import bench_domains  # noqa: E402
 import bench_quality  # noqa: E402
 import mpnet  # noqa: E402
 from bench_common import PER_QUERY, Results, Row  # noqa: E402
@@ -152,6 +153,38 @@ def test_one_run_and_many_share_their_results(
     assert results["many runs"]["ours"] == {"mrr@5": 0.7, "dcg@5": 1.0, "chosen": ["iteration-1"]}
     assert ("seconds" in results["one run"]["ours"]) == (first == "one run")
     assert results["one run"]["script"]["seconds"] == 9
+
+
+def test_changed_data_is_measured_again(
+    run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row: Row = {"mrr@5": 0.5, "dcg@5": 1.0, PER_QUERY: {}}
+    names = ("ours", "base", "base_context", "bm25_context")
+    domains: list[str] = []
+    measured: list[str] = []
+
+    def measure_domain(_options: object, _store: Path, name: str, *_: object) -> dict[str, Row]:
+        domains.append(name)
+        return {each: row | {"gain": {}} for each in names}
+
+    def measure(_: object, name: str, _seed: int) -> Row:
+        measured.append(name)
+        return row | {"chosen": "base"}
+
+    monkeypatch.setattr(bench_domains, "measure", measure_domain)
+    monkeypatch.setattr(bench_quality.Benchmark, "_measure", measure)
+    folder, results = tmp_path / "sets", str(tmp_path / "results.jsonl")
+    folder.mkdir()
+    for content in ("one", "one", "two"):
+        (folder / "scifact.zip").write_text(content)
+        run_file.write_text(run_file.read_text() + ("# changed" if content == "two" else ""))
+        for module, data in ((bench_domains, folder), (bench_quality, run_file)):
+            only = ["--only", "ours"] if module is bench_quality else []
+            monkeypatch.setattr(sys, "argv", ["bench", str(data), "--results", results, *only])
+            assert module.main() == 0
+    capsys.readouterr()
+    assert domains == ["scifact"] * 2
+    assert sorted(measured) == sorted([*names, *names])
 
 
 def test_only_comparable_durations_are_in_a_row(tmp_path: Path) -> None:
