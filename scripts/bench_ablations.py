@@ -59,13 +59,11 @@ class Ablations:
 
     def __init__(self, options: Namespace, results: Results, split: int, store: Path):
         self._options, self._results, self._split, self._store = options, results, split, store
+        self._data_key = common.data_key(options)
 
     def row(self, name: str, seed: int) -> Row:
-        options = self._options
-        retention = options.retention.name if options.retention else None
         key = {"ablation": name, "overrides": ABLATIONS[name], "split": self._split, "seed": seed}
-        key |= {"data": options.data.name, "retention": retention, "set": options.set}
-        return self._results.once(key, lambda: self._measure(name, seed))
+        return self._results.once({**key, **self._data_key}, lambda: self._measure(name, seed))
 
     def _measure(self, name: str, seed: int) -> Row:
         options = self._options
@@ -114,7 +112,8 @@ def main() -> int:
     if problem := unknown_overrides(options):
         print(problem, file=sys.stderr)
         return 2
-    results = Results(options.results or common.ROOT / "out/bench-ablations.jsonl", any_version=options.any_version)
+    path = options.results or common.ROOT / "out/bench-ablations.jsonl"
+    results = Results(path, Path(__file__).name, any_version=options.any_version)
     by_run: dict[tuple[int, int], dict[str, Row]] = {}
     for split in range(options.splits):
         with common.store_folder(options.store / f"split-{split}" if options.store else None) as store:

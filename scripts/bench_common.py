@@ -23,16 +23,21 @@ from pyrite.config import load
 from pyrite.embedding.encoder import Encoder
 from pyrite.embedding.models import base_folder
 from pyrite.evaluation import bm25, scoring
+from pyrite.evaluation.significance import compare, relative_lower_bound
 from pyrite.progress import NullProgress
 from pyrite.spec import ModelSpec, RunSpec
 from pyrite.stages.scoring import DEPTH, rank, read_retention
-from pyrite.store import open_store
+from pyrite.store import open_store, sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "scripts"
 EXAMPLES = ROOT / "src/pyrite/examples"
 METRICS = ("mrr@5", "dcg@5")
 
 RETENTION = ("retention", "retention_change", "retention_bound")
+
+#: Level of the one-sided bound of retention, and resamples of the bootstrap.
+CONFIDENCE, RESAMPLES = 0.8, 10_000
 
 #: The values and the cluster (topic) of every query, which intervals need and the last line does not show.
 PER_QUERY = "per_query"
@@ -95,20 +100,57 @@ def store_folder(chosen: Path | None) -> Iterator[Path]:
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-def code_version() -> str:
-    """Digest of Pyrite's source files, which changes when a result could."""
+def code_version(*scripts: str) -> str:
+    """Digest of the code that a result depends on: Pyrite's source files, this file and ``scripts`` (file names)."""
+    sources = [path for path in (ROOT / "src/pyrite").rglob("*") if path.suffix in (".py", ".yaml")]
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "src/pyrite").rglob("*")):
-        if path.suffix in (".py", ".yaml"):
-            digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    for path in sorted({*sources, *(SCRIPTS / name for name in (Path(__file__).name, *scripts))}):
+        digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def content_id(path: Path) -> str:
+    """An identifier of a file or folder that does not depend on its name; a path that does not exist is its own.
+
+    A file has its size and sha256. A folder has the sha256 of the paths and sizes of its files, which is fast.
+    """
+    if path.is_file():
+        return f"{path.stat().st_size}-{sha256_file(path)}"
+    if not path.is_dir():
+        return str(path)  # a built-in set, or an object store's URL
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    listing = "".join(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def data_id(data: Path, overrides: Sequence[str]) -> str:
+    """An identifier of what a benchmark trains on: its run file and its source, both by content.
+
+    Args:
+        data: as in ``data_options``.
+        overrides: settings of the benchmark, which may name another source.
+    """
+    run_file, own = data_options(data)
+    source = getattr(load(run_file, [*own, *overrides]).source, "path", None)
+    ids = [content_id(run_file), *([content_id(Path(source))] if source else [])]
+    return hashlib.sha256(" ".join(ids).encode()).hexdigest()
+
+
+def data_key(options: argparse.Namespace) -> dict[str, Any]:
+    """The part of a result's key that depends on the benchmark's data and settings."""
+    return {
+        "data": data_id(options.data, options.set),
+        "retention": content_id(options.retention) if options.retention else None,
+        "set": options.set,
+    }
 
 
 class Results:
     """Finished results by key, in a JSON-lines file, so that an interrupted benchmark resumes. No file: in memory."""
 
-    def __init__(self, path: Path | None, *, any_version: bool = False):
-        self._path, self._version = path, code_version()
+    def __init__(self, path: Path | None, *scripts: str, any_version: bool = False):
+        """``scripts``: names of the benchmark's scripts. Results of other versions of them are not used."""
+        self._path, self._version = path, code_version(*scripts)
         self._rows: dict[str, Row] = {}
         lines = path.read_text().splitlines() if path and path.exists() else []
         others = 0
@@ -152,8 +194,8 @@ def _canonical(key: Mapping[str, Any]) -> str:
 class Run:
     """A finished run.
 
-    ``seconds``: duration of ``pyrite train``, with start-up, validation, test and report; None if an interrupted run
-    was resumed, so that it is unknown.
+    ``seconds``: duration of ``pyrite train``, with start-up, validation, test and report; None if it is not comparable,
+    because an interrupted run was resumed or other runs share the store.
     """
 
     store: Path
@@ -193,13 +235,13 @@ class Run:
         known = all(isinstance(value, float) for value in retention.values())
         stages = ("retrieve", "judge", "mine", "finetune")
         steps = [step for step in self.report["steps"]["rows"] if step["step"].split("-")[0] in stages]
+        training = sum(step["seconds"] or 0 for step in steps)
         return {
             **self.row(chosen),
             "chosen": chosen,
             **({name: round(value, 4) for name, value in retention.items()} if known else {}),
             **({} if known else test_set.retention(self.folder / "model")),
-            **({} if self.seconds is None else {"seconds": self.seconds}),
-            "seconds_training": round(sum(step["seconds"] or 0 for step in steps)),
+            **({} if self.seconds is None else {"seconds": self.seconds, "seconds_training": round(training)}),
             "others": {
                 model: {name: round(self.report["means"]["test"][model][name], 4) for name in METRICS}
                 for model in self.report["models"]
@@ -258,7 +300,7 @@ class TestSet:
         if folder and not own_base:
             base = self._base_retention
             row["retention_change"] = round(float(values.mean() / base.mean() - 1), 4)
-            row["retention_bound"] = round(lower_bound(base, values), 4)
+            row["retention_bound"] = round(relative_lower_bound(base, values, CONFIDENCE, RESAMPLES, 0), 4)
         return row
 
     def _encoder(self, folder: Path | None, own_base: bool, precision: str) -> Encoder:
@@ -322,28 +364,19 @@ def _row(values: list[dict[str, Any]]) -> Row:
 # --- statistics -------------------------------------------------------------------------------------------------------
 
 
-def lower_bound(base: np.ndarray, other: np.ndarray, level: float = 0.8, resamples: int = 10_000) -> float:
-    """One-sided lower bound of the relative change of the mean, by the paired bootstrap over queries."""
-    draws = np.random.default_rng(0).integers(len(base), size=(resamples, len(base)))
-    return float(np.quantile(other[draws].mean(axis=1) / base[draws].mean(axis=1) - 1, 1 - level))
-
-
 def relative_change(
-    base: Mapping[str, float], other: Mapping[str, float], clusters: Mapping[str, str], resamples: int = 10_000
+    base: Mapping[str, float], other: Mapping[str, float], clusters: Mapping[str, str]
 ) -> dict[str, float | None]:
-    """Relative change of the mean over queries, with its 95% interval by the paired bootstrap over clusters.
+    """Relative change of the mean over queries, with its 95% interval; None if undefined.
 
     Args:
         base, other, clusters: the values and the cluster of the same queries, by query id.
     """
-    numbers = {cluster: number for number, cluster in enumerate(sorted(set(clusters.values())))}
-    sums = np.zeros((len(numbers), 2))
-    for query, value in base.items():
-        sums[numbers[clusters[query]]] += value, other[query]
-    draws = np.random.default_rng(0).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), resamples) @ sums
-    low, high = np.quantile(draws[:, 1] / np.maximum(draws[:, 0], 1e-12) - 1, [0.025, 0.975])
-    mean = sums[:, 1].sum() / sums[:, 0].sum() - 1
-    return {name: round(float(value), 4) for name, value in (("mean", mean), ("low", low), ("high", high))}
+    values = (np.array([each[query] for query in base]) for each in (base, other))
+    found = compare(*values, RESAMPLES, 0, [clusters[query] for query in base])
+    interval = found.relative_interval
+    parts = {"mean": found.relative, "low": interval.low, "high": interval.high}
+    return {name: round(value, 4) if np.isfinite(value) else None for name, value in parts.items()}
 
 
 def summarize(gains: Mapping[tuple[int, int], float], test_share: float) -> dict[str, Any]:
@@ -377,14 +410,20 @@ def relative_gain(base: Row, other: Row, metric: str) -> float:
 
 
 def mean_row(rows: Sequence[Row]) -> Row:
-    """The mean of every number in ``rows``, and the first value of anything else, without the values of every query."""
-    return {
-        name: round(float(np.mean([row[name] for row in rows])), 4)
-        if all(isinstance(row.get(name), int | float) for row in rows)
-        else value
-        for name, value in rows[0].items()
-        if name not in (PER_QUERY, CLUSTERS)
-    }
+    """The mean of every number in ``rows``, also in nested dictionaries, and the first value of anything else.
+
+    The values of every query are left out, and what only some rows have: its mean would be that of other runs.
+    """
+    names = [name for name in rows[0] if name not in (PER_QUERY, CLUSTERS) and all(name in row for row in rows)]
+    return {name: _mean([row[name] for row in rows]) for name in names}
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    if all(isinstance(value, Mapping) for value in values):
+        return mean_row(values)
+    if all(isinstance(value, int | float) for value in values):
+        return round(float(np.mean(values)), 4)
+    return values[0]
 
 
 def print_table(title: str, rows: Mapping[str, Row], reference: str) -> None:

@@ -80,14 +80,15 @@ def main() -> int:
     if not chosen:
         print(f"{options.folder}: no BEIR folder or archive to measure. Correct the path or --only.", file=sys.stderr)
         return 2
-    results = Results(options.results or common.ROOT / "out/bench-domains.jsonl", any_version=options.any_version)
-    retention = options.retention.name if options.retention else None
+    file = options.results or common.ROOT / "out/bench-domains.jsonl"
+    results = Results(file, Path(__file__).name, any_version=options.any_version)
+    retention = common.content_id(options.retention) if options.retention else None
     by_domain: dict[str, list[dict[str, Row]]] = {}
     for name, path in chosen:
+        shared = {"domain": name, "data": common.content_id(path), "retention": retention, "set": options.set}
         with common.store_folder(options.store / name if options.store else None) as store:
             for seed in range(options.seeds):
-                key = {"domain": name, "seed": seed, "retention": retention, "set": options.set}
-                rows = results.once(key, lambda: measure(options, store, name, path, seed))  # noqa: B023
+                rows = results.once({**shared, "seed": seed}, lambda: measure(options, store, name, path, seed))  # noqa: B023
                 by_domain.setdefault(name, []).append(rows)
     for name, by_seed in by_domain.items():
         rows = by_seed[0]

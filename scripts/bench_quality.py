@@ -22,7 +22,8 @@ With one split and one seed, each run has its own store, so that no run reuses t
 and --seeds, runs of a split share a store, so seconds are left out. Then rows are means over runs; mean, low, high and
 losses describe the gain of ours over base_context, paired by split (see summarize in bench_common.py), and vs_script
 its gain over the script. Finished results are appended to --results (default: out/bench-quality.jsonl), and a restart
-skips them. Results of other versions of the code are not used.
+skips them. Results of other versions of the code or of the data are not used. Durations that a shared store makes
+incomparable are not stored, so a later run with one split and one seed may lack them.
 """
 
 import json
@@ -38,6 +39,7 @@ from bench_common import METRICS, Results, Row, Run, TestSet
 from mpnet import FOLDER as MPNET
 
 ARCHIVE = common.ROOT / "data/medquad-577bd37b96c0.tar.gz"
+OPPONENT = common.SCRIPTS / "opponent.py"
 BASE_ROWS = ("base", "base_context", "bm25_context")
 CHOICES = ("ours", "ours_titles", "script", "script_2", "known", "mpnet", "mpnet_tuned")
 DEFAULT = ("ours", "script", "script_2", "known")
@@ -54,6 +56,7 @@ class Benchmark:
         self._options, self._results, self._split, self._store = options, results, split, store
         self._run_file, self._data = common.data_options(options.data)
         self._retention = common.retention_options(options.retention)
+        self._data_key = common.data_key(options)
         self._prepared: tuple[Run, TestSet] | None = None
 
     def rows(self, seed: int) -> dict[str, Row]:
@@ -71,10 +74,8 @@ class Benchmark:
             "row": name,
             "split": self._split,
             "seed": seed,
-            "data": options.data.name,
-            "retention": options.retention.name if options.retention else None,
-            "set": options.set,
-            **({"mpnet": str(options.mpnet)} if name.startswith("mpnet") else {}),
+            **self._data_key,
+            **({"mpnet": common.content_id(options.mpnet)} if name.startswith("mpnet") else {}),
             **({"options": options.script_options} if name.startswith("script") else {}),
         }
         return self._results.once(key, lambda: self._measure(name, seed))
@@ -130,7 +131,7 @@ class Benchmark:
 
     def _script(self, run: Run, test_set: TestSet, epochs: int, seed: int) -> Row:
         output = self._store / f"script-{epochs}-{seed}"
-        command = [sys.executable, str(Path(__file__).parent / "opponent.py"), str(run.folder), str(output)]
+        command = [sys.executable, str(OPPONENT), str(run.folder), str(output)]
         command += ["--epochs", str(epochs), "--seed", str(seed), "--model", run.spec.model.base]
         command += shlex.split(self._options.script_options)
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -183,7 +184,7 @@ def main() -> int:
         return 2
     if many and not options.results:
         options.results = common.ROOT / "out/bench-quality.jsonl"
-    results = Results(options.results, any_version=options.any_version)
+    results = Results(options.results, Path(__file__).name, OPPONENT.name, any_version=options.any_version)
     by_run: dict[tuple[int, int], dict[str, Row]] = {}
     for split in range(options.splits):
         with common.store_folder(options.store / f"split-{split}" if options.store else None) as store:

@@ -18,6 +18,7 @@ from pyrite.judges.prompt import load_prompt
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
 from pyrite.store import open_store
+from pyrite.training import rehearsal
 from stub_judge import MODEL, Pair, Stub
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
@@ -90,6 +91,20 @@ def test_no_answer_checks_with_labels_or_without_a_grade(run_file: Path, tmp_pat
         output = estimate(opened(run_file, tmp_path, *words)).summary
         assert "LLM calls (" in output
         assert "check" not in output
+
+
+def test_training_time_includes_regularisation_and_soups(run_file: Path, tmp_path: Path) -> None:
+    def training(*words: str) -> float:
+        """Seconds after start-up. The tiny model counts as a tenth of the measured one."""
+        return estimate(opened(run_file, tmp_path, *words)).seconds[Step("finetune", 1)] - 3
+
+    plain = training("finetune.rehearsal=0")
+    assert plain == pytest.approx(0.1 * 20_070 * 2 * 840 / 15_000)
+    tokens = rehearsal.TEXTS * rehearsal.MAX_WORDS
+    assert training() - plain == pytest.approx(0.1 * 20_070 / 32 * tokens * 4.2 * 4 / 3 / 15_000)
+    assert training("finetune.rehearsal=0", "finetune.anchor=1") == pytest.approx(plain * 4 / 3)
+    assert training("finetune.rehearsal=0", "finetune.train=query") == pytest.approx(plain / 3)
+    assert training("finetune.soup_size=3") == pytest.approx(3 * training())
 
 
 def test_two_machines_halve_the_time_at_the_same_cost(run_file: Path, tmp_path: Path) -> None:

@@ -30,6 +30,21 @@ def test_scripts_without_spaces_are_divided_into_characters(text: str, tokens: l
     assert count_words(text) == number
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("रक्तचाप (कैसे) कम करें?", ["रक्तचाप", "कैसे", "कम", "करें"]),
+        ("இரத்த அழுத்தம், சிகிச்சை", ["இரத்த", "அழுத்தம்", "சிகிச்சை"]),
+        ("क्\u200dष, cafe\u0301", ["क्\u200dष", "cafe\u0301"]),
+        ("รักษาที่ไหน? A\u0e48", ["รั", "ก", "ษ", "า", "ที่", "ไ", "ห", "น", "A", "\u0e48"]),
+        ("heart \u2764\ufe0f 1\ufe0f\u20e3", ["heart", "1"]),
+    ],
+    ids=["Hindi", "Tamil", "joiner and accent", "Thai", "emoji"],
+)
+def test_combining_marks_are_part_of_a_word(text: str, expected: list[str]) -> None:
+    assert words(text, punctuation=False) == expected
+
+
 @given(st.text(st.sampled_from("a1 .\n痛風のรที่่ဂါ៉ក。ー"), max_size=40))
 def test_words_lose_only_whitespace(text: str) -> None:
     assert "".join(words(text)) == "".join(text.split())

@@ -1,11 +1,11 @@
-"""Finds boilerplate: passages such as a disclaimer, which many documents contain beside their own text."""
+"""Finds boilerplate: passages, such as a disclaimer, that many documents contain in addition to their own text."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-#: A passage is boilerplate if at least this share of the documents contain it, and at least this number of documents.
-#: A rarer passage can join its topics: a group below 5% fits into every split (val and test have 15%). In a small
-#: corpus, a passage in fewer than ten documents is more likely content that they share.
+#: A passage is boilerplate if at least this share of the documents and at least this number of documents contain it.
+#: The topics of a rarer passage form one group. With less than 5% of the documents, the group fits into every split
+#: (val and test have 15%). In a small corpus, a passage in fewer than ten documents is more likely to be content.
 MIN_SHARE = 0.05
 MIN_DOCUMENTS = 10
 
@@ -13,8 +13,8 @@ MIN_DOCUMENTS = 10
 def find(passages_of: Mapping[str, Sequence[str]]) -> dict[str, int]:
     """The ids of boilerplate passages, with the number of documents that contain each.
 
-    Documents with the same passages count once: they are copies, such as one answer for several paraphrased questions,
-    and must stay in one split.
+    Documents with the same passages count as one document. They are copies, such as one answer to several paraphrased
+    questions, and must stay in one split.
 
     Args:
         passages_of: the passage ids of each document.

@@ -29,6 +29,11 @@ from pyrite.spec import RunSpec
 #: Measured on 2 cores of an AMD EPYC with AVX-512 BF16 and all-MiniLM-L6-v2 (docs/results.md). Other machines differ.
 _ENCODED_CHARACTERS_PER_SECOND = 55_000
 _TRAINED_CHARACTERS_PER_SECOND = 15_000
+#: A forward pass relative to a training step of the same texts, whose backward pass takes twice as long as its forward.
+_FORWARD = 1 / 3
+#: Characters per training step that pseudo-rehearsal adds: ``training.rehearsal.TEXTS`` texts, padded to up to
+#: ``MAX_WORDS`` words of one token, with 4.2 characters per token.
+_REHEARSAL_CHARACTERS = 24 * 48 * 4.2
 #: Encoding in float32 against bf16.
 _FLOAT32_SLOWDOWN = 2.7
 _START_SECONDS = 3.0
@@ -100,10 +105,7 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     given = DEFAULT_BLENDS if spec.evaluate.blends is None else spec.evaluate.blends
     blends = 1 if finds_blend else len(given)
     retention_models = 1 + (SEARCH_STEPS if finds_blend else blends)
-    per_example = min(spec.prepare.max_chars, work.passage_characters) * (1 + spec.mine.num_negatives)
-    pairs = work.train * spec.mine.num_positives + min(spec.mine.title_pairs, work.passages)
-    examples = pairs * spec.finetune.epochs
-    train = slowdown * examples * per_example / _TRAINED_CHARACTERS_PER_SECOND
+    train = slowdown * _trained_characters(spec, work) / _TRAINED_CHARACTERS_PER_SECOND
     generating = _estimate_generating(run, work, on, machines)
     judging = _estimate_judging(run, work, on, machines) if spec.judge.needs_server else None
     seconds = {}
@@ -150,6 +152,26 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     shards = sum(step.stage == "judge" for step in todo)
     share = shards / spec.iterations / spec.judge.shards
     return Estimate(seconds, summary, _describe_judging(judging, share, on, machines) if judging and share else "")
+
+
+def _trained_characters(spec: RunSpec, work: _Size) -> float:
+    """Characters that an iteration trains on, without examples of earlier iterations.
+
+    A forward pass of the base model counts as ``_FORWARD`` of them. With ``finetune.train: query``, passages have only
+    that pass, and queries are too short to count.
+    """
+    settings = spec.finetune
+    per_example = min(spec.prepare.max_chars, work.passage_characters) * (1 + spec.mine.num_negatives)
+    if settings.train == "query":
+        per_example *= _FORWARD
+    elif settings.anchor:
+        per_example *= 1 + _FORWARD
+    per_step = settings.batch_size * per_example
+    if settings.rehearsal:
+        per_step += _REHEARSAL_CHARACTERS * (1 + _FORWARD)
+    examples = work.train * spec.mine.num_positives + min(spec.mine.title_pairs, work.passages)
+    steps = examples * settings.epochs / settings.batch_size
+    return steps * per_step * settings.soup_size
 
 
 def _retention_characters(paths: list[str]) -> int:

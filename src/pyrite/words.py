@@ -11,7 +11,7 @@ import unicodedata
 
 def _marks(first: int, last: int) -> str:
     """The combining marks in a range of code points, for use in a character class."""
-    return "".join(chr(code) for code in range(first, last + 1) if unicodedata.category(chr(code)).startswith("M"))
+    return "".join(chr(code) for code in range(first, last + 1) if unicodedata.category(chr(code)) in ("Mn", "Mc"))
 
 
 #: Han, Hiragana and Katakana; a word has about two characters.
@@ -27,8 +27,15 @@ _MARKS = _marks(0x0E00, 0x0EFF) + _marks(0x1000, 0x109F) + _marks(0x1780, 0x17FF
 #: A character of a script without spaces, with its combining marks.
 _CHARACTER = f"[{_CJK}{_SOUTH_EAST_ASIAN}][{_MARKS}]*"
 
+#: Combining marks of scripts with spaces, such as vowel signs of Hindi and Tamil, and the two joiners between letters.
+#: They are part of a word, but ``\w`` does not match them. Variation selectors (U+FE00 to U+FE0F) are left out.
+_WORD_MARKS = "".join(set(_marks(0x0300, 0xFDFF) + _marks(0xFE20, 0x1FFFF)) - set(_MARKS)) + "\u200c\u200d"
+
+_LETTER = rf"[^\W{_CJK}{_SOUTH_EAST_ASIAN}]"
+
 _TOKEN = re.compile(rf"{_CHARACTER}|[^\s{_CJK}{_SOUTH_EAST_ASIAN}]+")
-_LETTERS = re.compile(rf"{_CHARACTER}|[^\W{_CJK}{_SOUTH_EAST_ASIAN}]+")
+# The lookahead saves time: most words are followed by an ASCII character, which needs no search among all marks.
+_LETTERS = re.compile(rf"{_CHARACTER}|{_LETTER}+(?:(?![\x00-\u02ff])[{_WORD_MARKS}]+{_LETTER}*)*")
 _RUN = re.compile(rf"(?P<cjk>[{_CJK}]+)|(?P<asian>[{_SOUTH_EAST_ASIAN}]+)|[^\s{_CJK}{_SOUTH_EAST_ASIAN}]+")
 _UNSPACED = re.compile(f"[{_CJK}{_SOUTH_EAST_ASIAN}]")
 

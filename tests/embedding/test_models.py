@@ -71,6 +71,15 @@ def test_roberta_truncates_to_its_positions(tiny_model: Path, tmp_path: Path) ->
         encoder(folder, tmp_path, max_tokens=513).encode([LONG], "document")
 
 
+def test_an_exported_roberta_has_the_measured_window(tiny_model: Path, tmp_path: Path) -> None:
+    folder = save("roberta", tiny_model, tmp_path)
+    models.export_base(folder, ModelSpec(base=str(folder)), tmp_path / "exported")
+    exported = SentenceTransformer(str(tmp_path / "exported"), device="cpu")
+    assert exported.max_seq_length == models.window(encoder(folder, tmp_path).model) == 512
+    expected = encoder(folder, tmp_path).encode([LONG], "document")
+    assert np.allclose(exported.encode_document([LONG], normalize_embeddings=True), expected, atol=1e-5)
+
+
 def test_a_model_without_a_maximum_length_encodes(tiny_model: Path, tmp_path: Path) -> None:
     """Regression: OverflowError, because the tokenizer's maximum length is 1e30."""
     folder = save("t5", tiny_model, tmp_path)

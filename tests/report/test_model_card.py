@@ -64,3 +64,21 @@ def test_card_names_title_pairs_beside_the_metrics(pairs: int, tiny_model: Path,
     model_card.write(tmp_path, build(inputs), inputs.spec, inputs.queries, ["labels-v2"], model, tiny_model)
     metrics = (tmp_path / "README.md").read_text(encoding="utf-8").split("## Metrics")[1].split("|")[0]
     assert ("searches all passages. Training also saw 7 title-passage pairs" in metrics) == bool(pairs)
+
+
+@pytest.mark.parametrize(
+    ("train", "chosen", "stated"),
+    [("query", "iteration-1", True), ("query", "base", False), ("both", "iteration-1", False)],
+)
+def test_card_of_a_query_encoder_says_the_index_stays(
+    train: str, chosen: str, stated: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    inputs = make(iterations=1, finetune={"train": train})
+    report = build(inputs) | {"chosen": chosen}
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    model_card.write(tmp_path, report, inputs.spec, inputs.queries, ["labels-v2"], model, tiny_model)
+    text = " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
+    assert ("two encoders: `encode_query` uses the trained one, and `encode_document` uses the base" in text) == stated
+    assert ("index of the base model stays valid" in text) == stated

@@ -18,8 +18,9 @@ from pyrite.store import open_store
 from small_data import KINDS, TOPICS
 
 
+@pytest.mark.parametrize("block", [7, scoring.RESCORED_BLOCK])
 def test_the_first_20_are_ranked_again_by_the_rescorer(
-    tiny_model: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    block: int, tiny_model: Path, questions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = RunSpec.model_validate(
         {
@@ -40,12 +41,24 @@ def test_the_first_20_are_ranked_again_by_the_rescorer(
         scores, found = top_k(*arguments)
         return scores, np.ascontiguousarray(found[:, ::-1])
 
+    def encode(self: Encoder, texts: list[str], kind: Any, *arguments: Any) -> Any:
+        if kind == "document":
+            encoded.append(texts)
+        return encode_all(self, texts, kind, *arguments)
+
+    encoded: list[list[str]] = []
+    encode_all = Encoder.encode
+    monkeypatch.setattr(Encoder, "encode", encode)
+    monkeypatch.setattr(scoring, "RESCORED_BLOCK", block)
     monkeypatch.setattr(scoring, "top_k", inexact)
     rescored = scoring.rank(encoder, corpus, queries, NullProgress(), rescorer=encoder)
     for column in ("query_id", "passage_id", "rank"):
         assert rescored[column].to_pylist() == exact[column].to_pylist()
     assert rescored["score"].to_pylist() == pytest.approx(exact["score"].to_pylist(), abs=1e-5)
     assert rescored.num_rows == len(asked) * scoring.DEPTH
+    together = [text for part in encoded for text in part]
+    assert len(together) == len(set(together)) > 7
+    assert all(len(part) <= block for part in encoded)
 
 
 def test_bm25_finds_a_passage_by_its_title() -> None:

@@ -199,10 +199,17 @@ def load(
 
 
 def _load(folder: Path, base: Path, spec: ModelSpec, device: str, **settings: Any) -> "SentenceTransformer":
+    model = _load_unlimited(folder, base, spec, device, **settings)
+    _set_window(model, spec, folder)
+    return model
+
+
+def _load_unlimited(folder: Path, base: Path, spec: ModelSpec, device: str, **settings: Any) -> "SentenceTransformer":
+    """As ``_load``, with the maximum length that the folder's configuration gives."""
     from sentence_transformers import SentenceTransformer
 
     try:
-        model = SentenceTransformer(
+        return SentenceTransformer(
             str(folder),
             device=device,
             prompts=resolve_prompts(base, spec),
@@ -216,8 +223,6 @@ def _load(folder: Path, base: Path, spec: ModelSpec, device: str, **settings: An
         raise UserError(
             f"{folder} does not load as a sentence-transformers model ({type(error).__name__}: {error})."
         ) from error
-    _set_window(model, spec, folder)
-    return model
 
 
 def window(model: "SentenceTransformer") -> int | None:
@@ -275,15 +280,19 @@ def _positions(model: "SentenceTransformer") -> int | None:
 def export_base(base: Path, spec: ModelSpec, folder: Path) -> None:
     """Write the base model to ``folder``, with the run's pooling, prompts and maximum length in its configuration.
 
+    The files are copied if they have these settings already.
+
     Raises:
         UserError: as ``load``.
     """
+    model = _load_unlimited(base, base, spec, "cpu", dtype="auto")
+    saved_window = window(model)
+    _set_window(model, spec, base)
     complete = (base / "modules.json").is_file() and saved_prompts(base) == resolve_prompts(base, spec)
-    if complete and spec.max_tokens is None:
+    if complete and window(model) == saved_window:
         ignored = shutil.ignore_patterns(*_OTHER_WEIGHTS, *_OTHER_FORMATS, ".*")
         shutil.copytree(base, folder, dirs_exist_ok=True, ignore=ignored)
     else:
-        model = _load(base, base, spec, "cpu", dtype="auto")
         model.save_pretrained(str(folder), create_model_card=False, safe_serialization=True)
 
 

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pyrite.embedding.models import BUILTIN, window
 from pyrite.evaluation.scoring import METRICS
+from pyrite.evaluation.selection import BASE
 from pyrite.report.formatting import ONE_RUN
 from pyrite.report.leaks import about_title_pairs
 from pyrite.spec import RunSpec
@@ -86,6 +87,7 @@ def write(
         facts=facts,
         metrics=list(METRICS),
         one_run=ONE_RUN,
+        query_encoder=spec.finetune.train == "query" and report["chosen"] != BASE,
         licence=licence,
         unseen=unseen,
         title_pairs=about_title_pairs(title_pairs) if title_pairs else None,

@@ -134,8 +134,9 @@ class MineSpec(Section):
         default=1.5,
         ge=1,
         le=3,
-        description="Treat a negative that violates relative_margin like the others if its expected grade is at most "
-        "this. 2: every negative of the judge labels, 3: of any judge; null: none.",
+        description="A negative whose score is above the limit of relative_margin is used like the others if its "
+        "expected grade is at most this value. 2 includes all negatives of the judge labels, 3 those of any judge; "
+        "null: none.",
     )
     neighbours: int = Field(default=4, ge=1, description="Maximum examples with similar passages in a batch.")
     easy_per_hard: float | None = Field(default=None, ge=0, description="Easy examples per hard example; unset: all.")
@@ -196,8 +197,8 @@ class FinetuneSpec(Section):
     anchor: float = Field(
         default=0.0,
         ge=0,
-        description="Add this times the mean cosine distance of passages to their base embeddings to the loss, and a "
-        "fifth of it for queries. It limits forgetting.",
+        description="Weight of a loss term against forgetting: the mean cosine distance between the embeddings of the "
+        "batch's passages under the trained and the base model, plus a fifth of that distance for its queries.",
     )
     l2_sp: float = Field(
         default=0.0,
@@ -222,6 +223,16 @@ class FinetuneSpec(Section):
     def uses_grades(self) -> bool:
         """Whether the loss fits the judge's expected grades, and so needs the column ``label``."""
         return self.loss in ("distill", "graded")
+
+    @property
+    def embeds_batches_with_base(self) -> bool:
+        """Whether the loss of a batch needs its embeddings by the base model."""
+        return self.anchor > 0 or self.train == "query"
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the loss needs the base model: for a batch, or for the random texts of pseudo-rehearsal."""
+        return self.embeds_batches_with_base or self.rehearsal > 0
 
     @model_validator(mode="after")
     def _needs_no_cache(self) -> "FinetuneSpec":

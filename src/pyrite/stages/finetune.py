@@ -87,8 +87,7 @@ def _train(ctx: StepContext, number: int, start: Path, dataset: Dataset, rows: l
     callbacks: list[TrainerCallback] = [_StepCallback(ctx, checkpoints)]
     if spec.l2_sp:
         callbacks.append(_L2SP(model, models.load(base, base, ctx.spec.model, device, for_training=True), spec.l2_sp))
-    needs_base = spec.anchor > 0 or spec.rehearsal > 0 or spec.train == "query"
-    frozen = models.load(base, base, ctx.spec.model, device) if needs_base else None
+    frozen = models.load(base, base, ctx.spec.model, device) if spec.needs_base else None
     with save_tensorboard_logs(ctx):
         trainer = _Trainer(
             rows,

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from pyrite.training.mining import CONTAINMENT, shingles
 
-#: If the smaller text has fewer shingles (10 shingles of 5 words: 14 words), it must have ``CONTAINMENT`` of the larger
-#: one's shingles: a heading is no near-duplicate of each passage that quotes it.
+#: Texts with fewer shingles are short (10 shingles of 5 words are 14 words). A short text must have ``CONTAINMENT`` of
+#: the larger text's shingles. Otherwise a heading would be a near-duplicate of every passage that quotes it.
 MIN_SHINGLES = 10
 
 #: The distinct shingles of a text as sorted 64-bit hashes.
@@ -17,13 +17,19 @@ Hashes = npt.NDArray[np.int64]
 
 
 def find_across(texts: Sequence[str], held_out: Sequence[bool]) -> dict[int, int]:
-    """For each text with a near-duplicate on the other side of ``held_out``, the position of one such near-duplicate.
+    """Find the near-duplicates between held-out and other texts.
 
     Two texts are near-duplicates if the larger one has ``CONTAINMENT`` of the smaller one's shingles, and both are long
     enough (``MIN_SHINGLES``) or about as short. ``mining.near_duplicates`` has no rule for short texts, and says why.
 
-    If the smaller one has 100 shingles, the larger one lacks at most 20 of them, so it has one of the 21 rarest. Only
-    texts that share such a shingle are compared (prefix filtering: Chaudhuri et al., 2006).
+    Only texts that share a rare shingle are compared (prefix filtering: Chaudhuri et al., 2006). If the smaller text
+    has 100 shingles, a near-duplicate lacks at most 20 of them, so it has at least one of the 21 rarest.
+
+    Args:
+        held_out: whether each text is held out.
+
+    Returns:
+        For the position of each text that has a near-duplicate in the other group, the position of one of them.
     """
     hashes = [_hashes(text) for text in texts]
     found: dict[int, int] = {}
@@ -31,7 +37,7 @@ def find_across(texts: Sequence[str], held_out: Sequence[bool]) -> dict[int, int
         index = _Index(hashes, [position for position, side in enumerate(held_out) if side != smaller_side])
         for position in (position for position, side in enumerate(held_out) if side == smaller_side):
             for other in index.larger(hashes[position]):
-                # One near-duplicate per text is enough, so that a thousand copies are not a million comparisons.
+                # One near-duplicate per text is enough: all pairs of a thousand copies would be a million comparisons.
                 if (position in found and other in found) or not _match(hashes[position], hashes[other]):
                     continue
                 found.setdefault(position, other)
@@ -49,7 +55,7 @@ def _match(smaller: Hashes, larger: Hashes) -> bool:
 
 
 class _Index:
-    """Which of ``members`` (positions in ``hashes``) have a shingle. Memory: 16 bytes per shingle and text."""
+    """Finds the texts ``members`` (positions in ``hashes``) by shingle. Memory: 16 bytes per shingle of each text."""
 
     def __init__(self, hashes: Sequence[Hashes], members: Sequence[int]) -> None:
         self._sizes = np.array([len(each) for each in hashes])
@@ -60,7 +66,7 @@ class _Index:
         self._owners = np.repeat(np.array(members, np.int64), [len(each) for each in own])[order]
 
     def larger(self, text: Hashes) -> list[int]:
-        """The members, in ascending order, with at least as many shingles as ``text`` that may be near-duplicates."""
+        """The members that may be near-duplicates of ``text`` and have as many shingles or more, in ascending order."""
         first = np.searchsorted(self._shingles, text, "left")
         last = np.searchsorted(self._shingles, text, "right")
         prefix = len(text) - math.ceil(CONTAINMENT * len(text)) + 1

@@ -214,9 +214,8 @@ LOSSES: dict[str, Loss] = {
 
 
 def build_loss(model: SentenceTransformer, spec: FinetuneSpec, base: SentenceTransformer | None) -> torch.nn.Module:
-    """The loss that ``spec`` describes. ``base``: the base model, if a setting needs it."""
-    compares = spec.anchor > 0 or spec.train == "query"  # the batch with the base model
-    loss = LOSSES[spec.loss].build(model, spec, base if compares else None)
+    """The loss that ``spec`` describes. ``base``: the base model if ``spec.needs_base``."""
+    loss = LOSSES[spec.loss].build(model, spec, base if spec.embeds_batches_with_base else None)
     if not spec.rehearsal:
         return loss
     assert base is not None
