@@ -49,6 +49,7 @@ ABLATIONS: dict[str, list[str]] = {
     "l2-sp": ["finetune.l2_sp=100"],
     "title-pairs": [TITLE_PAIRS],
     "query-side": ["finetune.train=query"],
+    "fixed-blends": ["evaluate.blends=[0.3,0.6,0.8]"],
     "no-blends": ["evaluate.blends=[]"],
     "one-iteration": ["iterations=1"],
 }

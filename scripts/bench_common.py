@@ -112,14 +112,14 @@ def code_version(*scripts: str) -> str:
 def content_id(path: Path) -> str:
     """An identifier of a file or folder that does not depend on its name; a path that does not exist is its own.
 
-    A file has its size and sha256. A folder has the sha256 of the paths and sizes of its files, which is fast.
+    A file has its size and sha256. A folder has the sha256 of the paths and contents of its files.
     """
     if path.is_file():
         return f"{path.stat().st_size}-{sha256_file(path)}"
     if not path.is_dir():
         return str(path)  # a built-in set, or an object store's URL
     files = sorted(file for file in path.rglob("*") if file.is_file())
-    listing = "".join(f"{file.relative_to(path).as_posix()} {file.stat().st_size}\n" for file in files)
+    listing = "".join(f"{file.relative_to(path).as_posix()} {sha256_file(file)}\n" for file in files)
     return hashlib.sha256(listing.encode()).hexdigest()
 
 

@@ -14,9 +14,9 @@ script, script_2        scripts/opponent.py, the plain sentence-transformers scr
 known                   the public recipe, in our reading (key known_recipe)
 mpnet, mpnet_tuned      all-mpnet-base-v2 untuned and tuned with Pyrite's defaults (scripts/mpnet.py; --only mpnet ...)
 
---only selects among the last six rows. Seconds: of ours, complete runs of `pyrite train` (with validation, test and
-report) and, as seconds_training, its steps retrieve to finetune; of the script, loading, mining and training. Compare
-script's seconds with seconds_training. They are comparable only on an otherwise idle machine.
+--only selects among ours and the rows below it. Seconds: of ours, complete runs of `pyrite train` (with validation,
+test and report) and, as seconds_training, its steps retrieve to finetune; of the script, loading, mining and training.
+Compare script's seconds with seconds_training. They are comparable only on an otherwise idle machine.
 
 With one split and one seed, each run has its own store, so that no run reuses the embeddings of another. With --splits
 and --seeds, runs of a split share a store, so seconds are left out. Then rows are means over runs; mean, low, high and

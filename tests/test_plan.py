@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.plan import STAGES, Step, chain, input_digests, next_steps, parents, score_key, step_key, survey
+from pyrite.plan import STAGES, Step, chain, input_digests, next_steps, parents, score_key, settings, step_key, survey
 from pyrite.spec import RunSpec
 
 OUTSIDE = {"source": "s", "prompt": "", "generate_prompt": "", "model": "m", "retention": "", "retention_report": ""}
@@ -24,7 +24,7 @@ def finish(spec: RunSpec, step: Step, manifests: dict[str, Any], outputs: str = 
         "key": step_key(spec, step, inputs, outside),
         "inputs": inputs,
         "external": outside,
-        "settings": spec.settings(*STAGES[step.stage].settings),
+        "settings": settings(spec, step),
         "outputs": [{"key": step.name, "sha256": outputs}],
     }
     if step.stage == "validate":
@@ -53,6 +53,27 @@ def test_each_step_runs_once_and_after_its_parents(iterations: int, shards: int,
         finish(spec, chosen, manifests)
         finished.append(chosen)
     assert sorted(step.name for step in finished) == sorted(step.name for step in chain(spec))
+
+
+def test_the_loss_limit_matters_to_validate_only_if_it_searches() -> None:
+    def reruns(**evaluate: Any) -> set[str]:
+        before, after = (
+            make_spec(evaluate={**evaluate, "retention": {"path": "builtin:general", "max_loss": loss}})
+            for loss in (0.02, 0.05)
+        )
+        return unfinished(after, finish_all(before))
+
+    assert reruns() == {"validate-1", "validate-2", "evaluate"}
+    assert reruns(blends=[0.5]) == {"evaluate"}
+
+
+def test_another_training_seed_does_not_repeat_the_data_steps() -> None:
+    def seeded(seed: int) -> RunSpec:
+        return make_spec(
+            seed=seed, prepare={"seed": 0}, generate={"model": "m"}, judge={"kind": "llm", "model": "m"}, iterations=1
+        )
+
+    assert unfinished(seeded(1), finish_all(seeded(0))) == {"mine-1", "finetune-1", "validate-1", "evaluate"}
 
 
 def test_a_changed_setting_reruns_its_stage_and_later_ones() -> None:

@@ -100,11 +100,9 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
         slowdown * _retention_characters(paths) / _ENCODED_CHARACTERS_PER_SECOND
         for paths in (([sets.path], sets.report) if sets else ([], []))
     )
-    # The line search scores several blends on the retention set, and at most one of them on validation.
-    finds_blend = spec.evaluate.blends is None and sets is not None
-    given = DEFAULT_BLENDS if spec.evaluate.blends is None else spec.evaluate.blends
-    blends = 1 if finds_blend else len(given)
-    retention_models = 1 + (SEARCH_STEPS if finds_blend else blends)
+    # The search scores several blends on the retention set, and at most one of them on validation.
+    blends = len(DEFAULT_BLENDS if spec.evaluate.blends is None else spec.evaluate.blends)
+    retention_models = 1 + (SEARCH_STEPS if spec.evaluate.searches_blend else blends)
     train = slowdown * _trained_characters(spec, work) / _TRAINED_CHARACTERS_PER_SECOND
     generating = _estimate_generating(run, work, on, machines)
     judging = _estimate_judging(run, work, on, machines) if spec.judge.needs_server else None

@@ -25,7 +25,7 @@ LABELS = {
     "server": "address of a judge server",
     "unit": "unit of progress, such as `pairs judged`; one or two per stage",
     "error_type": "exception class, or `unreadable_run`",
-    "type": "training example type: hard, easy or accumulated",
+    "type": "training example type: hard, easy, accumulated or title_pairs",
     "phase": "run phase: Pending, Waiting, Running, Suspended, Succeeded, Failed or Cancelled",
     "state": "server replica state: desired, current or ready",
     "run": "name of a TrainingRun in the cluster; its series end when the run is deleted",

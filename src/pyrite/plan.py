@@ -54,6 +54,7 @@ class StageInfo:
     Attributes:
         help: help text of the command.
         settings: settings of the RunSpec that affect the result.
+        search_settings: those that affect it only if the step searches for the weight of a blend.
         external: inputs from outside the run that affect the result.
         parents: steps whose outputs a step reads, from the RunSpec and the step's iteration.
         headline: the result in a few words, from the summary in the manifest.
@@ -66,6 +67,7 @@ class StageInfo:
 
     help: str
     settings: tuple[str, ...]
+    search_settings: tuple[str, ...] = ()
     external: tuple[str, ...] = ()
     parents: Callable[[RunSpec, int], Sequence[Step]]
     headline: Callable[[Summary], str]
@@ -79,7 +81,6 @@ class StageInfo:
 FORMAT = 5
 
 _MODEL = ("model.query_prompt", "model.passage_prompt", "model.max_tokens")
-_LIMIT = ("evaluate.retention.max_loss", "evaluate.retention.confidence", "evaluate.resamples", "seed")
 
 
 def _data_steps(spec: RunSpec) -> list[Step]:
@@ -137,14 +138,14 @@ def _headline_of_validate(summary: Summary) -> str:
 STAGES: dict[str, StageInfo] = {
     "prepare": StageInfo(
         help="Turn documents into passages, and split the queries by topic.",
-        settings=("prepare", "seed"),
+        settings=("prepare",),
         external=("source",),
         parents=lambda _spec, _: [],
         headline=lambda summary: f"{summary['passages']:,} passages, {sum(summary['queries'].values()):,} queries",
     ),
     "generate": StageInfo(
         help="Generate one shard of the queries with an LLM, if the run file has `generate`.",
-        settings=("generate", "prepare.split", "prepare.seed", "judge.kind", "judge.model", "judge.prompt", "seed"),
+        settings=("generate", "prepare.split", "prepare.seed", "judge.kind", "judge.model", "judge.prompt"),
         external=("prompt", "generate_prompt"),
         parents=lambda spec, _: _steps(spec, "prepare"),
         headline=_headline_of_generate,
@@ -163,7 +164,7 @@ STAGES: dict[str, StageInfo] = {
     ),
     "judge": StageInfo(
         help="Grade one shard of an iteration's (query, passage) pairs.",
-        settings=("judge", "seed"),
+        settings=("judge",),
         external=("prompt",),
         parents=lambda spec, iteration: [*_data_steps(spec), Step("retrieve", iteration)],
         headline=_headline_of_judge,
@@ -195,7 +196,13 @@ STAGES: dict[str, StageInfo] = {
     ),
     "validate": StageInfo(
         help="Score an iteration's model, and its blends with the base model, on the validation queries.",
-        settings=(*_MODEL, "evaluate.blends", *_LIMIT),
+        settings=(*_MODEL, "evaluate.blends"),
+        search_settings=(
+            "evaluate.retention.max_loss",
+            "evaluate.retention.confidence",
+            "evaluate.resamples",
+            "seed",
+        ),
         external=("model", "retention"),
         parents=lambda spec, iteration: [*_data_steps(spec), *_trained_model(iteration)],
         headline=_headline_of_validate,
@@ -284,12 +291,19 @@ def next_steps(states: list[StepState]) -> list[StepState]:
     return [state for state in ready if state.step[:2] == ready[0].step[:2]]
 
 
+def settings(spec: RunSpec, step: Step) -> dict[str, Any]:
+    """The settings that the step's result depends on, by name."""
+    info = STAGES[step.stage]
+    searches = step.iteration and spec.evaluate.searches_blend
+    return spec.settings(*info.settings, *(info.search_settings if searches else ()))
+
+
 def step_key(spec: RunSpec, step: Step, inputs: Mapping[str, str], outside: Mapping[str, str]) -> str:
     """Hex digest of everything that a step's result depends on."""
     content = {
         "format": FORMAT,
         "step": step.name,
-        "settings": spec.settings(*STAGES[step.stage].settings),
+        "settings": settings(spec, step),
         "inputs": dict(inputs),
         "external": dict(outside),
     }
@@ -326,7 +340,7 @@ def _changes(
     outside: Mapping[str, str],
 ) -> str:
     """How the settings and inputs of a step have changed since ``manifest`` was written."""
-    before, now = flatten(manifest["settings"]), flatten(spec.settings(*STAGES[step.stage].settings))
+    before, now = flatten(manifest["settings"]), flatten(settings(spec, step))
     changes = [
         f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())

@@ -218,7 +218,7 @@ def test_search_finds_the_largest_weight_within_the_limit(largest: float) -> Non
         tried.append(weight)
         return weight <= largest
 
-    found = largest_weight(is_within, steps=4)
+    found = largest_weight(is_within)
     assert found <= largest
     assert found == 15 / 16 or found + 1 / 16 > largest
     assert len(tried) == 4

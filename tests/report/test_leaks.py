@@ -55,9 +55,7 @@ def test_without_affected_queries_there_is_one_row() -> None:
 
 def test_title_pairs_of_all_iterations_are_reported() -> None:
     inputs = with_title_pairs(make(iterations=2), 1200)
-    assert "Training also saw 2,400 title-passage pairs of the complete corpus, held-out topics included; no " in (
-        report_page(build(inputs))
-    )
+    assert "Training also saw 2,400 title-passage pairs of the complete corpus" in report_page(build(inputs))
 
 
 def test_a_note_says_that_all_queries_are_affected() -> None:

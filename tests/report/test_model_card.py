@@ -55,15 +55,28 @@ def test_card_shows_how_to_embed_a_passage(context: str, passage: str, tiny_mode
     assert text.count(model_card.PASSAGE_FORMAT[context]) == 2
 
 
-@pytest.mark.parametrize("pairs", [0, 7])
-def test_card_names_title_pairs_beside_the_metrics(pairs: int, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("pairs", "chosen", "start", "stated"),
+    [
+        (7, "iteration-1", "previous", 7),
+        (7, "iteration-2@0.3", "previous", 14),
+        (7, "iteration-2", "base", 7),
+        (7, "base", "previous", None),
+        (0, "iteration-2", "previous", None),
+    ],
+)
+def test_card_names_the_title_pairs_of_the_chosen_model(
+    pairs: int, chosen: str, start: str, stated: int | None, tiny_model: Path, tmp_path: Path
+) -> None:
     from sentence_transformers import SentenceTransformer
 
-    inputs = with_title_pairs(make(iterations=1), pairs)
+    inputs = with_title_pairs(make(iterations=2, finetune={"start": start}), pairs)
+    report = build(inputs) | {"chosen": chosen}
     model = SentenceTransformer(str(tiny_model), device="cpu")
-    model_card.write(tmp_path, build(inputs), inputs.spec, inputs.queries, ["labels-v2"], model, tiny_model)
+    model_card.write(tmp_path, report, inputs.spec, inputs.queries, ["labels-v2"], model, tiny_model)
     metrics = (tmp_path / "README.md").read_text(encoding="utf-8").split("## Metrics")[1].split("|")[0]
-    assert ("searches all passages. Training also saw 7 title-passage pairs" in metrics) == bool(pairs)
+    sentence = f"Training also saw {stated} title-passage pairs" if stated else "One split"
+    assert f"searches all passages. {sentence}" in metrics
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,12 @@ def test_settings_of_another_judge_are_none(tmp_path: Path) -> None:
 
 
 def test_every_setting_that_a_stage_depends_on_exists(tmp_path: Path) -> None:
-    spec = load_spec(tmp_path, "")
+    text = "judge: {kind: llm, model: m}\ngenerate: {queries: 9}\nevaluate: {retention: builtin:general}"
+    spec = load_spec(tmp_path, text)
     for stage in STAGES.values():
-        spec.settings(*stage.settings)
+        names = (*stage.settings, *stage.search_settings)
+        values = spec.settings(*names)
+        assert not [name for name in names if name.startswith("evaluate.retention") and values[name] is None]
 
 
 def test_title_pairs_need_passages_with_titles(tmp_path: Path) -> None:

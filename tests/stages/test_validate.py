@@ -5,10 +5,16 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from pyrite.evaluation.selection import model_name, parse_model_name
+from pyrite.plan import Step
+from pyrite.progress import NullProgress
+from pyrite.spec import RunSpec
+from pyrite.stages import validate
+from pyrite.stages.context import StepContext
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -55,3 +61,34 @@ def test_default_blend_is_the_largest_weight_within_the_limit(pyrite: Pyrite, ru
     scored = pq.read_table(run / "iterations/1/metrics/val.parquet")["model"].unique().to_pylist()
     assert scored == ["iteration-1", model_name(1, max(within))]
     assert pq.read_table(run / "iterations/1/metrics/retention.parquet")["model"].unique().to_pylist() == scored
+
+
+class _Bounds:
+    """Retention values of 9 queries by model name, in place of scores: the loss is proportional to the tuned weight."""
+
+    def __init__(self, loss: float):
+        self._loss = loss
+
+    def add_retention(self, name: str, encoder: object) -> None: ...
+
+    def blend(self, weight: float) -> None: ...
+
+    def retention_values(self, name: str) -> np.ndarray:
+        return np.full(9, 1 - self._loss * parse_model_name(name)[1])
+
+
+@pytest.mark.parametrize(
+    ("loss", "weights", "tried"),
+    [(0.02, [0.3, 0.6, 0.8], 1), (0.04, [0.5], 5), (0.05, [0.375], 5), (0.9, [], 5)],
+)
+def test_search_depends_on_the_loss(
+    loss: float, weights: list[float], tried: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validate, "encoder", lambda *_: None)
+    spec = RunSpec.model_validate(
+        {"name": "r", "source": {"kind": "sample"}, "evaluate": {"retention": "builtin:general", "resamples": 100}}
+    )
+    ctx = StepContext(spec, Step("validate", 1), None, "runs/r", {}, "scratch", NullProgress())  # type: ignore[arg-type]
+    bounds: dict[str, float] = {}
+    assert list(validate._search(ctx, _Bounds(loss), bounds)) == weights  # type: ignore[arg-type]
+    assert len(bounds) == tried

@@ -21,7 +21,7 @@ from pyrite.spec import RunSpec
 Clusters = Sequence[Hashable] | None
 
 
-#: The weights of the tuned model in the blends of a run without a retention set.
+#: The weights of the tuned model in blends, unless they are set or searched for.
 DEFAULT_BLENDS = (0.3, 0.6, 0.8)
 
 #: Blends of an iteration that the search for the largest weight within the loss limit tries.
@@ -147,13 +147,14 @@ def label(name: str) -> str:
     return f"iteration {iteration}" if weight == 1 else f"iteration {iteration} at {weight:g}"
 
 
-def largest_weight(is_within: Callable[[float], bool], steps: int = SEARCH_STEPS) -> float:
-    """The largest weight below 1 that ``is_within`` accepts, to 2**-steps, by bisection; 0 if it accepts none.
+def largest_weight(is_within: Callable[[float], bool]) -> float:
+    """The largest weight below 1 that ``is_within`` accepts, in steps of 2**-SEARCH_STEPS; 0 if it accepts none.
 
-    It takes the loss to grow with the weight. A blend accepted by chance is possible: each test has its own noise.
+    Bisection, which assumes that the loss grows with the weight. All weights are tested on the same queries, so the
+    true loss of the accepted one exceeds the limit about as often as a single test allows: 1 in 5 at confidence 0.8.
     """
     low, high = 0.0, 1.0
-    for _ in range(steps):
+    for _ in range(SEARCH_STEPS):
         middle = (low + high) / 2
         if is_within(middle):
             low = middle

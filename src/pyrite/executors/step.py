@@ -23,7 +23,7 @@ from pyrite.errors import ACCESS_DENIED, DISK_FULL, PyriteError, UserError, cann
 from pyrite.executors.publication import Publication, manifests_below
 from pyrite.generation import prompt as generate_prompt
 from pyrite.locks import locked
-from pyrite.plan import STAGES, Step, StepState, survey
+from pyrite.plan import STAGES, Step, StepState, settings, survey
 from pyrite.progress import Progress
 from pyrite.sources import open_source, retention
 from pyrite.spec import RunSpec
@@ -156,7 +156,7 @@ def _run_stage(run: Run, state: StepState, manifests: dict[str, dict[str, Any]],
                     "attempt": publication.attempt,
                     "inputs": dict(state.inputs),
                     "external": {name: run.external.get(name, "") for name in STAGES[step.stage].external},
-                    "settings": run.spec.settings(*STAGES[step.stage].settings),
+                    "settings": settings(run.spec, step),
                     "outputs": entries,
                     "summary": summary,
                     "versions": {name: version(name) for name in _PACKAGES},

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,7 +86,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "chosen": chosen,
         "compared": compared,
         "max_loss": spec.evaluate.retention.max_loss if spec.evaluate.retention else None,
-        "blends_searched": spec.evaluate.blends is None and spec.evaluate.retention is not None,
+        "blends_searched": spec.evaluate.searches_blend,
         "retention_sets": retention.rows(inputs.retention, spec, compared),
         "models": models,
         "means": {"val": _means(val), "test": _means(test)},
@@ -249,13 +250,17 @@ def _loss(inputs: ReportInputs) -> list[dict[str, Any]]:
 
 
 def _test_set(inputs: ReportInputs, ids: list[str]) -> dict[str, Any]:
-    """Size and digests of the test set. Two reports are fully comparable if theirs are equal."""
-    wanted = set(ids)
+    """Size and digests of the test set. Two reports are fully comparable if theirs are equal.
+
+    ``effective_clusters``: the number of equal clusters that are as informative (Kish, Survey Sampling, 1965).
+    """
+    wanted, sizes = set(ids), Counter(inputs.clusters.get(query, query) for query in ids)
     columns = (inputs.qrels.column(name).to_pylist() for name in ("query_id", "passage_id", "grade"))
     relevant = sorted(row for row in zip(*columns, strict=True) if row[0] in wanted)
     return {
         "queries": len(ids),
-        "clusters": len({inputs.clusters.get(query, query) for query in ids}),
+        "clusters": len(sizes),
+        "effective_clusters": round(len(ids) ** 2 / sum(size**2 for size in sizes.values())),
         "relevant": len(relevant),
         "qrels_sha256": _digest(repr(row) for row in relevant),
         "corpus_sha256": _digest(sorted(inputs.passages.column("passage_id").to_pylist())),

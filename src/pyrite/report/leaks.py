@@ -45,14 +45,16 @@ def checks(splits_given: bool, title_pairs: int) -> str:
     Args:
         title_pairs: number of title-passage pairs in training, of all iterations.
     """
-    return _checks(splits_given) + (f" {about_title_pairs(title_pairs)}" if title_pairs else "")
+    return f"{_checks(splits_given)} {about_title_pairs(title_pairs)}".rstrip()
 
 
 def about_title_pairs(number: int) -> str:
-    """What training saw of held-out topics because of mine.title_pairs."""
+    """What training saw of held-out topics because of mine.title_pairs; empty without such pairs."""
+    if not number:
+        return ""
     return (
-        f"Training also saw {number:,} title-passage pairs of the complete corpus, held-out topics included; no "
-        "held-out question."
+        f"Training also saw {number:,} title-passage pairs of the complete corpus, held-out topics included. Titles "
+        "that repeat a held-out question, apart from stop words and plurals, were left out; paraphrases were not."
     )
 
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pyrite.embedding.models import BUILTIN, window
 from pyrite.evaluation.scoring import METRICS
-from pyrite.evaluation.selection import BASE
+from pyrite.evaluation.selection import BASE, parse_model_name
 from pyrite.report.formatting import ONE_RUN
 from pyrite.report.leaks import about_title_pairs
 from pyrite.spec import RunSpec
@@ -48,7 +48,7 @@ def write(
     """
     counts = Counter(queries["split"].to_pylist())
     split, unseen = _held_out(report["data"], queries)
-    licence, length, title_pairs = _licence(base), window(model), report["data"]["title_pairs"]
+    licence, length = _licence(base), window(model)
     facts = {
         "dimensions": model.get_embedding_dimension(),
         "maximum sequence length": "none" if length is None else f"{length} tokens",
@@ -90,12 +90,19 @@ def write(
         query_encoder=spec.finetune.train == "query" and report["chosen"] != BASE,
         licence=licence,
         unseen=unseen,
-        title_pairs=about_title_pairs(title_pairs) if title_pairs else None,
+        title_pairs=about_title_pairs(_title_pairs(report, spec)),
         passage_format=PASSAGE_FORMAT[spec.prepare.context],
         example="a title\\nits text" if spec.prepare.context == "title" else "a passage",
         base_id=_hub_id(spec.model.base),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _title_pairs(report: dict[str, Any], spec: RunSpec) -> int:
+    """Number of title pairs that the chosen model was trained on."""
+    iteration = parse_model_name(report["chosen"])[0]
+    first = iteration - 1 if spec.finetune.start == "base" else 0
+    return sum(report["data"]["title_pairs"][first:iteration]) if iteration else 0
 
 
 def _held_out(data: dict[str, Any], queries: pa.Table) -> tuple[str, str]:

@@ -24,7 +24,8 @@ def dataset(
     """The corpus and its splits. ``manifests``: by step name, as in ``ReportInputs``."""
     summaries = {name: manifest.get("summary") or {} for name, manifest in manifests.items()}
     summary, base = summaries.get("prepare", {}), summaries.get("validate-0", {})
-    title_pairs = sum(own.get("title_pairs", 0) for name, own in summaries.items() if name.startswith("mine-"))
+    mined = (name for name in summaries if name.startswith("mine-"))
+    title_pairs = [summaries[name].get("title_pairs", 0) for name in sorted(mined, key=lambda name: int(name[5:]))]
     columns = (queries.column(name).to_pylist() for name in ("query_id", "split", "topic"))
     rows = list(zip(*columns, strict=True))
     relevant = Counter(qrels.column("query_id").to_pylist())
@@ -51,7 +52,7 @@ def dataset(
         "splits": splits,
         "splits_given": bool(summary.get("splits_given")),
         "title_pairs": title_pairs,
-        "leak_checks": leaks.checks(bool(summary.get("splits_given")), title_pairs),
+        "leak_checks": leaks.checks(bool(summary.get("splits_given")), sum(title_pairs)),
         "shared_topics": sum(len(found) > 1 for topic, found in splits_of_topic.items() if topic),
         "dropped": _dropped(summary.get("dropped") or {}, summary.get("dropped_examples") or {}),
         "notes": [

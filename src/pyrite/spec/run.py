@@ -83,6 +83,11 @@ class RunSpec(Section):
             raise ValueError(
                 f"finetune.loss triplet takes one negative: set mine.num_negatives to 1, not {self.mine.num_negatives}"
             )
+        if self.finetune.uses_grades and self.mine.num_negatives == 1:
+            raise ValueError(
+                f"finetune.loss {self.finetune.loss} fits the grades of several negatives: set mine.num_negatives to 4 "
+                "or more, not 1"
+            )
         if self.mine.title_pairs and self.prepare.context == "none":
             raise ValueError(
                 f"mine.title_pairs is {self.mine.title_pairs}, but prepare.context none leaves passages without a "
@@ -128,6 +133,7 @@ class RunSpec(Section):
         that is not set, such as "evaluate.retention.max_loss".
         """
         everything = self.model_dump(mode="json", by_alias=True)
+        everything["prepare"]["seed"] = self.data_seed  # so that another seed does not repeat the data steps
         found = {}
         for name in names:
             section, _, rest = name.partition(".")

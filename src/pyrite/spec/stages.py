@@ -144,9 +144,9 @@ class MineSpec(Section):
     title_pairs: int = Field(
         default=0,
         ge=0,
-        description="Maximum pairs of a title and a passage with that title to train on as well, in each iteration. "
-        "They come from the complete corpus, with the passages of validation and test topics, but never a held-out "
-        "question. 0: none.",
+        description="Maximum number of additional training pairs of a title and a passage, per iteration. They are "
+        "drawn from the complete corpus, validation and test topics included. A title that repeats a held-out question "
+        "gives no pair. 0: none.",
     )
 
     @property
@@ -305,12 +305,17 @@ class EvaluateSpec(Section):
 
     blends: list[Annotated[float, Field(gt=0, lt=1)]] | None = Field(
         default=None,
-        description="Weights of the tuned model in blends with the base (WiSE-FT); empty: none. Unset: with a "
-        "retention set, the largest weight within its limit, by bisection; without, 0.3, 0.6 and 0.8.",
+        description="Weights of the tuned model in blends with the base (WiSE-FT); empty: none. Unset: 0.3, 0.6 and "
+        "0.8; but for an iteration that forgets too much, only the largest weight within the limit of retention.",
     )
     retention: RetentionSpec | None = Field(default=None, description="Check for forgetting; unset: no check.")
     gate: GateSpec = GateSpec()
     resamples: int = Field(default=10_000, ge=100, description="Resamples of the bootstrap and the permutation test.")
+
+    @property
+    def searches_blend(self) -> bool:
+        """Whether validate searches for the tuned weight of an iteration's blend."""
+        return self.blends is None and self.retention is not None
 
 
 class ResourcesSpec(Section):

@@ -11,8 +11,10 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.errors import UserError
-from pyrite.judges.base import RELEVANT
+from pyrite.generation.filters import content_words
+from pyrite.judges.base import GRADES, RELEVANT
 from pyrite.spec import MineSpec
+from pyrite.splitting import draw
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import (
     passages_by_query,
@@ -25,13 +27,14 @@ from pyrite.stages.inputs import (
 from pyrite.training import mining
 from pyrite.training.mining import Candidate, Example, Shingles
 from pyrite.training.title_pairs import KIND as TITLE
-from pyrite.training.title_pairs import TitledPassage, title_pairs
+from pyrite.training.title_pairs import MAX_PASSAGES, TitledPassage, title_pairs
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
     """Write iterations/<i>/examples.parquet; return the counts of examples, and of queries without any by reason."""
     spec = ctx.spec.mine
-    passages, queries = read_passages(ctx), read_queries(ctx, "train")
+    passages, all_queries = read_passages(ctx), read_queries(ctx)
+    queries = all_queries.filter(pc.equal(all_queries["split"], "train"))
     passage_ids = passages["passage_id"].to_pylist()
     text_of = dict(zip(passage_ids, passages["text"].to_pylist(), strict=True))
     passage_of = dict(zip(passage_ids, tables.in_context(passages), strict=True))
@@ -59,7 +62,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         {**_row(example, query_of, passage_of, spec), "iteration": ctx.iteration, "group": f"{ctx.iteration}-{group}"}
         for example, group in zip(examples, groups, strict=True)
     ]
-    titles, about_titles = _title_pairs(ctx, passages, relevant)
+    titles, about_titles = _title_pairs(ctx, passages, all_queries, relevant, text_of)
     schema = tables.examples(spec.num_negatives)
     output = protect_near_duplicates(_accumulated(ctx, rows, relevant) + rows + titles, shingles)
     total = tables.write(ctx.output(f"iterations/{ctx.iteration}/examples.parquet"), output, schema)
@@ -166,9 +169,9 @@ def _accumulated(ctx: StepContext, new: list[dict[str, Any]], relevant: dict[str
 
 
 def _title_pairs(
-    ctx: StepContext, passages: pa.Table, relevant: dict[str, set[str]]
+    ctx: StepContext, passages: pa.Table, queries: pa.Table, relevant: dict[str, set[str]], text_of: dict[str, str]
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    """The rows of mine.title_pairs, from passages of all splits, and the number that equal a held-out query.
+    """The rows of mine.title_pairs, from passages of all splits, and how many a held-out query excludes.
 
     Raises:
         UserError: mine.title_pairs is set, but no pair can be made.
@@ -176,29 +179,47 @@ def _title_pairs(
     spec = ctx.spec.mine
     if not spec.title_pairs:
         return [], {}
-    queries = read_queries(ctx)
-    held_out = queries.filter(pc.not_equal(queries["split"], "train"))["text"].to_pylist()
+    is_train = pc.equal(queries["split"], "train")
+    held_out = {content_words(text) for text in queries.filter(pc.invert(is_train))["text"].to_pylist()}
+    columns = (passages[name].to_pylist() for name in ("passage_id", "title", "context"))
+    parents = pc.list_value_length(passages["parents"]).to_pylist()
     titled = [
-        TitledPassage(
-            row["passage_id"],
-            row["title"] or "",
-            row["text"],
-            bool(row["context"]),
-            len({parent["document_id"] for parent in row["parents"] or []}) > 1,
-        )
-        for row in passages.to_pylist()
+        TitledPassage(passage, title or "", bool(context) and (count or 0) <= 1)
+        for passage, title, context, count in zip(*columns, parents, strict=True)
     ]
-    seed = f"{ctx.spec.seed} {ctx.iteration}"
-    rows, dropped = title_pairs(titled, spec.title_pairs, spec.num_negatives, held_out, relevant, seed)
-    if not rows:
-        with_context = sum(passage.has_context for passage in titled)
+    pairs, dropped = title_pairs(
+        titled,
+        spec.title_pairs,
+        spec.num_negatives,
+        lambda title: content_words(title) in held_out,
+        relevant,
+        lambda passage: draw(ctx.spec.seed, f"{ctx.iteration} {passage}"),
+    )
+    if not pairs:
+        usable = sum(passage.names_subject for passage in titled)
         raise UserError(
-            f"mine.title_pairs is {spec.title_pairs}, but there is no pair: {with_context} of {len(titled)} passages "
-            f"have a title that they do not start with, and {dropped} of these titles are held-out queries. At least "
-            f"{spec.num_negatives + 1} titles are needed. Set mine.title_pairs to 0, or add titles to the source."
+            f"mine.title_pairs is {spec.title_pairs}, but there is no pair: {usable} of {len(titled)} passages have "
+            f"one title that they do not start with, and the titles of {dropped} of these are held-out questions. At "
+            f"least {spec.num_negatives + 1} titles with at most {MAX_PASSAGES} passages each are needed. Set "
+            "mine.title_pairs to 0, or add titles to the source."
         )
-    own = [{**row, "iteration": ctx.iteration, "group": f"{ctx.iteration}-{TITLE}-{i}"} for i, row in enumerate(rows)]
-    return own, {"title_pairs_of_held_out_queries": dropped}
+    rows = [
+        {
+            "query_id": pair.query_id,
+            "positive_id": pair.positive,
+            "negative_ids": list(pair.negatives),
+            "relevant_ids": sorted(pair.relevant),
+            "kind": TITLE,
+            "anchor": pair.title,
+            "positive": text_of[pair.positive],
+            **{f"negative_{i}": text_of[passage] for i, passage in enumerate(pair.negatives, 1)},
+            "label": [float(max(GRADES)), *[float(min(GRADES))] * len(pair.negatives)],
+            "iteration": ctx.iteration,
+            "group": f"{ctx.iteration}-{TITLE}-{number}",
+        }
+        for number, pair in enumerate(pairs)
+    ]
+    return rows, {"title_pairs_of_held_out_queries": dropped}
 
 
 def protect_near_duplicates(

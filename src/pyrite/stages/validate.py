@@ -1,12 +1,13 @@
 """validate: scores an iteration's model, and its blends with the base, on the validation queries.
 
-Iteration 0 is the base model. If the run has a retention set, each model is scored on it too, and the default blend is
-the largest share of the tuned weights that stays within the limit of the loss. The sets that are only reported are
-scored by evaluate.
+Iteration 0 is the base model. If the run has a retention set, each model is scored on it too. If an iteration loses too
+much there and evaluate.blends is unset, its blend is the one with the largest tuned weight within the limit. The sets
+that are only reported are scored by evaluate.
 """
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,27 +19,36 @@ from numpy.typing import NDArray
 from pyrite import tables
 from pyrite.embedding import models
 from pyrite.embedding.checks import model_notes
+from pyrite.embedding.encoder import Encoder
 from pyrite.evaluation.selection import BASE, DEFAULT_BLENDS, LossLimit, label, largest_weight, model_name
 from pyrite.plan import score_key
 from pyrite.stages.context import StepContext
-from pyrite.stages.inputs import encoder_for, model_folder, read_passages, read_qrels, read_queries, resaved_base
+from pyrite.stages.inputs import (
+    encoder,
+    encoder_for,
+    model_folder,
+    read_passages,
+    read_qrels,
+    read_queries,
+    resaved_base,
+)
 from pyrite.stages.scoring import means, score_retention, score_split
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
     """Write val.parquet and retention.parquet to iterations/<i>/metrics, and the unblended model's means to score.json.
 
-    Returns the means of each model, and the bound of the retention loss of each model that the search tried.
+    Returns the means of each model, and the bound of the retention change of each model that the search tried.
     """
     spec, scores, tuned = ctx.spec.evaluate, _Scores(ctx), model_name(ctx.iteration)
-    scores.add(tuned, model_folder(ctx, ctx.iteration))
+    scores.add(tuned, encoder(ctx, ctx.iteration))
     bounds: dict[str, float] = {}
     if ctx.iteration:
         weights: Sequence[float] | None = spec.blends
         if weights is None:
-            weights = _search(ctx, scores, bounds) if spec.retention else DEFAULT_BLENDS
+            weights = _search(ctx, scores, bounds) if spec.searches_blend else DEFAULT_BLENDS
         for weight in weights:
-            scores.add(model_name(ctx.iteration, weight), _blend(ctx, weight))
+            scores.add(model_name(ctx.iteration, weight), scores.blend(weight))
     folder = f"iterations/{ctx.iteration}/metrics"
     tables.write(ctx.output(f"{folder}/val.parquet"), chain.from_iterable(scores.val.values()), tables.PER_QUERY)
     # Of models without validation scores, the search needed only the bound.
@@ -68,65 +78,70 @@ class _Scores:
         self.val: dict[str, list[dict[str, Any]]] = {}
         self.retention: dict[str, list[dict[str, Any]]] = {}
 
-    def add(self, name: str, folder: Path) -> None:
+    def add(self, name: str, encoder: Encoder) -> None:
         """Score a model on validation and, if the run has one, on the retention set."""
-        progress, encoder = self._ctx.progress, encoder_for(self._ctx, folder)
-        progress.message(f"scoring {name} on validation")
+        progress = self._ctx.progress
+        progress.message(f"scoring {label(name)} on validation")
         self.val[name] = score_split(encoder, name, "val", self.passages, self._queries, self._qrels, progress)[1]
-        self.add_retention(name, folder)
+        self.add_retention(name, encoder)
 
-    def add_retention(self, name: str, folder: Path) -> None:
+    def add_retention(self, name: str, encoder: Encoder) -> None:
         """Score a model on the retention set, unless it is scored already or the run has no such set."""
         sets = self._ctx.spec.evaluate.retention
         if sets and name not in self.retention:
-            encoder = encoder_for(self._ctx, folder)
             self.retention[name] = score_retention(encoder, name, sets.path, self._ctx.progress)
 
-    def losses(self, name: str) -> NDArray[np.float64]:
+    def retention_values(self, name: str) -> NDArray[np.float64]:
         """A model's nDCG@10 on the retention set by query, shape (queries,), in an order that all models share."""
-        return np.array([row["value"] for row in sorted(self.retention[name], key=lambda row: str(row["query_id"]))])
+        return np.array([row["value"] for row in self.retention[name]])
+
+    def blend(self, weight: float) -> Encoder:
+        """The encoder of the blend with this share of the iteration's weights."""
+        ctx = self._ctx
+        folder = ctx.scratch / model_name(ctx.iteration, weight)
+        models.blend(self._base, model_folder(ctx, ctx.iteration), weight, folder)
+        return encoder_for(ctx, folder)
+
+    @cached_property
+    def _base(self) -> Path:
+        return resaved_base(self._ctx)
 
 
-def _search(ctx: StepContext, scores: _Scores, bounds: dict[str, float]) -> list[float]:
-    """The largest weight within the limit of the retention loss; none if the unblended model is, or no blend is.
+def _search(ctx: StepContext, scores: _Scores, bounds: dict[str, float]) -> Sequence[float]:
+    """The weights of the iteration's blends: the default if it is within the limit of the retention loss.
+
+    Otherwise the largest weight that is within the limit; none if no weight is.
 
     Args:
         bounds: gets the bound of every model that is tried.
     """
     limit = LossLimit.of(ctx.spec)
     assert limit is not None
-    scores.add_retention(BASE, model_folder(ctx, 0))  # fast, because the embeddings are cached
+    scores.add_retention(BASE, encoder(ctx, 0))  # fast, because the embeddings are cached
 
     def is_within(weight: float) -> bool:
         name = model_name(ctx.iteration, weight)
         if weight < 1:
-            scores.add_retention(name, _blend(ctx, weight))
-        bound = bounds[name] = limit.bound(scores.losses(BASE), scores.losses(name))
+            scores.add_retention(name, scores.blend(weight))
+        bound = bounds[name] = limit.bound(scores.retention_values(BASE), scores.retention_values(name))
         ctx.progress.message(
             f"{label(name)}: {bound:+.1%} on the retention set at the bound; limit {-limit.max_loss:+.1%}"
         )
         return limit.allows(bound)
 
     if is_within(1.0):
-        return []
+        return DEFAULT_BLENDS
     weight = largest_weight(is_within)
     return [weight] if weight else []
 
 
-def _blend(ctx: StepContext, weight: float) -> Path:
-    """Write the blend with this share of the iteration's weights; return its folder."""
-    folder = ctx.scratch / model_name(ctx.iteration, weight)
-    models.blend(resaved_base(ctx), model_folder(ctx, ctx.iteration), weight, folder)
-    return folder
-
-
 def _count_truncated(ctx: StepContext, passages: pa.Table) -> int:
     """The number of passages that the base model truncates. Warns if there are any."""
-    encoder = encoder_for(ctx, model_folder(ctx, 0))
-    count = encoder.count_truncated(tables.in_context(passages))
+    base = encoder(ctx, 0)
+    count = base.count_truncated(tables.in_context(passages))
     if count:
         ctx.progress.message(
-            f"the model truncates {count:,} of {passages.num_rows:,} passages to {encoder.model.max_seq_length} "
+            f"the model truncates {count:,} of {passages.num_rows:,} passages to {base.model.max_seq_length} "
             "tokens; a smaller prepare.max_chars avoids it"
         )
     return count
