@@ -79,7 +79,7 @@ class _Bounds:
 
 @pytest.mark.parametrize(
     ("loss", "weights", "tried"),
-    [(0.02, [0.3, 0.6, 0.8], 1), (0.04, [0.5], 5), (0.05, [0.375], 5), (0.9, [], 5)],
+    [(0.019, [0.3, 0.6, 0.8], 1), (0.039, [0.5], 5), (0.05, [0.375], 5), (0.9, [], 5)],
 )
 def test_search_depends_on_the_loss(
     loss: float, weights: list[float], tried: int, monkeypatch: pytest.MonkeyPatch
