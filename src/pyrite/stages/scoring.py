@@ -18,8 +18,8 @@ from pyrite.spec.stages import retention_name
 #: Passages ranked per query, as many as the metrics need.
 DEPTH = 10
 
-#: Passages scored again in float32 per query. bf16 changes cosines by 0.001 on average and by 0.006 at most (MedQuAD), so
-#: the top 10 are among them.
+#: Passages scored again in float32 per query. bf16 changes cosines by 0.001 on average and by 0.006 at most (MedQuAD),
+#: so the top 10 are among them.
 RESCORED = DEPTH + 5
 
 #: Passages, and pairs of a query and a passage, whose float32 vectors are in memory at a time. 16,384 vectors of 1,024
