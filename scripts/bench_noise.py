@@ -23,6 +23,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +106,7 @@ class Rehearsal:
         program = [str(common.SCRIPTS / WITHOUT_ANSWERS)] if condition.answers == HIDDEN else ["-m", "pyrite"]
         name = f"{condition.name}-{seed}"
         run = common.train(run_file, self._store, name, [*overrides, *condition.overrides(seed)], program)
+        run = replace(run, seconds=None)  # runs share the store
         base = run.row("base")
         return {
             **run.handed_over(TestSet(run, options.retention)),

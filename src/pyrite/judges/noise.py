@@ -117,7 +117,8 @@ def solve_scale(truth: Grades, errors: Values, bias: float, kappa: float) -> flo
             f"bias and similarity, it is between {max(0.0, found[-1]):.2f} and {found.max():.2f}. Choose another "
             "kappa, or lower the bias or the similarity."
         )
-    low, high = _SCALES[reached[-1]], _SCALES[reached[-1] + 1]
+    last = int(reached[-1])
+    low, high = _SCALES[last], _SCALES[last + 1]
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if kappa_at(middle) >= kappa else (low, middle)
