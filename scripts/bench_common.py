@@ -250,12 +250,18 @@ class Run:
         }
 
 
-def train(run_file: Path, store: Path, name: str, overrides: Sequence[str]) -> Run:
-    """Run ``pyrite train`` in its own process. Raises CalledProcessError if it fails."""
+def train(
+    run_file: Path, store: Path, name: str, overrides: Sequence[str], program: Sequence[str] = ("-m", "pyrite")
+) -> Run:
+    """Run ``pyrite train``, or that of another Python ``program``, in its own process.
+
+    Raises:
+        CalledProcessError: it fails.
+    """
     resumed = (store / "runs" / name).exists()
     command = ["train", str(run_file), *overrides, f"name={name}", "--store", str(store)]
     start = time.monotonic()
-    subprocess.run([sys.executable, "-m", "pyrite", *command], check=True)
+    subprocess.run([sys.executable, *program, *command], check=True)
     return Run(store, name, None if resumed else round(time.monotonic() - start))
 
 

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from pyrite.plan import STAGES, Step, chain, input_digests, next_steps, parents, score_key, settings, step_key, survey
 from pyrite.spec import RunSpec
 
-OUTSIDE = {"source": "s", "prompt": "", "generate_prompt": "", "model": "m", "retention": "", "retention_report": ""}
+OUTSIDE = {"source": "s", "model": "m"} | dict.fromkeys(
+    ("prompt", "confusion", "generate_prompt", "retention", "retention_report"), ""
+)
 
 
 def make_spec(**changes: Any) -> RunSpec:

@@ -19,6 +19,7 @@ _PATHS = (
     ("model", "base"),
     ("generate", "prompt"),
     ("judge", "prompt"),
+    ("judge", "confusion"),
     ("resources", "judge_key_file"),
     ("evaluate", "retention"),
     ("evaluate", "retention", "path"),

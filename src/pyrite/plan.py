@@ -108,6 +108,11 @@ def _current_model(iteration: int) -> list[Step]:
     return [step for i in range(iteration) for step in (*_trained_model(i), Step("validate", i))]
 
 
+def _parents_of_judge(spec: RunSpec, iteration: int) -> list[Step]:
+    first = [Step("retrieve", 1)] if iteration > 1 and spec.judge.reads_first_candidates else []
+    return [*_data_steps(spec), *first, Step("retrieve", iteration)]
+
+
 def _parents_of_mine(spec: RunSpec, iteration: int) -> list[Step]:
     # Includes earlier judgments: a passage once graded relevant is never a negative, even if no longer a candidate.
     judged = [step for i in range(1, iteration + 1) for step in _steps(spec, "judge", i)]
@@ -165,8 +170,8 @@ STAGES: dict[str, StageInfo] = {
     "judge": StageInfo(
         help="Grade one shard of an iteration's (query, passage) pairs.",
         settings=("judge",),
-        external=("prompt",),
-        parents=lambda spec, iteration: [*_data_steps(spec), Step("retrieve", iteration)],
+        external=("prompt", "confusion"),
+        parents=_parents_of_judge,
         headline=_headline_of_judge,
         first_iteration=1,
         shards=lambda spec: spec.judge.shards,

@@ -125,6 +125,18 @@ class Judge(ABC):
         del passage_id
         return ""
 
+    def fit(self, first_candidates: Callable[[], pa.Table]) -> None:
+        """Adapt the judge to the run, before it grades. The judge stage calls this in every shard and iteration.
+
+        Args:
+            first_candidates: reads the candidates of iteration 1 (``tables.CANDIDATES``, all shards), whose scores are
+                the base model's.
+
+        Raises:
+            UserError: the judge's settings do not fit the run.
+        """
+        del first_candidates
+
     async def ready(self) -> None:
         """Wait until the judge can grade at full speed, so that start-up is not timed. Raises as ``grade`` does."""
         return None

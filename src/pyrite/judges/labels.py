@@ -1,14 +1,20 @@
 """The data set's own relevance labels as the judge. It costs nothing, and is exact only for labelled answers."""
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
 
+from pyrite.errors import UserError
 from pyrite.identity import normalise
 from pyrite.judges import register
 from pyrite.judges.base import GRADES, Judge, Judgment, Pair
-from pyrite.spec import RunSpec
+from pyrite.judges.noise import ConfusionErrors, LatentErrors, parse_confusion
+from pyrite.spec import LabelsJudgeSpec, RunSpec
 
 #: The distribution over the grades of a pair whose topics are unknown. The expected grade is 1.75: above the default of
 #: ``mine.violating_grade`` (1.5), so that the margin applies to such a passage, and below the one of a passage of the
@@ -27,7 +33,7 @@ class LabelsJudge(Judge):
     a document of the query's topic. 1: otherwise. An empty topic or type matches nothing. A query with several topics
     or types matches each of them. If the query or the passage has no topic, an unlabelled passage may be relevant: its
     grade is 1, but its expected grade is above that (``UNKNOWN``). Grades are not shareable, because other runs have
-    other labels.
+    other labels. With ``judge.noise`` or ``judge.confusion``, the grades have simulated errors (``judges.noise``).
     """
 
     fingerprint = "labels-v3"
@@ -35,6 +41,8 @@ class LabelsJudge(Judge):
 
     def __init__(self, queries: pa.Table, passages: pa.Table, qrels: pa.Table):
         """The tables as ``pyrite.tables`` describes them."""
+        self._errors: LatentErrors | ConfusionErrors | None = None
+        self._range_max = 0
         self._relevant = set(zip(qrels["query_id"].to_pylist(), qrels["passage_id"].to_pylist(), strict=True))
         self._passages: dict[str, set[Category]] = {}
         category_of: dict[str, Category] = {}
@@ -53,11 +61,47 @@ class LabelsJudge(Judge):
 
     @classmethod
     def open(cls, spec: RunSpec, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
-        del spec
-        return cls(queries, passages, qrels)
+        assert isinstance(spec.judge, LabelsJudgeSpec)
+        judge = cls(queries, passages, qrels)
+        judge._errors, judge._range_max = _errors_of(spec.judge), spec.retrieve.range_max
+        judge.fingerprint = cls.fingerprint_of(spec)
+        return judge
+
+    @classmethod
+    def fingerprint_of(cls, spec: RunSpec) -> str:
+        assert isinstance(spec.judge, LabelsJudgeSpec)
+        if spec.judge.noise:
+            errors = _digest(spec.judge.noise.model_dump())
+        elif spec.judge.confusion:
+            errors = _digest(_read_confusion(spec.judge.confusion))
+        else:
+            return cls.fingerprint
+        return f"{cls.fingerprint}-errors-v1-{errors[:16]}"
+
+    @classmethod
+    def external(cls, spec: RunSpec) -> Mapping[str, Callable[[], str]]:
+        assert isinstance(spec.judge, LabelsJudgeSpec)
+        return {"confusion": partial(cls.fingerprint_of, spec)} if spec.judge.confusion else {}
+
+    @property
+    def stats(self) -> Mapping[str, Any]:
+        return self._errors.stats if self._errors else {}
+
+    def fit(self, first_candidates: Callable[[], pa.Table]) -> None:
+        if isinstance(self._errors, LatentErrors):
+            self._errors.fit(first_candidates(), self._range_max, self.true_grade)
+
+    def true_grade(self, pair: Pair) -> int:
+        """The grade without simulated errors."""
+        return self._grade(pair) or min(GRADES)
 
     async def grade(self, pair: Pair) -> Judgment:
-        """The pair's grade, with probability 1; with ``UNKNOWN`` if it is not labelled and its topics are unknown."""
+        """The pair's grade, with probability 1; with ``UNKNOWN`` if it is not labelled and its topics are unknown.
+
+        With simulated errors, the noisy grade, and its distribution if it has one.
+        """
+        if self._errors:
+            return Judgment(pair, *self._errors.grade(pair, self.true_grade(pair)))
         grade = self._grade(pair)
         if grade is None:
             return Judgment(pair, 1, UNKNOWN)
@@ -79,3 +123,22 @@ class LabelsJudge(Judge):
 
 def _category(row: Mapping[str, Any]) -> Category:
     return normalise(row["topic"]), normalise(row["type"])
+
+
+def _errors_of(spec: LabelsJudgeSpec) -> LatentErrors | ConfusionErrors | None:
+    if spec.noise:
+        return LatentErrors(spec.noise)
+    return ConfusionErrors(_read_confusion(spec.confusion)) if spec.confusion else None
+
+
+def _read_confusion(name: str) -> list[list[float]]:
+    path = Path(name).expanduser().absolute()
+    try:
+        return parse_confusion(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 (byte {error.start})"
+        raise UserError(f"judge.confusion: {path} cannot be read: {reason}. Correct the path.") from None
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

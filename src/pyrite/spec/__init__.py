@@ -4,7 +4,7 @@ The settings under ``resources`` decide how a run is executed. They change resul
 steps stay valid when they change. All other settings can change the result of a step.
 """
 
-from pyrite.spec.judge import CommonJudgeSpec, JudgeSpec, LabelsJudgeSpec, LlmJudgeSpec
+from pyrite.spec.judge import CommonJudgeSpec, JudgeSpec, LabelsJudgeSpec, LlmJudgeSpec, NoiseSpec
 from pyrite.spec.run import RunSpec
 from pyrite.spec.section import Section
 from pyrite.spec.source import (
@@ -45,6 +45,7 @@ __all__ = [
     "MedquadSource",
     "MineSpec",
     "ModelSpec",
+    "NoiseSpec",
     "PrepareSpec",
     "QaSource",
     "ResourcesSpec",

@@ -1,5 +1,6 @@
 """Settings of the judges: ``judge``."""
 
+import math
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import Field, model_validator
@@ -41,16 +42,62 @@ class CommonJudgeSpec(Section):
         return f"{self.server_model}, prompt {self.identity['prompt']}" if self.server_model else self.kind
 
     @property
+    def reads_first_candidates(self) -> bool:
+        """Whether grades of all iterations depend on the candidates of iteration 1."""
+        return False
+
+    @property
     def server_model(self) -> str | None:
         """Name of the model that the judge's server has to serve; None if it needs no server."""
         model: str | None = self.identity["model"]
         return model
 
 
+class NoiseSpec(Section):
+    """Simulated errors of the judge labels, to rehearse with a judge that errs (pyrite.judges.noise)."""
+
+    kappa: float = Field(
+        gt=0, lt=1, description="Quadratic kappa of noisy and true grades on the candidates of iteration 1."
+    )
+    bias: float = Field(default=0.0, ge=-3, le=3, description="Grades to add before rounding; above 0: generous.")
+    # The rest of the variance is 0.2, which the pairs of a query share.
+    similarity: float = Field(
+        default=0.0,
+        ge=0,
+        le=math.sqrt(0.8),
+        description="Correlation of a pair's error with its score by the base model, 0 to 0.894. LLM judges are misled "
+        "by passages that resemble the query.",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the errors.")
+
+
 class LabelsJudgeSpec(CommonJudgeSpec):
     """The data set's own relevance labels as the judge. Free, and unaware of answers that are not labelled."""
 
     kind: Literal["labels"] = "labels"
+    noise: NoiseSpec | None = Field(
+        default=None, description="labels: simulate a judge that errs, by the kappa of its grades; unset: no errors."
+    )
+    confusion: str | None = Field(
+        default=None,
+        description="labels: simulate a judge that errs, by the confusion matrix in a .json file of pyrite calibrate; "
+        "unset: no errors.",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind_of_errors(self) -> "LabelsJudgeSpec":
+        if self.noise and self.confusion:
+            raise ValueError("noise and confusion are two ways to simulate errors: unset one of them")
+        return self
+
+    @property
+    def label(self) -> str:
+        errors = f"noise of kappa {self.noise.kappa:g}" if self.noise else self.confusion and "a confusion matrix"
+        return f"{self.kind} with simulated errors ({errors})" if errors else self.kind
+
+    @property
+    def reads_first_candidates(self) -> bool:
+        return self.noise is not None
 
 
 class LlmJudgeSpec(CommonJudgeSpec):

@@ -39,6 +39,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     shard, spec = ctx.step.shard, ctx.spec.judge
     qrels = read_qrels(ctx)
     judge = open_judge(ctx.spec, read_queries(ctx), read_passages(ctx), qrels)
+    judge.fit(lambda: read_candidates(ctx, 1))
     candidates = _shard_rows(read_candidates(ctx, ctx.iteration), shard, spec.shards)
     known = passages_by_query(_shard_rows(qrels, shard, spec.shards))
     columns = (candidates[name].to_pylist() for name in ("query_id", "passage_id", "rank"))
