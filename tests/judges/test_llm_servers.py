@@ -85,6 +85,13 @@ def test_a_likelier_rival_of_the_reply_makes_the_pair_missing(supported: tuple[s
     assert_grades(results[:3], distributions=True)
 
 
+def test_rivals_that_are_always_likelier_are_found_at_start(caplog: pytest.LogCaptureFixture) -> None:
+    with Stub("logprobs") as stub:
+        stub.shape = shapes.rival
+        assert_grades(grade_pairs(judge_of(TEXTS, stub), *PAIRS), distributions=False)
+    assert "log probabilities are not used: the reply is" in caplog.text
+
+
 @pytest.mark.parametrize("share", [0.08, 0.9])
 @pytest.mark.parametrize("supported", [VLLM, OPENAI, ("none",)])
 @pytest.mark.parametrize("passage", ["passage 3", None])
@@ -124,7 +131,7 @@ def test_a_grade_in_an_unusual_form_is_read(form: str, supported: tuple[str, ...
         judge = judge_of(TEXTS, stub)
         results = grade_pairs(judge, *PAIRS)
     assert_grades(results, distributions=judge.decoding_mode != "text")
-    assert judge.decoding_mode == "text" or "none" not in supported
+    assert (judge.decoding_mode == "text") == (supported == ("none",))
 
 
 @pytest.mark.parametrize(

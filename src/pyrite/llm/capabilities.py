@@ -300,10 +300,20 @@ class _Probe:
             modes["choice"] = _Mode(choice_logprobs, choice_tokens)
         if free_logprobs:
             modes["logprobs"] = _Mode(True, free_tokens, top)
-        problems = [reply.logprobs_problem for reply in (by_ids, choice, free) if reply and reply.logprobs_problem]
-        if problems:
-            _log.warning("%s: its log probabilities are not used: %s", self.server.url, problems[0])
+        replies: dict[DecodingMode, Completion | None] = {"label_ids": by_ids, "choice": choice, "logprobs": free}
+        problems = [self._logprobs_problem(reply, mode) for mode, reply in replies.items() if reply]
+        if problem := next(filter(None, problems), ""):
+            _log.warning("%s: its log probabilities are not used: %s", self.server.url, problem)
         return modes
+
+    def _logprobs_problem(self, reply: Completion, mode: DecodingMode) -> str:
+        """Why the log probabilities of a label in ``reply`` cannot be used; empty if they can, or without a label."""
+        if reply.logprobs_problem or not reply.logprobs or parse_label(reply.text, self.labels) is None:
+            return reply.logprobs_problem
+        reading = read_label(reply, self.labels, mode)
+        if isinstance(reading, str):
+            return reading
+        return "" if reading.distribution else "the labels have a small share of the probability"
 
     def _distribution(self, reply: Completion | None, mode: DecodingMode) -> bool:
         """Whether ``reply`` gives a label with the probabilities of all labels."""
