@@ -55,7 +55,7 @@ def test_token_variants_add_up_and_unlikely_labels_are_zero() -> None:
 @pytest.mark.parametrize(
     ("logprobs", "token"),
     [
-        (logs(_4=0.3, The=0.3, A=0.2), "4"),  # the labels' share is too small
+        (logs(_4=0.3, _3=0.01, _2=0.01, _1=0.01, The=0.3, A=0.3), "4"),  # the labels' share is too small
         (logs(_4=0.6, _3=0.2), "4"),  # 1 and 2 may have .2
         (logs(_3=0.5, _4=0.2, _2=0.2, _1=0.1), "I"),  # another token's
         (logs(_4=0.9, _3=0.9), "4"),  # adds up to more than 1

@@ -17,7 +17,7 @@ from pyrite.judges.llm import LlmJudge
 from pyrite.judges.session import JudgingSession
 from pyrite.llm.pool import NoServerAvailable
 from pyrite.progress import NullProgress
-from stub_judge import Fault, Raw, Stub, distribution, grade
+from stub_judge import Raw, Stub, distribution, grade
 
 VLLM, OPENAI, CONSTRAINED = ("label_ids", "choice", "logprobs", "tokenize"), ("logprobs",), ("choice", "logprobs")
 BLANK = {"null", "blank"}
@@ -207,29 +207,35 @@ def test_prompts_that_are_all_refused_stop_the_judge() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault",
+    ("fault", "is_busy"),
     [
-        Raw(200, {"error": {"message": "Rate limit reached", "code": 429}}),
-        Raw(200, {"error": {"message": "Rate limit reached", "code": "rate_limit_exceeded"}}),
-        Raw(200, {"error": "Rate limit reached", "status": "503"}),
-        Raw(200, {"error": {"message": "Rate limit reached"}}),
-        Raw(200, {"object": "error", "message": "Rate limit reached", "code": 429}),
-        Raw(200, {"choices": [{"error": {"message": "Rate limit reached", "code": 502}, "finish_reason": "error"}]}),
-        Raw(200, b"<html><head><title>Rate limit\nreached</title></head><body>Go away</body></html>"),
-        Raw(503, b"<!DOCTYPE html><h1>Rate limit</h1> <p>reached</p>"),
-        Raw(500, {"detail": [{"msg": "Rate limit reached"}]}),
-        Raw(429, {"error": {"message": "Error", "metadata": {"raw": "Rate limit reached"}}}),
+        (Raw(200, {"error": {"message": "Rate limit reached", "code": 429}}), True),
+        (Raw(200, {"error": {"message": "Rate limit reached", "code": "rate_limit_exceeded"}}), True),
+        (Raw(200, {"error": "Rate limit reached", "status": "503"}), True),
+        (Raw(200, {"error": {"message": "Rate limit reached"}}), False),
+        (Raw(200, {"object": "error", "message": "Rate limit reached", "code": 429}), True),
+        (
+            Raw(
+                200, {"choices": [{"error": {"message": "Rate limit reached", "code": 502}, "finish_reason": "error"}]}
+            ),
+            True,
+        ),
+        (Raw(200, b"<html><head><title>Rate limit\nreached</title></head><body>Go away</body></html>"), False),
+        (Raw(503, b"<!DOCTYPE html><h1>Rate limit</h1> <p>reached</p>"), True),
+        (Raw(500, {"detail": [{"msg": "Rate limit reached"}]}), False),
+        (Raw(429, {"error": {"message": "Error", "metadata": {"raw": "Rate limit reached"}}}), True),
     ],
 )
-def test_errors_in_any_body_are_retried_then_quoted(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_in_any_body_are_retried_then_quoted(fault: Raw, is_busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyrite.llm.server._MAX_OPEN_SECONDS", 0.05)
     monkeypatch.setattr("pyrite.llm.server._FIRST_OPEN_SECONDS", 0.05)
     with Stub() as stub:
-        stub.fault = lambda number, _pair: fault if number <= 5 else None
+        times = 8 if is_busy else 5  # six errors of another kind make the pair missing
+        stub.fault = lambda _number, pair: fault if pair[1] == "passage 3" and stub.requested[pair] <= times else None
         results = grade_pairs(judge_of(TEXTS, stub), *PAIRS)
-        assert stub.faults.total() == 5
+        assert stub.faults.total() == times
         assert_grades(results, distributions=True)
-        stub.refuse = lambda _body: fault if isinstance(fault, Raw) else None
+        stub.refuse = lambda _body: fault
         judge = judge_of(TEXTS, stub)
         judge._pool.outage_seconds = 0.1
         monkeypatch.setattr("pyrite.llm.capabilities.backoff_delay", lambda *_: -1.0)
