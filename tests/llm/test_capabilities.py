@@ -11,7 +11,7 @@ from pyrite.errors import PyriteError, UserError
 from pyrite.llm.capabilities import Capabilities, detect_capabilities
 from pyrite.llm.pool import Pool
 from stub_judge import LABELS, MODEL, Pair, Raw, Stub
-from stub_shapes import reasoning
+from stub_shapes import INVALID, reasoning
 
 MESSAGES = [{"role": "user", "content": "<query>\nWhat?\n</query><passage>\nThat.\n</passage> Which of 1, 2, 3, 4?"}]
 ALL = ("label_ids", "choice", "logprobs", "tokenize")
@@ -248,3 +248,11 @@ def test_redirects_and_html_pages_end_in_one_sentence() -> None:
         stub.refuse = lambda _body: Raw(403, b"<html><head><title>Access\n denied</title></head></html>")
         with pytest.raises(UserError, match=r"does not accept the API key \(HTTP 403: Access denied\)"):
             detect(stub)
+
+
+def test_unusable_logprobs_of_another_mode_cause_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with Stub() as stub:
+        invalid = INVALID["probabilities"]
+        stub.shape = lambda reply, body, pair: invalid(reply, body, pair) if "structured_outputs" in body else reply
+        assert detect(stub).decoding_mode == "label_ids"
+    assert not caplog.text

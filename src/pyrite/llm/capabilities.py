@@ -302,7 +302,8 @@ class _Probe:
             modes["logprobs"] = _Mode(True, free_tokens, top)
         replies: dict[DecodingMode, Completion | None] = {"label_ids": by_ids, "choice": choice, "logprobs": free}
         problems = [self._logprobs_problem(reply, mode) for mode, reply in replies.items() if reply]
-        if problem := next(filter(None, problems), ""):
+        if any(problems) and not any(mode.logprobs for mode in modes.values()):
+            problem = next(filter(None, problems))
             _log.warning("%s: its log probabilities are not used: %s", self.server.url, problem)
         return modes
 
