@@ -6,13 +6,14 @@ and counts requests. The tests in tests/real use a real server.
 
 import asyncio
 import hashlib
+import json
 import math
 import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from aiohttp import web
 
@@ -21,8 +22,22 @@ LABELS = ("1", "2", "3", "4")
 _PAIR = re.compile(r"<query>\n(.*?)\n</query>.*<passage>\n(.*)\n</passage>", re.DOTALL)
 
 Pair = tuple[str, str]
-#: Sent instead of a grade: an HTTP status with headers, a fault's name (see ``_send_fault``), or a reply's text.
-Fault = tuple[int, dict[str, str]] | str
+
+
+class Raw(NamedTuple):
+    """A reply that the stub sends as it is: JSON, or bytes."""
+
+    status: int
+    content: Any
+    headers: dict[str, str] = {}  # noqa: RUF012
+
+    def response(self) -> web.Response:
+        content = self.content if isinstance(self.content, bytes) else json.dumps(self.content).encode()
+        return web.Response(status=self.status, body=content, headers=self.headers, content_type="application/json")
+
+
+#: Sent instead of a grade: an HTTP status with headers, a reply, a fault's name (see ``_send_fault``), or a text.
+Fault = tuple[int, dict[str, str]] | Raw | str
 
 
 def distribution(pair: Pair) -> list[float]:
@@ -51,8 +66,15 @@ class Stub:
         self.status = 200
         self.path_statuses: dict[str, int] = {}
         self.delay = 0.0
-        #: The generated text if not constrained to the labels; None: the grade.
+        #: The generated text if not constrained to the labels; {} is the grade; None: the grade.
         self.reply_text: str | None = None
+        #: Changes a reply, given the request and the pair's texts (None: not a pair): see ``stub_shapes``.
+        self.shape: Callable[[Any, dict[str, Any], Pair | None], Any] = lambda reply, _body, _pair: reply
+        #: Returns the error for a request's parameters; None: they are accepted.
+        self.refuse: Callable[[dict[str, Any]], Raw | None] = lambda _body: None
+        #: The reply to /v1/models; None: the list of ``models``.
+        self.listed: Any = None
+        self.bodies: list[dict[str, Any]] = []  # of requests for a completion
         #: The HTTP status of replies to requests for log probabilities; 0: replies without them.
         self.logprobs_status = 0
         #: Returns what to send instead of a grade, given the request's number (from 1) and the pair.
@@ -119,6 +141,8 @@ class Stub:
         if status := self.path_statuses.get(request.path):
             return web.json_response({"error": {"message": f"stub says {status}"}}, status=status)
         if request.path == "/v1/models":
+            if self.listed is not None:
+                return web.json_response(self.listed)
             entry = {"root": self.root} | ({"max_model_len": self.window} if self.window else {})
             return web.json_response({"data": [{"id": name, **entry} for name in self.models]})
         if request.path not in ("/tokenize", "/v1/chat/completions"):
@@ -153,6 +177,9 @@ class Stub:
         if self.logprobs_status and body.get("logprobs"):
             error = {"error": {"message": "logprobs are not supported"}}
             return web.json_response(error, status=self.logprobs_status)
+        self.bodies.append(body)
+        if refusal := self.refuse(body):
+            return refusal.response()
         message = body["messages"][0]["content"]
         match = _PAIR.search(message)
         pair = (match[1], match[2]) if match else ("", "")
@@ -167,10 +194,11 @@ class Stub:
             self.graded[pair] += 1
         length = tokens(message) + 10
         window = self.window or self.unreported_window
-        if window and length + body["max_tokens"] > window:
+        if window and length + body.get("max_tokens", 0) > window:
             error = {"error": {"message": f"This model's maximum context length is {window} tokens, not {length}."}}
             return web.json_response(error, status=400)
-        return web.json_response(self._completion(body, pair if match else None, length))
+        reply = self._completion(body, pair if match else None, length)
+        return web.json_response(self.shape(reply, body, pair if match else None))
 
     def _completion(self, body: dict[str, Any], pair: Pair | None, length: int) -> dict[str, Any]:
         probabilities = dict(zip(LABELS, distribution(pair), strict=True)) if pair else {}
@@ -180,26 +208,33 @@ class Stub:
             text = text if pair else "1"
             probabilities = probabilities or dict.fromkeys(LABELS, 0.25)
         elif self.reply_text is not None:
-            text = self.reply_text
+            text = self.reply_text.format(text)
+        other = text if text.strip() not in LABELS else "The"
         top: dict[str, float] | None = None
         if body.get("logprobs") and "logprobs" in self.capabilities:
             # 6% of the probability is on another token, unless decoding is constrained to the labels.
-            others = {} if constrained else {"The": math.log(0.06)}
+            others = {} if constrained else {other: math.log(0.06)}
             top = {label: math.log((1 if constrained else 0.94) * p) for label, p in probabilities.items()} | others
             top = dict(sorted(top.items(), key=lambda item: -item[1])[: body.get("top_logprobs", 0)])
+            top = {text if token == text.strip() else token: value for token, value in top.items()}
         if body.get("logprob_token_ids") and "label_ids" in self.capabilities:
             requested = map(chr, body["logprob_token_ids"])
             top = {label: math.log(0.94 * probabilities.get(label, 0.001)) for label in requested} | {
-                "The": math.log(0.06)
+                text if text not in LABELS else "The": math.log(0.06)
             }
         choice: dict[str, Any] = {"message": {"role": "assistant", "content": text}}
         if top is not None:
             entries = [{"token": token, "logprob": value} for token, value in top.items()]
-            choice["logprobs"] = {"content": [{"token": text, "logprob": 0.0, "top_logprobs": entries}]}
+            choice["logprobs"] = {
+                "content": [{"token": text, "logprob": top.get(text, -9999.0), "top_logprobs": entries}]
+            }
         usage = {"prompt_tokens": length, "prompt_tokens_details": {"cached_tokens": length // 2}}
         return {"choices": [choice], "usage": usage}
 
     async def _send_fault(self, request: web.BaseRequest, fault: Fault) -> web.StreamResponse:
+        if isinstance(fault, Raw):
+            self.faults[str(fault.status)] += 1
+            return fault.response()
         self.faults[str(fault if isinstance(fault, str) else fault[0])] += 1
         if isinstance(fault, tuple):
             status, headers = fault

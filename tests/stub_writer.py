@@ -43,11 +43,15 @@ class Writer(Stub):
             self.shown.append(_SHOT.findall(message))
         if self.pause:
             await asyncio.sleep(self.pause)
+        self.bodies.append(body)
+        if refusal := self.refuse(body):
+            return refusal.response()
         if (status := self.statuses(number)) != 200:
             return web.json_response({"error": {"message": "stub error"}}, status=status)
         text = self.replies(number) or self._question(passage[1] if passage else "", message, body["seed"])
         usage = {"prompt_tokens": len(message) // 4}
-        return web.json_response({"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage})
+        reply = {"choices": [{"message": {"role": "assistant", "content": text}}], "usage": usage}
+        return web.json_response(self.shape(reply, body, ("", passage[1] if passage else "")))
 
     @staticmethod
     def _question(passage: str, message: str, seed: int) -> str:

@@ -43,6 +43,7 @@ def test_an_invalid_url_is_reported_without_its_secret(run_file: Path, url: str,
 
 
 def test_spellings_of_one_server_are_merged(run_file: Path) -> None:
-    urls = "[http://h:1/v1, 'http://h:1', 'http://h:1/v1/', 'https://h/openai/v1']"
+    spellings = "http://h:1/v1, 'http://h:1', 'http://h:1/v1/', http://h:1/v1/v1, http://h:1/v1/chat/completions"
+    urls = f"[{spellings}, 'https://h/openai/v1', http://v1]"
     spec = load(run_file, [f"resources.judge_urls={urls}"])
-    assert spec.resources.judge_urls == ["http://h:1", "https://h/openai"]
+    assert spec.resources.judge_urls == ["http://h:1", "https://h/openai", "http://v1"]

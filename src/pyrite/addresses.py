@@ -6,9 +6,12 @@ from urllib.parse import urlsplit
 
 _API_KEY_HINT = "Set the API key in PYRITE_JUDGE_API_KEY or resources.judge_key_file"
 
+#: What Pyrite adds to a URL itself; some documentation shows URLs with it, and some users then add it twice.
+_ENDPOINT = re.compile(r"(?<![:/])(?:/+v1)*(?:/+chat/completions)?/*$")
+
 
 def normalize_server_urls(urls: Iterable[str]) -> list[str]:
-    """Normalize ``urls`` (no trailing slash or /v1) and drop duplicates.
+    """Normalize ``urls`` (no trailing slash, /v1 or path of a chat request) and drop duplicates.
 
     Raises:
         ValueError: a URL is invalid, or may hold a secret, which the message leaves out.
@@ -29,4 +32,4 @@ def _normalize(url: str) -> str:
         raise ValueError(f"{host!r} is not a server URL: write http://host:port")
     if "?" in url or "#" in url:
         raise ValueError(f"the URL of {host} contains ? or #: write http://host:port. {_API_KEY_HINT}")
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+    return _ENDPOINT.sub("", url)

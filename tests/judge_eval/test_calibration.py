@@ -229,11 +229,11 @@ def test_judgments_before_a_failure_are_cached(pyrite: Pyrite, run_file: Path, t
     path = tmp_path / "people.qrels"
     path.write_text("".join(f"{row['query_id']} 0 {row['passage_id']} {n % 2}\n" for n, row in enumerate(qrels)))
     with Stub() as server:
-        server.fault = lambda number, _pair: (400, {}) if number > 30 else None
+        server.fault = lambda number, _pair: (401, {}) if number > 30 else None
         judge = ("judge.kind=llm", f"judge.model={MODEL}", f"resources.judge_urls=[{server.url}]")
         result = pyrite(verb, run_file, *([path] if verb == "calibrate" else []), *judge)
         assert result.returncode == 2, result.stderr
-        assert server.faults["400"]
+        assert server.faults["401"]
     cached = [pq.read_table(part) for part in (tmp_path / "store/judgments").rglob("*.parquet")]
     assert sum(table.num_rows for table in cached) == server.graded.total() == 30
 

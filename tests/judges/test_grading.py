@@ -6,48 +6,90 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.judges.grading import read_grade
+from pyrite.judges.grading import ParsedGrade, read_grade
 from pyrite.llm.capabilities import DECODING_MODES, DecodingMode
+from pyrite.llm.completion import parse_completion
 from pyrite.llm.pool import Completion
 
 
-def reply(text: str, logprobs: dict[str, float] | None = None) -> Completion:
-    return Completion(text, logprobs, 10, 0, 0.1, 1)
+def reply(text: str, logprobs: dict[str, float] | None = None, token: str | None = None) -> Completion:
+    """The reply of a server that returns ``logprobs`` for the token ``token``; None: the text."""
+    choice: dict[str, object] = {"message": {"content": text}}
+    if logprobs is not None:
+        token = text if token is None else token
+        top = [{"token": name, "logprob": value} for name, value in logprobs.items()]
+        choice["logprobs"] = {"content": [{"token": token, "logprob": -0.1, "top_logprobs": top}]}
+    return parse_completion({"choices": [choice]}, 0.0, 1)
 
 
-FOUR = {label: math.log(chance) for label, chance in {"3": 0.4, "1": 0.2, "4": 0.15, "2": 0.05, "The": 0.2}.items()}
+def logs(**chances: float) -> dict[str, float]:
+    return {name.lstrip("_"): math.log(chance) for name, chance in chances.items()}
+
+
+FOUR = logs(_3=0.4, _1=0.2, _4=0.15, _2=0.05, The=0.2)
 
 
 @pytest.mark.parametrize("decoding_mode", DECODING_MODES)
 def test_the_distribution_is_over_the_labels_only(decoding_mode: DecodingMode) -> None:
     graded = read_grade(reply("3", FOUR), decoding_mode)
-    assert graded is not None
+    assert isinstance(graded, ParsedGrade)
     assert graded.grade == 3
     assert graded.distribution == pytest.approx((0.25, 0.0625, 0.5, 0.1875))
 
 
-def test_only_free_decoding_needs_a_label_in_the_reply() -> None:
-    graded = read_grade(reply("The", FOUR), "label_ids")
-    assert graded is not None
-    assert graded.grade == 3
-    assert read_grade(reply("The", FOUR), "logprobs") is None
+def test_only_label_ids_grades_a_token_that_is_no_label() -> None:
+    assert read_grade(reply("The", FOUR), "label_ids") == read_grade(reply("3", FOUR), "label_ids")
+    for mode in ("choice", "logprobs", "text"):
+        assert read_grade(reply("The", FOUR), mode) == "the model's reply is none of the grades 1 to 4: 'The'"
+    assert isinstance(read_grade(reply("The grade is 3", FOUR, "The"), "label_ids"), str)
+    unlikely = logs(_3=0.04, _1=0.02, _4=0.02, _2=0.01, The=0.9)
+    assert isinstance(read_grade(reply("The", unlikely), "label_ids"), str)
 
 
-def test_token_variants_add_up_and_absent_labels_are_zero() -> None:
-    graded = read_grade(reply(" 2", {" 2": math.log(0.5), "2": math.log(0.25), "▁4": math.log(0.25)}), "logprobs")
-    assert graded is not None
-    assert (graded.grade, graded.distribution) == (2, pytest.approx((0, 0.75, 0, 0.25)))
+def test_token_variants_add_up_and_unlikely_labels_are_zero() -> None:
+    graded = read_grade(reply(" 2", {" 2": math.log(0.5), "2": math.log(0.2), "▁4": math.log(0.29)}), "logprobs")
+    assert isinstance(graded, ParsedGrade)
+    assert graded == (2, pytest.approx((0, 0.7 / 0.99, 0, 0.29 / 0.99)))
 
 
-def test_the_lowest_of_equally_likely_labels_wins() -> None:
-    graded = read_grade(reply("4", dict.fromkeys("4321", math.log(0.25))), "choice")
-    assert graded is not None
-    assert graded.grade == 1
+@pytest.mark.parametrize(
+    ("logprobs", "token"),
+    [
+        (logs(_4=0.3, _3=0.01, _2=0.01, _1=0.01, The=0.3, A=0.3), "4"),  # the labels' share is too small
+        (logs(_4=0.6, _3=0.2), "4"),  # 1 and 2 may have .2
+        (logs(_3=0.5, _4=0.2, _2=0.2, _1=0.1), "I"),  # another token's
+        (logs(_4=0.9, _3=0.9), "4"),  # adds up to more than 1
+        ({"4": 0.93, "3": 0.07, "2": 0.0, "1": 0.0}, "4"),  # probabilities
+    ],
+)
+def test_log_probabilities_that_are_no_distribution_are_not_used(logprobs: dict[str, float], token: str) -> None:
+    assert read_grade(reply("4", logprobs, token), "logprobs") == (4, None)
+
+
+def test_the_returned_label_wins_a_tie_then_the_lowest() -> None:
+    equal = dict.fromkeys(("4", "3", "2", "1", "<think>"), math.log(0.2))
+    assert read_grade(reply("4", equal), "choice") == (4, pytest.approx((0.25,) * 4))
+    assert read_grade(reply("", equal, "<think>"), "label_ids") == (1, pytest.approx((0.25,) * 4))
+    likelier = logs(_1=0.26, _2=0.25, _3=0.25, _4=0.24)
+    assert (
+        read_grade(reply("4", likelier), "choice") == "the reply is '4', but by its log probabilities '1' is likelier"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "grade"),
-    [("3", 3), (" 3\n", 3), ("Grade: 3", 3), ("grade 2.", 2), ("GRADE:4", 4), ("1.", 1)],
+    [
+        ("3", 3),
+        (" 3\n", 3),
+        ("\n\n 3", 3),
+        ("Grade: 3", 3),
+        ("grade 2.", 2),
+        ("GRADE:4", 4),
+        ("1.", 1),
+        ("4\n\nThe passage says so.", 4),
+        ("<think>2 or 3?</think>\n3", 3),
+        ("\ufeff▁4", 4),
+    ],
 )
 def test_a_valid_reply_is_read_as_its_grade(text: str, grade: int) -> None:
     assert read_grade(reply(text), "text") == (grade, None)
@@ -58,18 +100,24 @@ def test_a_valid_reply_is_read_as_its_grade(text: str, grade: int) -> None:
     ["", "5", "0", "13", "3/4", "3 or 4", "-3", "3.5", "three", "The grade is", "Grade:", "4, since", "٣", "2\n3"],
 )
 def test_an_invalid_reply_has_no_grade(text: str) -> None:
-    assert all(read_grade(reply(text), decoding_mode) is None for decoding_mode in DECODING_MODES)
+    assert all(isinstance(read_grade(reply(text), decoding_mode), str) for decoding_mode in DECODING_MODES)
 
 
 @given(
-    st.text(max_size=12), st.dictionaries(st.text(max_size=3), st.floats(), max_size=6), st.sampled_from(DECODING_MODES)
+    st.text(max_size=12) | st.sampled_from("1234"),
+    st.dictionaries(st.sampled_from("1234") | st.text(max_size=3), st.floats() | st.floats(-9, 0), max_size=6),
+    st.sampled_from(DECODING_MODES),
 )
-def test_any_grade_is_1_to_4_and_its_distribution_sums_to_1(
+def test_a_grade_is_the_label_in_the_reply_or_the_likeliest(
     text: str, logprobs: dict[str, float], decoding_mode: DecodingMode
 ) -> None:
     graded = read_grade(reply(text, logprobs), decoding_mode)
-    if graded:
-        assert graded.grade in (1, 2, 3, 4)
-        if graded.distribution:
-            assert sum(graded.distribution) == pytest.approx(1)
-            assert min(graded.distribution) >= 0
+    if isinstance(graded, str):
+        return
+    assert graded.grade in (1, 2, 3, 4)
+    if text.strip() in ("1", "2", "3", "4"):
+        assert graded.grade == int(text)
+    if graded.distribution:
+        assert sum(graded.distribution) == pytest.approx(1)
+        assert min(graded.distribution) >= 0
+        assert graded.distribution[graded.grade - 1] == pytest.approx(max(graded.distribution), rel=0.011)

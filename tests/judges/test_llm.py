@@ -2,17 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
+from llm_judging import PAIRS, TEXTS, grade_pairs, judge_of
 from pyrite import metrics, tables
 from pyrite.errors import UserError
 from pyrite.judges import Judgment, Missing, Pair, open_judge
 from pyrite.judges.cache import open_cache
-from pyrite.judges.llm import LlmJudge
 from pyrite.judges.session import JudgingSession
 from pyrite.progress import NullProgress
 from pyrite.spec import LlmJudgeSpec, ResourcesSpec, RunSpec, SampleSource
@@ -28,39 +27,8 @@ def stub() -> Iterator[Stub]:
         yield server
 
 
-def judge_of(
-    texts: dict[str, str], *stubs: Stub, queries: Sequence[str] = ("q",), context: str = "", **judge: str
-) -> LlmJudge:
-    """A judge with the passages ``texts`` by id in one ``context``, and queries whose ids are their texts."""
-    spec = RunSpec(
-        name="r",
-        source=SampleSource(),
-        judge=LlmJudgeSpec(model=MODEL, **judge),  # type: ignore[arg-type]
-        resources=ResourcesSpec(judge_urls=[stub.url for stub in stubs], judge_timeout=2.0),
-    )
-    rows = [{"query_id": q, "text": q, "topic": "", "type": "", "split": "train", "question_ids": []} for q in queries]
-    defaults = {"title": "", "context": context, "split": "train", "parents": []}
-    passages = [{"passage_id": c, "text": t, **defaults} for c, t in texts.items()]
-    tables_of = (pa.Table.from_pylist(rows, tables.QUERIES), pa.Table.from_pylist(passages, tables.PASSAGES))
-    judge = open_judge(spec, *tables_of, tables.QRELS.empty_table())
-    assert isinstance(judge, LlmJudge)
-    return judge
-
-
-def grade_pairs(judge: LlmJudge, *pairs: Pair) -> list[Judgment | Missing]:
-    async def run() -> list[Judgment | Missing]:
-        async with judge:
-            return await asyncio.gather(*(judge.grade(pair) for pair in pairs))
-
-    return asyncio.run(run())
-
-
 def metric(name: str, **labels: str) -> float:
     return metrics.REGISTRY.get_sample_value(name, labels) or 0.0
-
-
-TEXTS = {f"c{i}": f"passage {i}" for i in range(50)}
-PAIRS = [Pair("q", passage) for passage in TEXTS]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +66,7 @@ def test_no_distribution_without_logprobs(
     assert [result.grade for result in results] == [grade(("q", text)) for text in TEXTS.values()]
 
 
-@pytest.mark.parametrize(("reply", "off_label"), [(None, 0), (" 3", 0), ("<think>", 50)])
+@pytest.mark.parametrize(("reply", "off_label"), [(None, 0), (" {}", 0), ("<think>", 50)])
 def test_off_label_tokens_are_graded_counted_and_warned_of(
     stub: Stub, reply: str | None, off_label: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -109,7 +77,8 @@ def test_off_label_tokens_are_graded_counted_and_warned_of(
     assert [result.grade for result in results if isinstance(result, Judgment)] == [
         grade(("q", text)) for text in TEXTS.values()
     ]
-    assert judge.stats == {"decoding_mode": "label_ids", "truncated": 0, "off_label": off_label}
+    counts = {"truncated": 0, "off_label": off_label, "without_logprobs": 0}
+    assert judge.stats == {"decoding_mode": "label_ids", **counts}
     grade_pairs(judge, *(Pair("r", passage) for passage in TEXTS))
     assert judge.off_label == 2 * off_label
     assert caplog.text.count("Is this a reasoning model") == (off_label > 0)
@@ -125,7 +94,7 @@ def test_invalid_replies_are_retried_then_missing(stub: Stub, reply: str) -> Non
     missing = [result for result in results if isinstance(result, Missing)]
     assert {result.pair.passage_id for result in missing} == {"c3", "c7"}
     assert {(result.reason, result.attempts, result.kind) for result in missing} == {
-        ("the model's reply is none of the grades 1 to 4", 3, "unparsable")
+        ("the model's reply is " + (f"none of the grades 1 to 4: '{reply}'" if reply else "empty"), 3, "unparsable")
     }
     assert metric("pyrite_llm_request_failures_total", reason="unparsable") == before + 6
 

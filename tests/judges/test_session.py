@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.errors import PyriteError
+from pyrite.errors import PyriteError, UserError
 from pyrite.judges import Judge, Judgment, Missing, Pair
 from pyrite.judges.cache import open_cache
 from pyrite.judges.session import JudgingSession, select_candidates
@@ -127,3 +127,41 @@ def test_a_session_stops_above_its_missing_limit(share: float, limit: int) -> No
     ):
         asyncio.run(session.judge_all([("q", [f"c{n}" for n in range(100)])]))
     assert len(judge.requested) == limit + 1
+
+
+class RejectingJudge(ShareableTableJudge):
+    """The server rejects the pairs whose grade is None."""
+
+    async def grade(self, pair: Pair) -> Judgment | Missing:
+        result = await super().grade(pair)
+        return result._replace(kind="rejected") if isinstance(result, Missing) else result
+
+
+@pytest.mark.parametrize(("judged", "in_flight"), [(False, 1), (False, 8), (True, 1), (True, 8)])
+def test_rejected_pairs_stop_a_session_if_no_pair_is_judged(tmp_path: Path, judged: bool, in_flight: int) -> None:
+    """Regression: one rejected prompt stopped the run, and again at every restart."""
+    rejected: dict[Pair, int | None] = {Pair(f"q{n}", "c"): None for n in range(200)}
+    first: dict[Pair, int | None] = {Pair("q", "c"): 4} if judged else {}
+    queries = [(pair.query_id, [pair.passage_id]) for pair in first | rejected]
+    for restart in range(2):
+        judge = RejectingJudge(first | rejected, in_flight)
+        cache = open_cache(open_store(str(tmp_path)), judge, f"run/{restart}")
+        session = JudgingSession(judge, cache, len(queries), 1.0, NullProgress())
+        asyncio.run(session.load_cached({query for query, _ in queries}))
+        if judged:
+            asyncio.run(session.judge_all(queries))
+            asyncio.run(session.flush())
+            assert (len(session.missing), session.cached) == (200, restart)
+        else:
+            with pytest.raises(UserError, match=r"rejected the first 101 pairs, and no .*: no\. .*query q\d+,"):
+                asyncio.run(session.judge_all(queries))
+
+
+def test_the_stop_message_counts_reasons_by_kind() -> None:
+    class Quoting(TableJudge):
+        async def grade(self, pair: Pair) -> Judgment | Missing:
+            return Missing(pair, f"no grade: '{pair.passage_id}'", 3, "unparsable")
+
+    session = JudgingSession(Quoting({}, in_flight=1), None, 100, 0.02, NullProgress())
+    with pytest.raises(PyriteError, match=r"reason \(6 times, for example\): no grade: 'c0'\. Check the judge's"):
+        asyncio.run(session.judge_all([("q", [f"c{n}" for n in range(100)])]))

@@ -11,7 +11,7 @@ import pytest
 
 from pyrite.errors import UserError
 from pyrite.llm.pool import Completion, NoServerAvailable, Pool, RetriesExhausted, rank_servers
-from stub_judge import MODEL, Fault, Pair, Stub
+from stub_judge import MODEL, Fault, Pair, Raw, Stub
 
 KEY = "sk-very-secret-0123456789"
 T = TypeVar("T")
@@ -237,10 +237,13 @@ def test_server_that_is_always_busy_is_an_outage(stub: Stub) -> None:
     assert stub.faults["429"] >= 4
 
 
-def test_request_that_always_gets_502_fails_alone(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("refused", [False, True])
+def test_request_that_always_gets_502_fails_alone(stub: Stub, monkeypatch: pytest.MonkeyPatch, refused: bool) -> None:
     """Regression: a gateway's 502 for the last pair counted as an outage, so the shard never finished."""
     monkeypatch.setattr("pyrite.llm.server._MAX_OPEN_SECONDS", 0.1)
     stub.fault = lambda _number, pair: (502, {}) if pair[0] == "q3" else None
+    # The test request has max_tokens, which the server may refuse: it responds nevertheless.
+    stub.refuse = lambda sent: Raw(400, {}) if refused and "Say yes" in str(sent) else None
 
     async def use(pool: Pool) -> list[Completion | BaseException]:
         return await asyncio.gather(*(pool.chat(f"q{i}", body(f"q{i}")) for i in range(8)), return_exceptions=True)

@@ -265,4 +265,6 @@ def test_missing_pairs_of_a_stopped_shard_are_listed(s3: str, pyrite: Pyrite, ru
     assert match, done.stderr
     store = open_store(s3)
     lines = store.read(match[1].removeprefix(f"{store}/")).splitlines()
-    assert {json.loads(line)["reason"] for line in lines} == {"the model's reply is none of the grades 1 to 4"}
+    assert {json.loads(line)["reason"] for line in lines} == {
+        "the model's reply is none of the grades 1 to 4: 'banana'"
+    }

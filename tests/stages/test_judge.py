@@ -235,7 +235,7 @@ def test_a_shard_stops_above_its_missing_limit(
     assert stub.faults["banana"] >= limit * 3
     message = result.stderr.replace("\n", " ")
     assert f"more than judge.max_missing {percent} allows" in message
-    assert "the model's reply is none of the grades 1 to 4" in message
+    assert "the model's reply is none of the grades 1 to 4: 'banana'" in message
     assert "Check the judge's server" in message
     assert "Traceback" not in message
     assert stub.requested.total() < 200, "the shard must stop at the limit"
@@ -244,7 +244,7 @@ def test_a_shard_stops_above_its_missing_limit(
     assert f"Missing pairs: {log}." in message
     missing = [json.loads(line) for line in log.read_text().splitlines()]
     assert len({(row["query_id"], row["passage_id"]) for row in missing}) == len(missing) >= limit
-    assert {row["reason"] for row in missing} == {"the model's reply is none of the grades 1 to 4"}
+    assert {row["reason"] for row in missing} == {"the model's reply is none of the grades 1 to 4: 'banana'"}
     stub.fault = lambda _number, _pair: None
     assert pyrite(*judge_arguments(stub)).returncode == 0
     assert manifest(run_folder)["summary"]["cached"] == 100

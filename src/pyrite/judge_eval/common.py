@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -11,7 +10,7 @@ from pyrite.errors import PyriteError, UserError
 from pyrite.executors.step import Run
 from pyrite.judges import Judge, Judgment, Missing, Pair
 from pyrite.judges.cache import JudgmentCache
-from pyrite.judges.session import JudgingSession, QueryPassages
+from pyrite.judges.session import JudgingSession, QueryPassages, most_frequent_reason
 from pyrite.plan import Step
 from pyrite.progress import Progress
 from pyrite.spec import CommonJudgeSpec
@@ -92,10 +91,9 @@ class TimedSession(JudgingSession):
     def on_missing(self, missing: Missing) -> None:
         super().on_missing(missing)
         if len(self.missing) >= min(_FEW_MISSING, self.total) and not self.judgments:
-            reason, times = Counter(each.reason for each in self.missing).most_common(1)[0]
             raise PyriteError(
-                f"the judge graded none of the first {len(self.missing)} pairs; most frequent reason ({times} times): "
-                f"{reason}. Check the judge's server and resources.judge_urls."
+                f"the judge graded none of the first {len(self.missing)} pairs; {most_frequent_reason(self.missing)}. "
+                f"Check the judge's server and resources.judge_urls."
             )
 
 

@@ -14,15 +14,16 @@ import pyarrow as pa
 from pyrite import metrics, tables
 from pyrite.judges import register
 from pyrite.judges.base import Judge, Judgment, Missing, Pair
-from pyrite.judges.grading import LABELS, is_off_label, read_grade
+from pyrite.judges.grading import LABELS, ParsedGrade, is_off_label, read_grade
 from pyrite.judges.prompt import Prompt, Window, load_prompt
 from pyrite.llm.capabilities import Capabilities, detect_capabilities
 from pyrite.llm.concurrency import backoff_delay
+from pyrite.llm.errors import RequestRejected
 from pyrite.llm.pool import Completion, Pool, RetriesExhausted
 from pyrite.spec import LlmJudgeSpec, RunSpec
 
 #: Increment when the same model and prompt would give other grades, so that cached judgments are not used.
-_VERSION = 2
+_VERSION = 3
 
 #: Maximum requests per pair, if no reply contains a grade.
 _MAX_TRIES = 3
@@ -37,12 +38,14 @@ _log = logging.getLogger(__name__)
 
 @register("llm")
 class LlmJudge(Judge):
-    """Grades by the label that the model finds most likely.
+    """Grades by the label in the reply. In the mode label_ids, a token that is no label has the likeliest label.
 
     The fingerprint covers the model's name, the prompt and the labels. It is known before any request, so a run whose
     pairs are all cached needs no server. It does not cover the decoding mode (``pyrite.llm.capabilities``): at
     temperature 0, "label_ids" and "choice" give the same most likely label, "logprobs" gives it or leaves the pair
-    missing, and "text" parses the generated text. Without log probabilities there is no distribution.
+    missing, and "text" parses the generated text. Without valid log probabilities there is no distribution.
+
+    A request that the server rejects because of its content makes the pair missing: the server has accepted the sample.
     """
 
     shareable = True
@@ -55,6 +58,8 @@ class LlmJudge(Judge):
         self.truncated = 0
         #: Number of pairs graded by label probabilities although the generated token is not a label.
         self.off_label = 0
+        #: Number of pairs whose reply had no usable log probabilities, although the server returns them.
+        self.without_logprobs = 0
         self._label_ids_pairs = 0
         self._pool, self._prompt = pool, prompt
         self._queries = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
@@ -90,7 +95,8 @@ class LlmJudge(Judge):
 
     @property
     def stats(self) -> dict[str, Any]:
-        return {"decoding_mode": self.decoding_mode, "truncated": self.truncated, "off_label": self.off_label}
+        counts = {name: getattr(self, name) for name in ("truncated", "off_label", "without_logprobs")}
+        return {"decoding_mode": self.decoding_mode, **counts}
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()
@@ -116,6 +122,10 @@ class LlmJudge(Judge):
             return await self._request_grade(pair, capabilities, window)
         except RetriesExhausted as error:
             return Missing(pair, error.reason, error.attempts, error.kind)
+        except RequestRejected as error:
+            if not error.concerns_content:
+                raise
+            return Missing(pair, error.reason, error.attempts, "rejected")
 
     async def _request_grade(self, pair: Pair, capabilities: Capabilities, window: Window) -> Judgment | Missing:
         (passage,) = tables.in_context(self._passages.slice(self._rows[pair.passage_id], 1))
@@ -128,18 +138,17 @@ class LlmJudge(Judge):
             self.truncated += 1
             metrics.TRUNCATED.inc()
         body = {"messages": _messages(message), **capabilities.request(LABELS)}
-        attempts = 0
+        attempts, reason = 0, ""
         for number in range(1, _MAX_TRIES + 1):
             try:
                 reply = await self._pool.chat(pair.query_id, body)
-            except RetriesExhausted as error:
+            except (RetriesExhausted, RequestRejected) as error:
                 error.attempts += attempts
                 raise
             attempts += reply.attempts
             graded = read_grade(reply, capabilities.decoding_mode)
-            if graded:
-                if capabilities.decoding_mode == "label_ids":
-                    self._count_off_label(reply)
+            if isinstance(graded, ParsedGrade):
+                self._count(reply, graded, capabilities)
                 return Judgment(
                     pair,
                     graded.grade,
@@ -150,10 +159,23 @@ class LlmJudge(Judge):
                     reply.latency,
                     attempts,
                 )
+            reason = graded
             self._unparsable.inc()
             if number < _MAX_TRIES:
                 await asyncio.sleep(backoff_delay(number, None, random.random()))
-        return Missing(pair, "the model's reply is none of the grades 1 to 4", attempts, "unparsable")
+        return Missing(pair, reason, attempts, "unparsable")
+
+    def _count(self, reply: Completion, graded: ParsedGrade, capabilities: Capabilities) -> None:
+        """Count replies that differ from what the mode should give."""
+        if capabilities.decoding_mode == "label_ids":
+            self._count_off_label(reply)
+        if capabilities.logprobs and graded.distribution is None:
+            self.without_logprobs += 1
+            if self.without_logprobs == 1:
+                problem = (
+                    reply.logprobs_problem or "the grades have a small share, or are not all among the alternatives"
+                )
+                _log.warning("the log probabilities of a reply are not used (%s). Its grade is from its text", problem)
 
     def _count_off_label(self, reply: Completion) -> None:
         """Count off-label replies. Warns if most are, because the label probabilities give a grade even then."""
@@ -175,7 +197,7 @@ class LlmJudge(Judge):
                 if self._detected is None:
                     found = await detect_capabilities(self._pool, _messages(self._prompt.render(*_SAMPLE)), LABELS)
                     count = self._count_tokens if found.tokenizes else None
-                    self._detected = found, Window(self._prompt, found.window, found.sample_tokens, count)
+                    self._detected = found, Window(self._prompt, found.prompt_window, found.sample_tokens, count)
         return self._detected
 
     async def _count_tokens(self, message: str) -> int:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pyrite import tables
 from pyrite.append_log import WriteBuffer
-from pyrite.errors import PyriteError, first_error
+from pyrite.errors import PyriteError, UserError, first_error
 from pyrite.judges.base import RELEVANT, Judge, Judgment, Missing, Pair
 from pyrite.judges.cache import JudgmentCache
 from pyrite.progress import Progress
@@ -23,6 +23,12 @@ QueryPassages = tuple[str, Sequence[str]]
 
 #: This many missing pairs are always accepted, unless judge.max_missing is 0.
 FEW_MISSING = 5
+
+#: Maximum reasons of missing pairs in a summary: many of them quote a reply.
+MAX_REASONS = 20
+
+#: If the server rejects this many pairs and no pair has a judgment, the session stops although more may be missing.
+_MAX_REJECTED = 100
 
 
 def select_candidates(ranked: Sequence[tuple[str, int]], known: Collection[str], rank_window: int | None) -> list[str]:
@@ -40,23 +46,44 @@ def select_candidates(ranked: Sequence[tuple[str, int]], known: Collection[str],
     return first + [passage for passage, rank in rest if rank_window is None or rank <= rank_window]
 
 
+def most_frequent_reason(missing: Collection[Missing]) -> str:
+    """The kind of failure that most of the ``missing`` pairs have, with its number and its most frequent reason."""
+    kind, times = Counter(each.kind for each in missing).most_common(1)[0]
+    reason, same = Counter(each.reason for each in missing if each.kind == kind).most_common(1)[0]
+    example = "" if same == times else ", for example"
+    return f"most frequent reason ({times} times{example}): {reason}"
+
+
 class MissingBudget:
     """Limits the missing pairs to a ``share`` of ``total``, but at least ``few``. With share 0, none is accepted."""
 
     def __init__(self, share: float, total: int, few: int = FEW_MISSING):
         self.limit = max(few, math.ceil(share * total)) if share else 0
         self._share, self._total = share, total
-        self._reasons: Counter[str] = Counter()
+        self._missing: list[Missing] = []
 
-    def spend(self, missing: Missing) -> None:
-        """Count a missing pair. Raises PyriteError above the limit, with the most frequent reason."""
-        self._reasons[missing.reason] += 1
-        if self._reasons.total() > self.limit:
-            reason, times = self._reasons.most_common(1)[0]
-            raise PyriteError(
-                f"{self._reasons.total()} of {self._total} pairs could not be graded, more than judge.max_missing "
-                f"({self._share:.0%}) allows; most frequent reason ({times} times): {reason}. Check the judge's server."
+    def spend(self, missing: Missing, any_judged: bool = True) -> None:
+        """Count a missing pair. ``any_judged``: whether any pair has a judgment.
+
+        Raises:
+            PyriteError: the limit is exceeded. The message has the most frequent reason.
+            UserError: the server has rejected every pair so far, so it probably rejects all.
+        """
+        self._missing.append(missing)
+        count = len(self._missing)
+        if count > max(FEW_MISSING, min(self.limit, _MAX_REJECTED)) and not any_judged and self._all_rejected():
+            raise UserError(
+                f"the server rejected the first {count} pairs, and no pair has a judgment: {missing.reason}. "
+                f"The last was query {missing.pair.query_id}, passage {missing.pair.passage_id}. A retry cannot help."
             )
+        if count > self.limit:
+            raise PyriteError(
+                f"{count} of {self._total} pairs could not be graded, more than judge.max_missing "
+                f"({self._share:.0%}) allows; {most_frequent_reason(self._missing)}. Check the judge's server."
+            )
+
+    def _all_rejected(self) -> bool:
+        return all(missing.kind == "rejected" for missing in self._missing)
 
 
 class JudgingSession:
@@ -88,6 +115,7 @@ class JudgingSession:
         self._cache, self._progress, self._patience = cache, progress, patience
         self._buffer = WriteBuffer()
         self._cached_grades: dict[Pair, int] = {}
+        self._any_judged = False
 
     async def load_cached(self, query_ids: Collection[str]) -> None:
         """Read the cached judgments of these queries, so that their pairs are not requested again."""
@@ -143,6 +171,7 @@ class JudgingSession:
 
     def on_judged(self, judgment: Judgment) -> None:
         self._buffer.rows.append(judgment.row(self.judge.fingerprint))
+        self._any_judged = True
         self._progress.advance()
 
     def on_cached(self) -> None:
@@ -156,7 +185,7 @@ class JudgingSession:
     def on_missing(self, missing: Missing) -> None:
         self.missing.append(missing)
         self._progress.advance()
-        self.budget.spend(missing)
+        self.budget.spend(missing, bool(self._cached_grades) or self._any_judged)
 
     async def flush(self) -> None:
         """Store the judgments since the last call."""

@@ -1,71 +1,30 @@
-"""The HTTP client of one OpenAI-compatible server. It classifies errors and parses replies, but does not retry."""
+"""The HTTP client of one OpenAI-compatible server. It classifies errors, but does not retry."""
 
-import json
 import os
 import re
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import aiohttp
 
 from pyrite.errors import UserError
+from pyrite.llm.error_bodies import decode_json, error_in, message_of, quote
+from pyrite.llm.errors import ContextLengthExceeded, RequestRejected, TransientError
 
 CHAT_PATH = "/v1/chat/completions"
-
-#: The reason of a TransientError, as metrics report it. connection: none was established. cut: it was closed before the
-#: reply was complete. busy: the server is up and asks to wait. garbled: the reply cannot be parsed.
-ErrorKind = Literal["connection", "cut", "timeout", "busy", "unavailable", "server", "conflict", "garbled"]
 
 _KEY_VARIABLE = "PYRITE_JUDGE_API_KEY"
 
 #: Error messages for a prompt longer than the context window: vLLM and OpenAI, llama.cpp, TGI.
 _TOO_LONG = re.compile(r"context[ _](?:length|size|window)|maximum.{0,20}(?:length|tokens)|too (?:long|large)", re.I)
 
-#: Maximum characters that are quoted from a server's error message.
-_MAX_MESSAGE = 300
-
 _CONNECT_SECONDS = 10.0
 
-
-class TransientError(Exception):
-    """A request failed, and may succeed later. ``retry_after``: the seconds that the server asks to wait."""
-
-    def __init__(self, kind: ErrorKind, reason: str, retry_after: float | None = None):
-        super().__init__(reason)
-        self.kind, self.reason, self.retry_after = kind, reason, retry_after
-
-
-class RequestRejected(UserError):
-    """The server rejected a request, and would reject it again. ``status`` is the HTTP status."""
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status = status
-
-
-class ContextLengthExceeded(RequestRejected):
-    """The request does not fit the model's context window."""
-
-
-class Completion(NamedTuple):
-    """A chat completion.
-
-    Attributes:
-        logprobs: the top log probabilities of the first generated token, by token text; None if there are none.
-        latency: seconds from the last attempt to its reply.
-        attempts: number of times that the request was sent.
-    """
-
-    text: str
-    logprobs: Mapping[str, float] | None
-    prompt_tokens: int
-    cached_tokens: int
-    latency: float
-    attempts: int
+#: Shorter keys may be words that occur in replies.
+_SECRET_LENGTH = 16
 
 
 class Client:
@@ -110,18 +69,27 @@ class Client:
             raise TransientError("connection", "no connection") from None
         except TimeoutError:
             raise TransientError("timeout", f"no reply in {self._timeout.total:g} s") from None
-        except (aiohttp.ClientError, OSError):
+        except (aiohttp.ClientError, OSError) as error:
+            if "content-encoding" in str(error):
+                raise TransientError("garbled", "the reply's compression is invalid") from None
             raise TransientError("cut", "the connection was closed early") from None
+        content = self._without_key(content)
         if status != 200:
-            raise self._error(status, headers, content)
+            message = message_of(content)
+            message = message.replace(self._key, "(the key)") if self._key else message
+            raise self._error(status, headers, message, f"HTTP {status}: {message}" if message else f"HTTP {status}")
         try:
-            return json.loads(content)
+            reply = decode_json(content)
         except ValueError:
-            raise TransientError("garbled", "the reply was not JSON") from None
+            raise TransientError("garbled", f"the reply was not JSON: {quote(message_of(content))}") from None
+        if found := error_in(reply):
+            code, message = found
+            reason = f"HTTP 200 with error {code}: {message}" if code else f"HTTP 200 with an error: {message}"
+            raise self._error(code or 500, headers, message, reason)
+        return reply
 
-    def _error(self, status: int, headers: Mapping[str, str], content: bytes) -> Exception:
-        message = self._message(content)
-        reason = f"HTTP {status}: {message}" if message else f"HTTP {status}"
+    def _error(self, status: int, headers: Mapping[str, str], message: str, reason: str) -> Exception:
+        """The error of a reply with this ``status``. ``message``: the server's words; ``reason``: with the status."""
         if status in (429, 502, 503):  # 502: a gateway cannot reach its server, whatever the request
             delay = parse_retry_after(headers, datetime.now(UTC))
             return TransientError("busy" if status == 429 or delay is not None else "unavailable", reason, delay)
@@ -132,7 +100,9 @@ class Client:
         if status >= 500:
             return TransientError("server", reason)
         if status == 413 or (status in (400, 422) and _TOO_LONG.search(message)):
-            return ContextLengthExceeded(status, f"{self.url} rejects the request as too long ({reason}).")
+            text = f"{self.url} rejects the request as too long ({reason})"
+            return ContextLengthExceeded(status, f"{text}.", message, text)
+        rejects = f"{self.url} rejects the request ({reason})"
         if status in (401, 403):
             text = (
                 f"{self.url} does not accept the API key ({reason}). "
@@ -146,21 +116,15 @@ class Client:
         elif 300 <= status < 400:
             text = f"{self.url} redirects requests ({reason}). Set resources.judge_urls to the final address."
         else:
-            text = f"{self.url} rejects the request ({reason}). A retry would not help."
-        return RequestRejected(status, text)
+            text = f"{rejects}. A retry would not help."
+        return RequestRejected(status, text, message, rejects)
 
-    def _message(self, content: bytes) -> str:
-        """The server's error message, on one line and without the key."""
-        try:
-            reply = json.loads(content)
-            error = reply.get("error", reply)
-            text = error["message"] if isinstance(error, dict) else error
-        except (ValueError, AttributeError, KeyError):
-            text = content.decode("utf-8", "replace")
-        line = " ".join(str(text).split())
-        if self._key:
-            line = line.replace(self._key, "(the key)")
-        return line if len(line) <= _MAX_MESSAGE else line[:_MAX_MESSAGE] + "..."
+    def _without_key(self, content: bytes) -> bytes:
+        """``content`` without the key, which some servers repeat. Short keys, such as EMPTY, are no secrets."""
+        if self._key and len(self._key) >= _SECRET_LENGTH:
+            for form in (self._key, self._key.replace("/", "\\/")):  # in JSON, / may be escaped
+                content = content.replace(form.encode(), b"(the key)")
+        return content
 
 
 def read_api_key(file: str | None) -> str | None:
@@ -199,26 +163,3 @@ def parse_retry_after(headers: Mapping[str, str], now: datetime) -> float | None
     except ValueError:
         return None
     return max(0.0, ((when if when.tzinfo else when.replace(tzinfo=UTC)) - now).total_seconds())
-
-
-def parse_completion(reply: Any, started: float, attempts: int) -> Completion:
-    """Parse a reply of /v1/chat/completions; ``started`` is a value of ``time.perf_counter``.
-
-    Raises:
-        TransientError: the reply has another format.
-    """
-    try:
-        choice = reply["choices"][0]
-        text = choice["message"]["content"] or ""
-        usage = reply.get("usage") or {}
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        tokens = usage.get("prompt_tokens") or 0
-        logprobs = None
-        content = (choice.get("logprobs") or {}).get("content")
-        if content:
-            logprobs = {top["token"]: float(top["logprob"]) for top in reversed(content[0].get("top_logprobs") or [])}
-        if not isinstance(text, str):
-            raise TypeError
-        return Completion(text, logprobs, int(tokens), int(cached), time.perf_counter() - started, attempts)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        raise TransientError("garbled", "the reply was not a chat completion") from None

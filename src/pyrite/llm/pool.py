@@ -7,7 +7,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar, get_args
 
@@ -15,17 +14,10 @@ import aiohttp
 
 from pyrite import metrics
 from pyrite.errors import PyriteError, UserError
-from pyrite.llm.client import (
-    CHAT_PATH,
-    Client,
-    Completion,
-    ContextLengthExceeded,
-    ErrorKind,
-    TransientError,
-    parse_completion,
-    read_api_key,
-)
+from pyrite.llm.client import CHAT_PATH, Client, read_api_key
+from pyrite.llm.completion import Completion, parse_completion
 from pyrite.llm.concurrency import backoff_delay
+from pyrite.llm.errors import ContextLengthExceeded, ErrorKind, RequestRejected, TransientError
 from pyrite.llm.server import Server
 from pyrite.spec import RunSpec
 
@@ -58,12 +50,15 @@ class RetriesExhausted(PyriteError):
 
 
 class NoServerAvailable(PyriteError):
-    """No server responds to any request."""
+    """No server gives a usable reply to any request."""
 
-    def __init__(self, details: str):
+    def __init__(self, details: str, responds: bool = False):
+        """``responds``: a server responds, but only with errors."""
+        problem, advice = "responds", "Start one, or correct its address"
+        if responds:
+            problem, advice = "gives a usable reply", "Check its log, its limits and the name of its model"
         super().__init__(
-            f"No server in resources.judge_urls responds ({details}). Start one, or correct its address. "
-            "The replies received so far are saved."
+            f"No server in resources.judge_urls {problem} ({details}). {advice}. The replies received so far are saved."
         )
 
 
@@ -71,7 +66,7 @@ class Pool:
     """Sends requests to the servers at ``urls``. Use it as an async context manager.
 
     Requests with the same affinity go to the same server while it works. Transient errors are retried with exponential
-    backoff. A request that a server rejects raises UserError at once.
+    backoff. A request that a server rejects raises RequestRejected at once.
     """
 
     def __init__(
@@ -103,6 +98,7 @@ class Pool:
         self._session: aiohttp.ClientSession | None = None
         self._last_reply = self._last_log = 0.0
         self._last_error = ""  # of any request
+        self._responds = False  # whether the last error was a reply
         for kind in get_args(ErrorKind):
             metrics.REQUEST_FAILURES.labels(kind)  # so that the metric starts at 0
 
@@ -151,7 +147,7 @@ class Pool:
             RetriesExhausted: the request failed in all its attempts, or for ``outage_seconds`` although a server
                 responds to a test request.
             NoServerAvailable: no server responded to any request for ``outage_seconds``.
-            UserError: a server rejects the request.
+            RequestRejected: a server rejects the request.
         """
         completion = await self._request(affinity, CHAT_PATH, body, parse_completion)
         metrics.LATENCY.observe(completion.latency)
@@ -175,7 +171,9 @@ class Pool:
             if failing_since and not is_last_attempt and self._is_outage(failing_since):
                 if not attempts or not await self._any_server_responds():
                     urls, seconds = ", ".join(self.urls), f"{self.outage_seconds:g} s"
-                    raise NoServerAvailable(f"{urls}: no reply for {seconds}; last error: {self._last_error}")
+                    raise NoServerAvailable(
+                        f"{urls}: no reply for {seconds}; last error: {self._last_error}", self._responds
+                    )
                 is_last_attempt = True
             server = self._select_server(order)
             if server is None:
@@ -199,9 +197,14 @@ class Pool:
                 server.record_failure(error, epoch)
                 metrics.REQUEST_FAILURES.labels(error.kind).inc()
                 self._last_error, retry_after = error.reason, error.retry_after
+                self._responds = error.responds
                 counted_failures += error.kind not in _SERVER_ERRORS
                 if counted_failures >= _MAX_ATTEMPTS or is_last_attempt:
                     raise RetriesExhausted(error.reason, attempts, error.kind) from None
+            except RequestRejected as error:
+                server.breaker.release()
+                error.attempts = attempts
+                raise
             except BaseException:
                 server.breaker.release()
                 raise
@@ -221,9 +224,14 @@ class Pool:
         """Whether a server responds to a short test request. If so, the fault is in the failing request."""
         body = {"model": self.model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1}
         for server in self.servers:
-            with suppress(TransientError, UserError):
+            try:
                 await server.client.post(CHAT_PATH, json.dumps(body).encode())
                 return True
+            except RequestRejected as error:
+                if error.concerns_content:  # such as an unsupported parameter
+                    return True
+            except (TransientError, UserError):
+                pass
         return False
 
     def _log_waiting(self) -> None:

@@ -7,8 +7,9 @@ from collections import deque
 from typing import Literal
 
 from pyrite import metrics
-from pyrite.llm.client import Client, TransientError
+from pyrite.llm.client import Client
 from pyrite.llm.concurrency import ConcurrencyLimiter
+from pyrite.llm.errors import TransientError
 
 #: Consecutive failures that open the circuit.
 _FAILURE_THRESHOLD = 3

@@ -21,7 +21,7 @@ from pyrite import metrics, tables
 from pyrite.errors import PyriteError
 from pyrite.judges import GRADES, Judge, Judgment, Missing, open_judge
 from pyrite.judges.cache import open_cache
-from pyrite.judges.session import JudgingSession, QueryPassages, select_candidates
+from pyrite.judges.session import MAX_REASONS, JudgingSession, QueryPassages, select_candidates
 from pyrite.judges.timeline import Timeline
 from pyrite.stages.context import StepContext
 from pyrite.stages.flushing import run_with_flush
@@ -63,7 +63,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         "cached": session.cached,
         "judged": table.num_rows,
         "missing": len(missing),
-        "missing_reasons": dict(Counter(row["reason"] for row in missing).most_common()),
+        "missing_reasons": dict(Counter(row["reason"] for row in missing).most_common(MAX_REASONS)),
         "grades": {str(grade): grades[grade] for grade in GRADES},
         "prompt_tokens": sum(table["prompt_tokens"].to_pylist()),
         "cached_tokens": sum(table["cached_tokens"].to_pylist()),
