@@ -5,7 +5,8 @@ coefficient c_i depends on ranks only. DCG is such a sum, and so is the differen
 The judge's gain f_i is known for every pair. In stratum h, people graded n_h of the N_h pairs, drawn at random without
 replacement; g_i is known for these. The estimate of the mean over Q queries is
 
-    (1 / Q) [ sum over all i of lambda c_i f_i  +  sum over h of (N_h / n_h) sum over graded i of c_i (g_i - lambda f_i) ]
+    (1 / Q) [ sum over all i of lambda c_i f_i
+              + sum over strata h of (N_h / n_h) times the sum over graded i of c_i (g_i - lambda f_i) ]
 
 The first term is the judge's mean. The second is the Horvitz-Thompson estimate (JASA 47, 1952) of its error: a graded
 pair counts as 1 / its inclusion probability, N_h / n_h. So the estimate is unbiased for any fixed lambda, whatever the
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from pyrite.evaluation.significance import Interval, cluster_codes, standard_error, sums_by_cluster
+from pyrite.evaluation.significance import Interval, standard_error
 
 Values = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -131,15 +132,29 @@ def _values(coefficient: Values, pairs: Pairs) -> tuple[Values, float]:
     the last terms sum to 0, so they do not change the estimate, but they carry the variance of m_h (linearisation of
     the stratified mean; Särndal, Swensson and Wretman, 1992, chapter 5).
     """
-    judged = coefficient * pairs.judged
-    people = _linearised(np.zeros_like(judged), coefficient * pairs.graded, pairs)
-    judge = _linearised(judged, -judged, pairs)
-    codes = cluster_codes(pairs.clusters, len(people))
-    sums = sums_by_cluster(np.stack([people - people.mean(), judge - judge.mean()], axis=-1), codes)
-    # The variance of people + lambda judge is smallest at -cov / var.
-    variance = float(sums[:, 1] @ sums[:, 1])
-    weight = float(np.clip(-(sums[:, 0] @ sums[:, 1]) / variance, 0, 1)) if variance > 1e-12 else 0.0
-    return people + weight * judge, weight
+    judged, graded = coefficient * pairs.judged, coefficient * pairs.graded
+    weight = _judge_weight(judged, graded, pairs)
+    return _linearised(weight * judged, graded - weight * judged, pairs), weight
+
+
+def _judge_weight(judged: Values, graded: Values, pairs: Pairs) -> float:
+    """The lambda with the smallest variance of the estimate, from 0 to 1.
+
+    Lambda does not change the variance between queries. That of the choice of graded pairs is the sum over strata of
+    w_h var_h(c (g - lambda f)) with w_h = N_h^2 / n_h (1 - n_h / N_h). It is smallest at the sum of w_h cov_h(c g, c f)
+    over the sum of w_h var_h(c f), which are estimated from the graded pairs. 0 if the judge gives them all one gain.
+    """
+    sizes, count = _counts(pairs)
+    is_graded = np.isfinite(graded)
+    judged, graded = np.where(is_graded, judged, 0.0), np.where(is_graded, graded, 0.0)
+    scale = sizes**2 / np.maximum(count, 1) * (1 - count / np.maximum(sizes, 1)) / np.maximum(count - 1, 1)
+
+    def covariance(a: Values, b: Values) -> float:
+        products, *sums = (np.bincount(pairs.stratum, each, len(sizes)) for each in (a * b, a, b))
+        return float(scale @ (products - sums[0] * sums[1] / np.maximum(count, 1)))
+
+    variance = covariance(judged, judged)
+    return float(np.clip(covariance(graded, judged) / variance, 0, 1)) if variance > 1e-9 else 0.0
 
 
 def _linearised(known: Values, residual: Values, pairs: Pairs) -> Values:
@@ -155,7 +170,7 @@ def _linearised(known: Values, residual: Values, pairs: Pairs) -> Values:
     weight = factor * sizes / np.maximum(graded, 1)
     centre = means[pairs.stratum]
     terms = known + centre + np.where(is_graded, weight[pairs.stratum] * (residual - centre), 0.0)
-    return np.bincount(pairs.query, terms, len(pairs.clusters))
+    return np.bincount(pairs.query, terms, len(pairs.clusters)).astype(np.float64)
 
 
 def _counts(pairs: Pairs) -> tuple[Integers, Integers]:

@@ -170,10 +170,10 @@ class _Handler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin")
         if origin not in (None, f"http://{host}"):
             raise _RequestError(HTTPStatus.FORBIDDEN, "The request is from another web page.")
-        _, token, path = (*self.path.split("/", 2), "", "")[:3]
-        if not hmac.compare_digest(token.encode(), self.server.token.encode()):
+        parts = self.path.split("/", 2)
+        if len(parts) != 3 or not hmac.compare_digest(parts[1].encode(), self.server.token.encode()):
             raise _RequestError(HTTPStatus.NOT_FOUND, "Use the address that Pyrite printed.")
-        return path
+        return parts[2]
 
     def _position(self, path: str) -> int:
         found = re.fullmatch(r"pairs/(\d{1,9})", path, re.ASCII)

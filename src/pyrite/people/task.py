@@ -133,8 +133,7 @@ def result(task: Task, grades: Mapping[Key, int]) -> dict[str, Any]:
         "pairs": {"all": len(pairs.keys), "to_grade": len(task.order), "graded": len(sample)},
         "strata": _strata(task, graded),
         "judged": {
-            key: compared[key]
-            for key in ("base", "difference", "difference_interval", "relative", "relative_interval")
+            key: compared[key] for key in ("base", "difference", "difference_interval", "relative", "relative_interval")
         },
         "corrected": _corrected(pairs, known) if len(sample) >= MIN_GRADED and ppi.is_estimable(known) else None,
     }
