@@ -117,10 +117,21 @@ def test_a_complete_sample_gives_the_persons_mean(simulation: Simulation) -> Non
     assert ratio.value == pytest.approx(gains.mean() / bases.mean())
 
 
+def test_few_grades_widen_the_interval(simulation: Simulation) -> None:
+    """One degree of freedom: Student's t is 12.7. The gains of the sampled stratum are 0, so it adds no variance."""
+    last = simulation.stratum[0] == 3
+    person, judge = np.where(last, 0, simulation.person[0]), np.where(last, 0, simulation.judge[0])
+    complete = replace(simulation.pairs(0), graded=person, judged=judge)
+    sampled = replace(complete, graded=np.where(last & (np.cumsum(last) > 2), np.nan, person))
+    wide, narrow = (ppi.mean(simulation.difference[0], each).interval for each in (sampled, complete))
+    assert (wide.high - wide.low) / (narrow.high - narrow.low) == pytest.approx(12.706 / 2.01, rel=0.01)
+
+
 def test_a_ratio_to_nothing_is_undefined(simulation: Simulation) -> None:
-    pairs = replace(simulation.pairs(0), graded=np.zeros(QUERIES * PAIRS))
-    found = ppi.ratio(simulation.difference[0], simulation.base[0], pairs)
-    assert np.isnan([found.value, found.interval.low, found.interval.high]).all()
+    nothing = replace(simulation.pairs(0), graded=np.zeros(QUERIES * PAIRS))
+    for pairs, sign in ((nothing, 1), (simulation.pairs(0), -1)):
+        found = ppi.ratio(simulation.difference[0], sign * simulation.base[0], pairs)
+        assert np.isnan([found.value, found.interval.low, found.interval.high]).all()
 
 
 def test_an_estimate_needs_two_grades_in_each_stratum(simulation: Simulation) -> None:
