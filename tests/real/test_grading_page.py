@@ -15,7 +15,7 @@ from report.report_factory import make
 pytestmark = pytest.mark.real
 
 MARKUP = "<script>document.title = 'attacked'</script><img src=x onerror=\"document.title='attacked'\">"
-QUERY = "document.getElementById('query').textContent"
+QUERY = "document.getElementById('query')?.textContent"
 PRESSED = "document.querySelector('[aria-pressed=true]')?.dataset.grade ?? null"
 FOCUS = "document.activeElement.id || document.activeElement.dataset.grade"
 
