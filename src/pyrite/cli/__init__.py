@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 
 from pyrite import __version__
-from pyrite.cli import cluster, data, inspect, judging, steps, train
+from pyrite.cli import cluster, data, grade, inspect, judging, steps, train
 from pyrite.cli.common import errors, handle_stop_signals, stop_signals
 from pyrite.cli.cores import limit_threads
 from pyrite.errors import Interrupted, to_pyrite_error
@@ -41,7 +41,7 @@ def _root(
     del version
 
 
-for module in (train, data, judging, inspect, cluster, steps):
+for module in (train, data, judging, inspect, grade, cluster, steps):
     module.register(app)
 
 

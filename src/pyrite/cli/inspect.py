@@ -40,7 +40,7 @@ def register(app: typer.Typer) -> None:
     def report(run: RunName, store: StoreOption = "store") -> None:
         """Show the result of a finished run. The last line is the path of its HTML report."""
         found = find_run(run, store)
-        content = _report(found)
+        content = read_report(found)
         console.print(terminal.results(content))
         console.print(terminal.references(content))
         console.print(content["verdict"], highlight=False)
@@ -52,7 +52,7 @@ def register(app: typer.Typer) -> None:
         # Imported here, because scipy takes a second to import.
         from pyrite.report.compare import compare_reports
 
-        a, b = _report(find_run(run_a, store)), _report(find_run(run_b, store))
+        a, b = read_report(find_run(run_a, store)), read_report(find_run(run_b, store))
         console.print(terminal.comparison(compare_reports(a, b)))
 
     @app.command(rich_help_panel=panel)
@@ -106,7 +106,8 @@ def _render(hit: Any) -> str:
     return f"{context}[dim]{hit.score:.3f}[/]\n{escape(text)}"
 
 
-def _report(run: Run) -> dict[str, Any]:
+def read_report(run: Run) -> dict[str, Any]:
+    """The report.json of a finished run; prints a warning if it is outdated. Raises UserError if there is none."""
     key = f"{run.prefix}/report/report.json"
     if not run.store.exists(key) or "evaluate" not in run.manifests():
         raise UserError(f"run {run.spec.name} has no report yet; `pyrite status {run.spec.name}` shows its progress.")

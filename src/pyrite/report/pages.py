@@ -1,4 +1,7 @@
-"""The HTML pages of a report and of a probe. Each is a single file without scripts, and loads no other file."""
+"""The HTML pages of a report, of a probe and for grading. Each is a single file that loads no other file.
+
+Only the page for grading has a script.
+"""
 
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -80,6 +83,16 @@ def probe_page(content: dict[str, Any]) -> str:
         headings=_PROBE_HEADINGS,
         failed=[check for check in content["checks"] if not check["passed"]],
     )
+
+
+def grade_page(run: str, nonce: str) -> str:
+    """The page to grade pairs of a run on. It works only with its server, ``pyrite.people.server``.
+
+    Args:
+        nonce: allows the page's style and script in its content security policy.
+    """
+    names = {grade: _PROBE_HEADINGS[str(grade)].partition(": ")[2] for grade in (1, 2, 3, 4)}
+    return _template("grade.html.j2", {}).render(run=run, nonce=nonce, css=Markup(_resource("page.css")), grades=names)
 
 
 def _mining_rows(mining: list[dict[str, Any]]) -> list[tuple[str, list[float | None]]]:

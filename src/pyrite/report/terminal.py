@@ -1,4 +1,4 @@
-"""Tables for a terminal of 80 columns: results of a run, comparison of two runs, probe and calibration."""
+"""Tables for a terminal of 80 columns: results, comparison of two runs, probe, calibration, grades by people."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -194,6 +194,41 @@ def _reliability(bins: Sequence[Mapping[str, Any]]) -> Table:
         means = f"{each['expected']:.2f}", f"{each['truth']:.2f}"
         table.add_row(f"{each['low']:.1f} to {each['high']:.1f}", f"{each['pairs']:,}", *means)
     return table
+
+
+def people(content: Mapping[str, Any]) -> Iterator[Group | Table | Text]:
+    """The gain in DCG@5 by the answer key and corrected by people's grades, and the grades by stratum."""
+    pairs, top = content["pairs"], content["top_gain"]
+    strata = _table(("", "left"), *((name, "right") for name in ("pairs", "graded", "mean gain, key", "people")))
+    for row in content["strata"]:
+        means = (formatting.number(row[name], 2) for name in ("judged", "people"))
+        strata.add_row(row["name"], f"{row['pairs']:,}", f"{row['graded']:,}", *means)
+    title = f"first five passages of {_test_queries(content['queries'])}, by the model that finds them"
+    yield _titled(title, strata)
+    if content["corrected"] is None:
+        yield Text("\nToo few pairs are graded for a corrected gain: it needs 20, and two of each row.")
+        return
+    weight = formatting.number(content["corrected"]["judge_weight"], 2)
+    caption = (
+        f"95% confidence intervals, clustered by topic. Grades 1 to 4 count as gains from 0 to {top}. Corrected by "
+        f"prediction-powered inference; weight of the answer key {weight}. "
+        "MRR@5 cannot be corrected: it is not a sum over pairs."
+    )
+    table = _captioned_table(f"DCG@5 of {label(content['model'])} compared with the base model", caption)
+    table.add_column("", no_wrap=True)
+    for name in ("base", "difference", "relative"):
+        table.add_column(name, justify="right", no_wrap=True)
+    corrected = f"corrected by {pairs['graded']:,} grades"
+    for name, row in (("answer key", content["judged"]), (corrected, content["corrected"])):
+        difference = formatting.interval(row["difference_interval"], formatting.signed)
+        relative = formatting.interval(row["relative_interval"])
+        table.add_row(
+            name,
+            formatting.number(row["base"]),
+            f"{formatting.signed(row['difference'])}\n[dim]{difference}[/]",
+            f"{formatting.percent(row['relative'])}\n[dim]{relative}[/]",
+        )
+    yield table
 
 
 def _test_queries(count: int) -> str:
