@@ -137,7 +137,8 @@ def test_a_grade_in_an_unusual_form_is_read(form: str, supported: tuple[str, ...
 @pytest.mark.parametrize(
     ("form", "supported"),
     # In label_ids, an empty text may be a special token, and the probabilities of the labels give the grade.
-    [(form, OPENAI) for form in shapes.WITHOUT_GRADE] + [(form, VLLM) for form in shapes.WITHOUT_GRADE.keys() - BLANK],
+    [(form, OPENAI) for form in shapes.WITHOUT_GRADE]
+    + [(form, VLLM) for form in shapes.WITHOUT_GRADE if form not in BLANK],
 )
 def test_a_reply_without_a_grade_is_missing_with_the_reason(form: str, supported: tuple[str, ...]) -> None:
     shape, reason = shapes.WITHOUT_GRADE[form]
