@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from preview.queries import SCRAPE_INTERVAL
-from pyrite.llm.client import ErrorKind
+from pyrite.llm.errors import ErrorKind
 
 SECONDS = 7200
 NAMESPACE, RUN = "ml", "sample"

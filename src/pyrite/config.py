@@ -108,7 +108,7 @@ def _absolute(value: Any, place: Sequence[str], section: dict[str, Any], folder:
 
 def _is_path(place: Sequence[str], section: dict[str, Any], path: Path) -> bool:
     """Whether the setting at ``place`` is a path. Hub ids and prompt names look like relative paths."""
-    if place[-1] in ("path", "retention", "report"):
+    if place[-1] in ("path", "retention", "report", "confusion"):
         return True
     if place[-1] == "id":  # in other sources, the name of a column
         return section.get("kind") == "huggingface" and path.exists()

@@ -245,3 +245,14 @@ def test_labels_cannot_judge_texts(pyrite: Pyrite, run_file: Path, tmp_path: Pat
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
     assert "judge.kind labels grades only" in result.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize("verb", ["probe", "calibrate"])
+def test_noise_of_a_run_is_refused_outside_of_runs(pyrite: Pyrite, run_file: Path, tmp_path: Path, verb: str) -> None:
+    assert pyrite("prepare", run_file).returncode == 0
+    path = tmp_path / "people.qrels"
+    rows = pq.read_table(tmp_path / "store/runs/small/queries/qrels.parquet").to_pylist()
+    path.write_text("".join(f"{row['query_id']} 0 {row['passage_id']} {n % 2}\n" for n, row in enumerate(rows)))
+    result = pyrite(verb, run_file, *([path] if verb == "calibrate" else []), "judge.noise={kappa: 0.5}")
+    assert result.returncode == 2
+    assert "judge.noise needs the candidates of iteration 1" in " ".join(result.stderr.split())

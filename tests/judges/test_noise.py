@@ -156,11 +156,6 @@ def test_an_unreachable_kappa_is_an_error_with_the_range() -> None:
         errors.fit(simulated()[0], RANKS, lambda _: 1)
 
 
-def test_noise_needs_the_first_candidates() -> None:
-    with pytest.raises(UserError, match="needs the candidates of iteration 1"):
-        LatentErrors(NoiseSpec(kappa=0.5)).grade(Pair("q", "p"), 1)
-
-
 def test_other_passages_have_the_last_candidates_score() -> None:
     rows = [("q", "a", 1, 0.9), ("q", "b", 2, 0.5), ("q", "known", 3, 0.1), ("r", "a", 1, 0.7), ("r", "b", 2, 0.3)]
     named = [dict(zip(tables.CANDIDATES.names, row, strict=True)) for row in rows]

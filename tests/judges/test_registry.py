@@ -88,7 +88,13 @@ def test_a_new_judge_runs_in_the_judge_stage(run: Run, tmp_path: Path) -> None:
 def test_a_new_judge_can_be_probed(run: Run) -> None:
     run_step(run, Step("prepare"), NullProgress())
     content = probe(run, 5, 4, NullProgress())
-    assert content["judge"] == {"kind": "length", "model": None, "prompt": None, "fingerprint": "length-20"}
+    assert content["judge"] == {
+        "kind": "length",
+        "model": None,
+        "prompt": None,
+        "errors": None,
+        "fingerprint": "length-20",
+    }
     assert content["answered"]["judged"] == content["answered"]["requested"] > 0
 
 

@@ -151,6 +151,6 @@ def test_cached_pairs_cost_nothing_and_labels_have_no_cost() -> None:
     assert judging["iterations"][0]["pairs_per_second"] is None
     labels = build(make())["judging"]
     assert labels["kind"] == "labels"
-    assert set(labels) == {"kind", "iterations"}
+    assert set(labels) == {"kind", "errors", "iterations"}
     counts = {"iteration": 1, "judged": 360, "cached": 0, "skipped": 60, "not_selected": 80, "missing": 0}
     assert labels["iterations"][0] == counts

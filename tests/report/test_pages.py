@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from itertools import pairwise
 from typing import Any
@@ -212,3 +213,9 @@ def test_markup_in_model_and_prompt_names_is_escaped() -> None:
     attacked = Page(report_page(build(make(judge=llm))))
     assert "script" not in {tag for tag, _ in attacked.elements}
     assert any(HOSTILE in text for text in attacked.texts["caption"])
+
+
+def test_the_page_says_that_the_judge_errs_on_purpose() -> None:
+    page = report_page(build(make(iterations=1, judge={"noise": {"kappa": 0.5}})))
+    assert "The data set's own answers with simulated errors (noise of kappa 0.5) were the judge" in unescape(page)
+    assert "simulated errors" not in report_page(build(make(iterations=1)))

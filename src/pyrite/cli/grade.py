@@ -30,8 +30,8 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Grade a sample of test pairs on a local web page, and correct the run's gain in DCG@5 by the grades.
 
-        Each grade is stored at once. Ctrl-C ends the page; the same command resumes it, and prints the result once all
-        pairs are graded.
+        Each grade is stored at once. Ctrl-C ends the page and prints the result of the grades so far; the same command
+        resumes it.
         """
         from pyrite.people.grades import GradeFile
         from pyrite.people.task import open_task, result

@@ -150,6 +150,7 @@ def _local_file(spec: RunSpec) -> str | None:
         "evaluate.retention.report": (_first_local(retention.report) if retention else None, to_s3),
         "model.base": (spec.model.base, to_s3),
         "judge.prompt": (spec.judge.identity["prompt"], to_mount),
+        "judge.confusion": (getattr(spec.judge, "confusion", None), "Mount it into the pods and set its path there."),
         "generate.prompt": (spec.generate.prompt if spec.generate else None, to_mount),
     }
     for setting, (path, advice) in settings.items():

@@ -34,7 +34,7 @@ from pyrite.evaluation.significance import Interval, standard_error
 Values = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-#: The fewest pairs to grade in a stratum, unless it has fewer: a variance cannot be estimated from one or two.
+#: The fewest pairs to grade in a stratum, unless it has fewer: a variance from two to four is too uncertain.
 MIN_PER_STRATUM = 5
 
 

@@ -16,9 +16,9 @@ from pyrite.evaluation import agreement
 from pyrite.evaluation.significance import Interval
 from pyrite.executors.step import Run
 from pyrite.identity import passage_id, query_id
-from pyrite.judge_eval.common import TimedSession, judge_summary, prepared_context
+from pyrite.judge_eval.common import TimedSession, judge_summary, open_judge, prepared_context
 from pyrite.judge_eval.human_grades import GradedFile, Row, Scale
-from pyrite.judges import Judgment, Pair, open_judge
+from pyrite.judges import Judgment, Pair
 from pyrite.judges.base import RELEVANT
 from pyrite.judges.cache import open_cache
 from pyrite.progress import NullProgress, Progress

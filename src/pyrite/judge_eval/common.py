@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+import pyarrow as pa
+
+from pyrite import judges
 from pyrite.errors import PyriteError, UserError
 from pyrite.executors.step import Run
 from pyrite.judges import Judge, Judgment, Missing, Pair
 from pyrite.judges.cache import JudgmentCache
-from pyrite.judges.session import JudgingSession, QueryPassages, most_frequent_reason
+from pyrite.judges.session import JudgingSession, QueryPassages, all_rejected, most_frequent_reason
 from pyrite.plan import Step
 from pyrite.progress import Progress
-from pyrite.spec import CommonJudgeSpec
+from pyrite.spec import CommonJudgeSpec, RunSpec
 from pyrite.stages.context import StepContext
 from pyrite.stages.flushing import run_with_flush
 
@@ -46,6 +49,20 @@ def prepared_context(run: Run, progress: Progress) -> StepContext:
         scratch_key=f"{run.prefix}/scratch/aside",
         progress=progress,
     )
+
+
+def open_judge(spec: RunSpec, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Judge:
+    """Open the judge for pairs that are not those of a run's iterations.
+
+    Raises:
+        UserError: the judge's settings are wrong, or it needs the candidates of a run.
+    """
+    if spec.judge.reads_first_candidates:
+        raise UserError(
+            "judge.noise needs the candidates of iteration 1, which only the steps of a run have. Remove judge.noise, "
+            "or set judge.confusion instead."
+        )
+    return judges.open_judge(spec, queries, passages, qrels)
 
 
 def judge_summary(spec: CommonJudgeSpec, judge: Judge) -> dict[str, Any]:
@@ -91,7 +108,8 @@ class TimedSession(JudgingSession):
     def on_missing(self, missing: Missing) -> None:
         super().on_missing(missing)
         if len(self.missing) >= min(_FEW_MISSING, self.total) and not self.judgments:
-            raise PyriteError(
+            error = UserError if all_rejected(self.missing) else PyriteError
+            raise error(
                 f"the judge graded none of the first {len(self.missing)} pairs; {most_frequent_reason(self.missing)}. "
                 f"Check the judge's server and resources.judge_urls."
             )

@@ -208,12 +208,8 @@ class LatentErrors:
         self.stats = {"noise": {"scale": round(self._scale, 4), "kappa": round(kappa, 4), "pairs": len(pairs)}}
 
     def grade(self, pair: Pair, truth: int) -> tuple[int, Distribution]:
-        """The noisy grade and its distribution. Raises UserError without ``fit``."""
-        if self._scale is None:
-            raise UserError(
-                "judge.noise needs the candidates of iteration 1, which only the steps of a run have. Remove "
-                "judge.noise, or set judge.confusion instead."
-            )
+        """The noisy grade and its distribution. Call ``fit`` first."""
+        assert self._scale is not None
         return soft_grade(truth + self._spec.bias + self._scale * self._error(pair))
 
     def _error(self, pair: Pair) -> float:

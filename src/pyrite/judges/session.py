@@ -54,36 +54,37 @@ def most_frequent_reason(missing: Collection[Missing]) -> str:
     return f"most frequent reason ({times} times{example}): {reason}"
 
 
+def all_rejected(missing: Iterable[Missing]) -> bool:
+    """Whether the server rejected all of the ``missing`` pairs."""
+    return all(each.kind == "rejected" for each in missing)
+
+
 class MissingBudget:
     """Limits the missing pairs to a ``share`` of ``total``, but at least ``few``. With share 0, none is accepted."""
 
     def __init__(self, share: float, total: int, few: int = FEW_MISSING):
         self.limit = max(few, math.ceil(share * total)) if share else 0
         self._share, self._total = share, total
-        self._missing: list[Missing] = []
 
-    def spend(self, missing: Missing, any_judged: bool = True) -> None:
-        """Count a missing pair. ``any_judged``: whether any pair has a judgment.
+    def check(self, missing: Sequence[Missing], any_judged: bool = True) -> None:
+        """Check the number of ``missing`` pairs. ``any_judged``: whether any pair has a judgment.
 
         Raises:
             PyriteError: the limit is exceeded. The message has the most frequent reason.
             UserError: the server has rejected every pair so far, so it probably rejects all.
         """
-        self._missing.append(missing)
-        count = len(self._missing)
-        if count > max(FEW_MISSING, min(self.limit, _MAX_REJECTED)) and not any_judged and self._all_rejected():
+        count = len(missing)
+        if count > min(self.limit, _MAX_REJECTED) and not any_judged and all_rejected(missing):
+            last = missing[-1]
             raise UserError(
-                f"the server rejected the first {count} pairs, and no pair has a judgment: {missing.reason}. "
-                f"The last was query {missing.pair.query_id}, passage {missing.pair.passage_id}. A retry cannot help."
+                f"the server rejected the first {count} pairs, and no pair has a judgment: {last.reason}. "
+                f"The last was query {last.pair.query_id}, passage {last.pair.passage_id}. A retry cannot help."
             )
         if count > self.limit:
             raise PyriteError(
                 f"{count} of {self._total} pairs could not be graded, more than judge.max_missing "
-                f"({self._share:.0%}) allows; {most_frequent_reason(self._missing)}. Check the judge's server."
+                f"({self._share:.0%}) allows; {most_frequent_reason(missing)}. Check the judge's server."
             )
-
-    def _all_rejected(self) -> bool:
-        return all(missing.kind == "rejected" for missing in self._missing)
 
 
 class JudgingSession:
@@ -185,7 +186,7 @@ class JudgingSession:
     def on_missing(self, missing: Missing) -> None:
         self.missing.append(missing)
         self._progress.advance()
-        self.budget.spend(missing, bool(self._cached_grades) or self._any_judged)
+        self.budget.check(self.missing, bool(self._cached_grades) or self._any_judged)
 
     async def flush(self) -> None:
         """Store the judgments since the last call."""

@@ -75,15 +75,16 @@ class Client:
             raise TransientError("cut", "the connection was closed early") from None
         content = self._without_key(content)
         if status != 200:
-            message = message_of(content)
-            message = message.replace(self._key, "(the key)") if self._key else message
+            message = self._redacted(message_of(content))
             raise self._error(status, headers, message, f"HTTP {status}: {message}" if message else f"HTTP {status}")
         try:
             reply = decode_json(content)
         except ValueError:
-            raise TransientError("garbled", f"the reply was not JSON: {quote(message_of(content))}") from None
+            raise TransientError(
+                "garbled", f"the reply was not JSON: {quote(self._redacted(message_of(content)))}"
+            ) from None
         if found := error_in(reply):
-            code, message = found
+            code, message = found[0], self._redacted(found[1])
             reason = f"HTTP 200 with error {code}: {message}" if code else f"HTTP 200 with an error: {message}"
             raise self._error(code or 500, headers, message, reason)
         return reply
@@ -118,6 +119,10 @@ class Client:
         else:
             text = f"{rejects}. A retry would not help."
         return RequestRejected(status, text, message, rejects)
+
+    def _redacted(self, message: str) -> str:
+        """An error ``message`` without the key, however short."""
+        return message.replace(self._key, "(the key)") if self._key else message
 
     def _without_key(self, content: bytes) -> bytes:
         """``content`` without the key, which some servers repeat. Short keys, such as EMPTY, are no secrets."""

@@ -17,6 +17,7 @@ _CODES = (
     (re.compile(r"api_?key|authentication|unauthorized", re.I), 401),
     (re.compile(r"context_?length", re.I), 413),
     (re.compile(r"model_?not_?found", re.I), 404),
+    (re.compile(r"invalid_?request|bad_?request|unsupported", re.I), 400),
 )
 
 #: Keys of a message, and of a code, in an error object.

@@ -9,7 +9,7 @@ from pyrite.errors import UserError
 ErrorKind = Literal["connection", "cut", "timeout", "busy", "unavailable", "server", "conflict", "garbled"]
 
 #: HTTP statuses of a rejection that concerns one request's content, such as a content filter's. Once a server has
-#: accepted another request with the same key, model and parameters, such a rejection does not concern these.
+#: accepted another request, the key, the model and the parameters are valid.
 _CONTENT_STATUSES = (400, 403, 422, 451)
 
 

@@ -111,7 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "pyrite"
     sys_version = ""
     finishes = False
-    timeout = 30  # seconds for one request: a client that sends nothing would hold its thread forever
+    timeout = 30  # seconds without data: a client that sends nothing would hold its thread forever
 
     def do_GET(self) -> None:
         self._handle(self._get)

@@ -43,7 +43,7 @@ def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
             summaries = [shard["summary"] for shard in shards]
             counts = {name: _sum(summaries, name) for name in _COUNTS}
             rows.append({"iteration": iteration, **counts, **(_llm_usage(shards, summaries) if llm else {})})
-    found: dict[str, Any] = {"kind": spec.judge.kind, "iterations": rows}
+    found: dict[str, Any] = {"kind": spec.judge.kind, "errors": spec.judge.identity["errors"], "iterations": rows}
     if llm and rows:
         priced = machine(DEFAULT_MACHINE)
         found |= {

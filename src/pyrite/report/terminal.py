@@ -211,7 +211,7 @@ def people(content: Mapping[str, Any]) -> Iterator[Group | Table | Text]:
     weight = formatting.number(content["corrected"]["judge_weight"], 2)
     caption = (
         f"95% confidence intervals, clustered by topic. Grades 1 to 4 count as gains from 0 to {top}. Corrected by "
-        f"prediction-powered inference; weight of the answer key {weight}. "
+        f"prediction-powered inference; weight of the answer key in the difference: {weight}. "
         "MRR@5 cannot be corrected: it is not a sum over pairs."
     )
     table = _captioned_table(f"DCG@5 of {label(content['model'])} compared with the base model", caption)

@@ -33,8 +33,8 @@ class CommonJudgeSpec(Section):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Kind, model and prompt of the judge, for reports. A setting that the judge does not have is None."""
-        return {name: getattr(self, name, None) for name in ("kind", "model", "prompt")}
+        """Kind, model, prompt and simulated errors of the judge, for reports. What the judge does not have is None."""
+        return {name: getattr(self, name, None) for name in ("kind", "model", "prompt", "errors")}
 
     @property
     def label(self) -> str:
@@ -91,9 +91,13 @@ class LabelsJudgeSpec(CommonJudgeSpec):
         return self
 
     @property
+    def errors(self) -> str | None:
+        """The simulated errors, in a few words; None without any."""
+        return f"noise of kappa {self.noise.kappa:g}" if self.noise else self.confusion and "a confusion matrix"
+
+    @property
     def label(self) -> str:
-        errors = f"noise of kappa {self.noise.kappa:g}" if self.noise else self.confusion and "a confusion matrix"
-        return f"{self.kind} with simulated errors ({errors})" if errors else self.kind
+        return f"{self.kind} with simulated errors ({self.errors})" if self.errors else self.kind
 
     @property
     def reads_first_candidates(self) -> bool:

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 
 from pyrite import __version__
 from pyrite.executors.step import Run
-from pyrite.judge_eval.common import TimedSession, judge_summary, prepared_context
+from pyrite.judge_eval.common import TimedSession, judge_summary, open_judge, prepared_context
 from pyrite.judge_eval.probe import findings
 from pyrite.judge_eval.probe.sampling import SampledPair, draw_queries, judgments_to_show, sample_query
-from pyrite.judges import Pair, open_judge
+from pyrite.judges import Pair
 from pyrite.judges.cache import open_cache
 from pyrite.progress import Progress
 from pyrite.stages.context import StepContext

@@ -13,6 +13,7 @@ from pyrite.evaluation.agreement import auc
 from pyrite.judge_eval.common import TimedSession
 from pyrite.judge_eval.probe.sampling import Part, SampledPair
 from pyrite.judges.base import GRADES, Judgment, Pair
+from pyrite.judges.session import MAX_REASONS
 from pyrite.spec import MineSpec
 from pyrite.training.mining import RULES, Candidate, mine_query, split_by_grade
 
@@ -59,7 +60,7 @@ def answered(session: TimedSession) -> dict[str, Any]:
         "judged": len(session.judgments),
         "more_than_one_attempt": sum(judgment.attempts > 1 for judgment in session.judgments),
         "missing": len(session.missing),
-        "missing_reasons": dict(Counter(missing.reason for missing in session.missing).most_common()),
+        "missing_reasons": dict(Counter(missing.reason for missing in session.missing).most_common(MAX_REASONS)),
     }
 
 
