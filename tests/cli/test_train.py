@@ -106,9 +106,8 @@ def test_the_exit_code_shows_whether_the_gate_was_met(pyrite: Pyrite, run_file: 
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", ["distill", "triplet", "cached-multiple-negatives"])
 def test_every_loss_trains_the_saved_model(loss: str, pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
-    result = pyrite(
-        "train", run_file, f"finetune.loss={loss}", "mine.num_negatives=1", "mine.rule=nearest", "iterations=1"
-    )
+    negatives = f"mine.num_negatives={4 if loss == 'distill' else 1}"
+    result = pyrite("train", run_file, f"finetune.loss={loss}", negatives, "mine.rule=nearest", "iterations=1")
     assert result.returncode == 0, result.stderr
     report = json.loads((tmp_path / "store/runs/small/report/report.json").read_text())
     assert report["means"]["val"]["iteration-1"] != report["means"]["val"]["base"]

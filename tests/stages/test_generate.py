@@ -243,7 +243,7 @@ def test_stopped_shard_repeats_no_request_with_a_saved_reply(
 
 UNUSABLE = {
     "Gout is a disease.": filters.NOT_A_QUESTION,
-    "\n": filters.EMPTY,
+    "**": filters.EMPTY,
     "Why?": filters.TOO_SHORT,
     "Is it " + "so " * 60 + "?": filters.TOO_LONG,
     "What is said in the passage about this?": filters.MENTIONS_PASSAGE,
