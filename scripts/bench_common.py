@@ -441,9 +441,9 @@ def print_table(title: str, rows: Mapping[str, Row], reference: str) -> None:
             gain = "" if name == reference else f" ({relative_gain(rows[reference], row, metric):+.1%})"
             cells += f"{f'{row[metric]:.4f}{gain}':>18}"
         change = row.get("retention_change")
-        kept = f"{row['retention']:.4f}" if "retention" in row else ""
-        kept += f" ({change:+.1%})" if change is not None else ""
+        retention = f"{row['retention']:.4f}" if "retention" in row else ""
+        retention += f" ({change:+.1%})" if change is not None else ""
         bound = row.get("retention_bound")
         notes = [row.get("chosen", ""), f"bound {bound:+.1%}" if bound is not None else ""]
         notes.append(f"{row['seconds']:.0f} s" if row.get("seconds") else "")
-        print(f"{name:22}{cells}{kept:>18}  {', '.join(filter(None, notes))}", flush=True)
+        print(f"{name:22}{cells}{retention:>18}  {', '.join(filter(None, notes))}", flush=True)

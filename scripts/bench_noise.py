@@ -9,11 +9,12 @@ the answer key of the training queries, as by default. With hidden answers, retr
 (without_answers.py), so a query's positives are what the judge grades as relevant. Validation and test always use the
 key, also to choose the model.
 
-gain: of the model that the run hands over, relative to the base model of the run. kept: the mean gain divided by that
-of kappa 1 with the same answers; kept_of_default: by that of kappa 1 with known answers. kappa and bias: of the
-judgments against the key, measured on the judged pairs. false_positives: share of the examples whose positive has a
+gain: of the model that the run hands over, relative to the base model of the run. gain_share: the mean gain divided by
+that of kappa 1 with the same answers; gain_share_of_default: by that of kappa 1 with known answers. kappa and bias: of
+the judgments against the key, measured on the judged pairs. false_positives: share of the examples whose positive has a
 grade below 3 by the key; false_negatives: share of those with a negative of grade 3 or 4 by the key. below_base: number
-of runs that handed over a model whose test metric is below the base model's.
+of runs that handed over a model whose test metric is below the base model's. With errors, expected grades are also
+softer (1.29 to 3.71) than those of kappa 1 (1 to 4), and gain_share includes this effect.
 
 Finished results are appended to --results (default: out/bench-noise.jsonl), and a restart skips them. The last line is
 JSON.
@@ -149,7 +150,7 @@ def gain(row: Row, metric: str) -> float:
     return common.relative_gain(row["base"], row, metric)
 
 
-def kept(reference: ByRun, other: ByRun, metric: str) -> dict[str, float | None]:
+def gain_share(reference: ByRun, other: ByRun, metric: str) -> dict[str, float | None]:
     """The mean gain of ``other`` as a share of that of ``reference``, and the lowest share of a pair of runs.
 
     None if the reference gains nothing.
@@ -170,8 +171,8 @@ def summarize(by_condition: Mapping[Condition, ByRun], condition: Condition) -> 
         **common.mean_row(list(runs.values())),
         "chosen": [row["chosen"] for row in runs.values()],
         "gain": {metric: round(float(np.mean([gain(row, metric) for row in runs.values()])), 4) for metric in METRICS},
-        "kept": {metric: kept(by_condition[condition.reference], runs, metric) for metric in METRICS},
-        "kept_of_default": {metric: kept(by_condition[DEFAULT], runs, metric) for metric in METRICS},
+        "gain_share": {metric: gain_share(by_condition[condition.reference], runs, metric) for metric in METRICS},
+        "gain_share_of_default": {metric: gain_share(by_condition[DEFAULT], runs, metric) for metric in METRICS},
         "below_base": {metric: sum(row[metric] < row["base"][metric] for row in runs.values()) for metric in METRICS},
         "runs": len(runs),
     }
@@ -180,14 +181,14 @@ def summarize(by_condition: Mapping[Condition, ByRun], condition: Condition) -> 
 def print_results(results: Mapping[Condition, Mapping[str, Any]]) -> None:
     """Print one line per condition."""
     heads = ["answers", "kappa", "similarity", "measured", "bias"]
-    heads += [f"{head} {metric}" for metric in METRICS for head in ("gain", "kept")]
+    heads += [f"{head} {metric}" for metric in METRICS for head in ("gain", "share")]
     heads += ["examples", "false pos.", "false neg.", "below base"]
     print("\n" + "  ".join(f"{head:>10}" for head in heads))
     for condition, result in results.items():
         cells = [condition.answers, f"{condition.kappa:g}", f"{condition.similarity:g}"]
         cells += [f"{result['kappa']:.3f}", f"{result['bias']:+.2f}"]
         for metric in METRICS:
-            share = result["kept"][metric]["mean"]
+            share = result["gain_share"][metric]["mean"]
             cells += [f"{result['gain'][metric]:+.1%}", "" if share is None else f"{share:.0%}"]
         cells += [f"{result['examples']:.0f}", *(f"{result[name]:.1%}" for name in QUALITY[3:])]
         cells.append(f"{max(result['below_base'].values())} of {result['runs']}")

@@ -110,7 +110,7 @@ def test_verdict_names_values_interval_and_gate() -> None:
 def test_verdict_for_the_base_names_the_best_tuned_model() -> None:
     report = build(with_base_chosen(make()))
     assert report["verdict"].startswith("Not adapted: ")
-    assert "the base model is kept" in report["verdict"]
+    assert "the base model is used" in report["verdict"]
     assert report["compared"] == "iteration-2"
     assert report["gate"]["passed"] is False
 

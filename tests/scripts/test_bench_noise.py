@@ -39,8 +39,8 @@ def test_the_share_of_the_gain_is_that_of_the_means() -> None:
     }
     result = bench_noise.summarize(by_condition, noisy)
     assert result["gain"] == {"mrr@5": 0.09, "dcg@5": 0.0}
-    assert result["kept"] == {"mrr@5": {"mean": 0.3, "worst": -0.1}, "dcg@5": {"mean": None, "worst": None}}
-    assert result["kept_of_default"]["mrr@5"] == {"mean": 0.18, "worst": -0.04}
+    assert result["gain_share"] == {"mrr@5": {"mean": 0.3, "worst": -0.1}, "dcg@5": {"mean": None, "worst": None}}
+    assert result["gain_share_of_default"]["mrr@5"] == {"mean": 0.18, "worst": -0.04}
     assert result["below_base"] == {"mrr@5": 1, "dcg@5": 0}
     assert result["kappa"] == 0.5
     assert result["runs"] == 2

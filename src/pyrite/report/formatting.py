@@ -229,11 +229,11 @@ def _verb(comparison: dict[str, Any]) -> str:
 def _not_adapted(report: dict[str, Any]) -> str:
     compared = report["compared"]
     if compared == BASE:
-        return "Not adapted: only the base model was evaluated, so the base model is kept."
+        return "Not adapted: only the base model was evaluated, so the base model is used."
     mrr = report["comparisons"][compared]["mrr@5"]
     limit = " within the allowed loss on the retention set" if report["max_loss"] is not None else ""
     return (
         f"Not adapted: on validation no tuned model was better than the base model beyond chance{limit}, so the base "
-        f"model is kept. On test its MRR@5 is {number(mrr['base'])}. The best tuned model, {label(compared)}, reaches "
+        f"model is used. On test its MRR@5 is {number(mrr['base'])}. The best tuned model, {label(compared)}, reaches "
         f"{number(mrr['other'])} ({percent(mrr['relative'])}, {p_value(mrr['p_value'])})."
     )

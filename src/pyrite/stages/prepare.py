@@ -345,13 +345,13 @@ def _near_duplicates(corpus: Corpus, passage_split: dict[str, Split]) -> dict[st
 
 def _drop_queries_without_positive(queries: list[Query], excluded: set[str], dropped: DroppedRecords) -> list[Query]:
     """``queries`` without the training queries that have no relevant passage outside ``excluded``."""
-    kept = []
+    used = []
     for query in queries:
         if query.split == "train" and excluded.issuperset(query.grades):
             dropped.add(query.first.id, ONLY_NEAR_DUPLICATES)
         else:
-            kept.append(query)
-    return kept
+            used.append(query)
+    return used
 
 
 def _limit_training_queries(queries: list[Query], limit: int | None, seed: int, dropped: DroppedRecords) -> list[Query]:
