@@ -39,7 +39,7 @@ from pyrite.evaluation.agreement import quadratic_kappa
 from pyrite.judges.base import RELEVANT, Pair
 from pyrite.judges.labels import LabelsJudge
 from pyrite.spec import NoiseSpec
-from pyrite.training.title_pairs import KIND as TITLE
+from pyrite.training.title_pairs import TITLE
 
 KAPPAS, SIMILARITIES = (0.7, 0.5, 0.3), (0.0, 0.5)
 KNOWN, HIDDEN = "known", "hidden"

@@ -44,6 +44,10 @@ def write(tmp_path: Path, text: str) -> Path:
             "source: {kind: sample}\nmine: {num_negatives: 3}\nfinetune: {loss: triplet}\n",
             ["triplet", "mine.num_negatives"],
         ),
+        (
+            "source: {kind: sample}\nfinetune: {loss: distill}\n",
+            ["distill", "set mine.num_negatives to 4 or more, not 1"],
+        ),
         ("- a\n- b\n", ["a mapping of settings"]),
         ("a: [1\n", ["run.yaml:2", "not YAML"]),
         ("source: {kind: sample}\nname: 2026-02-30\n", ["run.yaml", "not YAML", "day"]),
@@ -85,6 +89,12 @@ def test_override_paths_are_relative_to_the_working_directory(tmp_path: Path, mo
     assert spec.source.path == str(here / "mine")
     assert spec.evaluate.retention is not None
     assert spec.evaluate.retention.path == str(here / "../other")
+
+
+def test_a_missing_confusion_matrix_is_named_next_to_the_run_file(tmp_path: Path) -> None:
+    spec = load(write(tmp_path, "source: {kind: sample}\njudge: {confusion: errors.json}\n"))
+    assert spec.judge.kind == "labels"
+    assert spec.judge.confusion == str(tmp_path / "errors.json")
 
 
 def test_names_are_not_paths_even_if_such_a_file_exists(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def test_another_training_seed_does_not_repeat_the_data_steps() -> None:
         )
 
     assert unfinished(seeded(1), finish_all(seeded(0))) == {"mine-1", "finetune-1", "validate-1", "evaluate"}
+    assert "prepare" in unfinished(make_spec(seed=1), finish_all(make_spec(seed=0))), "unless prepare.seed is unset"
 
 
 def test_a_changed_setting_reruns_its_stage_and_later_ones() -> None:

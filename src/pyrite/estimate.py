@@ -100,7 +100,8 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
         slowdown * _retention_characters(paths) / _ENCODED_CHARACTERS_PER_SECOND
         for paths in (([sets.path], sets.report) if sets else ([], []))
     )
-    # The search scores several blends on the retention set, and at most one of them on validation.
+    # Upper bounds. Within the retention limit, an iteration has the default blends. Otherwise the search scores
+    # SEARCH_STEPS blends on the retention set, and at most one of them on validation.
     blends = len(DEFAULT_BLENDS if spec.evaluate.blends is None else spec.evaluate.blends)
     retention_models = 1 + (SEARCH_STEPS if spec.evaluate.searches_blend else blends)
     train = slowdown * _trained_characters(spec, work) / _TRAINED_CHARACTERS_PER_SECOND

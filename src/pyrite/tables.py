@@ -27,7 +27,7 @@ _parent = pa.struct(
 #: One row per distinct passage. ``parents`` lists all its occurrences in documents. ``near_duplicate`` is the id of a
 #: near-duplicate passage on the other side of the boundary between training and held-out data, null if there is none.
 #: ``group`` names the group of topics, documents and passages that shares a split; null if prepare assigned no split to
-#: it. ``boilerplate``: whether many documents contain the passage beside their own text.
+#: it. ``boilerplate``: whether many documents contain the passage in addition to their own text.
 PASSAGES = pa.schema(
     [
         ("passage_id", pa.string()),

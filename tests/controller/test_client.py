@@ -71,6 +71,7 @@ def test_name_with_a_dot_is_refused(pyrite: Pyrite, tmp_path: Path, kubeconfig: 
     [
         ("model", "base", "cp --recursive {local} s3://bucket/data/local`) and set model.base=s3://bucket/data/local."),
         ("judge", "prompt", "mount it into the pods"),
+        ("judge", "confusion", "Mount it into the pods"),
         ("evaluate", "retention.path", "and set evaluate.retention.path=s3://bucket/data/local."),
     ],
 )
@@ -78,7 +79,8 @@ def test_settings_that_name_local_files_are_refused(
     pyrite: Pyrite, tmp_path: Path, kubeconfig: Path, setting: str, key: str, advice: str
 ) -> None:
     run_file, local = tmp_path / "r.yaml", tmp_path / "local"
-    run_file.write_text("source: {kind: sample}\njudge: {kind: llm, model: m}\n")
+    judge = "{kind: labels}" if key == "confusion" else "{kind: llm, model: m}"
+    run_file.write_text(f"source: {{kind: sample}}\njudge: {judge}\n")
     local.mkdir()
     done = pyrite("submit", run_file, f"{setting}.{key}={local}", KUBECONFIG=str(kubeconfig))
     assert done.returncode == 2

@@ -247,6 +247,16 @@ def test_labels_cannot_judge_texts(pyrite: Pyrite, run_file: Path, tmp_path: Pat
     assert "judge.kind labels grades only" in result.stderr.replace("\n", " ")
 
 
+def test_a_server_that_rejects_every_pair_is_the_users_mistake(pyrite: Pyrite, run_file: Path) -> None:
+    with Stub() as server:
+        server.fault = lambda _number, _pair: (400, {})
+        judge = ("judge.kind=llm", f"judge.model={MODEL}", f"resources.judge_urls=[{server.url}]")
+        assert pyrite("prepare", run_file).returncode == 0
+        result = pyrite("probe", run_file, *judge)
+        assert server.faults["400"] >= 20
+    assert result.returncode == 2, result.stderr
+
+
 @pytest.mark.parametrize("verb", ["probe", "calibrate"])
 def test_noise_of_a_run_is_refused_outside_of_runs(pyrite: Pyrite, run_file: Path, tmp_path: Path, verb: str) -> None:
     assert pyrite("prepare", run_file).returncode == 0

@@ -16,7 +16,7 @@ from pyrite.judges.session import JudgingSession
 from pyrite.progress import NullProgress
 from pyrite.spec import LlmJudgeSpec, ResourcesSpec, RunSpec, SampleSource
 from pyrite.store import open_store
-from stub_judge import MODEL, Stub, distribution, grade
+from stub_judge import MODEL, Raw, Stub, distribution, grade
 
 KEY = "sk-very-secret-0123456789"
 
@@ -218,6 +218,14 @@ def test_a_refused_key_stops_the_judge_and_is_never_shown(
         grade_pairs(judge, PAIRS[0])
     assert stub.paths == {"/v1/models": 1, "/v1/chat/completions": 1}, "each endpoint once"
     assert KEY not in str(stopped.value) + repr(judge) + caplog.text + json.dumps(judge.fingerprint)
+
+
+def test_a_short_key_is_not_shown_in_errors_with_status_200(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYRITE_JUDGE_API_KEY", "short-key")
+    stub.fault = lambda _number, _pair: Raw(200, {"error": {"message": "short-key is wrong", "code": 401}})
+    stub.key = "short-key"
+    with pytest.raises(UserError, match=r"\(the key\) is wrong"):
+        grade_pairs(judge_of(TEXTS, stub), PAIRS[0])
 
 
 @pytest.mark.parametrize("content", ["", "two words", "schlüssel", None])

@@ -174,6 +174,10 @@ FILTER = {"error": {"message": "The prompt triggered the content\npolicy.", "cod
         *((Raw(status, FILTER), f"HTTP {status}") for status in (400, 403, 422, 451)),
         (Raw(200, FILTER), "HTTP 200 with error 400"),
         (Raw(200, {"choices": [{"error": FILTER["error"], "message": None}]}), "HTTP 200 with error 400"),
+        (
+            Raw(200, {"error": {**FILTER["error"], "code": None, "type": "invalid_request_error"}}),
+            "HTTP 200 with error 400",
+        ),
     ],
 )
 def test_a_prompt_that_the_server_refuses_makes_one_pair_missing(fault: Raw, status: str) -> None:

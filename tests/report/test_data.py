@@ -79,6 +79,9 @@ def test_intervals_are_clustered_by_topic() -> None:
     for found, clusters in (report, 20), (single, 60):
         assert found["test"]["clusters"] == found["comparisons"]["iteration-1"]["mrr@5"]["clusters"] == clusters
     assert report["comparisons"] != single["comparisons"]
+    assert (report["test"]["effective_clusters"], single["test"]["effective_clusters"]) == (20, 60)
+    one_large = {f"test-{number:03d}": "large" for number in range(30)}  # 60**2 / (30**2 + 30 * 1**2)
+    assert build(replace(inputs, clusters=one_large))["test"]["effective_clusters"] == 4
     assert report["query_types"] != single["query_types"]
 
 

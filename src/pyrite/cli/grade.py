@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
         content = result(task, file.read())
         graded = content["pairs"]["graded"]
         if show and not graded:
-            raise UserError(f"{file}: no pair is graded yet. Run `pyrite grade {found.spec.name}` without --show.")
+            raise UserError(f"no pair is graded yet. Run `pyrite grade {found.spec.name}` without --show.")
         console.print(f"{graded} of {len(task.order)} pairs graded: {file}", soft_wrap=True, highlight=False)
         if not show:
             data = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode()

@@ -56,7 +56,7 @@ def rank(passages: Sequence[str], queries: Sequence[str], k: int) -> tuple[NDArr
 def best(values: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     """The positions of the ``k`` highest of ``values``, shape (n,) with n >= k, best first; ties by position.
 
-    It does not sort all values: those of a million passages take a tenth of a second.
+    It does not sort all values: sorting a million would take a tenth of a second per query.
     """
     lowest = np.partition(values, -k)[-k]
     above, equal = np.flatnonzero(values > lowest), np.flatnonzero(values == lowest)

@@ -160,7 +160,7 @@ def _judge_weight(judged: Values, graded: Values, pairs: Pairs) -> float:
 def _linearised(known: Values, residual: Values, pairs: Pairs) -> Values:
     """The values of ``_values`` by query, for a ``known`` term of every pair and the ``residual`` of graded pairs."""
     sizes, graded = _counts(pairs)
-    if np.any((graded < 2) & (graded < sizes)):
+    if not is_estimable(pairs):
         raise ValueError(f"need two graded pairs in each stratum, got {graded.tolist()} of {sizes.tolist()}")
     is_graded = np.isfinite(pairs.graded)
     residual = np.where(is_graded, residual, 0.0)

@@ -19,6 +19,7 @@ from pyrite.judges.prompt import Prompt, Window, load_prompt
 from pyrite.llm.capabilities import Capabilities, detect_capabilities
 from pyrite.llm.concurrency import backoff_delay
 from pyrite.llm.errors import RequestRejected
+from pyrite.llm.labels import NO_DISTRIBUTION
 from pyrite.llm.pool import Completion, Pool, RetriesExhausted
 from pyrite.spec import LlmJudgeSpec, RunSpec
 
@@ -172,9 +173,7 @@ class LlmJudge(Judge):
         if capabilities.logprobs and graded.distribution is None:
             self.without_logprobs += 1
             if self.without_logprobs == 1:
-                problem = (
-                    reply.logprobs_problem or "the grades have a small share, or are not all among the alternatives"
-                )
+                problem = reply.logprobs_problem or NO_DISTRIBUTION
                 _log.warning("the log probabilities of a reply are not used (%s). Its grade is from its text", problem)
 
     def _count_off_label(self, reply: Completion) -> None:

@@ -184,8 +184,9 @@ class LatentErrors:
     def fit(self, candidates: pa.Table, range_max: int, truth: Callable[[Pair], int]) -> None:
         """Solve the scale on the candidates of iteration 1.
 
-        They are the same for all shards and iterations, and so is the scale. All of them count, also those that
-        ``judge.rank_window`` or ``judge.patience`` exclude: otherwise, another choice of pairs would be another judge.
+        They are the same for all shards and iterations, and so is the scale. The candidates of at most ``FIT_QUERIES``
+        queries count, also those that ``judge.rank_window`` or ``judge.patience`` exclude: otherwise, another choice of
+        pairs would be another judge.
 
         Args:
             candidates: CANDIDATES of all training queries.

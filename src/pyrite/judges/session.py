@@ -27,7 +27,7 @@ FEW_MISSING = 5
 #: Maximum reasons of missing pairs in a summary: many of them quote a reply.
 MAX_REASONS = 20
 
-#: If the server rejects this many pairs and no pair has a judgment, the session stops although more may be missing.
+#: If the server rejects more pairs than this and none has a judgment, the session stops, even if more may be missing.
 _MAX_REJECTED = 100
 
 
@@ -66,7 +66,7 @@ class MissingBudget:
         self.limit = max(few, math.ceil(share * total)) if share else 0
         self._share, self._total = share, total
 
-    def check(self, missing: Sequence[Missing], any_judged: bool = True) -> None:
+    def check(self, missing: Sequence[Missing], any_judged: bool) -> None:
         """Check the number of ``missing`` pairs. ``any_judged``: whether any pair has a judgment.
 
         Raises:

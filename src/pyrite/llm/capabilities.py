@@ -16,7 +16,7 @@ from pyrite.llm.client import CHAT_PATH
 from pyrite.llm.completion import BLANKS, Completion, parse_completion
 from pyrite.llm.concurrency import backoff_delay
 from pyrite.llm.errors import ErrorKind, RequestRejected, TransientError
-from pyrite.llm.labels import DECODING_MODES, DecodingMode, Reading, parse_label, read_label
+from pyrite.llm.labels import DECODING_MODES, NO_DISTRIBUTION, DecodingMode, Reading, parse_label, read_label
 from pyrite.llm.parameters import REASONING_TOKENS, Parameters, common_parameters, negotiate, with_reasoning
 from pyrite.llm.pool import NoServerAvailable, Pool
 from pyrite.llm.server import Server
@@ -314,7 +314,7 @@ class _Probe:
         reading = read_label(reply, self.labels, mode)
         if isinstance(reading, str):
             return reading
-        return "" if reading.distribution else "the labels have a small share of the probability"
+        return "" if reading.distribution else NO_DISTRIBUTION
 
     def _distribution(self, reply: Completion | None, mode: DecodingMode) -> bool:
         """Whether ``reply`` gives a label with the probabilities of all labels."""

@@ -119,12 +119,12 @@ def _first_token(choice: Mapping[str, Any], text: str) -> tuple[str, dict[str, f
             return "", None, ""
         first = next((each for each in tokens if each["token"].strip(BLANKS)), tokens[0])
         token, own = first["token"], first.get("logprob")
-        top = {(each["token"], _number(each["logprob"])): None for each in first.get("top_logprobs") or []}
+        alternatives = [(each["token"], _number(each["logprob"])) for each in first.get("top_logprobs") or []]
     except (KeyError, TypeError, AttributeError, ValueError):
         return "", None, "their format is unknown"
-    if not top:
+    alternatives = list(dict.fromkeys(alternatives))
+    if not alternatives:
         return token, None, ""
-    alternatives = list(top)
     listed = any(name == token for name, _ in alternatives)
     values = [value for _, value in alternatives]
     if not listed and isinstance(own, int | float) and not isinstance(own, bool):

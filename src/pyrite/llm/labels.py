@@ -33,6 +33,9 @@ _MAX_UNSEEN = 0.05
 #: A label within this share of the likeliest one is as likely: servers round.
 _TIE = 0.01
 
+#: Why valid log probabilities may give no distribution over the labels (``label_distribution``).
+NO_DISTRIBUTION = "the labels have a small share of the probability, or a token is not among the alternatives"
+
 
 class Reading(NamedTuple):
     """A label, and the probabilities of all labels, in their order, if they are known."""

@@ -4,7 +4,7 @@ from pyrite.errors import PyriteError, UserError
 from pyrite.people.sampling import Key
 from pyrite.store import Store, VersionedObject
 
-#: Writes that may fail because another process writes, before this one gives up.
+#: Maximum attempts to write the file while other processes write it.
 _ATTEMPTS = 10
 
 

@@ -94,8 +94,9 @@ def in_order(pairs: Population, judged: Values, total: int) -> list[int]:
 def graded_sample(pairs: Population, grades: Mapping[Key, int]) -> dict[int, int]:
     """The grades that form a random sample of each stratum, by index in ``pairs.keys``.
 
-    Grades after a pair without a grade, in the order of the random numbers, are left out: such a pair is in the
-    sample, but was retrieved later than it was drawn, so the others are not a random sample.
+    In a stratum, grades after the first pair without a grade are left out. Such a gap arises if the run has changed
+    since: a new pair of the first five ranks belongs to the sample, but has no grade yet. Without it, the later grades
+    are not a random sample.
     """
     found = {}
     for members in _members(pairs):

@@ -130,7 +130,7 @@ def result(task: Task, grades: Mapping[Key, int]) -> dict[str, Any]:
         "metric": METRIC,
         "queries": len(queries),
         "top_gain": task.top_gain,
-        "pairs": {"all": len(pairs.keys), "to_grade": len(task.order), "graded": len(sample)},
+        "pairs": {"all": len(pairs.keys), "to_grade": len(task.order), "graded": len(sample), "needed": MIN_GRADED},
         "strata": _strata(task, graded),
         "judged": {
             key: compared[key] for key in ("base", "difference", "difference_interval", "relative", "relative_interval")

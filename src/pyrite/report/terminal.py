@@ -206,7 +206,8 @@ def people(content: Mapping[str, Any]) -> Iterator[Group | Table | Text]:
     title = f"first five passages of {_test_queries(content['queries'])}, by the model that finds them"
     yield _titled(title, strata)
     if content["corrected"] is None:
-        yield Text("\nToo few pairs are graded for a corrected gain: it needs 20, and two of each row.")
+        needed = f"{pairs['needed']}, and in each row at least two or all pairs"
+        yield Text(f"\nToo few pairs are graded for a corrected gain: it needs {needed}.")
         return
     weight = formatting.number(content["corrected"]["judge_weight"], 2)
     caption = (

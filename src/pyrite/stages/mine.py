@@ -26,8 +26,7 @@ from pyrite.stages.inputs import (
 )
 from pyrite.training import mining
 from pyrite.training.mining import Candidate, Example, Shingles
-from pyrite.training.title_pairs import KIND as TITLE
-from pyrite.training.title_pairs import MAX_PASSAGES, TitledPassage, title_pairs
+from pyrite.training.title_pairs import MAX_PASSAGES, TITLE, TitledPassage, title_pairs
 
 
 def run(ctx: StepContext) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from pyrite.identity import normalise, query_id
 
 #: The ``kind`` of these examples.
-KIND = "title"
+TITLE = "title"
 
 #: A title with more passages gives no pair: it says little about each of them ("Introduction").
 MAX_PASSAGES = 100
