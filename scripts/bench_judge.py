@@ -40,7 +40,7 @@ from pyrite.llm.capabilities import detect_capabilities
 from pyrite.llm.pool import Pool, rank_servers
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
-from pyrite.spec import LlmJudgeSpec, ResourcesSpec, RunSpec, SampleSource
+from pyrite.spec import JudgeServers, LlmJudgeSpec, ResourcesSpec, RunSpec, SampleSource
 from pyrite.stages import judge as judge_stage
 from pyrite.stages.context import StepContext
 from pyrite.store import open_store, sha256_file
@@ -70,7 +70,7 @@ def against_stub(pairs: int, concurrency: int) -> dict[str, Any]:
 async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any]:
     each, passages = 50, 2000
     queries, stored = tables_of(texts(pairs // each, 60, 0), texts(passages, 1000, 1))
-    pool = Pool([url], "stub", None, concurrency, 60.0)
+    pool = Pool(JudgeServers([url], concurrency), "stub")
     draw, memory_samples = random.Random(0), []
 
     def query_passages() -> Iterator[QueryPassages]:
@@ -241,7 +241,7 @@ async def _worker(
     pairs: Sequence[QueryPassages],
     concurrency: int,
 ) -> dict[str, float]:
-    pool = Pool(urls, model, None, -(-concurrency // len(urls)), 300.0)
+    pool = Pool(JudgeServers(urls, -(-concurrency // len(urls)), 300.0), model)
     async with LlmJudge(pool, prompt, queries, passages) as judge:
         await judge.grade(Pair(pairs[0][0], pairs[-1][1][0]))  # the detection of capabilities is not timed
         session = CountingSession(judge)
@@ -272,7 +272,7 @@ async def _minimal_client(
     """
     query_text = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
     passage_text = dict(zip(passages["passage_id"].to_pylist(), tables.in_context(passages), strict=True))
-    async with Pool(urls, model, None, concurrency, 300.0) as pool:
+    async with Pool(JudgeServers(urls, concurrency, 300.0), model) as pool:
         sample = [{"role": "user", "content": prompt.render("What is gout?", "Gout is a disease.")}]
         extra = (await detect_capabilities(pool, sample, LABELS)).request(LABELS)
     queue, turns = iter(pairs), cycle(urls)

@@ -1,23 +1,26 @@
 """Noise rehearsal: the share of the gain that is left when the judge errs, with and without known answers.
 
 Usage: python scripts/bench_noise.py [DATA] [--retention BEIR] [--kappa 0.7 0.5 0.3] [--similarity 0 0.5]
-       [--answers known hidden] [--splits 1 --seeds 2]
+       [--answers known hidden] [--splits 1 --seeds 2] [--finished-only]
 
 DATA as in bench_quality.py. Each condition is a complete run of one iteration with the setting judge.noise (kappa,
-similarity, and the run's seed). The judge without errors (kappa 1) is the reference. With known answers, mining uses
-the answer key of the training queries, as by default. With hidden answers, retrieving and mining do not have it
-(without_answers.py), so a query's positives are what the judge grades as relevant. Validation and test always use the
-key, also to choose the model.
+similarity, and the run's seed). The judge without errors (kappa 1) is the reference. The expected grades of a judge
+with errors are also softer (1.29 for a clear 1) than those of labels (1). So a second reference, "soft", has soft
+expected grades and no errors. With known answers, mining uses the answer key of the training queries, as by default.
+With hidden answers, retrieving and mining do not have it (without_answers.py), so a query's positives are what the
+judge grades as relevant. Validation and test always use the key, also to choose the model.
 
 gain: of the model that the run hands over, relative to the base model of the run. gain_share: the mean gain divided by
-that of kappa 1 with the same answers; gain_share_of_default: by that of kappa 1 with known answers. kappa and bias: of
-the judgments against the key, measured on the judged pairs. false_positives: share of the examples whose positive has a
-grade below 3 by the key; false_negatives: share of those with a negative of grade 3 or 4 by the key. below_base: number
-of runs that handed over a model whose test metric is below the base model's. With errors, expected grades are also
-softer (1.29 to 3.71) than those of kappa 1 (1 to 4), and gain_share includes this effect.
+that of kappa 1 with the same answers; gain_share_of_soft: by that of "soft" with the same answers, so that only errors
+count; gain_share_of_default: by that of kappa 1 with known answers. kappa and bias: of the judgments against the key,
+measured on the judged pairs. false_positives: share of the examples whose positive has a grade below 3 by the key;
+false_negatives: share of those with a negative of grade 3 or 4 by the key. below_base: number of runs that handed over
+a model whose test metric is below the base model's.
 
-Finished results are appended to --results (default: out/bench-noise.jsonl), and a restart skips them. The last line is
-JSON.
+Finished results are appended to --results (default: out/bench-noise.jsonl), and a restart skips them. With
+--finished-only nothing is trained: conditions without a finished result are left out, and shares of conditions that are
+not measured are null. The last line is JSON: for each condition its fields (condition), the number of runs, and the
+means. pairs: number of pairs of runs of which a share is the mean, and worst the lowest.
 """
 
 import json
@@ -33,8 +36,10 @@ import numpy as np
 import pyarrow as pa
 from bench_common import METRICS, Results, Row, Run, TestSet
 from bench_quality import ARCHIVE
+from pydantic import ValidationError
 
 from pyrite import tables
+from pyrite.config import problems
 from pyrite.evaluation.agreement import quadratic_kappa
 from pyrite.judges.base import RELEVANT, Pair
 from pyrite.judges.labels import LabelsJudge
@@ -53,16 +58,20 @@ ByRun = Mapping[tuple[int, int], Row]
 
 
 class Condition(NamedTuple):
-    """A judge, and whether mining knows the answers. ``kappa`` 1: the judge has no errors."""
+    """A judge, and whether mining knows the answers.
+
+    ``kappa`` 1: the judge has no errors. ``soft``: its expected grades are nevertheless as soft as with errors.
+    """
 
     answers: str
     kappa: float
     similarity: float
+    soft: bool = False
 
     @property
     def name(self) -> str:
         """The name in results and of the runs."""
-        suffix = f"-similarity-{self.similarity:g}" if self.similarity else ""
+        suffix = f"-similarity-{self.similarity:g}" if self.similarity else "-soft" if self.soft else ""
         return f"{self.answers}-kappa-{self.kappa:g}{suffix}"
 
     @property
@@ -70,9 +79,14 @@ class Condition(NamedTuple):
         """The condition with the same answers and a judge without errors."""
         return Condition(self.answers, 1.0, 0.0)
 
+    @property
+    def soft_reference(self) -> "Condition":
+        """The condition with the same answers, and soft expected grades without errors."""
+        return self.reference._replace(soft=True)
+
     def overrides(self, seed: int) -> list[str]:
         noise = {"kappa": self.kappa, "similarity": self.similarity, "seed": seed}
-        return ["iterations=1", f"judge.noise={json.dumps(noise) if self.kappa < 1 else 'null'}"]
+        return ["iterations=1", f"judge.noise={json.dumps(noise) if self.kappa < 1 or self.soft else 'null'}"]
 
 
 #: The condition of Pyrite's published results.
@@ -80,11 +94,11 @@ DEFAULT = Condition(KNOWN, 1.0, 0.0)
 
 
 def conditions(answers: Sequence[str], kappas: Sequence[float], similarities: Sequence[float]) -> list[Condition]:
-    """The conditions to measure, each after its reference. The default is the first."""
+    """The conditions to measure, each after its references. The default is the first."""
     found = [DEFAULT]
     for each in answers:
-        found.append(Condition(each, 1.0, 0.0))
-        found += [Condition(each, kappa, similarity) for kappa in kappas for similarity in similarities if kappa < 1]
+        found += [Condition(each, 1.0, 0.0), Condition(each, 1.0, 0.0, soft=True)]
+        found += [Condition(each, kappa, similarity) for kappa in kappas for similarity in similarities if kappa != 1]
     return list(dict.fromkeys(found))
 
 
@@ -96,8 +110,13 @@ class Rehearsal:
         self._data_key = common.data_key(options)
 
     def row(self, condition: Condition, seed: int) -> Row:
-        key = {"condition": condition.name, "split": self._split, "seed": seed}
-        return self._results.once({**key, **self._data_key}, lambda: self._measure(condition, seed))
+        return self._results.once(self._key(condition, seed), lambda: self._measure(condition, seed))
+
+    def is_finished(self, condition: Condition, seed: int) -> bool:
+        return self._results.has(self._key(condition, seed))
+
+    def _key(self, condition: Condition, seed: int) -> dict[str, Any]:
+        return {"condition": condition.name, "split": self._split, "seed": seed, **self._data_key}
 
     def _measure(self, condition: Condition, seed: int) -> Row:
         options = self._options
@@ -150,29 +169,38 @@ def gain(row: Row, metric: str) -> float:
     return common.relative_gain(row["base"], row, metric)
 
 
-def gain_share(reference: ByRun, other: ByRun, metric: str) -> dict[str, float | None]:
-    """The mean gain of ``other`` as a share of that of ``reference``, and the lowest share of a pair of runs.
+def gain_share(reference: ByRun, other: ByRun, metric: str) -> dict[str, Any]:
+    """The mean gain of ``other`` as a share of that of ``reference``, and the lowest share of their pairs of runs.
 
-    None if the reference gains nothing.
+    None if the reference is not measured or gains nothing.
     """
-    gains = [(gain(reference[run], metric), gain(row, metric)) for run, row in other.items()]
+    gains = [(gain(reference[run], metric), gain(row, metric)) for run, row in other.items() if run in reference]
+    if not gains:
+        return {"mean": None, "worst": None, "pairs": 0}
     of_reference, of_other = np.mean(gains, axis=0)
     shares = [mine / full for full, mine in gains if full > 0]
     return {
         "mean": round(float(of_other / of_reference), 4) if of_reference > 0 else None,
         "worst": round(min(shares), 4) if len(shares) == len(gains) else None,
+        "pairs": len(gains),
     }
 
 
 def summarize(by_condition: Mapping[Condition, ByRun], condition: Condition) -> dict[str, Any]:
     """The result of one condition over all its runs, for the last line."""
     runs = by_condition[condition]
+
+    def shares(reference: Condition) -> dict[str, Any]:
+        return {metric: gain_share(by_condition.get(reference, {}), runs, metric) for metric in METRICS}
+
     return {
+        "condition": condition._asdict(),
         **common.mean_row(list(runs.values())),
         "chosen": [row["chosen"] for row in runs.values()],
         "gain": {metric: round(float(np.mean([gain(row, metric) for row in runs.values()])), 4) for metric in METRICS},
-        "gain_share": {metric: gain_share(by_condition[condition.reference], runs, metric) for metric in METRICS},
-        "gain_share_of_default": {metric: gain_share(by_condition[DEFAULT], runs, metric) for metric in METRICS},
+        "gain_share": shares(condition.reference),
+        "gain_share_of_soft": shares(condition.soft_reference),
+        "gain_share_of_default": shares(DEFAULT),
         "below_base": {metric: sum(row[metric] < row["base"][metric] for row in runs.values()) for metric in METRICS},
         "runs": len(runs),
     }
@@ -180,12 +208,13 @@ def summarize(by_condition: Mapping[Condition, ByRun], condition: Condition) -> 
 
 def print_results(results: Mapping[Condition, Mapping[str, Any]]) -> None:
     """Print one line per condition."""
-    heads = ["answers", "kappa", "similarity", "measured", "bias"]
+    heads = ["answers", "judge", "similarity", "measured", "bias"]
     heads += [f"{head} {metric}" for metric in METRICS for head in ("gain", "share")]
     heads += ["examples", "false pos.", "false neg.", "below base"]
     print("\n" + "  ".join(f"{head:>10}" for head in heads))
     for condition, result in results.items():
-        cells = [condition.answers, f"{condition.kappa:g}", f"{condition.similarity:g}"]
+        judge = "soft" if condition.soft else f"{condition.kappa:g}"
+        cells = [condition.answers, judge, f"{condition.similarity:g}"]
         cells += [f"{result['kappa']:.3f}", f"{result['bias']:+.2f}"]
         for metric in METRICS:
             share = result["gain_share"][metric]["mean"]
@@ -199,10 +228,9 @@ def invalid(chosen: Sequence[Condition]) -> str:
     """Why a condition's settings are not valid; empty if all are."""
     for condition in chosen:
         try:
-            if condition.kappa < 1:
-                NoiseSpec(kappa=condition.kappa, similarity=condition.similarity)
-        except ValueError as error:
-            return f"{condition.name}: {error}"
+            NoiseSpec(kappa=condition.kappa, similarity=condition.similarity)
+        except ValidationError as error:
+            return f"{condition.name}: {' '.join(text for _, text in problems(error))}"
     return ""
 
 
@@ -213,6 +241,7 @@ def main() -> int:
     parser.add_argument("--kappa", type=float, nargs="+", default=KAPPAS, help="kappas of the judge, besides 1")
     parser.add_argument("--similarity", type=float, nargs="+", default=SIMILARITIES)
     parser.add_argument("--answers", nargs="+", choices=[KNOWN, HIDDEN], default=[KNOWN, HIDDEN])
+    parser.add_argument("--finished-only", action="store_true", help="train nothing; summarize the finished results")
     options = parser.parse_args()
     if common.missing_file(options.data, options.retention):
         return 2
@@ -222,15 +251,19 @@ def main() -> int:
         return 2
     path = options.results or common.ROOT / "out/bench-noise.jsonl"
     results = Results(path, Path(__file__).name, WITHOUT_ANSWERS, any_version=options.any_version)
-    by_condition: dict[Condition, dict[tuple[int, int], Row]] = {condition: {} for condition in chosen}
+    by_condition: dict[Condition, dict[tuple[int, int], Row]] = {}
     for split in range(options.splits):
         with common.store_folder(options.store / f"split-{split}" if options.store else None) as store:
             rehearsal = Rehearsal(options, results, split, store)
             for seed in range(options.seeds):
                 for condition in chosen:
-                    by_condition[condition][split, seed] = rehearsal.row(condition, seed)
-                print_results({condition: summarize(by_condition, condition) for condition in chosen})
-    print(json.dumps({condition.name: summarize(by_condition, condition) for condition in chosen}))
+                    if not options.finished_only or rehearsal.is_finished(condition, seed):
+                        by_condition.setdefault(condition, {})[split, seed] = rehearsal.row(condition, seed)
+                print_results({condition: summarize(by_condition, condition) for condition in by_condition})
+    if not by_condition:
+        print(f"{path} has no finished result of these conditions, data and version of the code.", file=sys.stderr)
+        return 2
+    print(json.dumps({condition.name: summarize(by_condition, condition) for condition in by_condition}))
     return 0
 
 

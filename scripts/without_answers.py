@@ -1,8 +1,8 @@
-"""The command `pyrite`, in which retrieving and mining do not know the answers to training queries. For bench_noise.py.
+"""The command `pyrite`, in which retrieving and mining do not know the answers to training queries. For benchmarks.
 
 Usage: python scripts/without_answers.py train RUN.yaml ...
 
-It is a run on a data set without an answer key, except that the judge labels has one: known answers are not added to
+It is a run on a data set without an answer key, except that the judge `labels` has one: known answers are not added to
 the candidates or judged first, and mining neither prefers nor protects them. Validation and test use the key of their
 own queries.
 
@@ -26,14 +26,14 @@ def read_other_qrels(ctx: StepContext) -> pa.Table:
     return qrels.filter(pc.invert(pc.is_in(qrels["query_id"], training)))
 
 
-def no_known_answers(*_: pa.Table) -> defaultdict[str, set[str]]:
-    """No known relevant passage of any query, for the order and choice of the pairs to judge."""
-    return defaultdict(set)
+def only_judged(*tables: pa.Table) -> defaultdict[str, set[str]]:
+    """The relevant passages of earlier judgments by query, without those of qrels."""
+    return inputs.passages_by_query(*(table for table in tables if "grade" in table.column_names))
 
 
 for stage in (retrieve, mine):
     stage.read_qrels = read_other_qrels  # type: ignore[attr-defined]
-judge.passages_by_query = no_known_answers  # type: ignore[attr-defined]
+judge.passages_by_query = only_judged  # type: ignore[attr-defined]
 
 if __name__ == "__main__":
     main()

@@ -3,14 +3,15 @@
 import json
 import os
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
+import warm
 from pyrite.store import Store, open_store
 from real.seaweed import environment
 from small_data import KINDS, TOPICS
@@ -99,15 +100,8 @@ evaluate: {{blends: [0.5], resamples: 200}}
 def pyrite(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line: pyrite("train", file), with the store in tmp_path / "store"."""
 
-    def call(*arguments: object, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "pyrite", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            cwd=tmp_path,
-            env={**os.environ, "PYRITE_STORE": str(tmp_path / "store"), "COLUMNS": "80", **environment},
-        )
+    def call(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+        return warm.pyrite(arguments, tmp_path, **{"PYRITE_STORE": str(tmp_path / "store"), "COLUMNS": "80", **options})
 
     return call
 

@@ -29,7 +29,7 @@ def judge_of(
     defaults = {"title": "", "context": context, "split": "train", "parents": []}
     passages = [{"passage_id": c, "text": t, **defaults} for c, t in texts.items()]
     tables_of = (pa.Table.from_pylist(rows, tables.QUERIES), pa.Table.from_pylist(passages, tables.PASSAGES))
-    judge = open_judge(spec, *tables_of, tables.QRELS.empty_table())
+    judge = open_judge(spec.main_judge, *tables_of, tables.QRELS.empty_table())
     assert isinstance(judge, LlmJudge)
     return judge
 

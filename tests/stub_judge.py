@@ -12,13 +12,16 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 from aiohttp import web
 
 MODEL = "stub"
 LABELS = ("1", "2", "3", "4")
+YES_NO = ("yes", "no")
+#: The words that are one token, with ids above those of characters.
+_WORDS = dict(enumerate(("yes", "no", "Yes", "No", " yes", " no", " Yes", " No"), 0x110000))
 _PAIR = re.compile(r"<query>\n(.*?)\n</query>.*<passage>\n(.*)\n</passage>", re.DOTALL)
 
 Pair = tuple[str, str]
@@ -46,9 +49,18 @@ def distribution(pair: Pair) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def grade(pair: Pair) -> int:
-    probabilities = distribution(pair)
+def likeliest(probabilities: Sequence[float]) -> int:
+    """The likeliest grade of a distribution over the grades."""
     return probabilities.index(max(probabilities)) + 1
+
+
+def grade(pair: Pair) -> int:
+    return likeliest(distribution(pair))
+
+
+def chance_of_yes(pair: Pair, question: str) -> float:
+    """The probability of yes to a ``question`` about a pair, the same on every stub."""
+    return (hashlib.sha256("\0".join((*pair, question)).encode()).digest()[0] + 0.5) / 256
 
 
 class Stub:
@@ -68,12 +80,18 @@ class Stub:
         self.delay = 0.0
         #: The generated text if not constrained to the labels; {} is the grade; None: the grade.
         self.reply_text: str | None = None
+        #: Returns the probabilities of the grades of a pair.
+        self.distribution: Callable[[Pair], Sequence[float]] = distribution
         #: Changes a reply, given the request and the pair's texts (None: not a pair): see ``stub_shapes``.
         self.shape: Callable[[Any, dict[str, Any], Pair | None], Any] = lambda reply, _body, _pair: reply
         #: Returns the error for a request's parameters; None: they are accepted.
         self.refuse: Callable[[dict[str, Any]], Raw | None] = lambda _body: None
         #: The reply to /v1/models; None: the list of ``models``.
         self.listed: Any = None
+        #: Returns the probability of yes to a question about a pair.
+        self.chance_of_yes: Callable[[Pair, str], float] = chance_of_yes
+        #: How the model spells yes and no.
+        self.spell: Callable[[str], str] = str.capitalize
         self.bodies: list[dict[str, Any]] = []  # of requests for a completion
         #: The HTTP status of replies to requests for log probabilities; 0: replies without them.
         self.logprobs_status = 0
@@ -167,7 +185,8 @@ class Stub:
             return web.json_response({"error": {"message": "prompt: field required"}}, status=422)
         text = body["prompt"] if "prompt" in body else body["messages"][0]["content"]
         count = tokens(text) + (10 if "messages" in body else 0)
-        return web.json_response({"count": count, "tokens": [ord(text[0])] if len(text) == 1 else list(range(count))})
+        ids = [number for number, word in _WORDS.items() if word == text] or list(range(count))
+        return web.json_response({"count": count, "tokens": [ord(text)] if len(text) == 1 else ids})
 
     async def _chat(self, request: web.BaseRequest, body: dict[str, Any]) -> web.StreamResponse:
         if self.status != 200:
@@ -201,15 +220,31 @@ class Stub:
         return web.json_response(self.shape(reply, body, pair if match else None))
 
     def _completion(self, body: dict[str, Any], pair: Pair | None, length: int) -> dict[str, Any]:
-        probabilities = dict(zip(LABELS, distribution(pair), strict=True)) if pair else {}
-        text = str(grade(pair)) if pair else "hello"
+        question = body["messages"][0]["content"].partition("</passage>\n\n")[2]
+        question = question.removesuffix(" Answer with one word: yes or no.") if "yes or no" in question else ""
+        question = question.removesuffix(" Reply with yes or no only.")
+        labels = YES_NO if question else LABELS
+        probabilities, text = {}, "hello"
+        if pair:
+            chance = self.chance_of_yes(pair, question) if question else 0
+            values = [chance, 1 - chance] if question else self.distribution(pair)
+            probabilities = dict(zip(labels, values, strict=True))
+            text = labels[values.index(max(values))]
         constrained = bool(body.get("structured_outputs")) and "choice" in self.capabilities
         if constrained:
-            text = text if pair else "1"
-            probabilities = probabilities or dict.fromkeys(LABELS, 0.25)
+            text = text if pair else body["structured_outputs"]["choice"][0]
+            labels = YES_NO if text in YES_NO else LABELS
+            probabilities = probabilities or dict.fromkeys(labels, 1 / len(labels))
         elif self.reply_text is not None:
             text = self.reply_text.format(text)
-        other = text if text.strip() not in LABELS else "The"
+        if labels == YES_NO:  # the model's own spelling, with a tenth of the probability on the other one
+            text = self.spell(text) if text in labels else text
+            probabilities = {
+                spelling: share * p
+                for label, p in probabilities.items()
+                for spelling, share in {label: 0.1, self.spell(label): 0.9}.items()
+            }
+        other = text if text.strip().lower() not in labels else "The"
         top: dict[str, float] | None = None
         if body.get("logprobs") and "logprobs" in self.capabilities:
             # 6% of the probability is on another token, unless decoding is constrained to the labels.
@@ -218,10 +253,11 @@ class Stub:
             top = dict(sorted(top.items(), key=lambda item: -item[1])[: body.get("top_logprobs", 0)])
             top = {text if token == text.strip() else token: value for token, value in top.items()}
         if body.get("logprob_token_ids") and "label_ids" in self.capabilities:
-            requested = map(chr, body["logprob_token_ids"])
-            top = {label: math.log(0.94 * probabilities.get(label, 0.001)) for label in requested} | {
-                text if text not in LABELS else "The": math.log(0.06)
-            }
+            requested = (_WORDS.get(number) or chr(number) for number in body["logprob_token_ids"])
+            top = {
+                label: math.log(0.94 * probabilities.get(label, 0.001 if labels == LABELS else 1e-9))
+                for label in requested
+            } | {text if text.lower() not in labels else "The": math.log(0.06)}
         choice: dict[str, Any] = {"message": {"role": "assistant", "content": text}}
         if top is not None:
             entries = [{"token": token, "logprob": value} for token, value in top.items()]

@@ -27,7 +27,7 @@ def run_file(tmp_path: Path) -> Path:
         (f"http://x:99999/{SECRET}", "'http://x:99999' is not a server URL"),
         (
             f"http://me:{SECRET}@host:8000",
-            "user name or a password: write http://host:port. Set the API key in PYRITE_JUDGE",
+            "user name or a password: write http://host:port. Set PYRITE_JUDGE_API_KEY, or",
         ),
         (f"http://me:{SECRET}@host:99999", "user name or a password"),
         (f"http://x/v1?api_key={SECRET}", "the URL of http://x contains ? or #"),

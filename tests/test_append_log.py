@@ -56,6 +56,21 @@ def texts(table: pa.Table) -> list[tuple[str, str]]:
     return sorted(zip(table["key"].to_pylist(), table["text"].to_pylist(), strict=True))
 
 
+def test_parts_without_the_last_columns_are_read(store: Store) -> None:
+    open_log(store, "run/1.0", "one").add(rows("a", text="old"))
+    newer = pa.schema([*SCHEMA, ("score", pa.float32())])
+    log = AppendLog(store, "log", newer, "key", "run/1.0", "two")
+    log.add([{"key": "b", "text": "new", "score": 0.5}])
+    log.merge()
+    table = AppendLog(store, "log", newer, "key", "run/1.1", "three").read({"a", "b"})
+    assert sorted(zip(table["text"].to_pylist(), table["score"].to_pylist(), strict=True)) == [
+        ("new", 0.5),
+        ("old", None),
+    ]
+    with pytest.raises(PyriteError, match="is damaged"):
+        AppendLog(store, "log", pa.schema([("score", pa.float32()), *SCHEMA]), "key", "run/1.2", "four").read({"a"})
+
+
 def test_a_damaged_part_is_named_and_can_be_deleted(store: Store) -> None:
     open_log(store, "run/1.0", "one").add(rows("a"))
     (damaged,) = store.keys("log")

@@ -60,6 +60,63 @@ def test_errors_name_the_line_and_the_field(tmp_path: Path, text: str, expected:
         assert part in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("finetune.epochs=abc", "override finetune.epochs: finetune.epochs: must be a valid number (it is 'abc')."),
+        ("finetune.epochs=.inf", "override finetune.epochs: finetune.epochs: must be a finite number"),
+        ("seed=1.5", "override seed: seed: must be a valid integer (it is 1.5)."),
+        ("mine.known_first=maybe", "override mine.known_first: mine.known_first: must be true or false"),
+        ("resources.judge_urls=foo", "override resources.judge_urls: resources.judge_urls: must be a list"),
+        ("model.base=", "override model.base: model.base: must be a valid string."),
+        ("finetune.epoch=3", "override finetune.epoch: finetune.epoch: unknown setting. Did you mean epochs?"),
+        ("finetune.foo.bar=1", "override finetune.foo.bar: finetune.foo: unknown setting"),
+        ("finetune=3", "override finetune: finetune: must be a section of settings (it is 3). Write its settings, "),
+        ("evaluate.blends=[0.5, 2]", "override evaluate.blends: evaluate.blends.1: must be less than 1"),
+        (
+            "evaluate.gate=3",
+            "override evaluate.gate: evaluate.gate: must be a section of settings (it is 3). "
+            "Write its settings, such as evaluate.gate.mrr@5.",
+        ),
+        ("judge.noise=0.5", "override judge.noise: judge.noise: must be a section of settings (it is 0.5). "),
+        (
+            "judge={kind: cascade, first: {}, second: {kind: labels}}",
+            "override judge: judge.first.kind: this setting is required but missing. "
+            "Set it to one of: labels, llm, reranker.",
+        ),
+        (
+            "judge={kind: cascade, first: {kind: labls}, second: {kind: labels}}",
+            "override judge: judge.first.kind: must be one of 'labels', 'llm', 'reranker' (it is 'labls'). "
+            "Did you mean labels?",
+        ),
+        (
+            "judge={kind: cascade, first: llm, second: {kind: labels}}",
+            "override judge: judge.first: must be a section of settings (it is 'llm'). "
+            "Write its settings, such as judge.first.kind.",
+        ),
+        ("source={}", "override source: source.kind: this setting is required but missing. Set it to one of: sample, "),
+        ("judge.kind=llm", "run.yaml:3, with override judge.kind: judge: kind llm needs model"),
+        ("finetune.loss=triplet", "run.yaml: run file: finetune.loss triplet takes one negative"),
+    ],
+)
+def test_an_error_in_an_override_names_the_override(tmp_path: Path, override: str, expected: str) -> None:
+    """Regression: the message named the line of the value that the override replaces."""
+    path = write(
+        tmp_path, "source: {kind: sample}\nfinetune: {epochs: 2}\njudge: {shards: 3}\nmine: {num_negatives: 2}\n"
+    )
+    with pytest.raises(UserError) as error:
+        load(path, ["iterations=1", override])
+    assert str(error.value).removeprefix(f"{tmp_path}/").startswith(expected)
+    with pytest.raises(UserError, match=r"run.yaml:5: seed: .* \(it is -1\)\.$"):
+        load(write(tmp_path, f"{path.read_text()}seed: -1\n"), ["iterations=1"])
+
+
+def test_equal_blends_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "source: {kind: sample}\nevaluate:\n  blends: [0.5, 0.3, 0.50]\n")
+    with pytest.raises(UserError, match=r"run.yaml:3: evaluate.blends: 0.5 is in the list twice: remove one"):
+        load(path)
+
+
 def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_bytes(b"name: caf\xe9\n")
@@ -91,10 +148,14 @@ def test_override_paths_are_relative_to_the_working_directory(tmp_path: Path, mo
     assert spec.evaluate.retention.path == str(here / "../other")
 
 
-def test_a_missing_confusion_matrix_is_named_next_to_the_run_file(tmp_path: Path) -> None:
-    spec = load(write(tmp_path, "source: {kind: sample}\njudge: {confusion: errors.json}\n"))
-    assert spec.judge.kind == "labels"
-    assert spec.judge.confusion == str(tmp_path / "errors.json")
+@pytest.mark.parametrize(
+    ("kind", "name"), [("labels", "confusion"), ("llm", "calibration"), ("reranker", "calibration")]
+)
+def test_missing_judge_files_are_named_next_to_the_run_file(tmp_path: Path, kind: str, name: str) -> None:
+    judge = f"{{kind: {kind}, model: m, {name}: found.json}}"
+    spec = load(write(tmp_path, f"source: {{kind: sample}}\njudge: {judge}\n"))
+    assert spec.judge.kind == kind
+    assert getattr(spec.judge, name) == str(tmp_path / "found.json")
 
 
 def test_names_are_not_paths_even_if_such_a_file_exists(tmp_path: Path) -> None:

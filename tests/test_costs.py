@@ -21,6 +21,15 @@ def test_cost_has_pairs_tokens_hours_and_dollars() -> None:
     assert (two.hours, two.dollars) == (pytest.approx(cost.hours / 2), pytest.approx(cost.dollars))
 
 
+def test_a_second_request_computes_only_its_end() -> None:
+    one, two = (judge_cost(1000, 50, 1, 840, machine("g5.12xlarge"), 1, None, requests) for requests in (1, 2))
+    assert (two.pairs, two.prompt_tokens) == (one.pairs, 2 * one.prompt_tokens)
+    assert two.computed_tokens == one.computed_tokens + 50_000 * 24
+    probe = {"pairs_per_second": 10.0, "prompt_tokens_per_pair": 300.0, "cached_tokens_per_pair": 100.0}
+    measured = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 1, probe, requests=2)
+    assert measured.prompt_tokens == 3600 * 300, "the probe measured both requests"
+
+
 def test_a_probe_replaces_the_default_speed() -> None:
     probe = {"pairs_per_second": 10.0, "prompt_tokens_per_pair": 300.0, "cached_tokens_per_pair": 100.0, "servers": 4}
     cost = judge_cost(100, 36, 1, 840, machine("g5.12xlarge"), 1, probe)

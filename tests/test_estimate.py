@@ -86,6 +86,38 @@ def test_estimate_includes_questions_to_be_generated(pyrite: Pyrite, run_file: P
         assert f"about {judging / 3600:.1f} hours and {judging / 3600 * 5.672:.2f} dollars on 1 x g5.12xlarge" in output
 
 
+def test_yes_no_prompts_need_two_requests_per_pair(run_file: Path, tmp_path: Path) -> None:
+    pairs = (20_070 * 10 + 70) * 2
+    found = estimate(opened(run_file, tmp_path, "judge.prompt=general-yes-no"))
+    assert f"at most {pairs:,} pairs of 2 requests each, {2 * pairs * 574:,} prompt tokens" in found.judging
+    assert "at most 20,300 LLM calls (20,100 for a question and 200 checks" in found.summary
+
+
+@pytest.mark.parametrize("verb", [["estimate"], ["train", "--dry-run"]], ids=lambda verb: verb[0])
+def test_second_judge_has_its_cost_and_fingerprint(pyrite: Pyrite, run_file: Path, verb: list[str]) -> None:
+    # 15 questions on validation and 15 on test; 10 passages each, and 6 more of each of the two iterations.
+    pairs, computed = 30 * 22, 30 * 22 * 224 + 30 * 350
+    words = ("evaluate.judge.model=second", "resources.evaluate_judge_urls=[http://localhost:1]")
+    result = pyrite(*verb, run_file, *words)
+    assert result.returncode == 0, result.stderr
+    output = " ".join(result.stdout.split())
+    digest = fingerprint("second", load_prompt("general"))[:12]
+    assert f"Evaluation by second, prompt general (fingerprint {digest}): about {pairs} pairs" in output
+    assert f"{pairs * 574:,} prompt tokens; about a minute and {computed / 9600 / 3600 * 5.672:.2f} dollars" in output
+    if verb != ["estimate"]:
+        assert f"assess to do {3 + computed / 9600:,.0f} s" in output
+    assert "Evaluation by" not in pyrite(*verb, run_file).stdout
+
+
+@pytest.mark.parametrize("verb", [["estimate"], ["train", "--dry-run"]], ids=lambda verb: verb[0])
+def test_the_cost_of_a_cascade_is_that_of_its_second_judge(pyrite: Pyrite, run_file: Path, verb: list[str]) -> None:
+    first, second = "{kind: labels, noise: {kappa: 0.5}}", "{kind: llm, model: m}"
+    result = pyrite(*verb, run_file, f"judge={{kind: cascade, first: {first}, second: {second}}}")
+    output = " ".join(result.stdout.split())
+    assert "Judge: cascade of labels with simulated errors (noise of kappa 0.5) and m, prompt general." in output
+    assert "That is the maximum for judge.second, if judge.first decides nothing" in output
+
+
 def test_no_answer_checks_with_labels_or_without_a_grade(run_file: Path, tmp_path: Path) -> None:
     for words in (["generate.answerable_grade=null"], ["judge.kind=labels", "generate.share_from_passages=1"]):
         output = estimate(opened(run_file, tmp_path, *words)).summary
@@ -118,8 +150,10 @@ def test_two_machines_halve_the_time_at_the_same_cost(run_file: Path, tmp_path: 
 def test_only_a_probe_of_the_same_judge_is_used(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     judge = fingerprint(MODEL, load_prompt("general"))
     speed = {"pairs_per_second": 8.0, "servers": 2, "prompt_tokens_per_pair": 500.0, "cached_tokens_per_pair": 300.0}
-    measured = {"judge": {"fingerprint": judge}, **speed}
-    open_store(str(tmp_path / "store")).write("runs/small/probe/probe.json", json.dumps(measured).encode())
+    measured = {"judge": {"fingerprint": judge}, "go": True, "finished": "2026-01-01T00:00:00+00:00", **speed}
+    open_store(str(tmp_path / "store")).write(
+        f"runs/small/probe/{judge[:12]}/probe.json", json.dumps(measured).encode()
+    )
     output = " ".join(pyrite("estimate", run_file).stdout.split())
     pairs = (20_070 * 10 + 70) * 2
     assert f"hours {pairs / (4 * 4) / 3600:.1f}; speed: measured by the probe" in output

@@ -5,11 +5,35 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.plan import STAGES, Step, chain, input_digests, next_steps, parents, score_key, settings, step_key, survey
+from pyrite.plan import (
+    STAGES,
+    Step,
+    chain,
+    input_digests,
+    next_steps,
+    parents,
+    probe_key,
+    score_key,
+    settings,
+    step_key,
+    survey,
+)
 from pyrite.spec import RunSpec
 
 OUTSIDE = {"source": "s", "model": "m"} | dict.fromkeys(
-    ("prompt", "confusion", "generate_prompt", "retention", "retention_report"), ""
+    (
+        "prompt",
+        "confusion",
+        "calibration",
+        "first_prompt",
+        "first_confusion",
+        "first_calibration",
+        "generate_prompt",
+        "evaluate_prompt",
+        "retention",
+        "retention_report",
+    ),
+    "",
 )
 
 
@@ -55,6 +79,47 @@ def test_each_step_runs_once_and_after_its_parents(iterations: int, shards: int,
         finish(spec, chosen, manifests)
         finished.append(chosen)
     assert sorted(step.name for step in finished) == sorted(step.name for step in chain(spec))
+
+
+def test_mining_rules_matter_to_judge_if_it_applies_them() -> None:
+    changed = {"num_negatives": 2, "neighbours": 5}
+    both = {"judge-1.0", "judge-1.1"}
+    cascade = {"kind": "cascade", "stop": None, "first": {"kind": "labels"}, "second": {"kind": "labels"}}
+    for judge, repeated in ({"stop": None}, set()), ({"stop": "example"}, both), (cascade, both):
+        before, after = (make_spec(judge=judge, mine=mine) for mine in ({}, changed))
+        stale = unfinished(after, finish_all(before))
+        assert {name for name in stale if name.startswith("judge-1")} == repeated
+        assert "mine-1" in stale
+        only_mine = unfinished(make_spec(judge=judge, mine={"neighbours": 5}), finish_all(before))
+        assert "mine-1" in only_mine
+        assert "judge-1.0" not in only_mine
+    stopping = make_spec(judge={"stop": "example"})
+    assert Step("judge", 1, 1) in parents(stopping, Step("judge", 2, 0)), "mining uses earlier grades"
+
+
+def test_another_kind_of_judge_is_named_without_its_settings() -> None:
+    llm = make_spec(judge={"kind": "llm", "model": "m", "shards": 3})
+    cascade = make_spec(judge={"kind": "cascade", "first": {"kind": "labels"}, "second": {"kind": "labels"}})
+    labels = make_spec(judge={"max_missing": 0.1})
+
+    def why(before: RunSpec, after: RunSpec) -> str | None:
+        states = survey(after, finish_all(before), OUTSIDE)
+        return next(state.stale for state in states if state.step == Step("judge", 1, 0))
+
+    assert why(llm, labels) == "judge.kind: llm -> labels; judge.max_missing was 0.02, is 0.1; judge.shards was 3, is 2"
+    assert str(why(labels, cascade)).startswith("judge.kind: labels -> cascade; judge.max_missing was 0.1, is 0.02")
+    assert "judge.first" not in str(why(labels, cascade))
+
+
+def test_the_probe_of_a_cascade_is_about_its_second_judge() -> None:
+    """Otherwise, another tolerance would hide a no-go."""
+
+    def key(model: str, **cascade: Any) -> str:
+        second = {"kind": "llm", "model": model}
+        return probe_key(make_spec(judge={"kind": "cascade", "first": {"kind": "labels"}, "second": second, **cascade}))
+
+    assert key("m") == key("m", tolerance=0.1) == probe_key(make_spec(judge={"kind": "llm", "model": "m"}))
+    assert key("m") != key("other")
 
 
 def test_the_loss_limit_matters_to_validate_only_if_it_searches() -> None:
@@ -190,6 +255,29 @@ def test_generate_runs_between_prepare_and_readers_of_queries() -> None:
     finish(spec, Step("generate", None, 0), manifests)
     waiting = {state.step.name for state in survey(spec, manifests, OUTSIDE) if state.state == "waiting"}
     assert waiting == {step.name for step in chain(spec)} - {"prepare", "generate.0", "generate.1"}
+
+
+def test_second_judge_adds_one_step_and_trains_nothing_again() -> None:
+    with_judge = {"resources": {"evaluate_judge_urls": ["http://h:1"]}}
+    plain, judged, other = (
+        make_spec(**with_judge, evaluate={"blends": [], "judge": judge})
+        for judge in (None, {"model": "a"}, {"model": "b"})
+    )
+    assert [step.name for step in chain(judged) if step not in chain(plain)] == ["assess"]
+    manifests: dict[str, Any] = {}
+    for step in chain(plain):
+        finish(plain, step, manifests)
+    to_do = unfinished(judged, manifests)
+    assert {"validate-0", "validate-1", "assess", "evaluate"} <= to_do
+    for iteration in range(plain.iterations + 1):
+        finish(judged, Step("validate", iteration), manifests)
+    assert unfinished(judged, manifests) == {"assess", "evaluate"}, (
+        "the scores are the same, so training is not repeated"
+    )
+    for name in ("assess", "evaluate"):
+        finish(judged, Step(name), manifests)
+    assert not unfinished(judged, manifests)
+    assert unfinished(other, manifests) == {"assess", "evaluate"}
 
 
 def test_changed_generate_settings_rerun_generate() -> None:

@@ -49,6 +49,9 @@ IN_RUN = f'{IN_NAMESPACE}, run=~"$run"'
 IN_ITERATION = f'{IN_RUN}, iteration=~"$iteration"'
 
 
+_GPU_LEGEND = "{{pod}}: GPU {{gpu}}"
+
+
 class Query(NamedTuple):
     """A PromQL expression and the legend of its series."""
 
@@ -87,6 +90,54 @@ def budget_used(labels: str) -> str:
         f"max by (namespace, run) (pyrite_run_cost_{name}{{{labels}}})" for name in ("dollars", "budget_dollars")
     )
     return f"max({cost} / ({budget} > 0))"
+
+
+def gpu_panels(pod: str) -> list[Panel]:
+    """Panels of the GPUs that are claimed by pods whose names match ``pod``, from the DCGM exporter's metrics.
+
+    The exporter's labels ``namespace`` and ``pod`` name the pod that claims the GPU. Prometheus renames them to
+    ``exported_...``, unless the scrape configuration has honorLabels: true.
+    """
+
+    def per_gpu(metric: str) -> str:
+        renamed = f'{metric}{{exported_namespace=~"$namespace", exported_pod=~"{pod}"}}'
+        honored = f'{metric}{{exported_pod="", {IN_NAMESPACE}, pod=~"{pod}"}}'
+        return f'max by (pod, gpu) (label_join({renamed}, "pod", "", "exported_pod") or {honored})'
+
+    used, free = per_gpu("DCGM_FI_DEV_FB_USED"), per_gpu("DCGM_FI_DEV_FB_FREE")
+    return [
+        time_series(
+            "GPU utilization",
+            "Share of time with at least one kernel running. A claimed GPU near 0% costs as much as a busy one. Empty "
+            "without NVIDIA's DCGM exporter.",
+            "percentunit",
+            Query(f"{per_gpu('DCGM_FI_DEV_GPU_UTIL')} / 100", _GPU_LEGEND),
+            thresholds=NEUTRAL,
+            width=8,
+            maximum=1,
+            legend="names",
+        ),
+        time_series(
+            "GPU memory used",
+            "vLLM reserves most of it at start, whatever the load. Empty without NVIDIA's DCGM exporter.",
+            "percentunit",
+            Query(f"{used} / ({used} + {free})", _GPU_LEGEND),
+            thresholds=NEUTRAL,
+            width=8,
+            maximum=1,
+            legend="names",
+        ),
+        time_series(
+            "GPU power",
+            "A busy GPU is near its limit, which nvidia-smi shows. If it is far below at a high utilization, it waits "
+            "for memory or for small batches. Empty without NVIDIA's DCGM exporter.",
+            "watt",
+            Query(per_gpu("DCGM_FI_DEV_POWER_USAGE"), _GPU_LEGEND),
+            thresholds=NEUTRAL,
+            width=8,
+            legend="names",
+        ),
+    ]
 
 
 def stat_panel(

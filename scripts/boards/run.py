@@ -21,6 +21,7 @@ from boards.panels import (
     bar_gauge,
     budget_used,
     build_dashboard,
+    gpu_panels,
     higher_is_better,
     higher_is_worse,
     name_panel,
@@ -47,7 +48,7 @@ def run() -> Any:
     training = f'{selected}, stage="finetune"'
     sync, controller = "pyrite_controller_sync_seconds", f'{IN_NAMESPACE}, component="controller"'
     phase_colors = {"Succeeded": GREEN, "Failed": RED, "Running": "blue", "Waiting": AMBER, "Suspended": AMBER}
-    phase_colors |= {"Pending": "light-blue", "Cancelled": GREY}
+    phase_colors |= {"Pending": "light-blue", "Cancelled": GREY, "Probed": "blue"}
     hard = " or ".join(
         f'label_replace(pyrite_run_hard_{role}{{{selected}}}, "type", "{role}", "", "")'
         for role in ("positives", "negatives")
@@ -99,8 +100,8 @@ def run() -> Any:
             ),
             stat_panel(
                 "Cost",
-                "Hours of the run's steps, including the running step, times cost.dollarsPerHour. Excludes failed "
-                "attempts. Empty if no price is set.",
+                "Hours in which the run had pods or needed the vLLM server, times cost.dollarsPerHour. Empty without a "
+                "price.",
                 "currencyUSD",
                 Query(f"max(pyrite_run_cost_dollars{{{this_run}}})"),
                 NEUTRAL,
@@ -251,6 +252,7 @@ def run() -> Any:
                 legend="names",
             ),
         ],
+        "GPUs of this run's pods": gpu_panels("$run-.+"),
         "Controller": [
             time_series(
                 "Sync duration",

@@ -9,6 +9,7 @@ from boards.panels import (
     PER_SECOND,
     Query,
     build_dashboard,
+    gpu_panels,
     higher_is_better,
     higher_is_worse,
     quantiles,
@@ -172,6 +173,7 @@ def vllm() -> Any:
                 width=8,
             ),
         ],
+        "GPUs": gpu_panels("$pod"),
     }
     pods = variable("pod", "Server", f"vllm:num_requests_running{{{IN_NAMESPACE}}}")
     description = "Load, latency and memory of the judge's vLLM servers."

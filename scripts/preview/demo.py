@@ -22,7 +22,7 @@ _SHARDS, _SERVERS = 4, 4
 _PAIRS = 15_000  # per shard
 _STEPS = 27
 _DOLLARS_PER_HOUR, _BUDGET = 5.67, 15.0
-_PHASES = ("Pending", "Waiting", "Running", "Suspended", "Succeeded", "Failed", "Cancelled")
+_PHASES = ("Pending", "Waiting", "Running", "Suspended", "Probed", "Succeeded", "Failed", "Cancelled")
 _LE = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, math.inf)
 _HANG = (4500, 4860)  # of the last server
 
@@ -218,6 +218,7 @@ def _step(rng: np.random.Generator, stage: str, iteration: int | None, begin: fl
         first, last = _ITERATIONS[iteration].loss
         noise = 1 + 0.015 * rng.standard_normal(len(_at))
         yield "pyrite_finetune_loss", pod, (last + (first - last) * np.exp(-5 * share)) * noise * exists
+        yield from _gpu(pod["pod"], 0, 0.9 * noise * exists)
 
 
 def _judging(rng: np.random.Generator, iteration: int, begin: float, end: float) -> Iterator[_Samples]:
@@ -301,6 +302,7 @@ def _server(rng: np.random.Generator, number: int, begin: float, end: float, spe
         busy = busy * (1 - _during(*_HANG))
     busy = busy * rng.uniform(0.9, 1, len(_at))
     new_requests = busy * speed * SCRAPE_INTERVAL
+    yield from _gpu(pod["pod"], number, busy * alive)
     yield "vllm:num_requests_running", pod, np.round(52 * busy) * alive
     yield "vllm:num_requests_waiting", pod, np.round(9 * busy * rng.uniform(0.2, 1, len(_at))) * alive
     yield "vllm:kv_cache_usage_perc", pod, (0.05 + 0.72 * busy) * alive
@@ -319,6 +321,20 @@ def _server(rng: np.random.Generator, number: int, begin: float, end: float, spe
     ):
         for key, labels, values in _histogram(name, pod, new_requests, median * (0.7 + 0.4 * busy)):
             yield key, labels, values * alive
+
+
+def _gpu(pod: str, number: int, busy: Values) -> Iterator[_Samples]:
+    """The DCGM exporter's metrics of a GPU that ``pod`` claims; ``busy`` is from 0 to 1."""
+    own = {"exported_namespace": NAMESPACE, "exported_pod": pod, "gpu": str(number), "Hostname": "node-1"}
+    labels = {**own, "namespace": "gpu-operator", "pod": "nvidia-dcgm-exporter-9hx2c"}
+    used = 22_600 * (busy >= 0)
+    for name, values in (
+        ("GPU_UTIL", 100 * np.minimum(busy, 1)),
+        ("FB_USED", np.where(np.isnan(busy), np.nan, used)),
+        ("FB_FREE", np.where(np.isnan(busy), np.nan, 23_028 - used)),
+        ("POWER_USAGE", 60 + 220 * busy),
+    ):
+        yield f"DCGM_FI_DEV_{name}", labels, values
 
 
 _CONTROLLER = {"namespace": NAMESPACE, "component": "controller", "pod": "pyrite-controller-6c9f7d8b5-x2k4p"}

@@ -26,6 +26,8 @@ def format_value(value: float, unit: str, decimals: int | None = None, now: floa
             return _thousands(value, decimals, _SHORT)
         case "percentunit":
             return f"{_fixed(100 * value, decimals)}%"
+        case "watt":
+            return f"{_fixed(value, decimals)} W"
         case "currencyUSD":
             return f"${_thousands(value, decimals, _COUNT)}"
         case "s":

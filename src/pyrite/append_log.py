@@ -116,8 +116,8 @@ class AppendLog:
 
     def _read_part(self, key: str) -> pa.Table:
         try:
-            return pq.read_table(pa.BufferReader(self._store.read(key))).cast(self._schema)
-        except (pa.ArrowException, ObjectCorrupted) as error:
+            return _add_new_columns(pq.read_table(pa.BufferReader(self._store.read(key))), self._schema)
+        except (pa.ArrowException, ValueError, ObjectCorrupted) as error:
             reason = error if isinstance(error, ObjectCorrupted) else f"{self._store}/{key} is damaged ({error})"
             raise PyriteError(f"{reason}. Delete it to request its contents again.") from error
 
@@ -133,6 +133,14 @@ class AppendLog:
         key = f"{self._own_prefix}{name}.parquet"
         self._store.write(key, buffer.getvalue().to_pybytes())
         self._cache[key] = _CachedPart(table, None)
+
+
+def _add_new_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``rows`` in ``schema``. Older parts lack its last columns, which a later version has added: they are null."""
+    if rows.schema.names == schema.names[: rows.num_columns]:
+        for field in list(schema)[rows.num_columns :]:
+            rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+    return rows.cast(schema)
 
 
 def _make_filter(values: Collection[str]) -> _Filter:

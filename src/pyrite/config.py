@@ -1,4 +1,4 @@
-"""Read a run file with overrides into a RunSpec. Errors name the file, the line and the field."""
+"""Read a run file with overrides into a RunSpec. Errors name the field, and its line in the file or its override."""
 
 import difflib
 import re
@@ -9,7 +9,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pyrite.errors import UserError
+from pyrite.errors import UserError, plain_message
 from pyrite.spec import RunSpec
 
 #: Settings that may hold a path.
@@ -20,7 +20,12 @@ _PATHS = (
     ("generate", "prompt"),
     ("judge", "prompt"),
     ("judge", "confusion"),
+    ("judge", "calibration"),
+    *(("judge", place, name) for place in ("first", "second") for name in ("prompt", "confusion", "calibration")),
     ("resources", "judge_key_file"),
+    ("resources", "first_judge_key_file"),
+    ("resources", "evaluate_judge_key_file"),
+    ("evaluate", "judge", "prompt"),
     ("evaluate", "retention"),
     ("evaluate", "retention", "path"),
     ("evaluate", "retention", "report"),
@@ -68,7 +73,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
     try:
         return RunSpec.model_validate(content)
     except ValidationError as error:
-        raise UserError("\n".join(_messages(path, tree, error))) from None
+        keys = [override.partition("=")[0] for override in overrides]
+        raise UserError("\n".join(_messages(path, tree, keys, error))) from None
 
 
 def dump(spec: RunSpec) -> str:
@@ -108,7 +114,7 @@ def _absolute(value: Any, place: Sequence[str], section: dict[str, Any], folder:
 
 def _is_path(place: Sequence[str], section: dict[str, Any], path: Path) -> bool:
     """Whether the setting at ``place`` is a path. Hub ids and prompt names look like relative paths."""
-    if place[-1] in ("path", "retention", "report", "confusion"):
+    if place[-1] in ("path", "retention", "report", "confusion", "calibration"):
         return True
     if place[-1] == "id":  # in other sources, the name of a column
         return section.get("kind") == "huggingface" and path.exists()
@@ -139,6 +145,8 @@ def problems(error: ValidationError) -> Iterator[tuple[Sequence[int | str], str]
     """The errors of a RunSpec: the path of keys to the invalid setting, and the message."""
     for problem in error.errors(include_url=False):
         loc = _without_tags(problem["loc"])
+        if problem["type"] in ("union_tag_not_found", "union_tag_invalid"):
+            loc.append("kind")
         field = ".".join(str(part) for part in loc) or "run file"
         if problem["type"] == "extra_forbidden":
             known = _fields(problem["loc"][:-1])
@@ -147,44 +155,80 @@ def problems(error: ValidationError) -> Iterator[tuple[Sequence[int | str], str]
             yield loc, f"{field}: unknown setting.{hint}"
         elif problem["type"] == "missing":
             yield loc, f"{field}: this setting is required but missing. Add it."
+        elif problem["type"] == "union_tag_not_found":
+            kinds = [kind for model in _models_at(problem["loc"]) for kind in _kinds(model)]
+            yield loc, f"{field}: this setting is required but missing. Set it to one of: {', '.join(kinds)}."
         else:
-            text = problem["msg"].removeprefix("Value error, ")
-            given = problem.get("input")
+            given = problem.get("ctx", {}).get("tag", problem.get("input"))
             # A URL may contain a password.
             printable = isinstance(given, str | int | float | bool) and "://" not in str(given)
             shown = f" (it is {given!r})" if printable else ""
-            yield loc, f"{field}: {text[0].lower() + text[1:]}{shown}.{_nearest_choice(problem)}"
+            yield loc, f"{field}: {_reason(problem)}{shown}.{_hint(problem, field, given)}"
 
 
-def _nearest_choice(problem: Any) -> str:
+#: pydantic's types of errors for a value where a section should be.
+_NO_SECTION = ("model_type", "model_attributes_type")
+#: YAML's terms, by pydantic's types of errors.
+_REASONS = {
+    **dict.fromkeys(_NO_SECTION, "must be a section of settings"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    "list_type": "must be a list, such as [a, b]",
+}
+
+
+def _reason(problem: Any) -> str:
+    """Why the value is invalid, without pydantic's terms."""
+    if problem["type"] == "union_tag_invalid":
+        return f"must be one of {problem['ctx']['expected_tags']}"
+    text = plain_message(problem["msg"])
+    return _REASONS.get(problem["type"], f"{text[0].lower()}{text[1:]}")
+
+
+def _hint(problem: Any, field: str, given: Any) -> str:
+    if problem["type"] in _NO_SECTION:
+        name, setting = next(iter(_models_at(problem["loc"])[0].model_fields.items()))
+        return f" Write its settings, such as {field}.{setting.alias or name}."
     context = problem.get("ctx", {})
     choices = re.findall(r"'([^']*)'", context.get("expected") or context.get("expected_tags") or "")
-    near = difflib.get_close_matches(str(context.get("tag", problem.get("input"))), choices, n=1)
+    near = difflib.get_close_matches(str(given), choices, n=1)
     return f" Did you mean {near[0]}?" if near else ""
 
 
-def _messages(path: Path, tree: yaml.Node | None, error: ValidationError) -> Iterator[str]:
+def _messages(path: Path, tree: yaml.Node | None, overrides: Sequence[str], error: ValidationError) -> Iterator[str]:
+    """The messages of an error. ``overrides``: the keys of the overrides, such as "finetune.epochs"."""
     for loc, text in problems(error):
-        line = _line(tree, loc)
-        yield f"{path}:{line}: {text}" if line else f"{path}: {text}"
+        depth, line = _line(tree, loc)
+        where = f"{path}:{line}" if line else str(path)
+        keys = [key for key in overrides if _overlap(key.split("."), loc)]
+        if not keys:
+            yield f"{where}: {text}"
+        elif depth < len(loc) or any(len(key.split(".")) <= len(loc) for key in keys):
+            yield f"override {', '.join(keys)}: {text}"
+        else:  # the error concerns a section, of which the file and the overrides set parts
+            yield f"{where}, with override {', '.join(keys)}: {text}"
+
+
+def _overlap(key: Sequence[str], loc: Sequence[int | str]) -> bool:
+    """Whether an override of ``key`` sets the setting at ``loc``, a part of it, or a section that contains it."""
+    return all(part == str(other) for part, other in zip(key, loc, strict=False)) and bool(loc)
 
 
 def _without_tags(loc: Sequence[int | str]) -> list[int | str]:
     """``loc`` without the kind of a source or judge, which pydantic adds; it is not a key of the file."""
-    return [part for i, part in enumerate(loc) if not (i == 1 and loc[0] in _UNIONS and part in _KINDS)]
+    return [part for i, part in enumerate(loc) if not (i and loc[i - 1] in _TAGGED and part in _KINDS)]
 
 
-def _line(node: yaml.Node | None, loc: Sequence[int | str]) -> int | None:
-    """The line of the deepest key of ``loc`` that is in the file; None if none is."""
-    line = None
+def _line(node: yaml.Node | None, loc: Sequence[int | str]) -> tuple[int, int | None]:
+    """How many keys of ``loc`` are in the file, and the line of the deepest; None if none is."""
+    line, depth = None, 0
     for part in loc:
         if not isinstance(node, yaml.MappingNode):
             break
         found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
         if found is None:
             break
-        line, node = found[0].start_mark.line + 1, found[1]
-    return line
+        line, node, depth = found[0].start_mark.line + 1, found[1], depth + 1
+    return depth, line
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -194,16 +238,25 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(inner)
 
 
-def _fields(loc: Sequence[int | str]) -> list[str]:
-    """The keys of the section at ``loc``."""
+def _models_at(loc: Sequence[int | str]) -> list[type[BaseModel]]:
+    """The sections that may be at ``loc``."""
     models: list[type[BaseModel]] = [RunSpec]
     for part in loc:
         inside = [m for model in models for m in _models_of(model, str(part))]
         if inside:
             models = inside
         elif part in _KINDS:
-            models = [m for m in models if part in get_args(m.model_fields["kind"].annotation)]
-    return sorted({field.alias or name for model in models for name, field in model.model_fields.items()})
+            models = [m for m in models if part in _kinds(m)]
+    return models
+
+
+def _fields(loc: Sequence[int | str]) -> list[str]:
+    """The keys of the section at ``loc``."""
+    return sorted({field.alias or name for model in _models_at(loc) for name, field in model.model_fields.items()})
+
+
+def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
+    return get_args(model.model_fields["kind"].annotation)
 
 
 def _models_of(model: type[BaseModel], name: str) -> list[type[BaseModel]]:
@@ -212,9 +265,5 @@ def _models_of(model: type[BaseModel], name: str) -> list[type[BaseModel]]:
 
 
 _UNIONS = ("source", "judge")
-_KINDS = {
-    kind
-    for name in _UNIONS
-    for model in _models_of(RunSpec, name)
-    for kind in get_args(model.model_fields["kind"].annotation)
-}
+_TAGGED = (*_UNIONS, "first", "second")  # the judges of a cascade have a kind too
+_KINDS = {kind for name in _UNIONS for model in _models_of(RunSpec, name) for kind in _kinds(model)}

@@ -52,7 +52,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class JudgeCost:
-    """The cost of judging. ``computed_tokens``: prompt tokens not in the cache. ``measured``: by a probe."""
+    """The cost of judging. ``computed_tokens``: prompt tokens not in the cache. ``measured``: by a probe.
+
+    ``requests``: number of requests per pair.
+    """
 
     pairs: int
     prompt_tokens: int
@@ -60,11 +63,12 @@ class JudgeCost:
     hours: float
     dollars: float
     measured: bool
+    requests: int = 1
 
 
 @dataclass(frozen=True)
 class GenerateCost:
-    """The cost of generating questions. ``checks``: number of questions that the judge checks."""
+    """The cost of generating questions. ``checks``: number of requests with which the judge checks them."""
 
     questions: int
     checks: int
@@ -98,6 +102,7 @@ def judge_cost(
     on: Machine,
     machines: int,
     probe: Mapping[str, Any] | None,
+    requests: int = 1,
 ) -> JudgeCost:
     """The cost of judging ``queries * per_query`` pairs in each of ``iterations``.
 
@@ -105,7 +110,8 @@ def judge_cost(
         passage_characters: mean length of a passage.
         machines: number of machines of type ``on`` that serve the judge.
         probe: the content of probe.json, or None. Its speed is that of all its ``servers`` (default 1) together; each
-            is as fast as one of the ``on.servers`` of a machine.
+            is as fast as one of the ``on.servers`` of a machine. Its tokens are those of all requests of a pair.
+        requests: number of requests per pair. Each after the first finds all but its end in the prefix cache.
     """
     pairs = round(queries * per_query * iterations)
     if probe:
@@ -115,11 +121,11 @@ def judge_cost(
         hours = pairs / (per_server * on.servers * machines) / 3600
     else:
         passage = passage_characters / _CHARACTERS_PER_TOKEN
-        prompt = pairs * (_PREFIX_TOKENS + passage + _TAIL_TOKENS)
-        computed = pairs * (passage + _TAIL_TOKENS) + queries * iterations * _PREFIX_TOKENS
+        prompt = pairs * requests * (_PREFIX_TOKENS + passage + _TAIL_TOKENS)
+        computed = pairs * (passage + requests * _TAIL_TOKENS) + queries * iterations * _PREFIX_TOKENS
         hours = computed / (on.computed_tokens_per_second * machines) / 3600
     dollars = hours * machines * on.dollars_per_hour
-    return JudgeCost(pairs, round(prompt), round(computed), hours, dollars, measured=probe is not None)
+    return JudgeCost(pairs, round(prompt), round(computed), hours, dollars, probe is not None, requests)
 
 
 def generate_cost(
@@ -147,7 +153,7 @@ def generate_cost(
     hours = seconds / machines / 3600 + (checking.hours if checking else 0)
     return GenerateCost(
         questions,
-        checking.pairs if checking else 0,
+        checking.pairs * checking.requests if checking else 0,
         round(prompt) + (checking.prompt_tokens if checking else 0),
         generated,
         hours,

@@ -4,6 +4,7 @@ A message names the file or field, what is wrong, and what to do. The command li
 """
 
 import errno
+import re
 
 #: Error numbers of the operating system, by cause.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -52,6 +53,12 @@ def to_pyrite_error(error: Exception) -> PyriteError | None:
             f"{error.filename}: the path is in use ({error.strerror}). Move what uses it, or choose another path."
         )
     return None
+
+
+def plain_message(message: str) -> str:
+    """An error message of pydantic without its terms, such as "must be a valid integer"."""
+    message = message.removeprefix("Value error, ").replace("Input should be", "must be")
+    return re.sub(r"(must be a valid \w+).*", r"\1", message)
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -88,6 +88,8 @@ def _judge_samples(run: str, iteration: str, shards: list[dict[str, Any]]) -> It
     grades: Counter[str] = Counter()
     for summary in shards:
         pairs.update({key: summary.get(key, 0) for key in ("judged", "cached", "skipped", "not_selected", "missing")})
+        if "by_first" in summary:
+            pairs["by_first"] += summary["by_first"]
         grades.update(summary.get("grades", {}))
     pairs["judged"] -= pairs["cached"]  # in a manifest, "judged" includes the cached pairs
     for outcome, count in pairs.items():

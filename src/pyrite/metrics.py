@@ -26,7 +26,7 @@ LABELS = {
     "unit": "unit of progress, such as `pairs judged`; one or two per stage",
     "error_type": "exception class, or `unreadable_run`",
     "type": "training example type: hard, easy, accumulated or title_pairs",
-    "phase": "run phase: Pending, Waiting, Running, Suspended, Succeeded, Failed or Cancelled",
+    "phase": "run phase: Pending, Waiting, Running, Suspended, Probed, Succeeded, Failed or Cancelled",
     "state": "server replica state: desired, current or ready",
     "run": "name of a TrainingRun in the cluster; its series end when the run is deleted",
     "iteration": "iteration number; 0 is the base model; empty for stages outside the iterations",
@@ -92,7 +92,8 @@ TRAINING_LOSS = _gauge("pyrite_finetune_loss", "Training loss, averaged over the
 
 PAIRS = _counter(
     "pyrite_judge_pairs",
-    "Pairs by outcome: judged, cached (judged before), skipped (patience), not_selected (rank) or missing (no grade)",
+    "Pairs by outcome: judged, cached (judged before), skipped (patience, stop), not_selected (rank), missing (no "
+    "grade) or by_first (decided by the first judge of a cascade)",
     "outcome",
 )
 MISSING_LIMIT = _gauge(
@@ -162,14 +163,15 @@ RUN_STAGE_SECONDS = _run_gauge(
 )
 RUN_COST = _run_gauge(
     "pyrite_run_cost_dollars",
-    "Estimated cost in dollars: step hours, including the running step, times cost.dollarsPerHour; "
-    "excludes failed attempts",
+    "Estimated cost in dollars: hours in which the run had pods or needed the server, times cost.dollarsPerHour",
 )
-RUN_BUDGET = _run_gauge("pyrite_run_cost_budget_dollars", "Budget per run in dollars (cost.budgetDollars)")
+RUN_BUDGET = _run_gauge(
+    "pyrite_run_cost_budget_dollars", "Budget in dollars (spec.budget_dollars or cost.budgetDollars)"
+)
 RUN_PAIRS = _run_gauge(
     "pyrite_run_pairs",
-    "Pairs of a judged iteration by outcome: judged, cached (judged before), skipped (patience), not_selected (rank) "
-    "or missing (no grade)",
+    "Pairs of a judged iteration by outcome: judged, cached (judged before), skipped (patience, stop), not_selected "
+    "(rank), missing (no grade) or by_first (decided by the first judge of a cascade)",
     "iteration",
     "outcome",
 )

@@ -20,6 +20,9 @@ State = Literal["done", "ready", "waiting"]
 #: Name of the base model in tables and metrics.
 BASE = "base"
 
+#: Settings of a judge that do not change its grades.
+_NOT_GRADING = {"shards", "rank_window", "patience", "stop", "max_missing"}
+
 
 class Step(NamedTuple):
     """One execution of a stage. ``iteration`` 0 is the base model; None if the stage runs once per run."""
@@ -45,6 +48,10 @@ class Step(NamedTuple):
         return ", ".join(parts)
 
 
+#: `pyrite probe`: no step of a run's chain, but on a cluster it has a Job as steps do.
+PROBE = Step("probe")
+
+
 @dataclass(frozen=True, kw_only=True)
 class StageInfo:
     """Everything that other modules need to know about a stage.
@@ -54,31 +61,33 @@ class StageInfo:
     Attributes:
         help: help text of the command.
         settings: settings of the RunSpec that affect the result.
-        search_settings: those that affect it only if the step searches for the weight of a blend.
+        more_settings: those that affect it only in some runs or iterations.
         external: inputs from outside the run that affect the result.
         parents: steps whose outputs a step reads, from the RunSpec and the step's iteration.
         headline: the result in a few words, from the summary in the manifest.
         first_iteration: first iteration with a step of this stage; None if the stage runs once per run.
         shards: number of shards in a run, 0 if the run has no such step; None if the stage is not sharded.
         llm: the LLM that the stage calls on the servers of ``resources.judge_urls``; None if it calls none.
+        is_in: whether a run has this stage.
         awaits_scrape: whether its process waits for a last scrape of its metrics. The other stages' metrics are also
             in their manifests.
     """
 
     help: str
     settings: tuple[str, ...]
-    search_settings: tuple[str, ...] = ()
+    more_settings: Callable[[RunSpec, int | None], tuple[str, ...]] = lambda _spec, _iteration: ()
     external: tuple[str, ...] = ()
     parents: Callable[[RunSpec, int], Sequence[Step]]
     headline: Callable[[Summary], str]
     first_iteration: int | None = None
     shards: Callable[[RunSpec], int] | None = None
     llm: Callable[[RunSpec], str | None] | None = None
+    is_in: Callable[[RunSpec], bool] = lambda _spec: True
     awaits_scrape: bool = False
 
 
 #: Increase when a stage's output changes for the same inputs, so that steps finished by older versions run again.
-FORMAT = 5
+FORMAT = 6
 
 _MODEL = ("model.query_prompt", "model.passage_prompt", "model.max_tokens")
 
@@ -110,7 +119,9 @@ def _current_model(iteration: int) -> list[Step]:
 
 def _parents_of_judge(spec: RunSpec, iteration: int) -> list[Step]:
     first = [Step("retrieve", 1)] if iteration > 1 and spec.judge.reads_first_candidates else []
-    return [*_data_steps(spec), *first, Step("retrieve", iteration)]
+    # Mining uses earlier judgments, so the decision that an example is final needs them too.
+    judged = [step for i in range(1, iteration) for step in _steps(spec, "judge", i)] if spec.judge.stop else []
+    return [*_data_steps(spec), *first, Step("retrieve", iteration), *judged]
 
 
 def _parents_of_mine(spec: RunSpec, iteration: int) -> list[Step]:
@@ -124,14 +135,36 @@ def _parents_of_finetune(spec: RunSpec, iteration: int) -> list[Step]:
     return [Step("mine", iteration), *(_current_model(iteration) if spec.finetune.start == "previous" else ())]
 
 
+def _settings_of_mining(spec: RunSpec, _iteration: int | None) -> tuple[str, ...]:
+    """The settings by which judging decides what mining needs: if it stops early, or is a cascade."""
+    if not spec.judge.stop and spec.judge.kind != "cascade":
+        return ()
+    grades = ("positive_grade", "negative_grade", "violating_grade", "relative_margin")
+    others = ("rule", "known_first", "num_negatives", "num_positives")
+    return tuple(f"mine.{name}" for name in (*grades, *others))
+
+
+def _settings_of_search(spec: RunSpec, iteration: int | None) -> tuple[str, ...]:
+    """The settings of the search for the weight of a blend. The base model (iteration 0) has no blends."""
+    if not iteration or not spec.evaluate.searches_blend:
+        return ()
+    retention = ("evaluate.retention.max_loss", "evaluate.retention.confidence")
+    return (*retention, "evaluate.resamples", "seed")
+
+
 def _headline_of_generate(summary: Summary) -> str:
     dropped = sum(summary["dropped"].values())
     return f"{summary['questions']:,} queries of {summary['requested']:,} requested, {dropped:,} dropped"
 
 
 def _headline_of_judge(summary: Summary) -> str:
-    notes = [f"{summary[name]:,} {name}" for name in ("cached", "skipped", "missing") if summary[name]]
+    notes = [f"{summary['by_first']:,} by the first judge"] if summary.get("by_first") else []
+    notes += [f"{summary[name]:,} {name}" for name in ("cached", "skipped", "missing") if summary[name]]
     return ", ".join([f"{summary['judged']:,} pairs judged", *notes])
+
+
+def _headline_of_assess(summary: Summary) -> str:
+    return f"{_headline_of_judge(summary)}; by {summary['model']}, fingerprint {summary['judge'][:12]}"
 
 
 def _headline_of_validate(summary: Summary) -> str:
@@ -150,8 +183,18 @@ STAGES: dict[str, StageInfo] = {
     ),
     "generate": StageInfo(
         help="Generate one shard of the queries with an LLM, if the run file has `generate`.",
-        settings=("generate", "prepare.split", "prepare.seed", "judge.kind", "judge.model", "judge.prompt"),
-        external=("prompt", "generate_prompt"),
+        settings=(
+            "generate",
+            "prepare.split",
+            "prepare.seed",
+            "judge.kind",
+            "judge.model",
+            "judge.prompt",
+            "judge.query_template",
+            "judge.document_template",
+            "judge.calibration",
+        ),
+        external=("prompt", "generate_prompt", "calibration"),
         parents=lambda spec, _: _steps(spec, "prepare"),
         headline=_headline_of_generate,
         shards=lambda spec: spec.generate.shards if spec.generate else 0,
@@ -170,7 +213,8 @@ STAGES: dict[str, StageInfo] = {
     "judge": StageInfo(
         help="Grade one shard of an iteration's (query, passage) pairs.",
         settings=("judge",),
-        external=("prompt", "confusion"),
+        more_settings=_settings_of_mining,
+        external=("prompt", "confusion", "calibration", "first_prompt", "first_confusion", "first_calibration"),
         parents=_parents_of_judge,
         headline=_headline_of_judge,
         first_iteration=1,
@@ -201,17 +245,21 @@ STAGES: dict[str, StageInfo] = {
     ),
     "validate": StageInfo(
         help="Score an iteration's model, and its blends with the base model, on the validation queries.",
-        settings=(*_MODEL, "evaluate.blends"),
-        search_settings=(
-            "evaluate.retention.max_loss",
-            "evaluate.retention.confidence",
-            "evaluate.resamples",
-            "seed",
-        ),
+        settings=(*_MODEL, "evaluate.blends", "evaluate.judge.kind"),
+        more_settings=_settings_of_search,
         external=("model", "retention"),
         parents=lambda spec, iteration: [*_data_steps(spec), *_trained_model(iteration)],
         headline=_headline_of_validate,
         first_iteration=0,
+    ),
+    "assess": StageInfo(
+        help="Grade the first 10 passages of all candidates with `evaluate.judge`, if the run file has it.",
+        settings=("evaluate.judge",),
+        external=("evaluate_prompt",),
+        parents=lambda spec, _: [*_data_steps(spec), *(Step("validate", i) for i in range(spec.iterations + 1))],
+        headline=_headline_of_assess,
+        is_in=lambda spec: spec.evaluate.judge is not None,
+        awaits_scrape=True,
     ),
     "evaluate": StageInfo(
         help="Choose a model by its validation scores, score it once on test, and write the report.",
@@ -226,6 +274,8 @@ STAGES: dict[str, StageInfo] = {
 def _steps(spec: RunSpec, stage: str, iteration: int | None = None) -> list[Step]:
     """The steps of a stage in one iteration: none, one, or one per shard."""
     info = STAGES[stage]
+    if not info.is_in(spec):
+        return []
     if iteration is not None and info.first_iteration is not None and iteration < info.first_iteration:
         return []
     return [Step(stage, iteration, shard) for shard in (range(info.shards(spec)) if info.shards else [None])]
@@ -299,8 +349,7 @@ def next_steps(states: list[StepState]) -> list[StepState]:
 def settings(spec: RunSpec, step: Step) -> dict[str, Any]:
     """The settings that the step's result depends on, by name."""
     info = STAGES[step.stage]
-    searches = step.iteration and spec.evaluate.searches_blend
-    return spec.settings(*info.settings, *(info.search_settings if searches else ()))
+    return spec.settings(*info.settings, *info.more_settings(spec, step.iteration))
 
 
 def step_key(spec: RunSpec, step: Step, inputs: Mapping[str, str], outside: Mapping[str, str]) -> str:
@@ -318,12 +367,13 @@ def step_key(spec: RunSpec, step: Step, inputs: Mapping[str, str], outside: Mapp
 def input_digests(spec: RunSpec, step: Step, manifests: Manifests) -> dict[str, str]:
     """The digests of the outputs that ``step`` reads, by the name of the parent, all of which are finished.
 
-    Of validate's outputs, only evaluate reads the scores of blends. So other blends do not repeat a training.
+    Of validate's outputs, only assess and evaluate read those of blends. So other blends do not repeat a training.
     """
+    reads_blends = step.stage in ("assess", "evaluate")
     return {
         parent.name: outputs_digest(
             manifests[parent.name],
-            score_key(parent.iteration or 0) if parent.stage == "validate" and step.stage != "evaluate" else None,
+            score_key(parent.iteration or 0) if parent.stage == "validate" and not reads_blends else None,
         )
         for parent in parents(spec, step)
     }
@@ -337,6 +387,22 @@ def outputs_digest(manifest: Mapping[str, Any], only: str | None = None) -> str:
     return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
+def probe_key(spec: RunSpec) -> str:
+    """Hex digest of the settings of the judge that a probe is about: of a cascade, the second one."""
+    settings = spec.main_judge.spec.model_dump(mode="json", exclude=_NOT_GRADING)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def failed_checks(probe: Mapping[str, Any]) -> str:
+    """The failed checks of a probe, from the content of probe.json: "few missing: 40 of 420 pairs have no grade"."""
+    return "; ".join(f"{check['name']}: {check['found']}" for check in probe["checks"] if not check["passed"])
+
+
+def no_go(failure: str, page: str, force: str) -> str:
+    """Why a run stops whose judge failed its probe. ``force``: what uses the judge in spite of that."""
+    return f"{failure}. Change the judge and probe again, or {force}. The probe's page: {page}"
+
+
 def _changes(
     spec: RunSpec,
     step: Step,
@@ -346,7 +412,15 @@ def _changes(
 ) -> str:
     """How the settings and inputs of a step have changed since ``manifest`` was written."""
     before, now = flatten(manifest["settings"]), flatten(settings(spec, step))
-    changes = [
+    changes = []
+    kinds = before.get("judge.kind"), now.get("judge.kind")
+    if kinds[0] != kinds[1]:
+        changes = [f"judge.kind: {kinds[0]} -> {kinds[1]}"]
+        # Most other settings of the judge exist in one of the kinds only.
+        judge = {name for name in before.keys() | now.keys() if name.startswith("judge.")}
+        one = {name for name in judge if name == "judge.kind" or before.get(name) is None or now.get(name) is None}
+        before, now = ({name: value for name, value in each.items() if name not in one} for each in (before, now))
+    changes += [
         f"{name} was {before.get(name)!r}, is {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)

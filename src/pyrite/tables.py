@@ -74,8 +74,9 @@ CANDIDATES = pa.schema(
 )
 
 #: One graded pair. ``p1``..``p4`` is the judge's distribution over the grades (null if it gives none), ``expected`` its
-#: mean (1.0 to 4.0; the grade if there is no distribution). ``context`` is the passage's context as the judge read it.
-#: ``latency`` is in seconds; ``attempts`` counts requests.
+#: mean (1.0 to 4.0; the grade if there is no distribution). In published tables, ``grade`` and ``expected`` are
+#: calibrated (``judges.calibration``), and ``judge`` names the calibration. ``context`` is the passage's context as the
+#: judge read it. ``latency`` is in seconds; ``attempts`` counts requests.
 JUDGMENTS = pa.schema(
     [
         ("query_id", pa.string()),
@@ -92,6 +93,8 @@ JUDGMENTS = pa.schema(
         ("cached_tokens", pa.int32()),
         ("latency", pa.float32()),
         ("attempts", pa.int16()),
+        # As a reranker gives it; null with other judges.
+        ("score", pa.float32()),
     ]
 )
 

@@ -25,6 +25,9 @@ boards = pytest.mark.parametrize("board", BOARDS.values(), ids=BOARDS)
 #: vLLM's metrics from the source of 0.32: one type and name per line.
 VLLM = Path(__file__).with_name("vllm_metrics.txt")
 
+#: The DCGM exporter's metrics that the panels use; all are in its default-counters.csv.
+DCGM = {f"DCGM_FI_DEV_{name}" for name in ("GPU_UTIL", "FB_USED", "FB_FREE", "POWER_USAGE")}
+
 #: Values of Grafana's variables for evaluating queries without Grafana.
 VARIABLES = {
     **{"$__rate_interval": "5m", "$namespace": "ml", "$iteration": ".*", "$pod": ".*"},
@@ -93,6 +96,11 @@ SERIES = {
         )
     },
     f'vllm:request_success_total{{{SERVER}, finished_reason="length"}}': "0+9x120",
+    **{
+        f'{name}{{gpu="0", exported_namespace="ml", exported_pod="{pod}", namespace="gpu", pod="d"}}': "9x120"
+        for name in DCGM
+        for pod in ("pyrite-vllm-0", "r-finetune-1-0")
+    },
 }
 
 
@@ -122,7 +130,8 @@ def test_all_queried_metrics_exist() -> None:
     rules = [rule for group in RULES["groups"] for rule in group["rules"]]
     existing |= {rule["record"] for rule in rules if "record" in rule}
     expressions = [query for board in BOARDS.values() for query in queries(board)] + [rule["expr"] for rule in rules]
-    names = {name for query in expressions for name in re.findall(r"(?:run:)?(?:pyrite_|vllm:)[\w:]+", query)}
+    existing |= DCGM
+    names = {name for query in expressions for name in re.findall(r"(?:run:)?(?:pyrite_|vllm:|DCGM_)[\w:]+", query)}
     assert len(names) > 50
     assert names - existing == set()
 
@@ -250,6 +259,19 @@ def test_no_panel_shows_nan_when_idle(board: dict[str, Any], tmp_path: Path) -> 
     idle = {name: "0x120" for name in SERIES if "_limit{" not in name}
     numbers = expanded_queries({"panels": [panel for panel in panels(board) if panel["type"] != "timeseries"]})
     check_queries(tmp_path, idle, {f"({expr}) != ({expr})": [] for expr in numbers.values()})
+
+
+@pytest.mark.parametrize(
+    "labels", ['exported_namespace="ml", exported_pod="{}", namespace="gpu", pod="d"', 'namespace="ml", pod="{}"']
+)
+def test_gpus_are_found_with_and_without_honor_labels(labels: str, tmp_path: Path) -> None:
+    """The DCGM exporter's labels are renamed by default; each board has only the GPUs of its own pods."""
+    pods = {"run": "r-finetune-1-0", "vllm": "pyrite-vllm-0"}
+    names = [*pods.values(), "r2-finetune-1-0"]
+    shown = {f'DCGM_FI_DEV_GPU_UTIL{{gpu="0", {labels.format(name)}}}': "50x120" for name in names}
+    for name, pod in pods.items():
+        expr = expanded_queries(BOARDS[name])["GPU utilization", "{{pod}}: GPU {{gpu}}"].replace('".*"', '"pyrite.*"')
+        check_queries(tmp_path, shown, {expr: [{"labels": f'{{gpu="0", pod="{pod}"}}', "value": 0.5}]})
 
 
 def expanded_queries(board: dict[str, Any]) -> dict[tuple[str, str], str]:

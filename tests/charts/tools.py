@@ -24,7 +24,11 @@ INSTALLATIONS: dict[str, tuple[str, ...]] = {
         "--set=store.url=s3://pyrite/runs,store.endpointUrl=http://10.200.0.1:8333",
         "--set=store.existingSecret=s3",
     ),
-    "eks": ("--values", str(CHART / "values-eks.yaml"), "--set=store.url=s3://bucket/prefix,store.region=us-east-1"),
+    # Only flags that an infrastructure stack can output.
+    "eks": (
+        *("--values", str(CHART / "values-eks.yaml"), "--set=store.url=s3://bucket/prefix,store.region=us-east-1"),
+        "--set=imageRegistry=1234.dkr.ecr.us-east-1.amazonaws.com",
+    ),
     "your own endpoint": (
         "--set=store.url=s3://bucket/prefix,judge.existingSecret=key",
         "--set=judge.urls={https://judge.example:8443,http://10.0.0.7}",
@@ -77,6 +81,8 @@ def pod_specs(resources: list[Object]) -> Iterator[tuple[str, Object]]:
             yield name, one["spec"]
         elif one["kind"] in ("Deployment", "StatefulSet", "Job"):
             yield name, one["spec"]["template"]["spec"]
+        elif one["kind"] == "CronJob":
+            yield name, one["spec"]["jobTemplate"]["spec"]["template"]["spec"]
         elif one["kind"] == "ConfigMap" and name.endswith("-jobs"):
             for file, text in one["data"].items():
                 yield f"{name}/{file}", yaml.safe_load(text)["spec"]["template"]["spec"]

@@ -34,7 +34,7 @@ def test_grading_resumes_and_prints_the_corrected_gain(tmp_path: Path, pyrite: P
     assert [line[3] for line in lines] == [str(position % 4) for position in range(25)]
     assert {line[0] for line in lines} <= {row["query_id"] for row in inputs.queries.to_pylist()}
 
-    with grading(store, run, "--pairs", "40") as (process, url):
+    with grading(store, run) as (process, url):
         assert send(f"{url}state") == {"pairs": 40, "graded": 25, "next": 25}
         for position in range(25, 40):
             send(f"{url}pairs/{position}", {"grade": 1})
@@ -47,11 +47,11 @@ def test_grading_resumes_and_prints_the_corrected_gain(tmp_path: Path, pyrite: P
     interval = result["corrected"]["difference_interval"]
     assert interval["low"] < result["corrected"]["difference"] < interval["high"]
 
-    shown = pyrite("grade", run, "--pairs", "40", "--show")
+    shown = pyrite("grade", run, "--show")
     assert shown.returncode == 0, shown.stderr
     table = shown.stdout[shown.stdout.index("corrected by") :]
     assert table == output[output.index("corrected by") :]
-    assert pyrite("grade", run, "--pairs", "40").stdout == shown.stdout, "all pairs are graded: the page is not needed"
+    assert pyrite("grade", run).stdout == shown.stdout, "all pairs are graded: the page is not needed"
 
 
 def test_runs_that_cannot_be_graded_exit_with_code_2(tmp_path: Path, pyrite: Pyrite) -> None:

@@ -9,13 +9,18 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import datasets
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from pyrite.cli import app
+from pyrite.errors import UserError
 from pyrite.locks import locked
 from small_data import PASSAGE, found_first
+from stub_judge import MODEL, Stub
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -191,9 +196,69 @@ def test_stop_signals_end_every_process_and_train_resumes(
     assert "already finished; resuming" in after.stdout
 
 
+def test_a_no_go_probe_stops_train_unless_forced(
+    pyrite: Pyrite, run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stub server grades at random, which is a no-go."""
+    executed = Mock()
+    monkeypatch.setattr("pyrite.cli.train.execute", executed)
+    monkeypatch.setattr("pyrite.cli.train._show_result", lambda _: True)
+
+    def train(*options: str) -> tuple[str, bool]:
+        """The output of `pyrite train`, and whether it executed the run."""
+        executed.reset_mock()
+        arguments = ["train", str(run_file), *judge, "--store", str(tmp_path / "store"), *options]
+        result = CliRunner().invoke(app, arguments, env={"COLUMNS": "1000"})
+        if isinstance(result.exception, UserError):
+            return str(result.exception), executed.called
+        assert result.exit_code == 0, result.output
+        return result.output, executed.called
+
+    with Stub() as server:
+        judge = ["judge.kind=llm", f"judge.model={MODEL}", f"resources.judge_urls=[{server.url}]"]
+        output, is_executed = train()
+        assert is_executed
+        assert "note: this judge is not probed" in output
+        assert pyrite("probe", run_file, *judge, "--queries", 3).returncode == 3
+        output, is_executed = train()
+        assert is_executed
+        assert "note: the probe of this judge had too few pairs to tell" in output
+        result = pyrite("probe", run_file, *judge)
+        assert result.returncode == 3
+        page = result.stdout.rstrip().splitlines()[-1]
+        pyrite("probe", run_file)  # of another judge
+    output, is_executed = train()
+    assert not is_executed
+    assert output.startswith("this judge failed its probe (")
+    assert "known above random: known relevant passages are not clearly graded above random ones" in output
+    assert "few missing" not in output, "only failed checks are named"
+    assert output.endswith(page), "each judge has its own page"
+    assert f"{MODEL}, prompt general" in Path(page).read_text()
+    assert pyrite("train", run_file, *judge).returncode == 2
+    output, is_executed = train("--force")
+    assert is_executed
+    assert "note: this judge failed its probe (" in output
+    estimate = CliRunner().invoke(app, ["estimate", str(run_file), *judge, "--store", str(tmp_path / "store")])
+    for output in (train("--dry-run")[0], estimate.output):
+        assert "note: this judge failed its probe (" in " ".join(output.split())
+    calibration = tmp_path / "calibration.json"
+    probed = json.loads(Path(page).with_name("probe.json").read_text())["judge"]["fingerprint"]
+    fitted = {"x": [1, 4], "y": [1, 4], "cut_points": [1.5, 2.5, 3.5]}
+    calibration.write_text(json.dumps({"judge": {"fingerprint": probed}, "calibration": fitted}))
+    for other in ("judge.prompt=medical", f"judge.calibration={calibration}", "judge.kind=labels"):
+        output, is_executed = train(other)
+        assert is_executed, "the probe was of another judge"
+        assert ("not probed" in output) == (other != "judge.kind=labels")
+
+
 def test_dry_run_shows_the_plan_and_writes_nothing(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
-    result = pyrite("train", run_file, "--dry-run")
+    result = pyrite("train", run_file, "--dry-run", "judge.noise.kappa=0.5")
     assert result.returncode == 0, result.stderr
     assert "finetune, iteration 2" in result.stdout
     assert "memory" in result.stdout
+    assert "Judge: labels with simulated errors (noise of kappa 0.5)." in " ".join(result.stdout.split())
+    cascade = "judge={kind: cascade, first: {kind: labels}, second: {kind: labels}, shards: 1}"
+    for pilot in (1, 1000):
+        shown = " ".join(pyrite("train", run_file, "--dry-run", cascade, f"judge.pilot={pilot}").stdout.split())
+        assert ("judge.pilot (1000) covers all queries of a shard" in shown) == (pilot == 1000)
     assert not (tmp_path / "store").exists()

@@ -9,15 +9,16 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import yaml
 
 from pyrite.controller.api import JOB_LABEL
 from pyrite.controller.manifests import ITERATION_LABEL, LLM_STAGES, RUN_CONFIG_LABEL, RUN_LABEL, STAGE_LABEL, needs_gpu
 from pyrite.controller.resource import TrainingRun, parse
-from pyrite.plan import STAGES, Step, survey
+from pyrite.plan import STAGES, Step, probe_key, survey
 from pyrite.spec import RunSpec
 
 Object = dict[str, Any]
@@ -43,6 +44,9 @@ class FakeStore:
 
     def keys(self, prefix: str) -> list[str]:
         return sorted(key for key in self.files if key.startswith(f"{prefix}/"))
+
+    def exists(self, key: str) -> bool:
+        return key in self.files
 
     def read(self, key: str) -> bytes:
         return self.files[key]
@@ -74,6 +78,15 @@ class FakeStore:
         return True
 
 
+def probe(spec: RunSpec, go: bool | None, finished: str) -> bytes:
+    """The fields of probe.json that the controller reads. `pyrite probe` on the cluster is in tests/real."""
+    checks = [
+        {"name": "not flat", "passed": bool(go), "found": "shares of 25%"},
+        {"name": "other", "passed": True, "found": "-"},
+    ]
+    return json.dumps({"key": probe_key(spec), "go": go, "checks": checks, "finished": finished}).encode()
+
+
 def _summary(step: Step) -> Object:
     scores = {"mrr@5": 0.5 + 0.1 * (step.iteration or 0), "dcg@5": 0.6}
     if step.stage == "validate":
@@ -98,6 +111,7 @@ class FakeCluster:
         self.created_jobs: dict[str, Object] = {}
         self.run_configs: dict[str, Object] = {}
         self.replicas = self.present = 0
+        self.renewed = datetime.fromtimestamp(0, UTC)
         #: Calls until the controller is killed.
         self.kill_after: int | None = None
         self.pod_list: list[Object] = []
@@ -106,6 +120,8 @@ class FakeCluster:
         #: Errors at the creation of a Job, by its run, or of an Event ("event").
         self.errors: dict[str, Exception] = {}
         self.calls = 0
+        #: The results of the probes to come.
+        self.probes: list[bool | None] = []
 
     def add(self, name: str, spec: Object) -> None:
         version = str(next(self._versions))
@@ -129,16 +145,23 @@ class FakeCluster:
             if not job["status"].get("conditions") and name in (None, job["metadata"]["labels"][RUN_LABEL])
         ]
 
-    def end(self, job: Object, condition: str) -> None:
+    def end(self, job: Object, condition: str, reason: str = "Test") -> None:
         job["status"]["conditions"] = [
-            {"type": condition, "status": "True", "reason": "Test", "message": "by the test"}
+            {"type": condition, "status": "True", "reason": reason, "message": "by the test"}
         ]
 
     def complete(self, job: Object) -> None:
         """The Job's pods finish its steps, if they can be scheduled and a judge is ready."""
+        if job["spec"].get("suspend"):
+            return
         if (needs_gpu(job) and self.present) or (self._needs_server(job) and not min(self.present, self.replicas)):
             return
         labels = job["metadata"]["labels"]
+        if labels[STAGE_LABEL] == "probe":
+            go = self.probes.pop(0)
+            self._store.files[f"runs/{labels[RUN_LABEL]}/probe/probe.json"] = probe(self._spec(job), go, str(uuid4()))
+            self.end(job, "Complete" if go else "Failed")
+            return
         iteration = labels.get(ITERATION_LABEL)
         number = None if iteration is None else int(iteration)
         indexed = job["spec"].get("completionMode") == "Indexed"
@@ -214,9 +237,22 @@ class FakeCluster:
     def scale(self, name: str, replicas: int) -> None:
         self._call()
         del name
-        if replicas == 0 and any(map(self._needs_server, self.unfinished())):
+        admitted = [job for job in self.unfinished() if not job["spec"].get("suspend")]
+        if replicas == 0 and any(map(self._needs_server, admitted)):
             self._forbid("the server is scaled down while a run uses it")
+        if replicas and datetime.now(UTC) - self.renewed > timedelta(minutes=5):
+            self.violations.append("the server is scaled up under an expired lease")
         self.replicas = replicas
+
+    def renew_lease(self, name: str, now: datetime) -> None:
+        self._call()
+        del name
+        self.renewed = now
+
+    def lease(self, name: str) -> datetime:
+        self._call()
+        del name
+        return self.renewed
 
     def create(self, manifest: Object) -> bool:
         self._call()
@@ -242,6 +278,11 @@ class FakeCluster:
         self._call()
         if name in self.created_jobs:
             self.created_jobs[name]["metadata"]["deletionTimestamp"] = now()
+
+    def expire_job(self, name: str) -> None:
+        self._call()
+        if name in self.created_jobs:
+            self.end(self.created_jobs[name], "Failed", "DeadlineExceeded")
 
     def patch_status(self, run: TrainingRun, status: Object) -> bool:
         self._call()

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,12 +43,33 @@ def test_submit_without_a_cluster_names_kubeconfig(pyrite: Pyrite, run_file: Pat
     assert "KUBECONFIG" in done.stderr
 
 
+@pytest.mark.parametrize("content", ["not YAML: [", "[]", "clusters: 3", "{current-context: x, contexts: [{name: x}]}"])
+def test_an_invalid_kubeconfig_is_an_error_of_the_user(pyrite: Pyrite, tmp_path: Path, content: str) -> None:
+    """Regression: a traceback."""
+    path = tmp_path / "kubeconfig"
+    path.write_text(content)
+    done = pyrite("doctor", "--on", "cluster", KUBECONFIG=str(path))
+    assert done.returncode == 2, done.stderr
+    assert "KUBECONFIG" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_attach_to_an_unreachable_cluster_fails_at_once(pyrite: Pyrite, kubeconfig: Path) -> None:
+    """Regression: it printed nothing for two minutes."""
+    start = time.monotonic()
+    done = pyrite("attach", "r", KUBECONFIG=str(kubeconfig))
+    assert done.returncode == 1
+    assert "kubectl config use-context" in done.stderr
+    assert time.monotonic() - start < 60
+
+
 def test_submit_to_an_unreachable_cluster_fails(pyrite: Pyrite, tmp_path: Path, kubeconfig: Path) -> None:
     run_file = tmp_path / "r.yaml"
     run_file.write_text("source: {kind: sample}\n")
     done = pyrite("submit", run_file, KUBECONFIG=str(kubeconfig))
     assert done.returncode == 1
-    assert "API server does not respond" in done.stderr
+    assert "the Kubernetes API: no response from http://127.0.0.1:" in done.stderr
+    assert "(NewConnectionError). Check `kubectl get nodes`." in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -72,6 +94,8 @@ def test_name_with_a_dot_is_refused(pyrite: Pyrite, tmp_path: Path, kubeconfig: 
         ("model", "base", "cp --recursive {local} s3://bucket/data/local`) and set model.base=s3://bucket/data/local."),
         ("judge", "prompt", "mount it into the pods"),
         ("judge", "confusion", "Mount it into the pods"),
+        ("judge", "calibration", "Mount it into the pods"),
+        ("evaluate", "judge.prompt", "mount it into the pods"),
         ("evaluate", "retention.path", "and set evaluate.retention.path=s3://bucket/data/local."),
     ],
 )
@@ -80,7 +104,8 @@ def test_settings_that_name_local_files_are_refused(
 ) -> None:
     run_file, local = tmp_path / "r.yaml", tmp_path / "local"
     judge = "{kind: labels}" if key == "confusion" else "{kind: llm, model: m}"
-    run_file.write_text(f"source: {{kind: sample}}\njudge: {judge}\n")
+    second = "evaluate: {judge: {model: n}}\nresources: {evaluate_judge_urls: [http://h:1]}\n"
+    run_file.write_text(f"source: {{kind: sample}}\njudge: {judge}\n{second}")
     local.mkdir()
     done = pyrite("submit", run_file, f"{setting}.{key}={local}", KUBECONFIG=str(kubeconfig))
     assert done.returncode == 2
@@ -100,6 +125,7 @@ def test_local_reported_retention_sets_are_refused(pyrite: Pyrite, tmp_path: Pat
 
 
 Status = dict[str, Any]
+OUTAGE: Status = {"outage": True}
 
 
 @pytest.fixture
@@ -111,17 +137,23 @@ def cluster(tmp_path: Path) -> Iterator[tuple[Path, list[Status], list[Any]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
+            if status == OUTAGE:
+                return  # the connection ends without a response
             metadata = {"name": "r", "uid": "u", "generation": 1, "creationTimestamp": "2026-11-23T08:00:00Z"}
-            spec = {"source": {"kind": "sample"}}
+            spec = created[0]["spec"] if created else {"source": {"kind": "sample"}}
             self._respond({"metadata": {**metadata, "resourceVersion": "1"}, "spec": spec, "status": status})
 
         def do_POST(self) -> None:
             created.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self._respond(created[-1])
+            self._respond(created[-1], 409 if len(created) > 1 else 200)
 
-        def _respond(self, content: Any) -> None:
+        def do_PATCH(self) -> None:
+            created.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self._respond(created[0])
+
+        def _respond(self, content: Any, code: int = 200) -> None:
             body = json.dumps(content).encode()
-            self.send_response(200)
+            self.send_response(code)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -159,6 +191,45 @@ def test_following_shows_what_blocks_the_run(
     assert "suspended; set spec.suspend to false to resume." in done.stdout
     assert "no luck." not in done.stdout
     assert "run r is failed: no luck." in done.stderr
+
+
+def test_following_waits_for_an_outage_after_submit(
+    pyrite: Pyrite, tmp_path: Path, cluster: tuple[Path, list[Status], list[Any]]
+) -> None:
+    """Regression: the run was created, and a restart of the API server before the next request ended in an error."""
+    kubeconfig, statuses, _ = cluster
+    statuses += [OUTAGE] * 5  # more than the client's own retries
+    statuses += [{"phase": "Failed", "message": "no luck.", "observedGeneration": 1}]
+    (tmp_path / "r.yaml").write_text("source: {kind: sample}\n")
+    done = pyrite("submit", tmp_path / "r.yaml", KUBECONFIG=str(kubeconfig))
+    assert "run r is failed: no luck." in done.stderr
+    assert len(statuses) == 1, "the outage happened"
+
+
+def test_submit_until_probe_ends_with_the_verdict_and_continues(
+    pyrite: Pyrite, tmp_path: Path, cluster: tuple[Path, list[Status], list[Any]]
+) -> None:
+    kubeconfig, statuses, created = cluster
+    probe = {"failed": "", "pageUri": "s3://b/probe.html", "finished": "f", "retry": 0}
+    probed = {"phase": "Probed", "message": "judged.", "observedGeneration": 1}
+    run_file = tmp_path / "r.yaml"
+    run_file.write_text("source: {kind: sample}\n")
+    for verdict, code in (("no-go", 3), ("go", 0)):
+        statuses[:] = [{**probed, "probe": {**probe, "verdict": verdict}}]
+        done = pyrite("submit", run_file, "--until", "probe", KUBECONFIG=str(kubeconfig))
+        assert done.returncode == code, done.stderr
+        assert done.stdout.splitlines()[-2:] == ["judged.", "s3://b/probe.html"]
+    assert created[0]["spec"] == {"source": {"kind": "sample"}, "until": "probe"}
+    shown = pyrite("status", "r", "--cluster", KUBECONFIG=str(kubeconfig)).stdout
+    assert "go, s3://b/probe.html" in shown
+    done = pyrite("submit", run_file, "--force", "--detach", KUBECONFIG=str(kubeconfig))
+    assert done.returncode == 0, done.stderr
+    assert created[-1] == {"spec": {"until": None, "force": True}}
+    created[0]["spec"] |= {"retry": 1, "budget_dollars": 9.0}  # edited with kubectl
+    assert pyrite("submit", run_file, "--detach", KUBECONFIG=str(kubeconfig)).returncode == 0
+    done = pyrite("submit", run_file, "iterations=3", KUBECONFIG=str(kubeconfig))
+    assert done.returncode == 2
+    assert "other settings" in done.stderr
 
 
 def test_detaching_prints_commands_that_work(pyrite: Pyrite, cluster: tuple[Path, list[Status], list[Any]]) -> None:

@@ -27,7 +27,7 @@ class OneController(RuleBasedStateMachine):
 
     def __init__(self, chart: Settings, single_controller: bool = True) -> None:
         super().__init__()
-        self.harness = Harness(chart, single_controller, one=LABELS, two=LLM, three=LLM)
+        self.harness = Harness(chart, single_controller, one=LABELS, two=LLM, three={**LLM, "queue": "gpus"})
         self.cluster = self.harness.cluster
 
     @rule()
@@ -62,6 +62,11 @@ class OneController(RuleBasedStateMachine):
     @rule()
     def remove_deleted_jobs(self) -> None:
         self.cluster.remove_deleted()
+
+    @rule(suspend=st.booleans())
+    def queue_or_admit(self, suspend: bool) -> None:
+        for job in self.cluster.unfinished("three"):
+            job["spec"]["suspend"] = suspend
 
     @rule()
     def start_or_end_server_pods(self) -> None:
@@ -131,6 +136,8 @@ def test_runs_succeed_with_two_controllers(chart: Settings) -> None:
 
 def assert_all_succeed(harness: Harness) -> None:
     cluster = harness.cluster
+    for job in cluster.unfinished():
+        job["spec"]["suspend"] = False
     for name in cluster.resources:
         cluster.edit(name, suspend=False, retry=cluster.resources[name]["spec"].get("retry", 0) + 1)
     harness.run_to_end()
@@ -200,9 +207,9 @@ def test_status_shows_each_step_and_the_result(chart: Settings) -> None:
     )
     assert status.progress == "10/10"
     assert status.model_uri == "s3://bucket/store/runs/small/model"
-    assert status.cost == "$8.00", "8 steps of half an hour at 2 dollars an hour; shards count once"
     conditions = {condition.type: condition.status for condition in status.conditions}
-    assert conditions == {"Progressing": "False", "Degraded": "False", "TargetReached": "True", "Complete": "True"}
+    expected = {"Progressing": "False", "Degraded": "False", "TargetReached": "True", "Complete": "True"}
+    assert conditions == {**expected, "JudgeAccepted": "Unknown", "OverBudget": "False"}
 
 
 def test_unreachable_store_is_read_once_a_sync(chart: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,3 +310,19 @@ def test_server_is_scaled_down_when_no_run_needs_it(chart: Settings) -> None:
     assert harness.status("judging").phase == "Failed"
     assert harness.status("other").phase == "Running"
     assert harness.cluster.replicas == 0
+
+
+def test_server_is_scaled_down_after_its_last_step(chart: Settings) -> None:
+    """Regression: four GPUs idled from the last judging to the end of a run whose training claims no GPU."""
+    harness = Harness(chart, judging=LLM)
+    harness.use_chart(chart, stages={})
+    replicas: dict[str, int] = {}
+    while harness.status("judging").phase != "Succeeded":
+        harness.advance()
+        replicas[harness.status("judging").step] = harness.cluster.replicas
+    assert replicas.pop("") == 0, "the run has ended"
+    steps = list(replicas)
+    last = steps.index("judge, iteration 2")
+    assert {replicas[step] for step in steps[:3]} == {0}, "before the first judging"
+    assert {replicas[step] for step in steps[steps.index("judge, iteration 1") : last + 1]} == {2}
+    assert {replicas[step] for step in steps[last + 1 :]} == {0}

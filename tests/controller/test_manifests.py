@@ -20,9 +20,13 @@ worker:
   imagePullPolicy: Always
   env: [{name: PYRITE_STORE, value: "s3://b/p"}]
   envFrom: [{secretRef: {name: store}}]
+  annotations: {safe-to-evict: "false"}
   pod: {serviceAccountName: worker, tolerations: [{operator: Exists}], securityContext: {fsGroup: 1}}
   stages:
+    judge: {retries: 7}
     finetune:
+      retries: 0
+      image: registry.example/worker:cuda
       resources: {limits: {nvidia.com/gpu: "1"}}
       pod: {nodeSelector: {gpu: "true"}, tolerations: null}
 judge: {parallelism: 3, urls: [http://vllm-0:8000], keySecret: key}
@@ -49,11 +53,11 @@ def run(spec: dict[str, Any], name: str = LONGEST) -> TrainingRun:
     return parse({"metadata": metadata, "spec": {**spec, "iterations": 100}})
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", [*STAGES, "probe"])
 def test_each_job_is_valid_with_restricted_pods(stage: str, chart: Settings) -> None:
     """The client's models reject a misspelt field. Names and labels have at most 63 characters."""
     V1Job.model_validate(yaml.safe_load((JOBS / f"{stage}.yaml").read_text()))
-    iteration = 100 if stage not in ("prepare", "generate", "evaluate") else None
+    iteration = 100 if stage not in ("prepare", "generate", "assess", "evaluate", "probe") else None
     shards = range(1000) if stage in ("judge", "generate") else [None]
     manifest = manifests.job(run(LLM), [Step(stage, iteration, shard) for shard in shards], "key", chart)
     V1Job.model_validate(manifest)
@@ -71,7 +75,9 @@ def test_each_job_is_valid_with_restricted_pods(stage: str, chart: Settings) -> 
         "capabilities": {"drop": ["ALL"]},
     }
     assert worker["resources"]["limits"]
-    assert (worker["image"], worker["imagePullPolicy"]) == ("registry.example/worker:1", "Always")
+    tag = "cuda" if stage == "finetune" else "1"
+    assert (worker["image"], worker["imagePullPolicy"]) == (f"registry.example/worker:{tag}", "Always")
+    assert manifest["spec"]["template"]["metadata"]["annotations"] == {"safe-to-evict": "false"}
     assert {"name": "PYRITE_STORE", "value": "s3://b/p"} in worker["env"]
     assert worker["envFrom"] == [{"secretRef": {"name": "store"}}]
     assert ("PYRITE_JUDGE_API_KEY" in str(worker["env"])) == (stage in manifests.LLM_STAGES)
@@ -84,6 +90,14 @@ def test_each_job_is_valid_with_restricted_pods(stage: str, chart: Settings) -> 
     if shards != [None]:
         assert (manifest["spec"]["completions"], manifest["spec"]["parallelism"]) == (1000, 3)
         assert "$(JOB_COMPLETION_INDEX)" in arguments
+
+
+@pytest.mark.parametrize(
+    ("stage", "field", "retries"), [("judge", "backoffLimitPerIndex", 7), ("finetune", "backoffLimit", 0)]
+)
+def test_retries_are_a_setting(stage: str, field: str, retries: int, chart: Settings) -> None:
+    spec = manifests.job(run(LLM), [Step(stage, 1, 0)], "key", chart)["spec"]
+    assert {key: value for key, value in spec.items() if key.startswith("backoffLimit")} == {field: retries}
 
 
 def test_max_failed_indexes_does_not_exceed_the_shards(chart: Settings) -> None:
@@ -100,6 +114,24 @@ def test_run_config_has_the_runs_or_the_charts_judge_urls(chart: Settings) -> No
     spec = run(own).spec
     assert spec is not None
     assert not manifests.uses_server(spec, "judge", chart), "a run with its own servers needs no scaling"
+
+
+def test_second_judge_needs_its_own_server(chart: Settings) -> None:
+    second = {**LLM, "evaluate": {"judge": {"model": "second"}}}
+    assert "evaluate.judge has no server" in run(second).error
+    judged = run({**second, "resources": {"evaluate_judge_urls": ["http://second"]}})
+    assert judged.spec is not None
+    assert not manifests.uses_server(judged.spec, "assess", chart), "the chart's server has the training judge's model"
+    assert "PYRITE_JUDGE_API_KEY" not in str(manifests.job(judged, [Step("assess")], "key", chart))
+
+
+def test_the_charts_server_is_that_of_the_second_judge(chart: Settings) -> None:
+    cascade = {"kind": "cascade", "first": {"kind": "llm", "model": "a"}, "second": {"kind": "llm", "model": "b"}}
+    judged = run({**LABELS, "judge": cascade, "resources": {"first_judge_urls": ["http://first"]}})
+    assert judged.spec is not None
+    assert manifests.uses_server(judged.spec, "judge", chart)
+    text = yaml.safe_load(manifests.run_config(judged, chart)["data"]["run.yaml"])["resources"]
+    assert (text["judge_urls"], text["first_judge_urls"]) == (["http://vllm-0:8000"], ["http://first"])
 
 
 def test_job_name_depends_on_work_and_retry(chart: Settings) -> None:

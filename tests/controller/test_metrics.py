@@ -1,7 +1,6 @@
 """The controller's metrics of runs, checked against values computed by hand."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from controller.harness import JOBS
 from pyrite import metrics
 from pyrite.controller.controller import Controller
 from pyrite.controller.metrics import Exporter, run_samples
-from pyrite.controller.observed import Job, Stored
+from pyrite.controller.observed import Stored
 from pyrite.controller.settings import CostSettings, Settings, load
 from pyrite.plan import StepState, chain
 from pyrite.spec import RunSpec
@@ -44,11 +43,11 @@ def stored(**manifests: dict[str, Any]) -> Stored:
     return Stored(states, found)
 
 
-def exported(found: Stored | None, *jobs: Job, now: datetime = AT) -> dict[str, float]:
+def exported(found: Stored | None) -> dict[str, float]:
     """The samples of a run as a scrape shows them: name{label values} and value."""
     cluster = FakeCluster(FakeStore())
     cluster.add("r", {"source": {"kind": "sample"}, "iterations": 2, "judge": {"shards": 2}})
-    samples = run_samples(cluster.run("r"), found, jobs, False, COST, now)
+    samples = run_samples(cluster.run("r"), found, False, COST, AT)
     return {f"{metric.name}{{{','.join(labels)}}}": float(value) for metric, labels, value in samples}
 
 
@@ -85,23 +84,10 @@ def test_metrics_of_a_run_come_from_its_manifests() -> None:
 
 
 @pytest.mark.parametrize(("second", "minutes"), [(30, 40), (20 + 72 * 60, 60)], ids=["parallel", "days later"])
-def test_time_between_shards_costs_nothing(second: int, minutes: int) -> None:
-    """Regression: a run that was suspended for three days between two shards was charged for three days."""
+def test_time_between_shards_is_no_stage_time(second: int, minutes: int) -> None:
     first, later = judged(20, {"1": 1}, cached=0), judged(second, {"1": 1}, cached=0)
     got = exported(stored(prepare=manifest(0, 10), judge_1__0=first, judge_1__1=later))
     assert got["pyrite_run_stage_seconds{r,judge,1}"] == minutes * 60
-    assert got["pyrite_run_cost_dollars{r}"] == (10 + minutes) / 10
-
-
-def test_cost_counts_the_running_job_once() -> None:
-    """The store may already hold shards of the running Job: their time is part of the Job's."""
-    job = Job("r-judge-1", "judge", 1, "", "", AT + timedelta(minutes=20), None, 1, 2, False)
-    done = stored(prepare=manifest(0, 20), judge_1__0=judged(20, {"1": 1}, cached=0))
-    now = AT + timedelta(minutes=60)
-    assert exported(done, job, now=now)["pyrite_run_cost_dollars{r}"] == 6.0
-    assert exported(done, replace(job, queued=True), now=now)["pyrite_run_cost_dollars{r}"] == 5.0
-    assert exported(done, now=now)["pyrite_run_cost_budget_dollars{r}"] == 100.0
-    assert not [name for name in exported(None) if "cost" in name or "steps" in name], "the store was not read yet"
 
 
 @pytest.fixture(autouse=True)

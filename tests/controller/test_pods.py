@@ -6,22 +6,61 @@ import pytest
 
 from controller.fake_cluster import now
 from controller.harness import LABELS, LLM, Harness
-from controller.pod_status import AN_HOUR_AGO, UNSCHEDULABLE, pod, waiting
+from controller.pod_status import AN_HOUR_AGO, UNSCHEDULABLE, event, pod, waiting
 from pyrite.controller.settings import Settings
 
 
-def test_waiting_for_a_node_costs_no_extra_api_calls(chart: Settings) -> None:
-    """Regression: each sync created the run's ConfigMap again, though only pods on a node can wait for it."""
+def test_waiting_for_a_node_costs_one_extra_api_call(chart: Settings) -> None:
+    """It reads the events of one pod. Regression: each sync created the run's ConfigMap again, though only pods on a
+    node can wait for it."""
     harness = Harness(chart, small=LABELS)
     job = harness.start_judging("small")
     calls = []
     for status in ({"phase": "Running"}, UNSCHEDULABLE):
-        harness.cluster.pod_list = [pod(job, status)]
+        harness.cluster.pod_list = [pod(job, status)] * 3
         harness.sync()
         before = harness.cluster.calls
         harness.sync()
         calls.append(harness.cluster.calls - before)
-    assert calls[0] == calls[1] > 2
+    assert calls[1] == calls[0] + 1 > 3
+
+
+SCALE_UP = event("TriggeredScaleUp", "pod triggered scale-up: [{eks-gpu 0->1 (max: 1)}]")
+NOMINATED = event("Nominated", "Pod should schedule on: nodeclaim/gpu-x7k2p")
+
+
+@pytest.mark.parametrize("on_its_way", [SCALE_UP, NOMINATED], ids=["Cluster Autoscaler", "Karpenter"])
+def test_node_on_its_way_is_reported_and_no_fault(chart: Settings, on_its_way: dict[str, Any]) -> None:
+    """Regression: the message was "Add a node" for the minutes in which the autoscaler was adding one."""
+    training, judging = Harness(chart, r=LABELS), Harness(chart, r=LLM)
+    training.sync()
+    (job,) = training.cluster.unfinished()
+    training.cluster.pod_list = [pod(job, UNSCHEDULABLE)]
+    judging.finish_steps("r", before="judge")
+    judging.sync()
+    judging.cluster.server_pod_list = [pod(job, UNSCHEDULABLE)]
+    for harness in (training, judging):
+        events = harness.cluster.event_lists["pod-1"] = [on_its_way, event("FailedScheduling", "0/1 nodes.")]
+        harness.sync()
+        message = harness.status("r").message
+        assert f"pod pod-1 waits for a node, which is on its way ({on_its_way['message']})" in message
+        assert "Add a node" not in message
+        assert "running" not in message
+        assert not harness.degraded("r")
+        events.append(event("NotTriggerScaleUp", "max node group size reached"))
+        harness.sync()
+        assert "max node group size reached. Add a node" in harness.degraded("r")
+
+
+def test_node_that_does_not_arrive_is_a_fault(chart: Settings) -> None:
+    """An instance type without capacity: the autoscaler's event remains, but no node joins."""
+    harness = Harness(chart, small=LABELS)
+    harness.sync()
+    (job,) = harness.cluster.unfinished()
+    harness.cluster.pod_list = [pod(job, UNSCHEDULABLE)]
+    harness.cluster.event_lists["pod-1"] = [{**SCALE_UP, "lastTimestamp": AN_HOUR_AGO}]
+    harness.sync()
+    assert "the autoscaler requested a node" in harness.degraded("small")
 
 
 def test_deleted_run_config_is_reported_and_restored(chart: Settings) -> None:

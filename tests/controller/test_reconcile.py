@@ -6,9 +6,9 @@ import pytest
 
 from controller.fake_cluster import names, now
 from controller.harness import LABELS, LLM, Harness
-from controller.pod_status import AN_HOUR_AGO, UNSCHEDULABLE, pod, waiting
+from controller.pod_status import AN_HOUR_AGO, UNSCHEDULABLE, pod, running, waiting
 from pyrite.controller.api import JOB_LABEL
-from pyrite.controller.settings import Settings
+from pyrite.controller.settings import Settings, StageSettings
 from pyrite.plan import Step
 
 
@@ -43,13 +43,17 @@ def test_failed_job_reports_why_and_retry_resumes(chart: Settings) -> None:
     assert harness.status("small").phase == "Succeeded"
 
 
+CASCADE = {"kind": "cascade", "first": {"kind": "llm", "model": "a"}, "second": {"kind": "llm", "model": "b"}}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"source": {"kind": "jsonl"}}, "source.path"),
         ({"finetune": {"loss": "triplet"}, "mine": {"num_negatives": 2}}, "triplet takes one negative"),
+        ({"judge": CASCADE}, "resources.first_judge_urls is empty: list its servers"),
     ],
-    ids=["missing field", "rule across fields"],
+    ids=["missing field", "rule across fields", "no server of the first judge"],
 )
 def test_invalid_spec_fails_with_its_message(chart: Settings, changes: dict[str, Any], message: str) -> None:
     """The CRD's schema accepts these. A correction starts the run."""
@@ -61,7 +65,7 @@ def test_invalid_spec_fails_with_its_message(chart: Settings, changes: dict[str,
     assert "kubectl edit trainingrun small" in status.message
     assert message in harness.degraded("small")
     assert not harness.cluster.created_jobs
-    harness.cluster.edit("small", source=LABELS["source"], mine={"num_negatives": 1})
+    harness.cluster.edit("small", source=LABELS["source"], mine={"num_negatives": 1}, judge=LABELS["judge"])
     harness.run_to_end()
     assert harness.status("small").phase == "Succeeded"
 
@@ -158,6 +162,30 @@ def test_upgrade_replaces_a_stuck_job(chart: Settings) -> None:
     assert replacement["spec"]["template"]["spec"]["containers"][0]["image"] == "pyrite-worker:right"
 
 
+def test_deadline_excludes_time_without_a_node(chart: Settings) -> None:
+    """Regression: a Job's deadline counted the hours that its pods waited for a GPU node."""
+    harness = Harness(chart, small=LABELS)
+    harness.use_chart(chart, stages={"prepare": StageSettings(deadline_seconds=600)})
+    harness.sync()
+    (job,) = harness.cluster.unfinished()
+    assert "activeDeadlineSeconds" not in job["spec"]
+    job["metadata"]["creationTimestamp"] = AN_HOUR_AGO
+    for status in (UNSCHEDULABLE, waiting("ContainerCreating"), running(now())):
+        harness.cluster.pod_list = [pod(job, status)]
+        harness.sync()
+        assert harness.cluster.unfinished() == [job]
+    harness.cluster.pod_list = [pod(job, running(AN_HOUR_AGO)), pod(job, running(now()))]
+    harness.sync()
+    assert harness.cluster.unfinished() == []
+    harness.cluster.pod_list = []
+    harness.sync()
+    assert harness.status("small").phase == "Failed"
+    assert "ran longer than 600 s: raise worker.stages.prepare.deadlineSeconds" in harness.status("small").message
+    harness.cluster.edit("small", retry=1)
+    harness.run_to_end()
+    assert harness.status("small").phase == "Succeeded"
+
+
 def test_job_queued_by_kueue_is_waiting_not_degraded(chart: Settings) -> None:
     harness = Harness(chart, small={**LABELS, "queue": "gpus"})
     harness.sync()
@@ -172,6 +200,65 @@ def test_job_queued_by_kueue_is_waiting_not_degraded(chart: Settings) -> None:
         assert not harness.degraded("small")
     job["spec"]["suspend"] = False
     harness.run_to_end()
+
+
+@pytest.mark.parametrize("judging", ["a", "z"])
+def test_server_starts_when_kueue_admits_the_job(chart: Settings, judging: str) -> None:
+    """Regression: the servers' GPUs burned while the Job was queued. A queued Job holds no GPUs of its own either,
+    whether its run comes before or after the other one."""
+    harness = Harness(chart, **{judging: {**LLM, "queue": "gpus"}, "training": LABELS})
+    harness.finish_steps(judging, before="judge")
+    harness.finish_steps("training", before="mine")
+    harness.sync()
+    (job,) = harness.cluster.unfinished(judging)
+    job["spec"]["suspend"] = True  # by Kueue's webhook
+    harness.cluster.complete(harness.cluster.unfinished("training")[0])
+    harness.sync()
+    assert harness.status("training").step == "finetune, iteration 1"
+    assert harness.cluster.unfinished("training"), "the queued run does not hold the GPUs"
+    assert harness.cluster.replicas == 0
+    assert harness.status(judging).message == "judge, iteration 1: waiting for admission to the queue gpus."
+    job["spec"]["suspend"] = False
+    harness.sync()
+    assert harness.cluster.replicas == 0
+    assert "run training uses the GPUs; the vLLM server starts after it" in harness.status(judging).message
+    harness.cluster.complete(harness.cluster.unfinished("training")[0])
+    harness.sync()
+    harness.sync()
+    assert harness.cluster.replicas == 2
+    job["spec"]["suspend"] = True
+    harness.sync()
+    assert harness.cluster.replicas == 0, "the servers run for a Job that Kueue has suspended again"
+    job["spec"]["suspend"] = False
+    harness.run_to_end()
+    assert harness.status(judging).phase == "Succeeded"
+
+
+def test_server_does_not_wait_for_queued_training(chart: Settings) -> None:
+    """Training that Kueue admits while the servers are up waits for them."""
+    harness = Harness(chart, training={**LABELS, "queue": "gpus"})
+    harness.finish_steps("training", before="finetune")
+    harness.sync()
+    (job,) = harness.cluster.unfinished("training")
+    job["spec"]["suspend"] = True
+    harness.cluster.add("judging", dict(LLM))
+    harness.start_judging("judging")
+    assert harness.cluster.replicas == 2
+    job["spec"]["suspend"] = False
+    harness.sync()
+    assert harness.cluster.replicas == 2
+    harness.run_to_end()
+    assert harness.status("training").phase == "Succeeded"
+
+
+def test_job_suspended_without_a_queue_is_named(chart: Settings) -> None:
+    """Regression: the message was "waiting for admission to the queue None"."""
+    harness = Harness(chart, small=LABELS)
+    harness.sync()
+    (job,) = harness.cluster.unfinished()
+    job["spec"]["suspend"] = True
+    harness.sync()
+    assert harness.status("small").message == f"prepare: Job {job['metadata']['name']} is suspended; resume it."
 
 
 def test_recreated_run_does_not_adopt_the_old_job(chart: Settings) -> None:

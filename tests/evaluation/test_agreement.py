@@ -134,14 +134,61 @@ def test_recalibration_of_noise_does_not_help() -> None:
         judged = agreement.apply_cut_points(noise, agreement.DEFAULT_CUT_POINTS)
         recalibration = agreement.recalibrate(noise, judged, truth, list(np.repeat(np.arange(30), 5)), 0)
         assert recalibration is not None
-        fitted.append(agreement.quadratic_kappa(truth, agreement.apply_cut_points(noise, recalibration.cut_points)))
+        expected = recalibration.expected(noise)
+        fitted.append(agreement.quadratic_kappa(truth, agreement.apply_cut_points(expected, recalibration.cut_points)))
         after.append(recalibration.after)
     assert np.mean(fitted) > 0.05  # overfitting, which cross-validation removes
     assert np.mean(after) < 0.02
 
 
-def test_a_single_query_cannot_be_cross_validated() -> None:
+@pytest.mark.parametrize(("pairs", "queries", "enough"), [(30, 10, True), (29, 10, False), (90, 9, False)])
+def test_cut_points_need_enough_pairs_and_queries(pairs: int, queries: int, enough: bool) -> None:
+    truth = np.arange(pairs) % 4 + 1
+    clusters = [number % queries for number in range(pairs)]
+    assert (agreement.recalibrate(truth.astype(float), truth, truth, clusters, 0) is not None) == enough
+
+
+def test_a_single_query_has_no_interval_of_kappa() -> None:
     truth = np.array([1, 4, 2])
-    assert agreement.recalibrate(truth.astype(float), truth, truth, ["q"] * 3, 0) is None
     interval = agreement.kappa_interval(truth, truth, ["q"] * 3, 0)
     assert np.isnan([interval.low, interval.high]).all()
+
+
+def paired_judges(seed: int, gain: float, queries: int = 40) -> tuple[np.ndarray, ...]:
+    """Expected grades of two judges that share a query's errors; the second one has less noise of its own by ``gain``.
+
+    Returns:
+        Scores of both, whether a pair is relevant, and its query, each of shape (pairs,).
+    """
+    rng = np.random.default_rng(seed)
+    query = np.repeat(np.arange(queries), 6)
+    relevant = rng.random(len(query)) < 0.4
+    shared = relevant + rng.normal(0, 1, queries)[query] * 0.7
+    return shared + rng.normal(0, 1, len(query)), shared + rng.normal(0, 1 - gain, len(query)), relevant, query
+
+
+def test_a_difference_of_aucs_is_paired_and_its_interval_covers() -> None:
+    a, b, relevant, query = paired_judges(0, 0.5)
+    difference, interval = agreement.auc_difference(a, b, relevant, query)
+    one, two = (agreement.auc(each, relevant, query) for each in (a, b))
+    assert difference == pytest.approx(two.value - one.value)
+    assert interval.low < difference < interval.high
+    assert interval.high - interval.low < 1.2 * (two.interval.high - two.interval.low), "narrower than of two samples"
+    back, mirrored = agreement.auc_difference(b, a, relevant, query)
+    assert (back, mirrored.low) == (pytest.approx(-difference), pytest.approx(-interval.high))
+    covered = 0
+    for seed in range(300):
+        _, interval = agreement.auc_difference(*paired_judges(seed, 0.0))
+        covered += interval.low <= 0 <= interval.high
+    assert 276 <= covered <= 296, "near 95% of 300, for two equally good judges"
+    assert np.isnan(agreement.auc_difference(a, b, np.ones(len(a), dtype=bool), query)[0])
+
+
+def test_a_mean_by_query_has_the_interval_of_its_queries() -> None:
+    query = np.repeat(np.arange(30), 10)
+    values = np.random.default_rng(0).normal(0.5, 1, 30)[query]  # all pairs of a query are equal
+    interval = agreement.mean_interval(values, query, 0)
+    assert interval.low < values.mean() < interval.high
+    error = np.std(values[::10]) / np.sqrt(30)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    assert np.isnan(agreement.mean_interval(values[:10], query[:10], 0).low), "one query has no interval"

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pyrite.evaluation.significance import Comparison, compare, relative_lower_bound, standard_error
+from pyrite.evaluation.significance import Comparison, compare, relative_lower_bound, share_interval, standard_error
 
 Pairs = list[tuple[float, float]]
 reciprocal_ranks = st.sampled_from([0.0, 1 / 5, 1 / 4, 1 / 3, 1 / 2, 1.0])
@@ -178,3 +178,21 @@ def test_lower_bound_agrees_with_the_normal_approximation() -> None:
 def test_clusters_of_other_queries_are_rejected() -> None:
     with pytest.raises(ValueError, match="cluster of each of 3"):
         compare(np.zeros(3), np.ones(3), 100, 0, ["a", "b"])
+
+
+def test_share_interval_covers_the_share_of_clustered_items() -> None:
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(60), 3)
+    covered = 0
+    for _ in range(600):
+        shares = rng.beta(4.5, 0.5, 60)  # of each cluster, 0.9 on average
+        found = share_interval((rng.uniform(size=180) < shares[clusters]).astype(float), clusters.tolist())
+        covered += found.low <= 0.9 <= found.high
+    assert 0.92 <= covered / 600 <= 0.98
+
+
+def test_share_interval_of_equal_values_counts_clusters() -> None:
+    same, few, many = (share_interval(np.ones(40), [i % n for i in range(40)]) for n in (40, 4, 20))
+    assert few.low < many.low < same.low < 1
+    assert few.high == many.high == same.high == 1
+    assert share_interval(np.zeros(40), list(range(40))).high == pytest.approx(1 - same.low)

@@ -1,6 +1,7 @@
 """A run that is killed at random times and restarted ends with the tables and metrics of an undisturbed run."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -11,7 +12,31 @@ from pathlib import Path
 
 import pytest
 
+from pyrite.config import load
+from pyrite.executors.child import run_child
+from pyrite.executors.step import open_run
+from pyrite.plan import Step
+from pyrite.store import open_store
+
 KILLS = 20
+
+
+def test_a_killed_run_leaves_no_broken_pipe_in_a_log(run_file: Path, tmp_path: Path) -> None:
+    """Regression: `pyrite status` showed a BrokenPipeError as the last line of the step's log."""
+    run = open_run(load(run_file), open_store(str(tmp_path / "store")))
+    receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    arguments = (run.spec.model_dump_json(by_alias=True), run.store.url, dict(run.external))
+    process = multiprocessing.get_context("spawn").Process(
+        target=run_child, args=(*arguments, ("prepare", None, None), sender, False)
+    )
+    process.start()
+    sender.close()
+    receiver.close()
+    process.join(120)
+    assert process.exitcode == 1
+    log = run.log(Step("prepare"))
+    assert log.exists()
+    assert not log.read_text()
 
 
 def outputs(store: Path) -> dict[str, str]:

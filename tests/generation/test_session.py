@@ -12,7 +12,7 @@ from pyrite.generation import prompt
 from pyrite.generation.session import GenerationSession
 from pyrite.llm.pool import Pool
 from pyrite.progress import NullProgress
-from pyrite.spec import GenerateSpec
+from pyrite.spec import GenerateSpec, JudgeServers
 from pyrite.store import open_store
 from stub_judge import MODEL, Raw
 from stub_writer import Writer
@@ -31,7 +31,7 @@ def writer() -> Iterator[Writer]:
 
 
 def open_session(writer: Writer, folder: Path, run: str) -> GenerationSession:
-    pool = Pool([writer.url], MODEL, None, 4, 5.0)
+    pool = Pool(JudgeServers([writer.url], 4, 5.0), MODEL)
     return GenerationSession(pool, open_store(str(folder)), "fingerprint", f"{run}/0", NullProgress())
 
 

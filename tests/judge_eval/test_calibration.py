@@ -39,6 +39,15 @@ class BiasedJudge(Judge):
         return Judgment(pair, 4 if upper > 0.5 else 1, (1 - upper, 0.0, 0.0, upper))
 
 
+class ScatteredJudge(BiasedJudge):
+    """A judge whose grades are right, and whose expected grades are random."""
+
+    async def grade(self, pair: Pair) -> Judgment:
+        text = self._texts[pair.passage_id]
+        upper = random.Random(text).random()
+        return Judgment(pair, int(text[0]), (1 - upper, 0.0, 0.0, upper))
+
+
 @pytest.fixture
 def calibrate(monkeypatch: pytest.MonkeyPatch, run_file: Path, tmp_path: Path) -> Callable[..., tuple[str, Any]]:
     """``pyrite calibrate`` in this process with a BiasedJudge: (output, judge)."""
@@ -46,10 +55,13 @@ def calibrate(monkeypatch: pytest.MonkeyPatch, run_file: Path, tmp_path: Path) -
 
     def open_biased(spec: Any, queries: Any, passages: Any, qrels: Any) -> BiasedJudge:
         del spec, queries, qrels
-        opened.append(BiasedJudge(passages))
+        opened.append(kinds[-1](passages))
         return opened[-1]
 
-    def call(file: Path, *overrides: str) -> tuple[str, Any]:
+    kinds: list[type[BiasedJudge]] = []
+
+    def call(file: Path, *overrides: str, kind: type[BiasedJudge] = BiasedJudge) -> tuple[str, Any]:
+        kinds.append(kind)
         monkeypatch.setattr(calibration, "open_judge", open_biased)
         judge = ("judge.kind=llm", "judge.model=biased")
         arguments = ["calibrate", str(run_file), str(file), *judge, "--store", str(tmp_path / "store"), *overrides]
@@ -68,7 +80,7 @@ def test_labels_agree_with_qrels_by_ids_of_the_source(pyrite: Pyrite, run_file: 
     result = pyrite("calibrate", run_file, qrels)
     assert result.returncode == 0, result.stdout + result.stderr
     path = Path(result.stdout.rstrip().splitlines()[-1])
-    assert path == tmp_path / "store/runs/small/calibration/people.qrels.json"
+    assert path == tmp_path / "store/runs/small/calibration/people.qrels-labels-v3.json"
     content = json.loads(path.read_text())
     assert (content["n"], content["queries"], content["rows_unknown"]) == (60, 30, 1)
     assert content["scale"]["name"] == "0-1"
@@ -85,6 +97,10 @@ def test_labels_agree_with_qrels_by_ids_of_the_source(pyrite: Pyrite, run_file: 
     content = json.loads(path.read_text())
     assert content["confusion"][3][3] == content["n"] == 5
     assert content["kappa"] is None  # undefined if all grades are equal
+    assert content["recalibration"] is None
+    assert "Warning: too few pairs to draw conclusions" in again.stdout
+    assert "cut points" not in again.stdout
+    assert "too few" not in result.stdout
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
@@ -107,7 +123,7 @@ def test_a_strict_judge_is_detected_with_better_cut_points(
             writer.writerows(rows)
     output, judge = calibrate(path)
     assert sorted(judge.judged) == sorted(row["passage"] for row in rows)
-    content = json.loads((tmp_path / f"store/runs/small/calibration/people.{kind}.json").read_text())
+    content = json.loads((tmp_path / f"store/runs/small/calibration/people.{kind}-biased.json").read_text())
     assert (content["n"], content["queries"], content["scale"]["name"]) == (40, 10, "1-4")
     assert content["spearman"] == content["auc"] == 1
     assert content["bias"] < -0.5
@@ -116,10 +132,27 @@ def test_a_strict_judge_is_detected_with_better_cut_points(
     assert recalibration["before"] == content["kappa"] < 0.5
     assert recalibration["after"] == 1
     assert recalibration["gain"]["low"] > 0
-    assert recalibration["cut_points"] == [1.25, 1.75, 2.25]
+    assert recalibration["cut_points"] == [1.5, 2.5, 3.5], "on the calibrated expected grade"
+    assert (content["calibration"]["x"], content["calibration"]["y"]) == ([1, 1.5, 2, 2.5], [1, 2, 3, 4])
     assert "Recalibration would help" in " ".join(output.split())
     # The file has texts, so the run need not be prepared.
     assert not (tmp_path / "store/runs/small/steps").exists()
+
+
+def test_a_recalibration_that_cannot_help_is_not_recommended(calibrate: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "people.csv"
+    passages = "".join(f"q{n // 4},{1 + n % 4} of {n},{1 + n % 4}\n" for n in range(80))
+    path.write_text("query,passage,grade\n" + passages)
+    output = " ".join(calibrate(path, kind=ScatteredJudge)[0].split())
+    assert "Recalibration makes the grades worse: do not use it." in output
+    assert "To use it" not in output
+
+    path.write_text("query,passage,grade\n" + "".join(f"q{n // 4},{1 + n % 4} of {n},4\n" for n in range(80)))
+    output = " ".join(calibrate(path)[0].split())
+    assert "all human grades are equal, so there is no calibration to write" in output
+    assert "To use it" not in output
+    content = json.loads((tmp_path / "store/runs/small/calibration/people.csv-biased.json").read_text())
+    assert content["calibration"] is None
 
 
 def test_a_document_counts_as_its_best_passage_if_all_graded() -> None:
@@ -138,9 +171,10 @@ def test_a_document_counts_as_its_best_passage_if_all_graded() -> None:
 
 
 BAD = {
-    "fields.qrels": ("1 0 2 1\n1 0 3\n", r"fields\.qrels:2: 3 fields"),
+    "fields.qrels": ("1 0 2 1\n1 0 3\n", r"fields\.qrels:2: the number of fields is 3 instead of 4"),
     "grade.qrels": ("1 0 2 1\n1 0 3 high\n", r"grade\.qrels:2: grade 'high'"),
     "junk.qrels": ("1 0 2 1\n\n1 0 3 -2\n", r"junk\.qrels:1: no scale has both grade 1 and grade -2"),
+    "seven.qrels": ("1 0 2 7\n1 0 3 7\n", r"seven\.qrels:1: no scale has grade 7\."),
     "five.qrels": ("1 0 2 0\n1 0 3 5\n", r"five\.qrels:2: no scale has both grade 5 and grade 0"),
     "doubt.qrels": ("1 0 2 1\n1 0 3 2\n", r"doubt\.qrels: its grades are 1, 2.*--scale"),
     "twice.qrels": ("1 0 2 1\n1 0 2 0\n", r"twice\.qrels:2: this pair has grade 0 here and 1 at .*twice\.qrels:1"),
@@ -259,10 +293,25 @@ def test_a_server_that_rejects_every_pair_is_the_users_mistake(pyrite: Pyrite, r
 
 @pytest.mark.parametrize("verb", ["probe", "calibrate"])
 def test_noise_of_a_run_is_refused_outside_of_runs(pyrite: Pyrite, run_file: Path, tmp_path: Path, verb: str) -> None:
-    assert pyrite("prepare", run_file).returncode == 0
     path = tmp_path / "people.qrels"
-    rows = pq.read_table(tmp_path / "store/runs/small/queries/qrels.parquet").to_pylist()
-    path.write_text("".join(f"{row['query_id']} 0 {row['passage_id']} {n % 2}\n" for n, row in enumerate(rows)))
+    path.write_text("q 0 p 0\nq 0 r 1\n")
     result = pyrite(verb, run_file, *([path] if verb == "calibrate" else []), "judge.noise={kappa: 0.5}")
     assert result.returncode == 2
     assert "judge.noise needs the candidates of iteration 1" in " ".join(result.stderr.split())
+    assert not (tmp_path / "store").exists(), "refused before any work"
+
+
+def test_a_pair_that_stays_without_a_grade_does_not_stop_calibrate(
+    pyrite: Pyrite, run_file: Path, tmp_path: Path
+) -> None:
+    """Regression: the second call judged only the missing pair, and failed because it graded none of its pairs."""
+    path = tmp_path / "people.csv"
+    path.write_text("query,passage,grade\n" + "".join(f"q{n % 3},passage {n},{1 + n % 4}\n" for n in range(12)))
+    with Stub() as stub:
+        stub.fault = lambda _number, pair: "banana" if pair[1] == "passage 7" else None
+        judge = ("judge.kind=llm", f"judge.model={MODEL}", f"resources.judge_urls=[{stub.url}]")
+        for _ in range(2):
+            result = pyrite("calibrate", run_file, path, *judge)
+            assert result.returncode == 0, result.stderr
+        assert stub.faults["banana"] == 6
+    assert "1 pair missing: the judge did not return a grade" in result.stdout

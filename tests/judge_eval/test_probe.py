@@ -16,11 +16,13 @@ from typer.testing import CliRunner
 
 from pyrite.cli import app
 from pyrite.errors import PyriteError
+from pyrite.judge_eval import common
 from pyrite.judge_eval import probe as probing
 from pyrite.judge_eval.probe.findings import information
-from pyrite.judge_eval.probe.sampling import sample_query
+from pyrite.judge_eval.probe.sampling import sample_query, similar_passages
 from pyrite.judges import Judge, Judgment, Missing, Pair
 from pyrite.judges.labels import LabelsJudge
+from pyrite.llm.pool import NoServerAvailable
 from stub_judge import MODEL, Stub
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
@@ -67,15 +69,17 @@ def test_labels_are_a_go(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None
     result = pyrite("probe", run_file)
     assert result.returncode == 0, result.stdout + result.stderr
     folder = tmp_path / "store/runs/small"
-    page = folder / "probe/probe.html"
+    page = folder / "probe/labels-v3/probe.html"
     assert result.stdout.rstrip().splitlines()[-1] == str(page)
     assert (folder / "steps/prepare.json").is_file()
 
     content = json.loads((folder / "probe/probe.json").read_text())
     assert content["go"] is True
     assert all(check["passed"] for check in content["checks"])
-    assert content["known_above_random"]["auc"] == 1
-    assert content["known_above_random"]["low"] < 1
+    for part in ("random", "similar"):
+        assert content[f"known_above_{part}"]["auc"] == 1
+        assert content[f"known_above_{part}"]["low"] < 1
+        assert content[f"known_above_{part}"][part] >= 30
     assert content["queries"] == 30
     assert content["answered"]["judged"] == content["answered"]["requested"] >= 300
     assert sum(content["grades"]["all"].values()) == content["answered"]["judged"]
@@ -84,6 +88,7 @@ def test_labels_are_a_go(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None
     assert content["prompt_tokens_per_pair"] == content["cached_tokens_per_pair"] == 0
 
     html = page.read_text()
+    assert (folder / "probe/probe.html").read_text() == html
     assert not re.search(r"(?:src|href)\s*=|url\(|@import|<script", html)
     assert 'name="viewport"' in html
     for sample in content["samples"]["4"]:
@@ -184,28 +189,55 @@ def test_the_wait_for_a_server_is_not_timed(probe: Callable[..., Any]) -> None:
     assert content["seconds"] < 3
 
 
-def test_wrong_grades_lower_the_auc_and_are_shown(probe: Callable[..., Any]) -> None:
-    """If a quarter of the known passages is graded 1, the result is still a go, and these passages are listed."""
-    labels: list[LabelsJudge] = []
-    wrong: set[Pair] = set()
+def by_labels(answer: Callable[[Pair, int], int]) -> Callable[..., StubJudge]:
+    """Opens a judge that grades by a pair and its grade by the data set's labels."""
 
     def opened(spec: Any, *tables: Any) -> StubJudge:
         del spec
-        labels.append(LabelsJudge(*tables))
-        return StubJudge(answer)
+        labels = LabelsJudge(*tables)
+        return StubJudge(lambda pair: answer(pair, labels.true_grade(pair)))
 
-    def answer(pair: Pair) -> int:
-        grade = labels[0]._grade(pair)
-        if grade == 4 and random_below(pair, 4) == 0:
+    return opened
+
+
+def test_a_judge_of_topics_alone_is_a_no_go(probe: Callable[..., Any], tmp_path: Path) -> None:
+    result, content = probe(by_labels(lambda _, truth: 4 if truth >= 2 else 1))
+    assert result.exit_code == 3, result.output
+    assert [check["name"] for check in content["checks"] if not check["passed"]] == ["known above similar"]
+    assert content["known_above_random"]["low"] > 0.7
+    assert content["known_above_similar"]["auc"] == 0.5
+    assert "may only recognise the topic" in " ".join(result.output.split())
+    shown = content["samples"]["similar, graded high"]
+    assert shown
+    assert all("similar" in row["parts"] and not row["known_relevant"] for row in shown)
+    assert "Similar passages with grade 3 or 4" in (tmp_path / "store/runs/small/probe/probe.html").read_text()
+
+
+def test_too_few_pairs_have_no_verdict(probe: Callable[..., Any], tmp_path: Path) -> None:
+    result, content = probe(by_labels(lambda _, truth: truth), "--queries", "5")
+    assert (result.exit_code, content["go"]) == (3, None)
+    assert re.fullmatch(r"No verdict: \d+ pairs of 5 queries are too few to tell\.", content["verdict"])
+    assert content["verdict"] in " ".join(result.output.split())
+    assert "known relevant passages" not in result.output
+    assert "No verdict: too few pairs" in (tmp_path / "store/runs/small/probe/probe.html").read_text()
+
+
+def test_wrong_grades_lower_the_auc_and_are_shown(probe: Callable[..., Any]) -> None:
+    """If a twentieth of the known passages is graded 1, the result is still a go, and these passages are listed."""
+    wrong: set[Pair] = set()
+
+    def answer(pair: Pair, truth: int) -> int:
+        if truth == 4 and random_below(pair, 20) == 0:
             wrong.add(pair)
             return 1
-        return grade
+        return truth
 
-    result, content = probe(opened)
+    result, content = probe(by_labels(answer))
     assert wrong
     assert result.exit_code == 0, result.output
-    auc = content["known_above_random"]
-    assert auc["low"] < auc["auc"] < 1
+    for part in ("random", "similar"):
+        auc = content[f"known_above_{part}"]
+        assert auc["low"] < auc["auc"] < 1
     shown = content["samples"]["known, graded low"]
     assert {Pair(row["query_id"], row["passage_id"]) for row in shown} <= wrong
     assert shown
@@ -215,8 +247,20 @@ def test_a_missing_server_setting_fails_before_encoding(pyrite: Pyrite, run_file
     result = pyrite("probe", run_file, "judge.kind=llm", "judge.model=any")
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
-    assert "judge_urls" in result.stderr
-    assert not (tmp_path / "store/embeddings").exists()
+    assert "resources.judge_urls is empty" in result.stderr
+    assert not list((tmp_path / "store").rglob("*.json")), "nothing is prepared"
+
+
+def test_a_dead_server_fails_before_data_is_prepared(
+    monkeypatch: pytest.MonkeyPatch, run_file: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(common, "_SERVER_SECONDS", 0.5)
+    settings = ["judge.kind=llm", "judge.model=any", "resources.judge_urls=[http://127.0.0.1:9]"]
+    result = CliRunner().invoke(app, ["probe", str(run_file), "--store", str(tmp_path / "store"), *settings])
+    assert "waiting up to 0.5 s for the judge's server: http://127.0.0.1:9" in " ".join(result.output.split())
+    assert isinstance(result.exception, NoServerAvailable)
+    assert "No server in resources.judge_urls responds" in str(result.exception)
+    assert not list((tmp_path / "store").rglob("*.json")), "nothing is prepared"
 
 
 def test_information_is_0_to_2_bits() -> None:
@@ -232,7 +276,7 @@ def test_a_query_sample_has_top_known_and_random_passages() -> None:
     passages = [f"c{number}" for number in range(1, 60)]
     relevant = ["c3", "c40", "c58"]
     for seed in range(20):
-        sample = sample_query("q", ranked, relevant, passages, 10, 30, seed)
+        sample = sample_query("q", ranked, relevant, ["c2", "c45"], passages, 10, 30, seed)
         assert len({each.pair for each in sample}) == len(sample)
         drawn = [each for each in sample if "candidate" in each.parts]
         assert sorted(each.rank for each in drawn if each.rank)[:5] == [1, 2, 3, 4, 5]
@@ -240,15 +284,25 @@ def test_a_query_sample_has_top_known_and_random_passages() -> None:
         assert max(each.rank or 0 for each in drawn) <= 30
         known = {each.pair.passage_id for each in sample if "known" in each.parts}
         random_passages = {each.pair.passage_id for each in sample if "random" in each.parts}
-        assert (len(known), len(random_passages)) == (2, 3)
+        similar = {each.pair.passage_id for each in sample if "similar" in each.parts}
+        assert (len(known), similar, len(random_passages)) == (2, {"c2", "c45"}, 3)
         assert known <= set(relevant)
         assert random_passages.isdisjoint(relevant)
 
 
+def test_similar_passages_are_of_the_topic_if_it_is_known() -> None:
+    retrieved = {f"c{rank}": 2 if rank % 2 == 0 else 1 for rank in range(1, 51)} | {"c2": 4, "c4": 3}
+    drawn = [similar_passages(f"q{i}", retrieved, 0) for i in range(200)]
+    assert all(len(set(each)) == 3 for each in drawn)
+    assert {passage for each in drawn for passage in each} == {f"c{rank}" for rank in range(6, 25, 2)}
+    no_topics = {passage: 1 if grade < 3 else grade for passage, grade in retrieved.items()}
+    assert similar_passages("q", no_topics, 0) == ["c1", "c3", "c5"]
+
+
 def test_deeper_ranks_are_drawn_with_exponential_decay() -> None:
     ranked = {f"c{rank}": (rank, 0.0) for rank in range(1, 51)}
-    samples = [sample_query(f"q{i}", ranked, (), list(ranked), 10, None, 0) for i in range(600)]
-    assert samples == [sample_query(f"q{i}", ranked, (), list(ranked), 10, None, 0) for i in range(600)]
+    samples = [sample_query(f"q{i}", ranked, (), (), list(ranked), 10, None, 0) for i in range(600)]
+    assert samples == [sample_query(f"q{i}", ranked, (), (), list(ranked), 10, None, 0) for i in range(600)]
     ranks = [[each.rank or 0 for each in sample if "candidate" in each.parts] for sample in samples]
     assert all(each == sorted(set(each)) and each[:5] == [1, 2, 3, 4, 5] and len(each) == 10 for each in ranks)
     drawn = Counter(rank for each in ranks for rank in each[5:])

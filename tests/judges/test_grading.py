@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyrite.judges.grading import ParsedGrade, read_grade
+from pyrite.judges.grading import LABELS, LABELS_OF, ParsedGrade, parse_grade, yes_no_distribution
 from pyrite.llm.capabilities import DECODING_MODES, DecodingMode
 from pyrite.llm.completion import parse_completion
+from pyrite.llm.labels import Reading, read_label
 from pyrite.llm.pool import Completion
 
 
@@ -20,6 +21,16 @@ def reply(text: str, logprobs: dict[str, float] | None = None, token: str | None
         top = [{"token": name, "logprob": value} for name, value in logprobs.items()]
         choice["logprobs"] = {"content": [{"token": token, "logprob": -0.1, "top_logprobs": top}]}
     return parse_completion({"choices": [choice]}, 0.0, 1)
+
+
+def read_grade(reply: Completion, mode: DecodingMode) -> ParsedGrade | str:
+    """The grade in one reply of the form grades, or why there is none."""
+    reading = read_label(reply, LABELS, mode)
+    return reading if isinstance(reading, str) else parse_grade("grades", [reading])
+
+
+def read_yes(reply: Completion, mode: DecodingMode = "logprobs") -> Reading | str:
+    return read_label(reply, LABELS_OF["yes_no"], mode)
 
 
 def logs(**chances: float) -> dict[str, float]:
@@ -121,3 +132,59 @@ def test_a_grade_is_the_label_in_the_reply_or_the_likeliest(
         assert sum(graded.distribution) == pytest.approx(1)
         assert min(graded.distribution) >= 0
         assert graded.distribution[graded.grade - 1] == pytest.approx(max(graded.distribution), rel=0.011)
+
+
+@pytest.mark.parametrize("text", ["yes", "Yes", "YES", " Yes.", "Yes\n", "▁yes", "<think>No?</think>Yes"])
+def test_yes_is_read_in_every_spelling(text: str) -> None:
+    assert read_yes(reply(text), "text") == ("yes", None)
+
+
+@pytest.mark.parametrize("text", ["", "yess", "y", "yes, no", "Yes\nNo", "not", "yes no", "4", "Yes, it does"])
+def test_anything_but_yes_or_no_is_no_label(text: str) -> None:
+    assert all(isinstance(read_yes(reply(text), mode), str) for mode in DECODING_MODES)
+
+
+def test_all_spellings_of_a_label_add_up() -> None:
+    found = read_yes(reply("Yes", {"Yes": math.log(0.5), " yes": math.log(0.1), "No": math.log(0.2)}))
+    assert found == ("yes", pytest.approx((0.75, 0.25)))
+    unseen = {"Yes": math.log(0.5), "I": math.log(0.3), "It": math.log(0.1)}  # no may have 0.1
+    assert read_yes(reply("Yes", unseen)) == ("yes", None)
+
+
+def test_the_likeliest_label_wins_over_the_likeliest_spelling() -> None:
+    split = {"No": math.log(0.4), "Yes": math.log(0.35), "yes": math.log(0.2)}
+    assert read_yes(reply("No", split)) == ("yes", pytest.approx((0.55 / 0.95, 0.4 / 0.95)))
+    # A returned token that is not the likeliest one contradicts its log probabilities.
+    assert read_yes(reply("yes", {"No": math.log(0.7), "yes": math.log(0.2)})) == (
+        "the reply is 'yes', but by its log probabilities 'no' is likelier"
+    )
+    digits = {"3": math.log(0.4), "4": math.log(0.3), " 4": math.log(0.2), "1": -9.0, "2": -9.0}
+    assert isinstance(read_grade(reply("3", digits), "logprobs"), str), "digits have one spelling"
+
+
+SHARES = st.floats(0, 1)
+
+
+@given(SHARES, SHARES, SHARES, SHARES)
+def test_yes_no_gives_a_distribution_monotone_in_both(answers: float, topic: float, more: float, rest: float) -> None:
+    def expected(distribution: tuple[float, ...]) -> float:
+        return sum(grade * p for grade, p in enumerate(distribution, 1))
+
+    found = yes_no_distribution(answers, topic)
+    assert all(p >= 0 for p in found)
+    assert sum(found) == pytest.approx(1)
+    assert (found[2] + found[3], found[1] + found[3]) == (pytest.approx(answers), pytest.approx(topic))
+    for higher in ((max(answers, more), topic), (answers, max(topic, rest))):
+        above = yes_no_distribution(*higher)
+        assert expected(above) >= expected(found) - 1e-9
+        for grade in (2, 3, 4):  # stochastic dominance
+            assert sum(above[grade - 1 :]) >= sum(found[grade - 1 :]) - 1e-9
+
+
+@given(SHARES, SHARES)
+def test_the_grade_of_yes_and_no_is_the_likeliest(answers: float, topic: float) -> None:
+    readings = [Reading("yes" if p >= 0.5 else "no", (p, 1 - p)) for p in (answers, topic)]
+    grade, distribution = parse_grade("yes_no", readings)
+    assert distribution
+    assert distribution[grade - 1] == max(distribution)
+    assert parse_grade("yes_no", [Reading(each.label, None) for each in readings]) == (grade, None)

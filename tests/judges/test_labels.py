@@ -48,7 +48,7 @@ def test_grades_follow_labels_topics_and_types() -> None:
     rows = [{"passage_id": c, "text": c, "parents": p, **defaults} for c, p in parents.items()]
     passages = pa.Table.from_pylist(rows, tables.PASSAGES)
     qrels = pa.Table.from_pylist([{"query_id": "q", "passage_id": "own", "grade": 1}], tables.QRELS)
-    judge = open_judge(RunSpec(name="r", source=SampleSource()), queries, passages, qrels)
+    judge = open_judge(RunSpec(name="r", source=SampleSource()).main_judge, queries, passages, qrels)
     pairs = [Pair("q", passage) for passage in parents] + [Pair("bare", "bare"), Pair("bare", "own")]
     graded = [asyncio.run(judge.grade(pair)) for pair in pairs]
     assert [judgment.grade for judgment in graded] == [4, 3, 2, 1, 1, 1, 1]
@@ -68,7 +68,9 @@ def test_a_query_matches_all_its_topics_and_types() -> None:
     filling = [Question(f"f{n}", f"And {n}?", topic=f"t{n}", relevant={f"d{n}": 1}) for n in range(3)]
     answers = [row(f"d{n}", f"t{n}", "causes") for n in range(3)]
     prepared = prepare_tables([*documents, *questions, *others, *filling, *answers], PrepareSpec(), 0, "r")
-    judge = open_judge(RunSpec(name="r", source=SampleSource()), prepared.queries, prepared.passages, prepared.qrels)
+    judge = open_judge(
+        RunSpec(name="r", source=SampleSource()).main_judge, prepared.queries, prepared.passages, prepared.qrels
+    )
     query = query_id("What is it?")
     graded = {
         passage["parents"][0]["document_id"]: asyncio.run(judge.grade(Pair(query, passage["passage_id"]))).grade
@@ -106,13 +108,13 @@ def test_the_fingerprint_covers_everything_about_the_errors(tmp_path: Path) -> N
     files = [write_confusion(tmp_path / f"{n}.json", n) for n in (7, 8)]
     variants: list[dict[str, Any]] = [{}, *({"noise": noise | change} for change in changes)]
     specs = [spec_with(**judge) for judge in [*variants, *({"confusion": file} for file in files)]]
-    fingerprints = [judges.fingerprint(spec) for spec in specs]
+    fingerprints = [judges.fingerprint(spec.main_judge) for spec in specs]
     assert len(set(fingerprints)) == len(specs)
     assert fingerprints[0] == "labels-v3"
     empty = [schema.empty_table() for schema in (tables.QUERIES, tables.PASSAGES, tables.QRELS)]
-    assert [open_judge(spec, *empty).fingerprint for spec in specs] == fingerprints
+    assert [open_judge(spec.main_judge, *empty).fingerprint for spec in specs] == fingerprints
     same = spec_with(confusion=write_confusion(tmp_path / "again.json", 7))
-    assert judges.fingerprint(same) == fingerprints[-2]
+    assert judges.fingerprint(same.main_judge) == fingerprints[-2]
     assert [list(judges.external(spec)) for spec in specs] == [[]] * 6 + [["confusion"]] * 2
     assert judges.external(same)["confusion"]() == judges.external(specs[-2])["confusion"]()
     assert judges.external(specs[-1])["confusion"]() != judges.external(specs[-2])["confusion"]()
@@ -122,8 +124,7 @@ def test_errors_are_either_noise_or_a_confusion_matrix(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unset one of them"):
         LabelsJudgeSpec.model_validate({"noise": {"kappa": 0.5}, "confusion": "c.json"})
     with pytest.raises(UserError, match=r"judge.confusion: .*none.json cannot be read: No such file"):
-        judges.fingerprint(spec_with(confusion=str(tmp_path / "none.json")))
-    assert spec_with(kind="llm", model="m", noise={"kappa": 0.5}).judge.kind == "llm"
+        judges.fingerprint(spec_with(confusion=str(tmp_path / "none.json")).main_judge)
     assert spec_with(noise={"kappa": 0.5}).judge.label == "labels with simulated errors (noise of kappa 0.5)"
 
 
@@ -135,7 +136,7 @@ def test_a_confusion_matrix_decides_the_grades(tmp_path: Path) -> None:
     others = [Document(f"d{n}", f"Illness {n} is rare.", topic=f"t{n}", type="causes") for n in range(3)]
     asked = [Question(f"q{n}", f"What is {n}?", topic=f"t{n}", relevant={f"d{n}": 1}) for n in range(3)]
     prepared = prepare_tables([document, *others, *asked], PrepareSpec(), 0, "r")
-    judge = open_judge(load(tmp_path / "run.yaml"), prepared.queries, prepared.passages, prepared.qrels)
+    judge = open_judge(load(tmp_path / "run.yaml").main_judge, prepared.queries, prepared.passages, prepared.qrels)
     query = query_id("What is 1?")
     for passage in prepared.passages.to_pylist():
         judgment = asyncio.run(judge.grade(Pair(query, passage["passage_id"])))
@@ -156,7 +157,7 @@ def test_noise_is_the_same_in_every_shard(run_file: Path, tmp_path: Path) -> Non
         summaries = [run_step(run, step, NullProgress())["summary"] for step in steps]
         files = sorted((tmp_path / f"store/runs/{name}/iterations/1/judgments").glob("shard-*.parquet"))
         rows = [row for file in files for row in pq.read_table(file).to_pylist()]
-        assert {row["judge"] for row in rows} == {judges.fingerprint(run.spec)}
+        assert {row["judge"] for row in rows} == {judges.fingerprint(run.spec.main_judge)}
         return {Pair(row["query_id"], row["passage_id"]): row["grade"] for row in rows}, summaries
 
     one, (summary,) = judgments(1)

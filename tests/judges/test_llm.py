@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from pyrite.judges.session import JudgingSession
 from pyrite.progress import NullProgress
 from pyrite.spec import LlmJudgeSpec, ResourcesSpec, RunSpec, SampleSource
 from pyrite.store import open_store
-from stub_judge import MODEL, Raw, Stub, distribution, grade
+from stub_judge import MODEL, Raw, Stub, chance_of_yes, distribution, grade
 
 KEY = "sk-very-secret-0123456789"
 
@@ -64,6 +64,81 @@ def test_no_distribution_without_logprobs(
     assert "no expected grades" in caplog.text
     assert all(isinstance(result, Judgment) and result.distribution is None for result in results)
     assert [result.grade for result in results] == [grade(("q", text)) for text in TEXTS.values()]
+
+
+QUESTIONS = ("Does the passage answer the query?", "Is the passage about the subject of the query?")
+
+
+@pytest.mark.parametrize("spell", [str.capitalize, str.lower])
+@pytest.mark.parametrize(
+    ("capabilities", "decoding_mode"),
+    [
+        (("label_ids", "logprobs", "tokenize"), "label_ids"),
+        (("choice", "logprobs"), "choice"),
+        (("logprobs",), "logprobs"),
+        (("choice",), "choice"),
+        (("none",), "text"),
+    ],
+)
+def test_yes_no_gives_the_same_grades_in_all_decoding_modes(
+    capabilities: tuple[str, ...], decoding_mode: str, spell: Callable[[str], str]
+) -> None:
+    with Stub(*capabilities) as stub:
+        stub.spell = spell
+        judge = judge_of(TEXTS, stub, prompt="general-yes-no")
+        results = grade_pairs(judge, *PAIRS)
+        assert set(stub.requested.values()) == {2}
+    assert judge.decoding_mode == decoding_mode
+    for pair, result in zip(PAIRS, results, strict=True):
+        assert isinstance(result, Judgment)
+        answers, topic = (chance_of_yes(("q", TEXTS[pair.passage_id]), question) for question in QUESTIONS)
+        assert result.grade == 1 + 2 * (answers > 0.5) + (topic > 0.5)
+        if "logprobs" in capabilities:
+            assert result.distribution
+            assert result.expected == pytest.approx(1 + 2 * answers + topic)
+        else:
+            assert (result.distribution, result.expected) == (None, result.grade)
+        assert result.attempts == 1
+        assert result.prompt_tokens > 300, "of both requests"
+    assert len({result.grade for result in results if isinstance(result, Judgment)}) == 4
+
+
+def test_yes_no_requests_share_their_prefix_and_are_limited_to_words(stub: Stub) -> None:
+    stub.capabilities = ("choice", "logprobs")
+    grade_pairs(judge_of({"c": "passage 1"}, stub, prompt="general-yes-no"), Pair("q", "c"))
+    (first, second), limit = stub.messages, stub.bodies[-1]["structured_outputs"]["choice"]
+    assert first.partition("</passage>\n")[0] == second.partition("</passage>\n")[0]
+    assert [QUESTIONS[0] in first, QUESTIONS[1] in second] == [True, True]
+    assert limit == ["yes", "no", "Yes", "No"]
+
+
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_a_pair_without_both_replies_is_missing(stub: Stub, question: str) -> None:
+    stub.fault = lambda _number, pair: "maybe" if question in stub.messages[-1] and pair[1] == "passage 3" else None
+    judge = judge_of(TEXTS, stub, prompt="general-yes-no")
+    judge.in_flight = 1
+    (result,) = grade_pairs(judge, PAIRS[3])
+    reason = "the model's reply is none of the labels yes, no: 'maybe'"
+    assert result == Missing(PAIRS[3], reason, 3, "unparsable")
+    assert stub.requested.total() == (3 if question == QUESTIONS[0] else 4)
+
+
+def test_one_reply_without_logprobs_gives_no_distribution(stub: Stub) -> None:
+    stub.fault = lambda number, _pair: "Yes" if number == 2 else None
+    judge = judge_of(TEXTS, stub, prompt="general-yes-no")
+    (result,) = grade_pairs(judge, PAIRS[0])
+    assert isinstance(result, Judgment)
+    assert result.distribution is None
+    assert result.grade in (2, 4)
+    assert judge.without_logprobs == 1
+
+
+def test_off_label_replies_count_once_per_pair(stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
+    stub.reply_text = "<think>"
+    judge = judge_of(TEXTS, stub, prompt="general-yes-no")
+    assert all(isinstance(result, Judgment) and result.distribution for result in grade_pairs(judge, *PAIRS))
+    assert judge.off_label == 50
+    assert "generated token is not yes or no (the last: '<think>')" in caplog.text
 
 
 @pytest.mark.parametrize(("reply", "off_label"), [(None, 0), (" {}", 0), ("<think>", 50)])
@@ -197,7 +272,9 @@ def test_the_fingerprint_needs_no_server(tmp_path: Path, monkeypatch: pytest.Mon
         pass
     one, same = judge_of(TEXTS, gone), judge_of({"x": "y"}, gone)
     other = judge_of(TEXTS, gone, prompt="medical")
-    assert one.fingerprint == same.fingerprint != other.fingerprint
+    yes_no = judge_of(TEXTS, gone, prompt="general-yes-no")
+    assert one.fingerprint == same.fingerprint
+    assert len({one.fingerprint, other.fingerprint, yes_no.fingerprint}) == 3
     assert not gone.paths
     mine = tmp_path / "mine.yaml"
     mine.write_text("template: |\n  Grade 1 to 4.\n  {query}\n  {passage}\n")
@@ -241,7 +318,7 @@ def test_errors_name_the_key_file_setting(stub: Stub, tmp_path: Path, content: s
     )
     empty = (tables.QUERIES.empty_table(), tables.PASSAGES.empty_table(), tables.QRELS.empty_table())
     with pytest.raises(UserError, match=r"resources.judge_key_file") as stopped:
-        open_judge(spec, *empty)
+        open_judge(spec.main_judge, *empty)
     assert not content or content not in str(stopped.value)
 
 
@@ -249,4 +326,4 @@ def test_errors_name_the_missing_server_setting() -> None:
     spec = RunSpec(name="r", source=SampleSource(), judge=LlmJudgeSpec(model=MODEL))
     empty = (tables.QUERIES.empty_table(), tables.PASSAGES.empty_table(), tables.QRELS.empty_table())
     with pytest.raises(UserError, match=r"resources.judge_urls is empty"):
-        open_judge(spec, *empty)
+        open_judge(spec.main_judge, *empty)

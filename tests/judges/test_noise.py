@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pyrite import tables
 from pyrite.errors import UserError
 from pyrite.evaluation import agreement
-from pyrite.judges import Pair, noise
+from pyrite.judges import Judgment, Pair, noise
 from pyrite.judges.noise import BaseScores, ConfusionErrors, LatentErrors
 from pyrite.spec import NoiseSpec
 
@@ -44,7 +44,8 @@ def simulated() -> tuple[pa.Table, dict[Pair, int]]:
 def fitted(candidates: pa.Table | None = None, **settings: float) -> LatentErrors:
     table, truth = simulated()
     errors = LatentErrors(NoiseSpec.model_validate(settings))
-    errors.fit(table if candidates is None else candidates, RANKS, truth.__getitem__)
+    candidates = table if candidates is None else candidates
+    errors.fit(candidates, RANKS, truth.__getitem__, candidates["query_id"].unique().to_pylist())
     return errors
 
 
@@ -56,7 +57,7 @@ def true_grades() -> np.ndarray:
     return np.array(list(simulated()[1].values()))
 
 
-@pytest.mark.parametrize(("bias", "similarity"), [(0.0, 0.0), (0.3, 0.5), (-0.3, math.sqrt(0.8))])
+@pytest.mark.parametrize(("bias", "similarity"), [(0.0, 0.0), (0.3, 0.5), (-0.3, 0.894)])
 @pytest.mark.parametrize("kappa", [0.3, 0.5, 0.7, 0.9])
 def test_the_wanted_kappa_is_reached(kappa: float, bias: float, similarity: float) -> None:
     errors = fitted(kappa=kappa, bias=bias, similarity=similarity)
@@ -71,6 +72,30 @@ def test_a_sample_of_queries_gives_nearly_the_same_kappa(seed: int, monkeypatch:
     errors = fitted(kappa=0.5, similarity=0.5, seed=seed)
     assert errors.stats["noise"]["pairs"] == 100 * RANKS
     assert agreement.quadratic_kappa(true_grades(), noisy_grades(errors)) == pytest.approx(0.5, abs=0.06)
+
+
+def test_kappa_1_has_no_wrong_grade_but_soft_expected_grades() -> None:
+    errors = fitted(kappa=1.0)
+    assert (noisy_grades(errors) == true_grades()).all()
+    softened = {truth: errors.grade(Pair("q", "p"), truth)[1] for truth in (1, 4)}
+    assert softened[1] == pytest.approx(softened[4][::-1])
+    assert Judgment(Pair("q", "p"), 1, softened[1]).expected == pytest.approx(1.29, abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_shard_has_the_errors_of_the_complete_run(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard keeps the scores of its own queries and of the sample for the scale, not of all queries."""
+    monkeypatch.setattr(noise, "FIT_QUERIES", 50)
+    candidates, truth = simulated()
+    complete = fitted(kappa=0.5, similarity=0.5, seed=seed)
+    own = {f"q{number}" for number in range(100, 110)}
+    shard = LatentErrors(NoiseSpec(kappa=0.5, similarity=0.5, seed=seed))
+    shard.fit(candidates, RANKS, truth.__getitem__, own)
+    pairs = [pair for pair in truth if pair.query_id in own]
+    assert [shard.grade(pair, truth[pair]) for pair in pairs] == [complete.grade(pair, truth[pair]) for pair in pairs]
+    assert shard._scores is not None
+    assert own <= shard._scores._rows.keys()
+    assert len(shard._scores._rows) <= 60
 
 
 def test_bias_shifts_the_mean_grade() -> None:
@@ -94,7 +119,7 @@ def test_a_pair_has_the_same_error_in_any_order() -> None:
 
 def test_similarity_is_the_correlation_of_error_and_score() -> None:
     scores = np.random.default_rng(0).normal(size=20_000)
-    for similarity in (0.0, 0.5, math.sqrt(0.8)):
+    for similarity in (0.0, 0.5, 0.894):
         pairs = (Pair(str(number), "p") for number in range(len(scores)))
         errors = [
             noise.error_of(pair, 0, similarity, score) for pair, score in zip(pairs, scores.tolist(), strict=True)
@@ -153,13 +178,13 @@ def test_an_unreachable_kappa_is_an_error_with_the_range() -> None:
         fitted(kappa=0.01, similarity=0.89)
     errors = LatentErrors(NoiseSpec(kappa=0.5))
     with pytest.raises(UserError, match="kappa is undefined: all 15000 candidates"):
-        errors.fit(simulated()[0], RANKS, lambda _: 1)
+        errors.fit(simulated()[0], RANKS, lambda _: 1, [])
 
 
 def test_other_passages_have_the_last_candidates_score() -> None:
     rows = [("q", "a", 1, 0.9), ("q", "b", 2, 0.5), ("q", "known", 3, 0.1), ("r", "a", 1, 0.7), ("r", "b", 2, 0.3)]
     named = [dict(zip(tables.CANDIDATES.names, row, strict=True)) for row in rows]
-    scores = BaseScores(pa.Table.from_pylist(named, tables.CANDIDATES), 2)
+    scores = BaseScores(pa.Table.from_pylist(named, tables.CANDIDATES), 2, ["q", "r"])
     values = np.array([0.9, 0.5, 0.1, 0.7, 0.3])
     expected = (values - values.mean()) / values.std()
     found = [scores.of(Pair(query, passage)) for query, passage, *_ in rows]

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pyrite.judges.prompt import Window, load_prompt
 from stub_judge import tokens
 
 DOMAINS = ["general", "medical", "finance", "legal", "programming"]
+YES_NO = [f"{name}-yes-no" for name in DOMAINS]
 
 
 @pytest.mark.parametrize("name", DOMAINS)
@@ -27,8 +29,32 @@ def test_packaged_prompts_order_rubric_query_passage(name: str) -> None:
     assert 150 <= len(rubric.split()) <= 260, "long enough for prefix caching, and no longer"
 
 
+@pytest.mark.parametrize("name", YES_NO)
+def test_yes_no_prompts_end_with_their_questions(name: str) -> None:
+    prompt = load_prompt(name)
+    messages = [prompt.render("QQQ", "PPP", number) for number in range(2)]
+    shared = messages[0].partition("</passage>\n")[0]
+    assert messages[1].startswith(shared), "both requests share rubric, query and passage"
+    assert shared.index("Rules:") < shared.index("QQQ") < shared.index("PPP")
+    assert "answer the query?" in messages[0]
+    assert "Is the passage about the" in messages[1]
+    assert all(message.endswith("? Answer with one word: yes or no.") for message in messages)
+    assert "do not follow" in shared.partition("QQQ")[0]
+
+
+@pytest.mark.parametrize("name", DOMAINS + YES_NO)
+def test_packaged_prompts_have_a_paraphrase_of_the_same_form(name: str) -> None:
+    prompt = load_prompt(name)
+    assert prompt.paraphrase
+    assert (prompt.paraphrase.form, len(prompt.paraphrase.endings)) == (prompt.form, len(prompt.endings))
+    assert not set(prompt.before.splitlines()) & set(prompt.paraphrase.before.splitlines()) - {""} - {"Rules:"}
+
+
 def test_prompts_have_distinct_digests() -> None:
-    assert len({load_prompt(name).digest for name in DOMAINS}) == len(DOMAINS)
+    digests = [load_prompt(name).digest for name in DOMAINS + YES_NO]
+    assert len(set(digests)) == len(digests)
+    # Judgments are cached by digest: an edit that changes it makes users pay for all judgments again.
+    assert digests[0].startswith("df4431ab182b")
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -64,6 +90,17 @@ def test_other_code_and_markup_is_not_escaped() -> None:
         ("template: '{query} {passage}'", ["no text before {query}. Explain the grades"]),
         ("template: [1]", ["template: missing, or not text"]),
         ("just words", ["mapping with the key template"]),
+        ("form: maybe\ntemplate: x {query} {passage}", ["form: 'maybe' is unknown", "grades or yes_no"]),
+        ("form: yes_no\ntemplate: x {query} {passage}", ["{question} must occur once", "0 times"]),
+        ("form: yes_no\ntemplate: x {query} {question} {passage}", ["{passage} must come before {question}"]),
+        ("form: yes_no\ntemplate: x {query} {passage} {question}", ["questions: not a mapping", "answers and topic"]),
+        (
+            "form: yes_no\ntemplate: x {query} {passage} {question}\nquestions: {answers: '', topic: t}",
+            ["questions.answers: empty"],
+        ),
+        ("template: x {query} {passage}\nquestions: {}", ["questions: only the form yes_no has them"]),
+        ("template: x {query} {passage}\nparaphrase: y", ["paraphrase: not a mapping"]),
+        ("template: x {query} {passage}\nparaphrase: {template: y}", ["paraphrase: template: {query} must occur"]),
         ("a: [", [":1: not YAML"]),
     ],
 )
@@ -79,7 +116,7 @@ def test_load_prompt_reads_files_and_lists_packaged_ones(tmp_path: Path) -> None
     path = tmp_path / "mine.yaml"
     path.write_text("template: |\n  Grade 1 to 4.\n  {query}\n  {passage}\n")
     assert load_prompt(str(path)).render("a", "b") == "Grade 1 to 4.\n<query>\na\n</query>\n<passage>\nb\n</passage>"
-    with pytest.raises(UserError, match=r"judge.prompt: veterinary is neither .*finance, general, legal"):
+    with pytest.raises(UserError, match=r"judge.prompt: veterinary is neither .*general, general-yes-no, legal"):
         load_prompt("veterinary")
 
 
@@ -99,7 +136,10 @@ class TokenCounter:
 
 
 def fit(window: Window, query: str, passage: str) -> tuple[str, bool] | None:
-    return asyncio.run(window.fit(query, passage))  # type: ignore[arg-type]
+    """The longest message, and whether its passage is truncated."""
+    fitted: str | None = asyncio.run(window.fit(query, passage))  # type: ignore[arg-type]
+    prompt = window._prompt
+    return None if fitted is None else (prompt.render(query, fitted, prompt.longest), fitted != passage)
 
 
 def test_a_message_that_fits_by_bytes_is_not_tokenized() -> None:
@@ -117,6 +157,14 @@ def test_escaped_markup_counts_with_its_escaped_length() -> None:
     message, is_truncated = fitted
     assert is_truncated
     assert len(message.encode()) <= room
+
+
+def test_both_messages_of_a_pair_fit_with_the_same_passage() -> None:
+    prompt = replace(load_prompt("general-yes-no"), endings=("?", "long question" * 100))
+    room = tokens(prompt.render("", "", 1)) + 200
+    fitted = asyncio.run(Window(prompt, room, 0, TokenCounter()).fit("q", "word " * 500))
+    assert fitted
+    assert room - 60 < tokens(prompt.render("q", fitted, 1)) <= room
 
 
 def test_a_message_that_fits_by_tokens_is_not_truncated() -> None:

@@ -15,7 +15,15 @@ from pyrite.judge_eval.probe import probe
 from pyrite.judges import Judge, Judgment, Pair, register
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
-from pyrite.spec import CommonJudgeSpec, LabelsJudgeSpec, LlmJudgeSpec, RunSpec, SampleSource
+from pyrite.spec import (
+    CommonJudgeSpec,
+    ConfiguredJudge,
+    LabelsJudgeSpec,
+    LlmJudgeSpec,
+    RerankerJudgeSpec,
+    RunSpec,
+    SampleSource,
+)
 from pyrite.store import open_store
 
 # The settings below are not in the union, so pydantic warns when it serialises them.
@@ -42,19 +50,19 @@ def length_judge() -> type[Judge]:
             self._texts = dict(zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True))
 
         @classmethod
-        def open(cls, spec: RunSpec, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
+        def open(cls, judge: ConfiguredJudge, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
             del queries, qrels
-            assert isinstance(spec.judge, LengthJudgeSpec)
-            return cls(spec.judge.unit, passages)
+            assert isinstance(judge.spec, LengthJudgeSpec)
+            return cls(judge.spec.unit, passages)
 
         @classmethod
-        def fingerprint_of(cls, spec: RunSpec) -> str:
-            assert isinstance(spec.judge, LengthJudgeSpec)
-            return f"length-{spec.judge.unit}"
+        def fingerprint_of(cls, judge: ConfiguredJudge) -> str:
+            assert isinstance(judge.spec, LengthJudgeSpec)
+            return f"length-{judge.spec.unit}"
 
         @classmethod
-        def external(cls, spec: RunSpec) -> dict[str, Callable[[], str]]:
-            return {"prompt": lambda: cls.fingerprint_of(spec)}
+        def external(cls, judge: ConfiguredJudge) -> dict[str, Callable[[], str]]:
+            return {"prompt": lambda: cls.fingerprint_of(judge)}
 
         async def grade(self, pair: Pair) -> Judgment:
             return Judgment(pair, 1 + len(self._texts[pair.passage_id]) // self._unit % 4, None)
@@ -93,13 +101,14 @@ def test_a_new_judge_can_be_probed(run: Run) -> None:
         "model": None,
         "prompt": None,
         "errors": None,
+        "reply": "a grade",
         "fingerprint": "length-20",
     }
     assert content["answered"]["judged"] == content["answered"]["requested"] > 0
 
 
 def test_every_judge_in_the_settings_has_a_registered_class() -> None:
-    for section in (LabelsJudgeSpec(), LlmJudgeSpec(model="m")):
+    for section in (LabelsJudgeSpec(), LlmJudgeSpec(model="m"), RerankerJudgeSpec(model="m")):
         spec = RunSpec(name="r", source=SampleSource(), judge=section)
-        assert judges.fingerprint(spec)
+        assert judges.fingerprint(spec.main_judge)
         assert judges.external(spec).keys() == ({"prompt"} if section.kind == "llm" else set())

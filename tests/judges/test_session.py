@@ -129,6 +129,32 @@ def test_a_session_stops_above_its_missing_limit(share: float, limit: int) -> No
     assert len(judge.requested) == limit + 1
 
 
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("judge", r"more than judge\.max_missing .* Check the judge's server\.$"),
+        ("judge.first", r"more than judge\.max_missing .* Check the server of judge\.first\.$"),
+        ("evaluate.judge", r"more than evaluate\.judge\.max_missing .* Check the server of evaluate\.judge\.$"),
+    ],
+)
+def test_an_error_about_missing_pairs_names_the_judge(section: str, message: str) -> None:
+    judge = TableJudge({Pair("q", "c"): None})
+    judge.section = section
+    with pytest.raises(PyriteError, match=message):
+        asyncio.run(JudgingSession(judge, None, 1, 0.0, NullProgress()).judge_all([("q", ["c"])]))
+
+
+def test_the_missing_limit_is_a_share_of_the_needed_pairs() -> None:
+    """Regression: with 50 pairs per query, of which one is needed, a third of the grades could be missing."""
+    queries = [(f"q{n}", [f"c{rank}" for rank in range(50)]) for n in range(12)]
+    grades = {Pair(query, id): None if int(query[1:]) < 6 and id == "c0" else 1 for query, ids in queries for id in ids}
+    session = JudgingSession(
+        TableJudge(grades), None, 600, 0.02, NullProgress(), finished=lambda _query, graded, _pending: bool(graded)
+    )
+    with pytest.raises(PyriteError, match=r"6 of 18 pairs .* judge.max_missing \(2%\)"):
+        asyncio.run(session.judge_all(queries))
+
+
 class RejectingJudge(ShareableTableJudge):
     """The server rejects the pairs whose grade is None."""
 

@@ -10,6 +10,7 @@ import pytest
 from pyrite.errors import PyriteError, UserError
 from pyrite.llm.capabilities import Capabilities, detect_capabilities
 from pyrite.llm.pool import Pool
+from pyrite.spec import JudgeServers
 from stub_judge import LABELS, MODEL, Pair, Raw, Stub
 from stub_shapes import INVALID, reasoning
 
@@ -21,7 +22,9 @@ LIMIT = ZERO | {"max_completion_tokens": 1}
 
 def detect(*stubs: Stub, outage_seconds: float = 5.0, window: int | None = None) -> Capabilities:
     async def run() -> Capabilities:
-        async with Pool([stub.url for stub in stubs], MODEL, None, 4, 2.0, outage_seconds, window) as pool:
+        urls = [stub.url for stub in stubs]
+        servers = JudgeServers(urls, 4, 2.0, window, outage_seconds=outage_seconds)
+        async with Pool(servers, MODEL) as pool:
             return await detect_capabilities(pool, MESSAGES, LABELS)
 
     return asyncio.run(run())

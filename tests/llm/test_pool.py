@@ -11,6 +11,7 @@ import pytest
 
 from pyrite.errors import UserError
 from pyrite.llm.pool import Completion, NoServerAvailable, Pool, RetriesExhausted, rank_servers
+from pyrite.spec import JudgeServers
 from stub_judge import MODEL, Fault, Pair, Raw, Stub
 
 KEY = "sk-very-secret-0123456789"
@@ -37,7 +38,8 @@ def with_pool(pool: Pool, use: Callable[[Pool], Awaitable[T]]) -> T:
 
 
 def make_pool(*stubs: Stub, key: str | None = None, timeout: float = 5.0, outage_seconds: float = 20.0) -> Pool:
-    return Pool([stub.url for stub in stubs], MODEL, key, 8, timeout, outage_seconds)
+    servers = JudgeServers([stub.url for stub in stubs], 8, timeout, outage_seconds=outage_seconds)
+    return Pool(servers, MODEL, key)
 
 
 async def send_all(pool: Pool, queries: int, passages: int = 1) -> list[Completion]:
@@ -172,7 +174,7 @@ def test_queries_of_a_failed_server_move_and_return() -> None:
             """Which queries each server received. Every request gets a reply, even if a server fails meanwhile."""
             one.graded.clear()
             two.graded.clear()
-            assert len(await send_all(pool, 40, passages=5)) == 200
+            assert len(await send_all(pool, 100, passages=2)) == 200
             assert len(one.graded + two.graded) == 200
             return {query for query, _ in one.graded}, {query for query, _ in two.graded}
 

@@ -67,6 +67,17 @@ def test_a_person_who_rejects_the_new_answers_removes_the_gain(opened: Callable[
     assert row["judged"] > row["people"] == 0
 
 
+def test_the_binary_scale_counts_grades_3_and_4_as_relevant(opened: Callable[..., Task]) -> None:
+    task = opened(make())
+    key = {pair: 4 if gain else 1 for pair, gain in zip(task.pairs.keys, task.judged, strict=True)}
+    softened = result(task, {pair: {4: 3, 1: 2}[grade] for pair, grade in key.items()})
+    exact = result(task, key)
+    for name in ("base", "difference", "relative", "difference_interval"):
+        assert softened["corrected_binary"][name] == pytest.approx(exact["corrected"][name])
+    assert softened["corrected"]["base"] != pytest.approx(exact["corrected"]["base"], rel=0.1)
+    assert exact["corrected_binary"] == exact["corrected"]
+
+
 def test_few_grades_give_no_corrected_gain(opened: Callable[..., Task]) -> None:
     task = opened(make())
     grades = as_the_key(task)

@@ -119,6 +119,10 @@ def plain(name: str) -> str:
     return re.sub(r"_(total|bucket|sum|count)$", "", name)
 
 
+#: Panels of the DCGM exporter's metrics, which no test has.
+GPU_PANELS = {f"{board}: GPU {what}" for board in ("run", "vllm") for what in ("utilization", "memory used", "power")}
+
+
 def empty_panels(prometheus: Prometheus, start: float, **variables: str) -> set[str]:
     """Panels with a query that returned nothing since ``start``, as `dashboard: title`."""
     empty = set()

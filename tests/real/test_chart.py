@@ -156,7 +156,7 @@ def test_upgrades_restart_no_server_and_runs_survive_uninstall(kubectl: Kubectl)
     kubectl("create", "--filename=-", stdin=json.dumps({**run, "spec": {"source": {"kind": "sample"}}}))
     release("uninstall")
     assert "existing" in kubectl("get", "trainingruns")
-    kinds = "all,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets"
+    kinds = "all,configmaps,secrets,serviceaccounts,roles,rolebindings,networkpolicies,poddisruptionbudgets,leases"
     wait_for(lambda: "pyrite" not in kubectl("get", kinds, "--output=name"), 90)
     release("install", str(CHART), *SERVER)
     assert "existing" in kubectl("get", "trainingruns")

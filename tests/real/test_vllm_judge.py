@@ -12,8 +12,9 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,11 +25,13 @@ import pytest
 from pyrite import tables
 from pyrite.errors import UserError
 from pyrite.judges import Judgment, Missing, Pair
-from pyrite.judges.grading import LABELS, read_grade
+from pyrite.judges.grading import LABELS, LABELS_OF
 from pyrite.judges.llm import LlmJudge
 from pyrite.judges.prompt import load_prompt
 from pyrite.llm.capabilities import Capabilities, detect_capabilities
+from pyrite.llm.labels import read_label
 from pyrite.llm.pool import Pool
+from pyrite.spec import JudgeServers
 from pyrite.stages.judge import shard_of
 from real.vllm import free_port, serving
 
@@ -74,7 +77,7 @@ def make_judge(url: str, passages: dict[str, str], prompt: str = "medical") -> L
         for c, t in passages.items()
     ]
     queries = pa.Table.from_pylist(query_rows, tables.QUERIES)
-    pool = Pool([url], "judge", KEY, 8, 60.0)
+    pool = Pool(JudgeServers([url], 8), "judge", KEY)
     return LlmJudge(pool, load_prompt(prompt), queries, pa.Table.from_pylist(passage_rows, tables.PASSAGES))
 
 
@@ -90,7 +93,7 @@ def grade_all(judge: LlmJudge, pairs: list[Pair]) -> list[Judgment]:
 
 def with_pool(url: str, use: Callable[[Pool], Awaitable[T]], model: str = "judge", key: str | None = KEY) -> T:
     async def run() -> T:
-        async with Pool([url], model, key, 4, 60.0) as pool:
+        async with Pool(JudgeServers([url], 4), model, key) as pool:
             return await use(pool)
 
     return asyncio.run(run())
@@ -107,21 +110,28 @@ def test_best_decoding_mode_is_detected(server: str) -> None:
     assert 200 < detected.sample_tokens < 600
 
 
-def test_label_ids_and_choice_give_the_same_distribution(server: str) -> None:
-    async def use(pool: Pool) -> list[tuple[Any, Any]]:
-        detected: Capabilities = await detect_capabilities(pool, message("q1", "c1"), LABELS)
-        modes = [replace(detected, decoding_mode="label_ids"), replace(detected, decoding_mode="choice")]
-        grades = []
-        for query in QUERIES:
-            for passage in PASSAGES:
-                body = {"messages": message(query, passage)}
-                replies = [await pool.chat(query, {**body, **mode.request(LABELS)}) for mode in modes]
-                grades.append(
-                    tuple(read_grade(reply, mode.decoding_mode) for reply, mode in zip(replies, modes, strict=True))
-                )
-        return grades
+def both_modes(
+    server: str, labels: Sequence[str], messages: Callable[[str, str], list[dict[str, str]]]
+) -> list[tuple[Any, Any]]:
+    """The readings of every pair's reply in the modes label_ids and choice."""
 
-    for label_ids, choice in with_pool(server, use):
+    async def use(pool: Pool) -> list[tuple[Any, Any]]:
+        detected: Capabilities = await detect_capabilities(pool, messages("q1", "c1"), labels)
+        found = []
+        for pair in product(QUERIES, PASSAGES):
+            readings = []
+            for mode in ("label_ids", "choice"):
+                request = replace(detected, decoding_mode=mode).request(labels)
+                reply = await pool.chat(pair[0], {"messages": messages(*pair), **request})
+                readings.append(read_label(reply, labels, mode))
+            found.append((readings[0], readings[1]))
+        return found
+
+    return with_pool(server, use)
+
+
+def test_label_ids_and_choice_give_the_same_distribution(server: str) -> None:
+    for label_ids, choice in both_modes(server, LABELS, message):
         # bfloat16 has 8 significant bits, and the batches differ.
         assert label_ids.distribution == pytest.approx(choice.distribution, abs=0.03)
 
@@ -137,6 +147,31 @@ def test_grades_are_valid_and_distributions_sum_to_one(server: str) -> None:
         assert 200 < result.prompt_tokens < 700
         assert result.attempts == 1
     assert sum(result.cached_tokens for result in results) > 0
+
+
+def test_yes_no_prompts_get_valid_distributions(server: str) -> None:
+    judge = make_judge(server, PASSAGES, "medical-yes-no")
+    results = grade_all(judge, [Pair(q, c) for q in QUERIES for c in PASSAGES])
+    # Most replies of this small model are off-label; yes and no have a tenth of the probability or more.
+    assert (judge.decoding_mode, judge.without_logprobs) == ("label_ids", 0)
+    for result in results:
+        assert result.distribution is not None
+        assert sum(result.distribution) == pytest.approx(1)
+        assert result.distribution[result.grade - 1] == max(result.distribution)
+        assert result.attempts == 1
+        assert result.cached_tokens > result.prompt_tokens / 4, "the second request shares its prefix with the first"
+
+
+def test_label_ids_and_choice_agree_on_yes_and_no(server: str) -> None:
+    labels, prompt = LABELS_OF["yes_no"], load_prompt("medical-yes-no")
+
+    def messages(query: str, passage: str) -> list[dict[str, str]]:
+        return [{"role": "user", "content": prompt.render(QUERIES[query], PASSAGES[passage])}]
+
+    detected = with_pool(server, lambda pool: detect_capabilities(pool, messages("q1", "c1"), labels))
+    assert len(detected.label_ids) == 8, "four spellings of each"
+    for label_ids, choice in both_modes(server, labels, messages):
+        assert label_ids.distribution == pytest.approx(choice.distribution, abs=0.1)
 
 
 def test_hostile_passages_get_valid_grades(server: str) -> None:

@@ -20,12 +20,13 @@ pytestmark = pytest.mark.real
 #: Prefixes of metrics that exist only in a cluster: controller, server and cost.
 CLUSTER_ONLY = ("pyrite_controller_", "pyrite_server_", "pyrite_run_cost_", "pyrite_run_queued")
 
-#: Panels of these metrics.
+#: Panels of these metrics, and of GPUs.
 EMPTY_PANELS = {
     *("judging: Cost", "judging: Cost budget used", "judging: Pairs per dollar"),
     *("run: Cost", "run: Cost budget used"),
     *("run: Runs by phase", "run: Sync duration", "run: Errors per minute, by type"),
     *("vllm: Servers not ready", "vllm: Servers ready"),
+    *prometheus.GPU_PANELS,
 }
 
 
@@ -85,9 +86,9 @@ def test_alerts_fire_only_when_the_judge_fails(tmp_path: Path, run_file: Path, m
         return "no grade" if pair in garbled else None
 
     with Stub() as stub:
-        stub.delay = 0.2
-        # The alert on uniform grades needs 200 pairs within 30 s (shortened), so pairs must last on a fast machine and
-        # arrive fast enough on a slow one: about 1,700 pairs at no more than 20 a second.
+        # The alert on uniform grades needs 200 pairs within 30 s (shortened), on a slow machine too: at most 20 pairs a
+        # second. The about 1,700 pairs must last until the end, so there are at most 5 a second before.
+        stub.delay = 0.8
         settings = (
             "retrieve.range_max=40",
             f"judge={{kind: llm, model: {MODEL}, shards: 1, rank_window: 40}}",
@@ -104,7 +105,7 @@ def test_alerts_fire_only_when_the_judge_fails(tmp_path: Path, run_file: Path, m
 
                 stub.fault = fail_25_pairs
                 scraper.until("alert on missing pairs", firing("PyriteFailureBudgetHalfUsed"), 60)
-                stub.fault = lambda _number, _pair: None
+                stub.fault, stub.delay = lambda _number, _pair: None, 0.2
                 monkeypatch.setattr("stub_judge.distribution", lambda _pair: [0.97, 0.01, 0.01, 0.01])
                 scraper.until("alert on uniform grades", firing("PyriteGradeCollapse", grade="1"), 90)
                 assert not scraper.now(firing("PyriteJudgingStalled"))

@@ -51,8 +51,10 @@ def serving(*options: str) -> Iterator[str]:
     command = [sys.executable, str(SCRIPT), "--port", str(port), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    line = process.stdout.readline()
-    assert line.startswith("up: "), f"vLLM did not start; see {REAL_VLLM.LOG}"
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(60)
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("up: "), f"vLLM did not start; see {REAL_VLLM.LOG}"
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)

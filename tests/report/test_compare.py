@@ -41,6 +41,14 @@ def test_different_corpus_and_base_model_are_noted() -> None:
     assert "base models differ" in notes[1]
 
 
+def test_a_run_chosen_by_a_judge_is_noted() -> None:
+    one, other = build(make()), build(make())
+    other["judged"] = {"chooses": True}
+    assert compare_reports(one, other).notes == [
+        "The comparison is by known answers. The result of a run on documents is by evaluate.judge."
+    ]
+
+
 def test_validation_scores_are_compared_too() -> None:
     small, large = build(make(gain=0.4)), build(make(gain=2.5))
     found = compare_reports(small, large)

@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyrite import tables
+from pyrite.report import judging
 from pyrite.report.data import ReportInputs, build
 from pyrite.report.formatting import duration
 from pyrite.report.judging import MAX_SLICES, MIN_PAIRS_FOR_SHARES, merge_timelines, timeline
@@ -151,6 +153,35 @@ def test_cached_pairs_cost_nothing_and_labels_have_no_cost() -> None:
     assert judging["iterations"][0]["pairs_per_second"] is None
     labels = build(make())["judging"]
     assert labels["kind"] == "labels"
-    assert set(labels) == {"kind", "errors", "iterations"}
+    assert set(labels) == {"kind", "judges", "iterations"}
     counts = {"iteration": 1, "judged": 360, "cached": 0, "skipped": 60, "not_selected": 80, "missing": 0}
     assert labels["iterations"][0] == counts
+
+
+def test_known_answers_equal_counts_by_hand() -> None:
+    def judged(*rows: tuple[str, str, int, float]) -> pa.Table:
+        names = ("query_id", "passage_id", "grade", "expected")
+        return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], tables.JUDGMENTS)
+
+    queries = pa.Table.from_pylist(
+        [{"query_id": q, "split": "test" if q == "t" else "train"} for q in "abt"], tables.QUERIES
+    )
+    labels = [("a", "p"), ("a", "q"), ("b", "p"), ("b", "never judged"), ("t", "p")]
+    qrels = pa.Table.from_pylist([{"query_id": q, "passage_id": p, "grade": 1} for q, p in labels], tables.QRELS)
+    judgments = {
+        1: judged(("a", "p", 1, 1.5), ("a", "q", 4, 3.5), ("a", "other", 4, 4.0), ("t", "p", 4, 4.0)),
+        2: judged(("a", "p", 3, 2.5), ("b", "p", 2, 2.1)),
+    }
+    spec = make(judge={"noise": {"kappa": 0.5}}).spec
+    found = judging.known_answers(spec, judgments, queries, qrels)
+    assert found is not None
+    assert (found["known"], found["judged"], found["queries"]) == (4, 3, 2)
+    assert found["grades"] == {"1": 0, "2": 1, "3": 1, "4": 1}
+    assert found["relevant"]["mean"] == pytest.approx(2 / 3)
+    assert found["expected"]["mean"] == pytest.approx(2.7)
+    for value in (found["relevant"], found["expected"]):
+        assert value["low"] < value["mean"] < value["high"]
+    assert judging.known_answers(spec, {1: judgments[1].slice(2, 1)}, queries, qrels) is None
+    assert judging.known_answers(make().spec, judgments, queries, qrels) is None
+    cascade = {"kind": "cascade", "first": {"kind": "labels", "noise": {"kappa": 0.5}}, "second": {"kind": "labels"}}
+    assert judging.known_answers(make(judge=cascade).spec, judgments, queries, qrels) is None

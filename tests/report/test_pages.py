@@ -175,7 +175,7 @@ def test_judging_table_has_costs_for_an_llm_not_for_labels() -> None:
         "missing44",
     ):
         assert row in rows
-    assert "Decoding: one token constrained to the four grades, with their probabilities if the server" in text
+    assert "Decoding: one token constrained to the labels, with their probabilities if the server" in text
     assert "5.672 dollars per hour (AWS on-demand price" in text
     page = Page(report_page(build(make())))
     assert {"judged pairs300300", "skipped6060", "not selected8080"} <= set(page.texts["tr"])
@@ -219,3 +219,39 @@ def test_the_page_says_that_the_judge_errs_on_purpose() -> None:
     page = report_page(build(make(iterations=1, judge={"noise": {"kappa": 0.5}})))
     assert "The data set's own answers with simulated errors (noise of kappa 0.5) were the judge" in unescape(page)
     assert "simulated errors" not in report_page(build(make(iterations=1)))
+
+
+def test_page_says_where_the_blends_weights_come_from() -> None:
+    assert "The run file sets the weights of the blends: 0.3, 0.6 (evaluate.blends)" in report_page(build(make()))
+    assert "sets the weights of the blends: none" in report_page(build(make(evaluate={"blends": []})))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "caveat"),
+    [
+        ("labels", "llm", "own answers were the first judge of the cascade, so this says nothing about an LLM in its"),
+        ("llm", "labels", "own answers were the second judge of the cascade, so this says nothing about an LLM in its"),
+        ("labels", "labels", "own answers were both judges of the cascade"),
+    ],
+)
+def test_the_page_names_labels_and_decoding_in_a_cascade(first: str, second: str, caveat: str) -> None:
+    of = {"labels": {"kind": "labels"}, "llm": {"kind": "llm", "model": "m"}}
+    judge = {"kind": "cascade", "first": of[first], "second": of[second]}
+    inputs = make(iterations=1, judge=judge, resources={"first_judge_urls": ["http://h:1"]})
+    audit = {"pairs": 0, "errors": 0, "standard_error": 0.0}
+    for name in ("judge-1.0", "judge-1.1"):
+        first_summary = {"judge": "f", "decoding_mode": "text" if first == "llm" else None}
+        inputs.manifests[name]["summary"] |= {"by_first": 3, "audit": audit, "first": first_summary}
+    page = unescape(report_page(build(inputs)))
+    assert caveat in page
+    assert ("Decoding of the first judge: a short reply" in page) == (first == "llm")
+    assert ("Decoding of the second judge: " in page) == (second == "llm")
+    assert ("Pairs and tokens are those of the second judge" in page) == (second == "llm")
+
+
+def test_page_has_the_known_answers_of_a_judge_that_can_err() -> None:
+    report = build(make(judge={"noise": {"kappa": 0.5}}))
+    page = report_page(report)
+    known = report["known_answers"]
+    assert f"known answers: {known['judged']} of {known['known']} pairs" in page
+    assert "Grades that the judge gave to known answers" not in report_page(build(make()))

@@ -62,5 +62,12 @@ def test_comparison_is_paired_and_fits_into_80_columns() -> None:
     assert "To choose between runs, use validation" in text
 
 
+def test_a_judge_that_can_err_has_its_known_answers_shown() -> None:
+    report = build(make(judge={"noise": {"kappa": 0.5}}))
+    text = " ".join("".join(map(printed, terminal.outcome(report, None))).split())
+    assert re.search(r"Known answers: the judge gave grade 3 or 4 to [\d.]+% \([\d.]+% to [\d.]+%\) of", text)
+    assert "Known answers" not in "".join(map(printed, terminal.outcome(build(make()), None)))
+
+
 def test_verdict_is_printable_on_every_terminal() -> None:
     assert build(make())["verdict"].isascii()

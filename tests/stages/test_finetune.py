@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -55,7 +56,7 @@ UP_TO_MINE = (Step("prepare"), Step("retrieve", 1), Step("judge", 1, 0), Step("j
 
 
 @pytest.mark.slow
-def test_the_trainer_applies_settings_and_saves_tracker_logs(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
+def test_the_trainer_applies_settings_and_saves_tracker_logs(run_file: Path, tmp_path: Path) -> None:
     run_steps(run_file, *UP_TO_MINE)
     (tmp_path / "stubs/tensorboardX").mkdir(parents=True)
     (tmp_path / "stubs/tensorboardX/__init__.py").write_text(TENSORBOARD)
@@ -63,8 +64,18 @@ def test_the_trainer_applies_settings_and_saves_tracker_logs(pyrite: Pyrite, run
     losses = []
     for dropout in ("false", "true"):
         settings = ("finetune.report_to=[tensorboard]", "finetune.warmup=0.3", "finetune.weight_decay=0.02")
-        command = ("finetune", run_file, *settings, f"finetune.dropout={dropout}", "-i", 1)
-        result = pyrite(*command, PYTHONPATH=path)
+        command = [
+            sys.executable,
+            "-m",
+            "pyrite",
+            "finetune",
+            run_file,
+            *settings,
+            f"finetune.dropout={dropout}",
+            "-i1",
+        ]
+        environment = {**os.environ, "PYRITE_STORE": str(tmp_path / "store"), "PYTHONPATH": path}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
         arguments = json.loads((tmp_path / "store/runs/small/logs/finetune-1/args.json").read_text())
         assert (arguments["warmup_steps"], arguments["weight_decay"]) == (0.3, 0.02)

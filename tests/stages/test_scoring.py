@@ -58,6 +58,9 @@ def test_the_first_20_are_ranked_again_by_the_rescorer(
     assert rescored.num_rows == len(asked) * scoring.DEPTH
     together = [text for part in encoded for text in part]
     assert len(together) == len(set(together)) > 7
+    encoded.clear()
+    scoring.rank(encoder, corpus, queries, NullProgress(), rescorer=encoder)
+    assert not encoded, "the base model's vectors are cached, because other runs need them too"
     assert all(len(part) <= block for part in encoded)
 
 

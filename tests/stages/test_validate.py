@@ -61,6 +61,15 @@ def test_default_blend_is_the_largest_weight_within_the_limit(pyrite: Pyrite, ru
     scored = pq.read_table(run / "iterations/1/metrics/val.parquet")["model"].unique().to_pylist()
     assert scored == ["iteration-1", model_name(1, max(within))]
     assert pq.read_table(run / "iterations/1/metrics/retention.parquet")["model"].unique().to_pylist() == scored
+    report = json.loads((run / "report/report.json").read_text())
+    shown = {row["name"]: row for row in report["blends_not_scored"]}
+    assert shown.keys() == bounds.keys() - set(scored)
+    assert all(("rejected" in row["reason"]) == (bounds[name] < -0.1) for name, row in shown.items())
+    assert any("rejected: exceeds the limit" in row["reason"] for row in shown.values())
+    page = (run / "report/report.html").read_text(encoding="utf-8")
+    assert page.count("tried by the search") == len(shown)
+    assert "a search replaces them" in page
+    assert "The run file sets the weights" not in page
 
 
 class _Bounds:

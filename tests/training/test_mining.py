@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from pyrite.spec import MineSpec
@@ -79,6 +79,105 @@ def test_no_example_has_a_known_false_negative(
         else:
             assert (example.positive.grade or 0) >= (3 if rule == "rank" else 4)
         assert {c.passage_id for c in candidates if (c.grade or 0) >= 3} | relevant <= example.relevant
+
+
+@given(
+    grades=st.lists(st.integers(1, 4), min_size=2, max_size=12),
+    known_first=st.booleans(),
+    negatives=st.integers(1, 3),
+    positives=st.integers(1, 2),
+    margin=st.none() | st.floats(0, 0.5),
+    violating=st.none() | st.sampled_from([1.0, 2.0]),
+    data=st.data(),
+)
+def test_final_examples_do_not_change(
+    grades: list[int],
+    known_first: bool,
+    negatives: int,
+    positives: int,
+    margin: float | None,
+    violating: float | None,
+    data: Any,
+) -> None:
+    candidates = candidates_with(list(grades), [0.9 - 0.05 * i for i in range(len(grades))])
+    ids = [candidate.passage_id for candidate in candidates]
+    candidates = with_known(candidates, *data.draw(st.sets(st.sampled_from(ids), max_size=2)))
+    relevant = data.draw(st.sets(st.sampled_from(ids), max_size=2))
+    duplicates = data.draw(st.sets(st.frozensets(st.sampled_from(ids), min_size=2, max_size=2), max_size=4))
+    order = data.draw(st.just(ids) | st.permutations(ids))
+    spec = MineSpec(
+        known_first=known_first,
+        num_negatives=negatives,
+        num_positives=positives,
+        relative_margin=margin,
+        violating_grade=violating,
+    )
+
+    def is_duplicate(a: str, b: str) -> bool:
+        return frozenset({a, b}) in duplicates
+
+    def mined(candidates: list[Candidate]) -> list[tuple[Any, ...]]:
+        found, _ = mine_query("q", candidates, relevant, spec, is_duplicate)
+        return [(e.positive.passage_id, [n.passage_id for n in e.negatives], e.kind) for e in found]
+
+    for count in range(len(ids)):
+        judged = order[:count]
+        part = [c if c.passage_id in judged else c._replace(grade=None, expected=None) for c in candidates]
+        final = mining.examples_are_final(part, order[count:], relevant, spec, is_duplicate)
+        if final:
+            event("final before the last judgment")
+            assert mined(part) == mined(candidates)
+
+
+@pytest.mark.parametrize(
+    ("grades", "settings", "needed"),
+    [
+        ([2, 1, 1, 1], {"known_first": True}, 1),  # c4 is the known answer
+        ([3, 3, 2, 1], {"known_first": True}, 3),
+        ([2, 1, 1, 1], {"known_first": True, "num_negatives": 2}, 2),
+        ([2, 4, 1, 1], {"known_first": False}, 2),
+        ([2, 2, 2, 2], {"known_first": False}, 5),  # no positive: all are needed
+        ([2, 2, 1, 1], {"known_first": True, "relative_margin": 0.05, "violating_grade": 1.5}, 3),
+        ([2, 2, 1, 1], {"known_first": True, "relative_margin": 0.05, "violating_grade": 2}, 1),
+        ([1, 1, 1, 1], {"rule": "rank"}, 5),
+    ],
+)
+def test_examples_are_final_as_early_as_possible(grades: list[int], settings: dict[str, Any], needed: int) -> None:
+    candidates = with_known(candidates_with([*grades, 1]), "c4")
+    spec = MineSpec(**{"relative_margin": None, **settings})
+
+    def is_final(judged: int) -> bool:
+        part = [c if i < judged else c._replace(grade=None, expected=None) for i, c in enumerate(candidates)]
+        pending = {c.passage_id for c in part[judged:]}
+        return mining.examples_are_final(part, pending, set(), spec, no_duplicates)
+
+    assert [is_final(judged) for judged in range(6)] == [judged >= needed for judged in range(6)]
+
+
+def test_examples_are_not_final_while_a_better_one_is_unjudged() -> None:
+    candidates = candidates_with([None, 4, None, 1, 4])
+    settings = MineSpec(relative_margin=None, known_first=False)
+
+    def final(*pending: str) -> bool:
+        return mining.examples_are_final(candidates, pending, {"c2"}, settings, no_duplicates)
+
+    assert not final("c0"), "c0 may be the positive or the negative"
+    assert final("c2"), "c2 is relevant, and ranks below the positive"
+    known = with_known(candidates, "c1")
+    assert not mining.examples_are_final(known, {"c0"}, set(), MineSpec(), no_duplicates), "c0 may be the negative"
+
+
+def test_a_near_duplicate_of_an_unjudged_candidate_is_not_final() -> None:
+    candidates = with_known(candidates_with([1, None, None, 1]), "c3")
+    settings = MineSpec(relative_margin=None)
+
+    def final(duplicate: str) -> bool:
+        return mining.examples_are_final(
+            candidates, {"c1", "c2"}, set(), settings, lambda a, b: {a, b} == {"c0", duplicate}
+        )
+
+    assert not final("c2"), "if c2 is relevant, c0 is no negative"
+    assert final("c9")
 
 
 def test_an_ungraded_pair_is_neither_positive_nor_negative() -> None:

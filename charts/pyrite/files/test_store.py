@@ -28,7 +28,7 @@ except PyriteError as error:
 print(f"ok: the store {store} is readable and writable")
 
 try:
-    urls = normalize_server_urls(json.loads(os.environ["JUDGE_URLS"]))
+    urls = normalize_server_urls(json.loads(os.environ["JUDGE_URLS"]), "Set the API key in judge.existingSecret")
 except ValueError as error:
     sys.exit(f"FAILED: judge.urls: {error}")
 key = os.environ.get("PYRITE_JUDGE_API_KEY")

@@ -18,10 +18,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* Image reference: list $ .Values.worker */}}
+{{/* Image reference: list $ .Values.server.image */}}
 {{- define "pyrite.image" -}}
-{{- $image := (index . 1).image -}}
+{{- $image := index . 1 -}}
 {{ $image.repository }}:{{ default (index . 0).Chart.AppVersion $image.tag }}
+{{- end -}}
+
+{{/* Reference of an image that Pyrite's scripts build: list $ .Values.worker.image */}}
+{{- define "pyrite.ownImage" -}}
+{{- with (index . 0).Values.imageRegistry }}{{ trimSuffix "/" . }}/{{ end -}}
+{{- include "pyrite.image" . -}}
 {{- end -}}
 
 {{/* Name of a component's service account: list $ "worker" .Values.worker. If it is neither created here nor named, the
@@ -136,4 +142,21 @@ per query, so that all pairs of a query use the same prefix cache. */}}
 {{- range . -}}
 - {protocol: TCP, port: {{ int . }}}
 {{ end -}}
+{{- end -}}
+
+{{/* Peers of a NetworkPolicy rule: list PEERS PRIVATE. Without PEERS, all public addresses and, if PRIVATE is not
+empty, all private ones. Private ranges are peers of their own: the EKS VPC CNI denies what any policy of the pod
+lists in `except`, even if another policy allows it, unless that range is itself a peer. */}}
+{{- define "pyrite.peers" -}}
+{{- $private := list "10.0.0.0/8" "100.64.0.0/10" "172.16.0.0/12" "192.168.0.0/16" -}}
+{{- if index . 0 -}}
+{{ toYaml (index . 0) }}
+{{- else -}}
+- ipBlock: {cidr: 0.0.0.0/0, except: {{ append $private "169.254.0.0/16" | toJson }}}
+{{- if index . 1 }}
+{{- range $private }}
+- ipBlock: {cidr: {{ . }}}
+{{- end }}
+{{- end }}
+{{- end -}}
 {{- end -}}

@@ -5,18 +5,34 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import typer
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from pyrite import __version__
-from pyrite.cli import cluster, data, grade, inspect, judging, steps, train
+from pyrite.cli import cluster, data, doctor, grade, inspect, judging, steps, train
 from pyrite.cli.common import errors, handle_stop_signals, stop_signals
 from pyrite.cli.cores import limit_threads
-from pyrite.errors import Interrupted, to_pyrite_error
+from pyrite.errors import Interrupted, plain_message, to_pyrite_error
+
+
+class _Commands(TyperGroup):
+    """The commands; errors of their options are without pydantic's terms."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            if text := plain_message(error.message):
+                error.message = f"{text.rstrip('.')}."
+            raise
+
 
 app = typer.Typer(
     name="pyrite",
+    cls=_Commands,
     help="Adapt a text-embedding model to one domain: mine hard negatives, judge them, fine-tune, prove the gain.",
     no_args_is_help=True,
     add_completion=False,
@@ -41,7 +57,7 @@ def _root(
     del version
 
 
-for module in (train, data, judging, inspect, grade, cluster, steps):
+for module in (train, doctor, data, judging, inspect, grade, cluster, steps):
     module.register(app)
 
 

@@ -1,7 +1,7 @@
 """`pyrite submit` and `pyrite attach`: runs on a Kubernetes cluster."""
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from pyrite.cli.common import Overrides, RunFile, console
 from pyrite.cli.display import Display
+from pyrite.cli.judging import NO_GO
 from pyrite.cli.train import GATE_NOT_MET
 from pyrite.config import load
 from pyrite.errors import PyriteError
@@ -34,13 +35,25 @@ def register(app: typer.Typer) -> None:
         overrides: Overrides = None,
         namespace: Namespace = None,
         queue: Annotated[str | None, typer.Option("--queue", help="Kueue LocalQueue for the run's Jobs.")] = None,
+        until: Annotated[
+            Literal["probe"] | None,
+            typer.Option("--until", help="Stop after `pyrite probe`: go (exit code 0) or no-go (exit code 3)."),
+        ] = None,
+        force: Annotated[
+            bool, typer.Option("--force", help="Use the judge although it failed `pyrite probe`.")
+        ] = False,
         detach: Annotated[bool, typer.Option("--detach", help="Do not follow the run.")] = False,
         gate: Gate = False,
     ) -> None:
-        """Submit a run to the cluster and follow it. Ctrl-C detaches; the run continues."""
+        """Submit a run to the cluster and follow it. Ctrl-C detaches; the run continues.
+
+        After `--until probe`, the same command without it continues the run.
+        """
+        from pyrite.controller.resource import Control
+
         spec = load(run_file, overrides or ())
         client = _client(namespace)
-        created = client.submit(spec, queue)
+        created = client.submit(spec, Control(queue=queue, until=until, force=force))
         console.print(f"run {spec.name} is {'submitted to' if created else 'already in'} namespace {client.namespace}")
         if not detach:
             _follow(client, spec.name, namespace, gate)
@@ -76,6 +89,10 @@ def _follow(client: "TrainingRunClient", name: str, namespace: str | None, gate:
         )
         raise typer.Exit(0) from None
     _show_result(run)
+    if run.status.phase == "Probed" and run.status.probe:
+        if run.status.probe.verdict != "go":
+            raise typer.Exit(NO_GO)
+        return
     if run.status.phase != "Succeeded":
         raise PyriteError(f"run {name} is {run.status.phase.lower()}: {run.status.message}")
     if gate and not run.status.gate_passed:
@@ -123,6 +140,7 @@ def show_status(name: str, namespace: str | None) -> None:
         ("phase", status.phase),
         ("step", " ".join(filter(None, [status.step, status.progress]))),
         ("message", status.message),
+        ("probe", f"{status.probe.verdict}, {status.probe.page_uri}" if status.probe else ""),
         ("MRR@5 (val)", " ".join(filter(None, [status.best, status.best_mrr]))),
         ("cost", status.cost),
         ("job", status.job),
@@ -144,7 +162,7 @@ def _warn_unobserved() -> None:
 
 
 def _show_result(run: "TrainingRun") -> None:
-    """Print the validation scores, the verdict and, in the last line, the report's address."""
+    """Print the validation scores, the verdict and, in the last line, the address of the report or the probe's page."""
     status = run.status
     if status.scores:
         table = Table(box=None, pad_edge=False)
@@ -156,6 +174,9 @@ def _show_result(run: "TrainingRun") -> None:
             table.add_row(f"{score.model}{mark}", f"{score.mrr:.3f}", f"{score.dcg:.3f}")
         console.print()
         console.print(table)
+    if status.phase == "Probed" and status.probe:
+        console.print(escape(status.message), highlight=False)
+        console.print(status.probe.page_uri, soft_wrap=True, highlight=False)
     if status.phase == "Succeeded":
         console.print(escape(status.message), highlight=False)
         for label, address in (("model", status.model_uri), ("report", status.report_uri)):

@@ -1,5 +1,6 @@
 """Code that several commands share: consoles, options, finding a run, and stop signals."""
 
+import json
 import os
 import re
 import signal
@@ -7,7 +8,7 @@ import sys
 import threading
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,6 +16,8 @@ from rich.console import Console
 from pyrite.config import load
 from pyrite.errors import UserError
 from pyrite.executors.step import Run, open_run
+from pyrite.judges.base import graded_by
+from pyrite.judges.calibration import Calibration
 from pyrite.spec import RunSpec
 from pyrite.store import open_store
 
@@ -64,6 +67,36 @@ def find_run(name: str, store: str) -> Run:
             raise UserError(f"the store {opened} has no run {name!r}. {known} {cluster}")
         spec = load(opened.fetch(key))
     return Run(spec, opened, {})
+
+
+def show_no_go(run: Run) -> None:
+    """Print a note if the run's judge failed its probe."""
+    from pyrite.estimate import probe_failure, probed
+
+    if failed := probe_failure(probed(run)):
+        text = f"note: {failed}; `pyrite train` stops, unless --force is set"
+        console.print(text, highlight=False, markup=False)
+
+
+def latest_calibration(run: Run) -> dict[str, Any] | None:
+    """The newest result of `pyrite calibrate` for the judge that graded this run's pairs; None if there is none.
+
+    There is none for a cascade: it measures one judge only.
+
+    If the run uses the calibration that was fitted there, the result has the cross-validated kappa with it, and no
+    bias.
+    """
+    summaries = [manifest.get("summary") or {} for name, manifest in run.manifests().items() if "judge" in name]
+    used = {summary.get("judge") for summary in summaries if "first" not in summary}
+    own = []
+    for key in run.store.keys(f"{run.prefix}/calibration"):
+        found: dict[str, Any] = json.loads(run.store.read(key))
+        fingerprint = found["judge"]["fingerprint"]
+        if graded_by(fingerprint, found["judge"].get("calibration")) in used:
+            own.append(found)
+        elif found["calibration"] and graded_by(fingerprint, Calibration.of(found).digest) in used:
+            own.append({**found, "kappa": found["recalibration"]["after"], "bias": None})
+    return max(own, key=lambda each: each["finished"], default=None)
 
 
 #: The stop signals that this process has received.

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
+from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file, show_no_go
 from pyrite.cli.display import Display
 from pyrite.config import load
 from pyrite.costs import DEFAULT_MACHINE
@@ -16,8 +16,10 @@ from pyrite.costs import machine as machine_named
 from pyrite.embedding.checks import model_notes
 from pyrite.embedding.models import base_folder
 from pyrite.errors import UserError
+from pyrite.judges.evaluator import family_notes
 from pyrite.plan import Step
 from pyrite.progress import ProgressEvents
+from pyrite.report.formatting import plural
 
 
 class Kind(StrEnum):
@@ -58,10 +60,14 @@ def register(app: typer.Typer) -> None:
     def check(run_file: RunFile, overrides: Overrides = None) -> None:
         """Check that a run file is well formed; print each error with its line, and notes on a local base model."""
         spec = load(run_file, overrides or ())
-        console.print(f"{run_file} is well formed: run {spec.name}, {spec.iterations} iterations", soft_wrap=True)
+        console.print(
+            f"{run_file} is well formed: run {spec.name}, {plural(spec.iterations, 'iteration')}", soft_wrap=True
+        )
+        notes = family_notes(spec)
         if Path(spec.model.base).is_dir():
-            for note in model_notes(base_folder(spec.model.base, spec.model.revision), spec.model):
-                console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+            notes += model_notes(base_folder(spec.model.base, spec.model.revision), spec.model)
+        for note in notes:
+            console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
 
     @app.command(rich_help_panel=panel)
     def estimate(
@@ -81,14 +87,18 @@ def register(app: typer.Typer) -> None:
 
         run, on = run_from_file(run_file, overrides, store), machine_named(machine)
         console.print(f"without judging: {estimating.estimate(run, on, machines).summary}", highlight=False)
+        if assessing := estimating.estimate_assessing(run, on, machines):
+            text = estimating.describe_assessing(run, assessing, on, machines)
+            console.print(text, highlight=False, markup=False)
         if not run.spec.judge.needs_server:
             console.print("judging: free, no server", highlight=False)
             return
         cost = estimating.estimate_judging(run, on, machines)
         table = Table(box=None, show_header=False, pad_edge=False)
+        requests = f" ({cost.requests} requests each)" if cost.requests > 1 else ""
         speed = "measured by the probe" if cost.measured else f"not measured yet ({on.speed_source})"
         for name, value in (
-            ("pairs", f"{cost.pairs:,} at most; pairs cached by earlier runs are not judged again"),
+            ("pairs", f"{cost.pairs:,} at most{requests}; pairs cached by earlier runs are not judged again"),
             (
                 "prompt tokens",
                 f"{cost.prompt_tokens:,}, {cost.computed_tokens:,} of them computed, the rest cached",
@@ -99,6 +109,9 @@ def register(app: typer.Typer) -> None:
         ):
             table.add_row(name, value)
         console.print(table)
+        if run.spec.judge.kind == "cascade":
+            console.print(estimating.CASCADE_NOTE, highlight=False)
+        show_no_go(run)
         if not cost.measured:
             console.print(f"`pyrite probe {run_file}` measures the judge's speed and its quality", highlight=False)
 

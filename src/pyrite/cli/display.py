@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from pyrite.plan import STAGES, Step, StepState
 
@@ -87,12 +89,15 @@ class Display:
         """Print that ``step`` is done, with its result ``text``."""
         if step in self._tasks:
             self._bars.remove_task(self._tasks.pop(step))
-        self._console.print(
-            f"[green]done[/]  {step.label:<29} {seconds:>6.1f} s  [dim]{escape(text)}[/]",
-            highlight=False,
-            no_wrap=True,
-            overflow="ellipsis",
-        )
+        line = f"done  {step.label:<29} {seconds:>6.1f} s"
+        if len(line) + 2 + len(text) <= self._console.width:
+            lines = [f"{line}  {text}"]
+        else:
+            lines = [line, *wrap(text, self._console.width, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+        shown = Text("\n".join(lines), "dim")
+        shown.stylize("not dim", 0, len(line))
+        shown.stylize("green", 0, len("done"))
+        self._console.print(shown, highlight=False)
 
     def _print_line(self, step: Step) -> None:
         now = time.monotonic()

@@ -17,13 +17,22 @@ if TYPE_CHECKING:
     from pyrite.people.task import Task
 
 
+#: Number of pairs to grade, unless it is set.
+_PAIRS = 100
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to ``app``."""
 
     @app.command(rich_help_panel="Results")
     def grade(
         run: RunName,
-        pairs: Annotated[int, typer.Option("--pairs", min=20, help="Number of pairs to grade.")] = 100,
+        pairs: Annotated[
+            int | None,
+            typer.Option(
+                "--pairs", min=20, help="Number of pairs to grade. Default: as in the last call, at first 100."
+            ),
+        ] = None,
         port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port of the page; 0 is a free one.")] = 0,
         show: Annotated[bool, typer.Option("--show", help="Only print the result of the grades so far.")] = False,
         store: StoreOption = "store",
@@ -38,11 +47,15 @@ def register(app: typer.Typer) -> None:
         from pyrite.report import terminal
 
         found = find_run(run, store)
+        key = f"{found.prefix}/people/task.json"
+        if pairs is None:
+            pairs = json.loads(found.store.read(key))["pairs"] if found.store.exists(key) else _PAIRS
         task = open_task(found, read_report(found), pairs)
         file = GradeFile(found.store, f"{found.prefix}/people/grades.qrels")
         if not show:
             found.store.ensure_writable()
             with locked(found.lock("grade"), f"grading of run {found.spec.name}"):
+                found.store.write(key, json.dumps({"pairs": pairs}).encode())
                 _serve(found, task, file, port)
         content = result(task, file.read())
         graded = content["pairs"]["graded"]

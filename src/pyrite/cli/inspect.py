@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pyrite.cli.cluster import Namespace, show_status
-from pyrite.cli.common import RunA, RunB, RunName, StoreOption, console, errors, find_run
+from pyrite.cli.common import RunA, RunB, RunName, StoreOption, console, errors, find_run, latest_calibration
 from pyrite.errors import UserError
 from pyrite.executors.child import FAILED
 from pyrite.executors.step import Run
@@ -41,9 +41,8 @@ def register(app: typer.Typer) -> None:
         """Show the result of a finished run. The last line is the path of its HTML report."""
         found = find_run(run, store)
         content = read_report(found)
-        console.print(terminal.results(content))
-        console.print(terminal.references(content))
-        console.print(content["verdict"], highlight=False)
+        for shown in terminal.outcome(content, latest_calibration(found)):
+            console.print(shown, highlight=False)
         console.print(str(found.store.fetch(f"{found.prefix}/report/report.html")), soft_wrap=True, highlight=False)
 
     @app.command(rich_help_panel=panel)

@@ -7,15 +7,17 @@ import typer
 from rich.table import Table
 
 from pyrite import metrics_server
-from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file
+from pyrite.cli.common import Overrides, RunFile, StoreOption, console, latest_calibration, run_from_file, show_no_go
 from pyrite.cli.display import Display
 from pyrite.embedding.checks import model_notes
 from pyrite.embedding.models import base_folder
 from pyrite.errors import PyriteError, UserError
-from pyrite.estimate import estimate
+from pyrite.estimate import estimate, probe_failure, probe_folder, probed
 from pyrite.executors.local import execute
 from pyrite.executors.run_metrics import RunMetrics
 from pyrite.executors.step import Run
+from pyrite.judges.evaluator import family_notes
+from pyrite.plan import no_go
 from pyrite.report import terminal
 
 GATE_NOT_MET = 3
@@ -44,6 +46,9 @@ def register(app: typer.Typer) -> None:
         gate: Annotated[
             bool, typer.Option("--gate", help="Exit with code 3 if the gain does not meet evaluate.gate.")
         ] = False,
+        force: Annotated[
+            bool, typer.Option("--force", help="Use the judge although it failed `pyrite probe`.")
+        ] = False,
     ) -> None:
         """Execute a run: prepare; per iteration retrieve, judge, mine, finetune, validate; then evaluate.
 
@@ -56,8 +61,12 @@ def register(app: typer.Typer) -> None:
         if all(state.state == "done" for state in run.survey()):
             console.print(f"run {run.spec.name} is finished; nothing to do")
         else:
+            notes = _check_probe(run, force)
             with Display(console) as display:
-                for note in model_notes(base_folder(run.spec.model.base, run.spec.model.revision), run.spec.model):
+                for note in notes:
+                    display.message(f"note: {note}")
+                base = base_folder(run.spec.model.base, run.spec.model.revision)
+                for note in [*model_notes(base, run.spec.model), *family_notes(run.spec)]:
                     display.message(f"note: {note}")
                 if metrics_port is None:
                     execute(run, display)
@@ -68,6 +77,28 @@ def register(app: typer.Typer) -> None:
             metrics_server.wait_for_scrape()
         if gate and not passed:
             raise typer.Exit(GATE_NOT_MET)
+
+
+def _check_probe(run: Run, force: bool) -> list[str]:
+    """Notes on the probe of a judge that costs money, if pairs are left to judge.
+
+    Raises:
+        UserError: the judge failed the probe, and ``force`` is not set.
+    """
+    to_judge = any(state.step.stage == "judge" and state.state != "done" for state in run.survey())
+    if not (run.spec.judge.needs_server and to_judge):
+        return []
+    probe = probed(run)
+    if probe and probe["go"] is None:
+        return ["the probe of this judge had too few pairs to tell; use more queries (`pyrite probe --queries`)"]
+    if probe is None:
+        return ["this judge is not probed; `pyrite probe` checks it in minutes"]
+    failed = probe_failure(probe)
+    if failed is None:
+        return []
+    if force:
+        return [failed]
+    raise UserError(no_go(failed, f"{run.store}/{probe_folder(run)}/probe.html", "use --force"))
 
 
 def _execute_with_metrics(run: Run, display: Display, port: int) -> None:
@@ -87,9 +118,8 @@ def _show_result(run: Run) -> bool:
     """Print the results; the last line is the report's path. Returns whether the gate was met."""
     report = json.loads(run.store.read(f"{run.prefix}/report/report.json"))
     console.print()
-    console.print(terminal.results(report))
-    console.print(terminal.references(report))
-    console.print(report["verdict"], highlight=False)
+    for shown in terminal.outcome(report, latest_calibration(run)):
+        console.print(shown, highlight=False)
     console.print(f"model: {run.store}/{run.prefix}/model", soft_wrap=True, highlight=False)
     console.print(str(run.store.fetch(f"{run.prefix}/report/report.html")), soft_wrap=True, highlight=False)
     return bool(report["gate"]["passed"])
@@ -106,5 +136,6 @@ def _show_plan(run: Run) -> None:
         table.add_row(state.step.label, *(("done", "") if state.state == "done" else (todo, f"{seconds:,.0f} s")))
     console.print(table)
     console.print(expected.summary, highlight=False)
-    if expected.judging:
-        console.print(expected.judging, highlight=False)
+    for text in filter(None, (expected.judging, expected.assessing)):
+        console.print(text, highlight=False, markup=False)
+    show_no_go(run)

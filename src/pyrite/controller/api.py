@@ -1,7 +1,9 @@
 """Calls to the Kubernetes API, each with a timeout. Objects are plain dictionaries in the API's own format."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 from kubernetes import client
@@ -16,6 +18,11 @@ _CONFLICT, _NOT_FOUND = 409, 404
 
 #: The label that Kubernetes sets on a Job's pods.
 JOB_LABEL = "batch.kubernetes.io/job-name"
+
+#: What a user can do if the API server does not respond, for example after `make eks-down`.
+IF_UNREACHABLE = (
+    "Check `kubectl get nodes`. If the cluster was deleted, select another: `kubectl config use-context NAME`."
+)
 
 #: Maximum pods or events per response: more than a run has at once, and small enough to hold in memory.
 _LIMIT = 500
@@ -62,16 +69,7 @@ class Cluster:
 
     def server(self, name: str) -> Object | None:
         """A StatefulSet, or None if it does not exist."""
-        self.calls += 1
-        try:
-            found: Object = self._custom.get_namespaced_custom_object(
-                "apps", "v1", self.namespace, "statefulsets", name, _request_timeout=_TIMEOUT
-            )
-        except ApiException as error:
-            if error.status == _NOT_FOUND:
-                return None
-            raise
-        return found
+        return self._get("apps", "statefulsets", name)
 
     def scale(self, name: str, replicas: int) -> None:
         """Set a StatefulSet's replicas."""
@@ -86,6 +84,27 @@ class Cluster:
             _content_type="application/merge-patch+json",
             _request_timeout=_TIMEOUT,
         )
+
+    def renew_lease(self, name: str, now: datetime) -> None:
+        """Set a Lease's renewTime."""
+        self.calls += 1
+        self._custom.patch_namespaced_custom_object(
+            "coordination.k8s.io",
+            "v1",
+            self.namespace,
+            "leases",
+            name,
+            {"spec": {"renewTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z")}},
+            _content_type="application/merge-patch+json",
+            _request_timeout=_TIMEOUT,
+        )
+
+    def lease(self, name: str) -> datetime | None:
+        """When a Lease was last renewed, or else created; None if it does not exist."""
+        found = self._get("coordination.k8s.io", "leases", name)
+        if found is None:
+            return None
+        return datetime.fromisoformat(found["spec"].get("renewTime") or found["metadata"]["creationTimestamp"])
 
     def create(self, manifest: Object) -> bool:
         """Create a Job or a ConfigMap; False if it exists already."""
@@ -112,7 +131,7 @@ class Cluster:
     def delete_job(self, name: str) -> None:
         """Delete a Job once its pods are gone. A Job that does not exist is no error."""
         self.calls += 1
-        try:
+        with _unless_missing():
             self._custom.delete_namespaced_custom_object(
                 "batch",
                 "v1",
@@ -122,9 +141,21 @@ class Cluster:
                 propagation_policy="Foreground",
                 _request_timeout=_TIMEOUT,
             )
-        except ApiException as error:
-            if error.status != _NOT_FOUND:
-                raise
+
+    def expire_job(self, name: str) -> None:
+        """Set a deadline that has passed, so that Kubernetes fails a running Job. Others stay as they are."""
+        self.calls += 1
+        with _unless_missing():
+            self._custom.patch_namespaced_custom_object(
+                "batch",
+                "v1",
+                self.namespace,
+                "jobs",
+                name,
+                {"spec": {"activeDeadlineSeconds": 1}},
+                _content_type="application/merge-patch+json",
+                _request_timeout=_TIMEOUT,
+            )
 
     def patch_status(self, run: TrainingRun, status: Object) -> bool:
         """Replace the run's status; False if the run is gone or has changed since it was listed."""
@@ -171,6 +202,18 @@ class Cluster:
         }
         self._core.create_namespaced_event(self.namespace, event, _request_timeout=_TIMEOUT)
 
+    def _get(self, group: str, plural: str, name: str) -> Object | None:
+        self.calls += 1
+        try:
+            found: Object = self._custom.get_namespaced_custom_object(
+                group, "v1", self.namespace, plural, name, _request_timeout=_TIMEOUT
+            )
+        except ApiException as error:
+            if error.status == _NOT_FOUND:
+                return None
+            raise
+        return found
+
     def _list(self, group: str, version: str, plural: str, **options: Any) -> list[Object]:
         self.calls += 1
         found = self._custom.list_namespaced_custom_object(
@@ -190,10 +233,21 @@ class Cluster:
         return items
 
 
+@contextmanager
+def _unless_missing() -> Iterator[None]:
+    """Ignore that an object no longer exists."""
+    try:
+        yield
+    except ApiException as error:
+        if error.status != _NOT_FOUND:
+            raise
+
+
 def error_message(error: ApiException | HTTPError) -> str:
     """Why a request failed: the API server's own message, or that there was no response."""
     if isinstance(error, HTTPError):
-        return f"no response ({type(error).__name__})"
+        cause = getattr(error, "reason", None) or error
+        return f"no response from {client.Configuration.get_default_copy().host} ({type(cause).__name__})"
     try:
         return str(json.loads(str(error.body))["message"])
     except (ValueError, KeyError, TypeError):

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
-from pyrite.controller.api import error_message
+from pyrite.controller.api import IF_UNREACHABLE, error_message
 from pyrite.controller.crd import MAX_NAME_LENGTH
-from pyrite.controller.resource import ENDED, GROUP, PLURAL, VERSION, TrainingRun, parse, to_resource
+from pyrite.controller.resource import ENDED, GROUP, PLURAL, VERSION, Control, TrainingRun, parse, to_resource
 from pyrite.errors import PyriteError, UserError
 from pyrite.spec import RunSpec
 
@@ -25,6 +26,26 @@ _OUTAGE_TIMEOUT = 120.0
 _UNOBSERVED_WARNING = 20.0
 
 
+def load_context(alternative: str) -> dict[str, Any]:
+    """Configure the Kubernetes client from the kubeconfig file. Returns the current context's content.
+
+    Args:
+        alternative: what a user without a cluster can do, for the error.
+
+    Raises:
+        UserError: there is no valid kubeconfig file.
+    """
+    try:
+        config.load_kube_config()
+        return dict(config.list_kube_config_contexts()[1]["context"])
+    except (config.ConfigException, OSError) as error:
+        raise UserError(f"no Kubernetes cluster is configured ({error}). Set KUBECONFIG, or {alternative}.") from None
+    except (yaml.YAMLError, AttributeError, TypeError, KeyError):
+        raise UserError(
+            f"the kubeconfig is not valid. Correct the file in KUBECONFIG or ~/.kube/config, or {alternative}."
+        ) from None
+
+
 class TrainingRunClient:
     """The TrainingRuns of a namespace.
 
@@ -33,32 +54,27 @@ class TrainingRunClient:
     """
 
     def __init__(self, namespace: str | None = None):
-        try:
-            config.load_kube_config()
-            _, context = config.list_kube_config_contexts()
-        except (config.ConfigException, OSError) as error:
-            raise UserError(
-                f"no Kubernetes cluster is configured ({error}). Set KUBECONFIG, or use `pyrite train` to run here."
-            ) from None
-        self.namespace: str = namespace or context["context"].get("namespace") or "default"
+        context = load_context("use `pyrite train` to run here")
+        self.namespace: str = namespace or context.get("namespace") or "default"
         self._api = client.CustomObjectsApi()
+        self._responded = False  # once it has, `follow` waits through an outage
 
-    def submit(self, spec: RunSpec, queue: str | None) -> bool:
-        """Create the run; False if an identical run exists.
+    def submit(self, spec: RunSpec, control: Control) -> bool:
+        """Create the run. If an identical run exists, set its ``until`` and ``force``, and return False.
 
         Raises:
             UserError: the name is not valid or is taken, or a setting names a local file.
         """
         if problem := _local_file(spec):
             raise UserError(problem)
-        manifest = to_resource(spec, queue)
+        manifest = to_resource(spec, control)
         if "." in spec.name or len(spec.name) > MAX_NAME_LENGTH:
             raise UserError(
                 f"name: {spec.name!r} cannot be the name of a run on a cluster; use up to {MAX_NAME_LENGTH} letters, "
                 "digits and dashes (name=other-name on the command line)."
             )
         try:
-            with _user_errors(self.namespace):
+            with self._request():
                 self._api.create_namespaced_custom_object(
                     GROUP,
                     VERSION,
@@ -71,12 +87,16 @@ class TrainingRunClient:
         except ApiException as error:
             if error.status != _CONFLICT:
                 raise
-            if self._get(spec.name)["spec"] != manifest["spec"]:
+            wanted = {"until": control.until, "force": control.force or None}
+            found = self._get(spec.name)["spec"]
+            if _settings(found) != _settings(manifest["spec"]):
                 raise UserError(
                     f"namespace {self.namespace} already has a run {spec.name} with other settings. Choose another "
                     f"name (name=other-name), edit it (`kubectl edit tr {spec.name}`), or delete it "
                     f"(`kubectl delete tr {spec.name}`; its results stay in the store)."
                 ) from None
+            if wanted != {name: found.get(name) for name in wanted}:
+                self._patch(spec.name, wanted)
             return False
         return True
 
@@ -97,7 +117,7 @@ class TrainingRunClient:
 
         Raises:
             UserError: the run was deleted.
-            PyriteError: the API server has not responded for too long.
+            PyriteError: the API server has never responded, or not for too long.
         """
         last: Any = None
         warned = False
@@ -107,6 +127,8 @@ class TrainingRunClient:
                 run = self.find(name)
                 last_response = time.monotonic()
             except _Unreachable as error:
+                if not self._responded:
+                    raise
                 if time.monotonic() - last_response > _OUTAGE_TIMEOUT:
                     raise PyriteError(f"{error} The run continues; follow it with `pyrite attach {name}`.") from None
             else:
@@ -120,8 +142,27 @@ class TrainingRunClient:
                     return run
             time.sleep(_POLL_INTERVAL)
 
-    def _get(self, name: str) -> dict[str, Any]:
+    def _patch(self, name: str, changes: dict[str, Any]) -> None:
+        with self._request():
+            self._api.patch_namespaced_custom_object(
+                GROUP,
+                VERSION,
+                self.namespace,
+                PLURAL,
+                name,
+                {"spec": changes},
+                _content_type="application/merge-patch+json",
+                _request_timeout=_REQUEST_TIMEOUT,
+            )
+
+    @contextmanager
+    def _request(self) -> Iterator[None]:
         with _user_errors(self.namespace):
+            yield
+        self._responded = True
+
+    def _get(self, name: str) -> dict[str, Any]:
+        with self._request():
             try:
                 found: dict[str, Any] = self._api.get_namespaced_custom_object(
                     GROUP, VERSION, self.namespace, PLURAL, name, _request_timeout=_REQUEST_TIMEOUT
@@ -137,11 +178,17 @@ class TrainingRunClient:
         return found
 
 
+def _settings(spec: dict[str, Any]) -> dict[str, Any]:
+    """The settings of the run, without the fields that control it, such as retry, which a user may have edited."""
+    return {name: value for name, value in spec.items() if name not in Control.model_fields}
+
+
 def _local_file(spec: RunSpec) -> str | None:
     """An error message for the first setting that names a local file; None if there is none."""
     # The copy keeps its name, because the name of a model determines its prompts.
     to_s3 = "Copy it to S3 (`aws s3 {copy} {path} s3://bucket/data/{name}`) and set {setting}=s3://bucket/data/{name}."
-    to_mount = "Use a hub id or a built-in name, or mount it into the pods and set its path there."
+    mount = "Mount it into the pods and set its path there."
+    to_mount = f"Use a hub id or a built-in name, or m{mount[1:]}"
     retention = spec.evaluate.retention
     settings = {
         "source.path": (getattr(spec.source, "path", None), to_s3),
@@ -149,8 +196,12 @@ def _local_file(spec: RunSpec) -> str | None:
         "evaluate.retention.path": (retention.path if retention else None, to_s3),
         "evaluate.retention.report": (_first_local(retention.report) if retention else None, to_s3),
         "model.base": (spec.model.base, to_s3),
-        "judge.prompt": (spec.judge.identity["prompt"], to_mount),
-        "judge.confusion": (getattr(spec.judge, "confusion", None), "Mount it into the pods and set its path there."),
+        **{
+            f"{judge.section}.{file}": (getattr(judge.spec, file, None), to_mount if file == "prompt" else mount)
+            for judge in (spec.first_judge, spec.main_judge, spec.evaluation_judge)
+            if judge
+            for file in ("prompt", "confusion", "calibration")
+        },
         "generate.prompt": (spec.generate.prompt if spec.generate else None, to_mount),
     }
     for setting, (path, advice) in settings.items():
@@ -179,7 +230,7 @@ def _user_errors(namespace: str) -> Iterator[None]:
     try:
         yield
     except HTTPError as error:
-        raise _Unreachable(f"the Kubernetes API server does not respond ({type(error).__name__}).") from None
+        raise _Unreachable(f"the Kubernetes API: {error_message(error)}. {IF_UNREACHABLE}") from None
     except ApiException as error:
         if error.status == _CONFLICT:
             raise

@@ -3,7 +3,8 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import dropwhile
 
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
@@ -11,13 +12,17 @@ from urllib3.exceptions import HTTPError
 from pyrite import metrics
 from pyrite.controller import pods, reconcile
 from pyrite.controller.api import Cluster, error_message
-from pyrite.controller.manifests import LLM_STAGES, RUN_LABEL, needs_gpu, uses_server
+from pyrite.controller.manifests import RUN_LABEL, needs_gpu, uses_server
 from pyrite.controller.observed import Job, Observed, Server, Snapshot, Stored, read_job, read_server, read_stored
 from pyrite.controller.reconcile import Actions
 from pyrite.controller.resource import Status, TrainingRun, parse
 from pyrite.controller.settings import Settings
 from pyrite.errors import PyriteError, UserError
+from pyrite.plan import chain
 from pyrite.store import Store
+
+#: The shortest lease is five minutes.
+_RENEW_INTERVAL = timedelta(minutes=1)
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +35,7 @@ class Controller:
 
     def __init__(self, cluster: Cluster, store: Store, settings: Callable[[], Settings]):
         self._cluster, self._store, self._settings = cluster, store, settings
+        self._renewed: datetime | None = None
         # Of the current sync: the steps read, the store's error, and how many runs' API calls timed out.
         self._stored: dict[str, Stored] = {}
         self._store_error: PyriteError | None = None
@@ -49,8 +55,10 @@ class Controller:
         open_runs = [run for run in runs if not reconcile.is_settled(run)]
         jobs = self._jobs(open_runs)
         server = self._server(settings) if settings.server else None
-        server_users = {run.name for run in open_runs if _uses_server(run, run.status, settings)}
-        gpu_users = {name for name, owned in jobs.items() if any(job.gpu and not job.ended for job in owned)}
+        # Runs whose Job Kueue has not admitted use neither the server nor GPUs.
+        queued = {name for name, owned in jobs.items() if any(job.queued and not job.ended for job in owned)}
+        server_users = {run.name for run in open_runs if _uses_server(run, run.status, settings)} - queued
+        gpu_users = {name for name, owned in jobs.items() if any(job.gpu and not job.ended for job in owned)} - queued
         decided: list[tuple[TrainingRun, Actions]] = []
         for run in open_runs:
             own = {run.name}
@@ -60,17 +68,19 @@ class Controller:
             actions = self._sync_run(run, observed, settings)
             decided.append((run, actions))
             server_users.discard(run.name)
-            if _uses_server(run, actions.status, settings):
+            if run.name not in queued and _uses_server(run, actions.status, settings):
                 server_users.add(run.name)
             if any(needs_gpu(manifest) for manifest in actions.create if manifest["kind"] == "Job"):
                 gpu_users.add(run.name)
         if server:
             wanted = {actions.want_server for _, actions in decided}
-            needed = any(_may_use_server(run, actions.status, settings) for run, actions in decided)
-            in_use = any(_job_uses_server(run, job, settings) for run in open_runs for job in jobs[run.name])
+            active = [(run, actions) for run, actions in decided if run.name not in queued]
+            needed = any(_may_use_server(run, actions.status, settings) for run, actions in active)
+            in_use = any(_job_uses_server(run, job, settings) for run, _ in active for job in jobs[run.name])
+            in_use |= any(actions.create and _uses_server(run, actions.status, settings) for run, actions in decided)
             self._scale(settings, server, True in wanted, not in_use and (False in wanted or not needed))
-        queued = {run.name for run, actions in decided if actions.queued}
-        return Snapshot(runs, jobs, self._stored, queued, server, settings)
+        waiting = {run.name for run, actions in decided if actions.queued}
+        return Snapshot(runs, self._stored, waiting, server, settings)
 
     def _sync_run(self, run: TrainingRun, observed: Observed, settings: Settings) -> Actions:
         """Decide and act for one run. An error is shown in its status and does not stop the other runs."""
@@ -108,7 +118,7 @@ class Controller:
         """The actions for a run, after reading its pods and, if needed, the store."""
         now = datetime.now(UTC)
         observed = replace(observed, pods=pods.diagnose(self._cluster, run, observed.jobs, now))
-        if reconcile.needs_store(run, observed.jobs, observed.pods):
+        if reconcile.needs_store(run, observed.jobs, observed.pods, settings, now):
             try:
                 observed = replace(observed, stored=self._read_stored(run))
             except PyriteError as error:
@@ -147,19 +157,32 @@ class Controller:
         server = read_server(found)
         if server.ready >= server.replicas:
             return server
-        return replace(server, problem=pods.diagnose_server(self._cluster, settings.instance, name, datetime.now(UTC)))
+        coming, problem = pods.diagnose_server(self._cluster, settings.instance, name, datetime.now(UTC))
+        return replace(server, coming=coming, problem=problem)
 
     def _scale(self, settings: Settings, server: Server, up: bool, down: bool) -> None:
         assert settings.server
         wanted = settings.server.replicas if up else 0 if down else server.replicas
+        if wanted:
+            self._renew_lease(settings.server.stateful_set)
         if wanted != server.replicas:
             _log.info("%s: scaling from %d to %d replicas", settings.server.stateful_set, server.replicas, wanted)
             self._cluster.scale(settings.server.stateful_set, wanted)
+
+    def _renew_lease(self, name: str) -> None:
+        """Renew the server's lease. It expires if this controller dies: see ``pyrite.controller.lease``."""
+        now = datetime.now(UTC)
+        if self._renewed is None or now - self._renewed > _RENEW_INTERVAL:
+            self._cluster.renew_lease(name, now)
+            self._renewed = now
 
     def _apply(self, run: TrainingRun, actions: Actions) -> None:
         for name in actions.delete:
             _log.info("run %s: deleting %s", run.name, name)
             self._cluster.delete_job(name)
+        for name in actions.expire:
+            _log.info("run %s: %s has exceeded its deadline", run.name, name)
+            self._cluster.expire_job(name)
         for manifest in actions.create:
             if self._cluster.create(manifest):
                 _log.info("run %s: created %s %s", run.name, manifest["kind"], manifest["metadata"]["name"])
@@ -187,9 +210,12 @@ def _uses_server(run: TrainingRun, status: Status, settings: Settings) -> bool:
 
 
 def _may_use_server(run: TrainingRun, status: Status, settings: Settings) -> bool:
-    """Whether an active run has a stage that uses the vLLM server, done or not."""
-    spec = run.spec
-    return spec is not None and _is_active(status) and any(uses_server(spec, stage, settings) for stage in LLM_STAGES)
+    """Whether the current or a later step of an active run uses the vLLM server."""
+    if run.spec is None or not _is_active(status):
+        return False
+    current = (status.stage, status.iteration)
+    remaining = dropwhile(lambda step: status.stage and step[:2] != current, chain(run.spec))
+    return any(uses_server(run.spec, step.stage, settings) for step in remaining)
 
 
 def _is_active(status: Status) -> bool:

@@ -35,6 +35,7 @@ _COLUMNS = [
     ("Phase", "string", ".status.phase", 0),
     ("Step", "string", ".status.step", 0),
     ("Progress", "string", ".status.progress", 0),
+    ("Probe", "string", ".status.probe.verdict", 0),
     ("MRR@5", "string", ".status.bestMrr", 0),
     ("Age", "date", ".metadata.creationTimestamp", 0),
     ("Best", "string", ".status.best", 1),

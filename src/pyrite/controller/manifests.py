@@ -8,16 +8,16 @@ from typing import Any
 from pyrite.addresses import normalize_server_urls
 from pyrite.config import dump
 from pyrite.controller.resource import API_VERSION, KIND, TrainingRun
-from pyrite.controller.settings import Settings
+from pyrite.controller.settings import Settings, StageSettings
 from pyrite.errors import UserError
-from pyrite.plan import STAGES, Step
+from pyrite.plan import PROBE, STAGES, Step
 from pyrite.spec import RunSpec
 
 RUN_LABEL, STAGE_LABEL, ITERATION_LABEL = "pyrite.dev/run", "pyrite.dev/stage", "pyrite.dev/iteration"
 RUN_CONFIG_LABEL, TEMPLATE_LABEL = "pyrite.dev/run-config", "pyrite.dev/template"
 GPU = "nvidia.com/gpu"
-#: Stages that send requests to the LLM server.
-LLM_STAGES = tuple(stage for stage, info in STAGES.items() if info.llm)
+#: Stages that send requests to the LLM server, and the probe, which does what judge does.
+LLM_STAGES = (*(stage for stage, info in STAGES.items() if info.llm), PROBE.stage)
 _KEY = "run.yaml"
 
 Manifest = dict[str, Any]
@@ -43,7 +43,7 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
     """
     stage, iteration, _ = steps[0]
     manifest = copy.deepcopy(settings.jobs[stage])
-    extra = settings.worker.stages.get(stage)
+    extra = settings.worker.stages.get(stage, StageSettings())
     config_name = run_config(run, settings)["metadata"]["name"]
     labels = {**_labels(run, settings), STAGE_LABEL: stage}
     if iteration is not None:
@@ -56,16 +56,21 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
         "ownerReferences": [_owner_reference(run)],
     }
     spec = manifest["spec"]
+    # Kubernetes would count the time without a node, so the controller enforces the deadline: see reconcile.
+    del spec["activeDeadlineSeconds"]
+    if extra.retries is not None:
+        spec["backoffLimitPerIndex" if "backoffLimitPerIndex" in spec else "backoffLimit"] = extra.retries
     if spec.get("completionMode") == "Indexed":
         spec["completions"] = len(steps)
         spec["parallelism"] = min(len(steps), settings.judge.parallelism)
         spec["maxFailedIndexes"] = min(len(steps), spec["maxFailedIndexes"])  # the API server refuses more
     template = spec["template"]
     template["metadata"]["labels"] |= labels
+    template["metadata"]["annotations"] = settings.worker.annotations
     pod = template["spec"]
     for setting, patch in (
         ("worker.pod", settings.worker.pod),
-        (f"worker.stages.{stage}.pod", extra.pod if extra else {}),
+        (f"worker.stages.{stage}.pod", extra.pod),
     ):
         if lists := {"containers", "volumes"} & patch.keys():
             raise UserError(
@@ -78,11 +83,11 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
         if volume["name"] == "run":
             volume["configMap"]["name"] = config_name
     worker = pod["containers"][0]
-    worker |= {"image": settings.worker.image, "imagePullPolicy": settings.worker.image_pull_policy}
+    worker |= {"image": extra.image or settings.worker.image, "imagePullPolicy": settings.worker.image_pull_policy}
     worker["args"] = _arguments(worker["args"], iteration)
     worker["env"] = [*worker.get("env", []), *settings.worker.env, *_judge_key_env(run, stage, settings)]
     worker["envFrom"] = settings.worker.env_from
-    if extra and extra.resources is not None:
+    if extra.resources is not None:
         worker["resources"] = extra.resources
     manifest["metadata"]["labels"][TEMPLATE_LABEL] = _digest(spec)
     return manifest
@@ -105,7 +110,7 @@ def needs_gpu(manifest: Manifest) -> bool:
 
 def uses_server(spec: RunSpec, stage: str | None, settings: Settings) -> bool:
     """Whether a run's stage sends requests to the vLLM server that the controller scales."""
-    llm = STAGES[stage].llm if stage else None
+    llm = STAGES["judge" if stage == PROBE.stage else stage].llm if stage else None
     return bool(llm and llm(spec)) and settings.server is not None and not spec.resources.judge_urls
 
 
@@ -141,7 +146,10 @@ def _arguments(arguments: list[str], iteration: int | None) -> list[str]:
 def _judge_key_env(run: TrainingRun, stage: str, settings: Settings) -> list[dict[str, Any]]:
     """The judge's API key, unless the run names other servers: they must not receive it."""
     assert run.spec is not None
-    secret, urls = settings.judge.key_secret, normalize_server_urls(settings.judge.urls)
+    secret, urls = (
+        settings.judge.key_secret,
+        normalize_server_urls(settings.judge.urls, "Set the API key in judge.existingSecret"),
+    )
     if not secret or stage not in LLM_STAGES or not set(run.spec.resources.judge_urls) <= set(urls):
         return []
     reference = {"secretKeyRef": {"name": secret, "key": "api-key"}}

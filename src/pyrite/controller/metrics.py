@@ -2,16 +2,17 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any, get_args
+from typing import get_args
 
 from pyrite import metrics
-from pyrite.controller.observed import Job, Server, Snapshot, Stored, read_stored, read_time
+from pyrite.controller.observed import Server, Snapshot, Stored, read_stored, read_time
 from pyrite.controller.resource import Phase, TrainingRun
 from pyrite.controller.settings import CostSettings
+from pyrite.controller.status import active_hours, budget
 from pyrite.errors import PyriteError
-from pyrite.manifest_metrics import step_samples, step_seconds
+from pyrite.manifest_metrics import step_samples
 from pyrite.metrics import Sample
 from pyrite.store import Store
 
@@ -54,7 +55,7 @@ class Exporter:
 
     def _samples(self, run: TrainingRun, snapshot: Snapshot, now: datetime) -> list[Sample]:
         """The samples of a run. If its manifests cannot be used, only those of its status."""
-        inputs = snapshot.jobs.get(run.name, ()), run.name in snapshot.queued, snapshot.settings.cost, now
+        inputs = run.name in snapshot.queued, snapshot.settings.cost, now
         try:
             return [*run_samples(run, self._stored.get(run.uid), *inputs)]
         except Exception as error:
@@ -80,18 +81,17 @@ def cluster_samples(runs: Sequence[TrainingRun], server: Server | None) -> Itera
 
 
 def run_samples(
-    run: TrainingRun, stored: Stored | None, jobs: Sequence[Job], queued: bool, cost: CostSettings, now: datetime
+    run: TrainingRun, stored: Stored | None, queued: bool, cost: CostSettings, now: datetime
 ) -> Iterator[Sample]:
     """Samples of one run; ``stored`` is None if its steps were not read yet, or cannot be used."""
     yield from _status_samples(run)
     yield Sample(metrics.RUN_QUEUED, (run.name,), queued)
-    if stored is None or run.spec is None:
-        return
-    yield from step_samples(run.name, [state.step for state in stored.states], stored.manifests)
     if cost.dollars_per_hour:
-        yield Sample(metrics.RUN_COST, (run.name,), _hours(stored.manifests, jobs, now) * cost.dollars_per_hour)
-        if cost.budget_dollars:
-            yield Sample(metrics.RUN_BUDGET, (run.name,), cost.budget_dollars)
+        yield Sample(metrics.RUN_COST, (run.name,), active_hours(run.status, now) * cost.dollars_per_hour)
+        if limit := budget(run, cost):
+            yield Sample(metrics.RUN_BUDGET, (run.name,), limit)
+    if stored and run.spec:
+        yield from step_samples(run.name, [state.step for state in stored.states], stored.manifests)
 
 
 def _status_samples(run: TrainingRun) -> Iterator[Sample]:
@@ -105,14 +105,3 @@ def _status_samples(run: TrainingRun) -> Iterator[Sample]:
         yield Sample(metrics.RUN_STARTED, (run.name,), read_time(status.started).timestamp())
     if status.finished:
         yield Sample(metrics.RUN_FINISHED, (run.name,), read_time(status.finished).timestamp())
-
-
-def _hours(manifests: Mapping[str, Any], jobs: Sequence[Job], now: datetime) -> float:
-    """Hours of all finished and running steps. ``manifests`` may have an earlier result of a running step."""
-    running = {_step_name(job): job for job in jobs if not job.ended and not job.queued}
-    ended = sum(seconds for name, seconds in step_seconds(manifests).items() if name not in running)
-    return (ended + sum((now - job.created).total_seconds() for job in running.values())) / 3600
-
-
-def _step_name(job: Job) -> str:
-    return job.stage if job.iteration is None else f"{job.stage}-{job.iteration}"

@@ -1,5 +1,6 @@
 """What the controller observes: API objects reduced to the fields that decide what to do next."""
 
+import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,7 +11,8 @@ from pyrite.controller.resource import TrainingRun
 from pyrite.controller.settings import Settings
 from pyrite.errors import UserError
 from pyrite.executors.publication import manifests_below
-from pyrite.plan import StepState, survey
+from pyrite.plan import StepState, probe_key, survey
+from pyrite.spec import RunSpec
 from pyrite.store import Store
 
 Object = dict[str, Any]
@@ -47,8 +49,11 @@ class Pods:
 
     #: Why at least one pod does not run.
     problem: str = ""
-    #: Whether at least one pod runs.
+    #: That a pod waits for a node that an autoscaler is adding. This is not a problem.
+    coming: str = ""
+    #: Whether at least one pod runs, and the earliest start of their containers.
     running: bool = False
+    running_since: datetime | None = None
     #: Whether a pod has waited long for its containers to be created, e.g. because a volume is missing.
     creating: bool = False
     #: A pod that still exists though no Job is active: `kubectl delete job` removes the Job before its pods.
@@ -64,20 +69,31 @@ class Pods:
 
 @dataclass(frozen=True)
 class Server:
-    """The vLLM server's StatefulSet: replicas wanted, present and ready, and why some are not ready."""
+    """The vLLM server's StatefulSet: replicas wanted, present and ready, and why some are not ready.
+
+    ``coming`` and ``problem`` are as in Pods.
+    """
 
     replicas: int
     present: int
     ready: int
+    coming: str = ""
     problem: str = ""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A run in the store: the state of each step, and the manifests of finished steps by step name."""
+    """A run in the store.
+
+    Attributes:
+        states: the state of each step.
+        manifests: those of finished steps, by step name.
+        probe: the content of probe.json, if it is about the run's present judge.
+    """
 
     states: list[StepState]
     manifests: dict[str, Any]
+    probe: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -97,14 +113,13 @@ class Observed:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All runs as one sync found them. The mappings are by run name.
+    """All runs as one sync found them.
 
-    ``jobs`` has the runs that are not settled, ``stored`` those whose steps were read from the store, ``queued`` those
-    that wait for GPUs or for Kueue.
+    ``stored`` has, by run name, those whose steps were read from the store; ``queued`` those that wait for GPUs or for
+    Kueue.
     """
 
     runs: Sequence[TrainingRun]
-    jobs: Mapping[str, Sequence[Job]]
     stored: Mapping[str, Stored]
     queued: Set[str]
     server: Server | None
@@ -158,12 +173,20 @@ def read_stored(store: Store, run: TrainingRun) -> Stored:
     try:
         found = manifests_below(store, folder)
         states = survey(run.spec, found, {})
-        return Stored(states, {state.step.name: found[state.step.name] for state in states if state.state == "done"})
+        done = {state.step.name: found[state.step.name] for state in states if state.state == "done"}
+        return Stored(states, done, _read_probe(store, run.spec))
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(
-            f"a manifest in {store}/{folder}/steps is not valid ({type(error).__name__}: {error}). Delete it to "
-            "run its step again."
+            f"{store}/{folder}: a manifest in steps, or probe/probe.json, is not valid ({type(error).__name__}: "
+            f"{error}). Delete it to run its step again."
         ) from None
+
+
+def _read_probe(store: Store, spec: RunSpec) -> dict[str, Any] | None:
+    """The run's probe. None if there is none, or none that the present judge's settings belong to."""
+    key = f"runs/{spec.name}/probe/probe.json"
+    found: dict[str, Any] | None = json.loads(store.read(key)) if store.exists(key) else None
+    return found if found and found.get("key") == probe_key(spec) else None
 
 
 def read_time(text: str) -> datetime:

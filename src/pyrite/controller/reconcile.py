@@ -4,14 +4,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pyrite.controller import manifests
 from pyrite.controller.observed import Job, Observed, Pods, Stored
-from pyrite.controller.resource import ENDED, Phase, Status, TrainingRun
+from pyrite.controller.resource import ENDED, Phase, ProbeResult, Status, TrainingRun
 from pyrite.controller.settings import Settings
-from pyrite.controller.status import conditions, results
-from pyrite.plan import Step, StepState, next_steps, step_key
+from pyrite.controller.status import conditions, over_budget, results, with_cost
+from pyrite.plan import PROBE, State, Step, StepState, next_steps, no_go, probe_key, step_key
 from pyrite.spec import RunSpec
 
 
@@ -22,6 +22,8 @@ class Actions:
     status: Status
     create: list[manifests.Manifest] = field(default_factory=list)
     delete: list[str] = field(default_factory=list)
+    #: Jobs that have exceeded their deadline.
+    expire: list[str] = field(default_factory=list)
     #: True: the run needs the vLLM server; False: it needs the server's GPUs; None: neither.
     want_server: bool | None = None
     #: Why the vLLM server is not ready, if the run cannot continue without it.
@@ -35,9 +37,9 @@ def is_settled(run: TrainingRun) -> bool:
     return run.status.phase in ENDED and run.status.observed_generation == run.generation
 
 
-def needs_store(run: TrainingRun, jobs: Sequence[Job], pods: Pods) -> bool:
+def needs_store(run: TrainingRun, jobs: Sequence[Job], pods: Pods, settings: Settings, now: datetime) -> bool:
     """Whether the store must be read: not while a Job of an unedited run makes progress, nor for a stopped run."""
-    if run.spec is None or run.control.cancel or run.control.suspend:
+    if _stop_reason(run, settings, now):
         return False
     if pods.blocked:
         return True
@@ -66,7 +68,9 @@ def reconcile(run: TrainingRun, observed: Observed, settings: Settings, store: s
     if is_settled(run):
         return Actions(run.status)
     actions = _next_actions(run, observed, settings, store, now)
-    status = actions.status
+    active = _uses_nodes(run, actions, observed, settings)
+    status = with_cost(run.status, actions.status, active, settings.cost, now)
+    status = status.model_copy(update={"over_budget": over_budget(run, settings.cost, now)})
     finished = (status.finished or now.isoformat(timespec="seconds")) if status.phase in ENDED else None
     status = status.model_copy(update={"observed_generation": run.generation, "finished": finished})
     problem = observed.pods.blocked or actions.problem
@@ -76,25 +80,41 @@ def reconcile(run: TrainingRun, observed: Observed, settings: Settings, store: s
 
 def _next_actions(run: TrainingRun, observed: Observed, settings: Settings, store: str, now: datetime) -> Actions:
     unfinished = [job for job in observed.jobs if not job.ended]
-    if run.spec is None:
-        message = f"{run.error} Fix it: `kubectl edit trainingrun {run.name}`."
-        return _stop(run, unfinished, observed.pods, "Failed", message)
-    if run.control.cancel:
-        message = "cancelled; finished steps stay in the store."
-        return _stop(run, unfinished, observed.pods, "Cancelled", message)
-    if run.control.suspend:
-        message = "suspended; set spec.suspend to false to resume."
-        return _stop(run, unfinished, observed.pods, "Suspended", message)
+    if reason := _stop_reason(run, settings, now):
+        return _stop(run, unfinished, observed.pods, *reason)
     if observed.stored is None:  # see needs_store: exactly one Job is unfinished
-        return _track(run, unfinished[0], observed, run.status, settings)
+        return _track(run, unfinished[0], observed, run.status, settings, now)
     return _advance(run, observed, observed.stored, settings, store, now)
+
+
+def _stop_reason(run: TrainingRun, settings: Settings, now: datetime) -> tuple[Phase, str] | None:
+    """Why a run must not have Jobs, whatever the store holds: the phase to enter, and the message."""
+    if run.spec is None:
+        return "Failed", f"{run.error} Fix it: `kubectl edit trainingrun {run.name}`."
+    if run.control.cancel:
+        return "Cancelled", "cancelled; finished steps stay in the store."
+    if run.control.suspend:
+        return "Suspended", "suspended; set spec.suspend to false to resume."
+    if settings.cost.on_budget == "suspend" and (message := over_budget(run, settings.cost, now)):
+        return "Suspended", f"suspended: {message}"
+    return None
+
+
+def _uses_nodes(run: TrainingRun, actions: Actions, observed: Observed, settings: Settings) -> bool:
+    """Whether the run costs money: its pods run or start, or it needs the vLLM server, ready or not."""
+    status = actions.status
+    if status.phase != "Running":
+        return actions.want_server is True
+    server = run.spec is not None and manifests.uses_server(run.spec, status.stage, settings)
+    return server or not observed.pods.blocked
 
 
 def _advance(
     run: TrainingRun, observed: Observed, stored: Stored, settings: Settings, store: str, now: datetime
 ) -> Actions:
     assert run.spec is not None
-    status = results(run, stored, settings, store)
+    unfinished = [job for job in observed.jobs if not job.ended]
+    status = results(run, stored, store)
     if run.status.started is None:
         # Stored steps may belong to an older run of this name. If its spec was different, refuse to replace them. If
         # this run has a Job, an earlier sync has passed this check and was killed before it wrote `started`.
@@ -102,13 +122,18 @@ def _advance(
         if stale and not any(job.owner == run.uid for job in observed.jobs):
             return Actions(_with_phase(status, "Failed", _name_taken(run, stale[0])))
         status = status.model_copy(update={"started": now.isoformat(timespec="seconds")})
-    todo = next_steps(stored.states)
+    if problem := _rejected_judge(run, stored, status):
+        return _stop(replace(run, status=status), unfinished, observed.pods, "Failed", problem)
+    states = _until_probe(run, stored, status) if run.control.until else stored.states
+    todo = next_steps(states)
     if not todo:
-        progress = f"{len(stored.states)}/{len(stored.states)}"
-        ended = {"phase": "Succeeded", "step": "", "stage": None, "iteration": None, "shards": None, "job": ""}
-        return Actions(status.model_copy(update={**ended, "progress": progress}))
-    steps, key = _steps_of_job(run.spec, stored.states, todo[0].step)
-    status = _with_step(status, steps, stored.states)
+        ended = {"step": "", "stage": None, "iteration": None, "shards": None, "job": ""}
+        status = status.model_copy(update={**ended, "progress": f"{len(states)}/{len(states)}"})
+        if run.control.until and status.probe:
+            return _stop(replace(run, status=status), unfinished, observed.pods, "Probed", _probed(run, status.probe))
+        return Actions(_with_phase(status, "Succeeded", status.message))
+    steps, key = _steps_of_job(run.spec, states, todo[0].step)
+    status = _with_step(status, steps, states)
     manifest = manifests.job(run, steps, key, settings)
     name = manifest["metadata"]["name"]
     others = [job for job in observed.jobs if not job.ended and job.name != name]
@@ -128,25 +153,68 @@ def _advance(
     labels = manifest["metadata"]["labels"]
     if not job.ended:
         if not observed.pods.blocked:
-            return _track(run, job, observed, status, settings)
+            return _track(run, job, observed, status, settings, now)
         if job.template != labels[manifests.TEMPLATE_LABEL]:  # its work so far is in the store
             return Actions(_with_phase(status, "Running", "retrying with the chart's new settings."), delete=[name])
         # The pods may wait for a run config that a user deleted.
         create = [manifests.run_config(run, settings)] if observed.pods.creating else []
-        return replace(_track(run, job, observed, status, settings), create=create)
+        return replace(_track(run, job, observed, status, settings, now), create=create)
     if job.ended == "Failed" and job.run_config != labels[manifests.RUN_CONFIG_LABEL]:
         return Actions(_with_phase(status, "Running", "retrying with the edited run."), delete=[name])
-    return Actions(_with_phase(status.model_copy(update={"job": name}), "Failed", _failure(job, observed, store)))
+    return Actions(
+        _with_phase(status.model_copy(update={"job": name}), "Failed", _failure(job, observed, settings, store))
+    )
+
+
+def _until_probe(run: TrainingRun, stored: Stored, status: Status) -> list[StepState]:
+    """The states of the steps that prepare a run, and of its probe.
+
+    The first retrieve step is among them: it encodes the passages, on a GPU if the stage claims one, while no server
+    waits for it. The probe finds their embeddings in the store.
+    """
+    assert run.spec is not None
+    wanted = ("prepare", "generate", "retrieve")
+    states = [state for state in stored.states if state.step.stage in wanted and state.step.iteration in (None, 1)]
+    done = status.probe is not None and status.probe.retry == run.control.retry
+    ready: State = "ready" if all(state.state == "done" for state in states) else "waiting"
+    return [*states, StepState(PROBE, "done" if done else ready, probe_key(run.spec))]
+
+
+def _rejected_judge(run: TrainingRun, stored: Stored, status: Status) -> str | None:
+    """Why a run to the end stops: as in `pyrite train`, if its judge failed the probe and pairs are left to judge."""
+    assert run.spec is not None
+    control, probe = run.control, status.probe
+    if control.until or control.force or probe is None or probe.verdict != "no-go" or not run.spec.judge.needs_server:
+        return None
+    if all(state.state == "done" for state in stored.states if state.step.stage == "judge"):
+        return None
+    return no_go(f"this judge failed its probe ({probe.failed})", probe.page_uri, "set spec.force to true")
+
+
+def _probed(run: TrainingRun, probe: ProbeResult) -> str:
+    """The result of the probe, and how to continue."""
+    edit, page = f"`kubectl edit tr {run.name}`", f"The probe's page: {probe.page_uri}"
+    if probe.verdict == "go":
+        return f"the judge passed its probe. To continue, remove spec.until ({edit}). {page}"
+    if probe.verdict == "unclear":
+        return f"the probe gives no verdict ({probe.failed}). To continue without, remove spec.until ({edit}). {page}"
+    return (
+        f"the judge failed its probe ({probe.failed}). Change the judge ({edit}), or fix its server and raise "
+        f"spec.retry to probe again. {page}"
+    )
 
 
 def _start(
     run: TrainingRun, manifest: manifests.Manifest, status: Status, observed: Observed, settings: Settings
 ) -> Actions:
-    """Create the step's Job, once the vLLM server is ready or its GPUs are free."""
+    """Create the step's Job, once the vLLM server is ready or its GPUs are free.
+
+    With a queue, the server starts after the Job is admitted: see ``_track``.
+    """
     assert run.spec is not None
     server = observed.server
     want_server: bool | None = None
-    if manifests.uses_server(run.spec, status.stage, settings):
+    if manifests.uses_server(run.spec, status.stage, settings) and not run.control.queue:
         want_server = True
         if observed.gpu_users:
             message = f"run {min(observed.gpu_users)} uses the GPUs; the vLLM server starts after it."
@@ -157,7 +225,7 @@ def _start(
             return Actions(_with_phase(status, "Waiting", message))
         if not server.ready:
             message = f"the vLLM server is starting: none of {server.replicas or 'its'} replicas is ready."
-            waiting = _with_phase(status, "Waiting", message, server.problem)
+            waiting = _with_phase(status, "Waiting", message, server.coming, server.problem)
             return Actions(waiting, want_server=True, problem=server.problem)
     elif manifests.needs_gpu(manifest):
         want_server = False
@@ -172,25 +240,42 @@ def _start(
     return Actions(status, create=[manifests.run_config(run, settings), manifest], want_server=want_server)
 
 
-def _track(run: TrainingRun, job: Job, observed: Observed, status: Status, settings: Settings) -> Actions:
+def _track(
+    run: TrainingRun, job: Job, observed: Observed, status: Status, settings: Settings, now: datetime
+) -> Actions:
     """The status of a run whose Job is active."""
     steps, _, _ = status.progress.partition(" ")
     progress = steps if job.total == 1 else f"{steps} ({job.done}/{job.total})"
     changes = {"job": job.name, "shards": {"done": job.done, "total": job.total}, "progress": progress}
     status = Status.model_validate({**status.model_dump(), **changes})
     if job.queued:
-        message = f"{status.step}: waiting for admission to the queue {run.control.queue}."
+        message = f"{status.step}: Job {job.name} is suspended; resume it."
+        if run.control.queue:
+            message = f"{status.step}: waiting for admission to the queue {run.control.queue}."
         return Actions(_with_phase(status, "Waiting", message), queued=True)
+    since = observed.pods.running_since
+    if since and now - since > timedelta(seconds=settings.deadline(job.stage)):
+        message = f"{status.step}: a pod has run for longer than its deadline."
+        return Actions(_with_phase(status, "Running", message), expire=[job.name])
     activity = "running." if job.total == 1 else f"{job.done} of {job.total} shards done."
     server, want_server, outage, problem = observed.server, None, "", observed.pods.problem
     if server and run.spec and manifests.uses_server(run.spec, job.stage, settings):
-        want_server = None if server.replicas else True  # a user scaled it down
+        blocked_by = "" if server.replicas else min(observed.gpu_users, default="")
+        # Without replicas: a queue has admitted the Job, or a user has scaled the server down.
+        want_server = None if server.replicas or blocked_by else True
         problem = f"{server.problem} {problem}".strip()
         if not server.ready:
             outage = activity = "no replica of the vLLM server is ready."
+            if blocked_by:
+                activity = f"run {blocked_by} uses the GPUs; the vLLM server starts after it."
+            activity = f"{activity} {server.coming}".strip()
     elif server and job.gpu and not observed.pods.running and (server.replicas or server.present):
         want_server = False  # another controller scaled it up as this Job started: free the GPUs, or both wait
-    text = f"{status.step}:" if job.total == 1 and observed.pods.blocked else f"{status.step}: {activity}"
+    if observed.pods.coming:
+        activity = f"{activity} {observed.pods.coming}" if observed.pods.running else observed.pods.coming
+    elif job.total == 1 and observed.pods.blocked:
+        activity = ""
+    text = f"{status.step}: {activity}".rstrip()
     return Actions(
         _with_phase(status, "Running", text, problem),
         want_server=want_server,
@@ -206,16 +291,21 @@ def _stop(run: TrainingRun, unfinished: Sequence[Job], pods: Pods, phase: Phase,
     return Actions(_with_phase(run.status.model_copy(update={"job": "", "shards": None}), phase, message))
 
 
-def _failure(job: Job, observed: Observed, store: str) -> str:
+def _failure(job: Job, observed: Observed, settings: Settings, store: str) -> str:
     advice = "To resume the run from this step, fix the cause, then raise spec.retry or edit the wrong setting."
     if job.ended == "Complete":
         return (
             f"Job {job.name} is complete, but {store} does not hold its result: do the controller and the workers use "
             f"the same store? {advice}"
         )
-    cause = observed.pods.failures.get(job.name) or f"{job.reason}: {job.message}"
-    deadline = f" (the Job exceeded its deadline: {job.message})" if job.reason == "DeadlineExceeded" else ""
-    return f"{job.name} failed{deadline}: {cause} {advice}"
+    if job.reason == "DeadlineExceeded":
+        limit = f"worker.stages.{job.stage}.deadlineSeconds"
+        cause = (
+            f"a pod ran longer than {settings.deadline(job.stage)} s: raise {limit} in the chart if it made progress."
+        )
+    else:
+        cause = observed.pods.failures.get(job.name) or f"{job.reason}: {job.message}"
+    return f"{job.name} failed: {cause} {advice}"
 
 
 def _deletion(run: TrainingRun, job: Job) -> str:
@@ -240,6 +330,8 @@ def _steps_of_job(spec: RunSpec, states: Sequence[StepState], first: Step) -> tu
     so it would change as shards finish.
     """
     shards = [state for state in states if state.step[:2] == first[:2]]
+    if first == PROBE:
+        return [first], str(shards[0].key)
     keys = json.dumps([step_key(spec, state.step, state.inputs or {}, {}) for state in shards])
     return [state.step for state in shards], hashlib.sha256(keys.encode()).hexdigest()
 

@@ -13,10 +13,10 @@ from pyrite.spec import RunSpec, Section
 GROUP, VERSION, PLURAL, KIND = "pyrite.dev", "v1alpha1", "trainingruns", "TrainingRun"
 API_VERSION = f"{GROUP}/{VERSION}"
 
-Phase = Literal["Pending", "Waiting", "Running", "Suspended", "Succeeded", "Failed", "Cancelled"]
+Phase = Literal["Pending", "Waiting", "Running", "Suspended", "Probed", "Succeeded", "Failed", "Cancelled"]
 
 #: Phases that a run leaves only when the resource is edited.
-ENDED: tuple[Phase, ...] = ("Succeeded", "Failed", "Cancelled")
+ENDED: tuple[Phase, ...] = ("Probed", "Succeeded", "Failed", "Cancelled")
 
 
 class Control(Section):
@@ -26,6 +26,13 @@ class Control(Section):
     cancel: bool = Field(default=False, description="true: stop for good; finished steps stay in the store")
     retry: int = Field(default=0, ge=0, description="increase it to retry after you have fixed the cause of a failure")
     queue: str | None = Field(default=None, description="Kueue LocalQueue for the Jobs; unset: none")
+    until: Literal["probe"] | None = Field(
+        default=None,
+        description="probe: prepare the run, check the judge with `pyrite probe`, and stop; unset: run to the end, "
+        "from there. To probe again, increase retry",
+    )
+    force: bool = Field(default=False, description="true: use the judge although it failed its probe")
+    budget_dollars: float | None = Field(default=None, gt=0, description="unset: the chart's cost.budgetDollars")
 
 
 class Camel(Section):
@@ -60,6 +67,16 @@ class Score(Camel):
     dcg: float = Field(description="DCG@5 on the validation queries")
 
 
+class ProbeResult(Camel):
+    """The result of the run's last probe, if it is about the run's present judge."""
+
+    verdict: Literal["go", "no-go", "unclear"] = Field(description="unclear: the sample was too small")
+    failed: str = Field(default="", description="the failed checks")
+    page_uri: str = Field(description="a page with judgments to read")
+    finished: str
+    retry: int = Field(description="spec.retry when it was first seen")
+
+
 class Status(Camel):
     """The status of a run. Its size does not depend on the number of iterations or shards."""
 
@@ -75,10 +92,14 @@ class Status(Camel):
     scores: list[Score] = Field(default=[], description="of the base, the best and the latest iterations")
     best: str = Field(default="", description="the best model on validation; after evaluate, the chosen one")
     best_mrr: str = Field(default="", description="MRR@5 of the best model, and its relative gain over the base")
+    probe: ProbeResult | None = None
     gate_passed: bool | None = Field(default=None, description="whether the gain on test meets evaluate.gate")
     model_uri: str = ""
     report_uri: str = ""
-    cost: str = Field(default="", description="dollars so far: hours of finished steps times cost.dollarsPerHour")
+    cost: str = Field(default="", description="hours that the run has used nodes, at its last change, times the price")
+    hours: float = Field(default=0.0, description="hours that the run has used nodes, until activeSince")
+    active_since: str | None = Field(default=None, description="since when it uses nodes; null: it uses none")
+    over_budget: str = Field(default="", description="that the estimated cost exceeds the budget, and what to do")
     started: str | None = None
     finished: str | None = None
     conditions: list[Condition] = Field(default=[])
@@ -144,9 +165,8 @@ def to_spec(name: str, content: dict[str, Any]) -> RunSpec:
         raise UserError(" ".join(text for _, text in problems(error))) from None
 
 
-def to_resource(spec: RunSpec, queue: str | None = None) -> dict[str, Any]:
+def to_resource(spec: RunSpec, control: Control) -> dict[str, Any]:
     """The resource of a RunSpec. It has only the settings that were given; the controller fills in the defaults."""
     content = spec.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"name"})
-    if queue:
-        content["queue"] = queue
+    content |= control.model_dump(exclude_defaults=True)
     return {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": spec.name}, "spec": content}

@@ -1,21 +1,26 @@
 """The controller's settings, written by the chart: images, pods, the vLLM server, prices."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
 
 from pyrite.controller.resource import Camel
-from pyrite.errors import UserError
-from pyrite.plan import STAGES
+from pyrite.errors import UserError, plain_message
+from pyrite.plan import PROBE, STAGES
 
 
 class StageSettings(Camel):
     """Settings of one stage's pods."""
 
+    image: str | None = Field(default=None, description="replaces worker.image")
     resources: dict[str, Any] | None = Field(default=None, description="replaces the Job manifest's resources")
     pod: dict[str, Any] = Field(default={}, description="JSON merge patch for the pod spec, applied after worker.pod")
+    deadline_seconds: int | None = Field(
+        default=None, ge=1, description="replaces activeDeadlineSeconds; see deadline()"
+    )
+    retries: int | None = Field(default=None, ge=0, description="replaces backoffLimit or backoffLimitPerIndex")
 
 
 class WorkerSettings(Camel):
@@ -26,6 +31,7 @@ class WorkerSettings(Camel):
     env: list[dict[str, Any]] = Field(default=[])
     env_from: list[dict[str, Any]] = Field(default=[])
     pod: dict[str, Any] = Field(default={})
+    annotations: dict[str, str] = Field(default={}, description="of the pods")
     stages: dict[str, StageSettings] = Field(default={})
 
 
@@ -48,7 +54,8 @@ class CostSettings(Camel):
     """The price of a run's hours."""
 
     dollars_per_hour: float = Field(default=0.0, ge=0)
-    budget_dollars: float = Field(default=0.0, ge=0, description="per run; an alert fires above it; 0: no alert")
+    budget_dollars: float = Field(default=0.0, ge=0, description="per run, unless its spec has another; 0: none")
+    on_budget: Literal["alert", "suspend"] = Field(default="alert", description="above the budget")
 
 
 class Settings(Camel):
@@ -61,6 +68,11 @@ class Settings(Camel):
     cost: CostSettings = CostSettings()
     jobs: dict[str, dict[str, Any]] = Field(default={})
 
+    def deadline(self, stage: str) -> int:
+        """How many seconds a pod of ``stage`` may run. Waiting for a node and pulling an image do not count."""
+        own = self.worker.stages.get(stage, StageSettings()).deadline_seconds
+        return own or int(self.jobs[stage]["spec"]["activeDeadlineSeconds"])
+
 
 def load(settings: Path, jobs: Path) -> Settings:
     """Read settings.yaml and the folder of Job manifests.
@@ -68,11 +80,14 @@ def load(settings: Path, jobs: Path) -> Settings:
     Raises:
         UserError: a file is missing or not valid.
     """
-    manifests = {stage: _read(jobs / f"{stage}.yaml") for stage in STAGES}
+    manifests = {stage: _read(jobs / f"{stage}.yaml") for stage in [*STAGES, PROBE.stage]}
     try:
         return Settings.model_validate({**_read(settings), "jobs": manifests})
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False)]
+        problems = [
+            f"{'.'.join(map(str, each['loc']))}: {plain_message(each['msg'])}"
+            for each in error.errors(include_url=False)
+        ]
         raise UserError(
             f"{settings}: {'; '.join(problems)}. Use the same version of the chart and of the controller's image."
         ) from None

@@ -1,19 +1,19 @@
-"""The results and conditions in a run's status: pure functions."""
+"""The results, cost and conditions in a run's status: pure functions."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from pyrite.controller.observed import Stored
-from pyrite.controller.resource import Condition, Score, Status, TrainingRun
-from pyrite.controller.settings import Settings
-from pyrite.manifest_metrics import step_seconds
-from pyrite.plan import BASE
+from pyrite.controller.observed import Stored, read_time
+from pyrite.controller.resource import Condition, ProbeResult, Score, Status, TrainingRun
+from pyrite.controller.settings import CostSettings
+from pyrite.plan import BASE, failed_checks
 
 #: Number of latest iterations whose scores are listed, in addition to the base and the best model.
 _MAX_LATEST = 4
 
 
-def results(run: TrainingRun, stored: Stored, settings: Settings, store: str) -> Status:
+def results(run: TrainingRun, stored: Stored, store: str) -> Status:
     """The run's status with the results of its finished steps."""
     manifests = stored.manifests
     scores = [
@@ -36,12 +36,25 @@ def results(run: TrainingRun, stored: Stored, settings: Settings, store: str) ->
     return run.status.model_copy(
         update={
             **changes,
+            "probe": _probe(run, stored.probe, f"{folder}/probe/probe.html"),
             "message": message,
             "scores": _selected(scores, base, best),
             "best": best.model if best else "",
             "best_mrr": _mrr_with_gain(best, base),
-            "cost": _cost(manifests, settings.cost.dollars_per_hour),
         }
+    )
+
+
+def _probe(run: TrainingRun, found: Mapping[str, Any] | None, page: str) -> ProbeResult | None:
+    if found is None:
+        return None
+    before, finished = run.status.probe, found["finished"]
+    return ProbeResult(
+        verdict="unclear" if found["go"] is None else "go" if found["go"] else "no-go",
+        failed=failed_checks(found),
+        page_uri=page,
+        finished=finished,
+        retry=before.retry if before and before.finished == finished else run.control.retry,
     )
 
 
@@ -72,11 +85,38 @@ def _verdict(summary: dict[str, Any]) -> str:
     return f"{chosen} on test: {changes}; {gate}."
 
 
-def _cost(manifests: dict[str, Any], dollars_per_hour: float) -> str:
-    """Hours of the finished steps times the price of an hour."""
-    if not dollars_per_hour:
+def active_hours(status: Status, now: datetime) -> float:
+    """Hours that the run has used nodes."""
+    if status.active_since is None:
+        return status.hours
+    return status.hours + (now - read_time(status.active_since)).total_seconds() / 3600
+
+
+def budget(run: TrainingRun, cost: CostSettings) -> float:
+    """The run's budget in dollars; 0: none."""
+    return run.control.budget_dollars or cost.budget_dollars
+
+
+def over_budget(run: TrainingRun, cost: CostSettings, now: datetime) -> str:
+    """That the run's estimated cost exceeds its budget, and what to do; empty if it does not."""
+    limit = budget(run, cost)
+    if not limit or active_hours(run.status, now) * cost.dollars_per_hour <= limit:
         return ""
-    return f"${sum(step_seconds(manifests).values()) / 3600 * dollars_per_hour:,.2f}"
+    return (
+        f"the run's estimated cost exceeds its budget of ${limit:,.2f}. Finished steps and judgments are saved. To "
+        f"continue, raise spec.budget_dollars (`kubectl edit tr {run.name}`) or the chart's cost.budgetDollars."
+    )
+
+
+def with_cost(before: Status, status: Status, active: bool, cost: CostSettings, now: datetime) -> Status:
+    """``status`` with its hours and cost. ``active``: whether the run uses nodes from now on."""
+    changes: dict[str, Any] = {}
+    if active != (before.active_since is not None):
+        since = now.isoformat(timespec="seconds") if active else None
+        changes = {"hours": active_hours(before, now), "active_since": since}
+    if cost.dollars_per_hour and (changes or (status.phase, status.step) != (before.phase, before.step)):
+        changes["cost"] = f"${active_hours(before, now) * cost.dollars_per_hour:,.2f}"
+    return status.model_copy(update=changes)
 
 
 def conditions(before: Status, status: Status, problem: str, run: TrainingRun, now: datetime) -> list[Condition]:
@@ -94,7 +134,13 @@ def conditions(before: Status, status: Status, problem: str, run: TrainingRun, n
         ),
         ("TargetReached", status.gate_passed, "Evaluated" if complete else "NotEvaluated", ""),
         ("Complete", complete, phase, ""),
+        ("OverBudget", bool(status.over_budget), "Estimated", status.over_budget),
     ]
+    if probe := status.probe:
+        accepted = None if probe.verdict == "unclear" else probe.verdict == "go"
+        wanted.append(("JudgeAccepted", accepted, "Probed", probe.failed))
+    else:
+        wanted.append(("JudgeAccepted", None, "NotProbed", ""))
     old = {condition.type: condition for condition in before.conditions}
     result = []
     for kind, value, reason, message in wanted:

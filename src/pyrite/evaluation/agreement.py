@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, special, stats
 
+from pyrite.evaluation.isotonic import IsotonicMap
 from pyrite.evaluation.significance import Interval, cluster_codes, resampled_sums, sums_by_cluster
 
 Grades = NDArray[np.int64]
@@ -30,6 +31,19 @@ _FOLDS = 5
 _MAX_POSITIONS = 64
 _RESAMPLES = 2000
 
+#: With fewer pairs or queries, cut points fit noise, and the interval of kappa is too narrow for a conclusion.
+MIN_PAIRS, MIN_QUERIES = 30, 10
+
+
+def can_tell(interval: Interval, clusters: Sequence[Hashable]) -> bool:
+    """Whether an interval allows a conclusion: it is of enough pairs and clusters, and their variance is not 0."""
+    return enough(len(clusters), len(set(clusters))) and interval.low < interval.high
+
+
+def enough(pairs: int, clusters: int) -> bool:
+    """Whether there are at least ``MIN_PAIRS`` pairs and ``MIN_QUERIES`` clusters."""
+    return pairs >= MIN_PAIRS and clusters >= MIN_QUERIES
+
 
 # --- kappa ------------------------------------------------------------------------------------------------------------
 
@@ -45,6 +59,23 @@ def quadratic_kappa(truth: Grades, judged: Grades) -> float:
 def kappa_interval(truth: Grades, judged: Grades, clusters: Sequence[Hashable], seed: int) -> Interval:
     """95% confidence interval of kappa: percentile bootstrap over clusters. ``clusters`` has the query of each pair."""
     return _percentiles(_kappa(_resampled(_moments(truth, judged, clusters), seed)))
+
+
+def kappa_difference(
+    truth: Grades, a: Grades, b: Grades, clusters: Sequence[Hashable], seed: int
+) -> tuple[float, Interval]:
+    """Kappa of ``b`` minus kappa of ``a``, two judges of the same pairs, and its interval: paired as kappa_interval."""
+    both = np.concatenate([_moments(truth, a, clusters), _moments(truth, b, clusters)], axis=1)
+    draws = _resampled(both, seed)
+    difference = quadratic_kappa(truth, b) - quadratic_kappa(truth, a)
+    return difference, _percentiles(_kappa(draws[:, 6:]) - _kappa(draws[:, :6]))
+
+
+def mean_interval(values: Values, clusters: Sequence[Hashable], seed: int) -> Interval:
+    """95% confidence interval of the mean of ``values``, shape (pairs,): percentile bootstrap over clusters."""
+    terms = np.stack([np.ones_like(values), values], axis=-1)
+    count, total = _resampled(sums_by_cluster(terms, cluster_codes(clusters, len(values))), seed).T
+    return _percentiles(total / count)
 
 
 def confusion(truth: Grades, judged: Grades) -> list[list[int]]:
@@ -119,21 +150,11 @@ def auc(scores: Values, relevant: NDArray[np.bool_], clusters: Sequence[Hashable
     m, n = int(relevant.sum()), int((~relevant).sum())
     if m == 0 or n == 0:
         return Auc(float("nan"), _UNDEFINED, m, n)
-    above, below = np.sort(scores[relevant]), np.sort(scores[~relevant])
-    placement = np.empty(len(scores))
-    placement[relevant] = _share_below(below, scores[relevant])
-    placement[~relevant] = 1 - _share_below(above, scores[~relevant])
+    placement = _placements(scores, relevant)
     value = float(placement[relevant].mean())
-    size = int(codes.max()) + 1
-    off_relevant = np.bincount(codes[relevant], placement[relevant] - value, size)
-    off_irrelevant = np.bincount(codes[~relevant], placement[~relevant] - value, size)
     with_relevant, with_irrelevant = len(set(codes[relevant])), len(set(codes[~relevant]))
     if min(with_relevant, with_irrelevant) >= 2:
-        variance = (
-            with_relevant / (with_relevant - 1) * float(off_relevant @ off_relevant) / m**2
-            + with_irrelevant / (with_irrelevant - 1) * float(off_irrelevant @ off_irrelevant) / n**2
-            + 2 * size / (size - 1) * float(off_relevant @ off_irrelevant) / (m * n)
-        )
+        variance = _placement_variance(placement, relevant, codes)
         if variance > 1e-12 and 0 < value < 1:
             half = _Z * np.sqrt(variance) / (value * (1 - value))
             low, high = special.expit(special.logit(value) + np.array([-half, half]))
@@ -141,6 +162,50 @@ def auc(scores: Values, relevant: NDArray[np.bool_], clusters: Sequence[Hashable
     low = _newcombe_low(value, with_relevant, with_irrelevant)
     high = 1 - _newcombe_low(1 - value, with_relevant, with_irrelevant)
     return Auc(value, Interval(low, high), m, n)
+
+
+def auc_difference(
+    a: Values, b: Values, relevant: NDArray[np.bool_], clusters: Sequence[Hashable]
+) -> tuple[float, Interval]:
+    """AUC of the scores ``b`` minus that of ``a``, of the same pairs, and its interval.
+
+    The variance is that of ``auc``, for the differences of the two placements (DeLong, 1988). NaN as in ``auc``;
+    the interval is undefined with fewer than two clusters of relevant or of irrelevant pairs.
+    """
+    relevant = np.asarray(relevant, dtype=bool)
+    codes = cluster_codes(clusters, len(relevant))
+    if relevant.all() or not relevant.any():
+        return float("nan"), _UNDEFINED
+    placement = _placements(b, relevant) - _placements(a, relevant)
+    value = float(placement[relevant].mean())
+    if min(len(set(codes[relevant])), len(set(codes[~relevant]))) < 2:
+        return value, _UNDEFINED
+    half = _Z * float(np.sqrt(max(0.0, _placement_variance(placement, relevant, codes))))
+    return value, Interval(value - half, value + half)
+
+
+def _placements(scores: Values, relevant: NDArray[np.bool_]) -> Values:
+    """For each pair, the share of the pairs of the other class that it is ranked correctly against, shape (pairs,)."""
+    scores = np.asarray(scores, dtype=np.float64)
+    above, below = np.sort(scores[relevant]), np.sort(scores[~relevant])
+    placement = np.empty(len(scores))
+    placement[relevant] = _share_below(below, scores[relevant])
+    placement[~relevant] = 1 - _share_below(above, scores[~relevant])
+    return placement
+
+
+def _placement_variance(placement: Values, relevant: NDArray[np.bool_], codes: NDArray[np.int64]) -> float:
+    """Obuchowski's variance of the mean placement. Needs at least two clusters of each class."""
+    m, n, size = int(relevant.sum()), int((~relevant).sum()), int(codes.max()) + 1
+    value = float(placement[relevant].mean())
+    off_relevant = np.bincount(codes[relevant], placement[relevant] - value, size)
+    off_irrelevant = np.bincount(codes[~relevant], placement[~relevant] - value, size)
+    with_relevant, with_irrelevant = len(set(codes[relevant])), len(set(codes[~relevant]))
+    return (
+        with_relevant / (with_relevant - 1) * float(off_relevant @ off_relevant) / m**2
+        + with_irrelevant / (with_irrelevant - 1) * float(off_irrelevant @ off_irrelevant) / n**2
+        + 2 * size / (size - 1) * float(off_relevant @ off_irrelevant) / (m * n)
+    )
 
 
 def _share_below(others: Values, scores: Values) -> Values:
@@ -199,15 +264,17 @@ def calibration_error(bins: Sequence[Bin]) -> float:
 
 @dataclass(frozen=True)
 class Recalibration:
-    """Cut points fitted on expected grades, and their effect on the quadratic kappa.
+    """A map of the judge's values to expected grades with cut points, and their effect on the quadratic kappa.
 
     Attributes:
-        cut_points: the best cut points on all pairs.
+        expected: the isotonic map to expected grades, fitted on all pairs.
+        cut_points: the best cut points on these expected grades.
         before: kappa of the judge's grades.
-        after: cross-validated kappa: each query is graded with cut points that were fitted without it.
+        after: cross-validated kappa: each query is graded with a map and cut points that were fitted without it.
         gain: 95% confidence interval of ``after - before``.
     """
 
+    expected: IsotonicMap
     cut_points: tuple[float, float, float]
     before: float
     after: float
@@ -250,23 +317,33 @@ def fit_cut_points(expected: Values, truth: Grades) -> tuple[float, float, float
 
 
 def recalibrate(
-    expected: Values, judged: Grades, truth: Grades, clusters: Sequence[Hashable], seed: int
+    values: Values, judged: Grades, truth: Grades, clusters: Sequence[Hashable], seed: int
 ) -> Recalibration | None:
-    """Fit and cross-validate cut points. None with fewer than two clusters, which cannot be cross-validated."""
-    codes = cluster_codes(clusters, len(truth))
-    if codes.max(initial=-1) < 1:
+    """Fit and cross-validate an isotonic map and cut points. ``values``: the judge's expected grades, or scores.
+
+    None with fewer than ``MIN_PAIRS`` pairs or ``MIN_QUERIES`` clusters, and if all true grades are equal.
+    """
+    if not enough(len(truth), len(set(clusters))) or np.ptp(truth) == 0:
         return None
+    codes = cluster_codes(clusters, len(truth))
     held_out = np.empty(len(codes), dtype=np.int64)
     for fold in _folds(codes, seed):
-        held_out[fold] = apply_cut_points(expected[fold], fit_cut_points(expected[~fold], truth[~fold]))
-    both = np.concatenate([_moments(truth, judged, clusters), _moments(truth, held_out, clusters)], axis=1)
-    resamples = _resampled(both, seed)
+        expected, cut_points = _fit(values[~fold], truth[~fold])
+        held_out[fold] = apply_cut_points(expected(values[fold]), cut_points)
+    expected, cut_points = _fit(values, truth)
     return Recalibration(
-        cut_points=fit_cut_points(expected, truth),
+        expected=expected,
+        cut_points=cut_points,
         before=quadratic_kappa(truth, judged),
         after=quadratic_kappa(truth, held_out),
-        gain=_percentiles(_kappa(resamples[:, 6:]) - _kappa(resamples[:, :6])),
+        gain=kappa_difference(truth, judged, held_out, clusters, seed)[1],
     )
+
+
+def _fit(values: Values, truth: Grades) -> tuple[IsotonicMap, tuple[float, float, float]]:
+    """The isotonic map to expected grades, and the best cut points on them."""
+    expected = IsotonicMap.fit(values, truth.astype(np.float64))
+    return expected, fit_cut_points(expected(values), truth)
 
 
 def _folds(codes: NDArray[np.int64], seed: int) -> Iterator[NDArray[np.bool_]]:

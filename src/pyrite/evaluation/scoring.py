@@ -4,7 +4,7 @@ ir-measures computes them (MacAvaney, Macdonald, Ounis: "Streamlining Evaluation
 nDCG and scaled DCG but no plain DCG, so DCG is defined here with ``ir_measures.define``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,15 +82,18 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def per_query(rankings: pa.Table, qrels: pa.Table) -> list[dict[str, str | float]]:
+def per_query(
+    rankings: pa.Table, qrels: pa.Table, metrics: Mapping[str, Metric] = METRICS
+) -> list[dict[str, str | float]]:
     """The value of every metric for every query that has qrels.
 
     Args:
         rankings: columns query_id, passage_id, rank (from 1), score, with rows in any order. Only the rank is used.
-        qrels: QRELS table with grades above 0.
+        qrels: QRELS table. Grades of METRICS are above 0.
+        metrics: the metrics by name.
 
     Returns:
-        One ``{"query_id", "metric", "value"}`` per query and metric, sorted by query id, then as in METRICS.
+        One ``{"query_id", "metric", "value"}`` per query and metric, sorted by query id, then as in ``metrics``.
     """
     relevance: dict[str, dict[str, int]] = {}
     for query, passage, grade in _rows(qrels, "query_id", "passage_id", "grade"):
@@ -102,8 +105,8 @@ def per_query(rankings: pa.Table, qrels: pa.Table) -> list[dict[str, str | float
         if query in relevance:
             run.setdefault(query, {})[passage] = -float(rank)
 
-    names = {metric.measure: name for name, metric in METRICS.items()}
-    values = {(query, name): 0.0 for query in sorted(relevance) for name in METRICS}
+    names = {metric.measure: name for name, metric in metrics.items()}
+    values = {(query, name): 0.0 for query in sorted(relevance) for name in metrics}
     if run:
         for result in ir_measures.iter_calc(list(names), relevance, run):
             values[result.query_id, names[result.measure]] = float(result.value)

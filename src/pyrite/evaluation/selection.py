@@ -250,7 +250,7 @@ def _reason(
     if gap == 0 and candidate is not chosen:
         return f"same validation score as {label(best.name)}, but {closer}"
     one_error = f"one standard error ({error:.4f})"
-    distance = f"score {gap:.4f} below {label(best.name)} ({best.mean:.4f})"
+    distance = f"score {candidate.mean:.4f}, {gap:.4f} less than {label(best.name)} ({best.mean:.4f})"
     if candidate is chosen:
         return f"chosen: {distance}, within {one_error}, and closest to the base model"
     if candidate in within_error:

@@ -138,6 +138,22 @@ def standard_error(difference: Values, clusters: Sequence[Hashable] | None = Non
     return float(np.sqrt(count / (count - 1) * np.sum(deviations**2)) / difference.size)
 
 
+def share_interval(values: Values, clusters: Sequence[Hashable]) -> Interval:
+    """95% confidence interval of the mean of ``values`` between 0 and 1, shape (items,).
+
+    Wilson's interval (JASA 22, 1927) with the effective sample size, which has the variance of the clustered mean (Dean
+    and Pagano, "Evaluating confidence interval methods for binomial proportions in clustered surveys", Journal of
+    Survey Statistics and Methodology 3, 2015). If the estimated variance is 0, as when all values are 1, each cluster
+    counts as one item.
+    """
+    mean, error = float(values.mean()), standard_error(values, clusters)
+    size = mean * (1 - mean) / error**2 if error > 0 else float(len(set(clusters)))
+    z = float(stats.norm.ppf(0.975))
+    centre = (mean + z**2 / (2 * size)) / (1 + z**2 / size)
+    half = z / (1 + z**2 / size) * float(np.sqrt(mean * (1 - mean) / size + z**2 / (4 * size**2)))
+    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
 def cluster_codes(clusters: Sequence[Hashable] | None, size: int) -> NDArray[np.int64]:
     """The cluster of each item as a number from 0, of shape (size,). None: each item is a cluster of its own.
 

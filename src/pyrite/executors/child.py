@@ -46,7 +46,10 @@ def run_child(
 
     def emit(event: dict[str, Any]) -> None:
         with pipe_lock:
-            pipe.send_bytes(json.dumps(event).encode())
+            try:
+                pipe.send_bytes(json.dumps(event).encode())
+            except BrokenPipeError:  # the parent was killed: not an error of the step, so no traceback in its log
+                os._exit(1)
 
     with _metrics_events(emit) if report_metrics else nullcontext():
         code = _run_and_report(run, Step(*step), emit)

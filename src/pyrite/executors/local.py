@@ -65,7 +65,7 @@ def execute(run: Run, listener: Listener, *, report_metrics: bool = False) -> No
     with locked(run.lock("run"), f"run {run.spec.name}"):
         run.save_spec()
         states = run.survey()
-        _check_llm_settings(run.spec, {state.step.stage for state in states if state.state != "done"})
+        check_llm_settings(run.spec, {state.step.stage for state in states if state.state != "done"})
         listener.planned(states)
         previous: list[Step] = []
         while ready := next_steps(states):
@@ -79,11 +79,14 @@ def execute(run: Run, listener: Listener, *, report_metrics: bool = False) -> No
             states, previous = run.survey(), steps
 
 
-def _check_llm_settings(spec: RunSpec, stages: Collection[str]) -> None:
+def check_llm_settings(spec: RunSpec, stages: Collection[str]) -> None:
     """Report invalid LLM settings now, not hours later when the first of ``stages`` calls the LLM."""
-    for stage, info in STAGES.items():
-        if stage in stages and info.llm and (model := info.llm(spec)):
-            Pool.from_spec(spec, model)
+    if "generate" in stages:
+        Pool.open(spec.generator_servers, spec.generator_model)
+    used = [spec.main_judge, spec.first_judge] if "judge" in stages else []
+    for judge in (*used, spec.evaluation_judge if "assess" in stages else None):
+        if judge and judge.spec.needs_server:
+            Pool.open(judge.servers, judge.spec.server_model)
 
 
 def _run_in_parallel(run: Run, steps: Sequence[Step], listener: Listener, report_metrics: bool) -> None:

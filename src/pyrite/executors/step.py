@@ -94,9 +94,10 @@ def open_run(spec: RunSpec, store: Store, stage: str | None = None) -> Run:
         digests["retention_report"] = partial(retention.digest, sets.report, retention.REPORT)
     if spec.finetune.report_to and stage in (None, "finetune"):
         check_trackers(spec.finetune.report_to)
-    wanted = STAGES[stage].external if stage else tuple(digests)
+    wanted = {name for name, info in STAGES.items() if stage in (None, name) for name in info.external}
     try:
-        return Run(spec, store, {name: digest() for name, digest in digests.items() if name in wanted})
+        # "" for an input that the run does not have. Without it, the digest in an older manifest would count.
+        return Run(spec, store, {name: digests[name]() if name in digests else "" for name in sorted(wanted)})
     except OSError as error:
         raise cannot_open_error(error) from error
 

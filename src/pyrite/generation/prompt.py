@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError, field_validator
 
-from pyrite.errors import UserError
+from pyrite.errors import UserError, plain_message
 from pyrite.llm.escaping import escape_markup
 from pyrite.llm.prompt_files import parse_prompt_file, read_prompt_file
 from pyrite.spec import GenerateSpec, Section
@@ -58,7 +58,7 @@ def load(name: str) -> Prompt:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "the file"
-        message = first["msg"].removeprefix("Value error, ")
+        message = plain_message(first["msg"])
         raise UserError(
             f"{source}: {field}: {message}. A prompt file has the texts from_passage and few_shot."
         ) from error

@@ -1,6 +1,7 @@
 """Calibration: the judge grades pairs with human grades, and the agreement is measured."""
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,11 +17,11 @@ from pyrite.evaluation import agreement
 from pyrite.evaluation.significance import Interval
 from pyrite.executors.step import Run
 from pyrite.identity import passage_id, query_id
-from pyrite.judge_eval.common import TimedSession, judge_summary, open_judge, prepared_context
+from pyrite.judge_eval.common import judge_pairs, judge_summary, prepared_context
 from pyrite.judge_eval.human_grades import GradedFile, Row, Scale
-from pyrite.judges import Judgment, Pair
-from pyrite.judges.base import RELEVANT
-from pyrite.judges.cache import open_cache
+from pyrite.judges import Judgment, Pair, open_judge
+from pyrite.judges.base import RELEVANT, short
+from pyrite.judges.calibration import final
 from pyrite.progress import NullProgress, Progress
 from pyrite.stages.inputs import read_passages, read_qrels, read_queries
 
@@ -55,6 +56,11 @@ class CalibrationSet:
     tables: Tables
     unknown: int
 
+    @property
+    def pairs(self) -> set[Pair]:
+        """The pairs to judge."""
+        return {Pair(item.query_id, passage) for item in self.items for passage in item.passage_ids}
+
 
 def prepared_tables(run: Run) -> Tables:
     """The tables of a prepared run. Raises UserError if it is not prepared."""
@@ -87,6 +93,9 @@ def graded_ids(file: GradedFile, scale: Scale, prepared: Tables) -> CalibrationS
 def calibrate(run: Run, graded: CalibrationSet, progress: Progress) -> dict[str, Any]:
     """Grade every pair with the run's judge and measure the agreement. Cached judgments are used.
 
+    The agreement is that of the judge as the run uses it, with judge.calibration if it is set. A new calibration is
+    fitted on what the judge itself gives.
+
     Returns:
         The content of the JSON file. Undefined values are None.
 
@@ -95,25 +104,23 @@ def calibrate(run: Run, graded: CalibrationSet, progress: Progress) -> dict[str,
         PyriteError: the judge grades nothing, or leaves too many pairs ungraded.
     """
     spec = run.spec
-    judge = open_judge(spec, graded.tables.queries, graded.tables.passages, graded.tables.qrels)
-    pairs = {Pair(item.query_id, passage) for item in graded.items for passage in item.passage_ids}
-    cache = open_cache(run.store, judge, f"{spec.name}/calibrate")
-    rows = cache.read({pair.query_id for pair in pairs}).to_pylist() if cache else []
-    cached = {judgment.pair: judgment for judgment in map(Judgment.from_row, rows) if judgment.pair in pairs}
-    session = TimedSession(judge, cache, sorted(pairs - cached.keys()), spec.judge.max_missing, progress)
-    session.run()
+    judge = open_judge(spec.main_judge, graded.tables.queries, graded.tables.passages, graded.tables.qrels)
+    judged = judge_pairs(run, judge, graded.pairs, progress)
+    judgments = judged.judgments
+    if judge.calibration:
+        judgments = {pair: final(judge, judgment) for pair, judgment in judgments.items()}
     return {
         "pyrite": __version__,
         "run": spec.name,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "judge": judge_summary(spec.judge, judge),
+        "judge": judge_summary(spec.main_judge.spec, judge),
         "scale": {"name": str(graded.scale), "read_as": graded.scale.description},
         "rows_unknown": graded.unknown,
         "rows_of_several_passages": sum(len(item.passage_ids) > 1 for item in graded.items),
-        "known": len(cached),
-        "missing": len(session.missing),
-        "pairs_per_second": round(len(session.judgments) / max(session.seconds, 1e-6), 3),
-        **measure(graded.items, cached | {judgment.pair: judgment for judgment in session.judgments}, spec.seed),
+        "known": judged.cached,
+        "missing": judged.missing,
+        "pairs_per_second": judged.pairs_per_second,
+        **measure(graded.items, judgments, spec.seed),
     }
 
 
@@ -121,19 +128,18 @@ def measure(items: Sequence[Item], judgments: Mapping[Pair, Judgment], seed: int
     """The agreement over the items whose passages are all graded. Raises UserError if there is none."""
     rows = []
     for item in items:
-        found = [judgments.get(Pair(item.query_id, passage)) for passage in item.passage_ids]
-        if all(found):
-            best = max((judgment for judgment in found if judgment), key=lambda judgment: judgment.expected)
-            rows.append((item.query_id, item.truth, best.grade, best.expected))
+        if best := best_judgment(item, judgments):
+            rows.append((item.query_id, item.truth, best.grade, best.expected, best.raw))
     if not rows:
         raise UserError("no row of the graded file has all its passages graded. Check the judge's server.")
     clusters = [row[0] for row in rows]
     truth, judged = (np.array([row[i] for row in rows], dtype=np.int64) for i in (1, 2))
-    expected = np.array([row[3] for row in rows], dtype=np.float64)
+    # Fresh values are as precise as cached ones.
+    expected, raw = (np.array([row[i] for row in rows], dtype=np.float32).astype(np.float64) for i in (3, 4))
     relevant = truth >= RELEVANT
     auc = agreement.auc(expected, relevant, clusters)
     bins = agreement.reliability(expected, truth)
-    recalibration = agreement.recalibrate(expected, judged, truth, clusters, seed)
+    recalibration = agreement.recalibrate(raw, judged, truth, clusters, seed)
     content: dict[str, Any] = {
         "n": len(rows),
         "queries": len(set(clusters)),
@@ -147,14 +153,37 @@ def measure(items: Sequence[Item], judgments: Mapping[Pair, Judgment], seed: int
         "confusion": agreement.confusion(truth, judged),
         "reliability": [each._asdict() for each in bins],
         "calibration_error": agreement.calibration_error(bins),
+        "raw_range": [float(raw.min()), float(raw.max())],
         "recalibration": recalibration,
     }
-    plain: dict[str, Any] = _plain(content)
-    return plain
+    return {**plain(content), "calibration": _applicable(recalibration)}
+
+
+def best_judgment(item: Item, judgments: Mapping[Pair, Judgment]) -> Judgment | None:
+    """The judgment of the item's best passage; None unless all its passages are graded."""
+    found = [judgments.get(Pair(item.query_id, passage)) for passage in item.passage_ids]
+    graded = [judgment for judgment in found if judgment]
+    return max(graded, key=lambda judgment: judgment.raw) if len(graded) == len(found) else None
+
+
+def calibration_key(run: Run, graded_file: str, judge: Mapping[str, Any]) -> str:
+    """The key of the result for a graded file and a judge (``judge_summary``): each judge has a file of its own."""
+    names = graded_file, short(judge["fingerprint"]), judge.get("calibration", "")[:12]
+    return f"{run.prefix}/calibration/{re.sub(r'[^A-Za-z0-9._-]+', '-', '-'.join(filter(None, names)))}.json"
+
+
+def plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """``content`` as JSON: dataclasses as objects, rounded numbers, None instead of infinity and NaN."""
+    found: dict[str, Any] = _plain(content)
+    return found
+
+
+def _applicable(found: agreement.Recalibration | None) -> dict[str, Any] | None:
+    """What ``judge.calibration`` applies, not rounded: the scores of some rerankers are all near 0."""
+    return {"x": found.expected.x, "y": found.expected.y, "cut_points": found.cut_points} if found else None
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON: dataclasses as objects, rounded numbers, None instead of infinity and NaN."""
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -162,7 +191,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 4) if math.isfinite(value) else None
     if isinstance(value, agreement.Recalibration | Interval):
-        return _plain(asdict(value))
+        return _plain({name: inner for name, inner in asdict(value).items() if name != "expected"})
     return value
 
 

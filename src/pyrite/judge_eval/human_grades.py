@@ -105,10 +105,8 @@ def scale_of(path: Path, rows: Sequence[Row], given: Scale | None) -> Scale:
     fitting = [scale for scale in Scale if all(_fits(grade, scale) for grade in grades)]
     if not fitting:
         row = next(row for row in rows if not any(_fits(row.grade, s) and _fits(grades[0], s) for s in Scale))
-        raise UserError(
-            f"{row.where}: no scale has both grade {row.grade} and grade {grades[0]}. Map the grades to 0 or 1, 0 to "
-            "3, or 1 to 4."
-        )
+        both = f"both grade {row.grade} and grade {grades[0]}" if row.grade != grades[0] else f"grade {row.grade}"
+        raise UserError(f"{row.where}: no scale has {both}. Map the grades to 0 or 1, 0 to 3, or 1 to 4.")
     if grades[0] == 0:
         return fitting[0]  # only 0 and 1: read as binary
     if grades[-1] == 4:
@@ -132,8 +130,8 @@ def _qrels(path: Path) -> Iterator[Row]:
                 continue
             if len(fields) != 4:
                 raise UserError(
-                    f"{where}: {len(fields)} fields instead of 4. A line of TREC qrels is: query-id 0 document-id "
-                    "grade. A file with texts needs the suffix .csv, .tsv or .jsonl."
+                    f"{where}: the number of fields is {len(fields)} instead of 4. A line of TREC qrels is: query-id 0 "
+                    "document-id grade. A file with texts needs the suffix .csv, .tsv or .jsonl."
                 )
             yield Row(where, fields[0], fields[2], _grade(where, fields[3]))
 

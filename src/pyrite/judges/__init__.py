@@ -11,9 +11,21 @@ from typing import TypeVar
 import pyarrow as pa
 
 from pyrite.judges.base import GRADES, Judge, Judgment, Missing, Pair
-from pyrite.spec import RunSpec
+from pyrite.judges.calibration import calibration_of
+from pyrite.spec import ConfiguredJudge, RunSpec
 
-__all__ = ["GRADES", "Judge", "Judgment", "Missing", "Pair", "external", "fingerprint", "open_judge", "register"]
+__all__ = [
+    "GRADES",
+    "Judge",
+    "Judgment",
+    "Missing",
+    "Pair",
+    "external",
+    "fingerprint",
+    "open_judge",
+    "register",
+    "requests_per_pair",
+]
 
 _JUDGES: dict[str, type[Judge]] = {}
 
@@ -30,23 +42,49 @@ def register(kind: str) -> Callable[[J], J]:
     return add
 
 
-def open_judge(spec: RunSpec, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Judge:
-    """Open the run's judge for the tables that prepare wrote. Raises UserError if its settings are wrong."""
-    return _judge(spec).open(spec, queries, passages, qrels)
+def open_judge(judge: ConfiguredJudge, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Judge:
+    """Open a judge for the tables that prepare wrote. Raises UserError if its settings are wrong."""
+    opened = _class_of(judge).open(judge, queries, passages, qrels)
+    opened.section = judge.section
+    opened.calibration = calibration_of(judge, opened.fingerprint)
+    return opened
 
 
-def fingerprint(spec: RunSpec) -> str:
-    """The fingerprint of the run's judge, without opening it."""
-    return _judge(spec).fingerprint_of(spec)
+def fingerprint(judge: ConfiguredJudge) -> str:
+    """The fingerprint of a judge, without opening it. It does not cover the calibration."""
+    return _class_of(judge).fingerprint_of(judge)
 
 
 def external(spec: RunSpec) -> Mapping[str, Callable[[], str]]:
-    """Digests of the files outside the store that the run's judgments depend on, by name."""
-    return _judge(spec).external(spec)
+    """Digests of the files outside the store that the judgments of the run's judges depend on, by name.
+
+    Names of the first judge of a cascade start with "first_", and those of evaluate.judge with "evaluate_".
+    """
+    judges = {"": spec.main_judge, "first_": spec.first_judge, "evaluate_": spec.evaluation_judge}
+    return {
+        f"{prefix}{name}": digest
+        for prefix, judge in judges.items()
+        if judge
+        for name, digest in _external(judge).items()
+    }
 
 
-def _judge(spec: RunSpec) -> type[Judge]:
-    kind = spec.judge.kind
+def _external(judge: ConfiguredJudge) -> Mapping[str, Callable[[], str]]:
+    def digest() -> str:
+        calibration = calibration_of(judge, fingerprint(judge))
+        return calibration.digest if calibration else ""
+
+    calibration = {"calibration": digest} if getattr(judge.spec, "calibration", None) else {}
+    return {**_class_of(judge).external(judge), **calibration}
+
+
+def requests_per_pair(judge: ConfiguredJudge) -> int:
+    """Number of requests to a judge's server per pair, without retries."""
+    return _class_of(judge).requests_per_pair(judge)
+
+
+def _class_of(judge: ConfiguredJudge) -> type[Judge]:
+    kind = judge.spec.kind
     if kind not in _JUDGES:
         import_module(f"pyrite.judges.{kind}")
     return _JUDGES[kind]

@@ -1,13 +1,16 @@
 """The interface of a judge: it turns pairs into judgments, which are cached under its fingerprint."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import pyarrow as pa
 
-from pyrite.spec import RunSpec
+from pyrite.spec import ConfiguredJudge
+
+if TYPE_CHECKING:
+    from pyrite.judges.calibration import Calibration
 
 GRADES = (1, 2, 3, 4)
 
@@ -26,7 +29,10 @@ class Judgment(NamedTuple):
     """A grade from 1 (irrelevant) to 4 (answers fully), and its cost.
 
     ``distribution``: the probabilities of the grades 1 to 4, if the judge gives them. ``context``: the passage's
-    context as the judge read it. ``latency``: in seconds.
+    context as the judge read it. ``latency``: in seconds. ``attempts``: number of requests for the grade; if the judge
+    asks several questions, for the one that took the most. ``score``: of a reranker; its grade and expected grade
+    assume that 0 is irrelevant and 1 answers fully. ``calibrated``: the expected grade after calibration, if there is
+    one (``judges.calibration``).
     """
 
     pair: Pair
@@ -37,19 +43,31 @@ class Judgment(NamedTuple):
     cached_tokens: int = 0
     latency: float = 0.0
     attempts: int = 1
+    score: float | None = None
+    calibrated: float | None = None
 
     @property
     def expected(self) -> float:
-        """The probability-weighted mean grade, 1.0 to 4.0; without a distribution, the grade."""
-        if self.distribution is None:
-            return float(self.grade)
-        return sum(grade * p for grade, p in zip(GRADES, self.distribution, strict=True))
+        """The expected grade, 1.0 to 4.0.
+
+        The calibrated one; else the probability-weighted mean of the grades, or 1 + 3 * score; else the grade.
+        """
+        if self.calibrated is not None:
+            return self.calibrated
+        if self.distribution is not None:
+            return sum(grade * p for grade, p in zip(GRADES, self.distribution, strict=True))
+        return float(self.grade) if self.score is None else expected_of_score(self.score)
+
+    @property
+    def raw(self) -> float:
+        """What a calibration maps: the score, or else the expected grade before calibration."""
+        return self.score if self.score is not None else self._replace(calibrated=None).expected
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:
-        """The judgment in a row of ``tables.JUDGMENTS``."""
+        """The uncalibrated judgment in a row of ``tables.JUDGMENTS``."""
         distribution = None if row["p1"] is None else (row["p1"], row["p2"], row["p3"], row["p4"])
-        others = (row[name] for name in ("context", "prompt_tokens", "cached_tokens", "latency", "attempts"))
+        others = (row[name] for name in ("context", "prompt_tokens", "cached_tokens", "latency", "attempts", "score"))
         return cls(Pair(row["query_id"], row["passage_id"]), row["grade"], distribution, *others)
 
     def row(self, fingerprint: str) -> dict[str, Any]:
@@ -70,7 +88,24 @@ class Judgment(NamedTuple):
             "cached_tokens": self.cached_tokens,
             "latency": self.latency,
             "attempts": self.attempts,
+            "score": self.score,
         }
+
+
+def short(fingerprint: str) -> str:
+    """A fingerprint with 12 digits of its digest, as in names of files and in messages."""
+    head, dash, digest = fingerprint.rpartition("-")
+    return head + dash + digest[:12]
+
+
+def graded_by(fingerprint: str, calibration: str | None) -> str:
+    """Identifies a judge and its calibration (a digest) in published tables."""
+    return f"{fingerprint}-{calibration[:16]}" if calibration else fingerprint
+
+
+def expected_of_score(score: float) -> float:
+    """The expected grade of a reranker's score, if 0 means grade 1 and 1 means grade 4. Other scores are clipped."""
+    return 1 + 3 * min(1.0, max(0.0, score))
 
 
 class Missing(NamedTuple):
@@ -88,32 +123,47 @@ class Judge(ABC):
     #: Whether grades depend only on the fingerprint and the two texts. If so, they are cached and other runs use them.
     shareable: ClassVar[bool] = False
 
+    #: The section of the run file with the judge's settings, for messages.
+    section = "judge"
     #: Identifies everything that decides a grade, except the pair. Judgments are cached under it.
     fingerprint: str
     #: Maximum number of concurrent calls of ``grade``.
     in_flight: int
+    #: Maps what ``grade`` returns to the judgments that the run uses; None: they are used as they are.
+    calibration: "Calibration | None" = None
 
     @classmethod
-    def open(cls, spec: RunSpec, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
-        """Open the judge that ``spec`` describes, for the tables that prepare wrote. Sends no request.
+    def open(cls, judge: ConfiguredJudge, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
+        """Open the judge with these settings, for the tables that prepare wrote. Sends no request.
 
         Raises:
             UserError: the judge's settings are wrong.
         """
-        del spec, queries, passages, qrels
+        del judge, queries, passages, qrels
         raise TypeError(f"{cls.__name__} cannot be opened from a run's settings")
 
     @classmethod
-    def fingerprint_of(cls, spec: RunSpec) -> str:
-        """The fingerprint of the judge that ``spec`` describes, without opening it."""
-        del spec
+    def fingerprint_of(cls, judge: ConfiguredJudge) -> str:
+        """The fingerprint of the judge with these settings, without opening it."""
+        del judge
         return cls.fingerprint
 
     @classmethod
-    def external(cls, spec: RunSpec) -> Mapping[str, Callable[[], str]]:
+    def requests_per_pair(cls, judge: ConfiguredJudge) -> int:
+        """Number of requests to the judge's server per pair, without retries."""
+        del judge
+        return 1
+
+    @classmethod
+    def external(cls, judge: ConfiguredJudge) -> Mapping[str, Callable[[], str]]:
         """Digests of files that grades depend on, by their names in ``plan.STAGES["judge"].external``."""
-        del spec
+        del judge
         return {}
+
+    @property
+    def graded_by(self) -> str:
+        """Identifies, in published tables, everything that decides a grade: the fingerprint and the calibration."""
+        return graded_by(self.fingerprint, self.calibration.digest if self.calibration else None)
 
     @property
     def stats(self) -> Mapping[str, Any]:
@@ -125,17 +175,19 @@ class Judge(ABC):
         del passage_id
         return ""
 
-    def fit(self, first_candidates: Callable[[], pa.Table]) -> None:
+    def fit(self, first_candidates: Callable[[], pa.Table], range_max: int, queries: Collection[str]) -> None:
         """Adapt the judge to the run, before it grades. The judge stage calls this in every shard and iteration.
 
         Args:
             first_candidates: reads the candidates of iteration 1 (``tables.CANDIDATES``, all shards), whose scores are
                 the base model's.
+            range_max: the number of ranks that retrieve returns.
+            queries: the ids of the shard's queries. The judge need not keep candidates of others.
 
         Raises:
             UserError: the judge's settings do not fit the run.
         """
-        del first_candidates
+        del first_candidates, range_max, queries
 
     async def ready(self) -> None:
         """Wait until the judge can grade at full speed, so that start-up is not timed. Raises as ``grade`` does."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +14,7 @@ from pyrite.identity import normalise
 from pyrite.judges import register
 from pyrite.judges.base import GRADES, Judge, Judgment, Pair
 from pyrite.judges.noise import ConfusionErrors, LatentErrors, parse_confusion
-from pyrite.spec import LabelsJudgeSpec, RunSpec
+from pyrite.spec import ConfiguredJudge, LabelsJudgeSpec
 
 #: The distribution over the grades of a pair whose topics are unknown. The expected grade is 1.75: above the default of
 #: ``mine.violating_grade`` (1.5), so that the margin applies to such a passage, and below the one of a passage of the
@@ -42,7 +42,6 @@ class LabelsJudge(Judge):
     def __init__(self, queries: pa.Table, passages: pa.Table, qrels: pa.Table):
         """The tables as ``pyrite.tables`` describes them."""
         self._errors: LatentErrors | ConfusionErrors | None = None
-        self._range_max = 0
         self._relevant = set(zip(qrels["query_id"].to_pylist(), qrels["passage_id"].to_pylist(), strict=True))
         self._passages: dict[str, set[Category]] = {}
         category_of: dict[str, Category] = {}
@@ -60,36 +59,34 @@ class LabelsJudge(Judge):
         }
 
     @classmethod
-    def open(cls, spec: RunSpec, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
-        assert isinstance(spec.judge, LabelsJudgeSpec)
-        judge = cls(queries, passages, qrels)
-        judge._errors, judge._range_max = _errors_of(spec.judge), spec.retrieve.range_max
-        judge.fingerprint = cls.fingerprint_of(spec)
-        return judge
+    def open(cls, judge: ConfiguredJudge, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
+        opened = cls(queries, passages, qrels)
+        opened._errors, opened.fingerprint = _errors_of(judge), cls.fingerprint_of(judge)
+        return opened
 
     @classmethod
-    def fingerprint_of(cls, spec: RunSpec) -> str:
-        assert isinstance(spec.judge, LabelsJudgeSpec)
-        if spec.judge.noise:
-            errors = _digest(spec.judge.noise.model_dump())
-        elif spec.judge.confusion:
-            errors = _digest(_read_confusion(spec.judge.confusion))
+    def fingerprint_of(cls, judge: ConfiguredJudge) -> str:
+        assert isinstance(judge.spec, LabelsJudgeSpec)
+        if judge.spec.noise:
+            errors = _digest(judge.spec.noise.model_dump())
+        elif judge.spec.confusion:
+            errors = _digest(_read_confusion(judge.spec.confusion, judge.section))
         else:
             return cls.fingerprint
-        return f"{cls.fingerprint}-errors-v1-{errors[:16]}"
+        return f"{cls.fingerprint}-errors-v2-{errors[:16]}"
 
     @classmethod
-    def external(cls, spec: RunSpec) -> Mapping[str, Callable[[], str]]:
-        assert isinstance(spec.judge, LabelsJudgeSpec)
-        return {"confusion": partial(cls.fingerprint_of, spec)} if spec.judge.confusion else {}
+    def external(cls, judge: ConfiguredJudge) -> Mapping[str, Callable[[], str]]:
+        assert isinstance(judge.spec, LabelsJudgeSpec)
+        return {"confusion": partial(cls.fingerprint_of, judge)} if judge.spec.confusion else {}
 
     @property
     def stats(self) -> Mapping[str, Any]:
         return self._errors.stats if self._errors else {}
 
-    def fit(self, first_candidates: Callable[[], pa.Table]) -> None:
+    def fit(self, first_candidates: Callable[[], pa.Table], range_max: int, queries: Collection[str]) -> None:
         if isinstance(self._errors, LatentErrors):
-            self._errors.fit(first_candidates(), self._range_max, self.true_grade)
+            self._errors.fit(first_candidates(), range_max, self.true_grade, queries)
 
     def true_grade(self, pair: Pair) -> int:
         """The grade without simulated errors."""
@@ -125,19 +122,22 @@ def _category(row: Mapping[str, Any]) -> Category:
     return normalise(row["topic"]), normalise(row["type"])
 
 
-def _errors_of(spec: LabelsJudgeSpec) -> LatentErrors | ConfusionErrors | None:
+def _errors_of(judge: ConfiguredJudge) -> LatentErrors | ConfusionErrors | None:
+    spec = judge.spec
+    assert isinstance(spec, LabelsJudgeSpec)
     if spec.noise:
-        return LatentErrors(spec.noise)
-    return ConfusionErrors(_read_confusion(spec.confusion)) if spec.confusion else None
+        return LatentErrors(spec.noise, judge.section)
+    return ConfusionErrors(_read_confusion(spec.confusion, judge.section)) if spec.confusion else None
 
 
-def _read_confusion(name: str) -> list[list[float]]:
+def _read_confusion(name: str, section: str) -> list[list[float]]:
     path = Path(name).expanduser().absolute()
+    where = f"{section}.confusion: {path}"
     try:
-        return parse_confusion(path.read_text(encoding="utf-8"), str(path))
+        return parse_confusion(path.read_text(encoding="utf-8"), where)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"it is not UTF-8 (byte {error.start})"
-        raise UserError(f"judge.confusion: {path} cannot be read: {reason}. Correct the path.") from None
+        raise UserError(f"{where} cannot be read: {reason}. Correct the path.") from None
 
 
 def _digest(content: Any) -> str:

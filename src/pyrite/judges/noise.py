@@ -15,7 +15,7 @@ not depend on the order of the pairs.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
@@ -89,13 +89,15 @@ def quadratic_kappa(truth: Grades, judged: Grades) -> float:
     return float(1 - np.mean((truth - judged) ** 2) / chance) if chance > 0 else float("nan")
 
 
-def solve_scale(truth: Grades, errors: Values, bias: float, kappa: float) -> float:
+def solve_scale(truth: Grades, errors: Values, bias: float, kappa: float, section: str = "judge") -> float:
     """The scale of the errors at which the noisy grades of these pairs agree with the true ones by ``kappa``.
 
-    With a bias, two scales can have the same kappa: small errors can compensate for it. The larger one is returned.
+    With a bias, two scales can have the same kappa: small errors can compensate for it. The larger one is returned. For
+    kappa 1 it is 0.
 
     Args:
         truth, errors: the true grade and the error of each pair, of shape (pairs,).
+        section: the section of the run file with the judge's settings, for messages.
 
     Raises:
         UserError: no scale has this kappa, or all true grades are the same.
@@ -106,17 +108,19 @@ def solve_scale(truth: Grades, errors: Values, bias: float, kappa: float) -> flo
 
     if len(np.unique(truth)) < 2:
         raise UserError(
-            f"judge.noise.kappa is undefined: all {len(truth)} candidates of iteration 1 have the same true grade. "
+            f"{section}.noise.kappa is undefined: all {len(truth)} candidates of iteration 1 have the same true grade. "
             "Check the answer key of the source, or raise retrieve.range_max."
         )
     found = np.array([kappa_at(scale) for scale in _SCALES])
     reached = np.flatnonzero(found >= kappa)
     if not len(reached) or reached[-1] == len(_SCALES) - 1:
         raise UserError(
-            f"judge.noise.kappa: {kappa:g} cannot be reached on the {len(truth)} candidates of iteration 1: with this "
-            f"bias and similarity, it is between {max(0.0, found[-1]):.2f} and {found.max():.2f}. Choose another "
+            f"{section}.noise.kappa: {kappa:g} cannot be reached on the {len(truth)} candidates of iteration 1: with "
+            f"this bias and similarity, it is between {max(0.0, found[-1]):.2f} and {found.max():.2f}. Choose another "
             "kappa, or lower the bias or the similarity."
         )
+    if kappa == 1:
+        return 0.0
     last = int(reached[-1])
     low, high = _SCALES[last], _SCALES[last + 1]
     for _ in range(40):
@@ -137,7 +141,7 @@ def parse_confusion(text: str, where: str) -> list[list[float]]:
     A true grade without pairs gets the row of the nearest grade with pairs, the lower one on a tie.
 
     Raises:
-        UserError: the text is not such a file. The message names it ``where``.
+        UserError: the text is not such a file. The message starts with ``where``: the setting and the file.
     """
     fix = "Give a .json file of `pyrite calibrate`."
     try:
@@ -160,7 +164,7 @@ def parse_confusion(text: str, where: str) -> list[list[float]]:
 
 
 class ConfusionErrors:
-    """The errors of ``judge.confusion``. ``rows`` as ``parse_confusion`` returns them. The seed is always 0."""
+    """The errors of ``judge.confusion``. ``rows`` as ``parse_confusion`` returns them. There is no seed."""
 
     stats: Mapping[str, Any] = {}
 
@@ -169,19 +173,20 @@ class ConfusionErrors:
 
     def grade(self, pair: Pair, truth: int) -> tuple[int, None]:
         """The noisy grade. Its probabilities are unknown, because the matrix counts grades only."""
-        return draw_grade(self._rows[truth - 1], uniform(0, *pair)), None
+        return draw_grade(self._rows[truth - 1], uniform("confusion", *pair)), None
 
 
 class LatentErrors:
     """The errors of ``judge.noise``. Call ``fit`` before ``grade``."""
 
-    def __init__(self, spec: NoiseSpec):
-        self._spec = spec
+    def __init__(self, spec: NoiseSpec, section: str = "judge"):
+        """``section`` as in ``solve_scale``."""
+        self._spec, self._section = spec, section
         self._scale: float | None = None
         self._scores: BaseScores | None = None
         self.stats: Mapping[str, Any] = {}
 
-    def fit(self, candidates: pa.Table, range_max: int, truth: Callable[[Pair], int]) -> None:
+    def fit(self, candidates: pa.Table, range_max: int, truth: Callable[[Pair], int], queries: Collection[str]) -> None:
         """Solve the scale on the candidates of iteration 1.
 
         They are the same for all shards and iterations, and so is the scale. The candidates of at most ``FIT_QUERIES``
@@ -192,24 +197,26 @@ class LatentErrors:
             candidates: CANDIDATES of all training queries.
             range_max: the last rank of a candidate that was not added as a known answer.
             truth: the true grade of a pair.
+            queries: the queries whose pairs are graded.
 
         Raises:
             UserError: no scale has the wanted kappa.
         """
+        every = sorted(candidates["query_id"].unique().to_pylist(), key=lambda query: uniform("fit", query))
+        fitted = every[:FIT_QUERIES]
         if self._spec.similarity:
-            self._scores = BaseScores(candidates, range_max)
-        queries = sorted(candidates["query_id"].unique().to_pylist(), key=lambda query: uniform("fit", query))
-        sample = candidates.filter(pc.is_in(candidates["query_id"], pa.array(queries[:FIT_QUERIES], pa.string())))
+            self._scores = BaseScores(candidates, range_max, {*fitted, *queries})
+        sample = _of_queries(candidates, fitted)
         pairs = list(map(Pair, sample["query_id"].to_pylist(), sample["passage_id"].to_pylist()))
         grades = np.array([truth(pair) for pair in pairs], dtype=np.int64)
         errors = np.array([self._error(pair) for pair in pairs])
-        self._scale = solve_scale(grades, errors, self._spec.bias, self._spec.kappa)
+        self._scale = solve_scale(grades, errors, self._spec.bias, self._spec.kappa, self._section)
         noisy = nearest_grades(grades + self._spec.bias + self._scale * errors)
         kappa = quadratic_kappa(grades, noisy)
         self.stats = {"noise": {"scale": round(self._scale, 4), "kappa": round(kappa, 4), "pairs": len(pairs)}}
 
     def grade(self, pair: Pair, truth: int) -> tuple[int, Distribution]:
-        """The noisy grade and its distribution. Call ``fit`` first."""
+        """The noisy grade and its distribution. Call ``fit`` first, with the pair's query."""
         assert self._scale is not None
         return soft_grade(truth + self._spec.bias + self._scale * self._error(pair))
 
@@ -219,25 +226,43 @@ class LatentErrors:
 
 
 class BaseScores:
-    """The base model's scores of pairs, standardised over the candidates of iteration 1.
+    """The base model's scores of the pairs of some queries, standardised over all candidates of iteration 1.
 
     Only these candidates have a score of the base model. Any other passage of a query has a lower one than its last
     candidate, and the last candidate's score is used for it. So later iterations need no embeddings by the base model.
+    The candidates stay in Arrow, because as Python objects they would not fit in a worker's memory.
     """
 
-    def __init__(self, candidates: pa.Table, range_max: int):
+    def __init__(self, candidates: pa.Table, range_max: int, queries: Collection[str]):
         """``candidates``: CANDIDATES of iteration 1. Those below ``range_max`` were added as known answers."""
         scores = candidates["score"].to_numpy().astype(np.float64)
-        standardised = (scores - scores.mean()) / (scores.std() or 1.0)
-        columns = (candidates[name].to_pylist() for name in ("query_id", "passage_id", "rank"))
-        self._by_query: dict[str, dict[str, float]] = {}
-        self._last: dict[str, float] = {}
-        for query, passage, rank, score in zip(*columns, standardised.tolist(), strict=True):
-            self._by_query.setdefault(query, {})[passage] = score
-            if rank <= range_max:
-                self._last[query] = min(score, self._last.get(query, score))
+        self._mean, self._deviation = scores.mean(), scores.std() or 1.0
+        self._range_max = range_max
+        own = _of_queries(candidates, queries).sort_by("query_id").combine_chunks()
+        of_query = own["query_id"].combine_chunks().dictionary_encode()
+        counts = np.bincount(of_query.indices.to_numpy(), minlength=len(of_query.dictionary))
+        starts = np.cumsum(counts) - counts
+        #: The first row and the number of rows of each query's candidates.
+        self._rows = dict(zip(of_query.dictionary.to_pylist(), zip(starts, counts, strict=True), strict=True))
+        self._own = own.select(["passage_id", "rank", "score"])
+        #: The query of the last pair, the scores of its candidates by passage, and that of its other passages.
+        self._current: tuple[str, dict[str, float], float] = ("", {}, 0.0)
 
     def of(self, pair: Pair) -> float:
-        """The standardised score; 0, the mean, for a query without candidates."""
-        own = self._by_query.get(pair.query_id, {})
-        return own.get(pair.passage_id, self._last.get(pair.query_id, 0.0))
+        """The standardised score; 0, the mean, for a query without candidates. Fast if a query's pairs are together."""
+        if self._current[0] != pair.query_id:
+            self._current = (pair.query_id, *self._of_query(pair.query_id))
+        _, scores, last = self._current
+        return scores.get(pair.passage_id, last)
+
+    def _of_query(self, query: str) -> tuple[dict[str, float], float]:
+        rows = self._own.slice(*self._rows.get(query, (0, 0)))
+        standardised = (rows["score"].to_numpy().astype(np.float64) - self._mean) / self._deviation
+        ranked = standardised[rows["rank"].to_numpy() <= self._range_max]
+        scores = dict(zip(rows["passage_id"].to_pylist(), standardised.tolist(), strict=True))
+        return scores, float(ranked.min()) if len(ranked) else 0.0
+
+
+def _of_queries(candidates: pa.Table, queries: Collection[str]) -> pa.Table:
+    """The candidates of ``queries``."""
+    return candidates.filter(pc.is_in(candidates["query_id"], pa.array(queries, pa.string())))

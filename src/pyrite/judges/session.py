@@ -7,19 +7,38 @@ the server's cache for its other pairs. And the rest of a query can be skipped w
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
+import numpy as np
 import pyarrow as pa
 
 from pyrite import tables
 from pyrite.append_log import WriteBuffer
 from pyrite.errors import PyriteError, UserError, first_error
-from pyrite.judges.base import RELEVANT, Judge, Judgment, Missing, Pair
+from pyrite.judges.base import GRADES, RELEVANT, Judge, Judgment, Missing, Pair
 from pyrite.judges.cache import JudgmentCache
+from pyrite.judges.calibration import final, final_table
 from pyrite.progress import Progress
 
 #: A query id, and the ids of its passages in the order of judging.
 QueryPassages = tuple[str, Sequence[str]]
+
+
+class Graded(NamedTuple):
+    """The grade and the expected grade of a judged passage."""
+
+    grade: int
+    expected: float
+
+    @classmethod
+    def of(cls, judgment: Judgment) -> Self:
+        """As the judgment will be stored, in float32, so that mining compares the same number."""
+        return cls(judgment.grade, float(np.float32(judgment.expected)))
+
+
+#: Whether a query needs no further judgments, from its id, its judged passages, and the ids that are not judged yet.
+Finished = Callable[[str, Mapping[str, Graded], Sequence[str]], bool]
 
 #: This many missing pairs are always accepted, unless judge.max_missing is 0.
 FEW_MISSING = 5
@@ -31,7 +50,12 @@ MAX_REASONS = 20
 _MAX_REJECTED = 100
 
 
-def select_candidates(ranked: Sequence[tuple[str, int]], known: Collection[str], rank_window: int | None) -> list[str]:
+def select_candidates(
+    ranked: Sequence[tuple[str, int]],
+    known: Collection[str],
+    rank_window: int | None,
+    judged_known: Container[str] | None = None,
+) -> list[str]:
     """Select the passages to judge for one query: those known to be relevant, then the others by rank.
 
     The known ones are judged at any rank: they are few, and most hard positives are among them.
@@ -40,8 +64,10 @@ def select_candidates(ranked: Sequence[tuple[str, int]], known: Collection[str],
         ranked: (passage id, rank) of the query's candidates, best first, ranks from 1.
         known: passage ids that the data set labels as relevant to the query.
         rank_window: number of ranks to judge; None: all.
+        judged_known: those of ``known`` that are judged; None: all.
     """
-    first = [passage for passage, _ in ranked if passage in known]
+    judged = known if judged_known is None else judged_known
+    first = [passage for passage, _ in ranked if passage in known and passage in judged]
     rest = (each for each in ranked if each[0] not in known)
     return first + [passage for passage, rank in rest if rank_window is None or rank <= rank_window]
 
@@ -60,14 +86,27 @@ def all_rejected(missing: Iterable[Missing]) -> bool:
 
 
 class MissingBudget:
-    """Limits the missing pairs to a ``share`` of ``total``, but at least ``few``. With share 0, none is accepted."""
+    """Limits the missing pairs to a ``share`` of ``total``, but at least ``few``. With share 0, none is accepted.
 
-    def __init__(self, share: float, total: int, few: int = FEW_MISSING):
-        self.limit = max(few, math.ceil(share * total)) if share else 0
-        self._share, self._total = share, total
+    ``section``: the section of the run file with the judge's settings, for messages.
+    """
 
-    def check(self, missing: Sequence[Missing], any_judged: bool) -> None:
-        """Check the number of ``missing`` pairs. ``any_judged``: whether any pair has a judgment.
+    def __init__(self, share: float, total: int, few: int, section: str):
+        self._share, self._total, self._few = share, total, few
+        # The judges of a cascade share the setting.
+        self._setting = "evaluate.judge.max_missing" if section == "evaluate.judge" else "judge.max_missing"
+        self._server = "the judge's server" if section == "judge" else f"the server of {section}"
+        self.limit = self._limit(total)
+
+    def _limit(self, total: int) -> int:
+        return max(self._few, math.ceil(self._share * total)) if self._share else 0
+
+    def check(self, missing: Sequence[Missing], any_judged: bool, needed: int | None = None) -> None:
+        """Check the number of ``missing`` pairs.
+
+        Args:
+            any_judged: whether any pair has a judgment.
+            needed: number of pairs that were judged or are missing, known at the end; None: the total.
 
         Raises:
             PyriteError: the limit is exceeded. The message has the most frequent reason.
@@ -77,13 +116,14 @@ class MissingBudget:
         if count > min(self.limit, _MAX_REJECTED) and not any_judged and all_rejected(missing):
             last = missing[-1]
             raise UserError(
-                f"the server rejected the first {count} pairs, and no pair has a judgment: {last.reason}. "
+                f"{self._server} rejected the first {count} pairs, and no pair has a judgment: {last.reason}. "
                 f"The last was query {last.pair.query_id}, passage {last.pair.passage_id}. A retry cannot help."
             )
-        if count > self.limit:
+        total = self._total if needed is None else needed
+        if count > self._limit(total):
             raise PyriteError(
-                f"{count} of {self._total} pairs could not be graded, more than judge.max_missing "
-                f"({self._share:.0%}) allows; {most_frequent_reason(missing)}. Check the judge's server."
+                f"{count} of {total} pairs could not be graded, more than {self._setting} "
+                f"({self._share:.0%}) allows; {most_frequent_reason(missing)}. Check {self._server}."
             )
 
 
@@ -103,27 +143,42 @@ class JudgingSession:
         progress: Progress,
         *,
         patience: int | None = None,
+        finished: Finished | None = None,
         few_missing: int = FEW_MISSING,
+        raw: bool = False,
     ):
-        """``total``: number of pairs. ``patience``: a query ends after this many consecutive irrelevant passages."""
-        self.judge, self.total = judge, total
-        self.budget = MissingBudget(max_missing, total, few_missing)
+        """Create a session.
+
+        Args:
+            total: number of pairs.
+            patience: a query ends after this many consecutive irrelevant passages.
+            finished: a query ends as soon as it is finished; None: not before its last passage.
+            raw: use the judgments as the judge gives them, without calibration and without a check of scores.
+        """
+        self.judge, self.total, self._raw = judge, total, raw
+        self.budget = MissingBudget(max_missing, total, few_missing, judge.section)
         #: Number of pairs whose judgment was cached.
         self.cached = 0
-        #: Number of passages at the end of each query that were skipped because of ``patience``.
+        #: Number of passages at the end of each query that were skipped.
         self.skipped: dict[str, int] = {}
         self.missing: list[Missing] = []
         self._cache, self._progress, self._patience = cache, progress, patience
+        self._finished = finished
         self._buffer = WriteBuffer()
-        self._cached_grades: dict[Pair, int] = {}
-        self._any_judged = False
+        self._cached_grades: dict[Pair, Graded] = {}
+        self._new = 0
 
     async def load_cached(self, query_ids: Collection[str]) -> None:
         """Read the cached judgments of these queries, so that their pairs are not requested again."""
         if self._cache:
-            table = await asyncio.to_thread(self._cache.read, query_ids)
+            table = self._final_table(await asyncio.to_thread(self._cache.read, query_ids))
             pairs = map(Pair, table["query_id"].to_pylist(), table["passage_id"].to_pylist())
-            self._cached_grades = dict(zip(pairs, table["grade"].to_pylist(), strict=True))
+            grades = map(Graded, table["grade"].to_pylist(), table["expected"].to_pylist())
+            self._cached_grades = dict(zip(pairs, grades, strict=True))
+
+    def all_cached(self, queries: Iterable[QueryPassages]) -> bool:
+        """Whether all passages of the ``queries`` have cached judgments. Call it after ``load_cached``."""
+        return all(Pair(query, id) in self._cached_grades for query, ids in queries for id in ids)
 
     async def judge_all(
         self, queries: Iterable[QueryPassages], known: Mapping[str, Container[str]] | None = None
@@ -149,44 +204,59 @@ class JudgingSession:
                     group.create_task(worker())
         except BaseExceptionGroup as group_error:
             raise first_error(group_error) from group_error
+        # Again, because patience, judge.stop and a cascade need fewer pairs than the total.
+        needed = self._new + self.cached + len(self.missing)
+        self.budget.check(self.missing, bool(self._cached_grades) or self._new > 0, needed)
 
     async def _judge_query(self, query_id: str, passage_ids: Sequence[str], known: Container[str]) -> None:
         irrelevant = 0
+        graded: dict[str, Graded] = {}
         for position, passage_id in enumerate(passage_ids):
             if self._patience is not None and irrelevant >= self._patience:
-                self.on_skipped(query_id, len(passage_ids) - position)
+                self.on_skipped(query_id, passage_ids[position:])
                 return
-            pair = Pair(query_id, passage_id)
-            grade = self._cached_grades.get(pair)
-            if grade is not None:
-                self.on_cached()
-            else:
-                result = await self.judge.grade(pair)
-                if isinstance(result, Missing):
-                    self.on_missing(result)
-                    continue  # not evidence for or against relevance
-                self.on_judged(result)
-                grade = result.grade
+            if self._finished and self._finished(query_id, graded, passage_ids[position:]):
+                self.on_skipped(query_id, passage_ids[position:])
+                return
+            found = await self.graded(Pair(query_id, passage_id))
+            if found is None:
+                continue  # not evidence for or against relevance
+            graded[passage_id] = found
             if passage_id not in known:
-                irrelevant = 0 if grade >= RELEVANT else irrelevant + 1
+                irrelevant = 0 if found.grade >= RELEVANT else irrelevant + 1
+
+    async def graded(self, pair: Pair) -> Graded | None:
+        """The grade of a pair, cached or from the judge; None if it is missing."""
+        cached = self._cached_grades.get(pair)
+        if cached is not None:
+            self.on_cached()
+            return cached
+        result = await self.judge.grade(pair)
+        if isinstance(result, Missing):
+            self.on_missing(result)
+            return None
+        self._buffer.rows.append(result.row(self.judge.fingerprint))
+        self._new += 1
+        judgment = result if self._raw else final(self.judge, result)
+        self.on_judged(judgment)
+        return Graded.of(judgment)
 
     def on_judged(self, judgment: Judgment) -> None:
-        self._buffer.rows.append(judgment.row(self.judge.fingerprint))
-        self._any_judged = True
+        del judgment
         self._progress.advance()
 
     def on_cached(self) -> None:
         self.cached += 1
         self._progress.advance()
 
-    def on_skipped(self, query_id: str, passages: int) -> None:
-        self.skipped[query_id] = passages
-        self._progress.advance(passages)
+    def on_skipped(self, query_id: str, passage_ids: Sequence[str]) -> None:
+        self.skipped[query_id] = len(passage_ids)
+        self._progress.advance(len(passage_ids))
 
     def on_missing(self, missing: Missing) -> None:
         self.missing.append(missing)
         self._progress.advance()
-        self.budget.check(self.missing, bool(self._cached_grades) or self._any_judged)
+        self.budget.check(self.missing, bool(self._cached_grades) or self._new > 0)
 
     async def flush(self) -> None:
         """Store the judgments since the last call."""
@@ -198,13 +268,34 @@ class JudgingSession:
         if self._cache:
             self._cache.merge()
 
+    def missing_rows(self) -> list[dict[str, Any]]:
+        """The missing pairs as rows of ``tables.MISSING``."""
+        return [{**each.pair._asdict(), "reason": each.reason, "attempts": each.attempts} for each in self.missing]
+
+    def counts(self, judged: pa.Table) -> dict[str, Any]:
+        """Counts for a step's summary. ``judged``: JUDGMENTS of this session's judge."""
+        grades = Counter(judged["grade"].to_pylist())
+        return {
+            "cached": self.cached,
+            "judged": judged.num_rows,
+            "missing": len(self.missing),
+            "missing_reasons": dict(Counter(each.reason for each in self.missing).most_common(MAX_REASONS)),
+            "grades": {str(grade): grades[grade] for grade in GRADES},
+            "prompt_tokens": sum(judged["prompt_tokens"].to_pylist()),
+            "cached_tokens": sum(judged["cached_tokens"].to_pylist()),
+        }
+
+    def requested(self, query_id: str, passage_ids: Sequence[str]) -> Sequence[str]:
+        """Those of a query's passages that need a judgment of this session's judge."""
+        return passage_ids[: len(passage_ids) - self.skipped.get(query_id, 0)]
+
     def results(self, queries: Iterable[QueryPassages]) -> pa.Table:
         """The judgments of the pairs of ``queries``, in that order, without skipped and missing pairs.
 
         Raises:
             PyriteError: the judgments do not add up, because a pair is neither judged, skipped nor missing.
         """
-        judged = [(query, ids[: len(ids) - self.skipped.get(query, 0)]) for query, ids in queries]
+        judged = [(query, self.requested(query, ids)) for query, ids in queries]
         if self._cache:
             table = self._cache.read_from_memory({query for query, _ in judged})
         else:
@@ -223,4 +314,7 @@ class JudgingSession:
                 f"of {total} pairs, {found.num_rows} are judged and {len(self.missing)} are missing; the others have "
                 "no result. Run the same command again to judge them."
             )
-        return found.select(tables.JUDGMENTS.names).cast(tables.JUDGMENTS)
+        return self._final_table(found.select(tables.JUDGMENTS.names).cast(tables.JUDGMENTS))
+
+    def _final_table(self, table: pa.Table) -> pa.Table:
+        return table if self._raw else final_table(self.judge, table)

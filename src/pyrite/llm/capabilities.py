@@ -16,7 +16,16 @@ from pyrite.llm.client import CHAT_PATH
 from pyrite.llm.completion import BLANKS, Completion, parse_completion
 from pyrite.llm.concurrency import backoff_delay
 from pyrite.llm.errors import ErrorKind, RequestRejected, TransientError
-from pyrite.llm.labels import DECODING_MODES, NO_DISTRIBUTION, DecodingMode, Reading, parse_label, read_label
+from pyrite.llm.labels import (
+    DECODING_MODES,
+    NO_DISTRIBUTION,
+    DecodingMode,
+    Reading,
+    choices,
+    parse_label,
+    read_label,
+    spellings,
+)
 from pyrite.llm.parameters import REASONING_TOKENS, Parameters, common_parameters, negotiate, with_reasoning
 from pyrite.llm.pool import NoServerAvailable, Pool
 from pyrite.llm.server import Server
@@ -62,7 +71,7 @@ class Capabilities:
     Attributes:
         decoding_mode: the best mode that all servers support.
         logprobs: whether replies in that mode have log probabilities.
-        label_ids: the labels' token ids in the mode label_ids; otherwise empty.
+        label_ids: the labels' token ids, in all spellings, in the mode label_ids; otherwise empty.
         window: the context window in tokens (prompt and reply); None if unknown.
         tokenizes: whether the servers count tokens.
         sample_tokens: tokens of the sample messages, chat template included; 0 if unknown.
@@ -122,14 +131,19 @@ async def detect_capabilities(pool: Pool, messages: Messages, labels: Sequence[s
     started, rounds = time.monotonic(), 0
     while True:
         rounds += 1
-        results = await asyncio.gather(*(_Probe(server, pool.model, messages, labels).run() for server in pool.servers))
+        results = await asyncio.gather(
+            *(
+                _Probe(server, pool.model, pool.settings.model_setting, messages, labels).run()
+                for server in pool.servers
+            )
+        )
         detected = [result for result in results if isinstance(result, _ServerCapabilities)]
         if detected:
             return _common_capabilities(detected, pool)
         failed = [result for result in results if isinstance(result, TransientError)]
         errors = "; ".join(f"{server.url}: {error.reason}" for server, error in zip(pool.servers, failed, strict=True))
         if time.monotonic() - started > pool.outage_seconds:
-            raise NoServerAvailable(errors, any(error.responds for error in failed))
+            raise NoServerAvailable(pool.settings, errors, any(error.responds for error in failed))
         _log.warning("waiting for a server: %s", errors)
         await asyncio.sleep(1 + backoff_delay(rounds, None, random.random()))
 
@@ -149,12 +163,13 @@ def _common_capabilities(servers: Sequence[_ServerCapabilities], pool: Pool) -> 
         _log.warning("%s: the model reasons before it replies, so a reply may have %s tokens", urls, REASONING_TOKENS)
     if "temperature" in parameters.dropped:
         _log.warning("%s: the temperature cannot be set, so a pair may get another grade if it is judged again", urls)
-    windows = [window for window in (pool.window, *(server.window for server in servers)) if window]
+    windows = [window for window in (pool.settings.window, *(server.window for server in servers)) if window]
     if not windows:
         _log.warning(
             "%s: no server reports the model's context window. Longer prompts are rejected, or truncated without "
-            "notice. Set resources.judge_window",
+            "notice%s",
             urls,
+            ". Set resources.judge_window" if pool.settings.has_window_setting else "",
         )
     roots = sorted({server.root for server in servers if server.root})
     if len(roots) > 1:
@@ -185,8 +200,9 @@ def _request(
         case "label_ids":
             return {**limits, "logprobs": True, "logprob_token_ids": list(label_ids)}
         case "choice":
-            extra = {"logprobs": True, "top_logprobs": len(labels)} if top_logprobs else {}
-            return {**limits, **extra, "structured_outputs": {"choice": list(labels)}}
+            texts = choices(labels)
+            extra = {"logprobs": True, "top_logprobs": len(texts)} if top_logprobs else {}
+            return {**limits, **extra, "structured_outputs": {"choice": texts}}
         case "logprobs":
             return {**limits, "logprobs": True, "top_logprobs": top_logprobs}
         case "text":
@@ -229,6 +245,7 @@ class _Probe:
 
     server: Server
     model: str
+    model_setting: str
     messages: Messages
     labels: Sequence[str]
     parameters: Parameters = field(default_factory=Parameters)
@@ -275,7 +292,8 @@ class _Probe:
         except RequestRejected as error:
             if is_unlisted and error.status == 404:
                 raise UserError(
-                    f"{url} does not serve {self.model!r} but {names} ({error.words}). Set judge.model to one of these."
+                    f"{url} does not serve {self.model!r} but {names} ({error.words}). Set {self.model_setting} "
+                    "to one of these."
                 ) from None
             if is_unlisted and error.concerns_content:
                 raise UserError(f"{error} The server lists {names}, but not {self.model!r}.") from None
@@ -391,13 +409,18 @@ class _Probe:
         return isinstance((await self._tokenize({"messages": self.messages})).get("count"), int)
 
     async def _label_ids(self) -> tuple[int, ...] | None:
-        """The token id of each label; empty if a label is not one token; None if the server does not tokenize."""
+        """The labels' token ids, in each spelling in which all are one token; None if the server does not tokenize.
+
+        All labels have the same number of spellings, so that the sum over spellings favours none.
+        """
         ids: list[int] = []
-        for label in self.labels:
-            tokens = (await self._tokenize({"prompt": label, "add_special_tokens": False})).get("tokens")
-            if tokens is None:
-                return None
-            if not isinstance(tokens, list) or len(tokens) != 1 or not isinstance(tokens[0], int):
-                return ()
-            ids.append(tokens[0])
-        return tuple(ids)
+        for spelling in spellings(self.labels):
+            found: list[int] = []
+            for label in spelling:
+                tokens = (await self._tokenize({"prompt": label, "add_special_tokens": False})).get("tokens")
+                if tokens is None:
+                    return None
+                if isinstance(tokens, list) and len(tokens) == 1 and isinstance(tokens[0], int):
+                    found += tokens
+            ids += found if len(found) == len(spelling) else []
+        return tuple(dict.fromkeys(ids))

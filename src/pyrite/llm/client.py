@@ -13,10 +13,9 @@ import aiohttp
 from pyrite.errors import UserError
 from pyrite.llm.error_bodies import decode_json, error_in, message_of, quote
 from pyrite.llm.errors import ContextLengthExceeded, RequestRejected, TransientError
+from pyrite.spec import JudgeServers
 
 CHAT_PATH = "/v1/chat/completions"
-
-_KEY_VARIABLE = "PYRITE_JUDGE_API_KEY"
 
 #: Error messages for a prompt longer than the context window: vLLM and OpenAI, llama.cpp, TGI.
 _TOO_LONG = re.compile(r"context[ _](?:length|size|window)|maximum.{0,20}(?:length|tokens)|too (?:long|large)", re.I)
@@ -30,9 +29,11 @@ _SECRET_LENGTH = 16
 class Client:
     """Sends requests to one server. The API key never appears in errors, even if the server repeats it."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, key: str | None, timeout: float):
+    def __init__(self, session: aiohttp.ClientSession, url: str, key: str | None, servers: JudgeServers):
+        """``servers``: the settings of the server, for its timeout and for messages."""
         self.url = url
-        self._session, self._key = session, key
+        self._session, self._key, self._settings = session, key, servers
+        timeout = servers.timeout
         self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(_CONNECT_SECONDS, timeout))
         self._headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
 
@@ -58,7 +59,8 @@ class Client:
                 content = await response.read()
                 status, headers = response.status, response.headers
         except aiohttp.InvalidURL:
-            raise UserError(f"resources.judge_urls: {self.url} is not an address; write http://host:port.") from None
+            setting = self._settings.urls_setting
+            raise UserError(f"{setting}: {self.url} is not an address; write http://host:port.") from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise UserError(
                 f"The TLS certificate of {self.url} is not valid ({error}). Fix it or install its CA."
@@ -103,19 +105,16 @@ class Client:
         if status == 413 or (status in (400, 422) and _TOO_LONG.search(message)):
             text = f"{self.url} rejects the request as too long ({reason})"
             return ContextLengthExceeded(status, f"{text}.", message, text)
-        rejects = f"{self.url} rejects the request ({reason})"
+        rejects, settings = f"{self.url} rejects the request ({reason})", self._settings
         if status in (401, 403):
-            text = (
-                f"{self.url} does not accept the API key ({reason}). "
-                f"Set {_KEY_VARIABLE}, or set resources.judge_key_file to a file that contains the key."
-            )
+            text = f"{self.url} does not accept the API key ({reason}). {settings.set_key}."
         elif status == 404:
             text = (
                 f"{self.url} does not have this path or model ({reason}). "
-                "Check resources.judge_urls (without /v1/...) and judge.model."
+                f"Check {settings.urls_setting} (without /v1/...) and {settings.model_setting}."
             )
         elif 300 <= status < 400:
-            text = f"{self.url} redirects requests ({reason}). Set resources.judge_urls to the final address."
+            text = f"{self.url} redirects requests ({reason}). Set {settings.urls_setting} to the final address."
         else:
             text = f"{rejects}. A retry would not help."
         return RequestRejected(status, text, message, rejects)
@@ -132,18 +131,19 @@ class Client:
         return content
 
 
-def read_api_key(file: str | None) -> str | None:
-    """Read the API key from ``file``, or from PYRITE_JUDGE_API_KEY if no file is given. None if there is no key.
+def read_api_key(servers: JudgeServers) -> str | None:
+    """Read the API key of ``servers`` from their key file, or else from their environment variable; None: no key.
 
     Raises:
         UserError: the file cannot be read or is empty, or the key is not valid in an HTTP header.
     """
+    file = servers.key_file
     if file is None:
-        source, key = _KEY_VARIABLE, os.environ.get(_KEY_VARIABLE, "").strip()
+        source, key = servers.key_variable, os.environ.get(servers.key_variable, "").strip()
         if not key:
             return None
     else:
-        source = f"resources.judge_key_file {file}"
+        source = f"{servers.key_file_setting} {file}"
         try:
             key = Path(file).expanduser().read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:

@@ -1,7 +1,8 @@
 """Reads which of a few labels a reply gives, without guessing. Pure.
 
-The label is the reply's text. The log probabilities only add the probabilities of the labels, and only if they agree
-with the text. One decoding mode differs: in ``label_ids``, a single token that is no label has the likeliest label.
+Labels are digits, or lower-case words such as yes and no, which a reply may spell in any case. The label is the reply's
+text. The log probabilities only add the probabilities of the labels, and only if they agree with the text. One decoding
+mode differs: in ``label_ids``, a single token that is no label has the likeliest label.
 """
 
 import math
@@ -37,6 +38,19 @@ _TIE = 0.01
 NO_DISTRIBUTION = "the labels have a small share of the probability, or a token is not among the alternatives"
 
 
+def spellings(labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """The spellings that a model may use for ``labels``, each with all labels in their order. Digits have only one."""
+    if all(label.isdigit() for label in labels):
+        return [tuple(labels)]
+    words = [tuple(labels), tuple(label.capitalize() for label in labels)]
+    return words + [tuple(f" {word}" for word in spelling) for spelling in words]
+
+
+def choices(labels: Sequence[str]) -> list[str]:
+    """The texts to which constrained decoding limits a reply: the spellings without a blank."""
+    return [word for spelling in spellings(labels) for word in spelling if not word.startswith(" ")]
+
+
 class Reading(NamedTuple):
     """A label, and the probabilities of all labels, in their order, if they are known."""
 
@@ -47,7 +61,8 @@ class Reading(NamedTuple):
 def read_label(reply: Completion, labels: Sequence[str], mode: DecodingMode) -> Reading | str:
     """The label that ``reply`` gives in that ``mode``, or the reason that it gives none.
 
-    If labels are equally likely, the label in the text wins, then the first.
+    If labels are equally likely, the label in the text wins, then the first. A label is likelier than the one in the
+    text if its spellings are likelier together than the returned token, which may be the likeliest token: it wins.
     """
     if reply.problem:
         return reply.problem
@@ -58,9 +73,12 @@ def read_label(reply: Completion, labels: Sequence[str], mode: DecodingMode) -> 
             return Reading(labels[distribution.index(max(distribution))], distribution)
         if not reply.text.strip(BLANKS):
             return "the model's reply is empty"
-        return f"the model's reply is none of the grades {labels[0]} to {labels[-1]}: {quote(reply.text)}"
+        names = f"grades {labels[0]} to {labels[-1]}" if labels[0].isdigit() else f"labels {', '.join(labels)}"
+        return f"the model's reply is none of the {names}: {quote(reply.text)}"
     if distribution and distribution[labels.index(label)] < (1 - _TIE) * max(distribution):
         likeliest = labels[distribution.index(max(distribution))]
+        if len(spellings(labels)) > 1 and _is_likeliest_token(reply):
+            return Reading(likeliest, distribution)
         return f"the reply is {quote(reply.text)}, but by its log probabilities {quote(likeliest)} is likelier"
     return Reading(label, distribution)
 
@@ -68,12 +86,12 @@ def read_label(reply: Completion, labels: Sequence[str], mode: DecodingMode) -> 
 def parse_label(text: str, labels: Sequence[str]) -> str | None:
     """The label that ``text`` consists of; None if it is anything else.
 
-    White space around it, the word "Grade" and a full stop are allowed. So are further lines, which follow if a server
-    ignores the maximum number of tokens, unless one is another label.
+    Upper case, white space around it, the word "Grade" and a full stop are allowed. So are further lines, which follow
+    if a server ignores the maximum number of tokens, unless one is another label.
     """
     pattern = re.compile(rf"(?:grade\s*[:=]?\s*)?({'|'.join(map(re.escape, labels))})\s*\.?", re.IGNORECASE)
     lines = [line.strip(BLANKS) for line in text.strip(BLANKS).splitlines()]
-    found = [match[1] for line in lines if (match := pattern.fullmatch(line))]
+    found = [match[1].casefold() for line in lines if (match := pattern.fullmatch(line))]
     return found[0] if lines and pattern.fullmatch(lines[0]) and len(set(found)) == 1 else None
 
 
@@ -88,7 +106,7 @@ def label_distribution(reply: Completion, labels: Sequence[str], mode: DecodingM
     chances = dict.fromkeys(labels, 0.0)
     unseen = set(labels)
     for token, logprob in reply.logprobs.items():
-        label = token.strip(BLANKS)
+        label = token.strip(BLANKS).casefold()
         if label in chances:
             chances[label] += math.exp(logprob)
             unseen.discard(label)
@@ -106,3 +124,9 @@ def label_distribution(reply: Completion, labels: Sequence[str], mode: DecodingM
 def _is_one_token(reply: Completion) -> bool:
     """Whether the reply is not longer than its first token. Special tokens are not part of the text."""
     return reply.text.strip(BLANKS) in ("", reply.token.strip(BLANKS))
+
+
+def _is_likeliest_token(reply: Completion) -> bool:
+    """Whether no alternative is likelier than the returned token."""
+    logprobs = reply.logprobs or {}
+    return logprobs.get(reply.token, -math.inf) >= max(logprobs.values(), default=0.0)

@@ -19,12 +19,9 @@ from pyrite.llm.completion import Completion, parse_completion
 from pyrite.llm.concurrency import backoff_delay
 from pyrite.llm.errors import ContextLengthExceeded, ErrorKind, RequestRejected, TransientError
 from pyrite.llm.server import Server
-from pyrite.spec import RunSpec
+from pyrite.spec import JudgeServers
 
 __all__ = ["Completion", "NoServerAvailable", "Pool", "RetriesExhausted"]
-
-#: Seconds without any reply after which the pool reports an outage.
-_OUTAGE_SECONDS = 600.0
 
 #: Attempts after which a request has failed, not counting those that failed with _SERVER_ERRORS.
 _MAX_ATTEMPTS = 6
@@ -34,6 +31,8 @@ _SERVER_ERRORS = ("connection", "busy", "unavailable")
 
 #: While no server is usable: seconds between two searches for one, and between two log messages.
 _POLL_SECONDS, _LOG_SECONDS = 0.2, 30.0
+
+_TOKENIZE_PATH = "/tokenize"
 
 _log = logging.getLogger(__name__)
 
@@ -52,85 +51,71 @@ class RetriesExhausted(PyriteError):
 class NoServerAvailable(PyriteError):
     """No server gives a usable reply to any request."""
 
-    def __init__(self, details: str, responds: bool = False):
+    def __init__(self, servers: JudgeServers, details: str, responds: bool = False):
         """``responds``: a server responds, but only with errors."""
         problem, advice = "responds", "Start one, or correct its address"
         if responds:
-            problem, advice = "gives a usable reply", "Check its log, its limits and the name of its model"
+            problem, advice = "gives a usable reply", f"Check its log, its limits and {servers.model_setting}"
         super().__init__(
-            f"No server in resources.judge_urls {problem} ({details}). {advice}. The replies received so far are saved."
+            f"No server in {servers.urls_setting} {problem} ({details}). {advice}. The replies received so far are "
+            "saved."
         )
 
 
 class Pool:
-    """Sends requests to the servers at ``urls``. Use it as an async context manager.
+    """Sends requests to the servers of a model. Use it as an async context manager.
 
     Requests with the same affinity go to the same server while it works. Transient errors are retried with exponential
     backoff. A request that a server rejects raises RequestRejected at once.
     """
 
-    def __init__(
-        self,
-        urls: Sequence[str],
-        model: str,
-        key: str | None,
-        concurrency: int,
-        timeout: float,
-        outage_seconds: float = _OUTAGE_SECONDS,
-        window: int | None = None,
-    ):
+    def __init__(self, servers: JudgeServers, model: str, key: str | None = None):
         """Create a pool; nothing is sent.
 
         Args:
-            urls: base addresses, without /v1.
+            servers: the servers; their key file and variable are not read.
             model: the name under which the servers serve the model.
             key: the API key, if the servers need one.
-            concurrency: the maximum number of requests in flight per server.
-            timeout: maximum seconds for one reply.
-            outage_seconds: seconds without any reply after which the pool reports an outage.
-            window: the context window in tokens, if the user has set it.
         """
-        self.urls = list(urls)
-        self.max_in_flight = concurrency * len(self.urls)  # over all servers
-        self.model, self.outage_seconds, self.window = model, outage_seconds, window
-        self._key, self._concurrency, self._timeout = key, concurrency, timeout
+        self.settings, self.model, self._key = servers, model, key
+        self.urls, self.outage_seconds = list(servers.urls), servers.outage_seconds
+        self.max_in_flight = servers.concurrency * len(self.urls)  # over all servers
         self.servers: list[Server] = []
         self._session: aiohttp.ClientSession | None = None
         self._last_reply = self._last_log = 0.0
         self._last_error = ""  # of any request
         self._responds = False  # whether the last error was a reply
+        #: The path and body of a short request, which a server that works accepts.
+        self.test_request: tuple[str, Mapping[str, Any]] = (
+            CHAT_PATH,
+            {"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1},
+        )
         for kind in get_args(ErrorKind):
             metrics.REQUEST_FAILURES.labels(kind)  # so that the metric starts at 0
 
     @classmethod
-    def from_spec(cls, spec: RunSpec, model: str | None) -> Self:
-        """Create the pool that ``spec.resources`` describes, for ``model``.
+    def open(cls, servers: JudgeServers, model: str | None) -> Self:
+        """Create the pool for ``model`` on ``servers``, with their API key.
 
         Raises:
-            UserError: judge_urls or the model is not set, or the API key cannot be read.
+            UserError: there are no servers, the model is not set, or the API key cannot be read.
         """
-        resources = spec.resources
-        if not resources.judge_urls:
-            raise UserError(
-                "resources.judge_urls is empty: list the servers, such as resources.judge_urls=[http://localhost:8000]."
-            )
+        if not servers.urls:
+            setting = servers.urls_setting
+            raise UserError(f"{setting} is empty: list the servers, such as {setting}=[http://localhost:8000].")
         if not model:
-            raise UserError("judge.model is not set: set it to the name under which the server serves its model.")
-        return cls(
-            resources.judge_urls,
-            model,
-            read_api_key(resources.judge_key_file),
-            resources.judge_concurrency,
-            resources.judge_timeout,
-            window=resources.judge_window,
-        )
+            raise UserError(
+                f"{servers.model_setting} is not set: set it to the name under which the server serves its model."
+            )
+        return cls(servers, model, read_api_key(servers))
 
     async def __aenter__(self) -> Self:
         # uvicorn closes idle connections after 5 seconds: closing them earlier avoids a request on a closed one.
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=4)
         self._session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
-        clients = [Client(self._session, url, self._key, self._timeout) for url in self.urls]
-        self.servers = [Server(client, self._concurrency, self._timeout) for client in clients]
+        settings = self.settings
+        clients = [Client(self._session, url, self._key, settings) for url in self.urls]
+        self.servers = [Server(client, settings.concurrency, settings.timeout) for client in clients]
         return self
 
     async def __aexit__(
@@ -149,7 +134,7 @@ class Pool:
             NoServerAvailable: no server responded to any request for ``outage_seconds``.
             RequestRejected: a server rejects the request.
         """
-        completion = await self._request(affinity, CHAT_PATH, body, parse_completion)
+        completion = await self.request(affinity, CHAT_PATH, body, parse_completion)
         metrics.LATENCY.observe(completion.latency)
         metrics.PROMPT_TOKENS.inc(completion.prompt_tokens)
         metrics.CACHED_TOKENS.inc(completion.cached_tokens)
@@ -157,11 +142,20 @@ class Pool:
 
     async def count_tokens(self, affinity: str, messages: Sequence[Mapping[str, str]]) -> int:
         """Count the tokens of ``messages`` and the chat template, by vLLM's /tokenize. Raises as ``chat`` does."""
-        return await self._request(affinity, "/tokenize", {"messages": messages}, _parse_count)
+        return await self.request(affinity, _TOKENIZE_PATH, {"messages": messages}, _parse_count)
 
-    async def _request(
+    async def request(
         self, affinity: str, path: str, body: Mapping[str, Any], parse: Callable[[Any, float, int], T]
     ) -> T:
+        """Return what ``parse`` returns for the reply to ``body``, a request to ``path`` without the model's name.
+
+        Args:
+            parse: called with the reply, the start of the last attempt as a value of ``time.perf_counter``, and the
+                number of attempts. If it raises TransientError, the request is sent again.
+
+        Raises:
+            As ``chat`` does.
+        """
         content = json.dumps({"model": self.model, **body}).encode()
         order = rank_servers(affinity, self.urls)
         attempts = counted_failures = 0
@@ -171,9 +165,8 @@ class Pool:
             if failing_since and not is_last_attempt and self._is_outage(failing_since):
                 if not attempts or not await self._any_server_responds():
                     urls, seconds = ", ".join(self.urls), f"{self.outage_seconds:g} s"
-                    raise NoServerAvailable(
-                        f"{urls}: no reply for {seconds}; last error: {self._last_error}", self._responds
-                    )
+                    details = f"{urls}: no reply for {seconds}; last error: {self._last_error}"
+                    raise NoServerAvailable(self.settings, details, self._responds)
                 is_last_attempt = True
             server = self._select_server(order)
             if server is None:
@@ -187,7 +180,7 @@ class Pool:
             epoch, started = server.limiter.epoch, time.perf_counter()
             try:
                 result = parse(await server.client.post(path, content), started, attempts)
-                server.record_success(time.perf_counter() - started if path == CHAT_PATH else None)
+                server.record_success(None if path == _TOKENIZE_PATH else time.perf_counter() - started)
                 self._last_reply = time.monotonic()
                 return result
             except ContextLengthExceeded:
@@ -222,10 +215,10 @@ class Pool:
 
     async def _any_server_responds(self) -> bool:
         """Whether a server responds to a short test request. If so, the fault is in the failing request."""
-        body = {"model": self.model, "messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1}
+        path, body = self.test_request
         for server in self.servers:
             try:
-                await server.client.post(CHAT_PATH, json.dumps(body).encode())
+                await server.client.post(path, json.dumps({"model": self.model, **body}).encode())
                 return True
             except RequestRejected as error:
                 if error.concerns_content:  # such as an unsupported parameter

@@ -12,6 +12,7 @@ from pyrite.errors import UserError
 from pyrite.evaluation import ppi
 from pyrite.evaluation.ppi import Values
 from pyrite.executors.step import Run
+from pyrite.judges.base import RELEVANT
 from pyrite.people.sampling import STRATA, Key, Population, graded_sample, in_order, population
 from pyrite.plan import BASE, Step
 from pyrite.progress import NullProgress
@@ -109,18 +110,24 @@ def _items(context: StepContext, keys: list[Key]) -> list[Item]:
 def result(task: Task, grades: Mapping[Key, int]) -> dict[str, Any]:
     """The gain by the answer key, and corrected by people's ``grades``, as JSON values.
 
-    ``corrected`` is None if too few pairs are graded.
+    In ``corrected``, a pair's gain is ``gain_of`` its grade. In ``corrected_binary``, grades 3 and 4 have the gain of
+    grade 4, and 1 and 2 have none, as with a binary answer key. Both are None if too few pairs are graded.
     """
     report, pairs = task.report, task.pairs
     sample = graded_sample(pairs, grades)
-    graded = np.full(len(pairs.keys), np.nan)
+    graded, binary = np.full((2, len(pairs.keys)), np.nan)
     for index, grade in sample.items():
         graded[index] = gain_of(grade, task.top_gain)
+        binary[index] = task.top_gain if grade >= RELEVANT else 0
     queries = sorted(report["per_query"][BASE][METRIC])
     number = {query: position for position, query in enumerate(queries)}
     of_query = np.array([number[query] for query, _ in pairs.keys])
     clusters = [report["clusters"].get(query, query) for query in queries]
-    known = ppi.Pairs(of_query, pairs.stratum, task.judged, graded, clusters)
+
+    def corrected(gains: Values) -> dict[str, Any] | None:
+        known = ppi.Pairs(of_query, pairs.stratum, task.judged, gains, clusters)
+        return _corrected(pairs, known) if len(sample) >= MIN_GRADED and ppi.is_estimable(known) else None
+
     compared = report["comparisons"][report["chosen"]][METRIC]
     return {
         "pyrite": __version__,
@@ -135,7 +142,8 @@ def result(task: Task, grades: Mapping[Key, int]) -> dict[str, Any]:
         "judged": {
             key: compared[key] for key in ("base", "difference", "difference_interval", "relative", "relative_interval")
         },
-        "corrected": _corrected(pairs, known) if len(sample) >= MIN_GRADED and ppi.is_estimable(known) else None,
+        "corrected": corrected(graded),
+        "corrected_binary": corrected(binary),
     }
 
 

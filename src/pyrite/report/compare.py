@@ -95,6 +95,8 @@ def _notes(a: dict[str, Any], b: dict[str, Any], common: int, excluded: int) -> 
         notes.append("The runs search different passages, which may explain part of the difference.")
     elif not excluded and a["test"]["qrels_sha256"] != b["test"]["qrels_sha256"]:
         notes.append("The runs have different relevant passages, which may explain part of the difference.")
+    if any(formatting.chooses_by_judge(report) for report in (a, b)):
+        notes.append("The comparison is by known answers. The result of a run on documents is by evaluate.judge.")
     if a["base_model"] != b["base_model"]:
         notes.append(f"The base models differ: {a['base_model']} and {b['base_model']}.")
     return notes

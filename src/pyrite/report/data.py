@@ -20,7 +20,8 @@ from pyrite.evaluation.selection import (
     parse_model_name,
     score_of,
 )
-from pyrite.report import formatting, judging, leaks, provenance, queries, references, retention
+from pyrite.report import assessment, formatting, judging, leaks, provenance, queries, references, retention
+from pyrite.report.assessment import Assessment
 from pyrite.report.queries import PerQuery, as_json, compare_by_query
 from pyrite.spec import RunSpec
 
@@ -46,6 +47,7 @@ class ReportInputs:
         retention: RETENTION table. The set that the choice depends on has every candidate; the sets that are only
             reported have the models of ``test``. Empty without a retention set.
         clusters: the cluster of each query, for intervals and tests. A query that is not in it is its own cluster.
+        assessment: the grades of evaluate.judge; None if the run has no such judge.
     """
 
     spec: RunSpec
@@ -62,6 +64,7 @@ class ReportInputs:
     choice: Choice
     retention: pa.Table = field(default_factory=tables.RETENTION.empty_table)
     clusters: Clusters = field(default_factory=dict)
+    assessment: Assessment | None = None
 
 
 def build(inputs: ReportInputs) -> dict[str, Any]:
@@ -74,7 +77,12 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         for model in models
         if model != BASE
     }
-    compared = chosen if chosen != BASE else _best_tuned(val, models)
+    judged, decisive_val = None, val
+    if inputs.assessment:
+        judged_test = _nested(inputs.assessment.test)
+        judged = assessment.build(spec, inputs.assessment, judged_test, inputs.rankings, inputs.clusters)
+        decisive_val = _nested(inputs.assessment.val) if judged["chooses"] else val
+    compared = chosen if chosen != BASE else _best_tuned(decisive_val, models)
     ids = sorted(test[BASE]["mrr@5"])
     report: dict[str, Any] = {
         "format": FORMAT,
@@ -87,15 +95,19 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "compared": compared,
         "max_loss": spec.evaluate.retention.max_loss if spec.evaluate.retention else None,
         "blends_searched": spec.evaluate.searches_blend,
+        "blends_set": spec.evaluate.blends,
         "retention_sets": retention.rows(inputs.retention, spec, compared),
         "models": models,
         "means": {"val": _means(val), "test": _means(test)},
         "comparisons": comparisons,
-        "gate": _gate(spec, comparisons.get(chosen)),
-        "candidates": _candidates(inputs, val),
+        "judged": judged,
+        "gate": _gate(spec, (judged["comparisons"] if judged and judged["chooses"] else comparisons).get(chosen)),
+        "candidates": _candidates(inputs, decisive_val),
+        "blends_not_scored": retention.blends_not_scored(spec, inputs.manifests, inputs.choice.reasons),
         "learning_curve": _learning_curve(spec.iterations, val, test),
         "mining": _mining(inputs),
         "judging": judging.judging(spec, inputs.manifests),
+        "known_answers": judging.known_answers(spec, inputs.judgments, inputs.queries, inputs.qrels),
         "judging_timeline": judging.timeline(spec.iterations, inputs.manifests, inputs.judgments),
         "loss": _loss(inputs),
         "rank_changes": queries.rank_changes(inputs.rankings, inputs.qrels, ids, compared),

@@ -108,10 +108,10 @@ def dollars(value: float) -> str:
 
 
 _DECODING_MODES = {
-    "label_ids": "one unconstrained token, with the probabilities of the four grade tokens",
-    "choice": "one token constrained to the four grades, with their probabilities if the server returns them",
+    "label_ids": "one unconstrained token, with the probabilities of the labels",
+    "choice": "one token constrained to the labels, with their probabilities if the server returns them",
     "logprobs": "one unconstrained token, with the probabilities of the most likely tokens",
-    "text": "a short reply that is parsed for a grade, without probabilities",
+    "text": "a short reply that is parsed for a label, without probabilities",
 }
 
 
@@ -129,6 +129,38 @@ def decoding_modes(rows: list[dict[str, Any]]) -> str:
     return "; ".join(f"iteration {iteration}: {text}" for iteration, text in descriptions)
 
 
+def decoding(judging: dict[str, Any]) -> str:
+    """The decoding modes of the LLMs among the judges, as sentences; empty without an LLM."""
+    places = {"Decoding": "decoding_modes"}
+    if judging["kind"] == "cascade":
+        places = {
+            "Decoding of the first judge": "first_decoding_modes",
+            "Decoding of the second judge": "decoding_modes",
+        }
+    texts = []
+    for judge, (name, key) in zip(judging["judges"], places.items(), strict=True):
+        if judge["kind"] == "llm" and judging["iterations"]:
+            rows = [{**row, "decoding_modes": row.get(key, [])} for row in judging["iterations"]]
+            texts.append(f"{name}: {decoding_modes(rows)}.")
+    return " ".join(texts)
+
+
+def labels_caveat(judging: dict[str, Any]) -> str:
+    """What the result does not show because the answer key was a judge; empty if it was none."""
+    judges = judging["judges"]
+    labels = [place for place, judge in enumerate(judges) if judge["kind"] == "labels"]
+    if not labels:
+        return ""
+    errors = " and ".join(filter(None, (judges[place]["errors"] for place in labels)))
+    answers = f"The data set's own answers{f' with simulated errors ({errors})' if errors else ''}"
+    if len(judges) == 1:
+        return f"{answers} were the judge, so this says nothing about an LLM as judge."
+    if len(labels) == 2:
+        return f"{answers} were both judges of the cascade, so this says nothing about LLMs as judges."
+    place = ("first", "second")[labels[0]]
+    return f"{answers} were the {place} judge of the cascade, so this says nothing about an LLM in its place."
+
+
 def grade_share_change(change: dict[str, Any]) -> str:
     """A sentence about ``largest_change`` of ``judging.timeline``."""
     before, after = (percent(change[key], sign=False) for key in ("before", "after"))
@@ -136,6 +168,17 @@ def grade_share_change(change: dict[str, Any]) -> str:
         f"Largest change between consecutive iterations, among newly judged pairs: the share of grade "
         f"{change['grade']} went from {before} in iteration {change['iteration'] - 1} to {after} in iteration "
         f"{change['iteration']}."
+    )
+
+
+def known_answers(found: dict[str, Any]) -> str:
+    """A sentence about ``judging.known_answers``."""
+    relevant, expected = found["relevant"], found["expected"]
+    return (
+        f"Known answers: the judge gave grade 3 or 4 to {percent(relevant['mean'], sign=False)} "
+        f"({interval(relevant, lambda share: percent(share, sign=False))}) of the "
+        f"{plural(found['judged'], 'pair')} that it graded; mean expected grade {number(expected['mean'], 2)} "
+        f"({interval(expected, lambda grade: number(grade, 2))})."
     )
 
 
@@ -157,12 +200,34 @@ def humanise(key: str) -> str:
     return key.replace("_", " ").replace(".", ": ")
 
 
+#: The metrics that are shown for evaluate.judge.
+JUDGED_METRICS = ("mrr@5", "dcg@5", "ndcg@10")
+
+
+def chooses_by_judge(report: dict[str, Any]) -> bool:
+    """Whether the grades of evaluate.judge choose the model and are the headline, not the answer key."""
+    return bool((report.get("judged") or {}).get("chooses"))
+
+
+def headline(report: dict[str, Any]) -> dict[str, Any]:
+    """The comparisons with the base model on test that are the result of the run, by model and metric."""
+    comparisons: dict[str, Any] = (report["judged"] if chooses_by_judge(report) else report)["comparisons"]
+    return comparisons
+
+
+def key_name(report: dict[str, Any]) -> str:
+    """What a run without evaluate.judge is measured by."""
+    return "known answers" if chooses_by_judge(report) else "the answer key"
+
+
 def verdict(report: dict[str, Any]) -> str:
-    """The outcome of the run in one to four sentences."""
+    """The outcome of the run in one to five sentences."""
     text = _outcome(report)
+    if chooses_by_judge(report):
+        text += f" Relevance was judged by {report['judged']['model']}; there is no answer key."
     if better := metrics_better_in_bm25(report["references"]):
         values = " and ".join(f"{METRICS[metric].label} {number(value)}" for metric, value in better.items())
-        text += f" BM25 is better: {values}."
+        text += f" {'By known answers, ' if chooses_by_judge(report) else ''}BM25 is better: {values}."
     return text
 
 
@@ -170,7 +235,7 @@ def _outcome(report: dict[str, Any]) -> str:
     chosen, gate = report["chosen"], report["gate"]
     if chosen == BASE:
         return _not_adapted(report)
-    mrr, dcg = (report["comparisons"][chosen][metric] for metric in ("mrr@5", "dcg@5"))
+    mrr, dcg = (headline(report)[chosen][metric] for metric in ("mrr@5", "dcg@5"))
     changes = f"{_change_with_interval('mrr@5', mrr)} and DCG@5 {_short_change(dcg, mrr)}"
     required = _required_gains(gate) + (" at the lower bound" if gate["bound"] == "lower" else "")
     if gate["passed"]:
@@ -230,7 +295,7 @@ def _not_adapted(report: dict[str, Any]) -> str:
     compared = report["compared"]
     if compared == BASE:
         return "Not adapted: only the base model was evaluated, so the base model is used."
-    mrr = report["comparisons"][compared]["mrr@5"]
+    mrr = headline(report)[compared]["mrr@5"]
     limit = " within the allowed loss on the retention set" if report["max_loss"] is not None else ""
     return (
         f"Not adapted: on validation no tuned model was better than the base model beyond chance{limit}, so the base "

@@ -1,5 +1,6 @@
-"""Judging in numbers, from the manifests of the judge shards: pairs, tokens, cost, and speed and grades over time."""
+"""Judging in numbers: pairs, tokens, cost, grades of known answers, and speed and grades over time."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -7,10 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyrite.costs import DEFAULT_MACHINE, machine
+from pyrite.evaluation.cascade import ErrorRate, pooled
+from pyrite.evaluation.significance import share_interval
+from pyrite.judges.base import GRADES, RELEVANT
 from pyrite.manifest_metrics import union_length
-from pyrite.spec import RunSpec
+from pyrite.spec import CascadeJudgeSpec, RunSpec
 
 #: The timeline of an iteration has at most this many slices.
 MAX_SLICES = 60
@@ -31,6 +36,8 @@ _KEYS = ["query_id", "passage_id"]
 def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Counts of pairs per iteration. With an LLM judge also tokens, speed, decoding modes and estimated cost.
 
+    ``judges``: kind and simulated errors of the judge, or of both judges of a cascade.
+
     Tokens are those of all judged pairs, including cached pairs. Speed and cost are those of the pairs that were sent
     to the judge, in the time in which at least one shard was running or starting. The judge's machine is unknown, so
     the cost uses the price of the default machine in ``costs.yaml``.
@@ -42,8 +49,14 @@ def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
         if shards:
             summaries = [shard["summary"] for shard in shards]
             counts = {name: _sum(summaries, name) for name in _COUNTS}
-            rows.append({"iteration": iteration, **counts, **(_llm_usage(shards, summaries) if llm else {})})
-    found: dict[str, Any] = {"kind": spec.judge.kind, "errors": spec.judge.identity["errors"], "iterations": rows}
+            usage = _llm_usage(shards, summaries) if llm else {}
+            rows.append({"iteration": iteration, **counts, **usage, **_cascade(summaries)})
+    both = [spec.judge.first, spec.judge.second] if isinstance(spec.judge, CascadeJudgeSpec) else [spec.judge]
+    found: dict[str, Any] = {
+        "kind": spec.judge.kind,
+        "judges": [{name: judge.identity[name] for name in ("kind", "errors")} for judge in both],
+        "iterations": rows,
+    }
     if llm and rows:
         priced = machine(DEFAULT_MACHINE)
         found |= {
@@ -56,6 +69,20 @@ def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[s
             },
         }
     return found
+
+
+def _cascade(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The pairs that the first judge of a cascade decided, and its error rate by the audit; empty without a cascade."""
+    if not any("by_first" in summary for summary in summaries):
+        return {}
+    audits = [summary["audit"] for summary in summaries]
+    rates = [ErrorRate(audit["pairs"], audit["errors"], audit["standard_error"]) for audit in audits]
+    modes = {summary["first"].get("decoding_mode") for summary in summaries if summary.get("first")}
+    return {
+        "by_first": _sum(summaries, "by_first"),
+        "audit": pooled(rates).as_json(),
+        "first_decoding_modes": sorted(filter(None, modes)),
+    }
 
 
 def _judge_shards(manifests: Mapping[str, Mapping[str, Any]], iteration: int) -> list[Mapping[str, Any]]:
@@ -88,6 +115,56 @@ def at_work(shards: Sequence[Mapping[str, Any]]) -> float:
     starts = [datetime.fromisoformat(each["started"]).timestamp() for each in shards]
     spans = [(start, start + each["seconds"]) for start, each in zip(starts, shards, strict=True)]
     return round(union_length(spans), 2)
+
+
+# --- grades of known answers ------------------------------------------------------------------------------------------
+
+
+def known_answers(
+    spec: RunSpec, judgments: Mapping[int, pa.Table], queries: pa.Table, qrels: pa.Table
+) -> dict[str, Any] | None:
+    """The grades of the training queries' known answers that the run judged: a free check of the judge.
+
+    A pair of several iterations counts once, with its last judgment. None if there is no such pair, or if the judge is
+    the answer key without simulated errors, which grades all of them 4.
+
+    Args:
+        judgments: JUDGMENTS tables by iteration.
+
+    Returns:
+        ``known`` and ``judged``: numbers of pairs. ``queries``: those with a judged pair. ``grades``: counts.
+        ``relevant`` (share of grade 3 or 4) and ``expected`` (grade): mean and 95% interval (low, high), clustered by
+        query.
+    """
+    judge = spec.main_judge.spec  # the first judge of a cascade is checked by the audit
+    if judge.kind == "labels" and not judge.identity["errors"]:
+        return None
+    train = queries.filter(pc.equal(queries["split"], "train")).select(["query_id"])
+    known = qrels.select(_KEYS).join(train, "query_id", join_type="left semi")
+    graded: dict[tuple[str, str], tuple[int, float]] = {}
+    for _, table in sorted(judgments.items()):
+        found = table.select([*_KEYS, "grade", "expected"]).join(known, _KEYS, join_type="left semi")
+        for row in found.to_pylist():
+            graded[row["query_id"], row["passage_id"]] = (row["grade"], row["expected"])
+    if not graded:
+        return None
+    clusters = [query for query, _ in sorted(graded)]
+    values = np.array([graded[pair] for pair in sorted(graded)], dtype=np.float64)
+    counts = Counter(int(grade) for grade in values[:, 0])
+    expected = _with_interval((values[:, 1] - 1) / 3, clusters)
+    return {
+        "known": known.num_rows,
+        "judged": len(graded),
+        "queries": len(set(clusters)),
+        "grades": {str(grade): counts[grade] for grade in GRADES},
+        "relevant": _with_interval((values[:, 0] >= RELEVANT).astype(np.float64), clusters),
+        "expected": {name: 1 + 3 * value for name, value in expected.items()},
+    }
+
+
+def _with_interval(shares: npt.NDArray[np.float64], clusters: Sequence[str]) -> dict[str, float]:
+    found = share_interval(shares, clusters)
+    return {"mean": float(shares.mean()), "low": found.low, "high": found.high}
 
 
 # --- speed and grades over time ---------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pyrite.embedding.models import BUILTIN, window
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, parse_model_name
-from pyrite.report.formatting import ONE_RUN
+from pyrite.report.formatting import JUDGED_METRICS, ONE_RUN
 from pyrite.report.leaks import about_title_pairs
 from pyrite.spec import RunSpec
 
@@ -86,6 +86,8 @@ def write(
         report=report,
         facts=facts,
         metrics=list(METRICS),
+        judged=report["judged"],
+        judged_metrics=JUDGED_METRICS,
         one_run=ONE_RUN,
         query_encoder=spec.finetune.train == "query" and report["chosen"] != BASE,
         licence=licence,

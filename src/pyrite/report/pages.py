@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from pyrite.evaluation.scoring import METRICS
-from pyrite.evaluation.selection import BASE, label
+from pyrite.evaluation.selection import BASE, DEFAULT_BLENDS, label
 from pyrite.report import formatting, plots, queries
 
 _PLOTS = {
@@ -32,6 +32,7 @@ _NOT_JUDGED = {"skipped": "skipped", "not_selected": "not selected", "missing": 
 #: Headings of the groups of sample judgments.
 _PROBE_HEADINGS = {
     "known, graded low": "Known relevant passages with grade 1 or 2",
+    "similar, graded high": "Similar passages with grade 3 or 4: unlabelled answers, or errors of the judge",
     "random, graded high": "Random passages with grade 3 or 4",
     "4": "Grade 4: full answer",
     "3": "Grade 3: partial answer",
@@ -50,7 +51,8 @@ def report_page(report: dict[str, Any]) -> str:
         "minus": formatting.minus,
         "direction": formatting.direction,
         "dollars": formatting.dollars,
-        "decoding_modes": formatting.decoding_modes,
+        "decoding": formatting.decoding,
+        "labels_caveat": formatting.labels_caveat,
         "grade_share_change": formatting.grade_share_change,
         "duration": formatting.duration,
         "bytes": formatting.size,
@@ -63,6 +65,11 @@ def report_page(report: dict[str, Any]) -> str:
         css=Markup(_resource("page.css")),
         metrics=METRICS,
         BASE=BASE,
+        default_blends=DEFAULT_BLENDS,
+        headline=formatting.headline(report),
+        chooses_by_judge=formatting.chooses_by_judge(report),
+        judged_columns=formatting.JUDGED_METRICS,
+        key_name=formatting.key_name(report),
         one_run=formatting.ONE_RUN,
         min_queries=queries.MIN_QUERIES_FOR_INTERVAL,
         plots={name: Markup(svg) if svg else None for name, svg in drawings.items()},

@@ -21,7 +21,7 @@ _GRADE_NAMES = ("1 (not relevant)", "2", "3", "4 (full answer)")
 
 def changes(report: dict[str, Any]) -> str | None:
     """Relative change of each metric with its confidence interval, and the gain that the gate requires."""
-    comparison = report["comparisons"].get(report["compared"])
+    comparison = formatting.headline(report).get(report["compared"])
     rows = [(name, comparison[name]) for name in METRICS if comparison and comparison[name]["relative"] is not None]
     if not rows:
         return None

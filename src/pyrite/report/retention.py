@@ -1,11 +1,12 @@
 """What a model loses outside its domain: the retention sets."""
 
+from collections.abc import Container, Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pyrite.evaluation.selection import BASE, LossLimit
+from pyrite.evaluation.selection import BASE, LossLimit, parse_model_name
 from pyrite.report.queries import as_json, compare_by_query
 from pyrite.spec import RunSpec
 from pyrite.spec.stages import retention_name
@@ -27,6 +28,27 @@ def candidates(table: pa.Table, spec: RunSpec) -> dict[str, dict[str, float | No
             "retention_bound": limit.bound(base, other),
         }
     return found
+
+
+def blends_not_scored(
+    spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]], scored: Container[str]
+) -> list[dict[str, Any]]:
+    """The blends that validate's search for a weight tried, and that have no validation score: all but the last.
+
+    ``retention_bound`` is the bound of the change on the set that the choice depends on.
+    """
+    limit = LossLimit.of(spec)
+    if limit is None:
+        return []
+    tried: dict[str, float] = {}
+    for iteration in range(1, spec.iterations + 1):
+        tried |= (manifests.get(f"validate-{iteration}", {}).get("summary") or {}).get("retention_bounds", {})
+    reasons = {True: "not scored: a larger weight is within the limit", False: "rejected: exceeds the limit"}
+    return [
+        {"name": name, "retention_bound": tried[name], "reason": reasons[limit.allows(tried[name])]}
+        for name in sorted(tried, key=parse_model_name)
+        if name not in scored
+    ]
 
 
 def rows(table: pa.Table, spec: RunSpec, model: str) -> list[dict[str, Any]]:

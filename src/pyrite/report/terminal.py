@@ -9,9 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from pyrite.evaluation.agreement import MIN_PAIRS, MIN_QUERIES, enough
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import BASE, label
-from pyrite.report import formatting
+from pyrite.report import formatting, rehearsal
 
 if TYPE_CHECKING:
     from pyrite.report.compare import ReportComparison
@@ -21,19 +22,61 @@ _MAX_TUNED = 3
 _SELECTION = "To choose between runs, use validation: choosing by test makes the winner's test score too high."
 
 
+def outcome(report: dict[str, Any], calibration: Mapping[str, Any] | None) -> Iterator[Table | Text]:
+    """The result of a run: metrics, references, evaluate.judge, grades of known answers, noise rehearsal, verdict.
+
+    Args:
+        calibration: the result of `pyrite calibrate` for the run's judge, to quote the nearest noise rehearsal.
+    """
+    yield results(report)
+    yield references(report)
+    if table := judged(report):
+        yield table
+    if known := report.get("known_answers"):
+        yield Text(formatting.known_answers(known))
+    if calibration and (rehearsed := rehearsal.sentence(calibration["kappa"], calibration["bias"])):
+        yield Text(rehearsed)
+    yield Text(report["verdict"])
+
+
 def results(report: dict[str, Any]) -> Table:
     """Every metric on test for the base model, the iterations and the chosen model, with 95% confidence intervals."""
     shown, hidden = _shown_models(report)
     caption = f"Change from the base model, with its 95% confidence interval. {formatting.ONE_RUN}"
     if hidden:
         caption += f" {formatting.plural(hidden, 'more model')} in the report."
-    table = _captioned_table(f"Means over {_test_queries(report['test']['queries'])}", caption)
+    by = f", by {formatting.key_name(report)}" if report.get("judged") else ""
+    table = _captioned_table(f"Means over {_test_queries(report['test']['queries'])}{by}", caption)
     table.add_column("", no_wrap=True)
     for model in shown:
-        name = label(model).replace(" at ", "\nat ") + (", chosen" if model == report["chosen"] else "")
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(_model_heading(report, model), justify="right", no_wrap=True)
+    means, comparisons = report["means"]["test"], report["comparisons"]
     for metric in METRICS.values():
-        table.add_row(metric.label, *(_cell(report, model, metric.name) for model in shown))
+        table.add_row(metric.label, *(_cell(means, comparisons, model, metric.name) for model in shown))
+    return table
+
+
+def _model_heading(report: dict[str, Any], model: str) -> str:
+    return label(model).replace(" at ", "\nat ") + (", chosen" if model == report["chosen"] else "")
+
+
+def judged(report: dict[str, Any]) -> Table | None:
+    """The results on test by evaluate.judge; None if the run has no such judge."""
+    found = report.get("judged")
+    if not found:
+        return None
+    shown, _ = _shown_models(report)
+    pairs = f"{found['pairs']:,} pairs of all candidates, {found['missing']:,} without a grade."
+    choice = "" if found["chooses"] else " These grades did not choose the model."
+    caption = f"{pairs} Change from the base model, with its 95% confidence interval.{choice}"
+    title = f"Judged by {found['model']}, {_test_queries(found['queries'])}"
+    table = _captioned_table(title, " ".join([caption, *found["notes"]]))
+    table.add_column("", no_wrap=True)
+    for model in shown:
+        table.add_column(_model_heading(report, model), justify="right", no_wrap=True)
+    for metric in formatting.JUDGED_METRICS:
+        cells = (_cell(found["means"], found["comparisons"], model, metric) for model in shown)
+        table.add_row(METRICS[metric].label, *cells)
     return table
 
 
@@ -66,10 +109,10 @@ def _shown_models(report: dict[str, Any]) -> tuple[list[str], int]:
     return [BASE, *(model for model in tuned if model in shown)], len(tuned) - len(shown)
 
 
-def _cell(report: dict[str, Any], model: str, metric: str) -> str:
+def _cell(means: dict[str, Any], comparisons: dict[str, Any], model: str, metric: str) -> str:
     if model == BASE:
-        return formatting.number(report["means"]["test"][BASE][metric])
-    row = report["comparisons"][model][metric]
+        return formatting.number(means[BASE][metric])
+    row = comparisons[model][metric]
     change = formatting.percent(row["relative"])
     colour = {"up": "green", "down": "red"}.get(formatting.direction(row))
     change = f"[{colour}]{change}[/]" if colour else change
@@ -131,8 +174,12 @@ def probe(content: Mapping[str, Any]) -> Iterator[Group | Text]:
     yield Text(f"\n{content['verdict']}")
 
 
-def calibration(content: Mapping[str, Any]) -> Iterator[Group | Text]:
-    """Agreement with the known grades: statistics, confusion matrix, reliability and recalibration."""
+def calibration(content: Mapping[str, Any], setting: str) -> Iterator[Group | Text]:
+    """Agreement with the known grades: statistics, confusion matrix, reliability and recalibration.
+
+    Args:
+        setting: the setting that names a calibration of the judge.
+    """
     for line in _calibration_notes(content):
         yield Text(line)
     table = _table(("", "left"), ("", "right"), ("95% confidence interval", "left"))
@@ -146,13 +193,24 @@ def calibration(content: Mapping[str, Any]) -> Iterator[Group | Text]:
     yield _titled("agreement", table)
     yield _titled("confusion matrix: pairs by true grade (rows) and judge's grade (columns)", _confusion(content))
     yield _titled("reliability: expected grade against true grade", _reliability(content["reliability"]))
-    yield Text(_recalibration(content["recalibration"]))
+    yield Text(_recalibration(content))
+    if rehearsed := rehearsal.sentence(content["kappa"], content["bias"]):
+        yield Text(rehearsed)
+    if "comparison" in content:
+        yield from _prompt_comparison(content["comparison"])
+    if "robustness" in content:
+        yield from _robustness(content["robustness"])
+    gain = content["recalibration"]["gain"] if content["recalibration"] else None
+    if gain and not _is_worse(gain) and content["judge"]["model"] and not content["judge"].get("calibration"):
+        yield Text(f"To use it, set {setting} to this file:")
 
 
 def _calibration_notes(content: Mapping[str, Any]) -> Iterator[str]:
     plural = formatting.plural
     pairs, queries = plural(content["n"], "graded pair"), plural(content["queries"], "query", "queries")
     yield f"{pairs} of {queries}; grades {content['scale']['read_as']}"
+    if not enough(content["n"], content["queries"]):
+        yield f"Warning: too few pairs to draw conclusions. Grade at least {MIN_PAIRS} pairs of {MIN_QUERIES} queries."
     if content["rows_unknown"]:
         yield f"{plural(content['rows_unknown'], 'row')} skipped: query or document is not in this run"
     if content["rows_of_several_passages"]:
@@ -161,22 +219,101 @@ def _calibration_notes(content: Mapping[str, Any]) -> Iterator[str]:
     if content["known"]:
         yield f"{plural(content['known'], 'cached judgment')} reused"
     if content["missing"]:
-        yield f"{plural(content['missing'], 'pair')} missing: the judge returned no grade"
+        yield f"{plural(content['missing'], 'pair')} missing: the judge did not return {content['judge']['reply']}"
+    low, high = content["raw_range"]
+    calibrated = content["judge"].get("calibration")
+    if content["judge"]["kind"] == "reranker" and not calibrated and (low < 0 or high > 1):
+        yield (
+            f"scores are from {formatting.number(low)} to {formatting.number(high)}: this judge needs the calibration. "
+            "Without it, a score below 0 counts as 0 here, and one above 1 as 1"
+        )
 
 
-def _recalibration(found: Mapping[str, Any] | None) -> str:
-    """The effect of fitted cut points on the expected grade, in two or three sentences."""
+def _recalibration(content: Mapping[str, Any]) -> str:
+    """The effect of a fitted calibration, in two or three sentences."""
+    found: Mapping[str, Any] | None = content["recalibration"]
+    if found is None and enough(content["n"], content["queries"]):
+        return "Recalibration: all human grades are equal, so there is no calibration to write. Grade other pairs, too."
     if found is None:
-        return "Recalibration: not tested, because cross-validation needs pairs of at least two queries."
+        return f"Recalibration: not tested. It needs at least {MIN_PAIRS} pairs of {MIN_QUERIES} queries."
     points = ", ".join(f"{point:.2f}" for point in found["cut_points"])
     before, after = formatting.number(found["before"]), formatting.number(found["after"])
     low = found["gain"]["low"]
-    conclusion = "Recalibration would help." if low is not None and low > 0 else "A benefit is not certain."
+    if low is None:
+        conclusion = "These are too few pairs to tell whether it helps."
+    elif _is_worse(found["gain"]):
+        conclusion = "Recalibration makes the grades worse: do not use it."
+    else:
+        conclusion = "Recalibration would help." if low > 0 else "A benefit is not certain."
     return (
-        f"Recalibration: the cut points on the expected grade with the highest kappa are {points} (default: 1.5, 2.5, "
-        f"3.5). Cross-validated by query, kappa changes from {before} to {after} (95% confidence interval of the gain "
+        f"Recalibration: an isotonic map to the expected grade by people, with cut points {points}. "
+        f"Cross-validated by query, kappa changes from {before} to {after} (95% confidence interval of the gain "
         f"{formatting.interval(found['gain'], formatting.signed)}). {conclusion}"
     )
+
+
+def _is_worse(gain: Mapping[str, float | None]) -> bool:
+    """Whether the interval of a calibration's gain is below 0."""
+    return gain["high"] is not None and gain["high"] < 0
+
+
+def _prompt_comparison(content: Mapping[str, Any]) -> Iterator[Group | Text]:
+    """Agreement and cost of two prompts, and which one is better."""
+    names = ("", "requests", "tokens", "computed", "kappa", "AUC", "Spearman")
+    table = _table(*((name, "right" if name else "left") for name in names))
+    for row in content["prompts"]:
+        tokens = (f"{row[name]:,.0f}" for name in ("prompt_tokens_per_pair", "computed_tokens_per_pair"))
+        numbers = (formatting.number(row[name]) for name in ("kappa", "auc", "spearman"))
+        table.add_row(escape(row["prompt"]), str(row["requests_per_pair"]), *tokens, *numbers)
+    pairs = formatting.plural(content["n"], "graded pair")
+    yield _titled(f"prompts: {pairs}; requests and prompt tokens per pair", table)
+    difference, interval = content["auc_difference"], content["auc_difference_interval"]
+    if difference is None:
+        yield Text("The prompts cannot be compared: no pair, or every pair, is relevant (3 or 4) by its human grade.")
+        return
+    first, second = (row["prompt"] for row in content["prompts"])
+    found = (
+        f"The AUC of {second} minus that of {first} is {formatting.signed(difference)} (95% confidence interval "
+        f"{formatting.interval(interval, formatting.signed)}, clustered by query)."
+    )
+    if content["better"]:
+        yield Text(f"{content['better']} serves this model better. {found}")
+    else:
+        yield Text(f"{'No clear difference' if content['enough'] else 'These are too few pairs to tell'}. {found}")
+
+
+def _robustness(content: Mapping[str, Any]) -> Iterator[Group | Text]:
+    """Changes of the expected grade by alteration, and which ones mislead the judge."""
+    table = _table(("", "left"), *((name, "right") for name in ("change, all", "irrelevant", "changed", "kappa")))
+    for number, row in enumerate(content["rows"]):
+        cells = [
+            f"{formatting.signed(row[name], 2)}\n[dim]{formatting.interval(row[f'{name}_interval'], _two_digits)}[/]"
+            for name in ("change", "change_irrelevant")
+        ]
+        name = f"[bold]{row['name']}[/]" if row["clear"] else row["name"]
+        changed = formatting.percent(row["grades_changed"], sign=False)
+        if number == 0:  # the row that the others are compared with
+            cells, changed = ["", ""], ""
+        table.add_row(name, *cells, changed, formatting.number(row["kappa"], 2))
+    pairs, queries = content["pairs"], formatting.plural(content["queries"], "query", "queries")
+    yield _titled(f"robustness: {formatting.plural(pairs, 'pair')} of {queries}", table)
+    yield Text(
+        "change: mean change of the expected grade, with its 95% confidence interval, clustered by query; irrelevant: "
+        "of pairs that people grade 1 or 2; changed: share of pairs with another grade; kappa: with the human grades."
+    )
+    clear = ", ".join(row["name"] for row in content["rows"] if row["clear"])
+    rule = "the interval does not contain 0, and the change is at least a quarter of a grade"
+    few = ", ".join(row["name"] for row in content["rows"][1:] if row["clear"] is None)
+    if clear:
+        yield Text(f"Changes the grades clearly ({rule}): {clear}.")
+    elif not few:
+        yield Text(f"Nothing changes the grades clearly ({rule}).")
+    if few:
+        yield Text(f"Too few pairs to tell: {few}.")
+
+
+def _two_digits(value: float | None) -> str:
+    return formatting.signed(value, 2)
 
 
 def _confusion(content: Mapping[str, Any]) -> Table:
@@ -197,7 +334,7 @@ def _reliability(bins: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def people(content: Mapping[str, Any]) -> Iterator[Group | Table | Text]:
-    """The gain in DCG@5 by the answer key and corrected by people's grades, and the grades by stratum."""
+    """The gain in DCG@5 by the answer key and corrected by people's grades on two scales, and the grades by stratum."""
     pairs, top = content["pairs"], content["top_gain"]
     strata = _table(("", "left"), *((name, "right") for name in ("pairs", "graded", "mean gain, key", "people")))
     for row in content["strata"]:
@@ -211,8 +348,9 @@ def people(content: Mapping[str, Any]) -> Iterator[Group | Table | Text]:
         return
     weight = formatting.number(content["corrected"]["judge_weight"], 2)
     caption = (
-        f"95% confidence intervals, clustered by topic. Grades 1 to 4 count as gains from 0 to {top}. Corrected by "
-        f"prediction-powered inference; weight of the answer key in the difference: {weight}. "
+        f"95% confidence intervals, clustered by topic. Grades 1 to 4 count as gains from 0 to {top}; binary: grades 1 "
+        f"and 2 as 0, 3 and 4 as {top}. Corrected by "
+        f"prediction-powered inference; weight of the known answers in the difference: {weight}. "
         "MRR@5 cannot be corrected: it is not a sum over pairs."
     )
     table = _captioned_table(f"DCG@5 of {label(content['model'])} compared with the base model", caption)
@@ -220,7 +358,8 @@ def people(content: Mapping[str, Any]) -> Iterator[Group | Table | Text]:
     for name in ("base", "difference", "relative"):
         table.add_column(name, justify="right", no_wrap=True)
     corrected = f"corrected by {pairs['graded']:,} grades"
-    for name, row in (("answer key", content["judged"]), (corrected, content["corrected"])):
+    rows = ((corrected, content["corrected"]), ("the same, binary", content["corrected_binary"]))
+    for name, row in (("known answers", content["judged"]), *rows):
         difference = formatting.interval(row["difference_interval"], formatting.signed)
         relative = formatting.interval(row["relative_interval"])
         table.add_row(

@@ -4,9 +4,20 @@ The settings under ``resources`` decide how a run is executed. They change resul
 steps stay valid when they change. All other settings can change the result of a step.
 """
 
-from pyrite.spec.judge import CommonJudgeSpec, JudgeSpec, LabelsJudgeSpec, LlmJudgeSpec, NoiseSpec
-from pyrite.spec.run import RunSpec
+from pyrite.spec.judge import (
+    CascadeJudgeSpec,
+    CommonJudgeSpec,
+    EvaluationJudgeSpec,
+    JudgeSpec,
+    LabelsJudgeSpec,
+    LlmJudgeSpec,
+    NoiseSpec,
+    RerankerJudgeSpec,
+    ServerJudgeSpec,
+)
+from pyrite.spec.run import ConfiguredJudge, RunSpec
 from pyrite.spec.section import Section
+from pyrite.spec.servers import JudgeServers
 from pyrite.spec.source import (
     BeirSource,
     DocumentsSource,
@@ -32,13 +43,17 @@ from pyrite.spec.stages import (
 
 __all__ = [
     "BeirSource",
+    "CascadeJudgeSpec",
     "CommonJudgeSpec",
+    "ConfiguredJudge",
     "DocumentsSource",
     "EvaluateSpec",
+    "EvaluationJudgeSpec",
     "FinetuneSpec",
     "GateSpec",
     "GenerateSpec",
     "HuggingfaceSource",
+    "JudgeServers",
     "JudgeSpec",
     "LabelsJudgeSpec",
     "LlmJudgeSpec",
@@ -48,12 +63,14 @@ __all__ = [
     "NoiseSpec",
     "PrepareSpec",
     "QaSource",
+    "RerankerJudgeSpec",
     "ResourcesSpec",
     "RetentionSpec",
     "RetrieveSpec",
     "RunSpec",
     "SampleSource",
     "Section",
+    "ServerJudgeSpec",
     "SourceSpec",
     "SplitSpec",
 ]

@@ -9,4 +9,4 @@ PROMPT = "general, medical, finance, legal or programming, or the path of a prom
 class Section(BaseModel):
     """A section of the RunSpec. Unknown keys are errors; values are immutable."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)

@@ -2,10 +2,12 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from pyrite.addresses import normalize_server_urls
+from pyrite.spec.judge import EvaluationJudgeSpec
 from pyrite.spec.section import PROMPT, Section
+from pyrite.spec.servers import JudgeServers, Prefix
 
 
 class ModelSpec(Section):
@@ -309,8 +311,21 @@ class EvaluateSpec(Section):
         "0.8; but for an iteration that forgets too much, only the largest weight within the limit of retention.",
     )
     retention: RetentionSpec | None = Field(default=None, description="Check for forgetting; unset: no check.")
+    judge: EvaluationJudgeSpec | None = Field(
+        default=None,
+        description="A second LLM that grades the first 10 passages of every candidate on validation and test; unset: "
+        "none. With source.kind documents, its grades choose the model and are the result.",
+    )
     gate: GateSpec = GateSpec()
     resamples: int = Field(default=10_000, ge=100, description="Resamples of the bootstrap and the permutation test.")
+
+    @field_validator("blends")
+    @classmethod
+    def _distinct_blends(cls, value: list[float] | None) -> list[float] | None:
+        names = [f"{weight:g}" for weight in value or ()]  # as in the names of models
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"{repeated[0]} is in the list twice: remove one")
+        return value
 
     @property
     def searches_blend(self) -> bool:
@@ -325,7 +340,7 @@ class ResourcesSpec(Section):
     encode_tokens: int = Field(default=4096, ge=256, description="Tokens per encoding batch.")
     search_block: int = Field(default=65_536, ge=1, description="Passages in memory at a time during search.")
     judge_workers: int = Field(default=2, ge=1, description="Judge shards that run at the same time on this machine.")
-    judge_urls: Annotated[list[str], AfterValidator(normalize_server_urls)] = Field(
+    judge_urls: list[str] = Field(
         default=[], description="llm: servers of the same model, e.g. [http://localhost:8000]."
     )
     judge_concurrency: int = Field(default=64, ge=1, description="llm: requests in flight per server and shard.")
@@ -334,3 +349,33 @@ class ResourcesSpec(Section):
         default=None, ge=256, description="llm: context length in tokens, if the servers do not report it."
     )
     judge_key_file: str | None = Field(default=None, description="llm: API key file; unset: PYRITE_JUDGE_API_KEY.")
+    first_judge_urls: list[str] = Field(default=[], description="cascade: servers of judge.first, if it needs any.")
+    first_judge_key_file: str | None = Field(
+        default=None, description="cascade: API key file of first_judge_urls; unset: PYRITE_FIRST_JUDGE_API_KEY."
+    )
+    evaluate_judge_urls: list[str] = Field(
+        default=[],
+        description="evaluate.judge: servers of its model. judge_concurrency, judge_timeout and judge_window apply to "
+        "them too.",
+    )
+    evaluate_judge_key_file: str | None = Field(
+        default=None, description="evaluate.judge: API key file; unset: PYRITE_EVALUATE_JUDGE_API_KEY."
+    )
+
+    @field_validator("judge_urls", "first_judge_urls", "evaluate_judge_urls")
+    @classmethod
+    def _normalized(cls, urls: list[str], info: ValidationInfo) -> list[str]:
+        prefix: Any = str(info.field_name).removesuffix("judge_urls")
+        return normalize_server_urls(urls, JudgeServers((), prefix=prefix).set_key)
+
+    def servers(self, prefix: Prefix, model_setting: str) -> JudgeServers:
+        """The servers whose settings start with ``prefix``. ``model_setting``: the setting with their model's name."""
+        return JudgeServers(
+            tuple(getattr(self, f"{prefix}judge_urls")),
+            self.judge_concurrency,
+            self.judge_timeout,
+            None if prefix == "first_" else self.judge_window,
+            getattr(self, f"{prefix}judge_key_file"),
+            model_setting=model_setting,
+            prefix=prefix,
+        )

@@ -34,7 +34,7 @@ class OwnPassages:
         self._ctx.progress.begin(len(pairs), "questions checked")
         own = pc.is_in(self._passages["passage_id"], pa.array({pair.passage_id for pair in pairs}, pa.string()))
         queries, qrels = to_tables(list({question.id: question for question in questions}.values()))
-        judge = open_judge(spec, queries, self._passages.filter(own), qrels)
+        judge = open_judge(spec.main_judge, queries, self._passages.filter(own), qrels)
         cache = open_cache(self._ctx.store, judge, f"{spec.name}/generate.{self._ctx.step.shard}")
         session = JudgingSession(judge, cache, len(pairs), spec.judge.max_missing, self._ctx.progress)
         self._session = session

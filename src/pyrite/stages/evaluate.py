@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.embedding import models
@@ -24,6 +25,7 @@ from pyrite.evaluation.selection import (
     score_of,
 )
 from pyrite.report import model_card
+from pyrite.report.assessment import Assessment
 from pyrite.report.data import ReportInputs, build
 from pyrite.report.pages import report_page
 from pyrite.report.references import BASE_BARE, BM25, CHOSEN_BARE, REFERENCES
@@ -32,6 +34,7 @@ from pyrite.stages.inputs import (
     encoder_for,
     float32_encoder,
     model_folder,
+    read_candidate_rankings,
     read_candidates,
     read_judgments,
     read_passages,
@@ -39,7 +42,7 @@ from pyrite.stages.inputs import (
     read_queries,
     resaved_base,
 )
-from pyrite.stages.scoring import means, score_bm25, score_retention, score_split
+from pyrite.stages.scoring import score_bm25, score_judged, score_retention, score_split
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
@@ -51,7 +54,8 @@ def run(ctx: StepContext) -> dict[str, Any]:
     )
     clusters = by_group(queries)
     retention = _read_retention(ctx)
-    choice = _choose(ctx, val, retention, clusters)
+    judgments, judged_val = _read_assessment(ctx)
+    choice = _choose(ctx, judged_val if ctx.spec.chooses_by_judge else val, retention, clusters)
     chosen = ctx.output_folder("model")
     _export_model(ctx, choice.name, chosen)
 
@@ -79,7 +83,12 @@ def run(ctx: StepContext) -> dict[str, Any]:
     references = _score_references(ctx, choice.name, chosen, passages, queries, qrels)
     tables.write(ctx.output("report/references.parquet"), references, tables.PER_QUERY)
 
-    judgments = {i: read_judgments(ctx, i) for i in iterations}
+    training_judgments = {i: read_judgments(ctx, i) for i in iterations}
+    assessment = None
+    if ctx.spec.evaluate.judge:
+        summary, judged_test = ctx.manifests["assess"]["summary"], score_judged(rankings, judgments)
+        tables.write(ctx.output("report/judged.parquet"), pa.concat_tables([judged_val, judged_test]), tables.PER_QUERY)
+        assessment = Assessment(summary, judgments, judged_val, judged_test)
     report = build(
         ReportInputs(
             spec=ctx.spec,
@@ -92,23 +101,32 @@ def run(ctx: StepContext) -> dict[str, Any]:
             references=references,
             rankings=rankings,
             candidates={i: read_candidates(ctx, i) for i in iterations},
-            judgments=judgments,
+            judgments=training_judgments,
             choice=choice,
             retention=retention,
             clusters=clusters,
+            assessment=assessment,
         )
     )
     ctx.output("report/report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
     ctx.output("report/report.html").write_text(report_page(report), encoding="utf-8")
-    judges = {judge for table in judgments.values() for judge in table["judge"].unique().to_pylist()}
+    judges = {judge for table in training_judgments.values() for judge in table["judge"].unique().to_pylist()}
     model_card.write(chosen, report, ctx.spec, queries, judges, encoder_for(ctx, chosen).model, model_folder(ctx, 0))
-    scores = {name: means([row for row in rows if row["model"] == name]) for name in {row["model"] for row in rows}}
     return {
         "chosen": choice.name,
         "reasons": choice.reasons,
-        "test": scores,
+        "test": report["judged"]["means"] if ctx.spec.chooses_by_judge else report["means"]["test"],
         "passed": report["gate"]["passed"],
     }
+
+
+def _read_assessment(ctx: StepContext) -> tuple[pa.Table, pa.Table]:
+    """The JUDGMENTS of evaluate.judge, and all candidates' PER_QUERY on validation by them; empty without it."""
+    if not ctx.spec.evaluate.judge:
+        return tables.JUDGMENTS.empty_table(), tables.PER_QUERY.empty_table()
+    judgments = tables.read(ctx.input("assessment/judgments.parquet"), tables.JUDGMENTS)
+    rankings = read_candidate_rankings(ctx)
+    return judgments, score_judged(rankings.filter(pc.equal(rankings["split"], "val")), judgments)
 
 
 def _score_references(

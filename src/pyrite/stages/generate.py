@@ -63,7 +63,7 @@ class _Shard:
         self._existing: list[str] = queries["text"].to_pylist()
         self._examples: list[str] = queries.filter(pc.equal(queries["split"], "train"))["text"].to_pylist()
         self._prompt = prompt.load(self._spec.prompt)
-        pool = Pool.from_spec(ctx.spec, ctx.spec.generator_model)
+        pool = Pool.open(ctx.spec.generator_servers, ctx.spec.generator_model)
         self.fingerprint = prompt.fingerprint(pool.model, self._prompt, self._spec.temperature)
         writer = f"{ctx.spec.name}/{self.number}"
         self.session = GenerationSession(pool, ctx.store, self.fingerprint, writer, ctx.progress)
@@ -141,10 +141,11 @@ class _Shard:
         """The questions that their own passage answers, according to the run's judge."""
         if self._spec.answerable_grade is None or not questions:
             return questions
-        if not self._ctx.spec.judge.reads_text:
+        judge = self._ctx.spec.main_judge
+        if not judge.spec.reads_text:
             if self.number == 0:
                 self._ctx.progress.message(
-                    f"judge.kind {self._ctx.spec.judge.kind} cannot grade generated questions: "
+                    f"{judge.section}.kind {judge.spec.kind} cannot grade generated questions: "
                     "generate.answerable_grade is ignored"
                 )
             return questions

@@ -104,6 +104,12 @@ def read_judgments(ctx: StepContext, iteration: int) -> pa.Table:
     return pa.concat_tables([tables.read(ctx.input(key), tables.JUDGMENTS) for key in keys])
 
 
+def read_candidate_rankings(ctx: StepContext) -> pa.Table:
+    """RANKINGS of all candidates on validation and test, which validate writes if the run has evaluate.judge."""
+    keys = [f"iterations/{i}/metrics/rankings.parquet" for i in range(ctx.spec.iterations + 1)]
+    return pa.concat_tables([tables.read(ctx.input(key), tables.RANKINGS) for key in keys])
+
+
 def model_folder(ctx: StepContext, iteration: int) -> Path:
     """The local folder of an iteration's model; iteration 0 is the base."""
     if iteration == 0:

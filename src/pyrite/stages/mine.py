@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
-from functools import cache
 from itertools import groupby
 from typing import Any
 
@@ -43,17 +42,16 @@ def run(ctx: StepContext) -> dict[str, Any]:
     qrels = read_qrels(ctx)
     relevant = passages_by_query(qrels, *(each.filter(pc.field("grade") >= RELEVANT) for each in judgments))
 
-    @cache
-    def shingles(passage_id: str) -> Shingles:
-        return mining.shingles(text_of[passage_id])
-
-    def is_duplicate(a: str, b: str) -> bool:
-        return mining.near_duplicates(shingles(a), shingles(b))
-
+    shingles = mining.shingles_by_id(passages)
     judged = _join_grades(read_candidates(ctx, ctx.iteration), judgments[-1], passages_by_query(qrels))
     ctx.progress.begin(len(judged), "queries mined")
     examples, reasons = mining.mine(
-        judged, relevant, spec, ctx.spec.seed, is_duplicate, stratified=ctx.spec.stratifies_negatives
+        judged,
+        relevant,
+        spec,
+        ctx.spec.seed,
+        mining.duplicate_check(shingles),
+        stratified=ctx.spec.stratifies_negatives,
     )
     ctx.progress.advance(len(judged))
     groups = mining.group_neighbours(examples, dict(judged), spec.neighbours)

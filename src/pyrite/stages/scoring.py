@@ -11,6 +11,7 @@ from pyrite import tables
 from pyrite.embedding.encoder import Encoder, in_memory
 from pyrite.embedding.search import Floats, Integers, read_blocks, top_k
 from pyrite.evaluation import bm25, scoring
+from pyrite.evaluation.judged import judged_per_query
 from pyrite.progress import Progress
 from pyrite.sources import retention
 from pyrite.spec.stages import retention_name
@@ -63,7 +64,7 @@ def _rescore(
     pairs = np.argsort(inverse, kind="stable")  # positions in ``scores``, in the order of their passages
     for start in range(0, len(distinct), RESCORED_BLOCK):
         block = distinct[start : start + RESCORED_BLOCK]
-        vectors = encoder.passage_encoder.encode([passages[i] for i in block], "document", progress.advance)
+        vectors = _passage_vectors(encoder.passage_encoder, [passages[i] for i in block], progress)
         first, last = np.searchsorted(inverse, [start, start + len(block)], sorter=pairs)
         for begin in range(first, last, RESCORED_BLOCK):
             chunk = pairs[begin : min(begin + RESCORED_BLOCK, last)]
@@ -71,6 +72,13 @@ def _rescore(
     scores = scores.reshape(found.shape)
     order = np.lexsort((found, -scores), axis=1)
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(found, order, axis=1)
+
+
+def _passage_vectors(encoder: Encoder, texts: list[str], progress: Progress) -> Floats:
+    """The embeddings of ``texts``, shape (texts, dims). The base model's are cached: other runs need them too."""
+    if encoder.folder != encoder.base:
+        return encoder.encode(texts, "document", progress.advance)
+    return np.concatenate([np.load(file) for file in encoder.corpus(in_memory(texts), progress)])
 
 
 def rankings(ids: tuple[list[str], list[str]], scores: Floats, found: Integers) -> pa.Table:
@@ -91,6 +99,22 @@ def rankings(ids: tuple[list[str], list[str]], scores: Floats, found: Integers) 
     )
 
 
+def rank_split(
+    encoder: Encoder,
+    model: str,
+    split: str,
+    passages: pa.Table,
+    queries: pa.Table,
+    progress: Progress,
+    rescorer: Encoder | None = None,
+) -> pa.Table:
+    """The top ``DEPTH`` passages of ``model`` for the queries of ``split``, as RANKINGS."""
+    queries = queries.filter(pc.equal(queries["split"], split))
+    corpus = (passages["passage_id"].to_pylist(), tables.in_context(passages))
+    texts = (queries["query_id"].to_pylist(), queries["text"].to_pylist())
+    return _named(model, split, rank(encoder, corpus, texts, progress, rescorer))
+
+
 def score_split(
     encoder: Encoder,
     model: str,
@@ -102,10 +126,8 @@ def score_split(
     rescorer: Encoder | None = None,
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Rankings (RANKINGS) and per-query metrics (PER_QUERY rows) of ``model`` on the queries of ``split``."""
-    queries = queries.filter(pc.equal(queries["split"], split))
-    corpus = (passages["passage_id"].to_pylist(), tables.in_context(passages))
-    texts = (queries["query_id"].to_pylist(), queries["text"].to_pylist())
-    return _scored(model, split, rank(encoder, corpus, texts, progress, rescorer), queries, qrels)
+    ranked = rank_split(encoder, model, split, passages, queries, progress, rescorer)
+    return ranked, _scored(model, split, ranked, queries, qrels)
 
 
 def score_bm25(
@@ -115,16 +137,30 @@ def score_bm25(
     queries = queries.filter(pc.equal(queries["split"], split))
     scores, found = bm25.rank(tables.in_context(passages), queries["text"].to_pylist(), DEPTH)
     ids = queries["query_id"].to_pylist(), passages["passage_id"].to_pylist()
-    return _scored(model, split, rankings(ids, scores, found), queries, qrels)
+    ranked = _named(model, split, rankings(ids, scores, found))
+    return ranked, _scored(model, split, ranked, queries, qrels)
 
 
-def _scored(
-    model: str, split: str, ranked: pa.Table, queries: pa.Table, qrels: pa.Table
-) -> tuple[pa.Table, list[dict[str, Any]]]:
-    qrels = qrels.filter(pc.is_in(qrels["query_id"], queries["query_id"].combine_chunks()))
+def _named(model: str, split: str, ranked: pa.Table) -> pa.Table:
     named = {"model": [model] * ranked.num_rows, "split": [split] * ranked.num_rows}
-    table = pa.table({**named, **{name: ranked[name] for name in ranked.column_names}})
-    return table, [{"model": model, "split": split, **row} for row in scoring.per_query(ranked, qrels)]
+    return pa.table({**named, **{name: ranked[name] for name in ranked.column_names}})
+
+
+def _scored(model: str, split: str, ranked: pa.Table, queries: pa.Table, qrels: pa.Table) -> list[dict[str, Any]]:
+    queries = queries.filter(pc.equal(queries["split"], split))
+    qrels = qrels.filter(pc.is_in(qrels["query_id"], queries["query_id"].combine_chunks()))
+    return [{"model": model, "split": split, **row} for row in scoring.per_query(ranked, qrels)]
+
+
+def score_judged(ranked: pa.Table, judgments: pa.Table) -> pa.Table:
+    """PER_QUERY of every model and split in the RANKINGS ``ranked``, by the grades in ``judgments``."""
+    rows = []
+    for split in sorted(set(ranked["split"].to_pylist())):
+        of_split = ranked.filter(pc.equal(ranked["split"], split))
+        for model in dict.fromkeys(of_split["model"].to_pylist()):
+            own = of_split.filter(pc.equal(of_split["model"], model))
+            rows += [{"model": model, "split": split, **row} for row in judged_per_query(own, judgments)]
+    return pa.Table.from_pylist(rows, tables.PER_QUERY)
 
 
 def means(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -32,12 +32,13 @@ from pyrite.stages.inputs import (
     read_queries,
     resaved_base,
 )
-from pyrite.stages.scoring import means, score_retention, score_split
+from pyrite.stages.scoring import means, rank_split, score_retention, score_split
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
     """Write val.parquet and retention.parquet to iterations/<i>/metrics, and the unblended model's means to score.json.
 
+    With evaluate.judge, also write rankings.parquet: the top passages on validation and test, for assess.
     Returns the means of each model, and the bound of the retention change of each model that the search tried.
     """
     spec, scores, tuned = ctx.spec.evaluate, _Scores(ctx), model_name(ctx.iteration)
@@ -56,6 +57,8 @@ def run(ctx: StepContext) -> dict[str, Any]:
     if spec.retention:
         file = ctx.output(f"{folder}/retention.parquet")
         tables.write(file, chain.from_iterable(retention.values()), tables.RETENTION)
+    if scores.rankings:
+        tables.write(ctx.output(f"{folder}/rankings.parquet"), pa.concat_tables(scores.rankings), tables.RANKINGS)
     val = {name: means(rows) for name, rows in scores.val.items()}
     ctx.output(score_key(ctx.iteration)).write_text(json.dumps(val[tuned], sort_keys=True) + "\n")
     summary: dict[str, Any] = {
@@ -77,12 +80,19 @@ class _Scores:
         self.passages, self._queries, self._qrels = read_passages(ctx), read_queries(ctx), read_qrels(ctx)
         self.val: dict[str, list[dict[str, Any]]] = {}
         self.retention: dict[str, list[dict[str, Any]]] = {}
+        #: RANKINGS tables on validation and test of the models in ``val``; empty without evaluate.judge.
+        self.rankings: list[pa.Table] = []
 
     def add(self, name: str, encoder: Encoder) -> None:
-        """Score a model on validation and, if the run has one, on the retention set."""
-        progress = self._ctx.progress
+        """Score a model on validation and, if the run has one, on the retention set.
+
+        With evaluate.judge, also rank the passages for the test queries, which assess grades. They are not scored here.
+        """
+        progress, data = self._ctx.progress, (self.passages, self._queries)
         progress.message(f"scoring {label(name)} on validation")
-        self.val[name] = score_split(encoder, name, "val", self.passages, self._queries, self._qrels, progress)[1]
+        ranked, self.val[name] = score_split(encoder, name, "val", *data, self._qrels, progress)
+        if self._ctx.spec.evaluate.judge:
+            self.rankings += [ranked, rank_split(encoder, name, "test", *data, progress)]
         self.add_retention(name, encoder)
 
     def add_retention(self, name: str, encoder: Encoder) -> None:

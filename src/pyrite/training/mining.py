@@ -7,8 +7,11 @@ is never a negative, and an example is hard if an irrelevant passage outranks it
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import islice
 from typing import Literal, NamedTuple
+
+import pyarrow as pa
 
 from pyrite.judges.base import GRADES, RELEVANT
 from pyrite.spec import MineSpec
@@ -138,6 +141,53 @@ def mine_query(
     return examples, None if examples else "too few irrelevant candidates"
 
 
+def examples_are_final(
+    candidates: Sequence[Candidate],
+    pending: Container[str],
+    relevant: set[str],
+    spec: MineSpec,
+    is_duplicate: Callable[[str, str], bool],
+) -> bool:
+    """Whether the examples of a query stay the same, whatever the grades of the ``pending`` candidates will be.
+
+    This holds for the positives, the negatives and the kind. ``Example.relevant`` grows if a pending candidate is
+    relevant. The negatives must be the highest-ranked ones (rule nearest, not ``stratified``): other rules read grades
+    of all ranks.
+
+    Args:
+        candidates: as in ``mine_query``.
+        pending: ids of the candidates without a grade that can still get one.
+        relevant: as in ``mine_query``.
+    """
+    ranked = sorted(candidates, key=lambda c: (c.rank, -c.score, c.passage_id))
+    place = {c.passage_id: place for place, c in enumerate(ranked)}
+    open_ones = [c for c in ranked if c.passage_id in pending]
+    if not open_ones:
+        return True
+    if spec.rule != "nearest":
+        return False
+    positives = split_by_grade(ranked, relevant, spec)[0][: spec.num_positives]
+    if not positives:
+        return False
+    # Unless known answers are the positives, a pending candidate above the last positive may be a better one.
+    if not (spec.uses_known_answers and any(c.known for c in ranked)) and (
+        len(positives) < spec.num_positives or place[open_ones[0].passage_id] < place[positives[-1].passage_id]
+    ):
+        return False
+    # A pending candidate above a chosen negative may be a negative that is preferred to it.
+    rivals = [place[c.passage_id] for c in open_ones if not c.known and c.passage_id not in relevant]
+    first_rival = min(rivals, default=len(ranked))
+    examples, _ = mine_query("", ranked, relevant, spec, is_duplicate)
+    return bool(examples) and all(
+        _is_safe(negative, example.positive, spec)
+        and place[negative.passage_id] < first_rival
+        # A pending candidate that turns out to be relevant protects its near-duplicates.
+        and not any(is_duplicate(negative.passage_id, c.passage_id) for c in open_ones)
+        for example in examples
+        for negative in example.negatives
+    )
+
+
 def split_by_grade(
     candidates: Iterable[Candidate], relevant: Container[str], spec: MineSpec
 ) -> tuple[list[Candidate], list[Candidate]]:
@@ -188,8 +238,7 @@ def _choose_negatives(
 
     With ``stratified``, the first of each stratum of those that the margin allows, not the highest-ranked ones.
     """
-    ceiling = score_ceiling(positive.score, spec.relative_margin)
-    safe = [n.score <= ceiling or _clearly_irrelevant(n, spec) for n in negatives]
+    safe = [_is_safe(n, positive, spec) for n in negatives]
     preferred = [n for n, is_safe in zip(negatives, safe, strict=True) if is_safe]
     others = [n for n, is_safe in zip(negatives, safe, strict=True) if not is_safe]
 
@@ -214,12 +263,14 @@ def _strata(negatives: list[Candidate], number: int) -> list[Candidate]:
     return [negatives[i * len(negatives) // number] for i in range(number)]
 
 
-def _clearly_irrelevant(negative: Candidate, spec: MineSpec) -> bool:
-    """Whether a negative may violate the margin.
+def _is_safe(negative: Candidate, positive: Candidate, spec: MineSpec) -> bool:
+    """Whether a negative scores below the margin, or is clearly irrelevant.
 
     The margin protects against unjudged passages that are relevant. It needs no protection from a passage that the
     judge is sure about, and a model learns most from such a passage above the positive.
     """
+    if negative.score <= score_ceiling(positive.score, spec.relative_margin):
+        return True
     bound = spec.violating_grade
     return bound is not None and negative.expected is not None and negative.expected <= bound
 
@@ -318,6 +369,18 @@ def shingles(text: str, width: int = 5) -> Shingles:
     """
     found = words(text.casefold())
     return frozenset(tuple(found[i : i + width]) for i in range(max(1, len(found) - width + 1)))
+
+
+def shingles_by_id(passages: pa.Table) -> Callable[[str], Shingles]:
+    """A function that returns the shingles of a passage's text by its id. They are computed once."""
+    rows = {passage_id: row for row, passage_id in enumerate(passages["passage_id"].to_pylist())}
+    texts = passages["text"]  # stays in Arrow: Python strings would double the memory of a large corpus
+    return cache(lambda passage_id: shingles(texts[rows[passage_id]].as_py()))
+
+
+def duplicate_check(shingles_of: Callable[[str], Shingles]) -> Callable[[str, str], bool]:
+    """A function that returns whether two ids are near-duplicates. ``shingles_of`` as from ``shingles_by_id``."""
+    return lambda a, b: near_duplicates(shingles_of(a), shingles_of(b))
 
 
 def near_duplicates(a: Shingles, b: Shingles, threshold: float = CONTAINMENT) -> bool:

@@ -31,12 +31,16 @@ def test_sample_gives_the_same_results_as_a_local_run(release: Release, tmp_path
     environment = {
         name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")
     }
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1500, env=environment, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=2400, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"report: s3://pyrite/\S+/runs/sample/report/report.html$", done.stdout.strip()), done.stdout
     assert "judge, iteration 2" in done.stdout
     local_run = release.pyrite(
-        "train", str(ROOT / "src/pyrite/examples/sample.yaml"), "judge.shards=4", f"--store={tmp_path}/store"
+        "train",
+        str(ROOT / "src/pyrite/examples/sample.yaml"),
+        "judge.shards=4",
+        f"--store={tmp_path}/store",
+        seconds=2400,
     )
     assert local_run.returncode == 0, local_run.stderr
     local_report = json.loads((tmp_path / "store/runs/sample/report/report.json").read_text())

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from real.cluster.faults import CLUSTER_COMMAND
-from real.cluster.release import Object, Release, kubectl, wait_until
+from real.cluster.release import CONTROLLER, Object, Release, kubectl, wait_until
 from real.cluster.vllm_server import RUN, host_volume, prepare_vllm, server_values
 from real.vllm import REAL_VLLM
 
@@ -39,11 +39,12 @@ VALUES: Object = {
     "worker": {
         "image": {"repository": "localhost/pyrite-worker"},
         "stages": {
-            **dict.fromkeys(("prepare", "validate", "retrieve", "judge", "mine", "evaluate"), SMALL),
+            **dict.fromkeys(("prepare", "validate", "retrieve", "judge", "mine", "evaluate", "probe"), SMALL),
             "finetune": {"resources": all_gpus("100m", "1Gi", "4Gi")},
         },
     },
     "server": server_values(**all_gpus("100m", "3Gi", "6Gi")),
+    "cost": {"dollarsPerHour": 36.0, "onBudget": "suspend"},  # a cent a second
     "extraObjects": host_volume("vllm", str(REAL_VLLM.VENV)),
 }
 
@@ -59,16 +60,22 @@ def gpus(node: Object) -> Iterator[None]:
 
 
 def observe(release: Release, run: str) -> Object:
-    """The run's status, and which pods use the GPUs."""
-    status = release.status(run)
+    """The run's status, the unfinished judge pods, and which pods use the GPUs.
+
+    The replicas are read before the pods: a server that is at zero before a judge pod has ended is a fault.
+    """
+    replicas_ = replicas(release)
     pods = release.get("pods")["items"]
+    status = release.status(run)
     server = [pod for pod in pods if pod["metadata"]["labels"].get("app.kubernetes.io/component") == "vllm"]
     training = [pod for pod in pods if pod["metadata"]["labels"].get("pyrite.dev/stage") == "finetune"]
+    judging = [pod for pod in pods if pod["metadata"]["labels"].get("pyrite.dev/stage") == "judge"]
     return {
         "stage": status.get("stage") or "",
         "phase": status.get("phase"),
         "message": status.get("message", ""),
-        "replicas": release.get("statefulset", "pyrite-vllm")["spec"]["replicas"],
+        "replicas": replicas_,
+        "judging": [pod["metadata"]["name"] for pod in judging if pod["status"]["phase"] in ("Pending", "Running")],
         "server": [pod["metadata"]["name"] for pod in server],
         "training": [pod["metadata"]["name"] for pod in training],
     }
@@ -90,7 +97,7 @@ def test_server_is_up_for_judging_and_gone_for_training(
             history.append({**now, "at": round(time.monotonic() - start, 1)})
             print(json.dumps(history[-1]))
         time.sleep(1)
-    judging = [entry for entry in history if entry["stage"] == "judge" and entry["phase"] == "Running"]
+    judging = [entry for entry in history if entry["judging"]]
     training = [entry for entry in history if entry["training"] and entry["stage"] == "finetune"]
     assert judging
     assert all(entry["replicas"] == 1 and entry["server"] for entry in judging)
@@ -108,22 +115,75 @@ def test_server_is_up_for_judging_and_gone_for_training(
     )
 
 
-def test_suspended_run_releases_the_gpus(release: Release, small_spec: Callable[..., Object]) -> None:
-    def replicas() -> int:
-        return int(release.get("statefulset", "pyrite-vllm")["spec"]["replicas"])
+def replicas(release: Release) -> int:
+    return int(release.get("statefulset", "pyrite-vllm")["spec"]["replicas"])
 
-    # More pairs than the previous test has cached.
-    release.apply("paused", small_spec(**{**RUN, "retrieve": {"range_max": 8}}))
+
+def test_suspended_run_releases_the_gpus(release: Release, small_spec: Callable[..., Object]) -> None:
+    # Judging takes longer than the controller's syncs.
+    release.apply("paused", small_spec(**{**RUN, "retrieve": {"range_max": 30}}))
     release.running("paused", "judge")
-    assert replicas() == 1
+    assert replicas(release) == 1
     release.edit("paused", suspend=True)
     release.wait("paused", "Suspended", seconds=120)
-    wait_until("the server is scaled to zero", lambda: not replicas(), 60)
+    wait_until("the server is scaled to zero", lambda: not replicas(release), 60)
     release.edit("paused", suspend=False)
-    wait_until("the server is scaled up again", replicas, 60)
+    wait_until("the server is scaled up again", lambda: replicas(release), 60)
     release.edit("paused", cancel=True)
     release.wait("paused", "Cancelled", seconds=120)
-    wait_until("the server is scaled to zero", lambda: not replicas(), 60)
+    wait_until("the server is scaled to zero", lambda: not replicas(release), 60)
+
+
+def test_doctor_finds_a_healthy_release(release: Release) -> None:
+    done = release.pyrite("doctor", "--on", "cluster", "--namespace", release.namespace)
+    assert done.returncode == 0, done.stdout + done.stderr
+    shown = " ".join(done.stdout.split())
+    assert "ok release the controller is ready" in shown
+    assert "the store is readable and writable with the pod's own role" in shown
+
+
+def test_run_stops_at_its_budget_and_continues_with_more(release: Release, small_spec: Callable[..., Object]) -> None:
+    release.apply("costly", small_spec(**{**RUN, "retrieve": {"range_max": 30}}, budget_dollars=0.8))
+    status = release.wait("costly", "Suspended", seconds=300)
+    assert "budget of $0.80" in status["message"]
+    wait_until("the server is scaled to zero", lambda: not replicas(release), 60)
+    release.edit("costly", budget_dollars=100)
+    wait_until("the server is scaled up again", lambda: replicas(release), 120)
+    release.edit("costly", cancel=True)
+    release.wait("costly", "Cancelled", seconds=120)
+
+
+def test_probe_uses_the_charts_server_and_stops(release: Release, small_spec: Callable[..., Object]) -> None:
+    enough = {**RUN, "prepare": {**RUN["prepare"], "max_train_queries": 16}}  # too few queries are no verdict
+    release.apply("probed", small_spec(**enough, until="probe"))
+    probe = release.wait("probed", "Probed")["probe"]
+    assert probe["verdict"] == "no-go", "the small model cannot judge"
+    assert probe["failed"]
+    assert probe["pageUri"].endswith("/runs/probed/probe/probe.html")
+    wait_until("the server is scaled to zero", lambda: not replicas(release), 60)
+    release.edit("probed", until=None)
+    assert "failed its probe" in release.wait("probed", "Failed", seconds=60)["message"]
+
+
+def test_server_of_a_dead_controller_is_scaled_to_zero(release: Release, small_spec: Callable[..., Object]) -> None:
+    """The CronJob's Job finds an expired lease. A controller that returns scales the server up again."""
+    release.apply("orphan", small_spec(**{**RUN, "retrieve": {"range_max": 40}}))
+    release.running("orphan", "judge")
+    scale = ("-n", release.namespace, "scale", "deployment", "pyrite-controller")
+    kubectl(*scale, "--replicas=0")
+    wait_until("the controller is gone", lambda: not release.get("pods", "-l", CONTROLLER)["items"])
+    create_check = ("-n", release.namespace, "create", "job", "--from=cronjob/pyrite-vllm-lease")
+    kubectl(*create_check, "fresh")
+    wait_until("the lease is checked", lambda: release.get("job", "fresh")["status"].get("succeeded"))
+    assert replicas(release) == 1
+    old = json.dumps({"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}})
+    kubectl("-n", release.namespace, "patch", "lease", "pyrite-vllm", "--type=merge", "-p", old)
+    kubectl(*create_check, "expired")
+    wait_until("the server is scaled to zero", lambda: not replicas(release))
+    kubectl(*scale, "--replicas=1")
+    wait_until("the server is scaled up again", lambda: replicas(release))
+    release.edit("orphan", cancel=True)
+    release.wait("orphan", "Cancelled", seconds=120)
 
 
 def judgments(release: Release, run: str) -> list[Object]:

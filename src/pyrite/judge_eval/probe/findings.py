@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy import stats
 
-from pyrite.evaluation.agreement import auc
+from pyrite.evaluation.agreement import MIN_PAIRS, MIN_QUERIES, auc, enough
 from pyrite.judge_eval.common import TimedSession
 from pyrite.judge_eval.probe.sampling import Part, SampledPair
 from pyrite.judges.base import GRADES, Judgment, Pair
@@ -23,7 +23,7 @@ MAX_SAME_GRADE = 0.95
 #: Minimum information of a judgment about its pair, in bits. The maximum is 2 with four grades.
 MIN_INFORMATION = 0.1
 
-#: The AUC of known relevant against random passages must be above this, with its lower bound.
+#: The AUC of known relevant against random and against similar passages must be above this, with its lower bound.
 MIN_AUC = 0.7
 
 #: Maximum share of pairs whose generated token is not a grade.
@@ -31,6 +31,9 @@ MAX_OFF_LABEL = 0.5
 
 #: Significance level of the chi-square test that the grades are uniformly distributed.
 _UNIFORM_P = 0.05
+
+#: The name of the check that fails with too few pairs.
+_ENOUGH = "enough pairs"
 
 #: The rank rule with its default thresholds, for comparison with the run's own rule.
 _RANK_RULE = MineSpec(rule="rank")
@@ -89,9 +92,14 @@ def _entropy(distribution: Any) -> Any:
     return -np.sum(distribution * np.log2(np.where(distribution > 0, distribution, 1)), axis=-1)
 
 
-def known_above_random(sample: Iterable[SampledPair], judgments: Mapping[Pair, Judgment]) -> dict[str, Any]:
-    """AUC of the expected grade of known relevant against random passages, with a 95% interval clustered by query."""
-    pairs = [each for each in sample if each.parts & {"known", "random"} and each.pair in judgments]
+def known_above(
+    part: Literal["similar", "random"], sample: Iterable[SampledPair], judgments: Mapping[Pair, Judgment]
+) -> dict[str, Any]:
+    """AUC of the expected grade of known relevant passages against those of ``part``.
+
+    The 95% interval is clustered by query.
+    """
+    pairs = [each for each in sample if each.parts & {"known", part} and each.pair in judgments]
     scores = np.array([judgments[each.pair].expected for each in pairs])
     relevant = np.array(["known" in each.parts for each in pairs], dtype=bool)
     found = auc(scores, relevant, [each.pair.query_id for each in pairs])
@@ -100,7 +108,7 @@ def known_above_random(sample: Iterable[SampledPair], judgments: Mapping[Pair, J
         "low": _finite(found.interval.low),
         "high": _finite(found.interval.high),
         "known": found.relevant,
-        "random": found.irrelevant,
+        part: found.irrelevant,
     }
 
 
@@ -178,22 +186,45 @@ class Check:
 
 
 def checks(content: Mapping[str, Any], max_missing: float) -> list[Check]:
-    """All checks of a probe's content, the most informative last."""
+    """All checks of a probe's content, the most informative last. With too few pairs, only those of the replies."""
+    judged, queries = content["answered"]["judged"], content["queries"]
+    replies = [_few_missing(content["answered"], max_missing)]
+    if "off_label" in content["judge"]:  # only an LLM generates tokens
+        replies.append(_on_label(content["judge"]["off_label"], judged, content["judge"]["reply"]))
+    if not enough(judged, queries):
+        return [*replies, _too_few(judged, queries)]
     return [
-        _few_missing(content["answered"], max_missing),
-        _on_label(content["judge"].get("off_label", 0), content["answered"]["judged"]),
+        *replies,
         _not_alike(content["grades"]["all"]),
         _not_uniform(content["grades"]["all"]),
         _informative(content["information_bits"]),
         _has_hard_examples(content["hard"], content["queries"]),
-        _known_above_random(content["known_above_random"]),
+        _known_above("random", content["known_above_random"]),
+        _known_above("similar", content["known_above_similar"]),
     ]
+
+
+def go(found: Sequence[Check]) -> bool | None:
+    """Whether all checks passed; None if there are too few pairs to tell."""
+    failed = {check.name for check in found if not check.passed}
+    return None if failed == {_ENOUGH} else not failed
 
 
 def verdict(found: Sequence[Check]) -> str:
     """Go, or no-go and why."""
     failed = [check.found for check in found if not check.passed]
+    if go(found) is None:
+        return f"No verdict: {failed[0]}."
     return "No-go: " + "; ".join(failed) + "." if failed else "Go: this judge's grades can be used for mining."
+
+
+def _too_few(pairs: int, queries: int) -> Check:
+    return Check(
+        _ENOUGH,
+        False,
+        f"{pairs:,} pairs of {queries:,} queries are too few to tell",
+        f"At least {MIN_PAIRS} pairs of {MIN_QUERIES} queries are needed (--queries).",
+    )
 
 
 def _few_missing(counts: Mapping[str, Any], maximum: float) -> Check:
@@ -207,12 +238,12 @@ def _few_missing(counts: Mapping[str, Any], maximum: float) -> Check:
     )
 
 
-def _on_label(off_label: int, judged: int) -> Check:
+def _on_label(off_label: int, judged: int, label: str) -> Check:
     return Check(
-        "answers with a grade",
+        f"answers with {label}",
         off_label <= MAX_OFF_LABEL * judged,
-        f"in {off_label:,} of {judged:,} pairs the generated token is not a grade",
-        f"The maximum is {MAX_OFF_LABEL:.0%}: such a grade is only the likeliest of four tokens that the model would "
+        f"in {off_label:,} of {judged:,} pairs the generated token is not {label}",
+        f"The maximum is {MAX_OFF_LABEL:.0%}: such a grade is only the likeliest of a few tokens that the model would "
         "not generate. Use a model that does not reason before it answers, or disable reasoning, and check that the "
         "server uses the model's own chat template.",
     )
@@ -266,18 +297,27 @@ def _has_hard_examples(hard: Mapping[str, Any], queries: int) -> Check:
     )
 
 
-def _known_above_random(found: Mapping[str, Any]) -> Check:
-    name = "known above random"
+#: Likely reasons if known answers are not graded above the passages of a part.
+_REASONS = {
+    "similar": "The judge may only recognise the topic, or the data set does not label all answers: read the similar "
+    "passages with grade 3 or 4 on the page. ",
+    "random": "",
+}
+
+
+def _known_above(part: str, found: Mapping[str, Any]) -> Check:
+    name = f"known above {part}"
     if found["low"] is None:
-        words = f"{found['known']:,} known relevant and {found['random']:,} random passages are graded"
+        words = f"{found['known']:,} known relevant and {found[part]:,} {part} passages are graded"
         return Check(name, False, words, "Both are needed to check that known relevant passages get higher grades.")
     passed, unsure = found["low"] > MIN_AUC, found["auc"] > MIN_AUC
     verb = "are" if passed else "may not be" if unsure else "are not clearly"
     return Check(
         name,
         passed,
-        f"known relevant passages {verb} graded above random ones "
+        f"known relevant passages {verb} graded above {part} ones "
         f"(AUC {found['auc']:.2f}, 95% interval {found['low']:.2f} to {found['high']:.2f})",
-        f"The interval must be above {MIN_AUC}. {'Use more queries (--queries), or' if unsure else 'Use'} "
+        f"The interval must be above {MIN_AUC}. {_REASONS[part]}"
+        f"{'Use more queries (--queries), or' if unsure else 'Use'} "
         "a stronger model. `pyrite calibrate` compares it with human grades.",
     )

@@ -10,15 +10,23 @@ from typing import Any, Literal
 from pyrite.judges.base import GRADES, RELEVANT, Judgment, Pair
 from pyrite.splitting import draw
 
-#: Why a pair is in the sample: retrieved by the base model, labelled as relevant by the data set, or drawn at random.
-Part = Literal["candidate", "known", "random"]
+#: Why a pair is in the sample: retrieved by the base model, labelled as relevant by the data set, similar to an answer
+#: (``similar_passages``), or drawn at random.
+Part = Literal["candidate", "known", "similar", "random"]
 
-#: Maximum number of known relevant and of random passages per query.
+#: Maximum number of known relevant, of similar and of random passages per query.
 _KNOWN = 2
+_SIMILAR = 3
 _RANDOM = 3
+
+#: Similar passages are drawn from this many best-ranked passages of the query's topic.
+_SIMILAR_POOL = 10
 
 #: Exponential decay of the probability to draw a rank, as in arXiv 2512.08088.
 _DECAY = 0.1
+
+#: The grade of passages that are on the topic and do not answer.
+ON_TOPIC = 2
 
 #: Maximum judgments to show for each grade and each contradiction.
 _SHOWN = 3
@@ -39,10 +47,27 @@ def draw_queries(query_ids: Sequence[str], count: int, seed: int) -> list[str]:
     return sorted(query_ids, key=lambda query: draw(seed, query))[:count]
 
 
+def similar_passages(query_id: str, grades: Mapping[str, int], seed: int) -> list[str]:
+    """At most three passages that a judge which only recognises the topic confuses with answers.
+
+    They are drawn from the ten best-ranked passages of the query's topic. If there are none, as in data without topics,
+    they are the three best-ranked passages: deeper ranks are too often on another topic. Passages that score above the
+    known answers are included: without them, the base model's score alone would pass.
+
+    Args:
+        grades: by the data set's labels (``LabelsJudge``) for each retrieved passage that can be used, best rank first.
+    """
+    others = [passage for passage, grade in grades.items() if grade < RELEVANT]
+    of_topic = [passage for passage in others if grades[passage] == ON_TOPIC][:_SIMILAR_POOL]
+    drawn = sorted(of_topic, key=lambda passage: draw(seed, f"similar {query_id} {passage}"))
+    return (drawn or others)[:_SIMILAR]
+
+
 def sample_query(
     query_id: str,
     ranked: Mapping[str, tuple[int, float]],
     relevant: Sequence[str],
+    similar: Sequence[str],
     passage_ids: Sequence[str],
     candidates: int,
     rank_window: int | None,
@@ -56,6 +81,7 @@ def sample_query(
     Args:
         ranked: rank (from 1) and score of each retrieved passage, best first.
         relevant: passages that the data set labels as relevant.
+        similar: the query's ``similar_passages``.
         passage_ids: all passages, from which random ones are drawn.
     """
     ranks = {passage: rank for passage, (rank, _) in ranked.items() if rank_window is None or rank <= rank_window}
@@ -65,7 +91,12 @@ def sample_query(
     random = Random(f"{seed} {query_id}").sample(passage_ids, min(len(passage_ids), len(relevant) + _RANDOM))
     unknown = [passage for passage in random if passage not in relevant][:_RANDOM]
     parts: dict[str, set[Part]] = {}
-    by_part: tuple[tuple[Part, Sequence[str]], ...] = (("candidate", drawn), ("known", known), ("random", unknown))
+    by_part: tuple[tuple[Part, Sequence[str]], ...] = (
+        ("candidate", drawn),
+        ("known", known),
+        ("similar", similar),
+        ("random", unknown),
+    )
     for part, passages in by_part:
         for passage in passages:
             parts.setdefault(passage, set()).add(part)
@@ -102,8 +133,8 @@ def judgments_to_show(
 ) -> dict[str, list[dict[str, Any]]]:
     """Up to three judgments of each grade ("4" to "1"), and up to three of each contradiction.
 
-    "known, graded low": known to be relevant and graded below 3, the lowest first. "random, graded high": drawn at
-    random and graded 3 or 4, the highest first.
+    "known, graded low": known to be relevant and graded below 3, the lowest first. "similar, graded high" and "random,
+    graded high": similar or drawn at random, and graded 3 or 4, the highest first.
 
     Args:
         texts: returns the query, the passage and the passage's context (``title``) of a pair.
@@ -120,10 +151,13 @@ def judgments_to_show(
         ]
 
     low = [e for e in shuffled if "known" in e.parts and judgments[e.pair].grade < RELEVANT]
-    high = [e for e in shuffled if "random" in e.parts and judgments[e.pair].grade >= RELEVANT]
+    high = [e for e in shuffled if judgments[e.pair].grade >= RELEVANT]
     return {
         "known, graded low": rows(sorted(low, key=expected)),
-        "random, graded high": rows(sorted(high, key=expected, reverse=True)),
+        **{
+            f"{part}, graded high": rows(sorted((e for e in high if part in e.parts), key=expected, reverse=True))
+            for part in ("similar", "random")
+        },
         **{
             str(grade): rows(_new_queries_first([e for e in shuffled if judgments[e.pair].grade == grade]))
             for grade in reversed(GRADES)

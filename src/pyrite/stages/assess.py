@@ -1,0 +1,50 @@
+"""assess: grades the top passages of all candidates on validation and test with the second judge, evaluate.judge.
+
+The pool of a query has the first 10 passages of the base model, of each iteration and of each blend, as validate ranked
+them. The judge sees neither model nor rank. Judgments are cached as they arrive, so a killed step resumes.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from pyrite import tables
+from pyrite.judges import open_judge
+from pyrite.judges.cache import open_cache
+from pyrite.judges.session import JudgingSession, QueryPassages
+from pyrite.stages.context import StepContext
+from pyrite.stages.flushing import run_with_flush
+from pyrite.stages.inputs import passages_by_query, read_candidate_rankings, read_passages, read_qrels, read_queries
+
+
+def run(ctx: StepContext) -> dict[str, Any]:
+    """Write assessment/judgments.parquet and assessment/missing.parquet; return counts."""
+    configured = ctx.spec.evaluation_judge
+    assert configured is not None
+    # Sorted by id, so that the order of judging does not depend on models or ranks.
+    pool = [(query, sorted(ids)) for query, ids in sorted(passages_by_query(read_candidate_rankings(ctx)).items())]
+    total = sum(len(ids) for _, ids in pool)
+    judge = open_judge(configured, read_queries(ctx), read_passages(ctx), read_qrels(ctx))
+    cache = open_cache(ctx.store, judge, f"{ctx.spec.name}/assess")
+    session = JudgingSession(judge, cache, total, configured.spec.max_missing, ctx.progress)
+    asyncio.run(run_with_flush(_judge(session, pool, ctx), session.flush))
+    table = session.results(pool)
+    tables.write(ctx.output("assessment/judgments.parquet"), table, tables.JUDGMENTS)
+    tables.write(ctx.output("assessment/missing.parquet"), session.missing_rows(), tables.MISSING)
+    session.merge()
+    return {
+        "pairs": total,
+        "skipped": 0,
+        **session.counts(table),
+        "model": configured.spec.server_model,
+        "prompt": configured.spec.identity["prompt"],
+        "judge": judge.fingerprint,
+        **judge.stats,
+    }
+
+
+async def _judge(session: JudgingSession, pool: Sequence[QueryPassages], ctx: StepContext) -> None:
+    ctx.progress.begin(session.total, "pairs judged")
+    await session.load_cached({query for query, _ in pool})
+    async with session.judge:
+        await session.judge_all(pool)
