@@ -76,7 +76,7 @@ def test_every_panel_and_rule_finds_its_metrics(tmp_path: Path, run_file: Path) 
     assert empty == EMPTY_PANELS
 
 
-def test_alerts_fire_only_when_the_judge_fails(tmp_path: Path, run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alerts_fire_only_when_the_judge_fails(tmp_path: Path, run_file: Path) -> None:
     """With shortened rules and a stub: a real LLM cannot be made to fail in four ways within two minutes."""
     garbled: set[object] = set()
 
@@ -106,7 +106,7 @@ def test_alerts_fire_only_when_the_judge_fails(tmp_path: Path, run_file: Path, m
                 stub.fault = fail_25_pairs
                 scraper.until("alert on missing pairs", firing("PyriteFailureBudgetHalfUsed"), 60)
                 stub.fault, stub.delay = lambda _number, _pair: None, 0.2
-                monkeypatch.setattr("stub_judge.distribution", lambda _pair: [0.97, 0.01, 0.01, 0.01])
+                stub.distribution = lambda _pair: [0.97, 0.01, 0.01, 0.01]
                 scraper.until("alert on uniform grades", firing("PyriteGradeCollapse", grade="1"), 90)
                 assert not scraper.now(firing("PyriteJudgingStalled"))
 
