@@ -65,9 +65,10 @@ def s3_server(node: Object, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def release(s3_server: dict[str, str], request: pytest.FixtureRequest) -> Iterator[Release]:
-    """A namespace with the chart installed. A module may set VALUES."""
+    """A namespace with the chart installed. A module may set VALUES, and VALUES_FILES that come before them."""
     name = Path(request.path).stem.removeprefix("test_").replace("_", "-")  # a Kubernetes name
-    found = Release(f"{name}-{uuid.uuid4().hex[:6]}", s3_server, getattr(request.module, "VALUES", {}))
+    values, files = getattr(request.module, "VALUES", {}), getattr(request.module, "VALUES_FILES", ())
+    found = Release(f"{name}-{uuid.uuid4().hex[:6]}", s3_server, values, files)
     yield found
     if os.environ.get("PYRITE_KEEP") != "1":
         found.close()

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,10 +51,13 @@ def is_running(pod: Object) -> bool:
 
 
 class Release:
-    """A release and its namespace. ``store``: environment variables for clients of the S3 server."""
+    """A release and its namespace. ``store``: environment variables for clients of the S3 server.
 
-    def __init__(self, namespace: str, store: dict[str, str], values: Object):
-        self.namespace, self.environment = namespace, store
+    ``files``: the chart's values files that come before ``values``.
+    """
+
+    def __init__(self, namespace: str, store: dict[str, str], values: Object, files: Sequence[Path] = ()):
+        self.namespace, self.environment, self.files = namespace, store, files
         self.url = f"s3://pyrite/{namespace}"
         # helm does not upgrade a CRD that an earlier test installed.
         options = ("--server-side", "--force-conflicts", "--field-manager=helm")
@@ -80,15 +83,21 @@ class Release:
 
     def helm(self, verb: str, **changes: Any) -> str:
         """Install or upgrade the chart; ``changes`` replace some of the release's values."""
-        command = [program("helm"), verb, "pyrite", str(CHART), "-n", self.namespace, "--values=-", "--wait"]
+        sources = [f"--values={path}" for path in (*self.files, "-")]
+        command = [program("helm"), verb, "pyrite", str(CHART), "-n", self.namespace, *sources, "--wait"]
         values = json.dumps({**self.values, **changes})
         done = subprocess.run(command, input=values, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def uninstall(self) -> None:
+        """Remove the release, if it is installed."""
+        command = [program("helm"), "uninstall", "pyrite", "-n", self.namespace, "--ignore-not-found", "--wait"]
+        subprocess.run(command, capture_output=True, timeout=300, check=True)
+
     def close(self) -> None:
         kubectl("-n", self.namespace, "delete", "trainingruns", "--all", "--wait=false", check=False)
-        subprocess.run([program("helm"), "uninstall", "pyrite", "-n", self.namespace], capture_output=True, check=False)
+        self.uninstall()
         kubectl("delete", "namespace", self.namespace, "--wait=false", check=False)
 
     def get(self, *arguments: str) -> Object:

@@ -1,7 +1,8 @@
-"""A real vLLM server as judge in the cluster. It takes turns with training on the node's GPUs.
+"""An installation of values-eks.yaml: four real vLLM servers judge, and take turns with training on the node's GPUs.
 
-The server is vLLM's CPU build with a small model (scripts/real_vllm.py), mounted read-only into the pods of the chart's
-StatefulSet. The GPUs exist only as a resource that the scheduler counts.
+The servers are vLLM's CPU build with a small model (scripts/real_vllm.py), mounted read-only into the pods of the
+chart's StatefulSet. The GPUs exist only as a resource that the scheduler counts. All pods share the only node: it has
+the label of the GPU group and no taint, and the pods that need no GPU do not avoid it.
 """
 
 import io
@@ -12,7 +13,10 @@ from collections.abc import Callable, Iterator
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from charts.tools import CHART
+from pyrite import __version__
 from real.cluster.faults import CLUSTER_COMMAND
 from real.cluster.release import CONTROLLER, Object, Release, kubectl, wait_until
 from real.cluster.vllm_server import RUN, host_volume, prepare_vllm, server_values
@@ -20,30 +24,33 @@ from real.vllm import REAL_VLLM
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
-GPU, GPUS = "nvidia.com/gpu", 2
-SERVER = "app.kubernetes.io/component=vllm"
+GPU, GPUS = "nvidia.com/gpu", 4  # a g5.12xlarge
+VALUES_FILES = (CHART / "values-eks.yaml",)
+_EKS: Object = yaml.safe_load(VALUES_FILES[0].read_text())
+_GPU_LABEL: dict[str, str] = _EKS["server"]["nodeSelector"]
+_ANYWHERE: Object = {"affinity": None}
 
 
-def all_gpus(cpu: str, memory: str, memory_limit: str) -> Object:
-    """Resources of a container that claims all GPUs of the node."""
-    return {
-        "requests": {"cpu": cpu, "memory": memory, GPU: GPUS},
-        "limits": {"cpu": "2", "memory": memory_limit, GPU: GPUS},
-    }
+def small(requested: str, limit: str) -> Object:
+    """Small requests of memory and CPU, so that GPUs are the scarce resource."""
+    return {"requests": {"cpu": "50m", "memory": requested}, "limits": {"cpu": "2", "memory": limit}}
 
 
-#: Small requests, so that GPUs are the scarce resource, even if other tests share the node.
-SMALL: Object = {"resources": {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}}
+def stage(values: Object) -> Object:
+    """Changes to a stage's values: the CPU image for all, and any node."""
+    changed: Object = {"resources": small("512Mi", "4Gi")}
+    if "image" in values:
+        return {**changed, "image": {"tag": __version__}}
+    return {**changed, "pod": _ANYWHERE}
+
 
 VALUES: Object = {
+    "controller": {"image": {"repository": "localhost/pyrite-controller"}, **_ANYWHERE},
     "worker": {
         "image": {"repository": "localhost/pyrite-worker"},
-        "stages": {
-            **dict.fromkeys(("prepare", "validate", "retrieve", "judge", "mine", "evaluate", "probe"), SMALL),
-            "finetune": {"resources": all_gpus("100m", "1Gi", "4Gi")},
-        },
+        "stages": {name: stage(values) for name, values in _EKS["worker"]["stages"].items()},
     },
-    "server": server_values(**all_gpus("100m", "3Gi", "6Gi")),
+    "server": server_values(**small("2Gi", "6Gi")),
     "cost": {"dollarsPerHour": 36.0, "onBudget": "suspend"},  # a cent a second
     "extraObjects": host_volume("vllm", str(REAL_VLLM.VENV)),
 }
@@ -51,11 +58,14 @@ VALUES: Object = {
 
 @pytest.fixture(scope="module", autouse=True)
 def gpus(node: Object) -> Iterator[None]:
-    """The node offers ``GPUS`` GPUs, which do not exist."""
+    """The node offers ``GPUS`` GPUs, which do not exist, and has the label of the GPU group."""
     prepare_vllm()
     before = node["status"]["allocatable"].get(GPU, "0")
+    name = node["metadata"]["name"]
     subprocess.run([str(CLUSTER_COMMAND), "--gpus", str(GPUS)], check=True, capture_output=True)
+    kubectl("label", "node", name, "--overwrite", *(f"{label}={value}" for label, value in _GPU_LABEL.items()))
     yield
+    kubectl("label", "node", name, *(f"{label}-" for label in _GPU_LABEL))
     subprocess.run([str(CLUSTER_COMMAND), "--gpus", before], check=True, capture_output=True)
 
 
@@ -84,7 +94,7 @@ def observe(release: Release, run: str) -> Object:
 def test_server_is_up_for_judging_and_gone_for_training(
     release: Release, small_spec: Callable[..., Object], measured: Callable[..., None]
 ) -> None:
-    """Server and training both claim all GPUs of the node, so the run ends only if they take turns."""
+    """The servers claim all GPUs of the node, and training one, so the run ends only if they take turns."""
     assert release.get("statefulset", "pyrite-vllm")["spec"]["replicas"] == 0
     start = time.monotonic()
     release.apply("shared", small_spec(**RUN))
@@ -100,7 +110,7 @@ def test_server_is_up_for_judging_and_gone_for_training(
     judging = [entry for entry in history if entry["judging"]]
     training = [entry for entry in history if entry["training"] and entry["stage"] == "finetune"]
     assert judging
-    assert all(entry["replicas"] == 1 and entry["server"] for entry in judging)
+    assert all(entry["replicas"] == GPUS and entry["server"] for entry in judging)
     assert training
     assert not [entry for entry in history if entry["training"] and (entry["replicas"] or entry["server"])]
     assert history[-1]["replicas"] == 0
@@ -123,7 +133,7 @@ def test_suspended_run_releases_the_gpus(release: Release, small_spec: Callable[
     # Judging takes longer than the controller's syncs.
     release.apply("paused", small_spec(**{**RUN, "retrieve": {"range_max": 30}}))
     release.running("paused", "judge")
-    assert replicas(release) == 1
+    assert replicas(release) == GPUS
     release.edit("paused", suspend=True)
     release.wait("paused", "Suspended", seconds=120)
     wait_until("the server is scaled to zero", lambda: not replicas(release), 60)
@@ -175,7 +185,7 @@ def test_server_of_a_dead_controller_is_scaled_to_zero(release: Release, small_s
     create_check = ("-n", release.namespace, "create", "job", "--from=cronjob/pyrite-vllm-lease")
     kubectl(*create_check, "fresh")
     wait_until("the lease is checked", lambda: release.get("job", "fresh")["status"].get("succeeded"))
-    assert replicas(release) == 1
+    assert replicas(release) == GPUS
     old = json.dumps({"spec": {"renewTime": "2026-01-01T00:00:00.000000Z"}})
     kubectl("-n", release.namespace, "patch", "lease", "pyrite-vllm", "--type=merge", "-p", old)
     kubectl(*create_check, "expired")
@@ -199,17 +209,21 @@ def judgments(release: Release, run: str) -> list[Object]:
 
 
 def start_unmanaged_server(release: Release) -> str:
-    """Start a copy of the chart's server that the controller does not scale; returns its URL."""
+    """Start a copy of the chart's servers that the controller does not scale; returns the first one's URL."""
     original = release.get("statefulset", "pyrite-vllm")
     name = "unmanaged"
-    spec = {**original["spec"], "replicas": 1}
+    spec = {**original["spec"], "replicas": GPUS}
     spec["selector"] = {"matchLabels": {**spec["selector"]["matchLabels"], "managed": "no"}}
     metadata = {**spec["template"]["metadata"]}
     metadata["labels"] = {**metadata["labels"], "managed": "no"}
     spec["template"] = {**spec["template"], "metadata": metadata}
     manifest = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name}, "spec": spec}
     kubectl("-n", release.namespace, "create", "-f", "-", stdin=json.dumps(manifest))
-    wait_until(f"{name} is ready", lambda: release.get("statefulset", name)["status"].get("readyReplicas"), 600)
+
+    def is_ready() -> bool:
+        return bool(release.get("statefulset", name)["status"].get("readyReplicas") == GPUS)
+
+    wait_until(f"{name} is ready", is_ready, 1200)
     return f"http://{name}-0.pyrite-vllm:8000"
 
 
@@ -231,3 +245,11 @@ def test_training_reports_gpus_that_are_not_released(release: Release, small_spe
     wait_until("it is still reported", is_waiting, 60)
     kubectl("-n", release.namespace, "scale", "statefulset", "unmanaged", "--replicas=0")
     release.wait("unshared", seconds=600)
+
+
+def test_nothing_that_costs_remains(release: Release) -> None:
+    """Must be the last test of this file: it removes the release."""
+    kubectl("-n", release.namespace, "delete", "trainingruns", "--all")
+    release.uninstall()
+    kinds = "pods,jobs,cronjobs,statefulsets,deployments,services,persistentvolumeclaims"
+    wait_until("all is gone", lambda: not release.get(kinds)["items"])

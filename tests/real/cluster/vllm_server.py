@@ -64,7 +64,6 @@ def server_values(**resources: Object) -> Object:
         "args": [*REAL_VLLM.arguments(Path("/vllm/model"), "0.0.0.0", 8000), VARYING],
         "model": {"allowHub": False},
         "resources": resources,
-        "startupSeconds": 600,
         "extraVolumes": [{"name": "vllm", "persistentVolumeClaim": {"claimName": "vllm", "readOnly": True}}],
         "extraVolumeMounts": [{"name": "vllm", "mountPath": "/vllm", "readOnly": True}],
         "extraEnv": [
