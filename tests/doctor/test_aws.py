@@ -53,8 +53,9 @@ class StubbedSession:
 def cluster(**association: str) -> StubbedSession:
     """A cluster as infra/eks.yaml creates it."""
     session = StubbedSession()
-    for value in (48.0, 8.0):
-        session.reply("service-quotas", "get_service_quota", {"Quota": {"Value": value}})
+    session.reply("service-quotas", "get_service_quota", {"Quota": {"Value": 48.0}})
+    session.error("service-quotas", "get_service_quota", "NoSuchResourceException")
+    session.reply("service-quotas", "get_aws_default_service_quota", {"Quota": {"Value": 8.0}})
     session.reply(
         "ec2",
         "describe_instance_type_offerings",

@@ -192,12 +192,7 @@ def read(session: Any, cluster: str, images: Sequence[str], fetch: Callable[[str
     """Read everything from AWS. ``session``: a boto3 session with the cluster's region. ``fetch``: downloads a URL."""
     eks, ec2, quotas = session.client("eks"), session.client("ec2"), session.client("service-quotas")
     return Answers(
-        quotas=_attempt(
-            lambda: {
-                capacity: float(quotas.get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]["Value"])
-                for capacity, code in QUOTAS.items()
-            }
-        ),
+        quotas=_attempt(lambda: {capacity: _quota(quotas, code) for capacity, code in QUOTAS.items()}),
         offered=_attempt(lambda: _offered(ec2)),
         groups=_attempt(lambda: _groups(eks, ec2, cluster)),
         network=_attempt(lambda: (_addon(eks, cluster, "vpc-cni") or {}).get("configurationValues", "")),
@@ -212,6 +207,16 @@ def _attempt(action: Callable[[], T]) -> T | Unreadable:
         return action()
     except (ClientError, BotoCoreError, OSError) as error:
         return Unreadable(error)
+
+
+def _quota(quotas: Any, code: str) -> float:
+    """The quota's value. One that was never changed for this account may exist only as AWS's default."""
+    which = {"ServiceCode": "ec2", "QuotaCode": code}
+    try:
+        found = quotas.get_service_quota(**which)
+    except quotas.exceptions.NoSuchResourceException:
+        found = quotas.get_aws_default_service_quota(**which)
+    return float(found["Quota"]["Value"])
 
 
 def _offered(ec2: Any) -> list[str]:
