@@ -140,9 +140,12 @@ def choose_zones(given: dict[str, str]) -> dict[str, str]:
 
 def check_quota(capacity: str, region: str) -> None:
     code = QUOTAS[capacity]
-    value = query("service-quotas", "get-service-quota", "--service-code", "ec2", "--quota-code", code)["Quota"][
-        "Value"
-    ]
+    which = ("--service-code", "ec2", "--quota-code", code)
+    # A quota that was never changed for this account may exist only as AWS's default.
+    found = query("service-quotas", "get-service-quota", *which, allow="NoSuchResourceException") or query(
+        "service-quotas", "get-aws-default-service-quota", *which
+    )
+    value = found["Quota"]["Value"]
     if value < GPU_VCPUS:
         stop(
             f"the quota for G instances ({capacity}) in {region} is {value:.0f} vCPUs; g5.12xlarge needs {GPU_VCPUS}. "

@@ -125,7 +125,8 @@ def test_failures_in_the_pod_are_shown(pyrite: Pyrite, tmp_path: Path, stub: Stu
     stub.log = "ok   Python             3.11\nFAIL store s3://bucket: access denied\n     Fix it.\n"
     done = doctor(pyrite, tmp_path, stub)
     assert done.returncode == 2
-    assert "FAIL store s3://bucket: access denied" in done.stdout
+    assert "FAIL from a worker pod  store s3://bucket: access denied" in done.stdout
+    assert "a Pod Identity association or IRSA role (EKS)" in " ".join(done.stdout.split())
     assert stub.deleted
 
 

@@ -129,6 +129,10 @@ class Double:
                 self.say({"Reservations": []})
             case ["aws", "ec2", "describe-volumes", *_]:
                 self.say({"Volumes": [{"VolumeId": "vol-1", "Size": 40}] if world["volume"] else []})
+            case ["aws", "service-quotas", "get-service-quota", *_] if world["quota"] is None:
+                self.fail("An error occurred (NoSuchResourceException)")
+            case ["aws", "service-quotas", "get-aws-default-service-quota", *_]:
+                self.say({"Quota": {"Value": 0.0}})
             case ["aws", "service-quotas", *_]:
                 self.say({"Quota": {"Value": world["quota"]}})
             case ["aws", "eks", "describe-cluster", *_]:

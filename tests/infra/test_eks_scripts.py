@@ -239,6 +239,7 @@ def test_down_of_an_unreachable_cluster_says_how_to_delete_it(cloud: Cloud) -> N
     ("world", "arguments", "message"),
     [
         ({"quota": 8.0}, ("--email", "a@b.c"), "is 8 vCPUs; g5.12xlarge needs 48. Request it"),
+        ({"quota": None}, ("--email", "a@b.c"), "is 0 vCPUs; g5.12xlarge needs 48. Request it"),
         ({}, (), "EMAIL is missing"),
         ({}, ("GpuCapacity=CHEAP",), "GpuCapacity=CHEAP: the value must be ON_DEMAND or SPOT."),
         ({}, ("Zone=x",), "Zone: infra/eks.yaml has no such parameter"),

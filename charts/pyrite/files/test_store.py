@@ -24,7 +24,10 @@ try:
     assert store.read(KEY) == b"pyrite"
     store.delete(KEY)
 except PyriteError as error:
-    sys.exit(f"FAILED: {error}\nIf the store did not respond at all, check networkPolicy.store too.")
+    sys.exit(
+        f"FAILED: {error}\nIn a pod, credentials come from a Pod Identity association or IRSA role (EKS), or else from "
+        "the Secret store.existingSecret. If the store did not respond at all, check networkPolicy.store too."
+    )
 print(f"ok: the store {store} is readable and writable")
 
 try:

@@ -215,9 +215,13 @@ def check_job(job: Object, log: str, pods: Sequence[Object]) -> Check:
     status = job.get("status", {})
     if status.get("succeeded"):
         return Check(name, "ok", "the store is readable and writable with the pod's own role")
-    failed = [line.strip() for line in log.splitlines() if line.lstrip().startswith(("FAIL", "error"))]
+    failed = [line.split(maxsplit=1)[-1] for line in log.splitlines() if line.lstrip().startswith(("FAIL", "error"))]
     if failed:
-        return Check(name, "fail", " ".join(failed), "Fix it for the pod: its role, its network policy, its Secret.")
+        fix = (
+            "In the pod, credentials come from a Pod Identity association or IRSA role (EKS), or else from the Secret "
+            "store.existingSecret. Check the network policies too."
+        )
+        return Check(name, "fail", "; ".join(failed), fix)
     waiting = [
         state["waiting"].get("message") or state["waiting"].get("reason", "")
         for pod in pods
