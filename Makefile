@@ -134,7 +134,7 @@ clean: ## delete the virtual environment and caches, but not the store
 
 $(VENV)/.ready: pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Pyrite needs Python 3.11 or newer; set PYTHON=/path/to/python" >&2; exit 2; }
-	@echo "setting up $(VENV), one or two minutes, only once"
+	@echo "setting up $(VENV), two to five minutes, only once"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .

@@ -29,10 +29,10 @@ from eks_common import (
 )
 from images import TOOLS, is_available, version
 
+from pyrite.doctor.aws import QUOTAS, VCPUS
+
 AUTOSCALER = ("cluster-autoscaler", "--repo", "https://kubernetes.github.io/autoscaler", "--version", "9.56.0")
 VALUES = ROOT / "charts" / "pyrite" / "values-eks.yaml"
-GPU_VCPUS = 48
-QUOTAS = {"ON_DEMAND": "L-DB2E81BA", "SPOT": "L-3819A6DF"}  # vCPUs of running G and VT instances
 
 #: Statuses from which CloudFormation can only delete a stack.
 FAILED = ("CREATE_FAILED", "ROLLBACK_COMPLETE", "ROLLBACK_FAILED", "DELETE_FAILED")
@@ -146,11 +146,11 @@ def check_quota(capacity: str, region: str) -> None:
         "service-quotas", "get-aws-default-service-quota", *which
     )
     value = found["Quota"]["Value"]
-    if value < GPU_VCPUS:
+    if value < VCPUS:
         stop(
-            f"the quota for G instances ({capacity}) in {region} is {value:.0f} vCPUs; g5.12xlarge needs {GPU_VCPUS}. "
+            f"the quota for G instances ({capacity}) in {region} is {value:.0f} vCPUs; g5.12xlarge needs {VCPUS}. "
             f"Request it, which takes hours to days: aws service-quotas request-service-quota-increase --service-code "
-            f"ec2 --quota-code {code} --desired-value {GPU_VCPUS} --region {region}"
+            f"ec2 --quota-code {code} --desired-value {VCPUS} --region {region}"
         )
 
 
