@@ -38,6 +38,14 @@ def _vocabulary(draw: random.Random) -> list[str]:
     return ["".join(draw.choices(syllables, k=draw.choice((1, 2, 2, 3)))) for _ in range(20_000)]
 
 
+def _edited(sentence: str, draw: random.Random, vocabulary: list[str]) -> str:
+    """``sentence``, of which one of four gets another word."""
+    words = sentence.split()
+    if draw.random() < 0.25:
+        words[draw.randrange(len(words) - 1)] = draw.choice(vocabulary)
+    return " ".join(words)
+
+
 def rows(passages: int) -> Iterator[dict[str, str]]:
     """Rows of a JSONL source with about ``passages`` passages; the same for the same number."""
     draw = random.Random(0)
@@ -53,8 +61,7 @@ def rows(passages: int) -> Iterator[dict[str, str]]:
         if recent and kind < 0.02:
             sentences = draw.choice(recent)
         elif recent and kind < 0.04:
-            sentences = list(draw.choice(recent))
-            sentences[-1] = sentence()
+            sentences = [_edited(each, draw, vocabulary) for each in draw.choice(recent)]
         else:
             length = CHARACTERS * draw.randint(1, 2 * PASSAGES_PER_ANSWER - 1)
             sentences = []

@@ -82,7 +82,7 @@ class IdSet:
             merged = np.concatenate([np.asarray(self._sorted), np.fromiter(self._recent, np.int64, len(self._recent))])
             merged.sort()
             self._sorted, self._recent = array("q"), set()
-            self._sorted.frombytes(merged)
+            self._sorted.frombytes(merged.view(np.uint8))
         return True
 
     def __contains__(self, text: str) -> bool:

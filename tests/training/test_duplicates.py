@@ -50,7 +50,9 @@ def test_near_duplicates_are_those_of_all_pairs(texts: list[str], data: st.DataO
     positions = range(len(texts))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "MIN_SHINGLES", 5)
-        patch.setattr(duplicates, "_ADDED", data.draw(st.integers(1, 4)))
+        patch.setattr(duplicates, "_HASHED", data.draw(st.integers(1, 4)))
+        patch.setattr(duplicates, "_BUFFERED", data.draw(st.integers(1, 100)))
+        patch.setattr(duplicates, "_PARTITIONS", data.draw(st.integers(1, 5)))
         patch.setattr(duplicates, "_COMPARED", data.draw(st.integers(1, 4)))
         found = _find_across(texts, held_out)
     assert set(found) == {a for a in positions if any(is_pair(a, b) for b in positions)}

@@ -201,9 +201,8 @@ class Reader:
             spill.finish()
         passages = distinct(np.asarray(self._passage_keys))
         # A passage may occur several times in a document.
-        documents = np.repeat(np.arange(len(self._ids)), np.asarray(self._lengths))
-        pairs = np.unique(documents * max(1, len(passages.keys)) + passages.group_of)
-        document, passage = np.divmod(pairs, max(1, len(passages.keys)))
+        documents = np.repeat(np.arange(len(self._ids), dtype=np.int32), np.asarray(self._lengths))
+        document, passage = unique_pairs(documents, passages.group_of)
         contents = np.asarray(self._contents)
         counts = boilerplate.count(document, passage, contents, len(passages.keys))
         content = counts[passage] == 0
@@ -219,8 +218,8 @@ class Reader:
             passages=passages,
             longest_passage=int(np.asarray(self._passage_characters)[passages.first].max(initial=0)),
             boilerplate=counts.astype(np.int32),
-            document_of=document[content].astype(np.int32),
-            passage_of=passage[content].astype(np.int32),
+            document_of=document[content],
+            passage_of=passage[content],
             document_ids=np.asarray(self._ids),
             topics=np.asarray(self._topics),
             concept_pairs=(np.asarray(self._concept_documents), np.asarray(self._document_concepts)),

@@ -1,6 +1,7 @@
 """Finds near-duplicate passages between training and held-out data, without comparing all pairs."""
 
 import functools
+import itertools
 import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -17,20 +18,23 @@ from pyrite.words import words
 #: the larger text's shingles. Otherwise a heading would be a near-duplicate of every passage that quotes it.
 MIN_SHINGLES = 10
 
-#: 64-bit hashes of shingles. The first byte is the number of a partition.
+#: 64-bit hashes of shingles. The first byte selects a partition.
 Hashes = npt.NDArray[np.uint64]
 
 #: A posting is the 32 bits of a shingle's hash after the first byte, and the number of a text that contains it (32 bits).
 Postings = npt.NDArray[np.uint64]
 
+#: Files of a large index, at most 256, and the postings in memory before they are written to the files.
 _PARTITIONS = 256
+_BUFFERED = 1 << 20
+
 _TEXT = np.uint64(0xFFFF_FFFF)
 
 #: An odd factor, as in a hash of a sequence of words: the order of the words counts.
 _FACTOR = np.uint64(0x9E37_79B9_7F4A_7C17)
 
 #: Texts that are hashed together, texts that are compared together, and texts whose hashes are in memory.
-_ADDED = 4096
+_HASHED = 4096
 _COMPARED = 4096
 _CACHED = 8192
 
@@ -48,26 +52,44 @@ class ShingleIndex:
         self._words: array[int] = array("q")
         self._lengths: list[int] = []
         self._texts = 0
+        self._hashes: list[Hashes] = []
+        self._owners: list[npt.NDArray[np.uint32]] = []
+        self._partitions = 1  # unless there are more postings than the buffer takes
+        self._boundaries: list[int] = []
 
     def add(self, text: str) -> None:
         """Add the next text. Texts are numbered from 0."""
         self._lengths.append(_append_words(text, self._words))
         self._texts += 1
-        if len(self._lengths) == _ADDED:
-            self._flush()
+        if len(self._lengths) == _HASHED:
+            self._hash()
 
-    def _flush(self) -> None:
-        if not self._lengths:
-            return
-        hashes, owners = _hash_shingles(self._words, self._lengths)
-        postings = _key(hashes) | (owners + (self._texts - len(self._lengths))).astype(np.uint64)
-        partition = (hashes >> np.uint64(56)).astype(np.uint8)
+    def _hash(self) -> None:
+        """Hash the pending texts."""
+        if self._lengths:
+            hashes, owners = _hash_shingles(self._words, self._lengths)
+            self._hashes.append(hashes)
+            self._owners.append((owners + (self._texts - len(self._lengths))).astype(np.uint32))
+            self._words, self._lengths = array("q"), []
+        if sum(map(len, self._hashes)) >= _BUFFERED:
+            self._partitions = _PARTITIONS
+            self._write()
+
+    def _write(self) -> None:
+        """Append the buffered postings to the files of their partitions."""
+        hashes = np.concatenate([np.empty(0, np.uint64), *self._hashes])
+        postings = _key(hashes) | np.concatenate([np.empty(0, np.uint64), *self._owners], dtype=np.uint64)
+        partition = self._partition(hashes)
         postings = postings[np.argsort(partition, kind="stable")]
-        ends = np.cumsum(np.bincount(partition, minlength=_PARTITIONS))
+        ends = np.cumsum(np.bincount(partition, minlength=self._partitions))
         for number, part in enumerate(np.split(postings, ends[:-1])):
             with self._path(number).open("ab") as file:
                 file.write(part.data)
-        self._words, self._lengths = array("q"), []
+        self._hashes, self._owners = [], []
+
+    def _partition(self, hashes: Hashes) -> npt.NDArray[np.uint16]:
+        first_byte = (hashes >> np.uint64(56)).astype(np.uint16)
+        return first_byte * np.uint16(self._partitions) >> np.uint16(8)
 
     def find_across(self, sides: npt.NDArray[np.int8], text_of: Callable[[int], str]) -> npt.NDArray[np.int32]:
         """Find the near-duplicates between held-out and other texts. The index can be used once.
@@ -87,7 +109,8 @@ class ShingleIndex:
         Returns:
             For each text, the number of a near-duplicate on the other side, or -1.
         """
-        self._flush()
+        self._hash()
+        self._write()
         sizes, shared = self._keep_shared(sides)
 
         @functools.lru_cache(_CACHED)
@@ -113,18 +136,19 @@ class ShingleIndex:
         return found
 
     def _keep_shared(self, sides: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-        """Reduce the index to the shingles that both sides have, sorted, in one file for each side.
+        """Reduce the index to the shingles that both sides have: each file has the postings of side 0, then of side 1.
 
         Returns:
             For each text, the number of its shingles, and the number of those that the other side has too.
         """
         sizes, shared = np.zeros(len(sides), np.uint32), np.zeros(len(sides), np.uint32)
-        for number in range(_PARTITIONS):
+        for number in range(self._partitions):
             path = self._path(number)
-            # A text may contain a shingle several times.
-            postings = np.unique(np.fromfile(path, np.uint64)) if path.exists() else np.empty(0, np.uint64)
-            path.unlink(missing_ok=True)
+            postings = np.fromfile(path, np.uint64)
             postings = postings[sides[_texts(postings)] >= 0]
+            postings.sort()
+            # A text may contain a shingle several times.
+            postings = postings[np.diff(postings, prepend=~np.uint64(0)) != 0]
             texts = _texts(postings)
             np.add.at(sizes, texts, 1)
             side = sides[texts]
@@ -133,8 +157,9 @@ class ShingleIndex:
             held_out = np.add.reduceat(side, starts, dtype=np.int64) if len(starts) else lengths
             mixed = np.repeat((held_out > 0) & (held_out < lengths), lengths)
             np.add.at(shared, texts[mixed], 1)
-            for each in (0, 1):
-                postings[mixed & (side == each)].tofile(self._path(number, each))
+            parts = [postings[mixed & (side == each)] for each in (0, 1)]
+            np.concatenate(parts).tofile(path)
+            self._boundaries.append(len(parts[0]))
         return sizes, shared
 
     def _candidates(self, texts: Sequence[Hashes], side: int) -> Iterator[npt.NDArray[np.int64]]:
@@ -158,11 +183,12 @@ class ShingleIndex:
 
     def _look_up(self, shingles: Hashes, side: int) -> Iterator[tuple[slice, Postings, Any, Any]]:
         """For each partition: the slice of ``shingles`` (sorted) in it, its postings, and the ranges in them."""
-        edges = np.searchsorted(shingles, np.arange(_PARTITIONS, dtype=np.uint64) << np.uint64(56)).tolist()
-        for number, (start, end) in enumerate(zip(edges, [*edges[1:], len(shingles)], strict=True)):
-            path = self._path(number, side)
+        edges = np.searchsorted(self._partition(shingles), np.arange(self._partitions + 1)).tolist()
+        for number, (start, end) in enumerate(itertools.pairwise(edges)):
+            path, boundary = self._path(number), self._boundaries[number]
             if start < end and path.stat().st_size:
                 postings = np.memmap(path, np.uint64, "r")
+                postings = postings[boundary:] if side else postings[:boundary]
                 key = _key(shingles[start:end])
                 yield (
                     slice(start, end),
@@ -171,8 +197,8 @@ class ShingleIndex:
                     np.searchsorted(postings, key | _TEXT, "right"),
                 )
 
-    def _path(self, partition: int, side: int | None = None) -> Path:
-        return self._folder / (f"{partition}" if side is None else f"{partition}-{side}")
+    def _path(self, partition: int) -> Path:
+        return self._folder / str(partition)
 
 
 def _key(hashes: Hashes) -> Postings:
