@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from prepared_tables import Prepared, prepare_tables
 from public_data import REAL_DATA
 from pyrite import splitting, tables
 from pyrite.errors import UserError
@@ -19,7 +20,7 @@ from pyrite.sources import open_source
 from pyrite.sources.base import Document, Dropped, Note, Question, Record, Split
 from pyrite.spec import MedquadSource, PrepareSpec, RunSpec, SplitSpec
 from pyrite.stages import prepare
-from pyrite.stages.prepare import Prepared, context_of, prepare_tables
+from pyrite.stages.corpus import context_of
 
 PUBLISHED = REAL_DATA / "medquad"
 SPEC = PrepareSpec(min_chars=10, max_chars=60)
@@ -432,6 +433,10 @@ class _Context:
         self.messages: list[str] = []
         self.counted = 0
 
+    @property
+    def scratch(self) -> Path:
+        return self.folder / "scratch"
+
     def output(self, key: str) -> Path:
         return self.folder / key
 
@@ -456,6 +461,7 @@ def test_the_stage_writes_its_tables_and_reports_counts(tmp_path: Path) -> None:
     assert tables.read(tmp_path / "queries/qrels.parquet", tables.QRELS).num_rows == 20
     assert context.counted == 40
     assert context.messages == ["20 documents, 20 passages; queries: 14 train, 3 val, 3 test"]
+    assert list(context.scratch.iterdir()) == [], "the texts of the first pass are deleted"
 
 
 def test_prepare_seed_alone_decides_the_split(tmp_path: Path) -> None:
