@@ -2,10 +2,10 @@
 
 Usage: python scripts/bench_scale.py --stage prepare --passages 100000
 
-The corpus has passages of about 780 characters in answers of one to seven passages, with titles, topics and one question
-each. One answer of 50 is an exact copy of an earlier one, and one of 50 a near-duplicate. The stage runs in a process of
-its own. The only line is JSON: ``peak_mib`` is the process's peak memory, and ``bytes_per_passage`` how much of it was
-added after imports, per passage. ``cpu_seconds`` is comparable on a busy machine, unlike ``seconds``.
+The corpus has passages of about 780 characters in answers of one to seven passages, with titles, topics and one
+question each. One answer of 50 is an exact copy of an earlier one, and one of 50 a near-duplicate. The stage runs in a
+process of its own. The only line is JSON: ``peak_mib`` is the process's peak memory, and ``bytes_per_passage`` how much
+of it was added after imports, per passage. ``cpu_seconds`` is comparable on a busy machine, unlike ``seconds``.
 """
 
 import argparse

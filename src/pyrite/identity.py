@@ -82,10 +82,10 @@ class IdSet:
             merged = np.concatenate([np.asarray(self._sorted), np.fromiter(self._recent, np.int64, len(self._recent))])
             merged.sort()
             self._sorted, self._recent = array("q"), set()
-            self._sorted.frombytes(merged.view(np.uint8))
+            self._sorted.frombytes(merged.view(np.uint8).data)
         return True
 
-    def __contains__(self, text: str) -> bool:
+    def __contains__(self, text: object) -> bool:
         number = hash(text)
         if number in self._recent:
             return True

@@ -48,7 +48,7 @@ def assign(names: pa.StringArray, sizes: Numbers, shares: SplitSpec, seed: int) 
     large = order[is_large]
     large = large[np.argsort(-sizes[large], kind="stable")].tolist()
     rest = order[~is_large]
-    more = []
+    more: list[int] = []
     while large and len(rest) + len(more) < 2 and len(order) > 2:
         more.append(large.pop())
     rest = np.concatenate([rest, np.array(more, rest.dtype)])
@@ -82,7 +82,9 @@ def connect(sizes: Sequence[int], edges: Iterable[Edges]) -> list[Numbers]:
     """
     offsets = np.cumsum([0, *sizes])
     ends = [(first + offsets[a], second + offsets[b]) for a, first, b, second in edges]
-    rows, columns = (np.concatenate([np.empty(0, np.int32), *side]).astype(np.int32) for side in zip(*ends, strict=True))
+    rows, columns = (
+        np.concatenate([np.empty(0, np.int32), *side]).astype(np.int32) for side in zip(*ends, strict=True)
+    )
     graph = scipy.sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(offsets[-1], offsets[-1]))
     _, components = scipy.sparse.csgraph.connected_components(graph, directed=False)
     return np.split(components, offsets[1:-1])
@@ -113,8 +115,8 @@ def general_concepts(documents: Numbers, concepts: Numbers, topics: Numbers) -> 
 def describe_general_concepts(number: int, name: str, topics: int, of: int) -> str:
     """The note about ``number`` general concepts. ``name`` has the most topics: ``topics`` out of ``of``."""
     return (
-        f"Concepts that join no topics, because each belongs to more than {MAX_CONCEPT_SHARE:.0%} of the {of:,} topics: "
-        f"{number:,}, such as {name} with {topics:,}."
+        f"Concepts that join no topics, because each belongs to more than {MAX_CONCEPT_SHARE:.0%} of the {of:,} "
+        f"topics: {number:,}, such as {name} with {topics:,}."
     )
 
 

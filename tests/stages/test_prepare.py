@@ -1,6 +1,7 @@
 """prepare: from records to tables, and their splits."""
 
 import hashlib
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,9 +14,10 @@ from hypothesis import strategies as st
 
 from prepared_tables import Prepared, prepare_tables
 from public_data import REAL_DATA
-from pyrite import splitting, tables
+from pyrite import spill, splitting, tables
+from pyrite.chunking import split_into_passages
 from pyrite.errors import UserError
-from pyrite.identity import normalise
+from pyrite.identity import normalise, passage_id
 from pyrite.sources import open_source
 from pyrite.sources.base import Document, Dropped, Note, Question, Record, Split
 from pyrite.spec import MedquadSource, PrepareSpec, RunSpec, SplitSpec
@@ -136,6 +138,55 @@ def test_the_same_input_and_seed_give_the_same_bytes(tmp_path: Path) -> None:
 
     assert digests(0) == digests(0)
     assert digests(0) != digests(1)
+
+
+_WORDS = ("Rest", "ice", "heat", "and", "a", "walk", "help", "it.", "It", "hurts.")
+
+
+@st.composite
+def _random_records(draw: st.DrawFn) -> list[Record]:
+    """Documents and questions with equal passages, equal questions and near-duplicates, and three plain topics."""
+    texts = draw(st.lists(st.lists(st.sampled_from(_WORDS), min_size=1, max_size=30), min_size=1, max_size=4))
+    records = _many(5, 1)
+    for number in range(draw(st.integers(0, 12))):
+        text = " ".join(draw(st.sampled_from(texts)))
+        question = draw(st.sampled_from(["What?", "what?", "Why?", f"Question {number}?"]))
+        records += _pair(f"x{number}", question, text, draw(st.sampled_from(["", "X", "Y", f"T{number}"])))
+    return records
+
+
+@given(_random_records(), st.integers(1, 5))
+def test_merged_rows_are_complete_over_the_borders_of_parts(records: list[Record], rows: int) -> None:
+    everything = _prepare(records)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "PART", rows)
+        patch.setattr(spill, "_BATCH", rows)
+        prepared = _prepare(records)
+    assert prepared == everything
+    documents = {record.id: record for record in records if isinstance(record, Document)}
+    occurrences = [(document.id, start) for document in documents.values() for start, _ in _spans(document)]
+    found = prepared.passages.to_pylist()
+    parents = [[(parent["document_id"], parent["start"]) for parent in row["parents"]] for row in found]
+    assert sorted(itertools.chain(*parents)) == sorted(occurrences)
+    assert [each[0] for each in parents] == sorted((each[0] for each in parents), key=occurrences.index)
+    for row, own in zip(found, parents, strict=True):
+        assert own == sorted(own, key=occurrences.index)
+        texts = [documents[parent["document_id"]].text[parent["start"] : parent["end"]] for parent in row["parents"]]
+        assert row["text"] == texts[0]
+        assert {passage_id(text) for text in texts} == {row["passage_id"]}
+        first = documents[own[0][0]]
+        assert (row["title"], row["parents"][0]["topic"]) == (first.title, first.topic)
+    asked: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        if isinstance(record, Question):
+            asked[normalise(record.text)].append(record.id)
+    assert {
+        normalise(row["text"]): row["question_ids"] for row in prepared.queries.to_pylist()
+    }.items() <= asked.items()
+
+
+def _spans(document: Document) -> list[tuple[int, int]]:
+    return split_into_passages(document.text, SPEC.min_chars, SPEC.max_chars)
 
 
 def test_splits_have_their_shares_of_queries() -> None:
@@ -423,6 +474,13 @@ def test_dropped_records_are_counted_with_examples() -> None:
 def test_unusable_input_is_rejected_with_advice(records: list[Record], message: str) -> None:
     with pytest.raises(UserError, match=message):
         _prepare(records)
+
+
+@pytest.mark.parametrize("grade", [0, 128, 2**40])
+def test_grades_out_of_range_are_rejected(grade: int) -> None:
+    graded = Question("q", "Graded?", relevant={"nowhere": 999, "0-0": grade})
+    with pytest.raises(UserError, match=rf"question 'q': grade {grade} of '0-0'\. Use grades from 1 to 127\."):
+        _prepare([*_many(5, 1), graded])
 
 
 class _Context:

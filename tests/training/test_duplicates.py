@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pyrite.training import duplicates, mining
 
+
 def _find_across(texts: Sequence[str], held_out: Sequence[bool]) -> dict[int, int]:
     with tempfile.TemporaryDirectory() as folder:
         index = duplicates.ShingleIndex(Path(folder) / "shingles")

@@ -383,7 +383,9 @@ def merge_questions(corpus: Corpus) -> Queries:
     unknown = np.flatnonzero((queries >= 0) & (documents < 0))
     _check_grades(corpus, known)
     by_question = ((np.flatnonzero(empty), NO_QUESTION), (np.flatnonzero(late), EARLIER_SPLIT))
-    dropped = [(found[0], reason, len(found), corpus.question_ids(found)) for found, reason in by_question if len(found)]
+    dropped = [
+        (found[0], reason, len(found), corpus.question_ids(found)) for found, reason in by_question if len(found)
+    ]
     if len(unknown):
         askers = corpus.relevant_questions[unknown]
         names = [corpus.relevant.value(row, "document_id") for row in unknown[:3].tolist()]
@@ -424,7 +426,7 @@ def _check_grades(corpus: Corpus, rows: Numbers) -> None:
 def _grades(
     corpus: Corpus, queries: Numbers, documents: Numbers, grades: Numbers
 ) -> tuple[Numbers, Numbers, npt.NDArray[np.int8]]:
-    """The relevant passages of queries, from their relevant ``documents``: the query, the passage and its highest grade.
+    """The relevant passages of queries, from their relevant ``documents``: the query, the passage, its highest grade.
 
     Boilerplate is no answer to any question.
     """

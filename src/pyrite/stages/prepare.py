@@ -20,7 +20,7 @@ from pyrite.errors import UserError
 from pyrite.identity import passage_ids, query_ids
 from pyrite.progress import Progress
 from pyrite.sources import open_source
-from pyrite.sources.base import DroppedRecords, Record
+from pyrite.sources.base import Record
 from pyrite.spec import PrepareSpec
 from pyrite.splitting import SPLITS, Edges, Groups
 from pyrite.stages.context import StepContext
@@ -154,12 +154,12 @@ class Division:
 
 
 def _follow_given_splits(corpus: Corpus, queries: Queries) -> Division:
-    """The splits if the data set assigns them. A passage has the first split of its queries, or train if it has none."""
+    """The splits if the data set assigns them. A passage has the first split of its queries, or train."""
     passage_splits = np.full(len(corpus.passages.keys), len(SPLITS), np.int8)
     np.minimum.at(passage_splits, queries.passage_of, queries.splits[queries.query_of])
     passage_splits[passage_splits == len(SPLITS)] = _TRAIN
-    no_groups = (np.full(len(each), -1) for each in (passage_splits, queries.splits))
-    return Division(passage_splits, queries.splits, *no_groups, pa.array([], pa.string()))
+    passage_groups, query_groups = (np.full(len(each), -1) for each in (passage_splits, queries.splits))
+    return Division(passage_splits, queries.splits, passage_groups, query_groups, pa.array([], pa.string()))
 
 
 def _split_documents(corpus: Corpus, spec: PrepareSpec, seed: int, name: str, notes: list[str]) -> Division:
@@ -263,9 +263,7 @@ def _drop_queries_without_positive(
     return _drop(queries, queries.used & (splits == _TRAIN) & without, ONLY_NEAR_DUPLICATES, corpus)
 
 
-def _limit_training_queries(
-    queries: Queries, splits: Numbers, limit: int | None, seed: int, corpus: Corpus
-) -> Queries:
+def _limit_training_queries(queries: Queries, splits: Numbers, limit: int | None, seed: int, corpus: Corpus) -> Queries:
     """``queries`` with at most ``limit`` training queries, drawn by ``seed``."""
     excluded = np.zeros(len(queries.used), bool)
     if limit is not None:
@@ -293,8 +291,8 @@ def _check_splits(counts: dict[str, int], given: bool, name: str, notes: list[st
         )
     if empty:
         raise UserError(
-            f"{name}: no query is in {empty}: the {sum(counts.values()):,} queries form fewer than three groups that share no "
-            f"topic, question or passage. {''.join(f'{note} ' for note in notes)}Use data with more topics "
+            f"{name}: no query is in {empty}: the {sum(counts.values()):,} queries form fewer than three groups that "
+            f"share no topic, question or passage. {''.join(f'{note} ' for note in notes)}Use data with more topics "
             "(source.topic), or with splits of its own."
         )
 
@@ -393,7 +391,9 @@ def _summary(corpus: Corpus, queries: Queries, division: Division, notes: list[s
         "merged_questions": len(queries.questions.items(used)[0]) - len(used),
         "queries": _count(division.query_splits[used]),
         "topics": {name: count_topics(split) for split, name in enumerate(SPLITS)},
-        "types": dict(Counter({each["values"]: each["counts"] for each in types.value_counts().to_pylist()}).most_common()),
+        "types": dict(
+            Counter({each["values"]: each["counts"] for each in types.value_counts().to_pylist()}).most_common()
+        ),
         "splits_given": corpus.has_splits,
         "dropped": dict(corpus.dropped.counts.most_common()),
         "dropped_examples": {

@@ -21,7 +21,7 @@ MIN_SHINGLES = 10
 #: 64-bit hashes of shingles. The first byte selects a partition.
 Hashes = npt.NDArray[np.uint64]
 
-#: A posting is the 32 bits of a shingle's hash after the first byte, and the number of a text that contains it (32 bits).
+#: A posting is the 32 bits of a shingle's hash after the first byte, and the 32-bit number of a text that contains it.
 Postings = npt.NDArray[np.uint64]
 
 #: Files of a large index, at most 256, and the postings in memory before they are written to the files.
@@ -187,8 +187,8 @@ class ShingleIndex:
         for number, (start, end) in enumerate(itertools.pairwise(edges)):
             path, boundary = self._path(number), self._boundaries[number]
             if start < end and path.stat().st_size:
-                postings = np.memmap(path, np.uint64, "r")
-                postings = postings[boundary:] if side else postings[:boundary]
+                both = np.memmap(path, np.uint64, "r")
+                postings = both[boundary:] if side else both[:boundary]
                 key = _key(shingles[start:end])
                 yield (
                     slice(start, end),
