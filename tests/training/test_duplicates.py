@@ -67,3 +67,10 @@ def test_many_copies_of_a_template_are_compared_quickly() -> None:
     started = time.monotonic()
     assert len(_find_across(texts, [n % 3 == 0 for n in range(3000)])) == 3000
     assert time.monotonic() - started < 20, "two million pairs were compared"
+
+
+def test_a_text_with_exactly_the_required_share_is_found() -> None:
+    words = [f"w{n}" for n in range(14)]
+    smaller, larger = " ".join(words), " ".join([*words[:12], "x", "y", "z"])
+    assert _find_across([smaller, larger], [False, True]) == {0: 1, 1: 0}, "8 of 10 shingles"
+    assert _find_across([smaller, larger.replace("w11", "v")], [False, True]) == {}, "7 of 10 shingles"
