@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,3 +101,18 @@ mine: {{num_negatives: 2, relative_margin: null}}
     assert found.returncode == 0, found.stderr
     assert found.stdout.count(answer) == 2, "once for each model"
     assert found.stdout.count(line_of[answer]) == (2 if context == "title" else 0)
+
+
+@given(st.lists(st.integers(0, 9), max_size=12), st.integers(1, 5))
+def test_parts_are_row_groups_of_the_same_table(grades: list[int], rows: int) -> None:
+    ids = [f"{n}" for n in range(len(grades))]
+    table = pa.table({"query_id": ids, "passage_id": ids, "grade": grades}, tables.QRELS)
+    with tempfile.TemporaryDirectory() as folder:
+        together, one, parts = (Path(folder) / name for name in ("together", "one", "parts"))
+        tables.write(together, table, tables.QRELS)
+        tables.write_parts(one, [table], tables.QRELS)
+        assert one.read_bytes() == together.read_bytes()
+        starts = range(0, len(grades), rows)
+        tables.write_parts(parts, (table.slice(start, rows) for start in starts), tables.QRELS)
+        assert tables.read(parts, tables.QRELS) == table
+        assert pq.read_metadata(parts).num_row_groups == len(starts)

@@ -1,7 +1,18 @@
-"""Text normalisation, and the ids that are derived from it."""
+"""Text normalisation, the ids that are derived from it, and a compact set of ids."""
 
+import bisect
 import hashlib
 import unicodedata
+from array import array
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+#: Ids as numbers: the hexadecimal digits of each.
+Keys = npt.NDArray[np.uint64]
+
+_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
 
 
 def normalise(text: str) -> str:
@@ -21,3 +32,62 @@ def query_id(text: str) -> str:
 
 def _hex(text: str, length: int) -> str:
     return hashlib.sha256(normalise(text).encode()).hexdigest()[:length]
+
+
+def passage_ids(keys: Keys) -> pa.StringArray:
+    """The ids of the passages whose ids have the digits ``keys``."""
+    return _strings(_digits(keys))
+
+
+def query_ids(keys: Keys) -> pa.StringArray:
+    """The ids of the queries whose ids have the digits ``keys``, below 2**60."""
+    digits = _digits(keys)
+    digits[:, 0] = ord("q")
+    return _strings(digits)
+
+
+def _digits(keys: Keys) -> npt.NDArray[np.uint8]:
+    """The 16 hexadecimal digits of each key in ASCII (keys x 16)."""
+    octets = keys.astype(">u8").view(np.uint8).reshape(-1, 8)
+    digits = np.empty((len(keys), 16), np.uint8)
+    digits[:, 0::2], digits[:, 1::2] = _DIGITS[octets >> 4], _DIGITS[octets & 15]
+    return digits
+
+
+def _strings(digits: npt.NDArray[np.uint8]) -> pa.StringArray:
+    offsets = np.arange(0, digits.size + 1, 16, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(digits), pa.py_buffer(offsets), pa.py_buffer(digits))
+
+
+class IdSet:
+    """A set of strings of any length that takes about 16 bytes for each.
+
+    It stores 64-bit hashes: a string of ten million is wrongly taken for another one with a probability of 3 in a
+    million.
+    """
+
+    #: New hashes are in a Python set until there are this many, or 1/16 of the sorted ones.
+    _MIN_RECENT = 1 << 14
+
+    def __init__(self) -> None:
+        self._sorted: array[int] = array("q")
+        self._recent: set[int] = set()
+
+    def add(self, text: str) -> bool:
+        """Add ``text``; return whether it is new."""
+        if text in self:
+            return False
+        self._recent.add(hash(text))
+        if len(self._recent) >= max(self._MIN_RECENT, len(self._sorted) // 16):
+            merged = np.concatenate([np.asarray(self._sorted), np.fromiter(self._recent, np.int64, len(self._recent))])
+            merged.sort()
+            self._sorted, self._recent = array("q"), set()
+            self._sorted.frombytes(merged.view(np.uint8).data)
+        return True
+
+    def __contains__(self, text: object) -> bool:
+        number = hash(text)
+        if number in self._recent:
+            return True
+        position = bisect.bisect_left(self._sorted, number)
+        return position < len(self._sorted) and self._sorted[position] == number

@@ -1,13 +1,16 @@
 """Assigns groups of queries or passages to train, val and test."""
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-from scipy.cluster.hierarchy import DisjointSet
+import scipy.sparse
 
+from pyrite.identity import Keys
 from pyrite.sources.base import Split
 from pyrite.spec import SplitSpec
 
@@ -17,15 +20,10 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 #: topics could not be divided into splits.
 MAX_CONCEPT_SHARE = 0.1
 
-#: A node of the graph whose connected components are the groups: ("topic" | "concept" | "passage" | "query", id).
-Node = tuple[str, str]
+Numbers = npt.NDArray[np.integer[Any]]
 
-
-class Group(NamedTuple):
-    """A group of connected nodes: its name, the least id of its queries (or passages), and its split."""
-
-    name: str
-    split: Split
+#: Edges of a graph: the kind and the numbers of their first nodes, and of their second nodes.
+Edges = tuple[int, Numbers, int, Numbers]
 
 
 def draw(seed: int, key: str) -> bytes:
@@ -33,122 +31,150 @@ def draw(seed: int, key: str) -> bytes:
     return hashlib.sha256(f"{seed}:{key}".encode()).digest()
 
 
-def assign(sizes: Mapping[str, int], shares: SplitSpec, seed: int) -> dict[str, Split]:
-    """Assign each group (name to size) a split, so that the splits' sizes are close to ``shares``.
+def assign(names: pa.StringArray, sizes: Numbers, shares: SplitSpec, seed: int) -> npt.NDArray[np.int8]:
+    """Assign each group a split, as a position in ``SPLITS``, so that the splits' sizes are close to ``shares``.
 
     A group larger than half of the smaller of val and test goes to train, because one topic would dominate the
     metrics. If fewer than two other groups remain, the smallest of the large groups are used for val and test too.
     With three groups or more, no split is empty.
     """
-    order = sorted(sizes, key=lambda name: draw(seed, name))
-    total = sum(sizes.values())
-    remaining: dict[Split, float] = {
-        "train": shares.train * total,
-        "val": shares.val * total,
-        "test": shares.test * total,
-    }
-    limit = max(1.0, min(remaining["val"], remaining["test"]) / 2)
-    large = sorted((name for name in order if sizes[name] > limit), key=lambda name: sizes[name], reverse=True)
-    rest = [name for name in order if sizes[name] <= limit]
-    while large and len(rest) < 2 and len(order) > 2:
-        rest.append(large.pop())
-    assigned: dict[str, Split] = {}
+    # 8 bytes of the key are enough to sort by: those of two groups are never equal.
+    draws = (int.from_bytes(draw(seed, name.as_py())[:8], "big") for name in names)
+    order = np.argsort(np.fromiter(draws, np.uint64, len(names)))
+    total = int(sizes.sum())
+    remaining = [shares.train * total, shares.val * total, shares.test * total]
+    limit = max(1.0, min(remaining[1:]) / 2)
+    is_large = sizes[order] > limit
+    large = order[is_large]
+    large = large[np.argsort(-sizes[large], kind="stable")].tolist()
+    rest = order[~is_large]
+    more: list[int] = []
+    while large and len(rest) + len(more) < 2 and len(order) > 2:
+        more.append(large.pop())
+    rest = np.concatenate([rest, np.array(more, rest.dtype)])
+    assigned = np.zeros(len(names), np.int8)
 
-    def put(name: str, split: Split) -> None:
-        assigned[name] = split
-        remaining[split] -= sizes[name]
+    def put(group: int, split: int) -> None:
+        assigned[group] = split
+        remaining[split] -= int(sizes[group])
 
-    for name in large:
-        put(name, "train")
-    first = [split for split in SPLITS if not (large and split == "train")]
-    for name, split in zip(rest, first, strict=False):
-        put(name, split)
-    for name in rest[len(first) :]:
-        put(name, max(SPLITS, key=lambda split: remaining[split]))
+    for group in large:
+        put(group, 0)
+    first = [1, 2] if large else [0, 1, 2]
+    for group, split in zip(rest, first, strict=False):
+        put(group, split)
+    for group in rest[len(first) :]:
+        put(group, max(range(len(SPLITS)), key=remaining.__getitem__))
     return assigned
 
 
 # --- groups of topics and passages
 
 
-def group_documents(
-    passages_of: Mapping[str, Sequence[str]],
-    topic_of: Mapping[str, str],
-    concepts_of: Mapping[str, Sequence[str]],
-    notes: list[str],
-) -> DisjointSet:
-    """Topics, concepts and passages, connected if they share a document. Concepts of too many topics are left out.
+def connect(sizes: Sequence[int], edges: Iterable[Edges]) -> list[Numbers]:
+    """The connected components of a graph whose nodes are of several kinds, such as topics and passages.
 
     Args:
-        passages_of, topic_of, concepts_of: the passages, the topic ("" if none) and the concepts of each document.
-        notes: receives a note about the concepts left out.
+        sizes: the number of nodes of each kind.
+
+    Returns:
+        For each kind, the component of each of its nodes.
     """
-    groups = DisjointSet()
-    general = _general_concepts(topic_of, concepts_of, notes)
-    for document, keys in passages_of.items():
-        topic = topic_of[document]
-        concepts = [("concept", concept) for concept in concepts_of[document] if concept not in general]
-        topics = [("topic", topic)] if topic else []
-        connect(groups, [*topics, *concepts, *(("passage", key) for key in keys)])
-    return groups
-
-
-def _general_concepts(
-    topic_of: Mapping[str, str], concepts_of: Mapping[str, Sequence[str]], notes: list[str]
-) -> set[str]:
-    """The concepts of more than ``MAX_CONCEPT_SHARE`` of the topics, at least of three. Adds a note if there are any.
-
-    A document without a topic counts as a topic of its own.
-    """
-    topics_of: dict[str, set[str]] = defaultdict(set)
-    for document, concepts in concepts_of.items():
-        for concept in concepts:
-            topics_of[concept].add(topic_of[document] or document)
-    topics = {topic or document for document, topic in topic_of.items()}
-    limit = max(2, MAX_CONCEPT_SHARE * len(topics))
-    general = sorted(
-        (concept for concept, found in topics_of.items() if len(found) > limit),
-        key=lambda concept: (-len(topics_of[concept]), concept),
+    offsets = np.cumsum([0, *sizes])
+    ends = [(first + offsets[a], second + offsets[b]) for a, first, b, second in edges]
+    rows, columns = (
+        np.concatenate([np.empty(0, np.int32), *side]).astype(np.int32) for side in zip(*ends, strict=True)
     )
-    if general:
-        notes.append(
-            f"Concepts that join no topics, because each belongs to more than {MAX_CONCEPT_SHARE:.0%} of the "
-            f"{len(topics):,} topics: {len(general):,}, such as {general[0]} with {len(topics_of[general[0]]):,}."
-        )
-    return set(general)
+    graph = scipy.sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), shape=(offsets[-1], offsets[-1]))
+    _, components = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    return np.split(components, offsets[1:-1])
 
 
-def connect(groups: DisjointSet, nodes: Sequence[Node]) -> None:
-    for node in nodes:
-        groups.add(node)
-        groups.merge(nodes[0], node)
+def unique_pairs(first: Numbers, second: Numbers) -> tuple[Numbers, Numbers]:
+    """The distinct pairs of ``first`` and ``second``, in order."""
+    order = np.lexsort((second, first))
+    first, second = first[order], second[order]
+    new = np.append(True, (first[1:] != first[:-1]) | (second[1:] != second[:-1]))[: len(first)]
+    return first[new], second[new]
+
+
+def general_concepts(documents: Numbers, concepts: Numbers, topics: Numbers) -> Numbers:
+    """For each concept, the number of its topics if it has more than ``MAX_CONCEPT_SHARE`` of them, otherwise 0.
+
+    Such a concept has at least three topics.
+
+    Args:
+        documents, concepts: pairs of a document and a concept of it, as numbers from 0.
+        topics: for each document, the number of its topic. A document without a topic counts as a topic of its own.
+    """
+    counts = np.bincount(unique_pairs(concepts, topics[documents])[0])
+    counts[counts <= max(2, MAX_CONCEPT_SHARE * len(np.unique(topics)))] = 0
+    return counts
+
+
+def describe_general_concepts(number: int, name: str, topics: int, of: int) -> str:
+    """The note about ``number`` general concepts. ``name`` has the most topics: ``topics`` out of ``of``."""
+    return (
+        f"Concepts that join no topics, because each belongs to more than {MAX_CONCEPT_SHARE:.0%} of the {of:,} "
+        f"topics: {number:,}, such as {name} with {topics:,}."
+    )
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of some nodes that share a split.
+
+    Attributes:
+        components: the component of each group, in ascending order.
+        names: for each group, the least id of its nodes.
+        splits: for each group, a position in ``SPLITS``.
+    """
+
+    components: Numbers
+    names: pa.StringArray
+    splits: npt.NDArray[np.int8]
+
+    def find(self, components: Numbers) -> Numbers:
+        """The number of the group of each component, -1 if it contains none of the nodes."""
+        found = np.searchsorted(self.components, components).clip(max=len(self.components) - 1)
+        found[self.components[found] != components] = -1
+        return found
 
 
 def divide(
-    groups: DisjointSet, nodes: Mapping[Node, str], shares: SplitSpec, seed: int, notes: list[str]
-) -> dict[Node, Group]:
-    """Assign a split to each group that contains a node of ``nodes``. Returns the groups by their roots.
+    components: Numbers,
+    keys: Keys,
+    format_ids: Callable[[Keys], pa.StringArray],
+    label_of: Callable[[int], str],
+    unit: str,
+    shares: SplitSpec,
+    seed: int,
+    notes: list[str],
+) -> Groups:
+    """Assign a split to each group, the nodes of one component.
 
-    A group's size is the number of its nodes in ``nodes``. Its name is their least id, so that the result does not
-    depend on the source's order. If the largest group exceeds the share of val or test, a note is added.
+    A group's size is the number of its nodes. Its name is their least id, so that the result does not depend on the
+    source's order. If the largest group exceeds the share of val or test, a note is added.
 
     Args:
-        nodes: the label of each node, for messages.
+        components: the component of each node.
+        keys, format_ids: the id of each node as a number, and a function that returns the ids.
+        label_of, unit: the label of a node by its number, and the plural of what a node is, for messages.
     """
-    members: dict[Node, list[Node]] = defaultdict(list)
-    for node in nodes:
-        members[groups[node]].append(node)
-    root_of = {min(group)[1]: root for root, group in members.items()}
-    assigned = assign({name: len(members[root]) for name, root in root_of.items()}, shares, seed)
-    name, largest = max(((name, members[root]) for name, root in root_of.items()), key=lambda g: (len(g[1]), g[0]))
-    share = len(largest) / len(nodes)
+    found, first, group_of = np.unique(components, return_index=True, return_inverse=True)
+    sizes = np.bincount(group_of)
+    least = np.full(len(found), np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(least, group_of, keys)
+    names = format_ids(least)
+    splits = assign(names, sizes, shares, seed)
+    largest = np.lexsort((least, sizes))[-1]
+    share = int(sizes[largest]) / len(keys)
     if share > min(shares.val, shares.test):
-        unit = "queries" if largest[0][0] == "query" else "passages"
         notes.append(
-            f"{len(largest):,} of {len(nodes):,} {unit} ({share:.0%}) are connected by shared questions, passages or "
-            f"topics, such as '{nodes[largest[0]]}'; all of them are in {assigned[name]}."
+            f"{sizes[largest]:,} of {len(keys):,} {unit} ({share:.0%}) are connected by shared questions, passages or "
+            f"topics, such as '{label_of(int(first[largest]))}'; all of them are in {SPLITS[splits[largest]]}."
         )
-    return {root_of[name]: Group(name, split) for name, split in assigned.items()}
+    return Groups(found, names, splits)
 
 
 # --- near-duplicates between splits
@@ -172,27 +198,23 @@ def affected_queries(passages: pa.Table, queries: pa.Table, qrels: pa.Table) -> 
 
 
 def describe_near_duplicates(
-    passages: pa.Table, queries: pa.Table, qrels: pa.Table, notes: list[str]
+    train: int, held_out: int, queries: dict[str, int], examples: list[dict[str, str]], notes: list[str]
 ) -> dict[str, Any]:
-    """Counts of near-duplicates between training and held-out data, and up to three pairs. Adds a note if any exist."""
-    rows = {
-        row["passage_id"]: row for row in passages.select(["passage_id", "text", "split", "near_duplicate"]).to_pylist()
-    }
-    train = [row for row in rows.values() if row["near_duplicate"] and row["split"] == "train"]
-    affected = affected_queries(passages, queries, qrels)
-    counts = {split: len(affected[split]) for split in ("val", "test")}
-    examples = [
-        {"train": row["text"][:120], "held_out": rows[row["near_duplicate"]]["text"][:120]} for row in train[:3]
-    ]
+    """The part of prepare's summary about near-duplicates between training and held-out data. Adds notes if any exist.
+
+    Args:
+        train, held_out: the number of passages on each side that have a near-duplicate on the other one.
+        queries: by split (val, test), the number of ``affected_queries``.
+        examples: up to three pairs of passages.
+    """
     if train:
         notes.append(
-            f"Training passages excluded as near-duplicates of held-out passages: {len(train):,}, "
+            f"Training passages excluded as near-duplicates of held-out passages: {train:,}, "
             f"such as '{examples[0]['train'][:60]}'."
         )
-    if any(counts.values()):
+    if any(queries.values()):
         notes.append(
             "Held-out queries with a relevant passage that is in the training split or has a near-duplicate there: "
-            f"{counts['val']:,} in val, {counts['test']:,} in test."
+            f"{queries['val']:,} in val, {queries['test']:,} in test."
         )
-    held_out = sum(bool(row["near_duplicate"]) for row in rows.values()) - len(train)
-    return {"train_passages": len(train), "held_out_passages": held_out, "queries": counts, "examples": examples}
+    return {"train_passages": train, "held_out_passages": held_out, "queries": queries, "examples": examples}

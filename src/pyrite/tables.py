@@ -171,6 +171,17 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]] | pa.Table, schema: pa.S
     return int(table.num_rows)
 
 
+def write_parts(path: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Write each of ``parts`` to ``path`` as one row group, so that only one of them is in memory.
+
+    With one part, the file is the same as by ``write``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for part in parts:
+            writer.write_table(part)
+
+
 def in_context(passages: pa.Table) -> list[str]:
     """The passages as models read them: context and text, joined by a line break. Needs the columns context and text.
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from prepared_tables import prepare_tables
 from pyrite import judges, tables
 from pyrite.config import load
 from pyrite.errors import UserError
@@ -21,7 +22,6 @@ from pyrite.progress import NullProgress
 from pyrite.sources.base import Document, Question
 from pyrite.spec import LabelsJudgeSpec, MineSpec, PrepareSpec, RunSpec, SampleSource
 from pyrite.stages.judge import shard_of
-from pyrite.stages.prepare import prepare_tables
 from pyrite.store import open_store
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
+from prepared_tables import Prepared, prepare_tables
 from public_data import REAL_DATA
 from pyrite.errors import UserError
 from pyrite.sources import open_source
 from pyrite.sources.base import Record
 from pyrite.spec import BeirSource, HuggingfaceSource, MedquadSource, PrepareSpec, QaSource
-from pyrite.stages.prepare import Prepared, prepare_tables
 
 CASES = REAL_DATA / "cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="PYRITE_TEST_DATA names no folder with the folder cases")

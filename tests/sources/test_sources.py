@@ -6,10 +6,10 @@ from typing import Literal, get_args
 
 import pytest
 
+from prepared_tables import prepare_tables
 from pyrite import sources
 from pyrite.sources.base import Document, Question, Record
 from pyrite.spec import PrepareSpec, Section, SourceSpec
-from pyrite.stages.prepare import prepare_tables
 
 
 class CountingSource(Section):

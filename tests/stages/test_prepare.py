@@ -1,6 +1,7 @@
 """prepare: from records to tables, and their splits."""
 
 import hashlib
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,15 +12,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from prepared_tables import Prepared, prepare_tables
 from public_data import REAL_DATA
-from pyrite import splitting, tables
+from pyrite import spill, splitting, tables
+from pyrite.chunking import split_into_passages
 from pyrite.errors import UserError
-from pyrite.identity import normalise
+from pyrite.identity import normalise, passage_id
 from pyrite.sources import open_source
 from pyrite.sources.base import Document, Dropped, Note, Question, Record, Split
 from pyrite.spec import MedquadSource, PrepareSpec, RunSpec, SplitSpec
 from pyrite.stages import prepare
-from pyrite.stages.prepare import Prepared, context_of, prepare_tables
+from pyrite.stages.corpus import context_of
 
 PUBLISHED = REAL_DATA / "medquad"
 SPEC = PrepareSpec(min_chars=10, max_chars=60)
@@ -135,6 +138,55 @@ def test_the_same_input_and_seed_give_the_same_bytes(tmp_path: Path) -> None:
 
     assert digests(0) == digests(0)
     assert digests(0) != digests(1)
+
+
+_WORDS = ("Rest", "ice", "heat", "and", "a", "walk", "help", "it.", "It", "hurts.")
+
+
+@st.composite
+def _random_records(draw: st.DrawFn) -> list[Record]:
+    """Documents and questions with equal passages, equal questions and near-duplicates, and three plain topics."""
+    texts = draw(st.lists(st.lists(st.sampled_from(_WORDS), min_size=1, max_size=30), min_size=1, max_size=4))
+    records = _many(5, 1)
+    for number in range(draw(st.integers(0, 12))):
+        text = " ".join(draw(st.sampled_from(texts)))
+        question = draw(st.sampled_from(["What?", "what?", "Why?", f"Question {number}?"]))
+        records += _pair(f"x{number}", question, text, draw(st.sampled_from(["", "X", "Y", f"T{number}"])))
+    return records
+
+
+@given(_random_records(), st.integers(1, 5))
+def test_merged_rows_are_complete_over_the_borders_of_parts(records: list[Record], rows: int) -> None:
+    everything = _prepare(records)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepare, "PART", rows)
+        patch.setattr(spill, "_BATCH", rows)
+        prepared = _prepare(records)
+    assert prepared == everything
+    documents = {record.id: record for record in records if isinstance(record, Document)}
+    occurrences = [(document.id, start) for document in documents.values() for start, _ in _spans(document)]
+    found = prepared.passages.to_pylist()
+    parents = [[(parent["document_id"], parent["start"]) for parent in row["parents"]] for row in found]
+    assert sorted(itertools.chain(*parents)) == sorted(occurrences)
+    assert [each[0] for each in parents] == sorted((each[0] for each in parents), key=occurrences.index)
+    for row, own in zip(found, parents, strict=True):
+        assert own == sorted(own, key=occurrences.index)
+        texts = [documents[parent["document_id"]].text[parent["start"] : parent["end"]] for parent in row["parents"]]
+        assert row["text"] == texts[0]
+        assert {passage_id(text) for text in texts} == {row["passage_id"]}
+        first = documents[own[0][0]]
+        assert (row["title"], row["parents"][0]["topic"]) == (first.title, first.topic)
+    asked: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        if isinstance(record, Question):
+            asked[normalise(record.text)].append(record.id)
+    assert {
+        normalise(row["text"]): row["question_ids"] for row in prepared.queries.to_pylist()
+    }.items() <= asked.items()
+
+
+def _spans(document: Document) -> list[tuple[int, int]]:
+    return split_into_passages(document.text, SPEC.min_chars, SPEC.max_chars)
 
 
 def test_splits_have_their_shares_of_queries() -> None:
@@ -424,6 +476,13 @@ def test_unusable_input_is_rejected_with_advice(records: list[Record], message: 
         _prepare(records)
 
 
+@pytest.mark.parametrize("grade", [0, 128, 2**40])
+def test_grades_out_of_range_are_rejected(grade: int) -> None:
+    graded = Question("q", "Graded?", relevant={"nowhere": 999, "0-0": grade})
+    with pytest.raises(UserError, match=rf"question 'q': grade {grade} of '0-0'\. Use grades from 1 to 127\."):
+        _prepare([*_many(5, 1), graded])
+
+
 class _Context:
     """A StepContext with only the methods that prepare uses; it records progress."""
 
@@ -431,6 +490,10 @@ class _Context:
         self.spec, self.folder, self.progress = spec, folder, self
         self.messages: list[str] = []
         self.counted = 0
+
+    @property
+    def scratch(self) -> Path:
+        return self.folder / "scratch"
 
     def output(self, key: str) -> Path:
         return self.folder / key
@@ -456,6 +519,7 @@ def test_the_stage_writes_its_tables_and_reports_counts(tmp_path: Path) -> None:
     assert tables.read(tmp_path / "queries/qrels.parquet", tables.QRELS).num_rows == 20
     assert context.counted == 40
     assert context.messages == ["20 documents, 20 passages; queries: 14 train, 3 val, 3 test"]
+    assert list(context.scratch.iterdir()) == [], "the texts of the first pass are deleted"
 
 
 def test_prepare_seed_alone_decides_the_split(tmp_path: Path) -> None:

@@ -1,13 +1,27 @@
 """Near-duplicates between training and held-out texts: the same as by comparing all pairs, and fast."""
 
 import random
+import tempfile
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrite.training import duplicates, mining
+
+
+def _find_across(texts: Sequence[str], held_out: Sequence[bool]) -> dict[int, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        index = duplicates.ShingleIndex(Path(folder) / "shingles")
+        for text in texts:
+            index.add(text)
+        found = index.find_across(np.array(held_out, np.int8), texts.__getitem__)
+    return {position: other for position, other in enumerate(found.tolist()) if other >= 0}
+
 
 _WORDS = st.lists(st.sampled_from("abc"), max_size=16)
 
@@ -37,7 +51,11 @@ def test_near_duplicates_are_those_of_all_pairs(texts: list[str], data: st.DataO
     positions = range(len(texts))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "MIN_SHINGLES", 5)
-        found = duplicates.find_across(texts, held_out)
+        patch.setattr(duplicates, "_HASHED", data.draw(st.integers(1, 4)))
+        patch.setattr(duplicates, "_BUFFERED", data.draw(st.integers(1, 100)))
+        patch.setattr(duplicates, "_PARTITIONS", data.draw(st.integers(1, 5)))
+        patch.setattr(duplicates, "_COMPARED", data.draw(st.integers(1, 4)))
+        found = _find_across(texts, held_out)
     assert set(found) == {a for a in positions if any(is_pair(a, b) for b in positions)}
     assert all(is_pair(a, b) for a, b in found.items())
 
@@ -47,5 +65,12 @@ def test_many_copies_of_a_template_are_compared_quickly() -> None:
     template = [f"t{n}" for n in range(100)]
     texts = [" ".join([*template, *(f"w{draw.randrange(10_000)}" for _ in range(10))]) for _ in range(3000)]
     started = time.monotonic()
-    assert len(duplicates.find_across(texts, [n % 3 == 0 for n in range(3000)])) == 3000
+    assert len(_find_across(texts, [n % 3 == 0 for n in range(3000)])) == 3000
     assert time.monotonic() - started < 20, "two million pairs were compared"
+
+
+def test_a_text_with_exactly_the_required_share_is_found() -> None:
+    words = [f"w{n}" for n in range(14)]
+    smaller, larger = " ".join(words), " ".join([*words[:12], "x", "y", "z"])
+    assert _find_across([smaller, larger], [False, True]) == {0: 1, 1: 0}, "8 of 10 shingles"
+    assert _find_across([smaller, larger.replace("w11", "v")], [False, True]) == {}, "7 of 10 shingles"

@@ -1,8 +1,9 @@
 """The interface of a source, and the records that it yields: documents, questions, dropped records and notes."""
 
 import bisect
+import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -67,9 +68,13 @@ class DroppedRecords:
         self.examples: dict[str, list[str]] = defaultdict(list)
 
     def add(self, where: str, reason: str) -> None:
-        self.counts[reason] += 1
-        if len(self.examples[reason]) < 3:
-            self.examples[reason].append(where)
+        self.add_all(reason, 1, [where])
+
+    def add_all(self, reason: str, count: int, first: Iterable[str]) -> None:
+        """Add ``count`` records. ``first``: the locations of the first ones, at least of three if there are so many."""
+        if count:
+            self.counts[reason] += count
+            self.examples[reason] += itertools.islice(first, 3 - len(self.examples[reason]))
 
     def describe(self) -> str:
         """Each reason with its count and one example, for error messages."""

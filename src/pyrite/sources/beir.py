@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
 from pyrite.errors import UserError
+from pyrite.identity import IdSet
 from pyrite.sources import archive, files
 from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, Note, Question, Record, Split
 from pyrite.sources.rows import parse_jsonl
@@ -82,7 +83,7 @@ class Beir:
         if unknown:
             known = ", ".join(_SPLITS)
             yield Note(f"qrels/: not read, because only {known} are: {', '.join(unknown)}. Rename or remove them.")
-        documents: set[str] = set()
+        documents = IdSet()
         for where, row in _rows(corpus):
             key = _unique_id(where, row, documents)
             documents.add(key)
@@ -154,7 +155,7 @@ def _in_archive(path: Path) -> tuple[str, Mapping[str, bytes], list[str]]:
 
 
 def _questions(
-    queries: dict[str, _Query], qrels: list[_File], documents: set[str], level: int | None
+    queries: dict[str, _Query], qrels: list[_File], documents: Container[str], level: int | None
 ) -> Iterator[Record]:
     """Yield the ``queries`` (by id) that have a document with at least the grade ``level``, or 1."""
     file_of: dict[str, _File] = {}

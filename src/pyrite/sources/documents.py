@@ -1,6 +1,6 @@
 """Documents without questions: text files, or rows of a JSONL or Parquet file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,9 @@ class Documents:
             )
             yield from self._read_files(path)
         elif path.name.lower().endswith(rows.JSONL):
-            yield from self._read_rows(path, rows.read_jsonl(path))
+            yield from self._read_rows(path, lambda: rows.read_jsonl(path))
         elif suffix in rows.PARQUET:
-            yield from self._read_rows(path, rows.read_parquet(path, self._columns))
+            yield from self._read_rows(path, lambda: rows.read_parquet(path, self._columns))
         else:
             raise UserError(
                 f"{path.absolute()}: not a supported file format. Set source.path to a folder of "
@@ -62,8 +62,10 @@ class Documents:
             headings = markdown.headings(text) if file.suffix.lower() == _MARKDOWN else ()
             yield Document(name, text, title=headings[0][1] if headings else file.stem, headings=headings)
 
-    def _read_rows(self, path: Path, read: Iterator[tuple[int, dict[str, Any]]]) -> Iterator[Document]:
-        located = ((f"{path.absolute()}:{number}", str(number), row) for number, row in read)
+    def _read_rows(self, path: Path, read: Callable[[], Iterator[tuple[int, dict[str, Any]]]]) -> Iterator[Document]:
+        def located() -> Iterator[rows.Row]:
+            return ((f"{path.absolute()}:{number}", str(number), row) for number, row in read())
+
         optional = rows.columns_of(self._spec, "title", "topic")
         for _, key, text in rows.texts(located, {"text": self._spec.text}, optional, self._spec.id):
             yield Document(key, text["text"], title=text.get("title", ""), topic=text.get("topic", ""))

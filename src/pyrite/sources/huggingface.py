@@ -34,7 +34,7 @@ class Huggingface:
         yield from files.skipped_note(self._skipped, "the datasets library reads files of one format")
         if self._other_splits:
             yield Note(f"source.split is {self._spec.split}; not read: {', '.join(self._other_splits)}.")
-        yield from to_records(self._rows(dataset), self._spec, id_column=None)
+        yield from to_records(lambda: self._rows(dataset), self._spec, id_column=None)
 
     def digest(self) -> str:
         """Hex sha256 of the folder's contents, or of the hub's commit, and of the source's settings.

@@ -1,6 +1,6 @@
 """Questions with their answers, one pair per row of JSONL or Parquet files."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from pyrite.sources import files, rows
@@ -23,7 +23,7 @@ class Qa:
         """
         path = files.existing(self._spec.path)
         yield from files.skipped_note(files.skipped(path, *self._suffixes), f"source.kind is {self._spec.kind}")
-        yield from to_records(self._rows(path), self._spec, self._spec.id)
+        yield from to_records(lambda: self._rows(path), self._spec, self._spec.id)
 
     def digest(self) -> str:
         """Hex sha256 of the files and of the source's settings."""
@@ -40,16 +40,16 @@ class Qa:
 
 
 def to_records(
-    pairs: Iterable[rows.Row], spec: QaSource | HuggingfaceSource, id_column: str | None
+    read: Callable[[], Iterable[rows.Row]], spec: QaSource | HuggingfaceSource, id_column: str | None
 ) -> Iterator[Record]:
-    """Yield a Document and a Question per row; ``spec`` names the columns.
+    """Yield a Document and a Question per row that ``read`` returns; ``spec`` names the columns.
 
     Raises:
         UserError: as ``rows.texts``.
     """
     required = {"question": spec.question, "answer": spec.answer}
     optional = rows.columns_of(spec, "topic", "type", "title")
-    for where, key, text in rows.texts(pairs, required, optional, id_column):
+    for where, key, text in rows.texts(read, required, optional, id_column):
         if not text["question"]:
             yield Dropped(where, NO_QUESTION)
         elif not text["answer"]:

@@ -3,7 +3,7 @@
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pyrite.errors import UserError
+from pyrite.identity import IdSet
 from pyrite.sources import files
 
 JSONL = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
@@ -97,29 +98,35 @@ def columns_of(spec: object, *settings: str) -> dict[str, str]:
 
 
 def texts(
-    rows: Iterable[Row], required: Mapping[str, str], optional: Mapping[str, str], id_column: str | None
+    read: Callable[[], Iterable[Row]], required: Mapping[str, str], optional: Mapping[str, str], id_column: str | None
 ) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Yield (location, id, setting to text) of each row. ``required`` and ``optional`` map settings to columns.
+
+    Args:
+        read: returns the rows. If an id is not unique, they are read again to find its first location, because all
+            locations would take too much memory.
 
     Raises:
         UserError: a row lacks a required column, a value is not text, an id is empty or not unique, or no row has an
             optional column.
     """
     unseen = dict(optional)
-    location_of: dict[str, str] = {}
-    where: str
-    row: Mapping[str, Any]
-    for where, number, row in rows:
+    ids = IdSet()
+    where = ""
+    row: Mapping[str, Any] = {}
+    for where, number, row in read():
         values = {setting: _required_text(where, row, setting, column) for setting, column in required.items()}
         values |= {setting: _text(where, setting, column, row.get(column)) for setting, column in optional.items()}
         unseen = {setting: column for setting, column in unseen.items() if column not in row}
         key = _required_text(where, row, "id", id_column) if id_column else number
-        if not key or key in location_of:
-            problem = f"id '{key}' is already at {location_of[key]}" if key else f"column '{id_column}' is empty"
+        if id_column and not (key and ids.add(key)):
+            problem = f"column '{id_column}' is empty"
+            if key:
+                earlier = (place for place, _, other in read() if _required_text(place, other, "id", id_column) == key)
+                problem = f"id '{key}' is already at {next(earlier)}"
             raise UserError(f"{where}: {problem}. Ids must be unique: fix the data, or remove source.id.")
-        location_of[key] = where
         yield where, key, values
-    if location_of:
+    if where:
         for setting, column in unseen.items():
             _required_text(where, row, setting, column)
 

@@ -1,40 +1,45 @@
-"""prepare: divides documents into passages, merges equal questions into queries, and splits both by topic."""
+"""prepare: divides documents into passages, merges equal questions into queries, and splits both by topic.
 
+The first pass reads the source, with texts on disk and numbers in memory (``stages.corpus``). The second one writes the
+tables in parts. So memory grows by tens of bytes for each passage, and not with its text.
+"""
+
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pyrite import boilerplate, splitting, tables
-from pyrite.chunking import split_into_passages
+from pyrite import splitting, tables
 from pyrite.errors import UserError
-from pyrite.identity import normalise, passage_id, query_id
+from pyrite.identity import passage_ids, query_ids
 from pyrite.progress import Progress
 from pyrite.sources import open_source
-from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, DroppedRecords, Note, Question, Record, Split
+from pyrite.sources.base import Record
 from pyrite.spec import PrepareSpec
-from pyrite.splitting import SPLITS, Group
+from pyrite.splitting import SPLITS, Edges, Groups
 from pyrite.stages.context import StepContext
-from pyrite.training import duplicates
-from pyrite.words import words
+from pyrite.stages.corpus import Corpus, Mask, Numbers, Queries, Reader, merge_questions
 
-NO_RELEVANT = "query without a relevant passage"
-UNKNOWN_DOCUMENT = "question names an unknown document"
-EARLIER_SPLIT = "the same question is in an earlier split"
 OVER_LIMIT = "training query beyond prepare.max_train_queries"
 ONLY_NEAR_DUPLICATES = "training query whose relevant passages are all near-duplicates of held-out passages"
 
+PASSAGES = "corpus/passages.parquet"
+QUERIES = "queries/queries.parquet"
+QRELS = "queries/qrels.parquet"
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """The three tables, as in ``tables``, and the step's summary."""
+#: Rows of a row group, which are in memory together. A smaller table has one row group.
+PART = 1 << 15
 
-    passages: pa.Table
-    queries: pa.Table
-    qrels: pa.Table
-    summary: dict[str, Any]
+#: Kinds of nodes in the graph whose connected components are the groups that share a split.
+_DOCUMENT, _TOPIC, _CONCEPT, _PASSAGE, _QUERY = range(5)
+
+_TRAIN = SPLITS.index("train")
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
@@ -42,14 +47,13 @@ def run(ctx: StepContext) -> dict[str, Any]:
     source = open_source(ctx.spec.source)
     ctx.progress.begin(None, "records read")
     records = _count_records(source.records(), ctx.progress)
-    spec = ctx.spec.prepare
-    prepared = prepare_tables(records, spec, ctx.spec.data_seed, ctx.spec.name, generates=ctx.spec.generate is not None)
-    tables.write(ctx.output("corpus/passages.parquet"), prepared.passages, tables.PASSAGES)
-    tables.write(ctx.output("queries/queries.parquet"), prepared.queries, tables.QUERIES)
-    tables.write(ctx.output("queries/qrels.parquet"), prepared.qrels, tables.QRELS)
-    summary = prepared.summary
+    spec, generates = ctx.spec.prepare, ctx.spec.generate is not None
+    folder = ctx.scratch / "texts"
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
+    summary = write_tables(records, spec, ctx.spec.data_seed, ctx.spec.name, ctx.output, folder, generates=generates)
+    shutil.rmtree(folder)
     unit, counts = "queries", summary["queries"]
-    if prepared.queries.num_rows == 0:
+    if not any(counts.values()):
         unit, counts = "no queries; passages", summary["passage_splits"]
     ctx.progress.message(
         f"{summary['documents']:,} documents, {summary['passages']:,} passages; {unit}: "
@@ -66,307 +70,219 @@ def _count_records(records: Iterable[Record], progress: Progress) -> Iterator[Re
         progress.advance(1)
 
 
-def prepare_tables(
-    records: Iterable[Record], spec: PrepareSpec, seed: int, name: str, *, generates: bool = False
-) -> Prepared:
-    """Build the tables from ``records``. ``name``: the run's name, for messages.
+def write_tables(
+    records: Iterable[Record],
+    spec: PrepareSpec,
+    seed: int,
+    name: str,
+    output: Callable[[str], Path],
+    folder: Path,
+    *,
+    generates: bool = False,
+) -> dict[str, Any]:
+    """Write the tables PASSAGES, QUERIES and QRELS of ``records``; return the step's summary.
 
     If the run ``generates`` questions, the source may have none: then passages are split by topic or document, and the
     tables of queries and qrels are empty. Passages and queries are in order of first occurrence.
+
+    Args:
+        name: the run's name, for messages.
+        output: returns the path of a table by its key.
+        folder: created, for temporary files of about 2.5 times the size of the texts.
 
     Raises:
         UserError: an id is not unique, only some questions have a split, no document has text, no query has a
             relevant passage, or a split has no query.
     """
-    corpus = Corpus(spec)
-    for record in records:
-        corpus.add(record)
-    if not corpus.passages:
+    corpus = _read(records, spec, folder)
+    if not corpus.occurrences.num_rows:
         raise UserError(
             f"{name}: the corpus is empty: no document with text was read{corpus.dropped.describe()}. "
             "Check source.path and source.collections (or the columns) in the run file."
         )
-    notes = corpus.finish()
-    queries: list[Query] = []
-    if generates and not corpus.questions:
-        passage_split = _split_documents(corpus, spec, seed, name, notes)
+    notes = list(corpus.notes)
+    queries = merge_questions(corpus)
+    if generates and not corpus.questions.num_rows:
+        division = _split_documents(corpus, spec, seed, name, notes)
     else:
-        queries = corpus.queries()
-        if not queries:
+        if not queries.used.any():
             raise UserError(
                 f"{name}: no query has a relevant passage{corpus.dropped.describe()}. Each question must name a "
                 "document of the corpus that answers it. If the data has no questions, set generate in the run file: "
                 "an LLM then writes them."
             )
         if corpus.has_splits:
-            passage_split = _follow_given_splits(corpus, queries)
+            division = _follow_given_splits(corpus, queries)
         else:
-            passage_split = _split_topics(corpus, queries, spec, seed, notes)
-    near_duplicates = _near_duplicates(corpus, passage_split)
-    if queries:
-        excluded = {key for key in near_duplicates if passage_split[key] == "train"}
-        queries = _drop_queries_without_positive(queries, excluded, corpus.dropped)
-        queries = _limit_training_queries(queries, spec.max_train_queries, seed, corpus.dropped)
-        _check_splits(queries, corpus.has_splits, name, notes)
-    tables_ = _tables(corpus, queries, passage_split, near_duplicates)
-    summary = _summary(corpus, queries, passage_split, notes)
-    summary["near_duplicates"] = splitting.describe_near_duplicates(*tables_, notes)
-    return Prepared(*tables_, summary)
+            division = _split_topics(corpus, queries, spec, seed, notes)
+    near_duplicates = _near_duplicates(corpus, division.passage_splits)
+    if corpus.questions.num_rows:
+        excluded = (near_duplicates >= 0) & (division.passage_splits == _TRAIN)
+        queries = _drop_queries_without_positive(queries, division.query_splits, excluded, corpus)
+        queries = _limit_training_queries(queries, division.query_splits, spec.max_train_queries, seed, corpus)
+        _check_splits(_count(division.query_splits[queries.used]), corpus.has_splits, name, notes)
+    tables.write_parts(output(PASSAGES), _passages(corpus, division, near_duplicates), tables.PASSAGES)
+    tables.write_parts(output(QUERIES), _queries(corpus, queries, division), tables.QUERIES)
+    tables.write_parts(output(QRELS), _qrels(corpus, queries), tables.QRELS)
+    summary = _summary(corpus, queries, division, notes)
+    summary["near_duplicates"] = _describe_near_duplicates(corpus, queries, division, near_duplicates, notes)
+    return summary
 
 
-# --- reading the source -----------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Passage:
-    """A distinct passage, and the documents (``parents``) that contain it."""
-
-    text: str
-    title: str
-    context: str
-    parents: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Query:
-    """A distinct query: the questions that were merged into it, and the grades of its relevant passages."""
-
-    id: str
-    first: Question
-    split: Split | None
-    question_ids: list[str] = field(default_factory=list)
-    group: str | None = None
-    topics: set[str] = field(default_factory=set)
-    grades: dict[str, int] = field(default_factory=dict)
-
-
-def context_of(title: str, text: str) -> str:
-    """The context of a passage: the title as one line; empty if the text starts with these words."""
-    line, start = " ".join(title.split()), normalise(text)
-    # The second form is without the mark of a Markdown heading.
-    repeated = any(_starts_with(each, normalise(line)) for each in (start, start.lstrip("# ")))
-    return "" if repeated else line
-
-
-def _starts_with(text: str, title: str) -> bool:
-    """Whether ``text`` starts with the words of ``title``: "goutweed" does not start with "gout"."""
-    beginning = words(text[: len(title) + 1], punctuation=False)
-    title_words = words(title, punctuation=False)
-    return text.startswith(title) and beginning[: len(title_words)] == title_words
-
-
-class Corpus:
-    """The records of a source: distinct passages by id, the passages and topic of each document, and the questions.
-
-    ``group_of``: the name of the group of each passage to which ``prepare`` assigns a split.
-    """
-
-    def __init__(self, spec: PrepareSpec) -> None:
-        self._spec = spec
-        self.passages: dict[str, Passage] = {}
-        self.passages_of: dict[str, list[str]] = {}
-        self.topic_of: dict[str, str] = {}
-        self.concepts_of: dict[str, tuple[str, ...]] = {}
-        self.characters = self.occurrences = 0
-        self.questions: list[Question] = []
-        self.notes: list[str] = []
-        self.group_of: dict[str, str] = {}
-        self.boilerplate: dict[str, int] = {}
-        self.dropped = DroppedRecords()
-        self._question_ids: set[str] = set()
-
-    def add(self, record: Record) -> None:
-        if isinstance(record, Dropped):
-            self.dropped.add(record.where, record.reason)
-        elif isinstance(record, Note):
-            self.notes.append(record.text)
-        elif isinstance(record, Question):
-            if record.id in self._question_ids:
-                raise UserError(f"question id '{record.id}' occurs twice. Ids must be unique in a source.")
-            self._question_ids.add(record.id)
-            self.questions.append(record)
-        else:
-            self._add_document(record)
-
-    def _add_document(self, document: Document) -> None:
-        if document.id in self.passages_of:
-            raise UserError(f"document id '{document.id}' occurs twice. Ids must be unique in a source.")
-        keys: dict[str, None] = {}
-        for start, end in split_into_passages(document.text, self._spec.min_chars, self._spec.max_chars):
-            text = document.text[start:end]
-            key = passage_id(text)
-            keys[key] = None
-            self.occurrences += 1
-            parent = {"document_id": document.id, "start": start, "end": end}
-            parent |= {"topic": document.topic, "type": document.type}
-            title = document.title_at(start)
-            context = context_of(title, text) if self._spec.context == "title" else ""
-            self.passages.setdefault(key, Passage(text, title, context)).parents.append(parent)
-        self.passages_of[document.id] = list(keys)
-        self.topic_of[document.id] = normalise(document.topic)
-        self.concepts_of[document.id] = document.concepts
-        self.characters += len(document.text)
-        if not keys:
-            self.dropped.add(document.id, NO_TEXT)
-
-    def finish(self) -> list[str]:
-        """Remove boilerplate from ``passages_of``, after the last record; return the notes about the records."""
-        self.boilerplate = boilerplate.find(self.passages_of)
-        for document, keys in self.passages_of.items():
-            self.passages_of[document] = [key for key in keys if key not in self.boilerplate]
-        texts = {key: self.passages[key].text for key in self.boilerplate}
-        topics = [question.topic for question in self.questions] or list(self.topic_of.values())
-        missing = sum(not normalise(topic) for topic in topics)
-        if 0 < missing < len(topics):
-            unit = "questions" if self.questions else "documents"
-            self.notes.append(f"{missing:,} of {len(topics):,} {unit} have no topic. Each of them is its own topic.")
-        return self.notes + boilerplate.describe(self.boilerplate, texts, len(self.passages_of))
-
-    @property
-    def has_splits(self) -> bool:
-        """Whether the data set assigns the splits."""
-        given = [question.split is not None for question in self.questions]
-        if any(given) and not all(given):
-            first = self.questions[given.index(False)].id
-            raise UserError(f"question '{first}' has no split, but others do. Give all questions a split, or none.")
-        return any(given)
-
-    def queries(self) -> list[Query]:
-        """The distinct questions that have a relevant passage, in order of first occurrence.
-
-        A question that occurs in several splits is only in the first of them, in the order train, val, test.
-        """
-        texts = {question.id: normalise(question.text) for question in self.questions}
-        earliest: dict[str, Split] = {}
-        for question in self.questions:
-            if question.split is not None:
-                text = texts[question.id]
-                earliest[text] = min(earliest.get(text, question.split), question.split, key=SPLITS.index)
-        queries: dict[str, Query] = {}
-        for question in self.questions:
-            text = texts[question.id]
-            if not text:
-                self.dropped.add(question.id, NO_QUESTION)
-                continue
-            if question.split != earliest.get(text):
-                self.dropped.add(question.id, EARLIER_SPLIT)
-                continue
-            key = query_id(text)
-            query = queries.setdefault(key, Query(key, question, question.split))
-            query.question_ids.append(question.id)
-            query.topics.add(normalise(question.topic))
-            self._add_grades(question, query.grades)
-        for query in queries.values():
-            if not query.grades:
-                self.dropped.add(query.first.id, NO_RELEVANT)
-        return [query for query in queries.values() if query.grades]
-
-    def _add_grades(self, question: Question, grades: dict[str, int]) -> None:
-        for document, grade in question.relevant.items():
-            if document not in self.passages_of:
-                self.dropped.add(f"{question.id}: {document}", UNKNOWN_DOCUMENT)
-            elif not 0 < grade < 128:
-                raise UserError(f"question '{question.id}': grade {grade} of '{document}'. Use grades from 1 to 127.")
-            else:
-                for key in self.passages_of[document]:
-                    grades[key] = max(grade, grades.get(key, 0))
+def _read(records: Iterable[Record], spec: PrepareSpec, folder: Path) -> Corpus:
+    reader = Reader(spec, folder)
+    for record in records:
+        reader.add(record)
+    return reader.finish()
 
 
 # --- splitting --------------------------------------------------------------------------------------------------------
 
 
-def _follow_given_splits(corpus: Corpus, queries: list[Query]) -> dict[str, Split]:
-    """Split of each passage if the data set assigns splits: the first split of its queries, or train if it has none."""
-    split_of: dict[str, Split] = {}
-    for query in queries:
-        assert query.split is not None
-        for key in query.grades:
-            split_of[key] = min(split_of.get(key, query.split), query.split, key=SPLITS.index)
-    return {key: split_of.get(key, "train") for key in corpus.passages}
+@dataclass(frozen=True)
+class Division:
+    """The splits of passages and queries, as positions in ``SPLITS``, and the groups that share a split, -1 for none.
+
+    ``group_names``: by number of the group.
+    """
+
+    passage_splits: Numbers
+    query_splits: Numbers
+    passage_groups: Numbers
+    query_groups: Numbers
+    group_names: pa.StringArray
 
 
-def _split_documents(corpus: Corpus, spec: PrepareSpec, seed: int, name: str, notes: list[str]) -> dict[str, Split]:
-    """Split of each passage if there are no questions: by topic or document.
+def _follow_given_splits(corpus: Corpus, queries: Queries) -> Division:
+    """The splits if the data set assigns them. A passage has the first split of its queries, or train."""
+    passage_splits = np.full(len(corpus.passages.keys), len(SPLITS), np.int8)
+    np.minimum.at(passage_splits, queries.passage_of, queries.splits[queries.query_of])
+    passage_splits[passage_splits == len(SPLITS)] = _TRAIN
+    passage_groups, query_groups = (np.full(len(each), -1) for each in (passage_splits, queries.splits))
+    return Division(passage_splits, queries.splits, passage_groups, query_groups, pa.array([], pa.string()))
+
+
+def _split_documents(corpus: Corpus, spec: PrepareSpec, seed: int, name: str, notes: list[str]) -> Division:
+    """The splits if there are no questions: by topic or document.
 
     Raises:
         UserError: there are fewer than three groups.
     """
-    groups = splitting.group_documents(corpus.passages_of, corpus.topic_of, corpus.concepts_of, notes)
-    passages = {key: passage for key, passage in corpus.passages.items() if key not in corpus.boilerplate}
-    nodes = {("passage", key): _label(passage) for key, passage in passages.items()}
-    found = splitting.divide(groups, nodes, spec.split, seed, notes)
-    if len({group.split for group in found.values()}) < len(SPLITS):
+    topics = np.unique(corpus.topics)
+    sizes = (corpus.num_documents, len(topics), len(corpus.concepts), len(corpus.passages.keys))
+    components = splitting.connect(sizes, _document_edges(corpus, topics, notes))[_PASSAGE]
+    content = np.flatnonzero(corpus.boilerplate == 0)
+
+    def label(number: int) -> str:
+        row = int(corpus.passages.first[content[number]])
+        return str(corpus.occurrences.value(row, "topic") or corpus.occurrences.value(row, "document_id"))
+
+    keys = corpus.passages.keys[content]
+    groups = splitting.divide(components[content], keys, passage_ids, label, "passages", spec.split, seed, notes)
+    if len(np.unique(groups.splits)) < len(SPLITS):
         raise UserError(
-            f"{name}: the {len(nodes):,} passages form fewer than three groups that share no topic, document or "
+            f"{name}: the {len(content):,} passages form fewer than three groups that share no topic, document or "
             "passage, and each of train, val and test needs one. Add documents, or set source.topic."
         )
-    return _passage_splits(corpus, {key: found[groups["passage", key]] for key in passages})
+    none = np.empty(0, np.int8)
+    return _divide_passages(groups, components, none, none)
 
 
-def _passage_splits(corpus: Corpus, group_of: dict[str, Group]) -> dict[str, Split]:
-    """Split of each passage: that of its group, or train. Stores the groups' names in ``corpus``."""
-    corpus.group_of = {key: group.name for key, group in group_of.items()}
-    return {key: group_of[key].split if key in group_of else "train" for key in corpus.passages}
-
-
-def _label(passage: Passage) -> str:
-    return str(passage.parents[0]["topic"] or passage.parents[0]["document_id"])
-
-
-def _split_topics(
-    corpus: Corpus, queries: list[Query], spec: PrepareSpec, seed: int, notes: list[str]
-) -> dict[str, Split]:
-    """Assign each query a split, and return the split of each passage.
+def _split_topics(corpus: Corpus, queries: Queries, spec: PrepareSpec, seed: int, notes: list[str]) -> Division:
+    """Assign each query and its passages a split.
 
     Topics that share a question, a passage or a relevant document form one group, and a group has one split.
     Passages of groups without a query go to train, where they can be mined; search always covers all passages.
     """
-    groups = splitting.group_documents(corpus.passages_of, corpus.topic_of, corpus.concepts_of, notes)
-    for key in corpus.boilerplate:
-        groups.add(("passage", key))
-    for query in queries:
-        topics = [("topic", topic) for topic in query.topics if topic]
-        splitting.connect(groups, [("query", query.id), *topics, *(("passage", key) for key in query.grades)])
-    nodes = {("query", query.id): query.first.text[:80] for query in queries}
-    found = splitting.divide(groups, nodes, spec.split, seed, notes)
-    for query in queries:
-        query.group, query.split = found[groups["query", query.id]]
-    roots = {key: groups["passage", key] for key in corpus.passages}
-    return _passage_splits(corpus, {key: found[root] for key, root in roots.items() if root in found})
+    asked, asked_topics = queries.topics
+    topics = np.unique(np.concatenate([corpus.topics, asked_topics]))
+    edges = _document_edges(corpus, topics, notes)
+    named = queries.used[asked] & (asked_topics != 0)
+    edges.append((_QUERY, asked[named], _TOPIC, np.searchsorted(topics, asked_topics[named])))
+    edges.append((_QUERY, queries.query_of, _PASSAGE, queries.passage_of))
+    sizes = (corpus.num_documents, len(topics), len(corpus.concepts), len(corpus.passages.keys), len(queries.used))
+    components = splitting.connect(sizes, edges)
+    used = np.flatnonzero(queries.used)
+
+    def label(number: int) -> str:
+        return str(corpus.questions.value(int(queries.first[used[number]]), "text"))[:80]
+
+    keys, of_queries = queries.questions.keys[used], components[_QUERY]
+    groups = splitting.divide(of_queries[used], keys, query_ids, label, "queries", spec.split, seed, notes)
+    query_groups = groups.find(of_queries)
+    return _divide_passages(groups, components[_PASSAGE], groups.splits[query_groups], query_groups)
 
 
-def _near_duplicates(corpus: Corpus, passage_split: dict[str, Split]) -> dict[str, str]:
-    """For each passage with a near-duplicate across the boundary of training and held-out data, one of them."""
-    ids = list(corpus.passages)
-    texts = [passage.text for passage in corpus.passages.values()]
-    found = duplicates.find_across(texts, [passage_split[key] != "train" for key in ids])
-    return {ids[position]: ids[other] for position, other in found.items()}
+def _document_edges(corpus: Corpus, topics: Numbers, notes: list[str]) -> list[Edges]:
+    """The edges of documents to their passages, topics (positions in ``topics``) and concepts.
+
+    Concepts of too many topics are left out, and ``notes`` receives a note about them.
+    """
+    named = np.flatnonzero(corpus.topics)
+    topic_of = np.searchsorted(topics, corpus.topics)
+    edges: list[Edges] = [
+        (_DOCUMENT, corpus.document_of, _PASSAGE, corpus.passage_of),
+        (_DOCUMENT, named, _TOPIC, topic_of[named]),
+    ]
+    documents, concepts = corpus.concept_pairs
+    if len(concepts):
+        own = np.where(corpus.topics == 0, len(topics) + np.arange(len(topic_of)), topic_of)
+        counts = splitting.general_concepts(documents, concepts, own)
+        general = np.flatnonzero(counts).tolist()
+        if general:
+            most = min(general, key=lambda concept: (-counts[concept], corpus.concepts[concept]))
+            name, number = corpus.concepts[most], len(np.unique(own))
+            notes.append(splitting.describe_general_concepts(len(general), name, int(counts[most]), number))
+        joins = counts[concepts] == 0
+        edges.append((_DOCUMENT, documents[joins], _CONCEPT, concepts[joins]))
+    return edges
 
 
-def _drop_queries_without_positive(queries: list[Query], excluded: set[str], dropped: DroppedRecords) -> list[Query]:
-    """``queries`` without the training queries that have no relevant passage outside ``excluded``."""
-    used = []
-    for query in queries:
-        if query.split == "train" and excluded.issuperset(query.grades):
-            dropped.add(query.first.id, ONLY_NEAR_DUPLICATES)
-        else:
-            used.append(query)
-    return used
+def _divide_passages(groups: Groups, components: Numbers, query_splits: Numbers, query_groups: Numbers) -> Division:
+    """The splits of queries, and of passages by their ``components``: that of their group, or train."""
+    found = groups.find(components)
+    passage_splits = np.where(found >= 0, groups.splits[found], np.int8(_TRAIN))
+    return Division(passage_splits, query_splits, found.astype(np.int32), query_groups, groups.names)
 
 
-def _limit_training_queries(queries: list[Query], limit: int | None, seed: int, dropped: DroppedRecords) -> list[Query]:
+def _near_duplicates(corpus: Corpus, passage_splits: Numbers) -> Numbers:
+    """For each passage, a near-duplicate across the boundary of training and held-out data, or -1."""
+    first = corpus.passages.first
+    sides = np.full(corpus.occurrences.num_rows, -1, np.int8)
+    sides[first] = passage_splits != _TRAIN
+    found = corpus.shingles.find_across(sides, lambda row: corpus.occurrences.value(row, "text"))[first]
+    return np.where(found >= 0, corpus.passages.group_of[found], np.int32(-1))
+
+
+def _drop_queries_without_positive(
+    queries: Queries, splits: Numbers, excluded_passages: Mask, corpus: Corpus
+) -> Queries:
+    """``queries`` without the training queries all of whose relevant passages are excluded."""
+    usable = queries.query_of[~excluded_passages[queries.passage_of]]
+    without = np.bincount(usable, minlength=len(queries.used)) == 0
+    return _drop(queries, queries.used & (splits == _TRAIN) & without, ONLY_NEAR_DUPLICATES, corpus)
+
+
+def _limit_training_queries(queries: Queries, splits: Numbers, limit: int | None, seed: int, corpus: Corpus) -> Queries:
     """``queries`` with at most ``limit`` training queries, drawn by ``seed``."""
-    train = sorted((q.id for q in queries if q.split == "train"), key=lambda key: splitting.draw(seed, key))
-    excluded = set(train[limit:]) if limit is not None else set()
-    for query in queries:
-        if query.id in excluded:
-            dropped.add(query.first.id, OVER_LIMIT)
-    return [query for query in queries if query.id not in excluded]
+    excluded = np.zeros(len(queries.used), bool)
+    if limit is not None:
+        train = np.flatnonzero(queries.used & (splits == _TRAIN))
+        ids = query_ids(queries.questions.keys[train]).to_pylist()
+        order = sorted(range(len(train)), key=lambda position: splitting.draw(seed, ids[position]))
+        excluded[train[order[limit:]]] = True
+    return _drop(queries, excluded, OVER_LIMIT, corpus)
 
 
-def _check_splits(queries: list[Query], given: bool, name: str, notes: list[str]) -> None:
-    present = {query.split for query in queries}
-    empty = " or ".join(split for split in SPLITS if split not in present)
+def _drop(queries: Queries, excluded: Mask, reason: str, corpus: Corpus) -> Queries:
+    first = queries.first[excluded]
+    corpus.dropped.add_all(reason, len(first), corpus.question_ids(first))
+    return queries.without(excluded)
+
+
+def _check_splits(counts: dict[str, int], given: bool, name: str, notes: list[str]) -> None:
+    """Raise UserError if a split has no query. ``given``: whether the data set assigns the splits."""
+    empty = " or ".join(split for split, count in counts.items() if not count)
     if empty and given:
         raise UserError(
             f"{name}: no query is in {empty}, and the data set assigns the splits. Add such queries (BEIR: "
@@ -375,8 +291,8 @@ def _check_splits(queries: list[Query], given: bool, name: str, notes: list[str]
         )
     if empty:
         raise UserError(
-            f"{name}: no query is in {empty}: the {len(queries):,} queries form fewer than three groups that share no "
-            f"topic, question or passage. {''.join(f'{note} ' for note in notes)}Use data with more topics "
+            f"{name}: no query is in {empty}: the {sum(counts.values()):,} queries form fewer than three groups that "
+            f"share no topic, question or passage. {''.join(f'{note} ' for note in notes)}Use data with more topics "
             "(source.topic), or with splits of its own."
         )
 
@@ -384,22 +300,100 @@ def _check_splits(queries: list[Query], given: bool, name: str, notes: list[str]
 # --- tables and summary -----------------------------------------------------------------------------------------------
 
 
-def _summary(corpus: Corpus, queries: list[Query], passage_split: dict[str, Split], notes: list[str]) -> dict[str, Any]:
-    def topics(split: Split) -> int:
-        return len({topic or query.id for query in queries if query.split == split for topic in query.topics})
+def _parts(rows: Numbers) -> Iterator[Numbers]:
+    """Parts of ``rows`` with at most ``PART`` elements; one empty part if there are none."""
+    for start in range(0, max(1, len(rows)), PART):
+        yield rows[start : start + PART]
 
+
+def _passages(corpus: Corpus, division: Division, near_duplicates: Numbers) -> Iterator[pa.Table]:
+    parent = tables.PASSAGES.field("parents").type.value_type
+    for part in _parts(np.arange(len(corpus.passages.keys))):
+        texts = corpus.occurrences.select(corpus.passages.first[part], "text", "title", "context")
+        occurrences, offsets = corpus.passages.items(part)
+        parents = corpus.occurrences.take(occurrences, *parent.names)
+        other = near_duplicates[part]
+        columns = {
+            "passage_id": passage_ids(corpus.passages.keys[part]),
+            **{name: texts[name] for name in texts.column_names},
+            "split": _split_names(division.passage_splits[part]),
+            "near_duplicate": _optional(passage_ids(corpus.passages.keys[other]), other >= 0),
+            "group": _group_names(division, division.passage_groups[part]),
+            "boilerplate": corpus.boilerplate[part] > 0,
+            "parents": pa.ListArray.from_arrays(
+                pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(parents, fields=list(parent))
+            ),
+        }
+        yield pa.table(columns, tables.PASSAGES)
+
+
+def _queries(corpus: Corpus, queries: Queries, division: Division) -> Iterator[pa.Table]:
+    for part in _parts(np.flatnonzero(queries.used)):
+        texts = corpus.questions.select(queries.first[part], "text", "topic", "type")
+        positions, offsets = queries.questions.items(part)
+        (ids,) = corpus.questions.take(queries.numbers[positions], "id")
+        columns = {
+            "query_id": query_ids(queries.questions.keys[part]),
+            **{name: texts[name] for name in texts.column_names},
+            "split": _split_names(division.query_splits[part]),
+            "group": _group_names(division, division.query_groups[part]),
+            "question_ids": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), ids),
+        }
+        yield pa.table(columns, tables.QUERIES)
+
+
+def _qrels(corpus: Corpus, queries: Queries) -> Iterator[pa.Table]:
+    for part in _parts(np.flatnonzero(queries.used[queries.query_of])):
+        columns = {
+            "query_id": query_ids(queries.questions.keys[queries.query_of[part]]),
+            "passage_id": passage_ids(corpus.passages.keys[queries.passage_of[part]]),
+            "grade": queries.grades[part],
+        }
+        yield pa.table(columns, tables.QRELS)
+
+
+def _split_names(splits: Numbers) -> pa.StringArray:
+    return pa.array(SPLITS, pa.string()).take(pa.array(splits))
+
+
+def _group_names(division: Division, groups: Numbers) -> pa.StringArray:
+    return division.group_names.take(pa.array(groups, mask=groups < 0))
+
+
+def _optional(values: pa.StringArray, present: Mask) -> pa.StringArray:
+    """``values``, null if not ``present``."""
+    return pc.if_else(pa.array(present), values, pa.scalar(None, pa.string()))
+
+
+def _count(splits: Numbers) -> dict[str, int]:
+    """The number of ``splits`` (positions in ``SPLITS``) by name."""
+    return dict(zip(SPLITS, np.bincount(splits, minlength=len(SPLITS)).tolist(), strict=True))
+
+
+def _summary(corpus: Corpus, queries: Queries, division: Division, notes: list[str]) -> dict[str, Any]:
+    used = np.flatnonzero(queries.used)
+    asked, topics = queries.topics
+
+    def count_topics(split: int) -> int:
+        found = topics[queries.used[asked] & (division.query_splits[asked] == split)]
+        # A query without a topic is its own topic.
+        return len(np.unique(found[found != 0])) + int(np.count_nonzero(found == 0))
+
+    types = corpus.questions.select(queries.first[used], "type")["type"]
     return {
-        "documents": len(corpus.passages_of),
+        "documents": corpus.num_documents,
         "characters": corpus.characters,
-        "passages": len(corpus.passages),
-        "passage_splits": {split: sum(of == split for of in passage_split.values()) for split in SPLITS},
-        "merged_passages": corpus.occurrences - len(corpus.passages),
-        "longest_passage": max(len(passage.text) for passage in corpus.passages.values()),
-        "questions": len(corpus.questions),
-        "merged_questions": sum(len(query.question_ids) - 1 for query in queries),
-        "queries": {split: sum(query.split == split for query in queries) for split in SPLITS},
-        "topics": {split: topics(split) for split in SPLITS},
-        "types": dict(Counter(query.first.type for query in queries).most_common()),
+        "passages": len(corpus.passages.keys),
+        "passage_splits": _count(division.passage_splits),
+        "merged_passages": corpus.occurrences.num_rows - len(corpus.passages.keys),
+        "longest_passage": corpus.longest_passage,
+        "questions": corpus.questions.num_rows,
+        "merged_questions": len(queries.questions.items(used)[0]) - len(used),
+        "queries": _count(division.query_splits[used]),
+        "topics": {name: count_topics(split) for split, name in enumerate(SPLITS)},
+        "types": dict(
+            Counter({each["values"]: each["counts"] for each in types.value_counts().to_pylist()}).most_common()
+        ),
         "splits_given": corpus.has_splits,
         "dropped": dict(corpus.dropped.counts.most_common()),
         "dropped_examples": {
@@ -409,36 +403,22 @@ def _summary(corpus: Corpus, queries: list[Query], passage_split: dict[str, Spli
     }
 
 
-def _tables(
-    corpus: Corpus, queries: list[Query], passage_split: dict[str, Split], near_duplicates: dict[str, str]
-) -> tuple[pa.Table, pa.Table, pa.Table]:
-    passages = [
-        {
-            "passage_id": key,
-            "text": each.text,
-            "title": each.title,
-            "context": each.context,
-            "split": passage_split[key],
-            "near_duplicate": near_duplicates.get(key),
-            "group": corpus.group_of.get(key),
-            "boilerplate": key in corpus.boilerplate,
-            "parents": each.parents,
-        }
-        for key, each in corpus.passages.items()
+def _describe_near_duplicates(
+    corpus: Corpus, queries: Queries, division: Division, near_duplicates: Numbers, notes: list[str]
+) -> dict[str, Any]:
+    """Counts of near-duplicates between training and held-out data, and up to three pairs. Adds notes if any exist."""
+    is_train = division.passage_splits == _TRAIN
+    train = np.flatnonzero((near_duplicates >= 0) & is_train)
+    held_out = int(np.count_nonzero((near_duplicates >= 0) & ~is_train))
+    seen = (near_duplicates >= 0) | is_train
+    affected = np.bincount(queries.query_of[seen[queries.passage_of]], minlength=len(queries.used)) > 0
+    counts = _count(division.query_splits[queries.used & affected])
+
+    def beginning(passage: int) -> str:
+        return str(corpus.occurrences.value(int(corpus.passages.first[passage]), "text"))[:120]
+
+    examples = [
+        {"train": beginning(passage), "held_out": beginning(near_duplicates[passage])} for passage in train[:3].tolist()
     ]
-    query_rows: list[dict[str, Any]] = [
-        {"query_id": query.id, "text": query.first.text, "topic": query.first.topic, "type": query.first.type}
-        | {"split": query.split, "group": query.group, "question_ids": query.question_ids}
-        for query in queries
-    ]
-    position = {key: number for number, key in enumerate(corpus.passages)}
-    qrels = [
-        {"query_id": query.id, "passage_id": key, "grade": query.grades[key]}
-        for query in queries
-        for key in sorted(query.grades, key=position.__getitem__)
-    ]
-    return (
-        pa.Table.from_pylist(passages, tables.PASSAGES),
-        pa.Table.from_pylist(query_rows, tables.QUERIES),
-        pa.Table.from_pylist(qrels, tables.QRELS),
-    )
+    affected_counts = {name: counts[name] for name in ("val", "test")}
+    return splitting.describe_near_duplicates(len(train), held_out, affected_counts, examples, notes)

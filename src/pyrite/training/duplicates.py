@@ -1,79 +1,244 @@
 """Finds near-duplicate passages between training and held-out data, without comparing all pairs."""
 
+import functools
+import itertools
 import math
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pyrite.training.mining import CONTAINMENT, shingles
+from pyrite.training.mining import CONTAINMENT, SHINGLE_WORDS
+from pyrite.words import words
 
 #: Texts with fewer shingles are short (10 shingles of 5 words are 14 words). A short text must have ``CONTAINMENT`` of
 #: the larger text's shingles. Otherwise a heading would be a near-duplicate of every passage that quotes it.
 MIN_SHINGLES = 10
 
-#: The distinct shingles of a text as sorted 64-bit hashes.
-Hashes = npt.NDArray[np.int64]
+#: 64-bit hashes of shingles. The first byte selects a partition.
+Hashes = npt.NDArray[np.uint64]
+
+#: A posting is the 32 bits of a shingle's hash after the first byte, and the 32-bit number of a text that contains it.
+Postings = npt.NDArray[np.uint64]
+
+#: Files of a large index, at most 256, and the postings in memory before they are written to the files.
+_PARTITIONS = 256
+_BUFFERED = 1 << 20
+
+_TEXT = np.uint64(0xFFFF_FFFF)
+
+#: An odd factor, as in a hash of a sequence of words: the order of the words counts.
+_FACTOR = np.uint64(0x9E37_79B9_7F4A_7C17)
+
+#: Texts that are hashed together, texts that are compared together, and texts whose hashes are in memory.
+_HASHED = 4096
+_COMPARED = 4096
+_CACHED = 8192
 
 
-def find_across(texts: Sequence[str], held_out: Sequence[bool]) -> dict[int, int]:
-    """Find the near-duplicates between held-out and other texts.
+class ShingleIndex:
+    """The texts that contain each shingle, on disk: 8 bytes for each shingle of each text.
 
-    Two texts are near-duplicates if the larger one has ``CONTAINMENT`` of the smaller one's shingles, and both are long
-    enough (``MIN_SHINGLES``) or about as short. ``mining.near_duplicates`` has no rule for short texts, and says why.
+    The hashes are those of one process. The order of texts and hashes does not change what is found.
+    """
 
-    Only texts that share a rare shingle are compared (prefix filtering: Chaudhuri et al., 2006). If the smaller text
-    has 100 shingles, a near-duplicate lacks at most 20 of them, so it has at least one of the 21 rarest.
+    def __init__(self, folder: Path) -> None:
+        """``folder`` is created."""
+        folder.mkdir(parents=True)
+        self._folder = folder
+        self._words: array[int] = array("q")
+        self._lengths: list[int] = []
+        self._texts = 0
+        self._hashes: list[Hashes] = []
+        self._owners: list[npt.NDArray[np.uint32]] = []
+        self._partitions = 1  # unless there are more postings than the buffer takes
+        self._boundaries: list[int] = []
+
+    def add(self, text: str) -> None:
+        """Add the next text. Texts are numbered from 0."""
+        self._lengths.append(_append_words(text, self._words))
+        self._texts += 1
+        if len(self._lengths) == _HASHED:
+            self._hash()
+
+    def _hash(self) -> None:
+        """Hash the pending texts."""
+        if self._lengths:
+            hashes, owners = _hash_shingles(self._words, self._lengths)
+            self._hashes.append(hashes)
+            self._owners.append((owners + (self._texts - len(self._lengths))).astype(np.uint32))
+            self._words, self._lengths = array("q"), []
+        if sum(map(len, self._hashes)) >= _BUFFERED:
+            self._partitions = _PARTITIONS
+            self._write()
+
+    def _write(self) -> None:
+        """Append the buffered postings to the files of their partitions."""
+        hashes = np.concatenate([np.empty(0, np.uint64), *self._hashes])
+        postings = _key(hashes) | np.concatenate([np.empty(0, np.uint64), *self._owners], dtype=np.uint64)
+        partition = self._partition(hashes)
+        postings = postings[np.argsort(partition, kind="stable")]
+        ends = np.cumsum(np.bincount(partition, minlength=self._partitions))
+        for number, part in enumerate(np.split(postings, ends[:-1])):
+            with self._path(number).open("ab") as file:
+                file.write(part.data)
+        self._hashes, self._owners = [], []
+
+    def _partition(self, hashes: Hashes) -> npt.NDArray[np.uint16]:
+        first_byte = (hashes >> np.uint64(56)).astype(np.uint16)
+        return first_byte * np.uint16(self._partitions) >> np.uint16(8)
+
+    def find_across(self, sides: npt.NDArray[np.int8], text_of: Callable[[int], str]) -> npt.NDArray[np.int32]:
+        """Find the near-duplicates between held-out and other texts. The index can be used once.
+
+        Two texts are near-duplicates if the larger one has ``CONTAINMENT`` of the smaller one's shingles, and both are
+        long enough (``MIN_SHINGLES``) or about as short. ``mining.near_duplicates`` has no rule for short texts, and
+        says why.
+
+        Only texts are compared of which the smaller has ``CONTAINMENT`` of its shingles anywhere on the other side, and
+        that share a rare shingle (prefix filtering: Chaudhuri et al., 2006). If the smaller text has 100 shingles, a
+        near-duplicate lacks at most 20 of them, so it has at least one of the 21 rarest.
+
+        Args:
+            sides: for each text, 1 if it is held out, 0 if it is not, -1 if it is not compared.
+            text_of: returns a text by its number.
+
+        Returns:
+            For each text, the number of a near-duplicate on the other side, or -1.
+        """
+        self._hash()
+        self._write()
+        sizes, shared = self._keep_shared(sides)
+
+        @functools.lru_cache(_CACHED)
+        def hashes_of(text: int) -> Hashes:
+            found: array[int] = array("q")
+            length = _append_words(text_of(text), found)
+            return np.unique(_hash_shingles(found, [length])[0])
+
+        found = np.full(len(sides), -1, np.int32)
+        for side in (0, 1):
+            smaller = np.flatnonzero((sides == side) & (shared >= CONTAINMENT * sizes) & (sizes > 0))
+            for start in range(0, len(smaller), _COMPARED):
+                texts = smaller[start : start + _COMPARED].tolist()
+                candidates = self._candidates([hashes_of(text) for text in texts], 1 - side)
+                for text, others in zip(texts, candidates, strict=True):
+                    for other in others[sizes[others] >= sizes[text]].tolist():
+                        # One near-duplicate per text is enough: all pairs of a thousand copies would be a million
+                        # comparisons.
+                        if (found[text] >= 0 and found[other] >= 0) or not _match(hashes_of(text), hashes_of(other)):
+                            continue
+                        found[text] = other if found[text] < 0 else found[text]
+                        found[other] = text if found[other] < 0 else found[other]
+        return found
+
+    def _keep_shared(self, sides: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+        """Reduce the index to the shingles that both sides have: each file has the postings of side 0, then of side 1.
+
+        Returns:
+            For each text, the number of its shingles, and the number of those that the other side has too.
+        """
+        sizes, shared = np.zeros(len(sides), np.uint32), np.zeros(len(sides), np.uint32)
+        for number in range(self._partitions):
+            path = self._path(number)
+            postings = np.fromfile(path, np.uint64)
+            postings = postings[sides[_texts(postings)] >= 0]
+            postings.sort()
+            # A text may contain a shingle several times.
+            postings = postings[np.diff(postings, prepend=~np.uint64(0)) != 0]
+            texts = _texts(postings)
+            np.add.at(sizes, texts, 1)
+            side = sides[texts]
+            starts = np.flatnonzero(np.diff(postings >> np.uint64(32), prepend=_TEXT + np.uint64(1)))
+            lengths = np.diff(starts, append=len(postings))
+            held_out = np.add.reduceat(side, starts, dtype=np.int64) if len(starts) else lengths
+            mixed = np.repeat((held_out > 0) & (held_out < lengths), lengths)
+            np.add.at(shared, texts[mixed], 1)
+            parts = [postings[mixed & (side == each)] for each in (0, 1)]
+            np.concatenate(parts).tofile(path)
+            self._boundaries.append(len(parts[0]))
+        return sizes, shared
+
+    def _candidates(self, texts: Sequence[Hashes], side: int) -> Iterator[npt.NDArray[np.int64]]:
+        """For each of ``texts``, the texts on ``side`` that may be larger near-duplicates of it, in ascending order."""
+        shingles, shingles_of = np.unique(np.concatenate(texts), return_inverse=True)
+        frequency = np.zeros(len(shingles), np.int64)
+        for part, _, first, last in self._look_up(shingles, side):
+            frequency[part] = last - first
+        rarest = []
+        for own in np.split(shingles_of, np.cumsum([len(each) for each in texts])[:-1]):
+            prefix = len(own) - math.ceil(CONTAINMENT * len(own)) + 1
+            chosen = own[np.argsort(frequency[own], kind="stable")[:prefix]]
+            rarest.append(chosen[frequency[chosen] > 0])
+        needed = np.unique(np.concatenate(rarest))
+        owners: dict[int, npt.NDArray[np.int64]] = {}
+        for part, postings, first, last in self._look_up(shingles[needed], side):
+            for shingle, start, end in zip(needed[part].tolist(), first.tolist(), last.tolist(), strict=True):
+                owners[shingle] = _texts(postings[start:end])
+        for chosen in rarest:
+            yield np.unique(np.concatenate([np.empty(0, np.int64), *(owners[each] for each in chosen.tolist())]))
+
+    def _look_up(self, shingles: Hashes, side: int) -> Iterator[tuple[slice, Postings, Any, Any]]:
+        """For each partition: the slice of ``shingles`` (sorted) in it, its postings, and the ranges in them."""
+        edges = np.searchsorted(self._partition(shingles), np.arange(self._partitions + 1)).tolist()
+        for number, (start, end) in enumerate(itertools.pairwise(edges)):
+            path, boundary = self._path(number), self._boundaries[number]
+            if start < end and path.stat().st_size:
+                both = np.memmap(path, np.uint64, "r")
+                postings = both[boundary:] if side else both[:boundary]
+                key = _key(shingles[start:end])
+                yield (
+                    slice(start, end),
+                    postings,
+                    np.searchsorted(postings, key),
+                    np.searchsorted(postings, key | _TEXT, "right"),
+                )
+
+    def _path(self, partition: int) -> Path:
+        return self._folder / str(partition)
+
+
+def _key(hashes: Hashes) -> Postings:
+    """The postings of the shingles ``hashes`` with text 0."""
+    return (hashes << np.uint64(8)) & ~_TEXT
+
+
+def _texts(postings: Postings) -> npt.NDArray[np.int64]:
+    return (postings & _TEXT).astype(np.int64)
+
+
+def _append_words(text: str, to: "array[int]") -> int:
+    """Append the hash of each word of ``text`` to ``to``; return their number.
+
+    A text that is shorter than a shingle is filled up with zeros, and so has one shingle, as in ``mining.shingles``.
+    """
+    found = words(text.casefold())
+    to.extend(map(hash, found))
+    missing = max(0, SHINGLE_WORDS - len(found))
+    to.extend([0] * missing)
+    return len(found) + missing
+
+
+def _hash_shingles(words_: "array[int]", lengths: Sequence[int]) -> tuple[Hashes, npt.NDArray[np.int64]]:
+    """The hashes of all shingles of texts, and the position of each shingle's text in ``lengths``.
 
     Args:
-        held_out: whether each text is held out.
-
-    Returns:
-        For the position of each text that has a near-duplicate in the other group, the position of one of them.
+        words_: the hashes of the words of all texts.
+        lengths: the number of words of each text, at least ``SHINGLE_WORDS``.
     """
-    hashes = [_hashes(text) for text in texts]
-    found: dict[int, int] = {}
-    for smaller_side in (False, True):
-        index = _Index(hashes, [position for position, side in enumerate(held_out) if side != smaller_side])
-        for position in (position for position, side in enumerate(held_out) if side == smaller_side):
-            for other in index.larger(hashes[position]):
-                # One near-duplicate per text is enough: all pairs of a thousand copies would be a million comparisons.
-                if (position in found and other in found) or not _match(hashes[position], hashes[other]):
-                    continue
-                found.setdefault(position, other)
-                found.setdefault(other, position)
-    return found
-
-
-def _hashes(text: str) -> Hashes:
-    return np.unique(np.fromiter((hash(shingle) for shingle in shingles(text)), np.int64))
+    hashes = np.asarray(words_).view(np.uint64)
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    count = len(hashes) - SHINGLE_WORDS + 1
+    combined = np.zeros(count, np.uint64)
+    for offset in range(SHINGLE_WORDS):
+        combined = combined * _FACTOR + hashes[offset : offset + count]
+    within = owners[:count] == owners[SHINGLE_WORDS - 1 :]
+    return combined[within], owners[:count][within]
 
 
 def _match(smaller: Hashes, larger: Hashes) -> bool:
     required = len(smaller) if len(smaller) >= MIN_SHINGLES else len(larger)
     return len(np.intersect1d(smaller, larger, assume_unique=True)) >= CONTAINMENT * required
-
-
-class _Index:
-    """Finds the texts ``members`` (positions in ``hashes``) by shingle. Memory: 16 bytes per shingle of each text."""
-
-    def __init__(self, hashes: Sequence[Hashes], members: Sequence[int]) -> None:
-        self._sizes = np.array([len(each) for each in hashes])
-        own = [hashes[position] for position in members]
-        shingle = np.concatenate([np.empty(0, np.int64), *own])
-        order = np.argsort(shingle, kind="stable")
-        self._shingles = shingle[order]
-        self._owners = np.repeat(np.array(members, np.int64), [len(each) for each in own])[order]
-
-    def larger(self, text: Hashes) -> list[int]:
-        """The members that may be near-duplicates of ``text`` and have as many shingles or more, in ascending order."""
-        first = np.searchsorted(self._shingles, text, "left")
-        last = np.searchsorted(self._shingles, text, "right")
-        prefix = len(text) - math.ceil(CONTAINMENT * len(text)) + 1
-        rarest = np.argsort(last - first, kind="stable")[:prefix]
-        owners = [self._owners[first[i] : last[i]] for i in rarest if last[i] > first[i]]
-        if not owners:
-            return []
-        candidates = np.unique(np.concatenate(owners))
-        result: list[int] = candidates[self._sizes[candidates] >= len(text)].tolist()
-        return result

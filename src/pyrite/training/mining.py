@@ -22,6 +22,9 @@ Kind = Literal["hard", "easy"]
 #: The share of the smaller text's shingles that the larger one must have to be its near-duplicate.
 CONTAINMENT = 0.8
 
+#: The number of words of a shingle.
+SHINGLE_WORDS = 5
+
 #: The word n-grams of a text.
 Shingles = frozenset[tuple[str, ...]]
 
@@ -362,7 +365,7 @@ def _conflict(a: Example, b: Example) -> bool:
     return a.query_id == b.query_id or bool(_passages(a) & b.relevant) or bool(_passages(b) & a.relevant)
 
 
-def shingles(text: str, width: int = 5) -> Shingles:
+def shingles(text: str, width: int = SHINGLE_WORDS) -> Shingles:
     """The case-folded word ``width``-grams of a text; all its words as one shingle if it is shorter.
 
     In scripts without spaces between words, a character counts as a word.
