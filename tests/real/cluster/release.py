@@ -92,7 +92,7 @@ class Release:
 
     def uninstall(self) -> None:
         """Remove the release, if it is installed."""
-        command = [program("helm"), "uninstall", "pyrite", "-n", self.namespace, "--ignore-not-found", "--wait"]
+        command = [program("helm"), "uninstall", "pyrite", "-n", self.namespace, "--ignore-not-found"]
         subprocess.run(command, capture_output=True, timeout=300, check=True)
 
     def close(self) -> None:

@@ -209,42 +209,37 @@ def judgments(release: Release, run: str) -> list[Object]:
     return found
 
 
-def start_unmanaged_server(release: Release) -> str:
-    """Start a copy of the chart's servers that the controller does not scale; returns the first one's URL."""
-    original = release.get("statefulset", "pyrite-vllm")
-    name = "unmanaged"
-    spec = {**original["spec"], "replicas": SERVERS}
-    spec["selector"] = {"matchLabels": {**spec["selector"]["matchLabels"], "managed": "no"}}
-    metadata = {**spec["template"]["metadata"]}
-    metadata["labels"] = {**metadata["labels"], "managed": "no"}
-    spec["template"] = {**spec["template"], "metadata": metadata}
-    manifest = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name}, "spec": spec}
-    kubectl("-n", release.namespace, "create", "-f", "-", stdin=json.dumps(manifest))
-
-    def is_ready() -> bool:
-        return bool(release.get("statefulset", name)["status"].get("readyReplicas") == SERVERS)
-
-    wait_until(f"{name} is ready", is_ready, 1200)
-    return f"http://{name}-0.pyrite-vllm:8000"
+def other_pod() -> Object:
+    """A pod that is not Pyrite's, and that claims all GPUs of the node."""
+    container = {
+        "name": "other",
+        "image": f"localhost/pyrite-worker:{__version__}",
+        "command": ["sleep", "3600"],
+        "resources": {"limits": {GPU: GPUS}},
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    user = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
+    spec = {"containers": [container], "securityContext": user, "terminationGracePeriodSeconds": 1}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "other"}, "spec": spec}
 
 
-def test_training_reports_gpus_that_are_not_released(release: Release, small_spec: Callable[..., Object]) -> None:
-    """The controller does not scale this server, so training waits until the test scales it down."""
-    url = start_unmanaged_server(release)
-    release.apply("unshared", small_spec(**RUN, resources={"judge_urls": [url]}))
+def test_run_reports_gpus_that_others_use(release: Release, small_spec: Callable[..., Object]) -> None:
+    kubectl("-n", release.namespace, "create", "-f", "-", stdin=json.dumps(other_pod()))
+    wait_until("the GPUs are taken", lambda: release.get("pod", "other")["status"]["phase"] == "Running")
+    release.apply("unshared", small_spec())
 
     def is_waiting() -> Object | None:
         status = release.status("unshared")
         return status if "cannot be scheduled" in status.get("message", "") and GPU in status["message"] else None
 
-    status = wait_until("training cannot be scheduled", is_waiting, 600)
-    assert status["stage"] == "finetune"
+    status = wait_until("the first step with a GPU cannot be scheduled", is_waiting, 300)
+    assert status["stage"] == "validate"
     assert any(c["type"] == "Degraded" and c["status"] == "True" for c in status["conditions"])
     for _ in range(30):
-        assert [pod["status"]["phase"] for pod in release.pods("unshared", "finetune")] == ["Pending"]
+        assert [pod["status"]["phase"] for pod in release.pods("unshared", "validate")] == ["Pending"]
         time.sleep(1)
     wait_until("it is still reported", is_waiting, 60)
-    kubectl("-n", release.namespace, "scale", "statefulset", "unmanaged", "--replicas=0")
+    kubectl("-n", release.namespace, "delete", "pod", "other")
     release.wait("unshared", seconds=600)
 
 
