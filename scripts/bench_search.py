@@ -93,7 +93,7 @@ def main() -> int:
         context = StepContext(spec, Step("retrieve", 1), store, "runs/bench", prepared, "scratch", NullProgress())
         base = base_folder(spec.model.base, None)
         start_time = time.perf_counter()
-        candidates = retrieve(
+        pairs = retrieve(
             _RandomPassageEncoder(base, base, spec, store),
             context,
             pa.Table.from_pylist(query_rows, tables.QUERIES),
@@ -103,7 +103,7 @@ def main() -> int:
     measured = {
         "passages": arguments.passages,
         "queries": arguments.queries,
-        "candidates": candidates.num_rows,
+        "candidates": pairs.num_candidates,
         "seconds": round(seconds, 1),
         "peak_mebibytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
     }

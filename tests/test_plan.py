@@ -98,7 +98,7 @@ def test_mining_rules_matter_to_judge_if_it_applies_them() -> None:
 
 
 def test_another_kind_of_judge_is_named_without_its_settings() -> None:
-    llm = make_spec(judge={"kind": "llm", "model": "m", "shards": 3})
+    llm = make_spec(judge={"kind": "llm", "model": "m"})
     cascade = make_spec(judge={"kind": "cascade", "first": {"kind": "labels"}, "second": {"kind": "labels"}})
     labels = make_spec(judge={"max_missing": 0.1})
 
@@ -106,7 +106,7 @@ def test_another_kind_of_judge_is_named_without_its_settings() -> None:
         states = survey(after, finish_all(before), OUTSIDE)
         return next(state.stale for state in states if state.step == Step("judge", 1, 0))
 
-    assert why(llm, labels) == "judge.kind: llm -> labels; judge.max_missing was 0.02, is 0.1; judge.shards was 3, is 2"
+    assert why(llm, labels) == "judge.kind: llm -> labels; judge.max_missing was 0.02, is 0.1"
     assert str(why(labels, cascade)).startswith("judge.kind: labels -> cascade; judge.max_missing was 0.1, is 0.02")
     assert "judge.first" not in str(why(labels, cascade))
 
@@ -219,8 +219,10 @@ def test_changed_grades_rerun_mining_in_later_iterations() -> None:
     finish(spec, Step("judge", 1, 0), manifests, outputs="other grades")
     finish(spec, Step("mine", 1), manifests)  # with the same examples
     left = unfinished(spec, manifests)
-    assert "mine-2" in left
-    assert not {"judge-2.0", "finetune-1"} & left
+    assert {"mine-2", "retrieve-2"} <= left  # the pairs name the passages that were judged relevant
+    assert "finetune-1" not in left
+    finish(spec, Step("retrieve", 2), manifests)
+    assert "judge-2.0" not in unfinished(spec, manifests)
 
 
 def test_only_the_unblended_score_decides_the_next_start() -> None:

@@ -87,7 +87,7 @@ class StageInfo:
 
 
 #: Increase when a stage's output changes for the same inputs, so that steps finished by older versions run again.
-FORMAT = 6
+FORMAT = 7
 
 _MODEL = ("model.query_prompt", "model.passage_prompt", "model.max_tokens")
 
@@ -115,6 +115,12 @@ def _current_model(iteration: int) -> list[Step]:
     if iteration == 1:
         return []
     return [step for i in range(iteration) for step in (*_trained_model(i), Step("validate", i))]
+
+
+def _parents_of_retrieve(spec: RunSpec, iteration: int) -> list[Step]:
+    # Pairs that were judged relevant before are marked.
+    judged = [step for i in range(1, iteration) for step in _steps(spec, "judge", i)]
+    return [*_data_steps(spec), *_current_model(iteration), *judged]
 
 
 def _parents_of_judge(spec: RunSpec, iteration: int) -> list[Step]:
@@ -203,9 +209,9 @@ STAGES: dict[str, StageInfo] = {
     ),
     "retrieve": StageInfo(
         help="Rank the training passages for every training query with the current model.",
-        settings=(*_MODEL, "retrieve"),
+        settings=(*_MODEL, "retrieve", "judge.shards"),
         external=("model",),
-        parents=lambda spec, iteration: [*_data_steps(spec), *_current_model(iteration)],
+        parents=_parents_of_retrieve,
         headline=lambda summary: f"{summary['candidates']:,} candidates of {summary['model']}",
         first_iteration=1,
         awaits_scrape=True,

@@ -3,7 +3,7 @@
 Tables are Parquet files. Open them with ``datasets.load_dataset("parquet", data_files=...)``.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,26 @@ CANDIDATES = pa.schema(
         ("passage_id", pa.string()),
         ("rank", pa.int32()),
         ("score", pa.float32()),
+    ]
+)
+
+#: The pairs of a shard's queries with their texts: the candidates, then relevant passages that are no candidates (rank
+#: and score are null), because no near-duplicate of them may be a negative. ``known``: the passage is a known answer.
+#: ``relevant``: it is one, or an earlier iteration judged it relevant. ``sampled``: a known answer that is judged to
+#: check the judge, although mining does not need its grade.
+PAIRS = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("passage_id", pa.string()),
+        ("rank", pa.int32()),
+        ("score", pa.float32()),
+        ("query", pa.string()),
+        ("title", pa.string()),
+        ("context", pa.string()),
+        ("text", pa.string()),
+        ("known", pa.bool_()),
+        ("relevant", pa.bool_()),
+        ("sampled", pa.bool_()),
     ]
 )
 
@@ -218,6 +238,16 @@ def read_in_blocks(path: Path) -> Callable[[int], Iterator[list[str]]]:
     return read_blocks
 
 
+def read_parts(path: Path, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The columns of ``schema`` from the Parquet file at ``path``, a row group at a time. Raises as ``read`` does."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for number in range(file.num_row_groups):
+                yield _checked(path, file.read_row_group(number, _present(schema, file.schema_arrow.names)), schema)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
 def read(path: Path, schema: pa.Schema) -> pa.Table:
     """Read the columns of ``schema`` from the Parquet file at ``path``.
 
@@ -225,12 +255,21 @@ def read(path: Path, schema: pa.Schema) -> pa.Table:
         PyriteError: the file is not Parquet, or lacks a column of ``schema``.
     """
     try:
-        names = pq.read_schema(path).names
-        table = pq.read_table(path, columns=[name for name in schema.names if name in names])
+        table = pq.read_table(path, columns=_present(schema, pq.read_schema(path).names))
     except (pa.ArrowInvalid, OSError) as error:
-        raise PyriteError(
-            f"{path}: not a readable Parquet file ({error}). Delete it and run the step again."
-        ) from error
+        raise _unreadable(path, error) from error
+    return _checked(path, table, schema)
+
+
+def _present(schema: pa.Schema, names: Collection[str]) -> list[str]:
+    return [name for name in schema.names if name in names]
+
+
+def _unreadable(path: Path, error: Exception) -> PyriteError:
+    return PyriteError(f"{path}: not a readable Parquet file ({error}). Delete it and run the step again.")
+
+
+def _checked(path: Path, table: pa.Table, schema: pa.Schema) -> pa.Table:
     if table.schema.names != schema.names:
         raise PyriteError(f"{path}: columns are {table.schema.names}, expected {schema.names}. Run the step again.")
     return table.cast(schema)

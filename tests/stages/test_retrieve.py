@@ -43,4 +43,5 @@ def test_near_duplicates_of_held_out_data_are_no_candidates(tmp_path: Path) -> N
     # "copy" is known to be relevant, but must not become a positive either.
     qrels = pa.Table.from_pylist([{"query_id": "q", "passage_id": "copy", "grade": 1}], tables.QRELS)
     model: Any = _Model(tmp_path)
-    assert retrieve(model, ctx, queries, qrels)["passage_id"].to_pylist() == ["free"]
+    pairs = retrieve(model, ctx, queries, qrels)
+    assert pairs.candidates(pairs.rows_by_id())["passage_id"].to_pylist() == ["free"]

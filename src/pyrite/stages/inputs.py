@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,6 +25,11 @@ _PASSAGES = "corpus/passages.parquet"
 def read_passages(ctx: StepContext) -> pa.Table:
     """All passages, in the order of prepare."""
     return tables.read(ctx.input(_PASSAGES), tables.PASSAGES)
+
+
+def read_passage_parts(ctx: StepContext, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The columns of ``schema`` of all passages, in the order of prepare, in parts."""
+    return tables.read_parts(ctx.input(_PASSAGES), schema)
 
 
 def read_passage_ids(ctx: StepContext) -> pa.Table:

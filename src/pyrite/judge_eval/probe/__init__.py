@@ -121,7 +121,8 @@ def _sample(
     trained = passages.filter(pc.equal(passages["split"], "train"))["passage_id"].to_pylist()
     in_training = set(trained)
     ranked: dict[str, dict[str, tuple[int, float]]] = defaultdict(dict)
-    for row in retrieve(encoder(ctx, 0), ctx, queries, qrels).to_pylist():
+    pairs = retrieve(encoder(ctx, 0), ctx, queries, qrels)
+    for row in pairs.candidates(pairs.rows_by_id()).to_pylist():
         ranked[row["query_id"]][row["passage_id"]] = (row["rank"], row["score"])
 
     def similar(query: str) -> list[str]:
