@@ -1,6 +1,6 @@
 """Search: time and peak memory of the stage retrieve with 1,000,000 synthetic passages of 384 dims and 1,000 queries.
 
-Usage: python scripts/bench_search.py [--passages N] [--queries N] [--block N]
+Usage: python scripts/bench_search.py [--passages N] [--queries N]
 
 The packaged model encodes the queries. Passages get random embeddings, which are stored and searched like real ones:
 encoding so many passages takes hours on a CPU, and bench_encode.py measures it. The last line is JSON. The exit code is
@@ -27,7 +27,7 @@ from pyrite.embedding.encoder import Encoder, Kind
 from pyrite.embedding.models import base_folder
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
-from pyrite.spec import ResourcesSpec, RunSpec, SampleSource
+from pyrite.spec import RunSpec, SampleSource
 from pyrite.stages.context import StepContext
 from pyrite.stages.retrieve import retrieve
 from pyrite.store import checksum_file, open_store
@@ -74,10 +74,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passages", type=int, default=1_000_000)
     parser.add_argument("--queries", type=int, default=1_000)
-    parser.add_argument("--block", type=int, default=65_536)
     arguments = parser.parse_args()
-    resources = ResourcesSpec(search_block=arguments.block)
-    spec = RunSpec(name="bench", source=SampleSource(), resources=resources)
+    spec = RunSpec(name="bench", source=SampleSource())
     query_rows = [
         {"query_id": f"q{n}", "text": f"what helps against {n}", "split": "train"} for n in range(arguments.queries)
     ]

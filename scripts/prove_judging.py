@@ -193,7 +193,7 @@ def prove(folder: Path, arguments: argparse.Namespace) -> dict[str, object]:
         f"resources.judge_urls=[{proxy.url}]", "resources.judge_concurrency=8", "iterations=1",
     ]  # fmt: skip
     pyrite = [sys.executable, "-m", "pyrite"]
-    for command in (["prepare", *run], ["retrieve", *run, "-i", "1"]):
+    for command in (["prepare", *run], ["embed", *run, "-i", "0", "--shard", "0"], ["retrieve", *run, "-i", "1"]):
         subprocess.run([*pyrite, *command], env=environment, check=True, stdout=subprocess.DEVNULL)
     iteration = store / "runs/sample/iterations/1"
     candidates = pq.read_table(iteration / "candidates.parquet", columns=["query_id", "passage_id"]).to_pylist()

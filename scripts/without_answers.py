@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyrite.cli import main
-from pyrite.stages import inputs, judge, mine, retrieve
+from pyrite.stages import embed, inputs, judge, mine, retrieve
 from pyrite.stages.context import StepContext
 
 
@@ -31,7 +31,7 @@ def only_judged(*tables: pa.Table) -> defaultdict[str, set[str]]:
     return inputs.passages_by_query(*(table for table in tables if "grade" in table.column_names))
 
 
-for stage in (retrieve, mine):
+for stage in (embed, retrieve, mine):
     stage.read_qrels = read_other_qrels  # type: ignore[attr-defined]
 judge.passages_by_query = only_judged  # type: ignore[attr-defined]
 

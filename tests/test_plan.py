@@ -140,7 +140,13 @@ def test_another_training_seed_does_not_repeat_the_data_steps() -> None:
             seed=seed, prepare={"seed": 0}, generate={"model": "m"}, judge={"kind": "llm", "model": "m"}, iterations=1
         )
 
-    assert unfinished(seeded(1), finish_all(seeded(0))) == {"mine-1", "finetune-1", "validate-1", "evaluate"}
+    assert unfinished(seeded(1), finish_all(seeded(0))) == {
+        "mine-1",
+        "finetune-1",
+        "embed-1.0",
+        "validate-1",
+        "evaluate",
+    }
     assert "prepare" in unfinished(make_spec(seed=1), finish_all(make_spec(seed=0))), "unless prepare.seed is unset"
 
 
@@ -181,7 +187,16 @@ def test_equal_outputs_do_not_rerun_later_steps() -> None:
 def test_an_added_iteration_reruns_no_earlier_one() -> None:
     manifests = finish_all(make_spec(iterations=2))
     left = unfinished(make_spec(iterations=3), manifests)
-    assert left == {"retrieve-3", "judge-3.0", "judge-3.1", "mine-3", "finetune-3", "validate-3", "evaluate"}
+    assert left == {
+        "retrieve-3",
+        "judge-3.0",
+        "judge-3.1",
+        "mine-3",
+        "finetune-3",
+        "embed-3.0",
+        "validate-3",
+        "evaluate",
+    }
 
 
 def test_an_unknown_external_digest_is_assumed_unchanged() -> None:

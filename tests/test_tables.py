@@ -75,7 +75,7 @@ mine: {{num_negatives: 2, relative_margin: null}}
     with Stub() as stub:
         run = open_run(load(path, [f"resources.judge_urls=[{stub.url}]"]), open_store(str(tmp_path / "store")))
         run.save_spec()
-        for step in (Step("prepare"), Step("retrieve", 1), Step("judge", 1, 0), Step("mine", 1)):
+        for step in (Step("prepare"), Step("embed", 0, 0), Step("retrieve", 1), Step("judge", 1, 0), Step("mine", 1)):
             run_step(run, step, NullProgress())
         judged = {passage for _, passage in stub.graded}
     in_context = {expected(answer) for answer in line_of}

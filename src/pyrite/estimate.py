@@ -129,8 +129,10 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
                 assert generating is not None
                 assert spec.generate is not None
                 expected += generating.hours * 3600 / spec.generate.shards
+            case "embed":
+                expected += encode / spec.retrieve.shards
             case "validate":
-                expected += encode * (1 + blends) if step.iteration else encode
+                expected += encode * blends if step.iteration else 0  # at most: a blend encodes the pool only
                 expected += encode_retention * (retention_models if step.iteration else 1)
             case "judge" if judging:
                 expected += judging.hours * 3600 / spec.iterations / spec.judge.shards
@@ -151,8 +153,7 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
     with_server = {"generate", "assess", *(["judge"] if judging else [])}
     left = sum(seconds[step] for step in todo if step.stage not in with_server)
     trained = max(0, model.weights - _MEASURED.weights) * _BYTES_PER_TRAINED_WEIGHT
-    searched = 2 * min(spec.resources.search_block, work.passages) * model.dims * 4  # FAISS copies each block
-    memory = searched + work.characters * 3 + trained
+    memory = work.characters * 3 + trained
     queries = f"{work.train:,.0f} training queries"
     if work.to_generate:
         queries = f"at most {queries} ({work.to_generate:,.0f} of them not generated yet; filters drop some)"

@@ -67,6 +67,8 @@ class StageInfo:
         headline: the result in a few words, from the summary in the manifest.
         first_iteration: first iteration with a step of this stage; None if the stage runs once per run.
         shards: number of shards in a run, 0 if the run has no such step; None if the stage is not sharded.
+        needs_device: whether each shard needs a GPU, or all cores of a machine. Its shards run one after the other on
+            one machine, and all at once on a cluster.
         llm: the LLM that the stage calls on the servers of ``resources.judge_urls``; None if it calls none.
         is_in: whether a run has this stage.
         awaits_scrape: whether its process waits for a last scrape of its metrics. The other stages' metrics are also
@@ -81,6 +83,7 @@ class StageInfo:
     headline: Callable[[Summary], str]
     first_iteration: int | None = None
     shards: Callable[[RunSpec], int] | None = None
+    needs_device: bool = False
     llm: Callable[[RunSpec], str | None] | None = None
     is_in: Callable[[RunSpec], bool] = lambda _spec: True
     awaits_scrape: bool = False
@@ -120,7 +123,8 @@ def _current_model(iteration: int) -> list[Step]:
 def _parents_of_retrieve(spec: RunSpec, iteration: int) -> list[Step]:
     # Pairs that were judged relevant before are marked.
     judged = [step for i in range(1, iteration) for step in _steps(spec, "judge", i)]
-    return [*_data_steps(spec), *_current_model(iteration), *judged]
+    found = [step for i in range(iteration) for step in _steps(spec, "embed", i)]
+    return [*_data_steps(spec), *_current_model(iteration), *found, *judged]
 
 
 def _parents_of_judge(spec: RunSpec, iteration: int) -> list[Step]:
@@ -135,6 +139,12 @@ def _parents_of_mine(spec: RunSpec, iteration: int) -> list[Step]:
     judged = [step for i in range(1, iteration + 1) for step in _steps(spec, "judge", i)]
     earlier = [Step("mine", iteration - 1)] if iteration > 1 and spec.mine.accumulate else []
     return [*_data_steps(spec), Step("retrieve", iteration), *judged, *earlier]
+
+
+def _parents_of_validate(spec: RunSpec, iteration: int) -> list[Step]:
+    # The pool that blends are scored on also has the passages that the base model finds.
+    found = [step for i in {0, iteration} for step in _steps(spec, "embed", i)]
+    return [*_data_steps(spec), *_trained_model(iteration), *found]
 
 
 def _parents_of_finetune(spec: RunSpec, iteration: int) -> list[Step]:
@@ -208,9 +218,8 @@ STAGES: dict[str, StageInfo] = {
         awaits_scrape=True,
     ),
     "retrieve": StageInfo(
-        help="Rank the training passages for every training query with the current model.",
-        settings=(*_MODEL, "retrieve", "judge.shards"),
-        external=("model",),
+        help="Join the passages that rank highest for every training query by the current model with their texts.",
+        settings=("retrieve", "judge.shards"),
         parents=_parents_of_retrieve,
         headline=lambda summary: f"{summary['candidates']:,} candidates of {summary['model']}",
         first_iteration=1,
@@ -249,12 +258,23 @@ STAGES: dict[str, StageInfo] = {
         first_iteration=1,
         awaits_scrape=True,
     ),
+    "embed": StageInfo(
+        help="Encode and search one part of the corpus with an iteration's model.",
+        settings=(*_MODEL, "retrieve"),
+        external=("model",),
+        parents=lambda spec, iteration: [*_data_steps(spec), *_trained_model(iteration)],
+        headline=lambda summary: f"{summary['passages']:,} passages encoded and searched",
+        first_iteration=0,
+        shards=lambda spec: spec.retrieve.shards,
+        needs_device=True,
+        awaits_scrape=True,
+    ),
     "validate": StageInfo(
         help="Score an iteration's model, and its blends with the base model, on the validation queries.",
         settings=(*_MODEL, "evaluate.blends", "evaluate.judge.kind"),
         more_settings=_settings_of_search,
         external=("model", "retention"),
-        parents=lambda spec, iteration: [*_data_steps(spec), *_trained_model(iteration)],
+        parents=_parents_of_validate,
         headline=_headline_of_validate,
         first_iteration=0,
     ),

@@ -54,8 +54,8 @@ def search_both(run: Run, query: str, top: int, model: str | None = None) -> tup
     base = base_folder(spec.model.base, spec.model.revision)
 
     def search(encoder: Encoder) -> list[Hit]:
-        blocks = read_blocks(encoder.corpus(corpus, NullProgress()), spec.resources.search_block)
-        scores, found = top_k(encoder.encode([query], "query"), blocks, min(top, len(texts)))
+        blocks = read_blocks(encoder.corpus(corpus, NullProgress()))
+        scores, found = top_k(encoder.encode([query], "query"), blocks, min(top, len(texts)), encoder.device)
         return [Hit(contexts[i], texts[i], float(s)) for i, s in zip(found[0], scores[0], strict=True)]
 
     if model:

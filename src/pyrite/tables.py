@@ -63,6 +63,10 @@ QUERIES = pa.schema(
 #: The relevance labels of the data set. ``grade`` is above 0.
 QRELS = pa.schema([("query_id", pa.string()), ("passage_id", pa.string()), ("grade", pa.int8())])
 
+#: The best passages of each query in a part of the corpus, by numbers: ``query`` is a row of the split's queries, and
+#: ``position`` that of the passage in the corpus (-1 if the part has fewer passages; ``score`` is then -inf).
+FOUND = pa.schema([("query", pa.int32()), ("position", pa.int64()), ("score", pa.float32())])
+
 #: What the current model retrieves. ``rank`` starts at 1; ``score`` is the model's similarity (cosine or dot).
 CANDIDATES = pa.schema(
     [

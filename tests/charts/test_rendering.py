@@ -334,7 +334,7 @@ def test_only_gpu_pods_keep_the_gpu_node_on_eks(tmp_path: Path) -> None:
     pods = {"controller": controller, "vllm": vllm} | {stage: job["spec"]["template"] for stage, job in jobs.items()}
     on_gpu_node = {name for name, pod in pods.items() if fits(pod["spec"], gpu_node)}
     assert on_gpu_node == {name for name, pod in pods.items() if claims_gpu(pod["spec"])}
-    assert on_gpu_node == {"vllm", "retrieve", "finetune", "validate", "evaluate"}
+    assert on_gpu_node == {"vllm", "embed", "finetune", "validate", "evaluate"}
     taint = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     assert {name for name, pod in pods.items() if pod["spec"].get("tolerations") == taint} == on_gpu_node
     cpu_node = {"node.kubernetes.io/instance-type": "m7i.large", "kubernetes.io/arch": "amd64"}

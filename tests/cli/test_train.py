@@ -122,12 +122,14 @@ def test_every_loss_trains_the_saved_model(loss: str, pyrite: Pyrite, run_file: 
 def test_single_steps_give_the_result_of_train(pyrite: Pyrite, run_file: Path, tmp_path: Path) -> None:
     steps: list[list[object]] = [
         ["prepare"],
+        ["embed", "-i", 0, "--shard", 0],
         ["validate", "-i", 0],
         ["retrieve", "-i", 1],
         ["judge", "-i", 1, "--shard", 0],
         ["judge", "-i", 1, "--shard", 1],
         ["mine", "-i", 1],
         ["finetune", "-i", 1],
+        ["embed", "-i", 1, "--shard", 0],
         ["validate", "-i", 1],
         ["evaluate"],
     ]

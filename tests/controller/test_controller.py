@@ -190,11 +190,13 @@ def test_status_shows_each_step_and_the_result(chart: Settings) -> None:
             harness.cluster.complete(job)
     assert [step for phase, step in history if phase == "Running"] == [
         "prepare",
+        "embed, base",
         "validate, base",
         "retrieve, iteration 1",
         "judge, iteration 1",
         "mine, iteration 1",
         "finetune, iteration 1",
+        "embed, iteration 1",
         "validate, iteration 1",
         "evaluate",
     ]

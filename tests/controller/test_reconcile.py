@@ -297,7 +297,7 @@ def test_deleted_job_of_a_finished_step_is_awaited(chart: Settings) -> None:
     assert harness.status("small").message == f"waiting for the pods of {job['metadata']['name']} to end."
     harness.cluster.remove_deleted()
     harness.sync()
-    assert harness.status("small").step == "validate, base"
+    assert harness.status("small").step == "embed, base"
 
 
 def test_pods_of_a_deleted_job_end_before_the_next(chart: Settings) -> None:

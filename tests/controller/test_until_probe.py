@@ -26,7 +26,7 @@ def probed(chart: Settings, go: bool | None) -> Harness:
     harness.sync()
     harness.cluster.scale_pods()
     assert harness.cluster.replicas == 0, "the servers are up after the probe"
-    assert stages(harness) == ["prepare", "retrieve", "probe"]
+    assert stages(harness) == ["prepare", "embed", "probe"]
     assert harness.status("r").phase == "Probed"
     return harness
 
@@ -89,10 +89,10 @@ def test_another_judge_or_a_retry_is_probed_again(chart: Settings, edit: dict[st
 
 def test_failed_job_without_a_result_is_no_verdict(chart: Settings) -> None:
     harness = Harness(chart, r={**LLM, "until": "probe"})
-    harness.finish_steps("r", before="validate")
+    harness.finish_steps("r", before="embed")
     spec = harness.cluster.run("r").spec
     assert spec
-    assert harness.store.finish(spec, [Step("retrieve", 1)])
+    assert harness.store.finish(spec, [Step("embed", 0, 0)])
     for _ in range(3):
         harness.sync()
         harness.cluster.scale_pods()

@@ -91,9 +91,9 @@ def test_a_model_without_a_maximum_length_encodes(tiny_model: Path, tmp_path: Pa
 
 def test_a_static_model_trains_and_blends(static: Path, run_file: Path, tmp_path: Path) -> None:
     """Regression: TypeError, because its tokenizer has another interface."""
-    steps = [Step("prepare"), Step("retrieve", 1), Step("judge", 1, 0), Step("judge", 1, 1)]
+    steps = [Step("prepare"), Step("embed", 0, 0), Step("retrieve", 1), Step("judge", 1, 0), Step("judge", 1, 1)]
     run = open_run(load(run_file, [f"model.base={static}"]), open_store(str(tmp_path / "store")))
-    for step in (*steps, Step("mine", 1), Step("finetune", 1), Step("validate", 1)):
+    for step in (*steps, Step("mine", 1), Step("finetune", 1), Step("embed", 1, 0), Step("validate", 1)):
         summary = run_step(run, step, NullProgress())["summary"]
     assert set(summary["val"]) == {"iteration-1", "iteration-1@0.5"}
     with pytest.raises(UserError, match=r"model\.max_tokens: .* is a static embedding model"):

@@ -1,50 +1,79 @@
-"""Exact search: the same result as in memory, for every block size."""
+"""Exact search: the same result as in memory, however the corpus is divided."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pyrite.embedding.search import read_blocks, take, top_k
+from pyrite.embedding import search
+from pyrite.embedding.search import Block, Floats, Integers, Search, best_of, read_blocks, take, top_k
+
+CORPUS = 1000
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tiles, blocks and parts of the queries in small tests."""
+    monkeypatch.setattr(search, "TILE", 50)
+    monkeypatch.setattr(search, "_BLOCK", 200)
+    monkeypatch.setattr(search, "_QUERIES", 7)
 
 
 @pytest.fixture
-def stored(tmp_path: Path) -> tuple[list[Path], np.ndarray]:
-    rng = np.random.default_rng(0)
-    corpus = rng.normal(size=(1000, 16)).astype(np.float32)
+def stored(tmp_path: Path) -> tuple[list[Path], Floats]:
+    """Embeddings in files of whole tiles, some of which are equal."""
+    corpus = np.random.default_rng(0).normal(size=(CORPUS, 16)).astype(np.float32)
+    corpus[700:720] = corpus[30]
     files = []
-    for i, part in enumerate(np.array_split(corpus, 3)):
-        files.append(tmp_path / f"{i}.npy")
-        np.save(files[-1], part)
+    for start in range(0, CORPUS, 150):
+        files.append(tmp_path / f"{start}.npy")
+        np.save(files[-1], corpus[start : start + 150])
     return files, corpus
 
 
-@pytest.mark.parametrize("rows", [7, 333, 5000])
-def test_blocks_and_masks_give_the_result_of_brute_force(stored: tuple[list[Path], np.ndarray], rows: int) -> None:
+def find(files: Sequence[Path], queries: Floats, start: int = 0, keep: object = None) -> tuple[Floats, Integers]:
+    found = Search(queries, 10, keep=keep)  # type: ignore[arg-type]
+    for block in read_blocks(files, start):
+        found.add(block)
+    return found.results()
+
+
+def test_a_masked_search_gives_the_result_of_brute_force(stored: tuple[list[Path], Floats]) -> None:
     files, corpus = stored
     queries = np.random.default_rng(1).normal(size=(20, 16)).astype(np.float32)
-    keep = np.arange(1000) % 3 != 0
-    scores, found = top_k(queries, read_blocks(files, rows, keep), 10)
-    all_scores = queries @ corpus[keep].T
-    expected = np.argsort(-all_scores, axis=1)[:, :10]
+    keep = np.arange(CORPUS) % 3 != 0
+    scores, found = find(files, queries, keep=keep)
+    all_scores = np.where(keep, queries @ corpus.T, -np.inf)
+    expected = np.argsort(-all_scores, axis=1, kind="stable")[:, :10]
     assert (found == expected).all()
     assert np.allclose(scores, np.take_along_axis(all_scores, expected, axis=1), atol=1e-5)
     assert (take(files, found[0]) == corpus[found[0]]).all()
 
 
-@pytest.mark.parametrize(("rows", "lengths"), [(700, [667, 333]), (10**12, [1000]), (300, [300, 34, 300, 33, 300, 33])])
-def test_files_are_joined_up_to_the_block_size(
-    stored: tuple[list[Path], np.ndarray], rows: int, lengths: list[int]
-) -> None:
+def test_parts_of_whole_tiles_give_the_same_scores_and_order(stored: tuple[list[Path], Floats]) -> None:
+    """Bit for bit: otherwise, another number of shards could train another model."""
     files, corpus = stored
-    blocks = [block.copy() for block in read_blocks(files, rows)]
-    assert [len(block) for block in blocks] == lengths
-    assert (np.concatenate(blocks) == corpus).all()
+    queries = np.concatenate([np.random.default_rng(1).normal(size=(20, 16)).astype(np.float32), corpus[30:31]])
+    whole = find(files, queries)
+    parts = [find(files[first : first + 2], queries, 150 * first) for first in range(0, len(files), 2)]
+    scores, found = best_of(parts, 10)
+    assert (scores == whole[0]).all()
+    assert (found == whole[1]).all()
+    assert whole[1][20].tolist() == [30, *range(700, 709)], "equal scores are in the order of their positions"
+
+
+def test_files_are_joined_up_to_the_block_size(stored: tuple[list[Path], Floats]) -> None:
+    files, corpus = stored
+    rows: list[int] = []
+    blocks = list(read_blocks(files, 5, rows.append))
+    assert [block.start for block in blocks] == [5 + start for start in range(0, CORPUS, 150)]
+    assert rows == [len(block.vectors) for block in blocks]
+    assert (np.concatenate([block.vectors for block in blocks]) == corpus).all()
 
 
 def test_results_of_a_corpus_smaller_than_k_are_padded() -> None:
     corpus = np.eye(3, dtype=np.float32)
-    scores, found = top_k(corpus[:1], iter([corpus]), 5)
-    assert found[0].tolist()[:3] == [0, 1, 2]
-    assert found[0].tolist()[3:] == [-1, -1]
+    scores, found = top_k(corpus[:1], iter([Block(0, corpus)]), 5)
+    assert found[0].tolist() == [0, 1, 2, -1, -1]
     assert np.isneginf(scores[0, 3:]).all()

@@ -161,11 +161,11 @@ def test_a_damaged_output_is_found_and_fixed_with_force(pyrite: Pyrite, run_file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    result = pyrite("validate", run_file, "-i", 0)
+    result = pyrite("embed", run_file, "-i", 0, "--shard", 0)
     assert result.returncode == 1
     assert "does not match its manifest" in result.stderr.replace("\n", " ")
     assert pyrite("prepare", run_file, "--force").returncode == 0
-    assert pyrite("validate", run_file, "-i", 0).returncode == 0
+    assert pyrite("embed", run_file, "-i", 0, "--shard", 0).returncode == 0
 
 
 @pytest.mark.slow
@@ -178,9 +178,10 @@ def test_truncated_passages_are_counted(pyrite: Pyrite, run_file: Path, tmp_path
     long.write_text("\n".join([json.dumps(first), *rows[1:]]))
     overrides = (f"source.path={long}", "prepare.max_chars=4000")
     assert pyrite("prepare", run_file, *overrides).returncode == 0
+    assert pyrite("embed", run_file, "-i", 0, "--shard", 0, *overrides).returncode == 0
     result = pyrite("validate", run_file, "-i", 0, *overrides)
     assert result.returncode == 0, result.stderr
-    assert "truncates 1 of 60 passages to 128 tokens" in result.stdout.replace("\n", " ")
+    assert "truncates 1 of 60 passages" in result.stdout.replace("\n", " ")
     manifest = json.loads((tmp_path / "store/runs/small/steps/validate-0.json").read_text())
     assert manifest["summary"]["truncated_passages"] == 1
 
@@ -256,6 +257,7 @@ def test_a_retention_set_can_be_an_archive(pyrite: Pyrite, run_file: Path, tmp_p
     archive = shutil.make_archive(str(tmp_path / "other"), "xztar", root_dir=_retention_set(tmp_path / "other", "1"))
     path = f"evaluate.retention.path={Path(archive).name}"
     assert pyrite("prepare", run_file, path).returncode == 0
+    assert pyrite("embed", run_file, "-i", 0, "--shard", 0, path).returncode == 0
     result = pyrite("validate", run_file, "-i", 0, path)
     assert result.returncode == 0, result.stderr
     manifest = json.loads((tmp_path / "store/runs/small/steps/validate-0.json").read_text())

@@ -180,7 +180,7 @@ def test_a_run_uses_the_file_that_calibrate_wrote(run_file: Path, tmp_path: Path
 
         run = open_run(load(run_file, again), open_store(store))
         run.save_spec()
-        steps = (Step("prepare"), Step("retrieve", 1), Step("judge", 1, 0))
+        steps = (Step("prepare"), Step("embed", 0, 0), Step("retrieve", 1), Step("judge", 1, 0))
         summary = [run_step(run, step, NullProgress()) for step in steps][-1]["summary"]
         requests = len(stub.pairs)
         rows = pq.read_table(tmp_path / "store/runs/small/iterations/1/judgments/shard-00000.parquet").to_pylist()

@@ -151,7 +151,7 @@ def test_noise_is_the_same_in_every_shard(run_file: Path, tmp_path: Path) -> Non
         name = f"shards-{shards}"
         overrides = [f"name={name}", f"judge.shards={shards}", "judge.noise={kappa: 0.5, similarity: 0.5}"]
         run = open_run(load(run_file, overrides), store)
-        for step in (Step("prepare"), Step("retrieve", 1)):
+        for step in (Step("prepare"), Step("embed", 0, 0), Step("retrieve", 1)):
             run_step(run, step, NullProgress())
         steps = [Step("judge", 1, shard) for shard in range(shards)]
         summaries = [run_step(run, step, NullProgress())["summary"] for step in steps]

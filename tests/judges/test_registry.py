@@ -79,7 +79,7 @@ def run(length_judge: type[Judge], run_file: Path, tmp_path: Path) -> Run:
 
 def test_a_new_judge_runs_in_the_judge_stage(run: Run, tmp_path: Path) -> None:
     assert run.external["prompt"] == "length-20"
-    for step in (Step("prepare"), Step("retrieve", 1)):
+    for step in (Step("prepare"), Step("embed", 0, 0), Step("retrieve", 1)):
         run_step(run, step, NullProgress())
     summary = run_step(run, Step("judge", 1, 0), NullProgress())["summary"]
     assert summary["judge"] == "length-20"

@@ -33,7 +33,7 @@ def test_a_noisy_server_equals_noise_in_process(run_file: Path, tmp_path: Path, 
         # All ranks, because by default an LLM judges fewer than labels.
         common = (f"name={name}", "judge.shards=1", "judge.rank_window=null", "mine.known_first=false")
         run = open_run(load(run_file, [*common, *overrides]), store)
-        for step in (Step("prepare"), Step("retrieve", 1)):
+        for step in (Step("prepare"), Step("embed", 0, 0), Step("retrieve", 1)):
             run_step(run, step, NullProgress())
         return run
 

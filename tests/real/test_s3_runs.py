@@ -99,11 +99,11 @@ def test_a_run_on_s3_equals_one_in_a_folder(
     content = bytearray(store.read(key))
     content[len(content) // 2] ^= 1
     store.write(key, bytes(content))
-    damaged = pyrite("judge", small, "-i", 1, "--shard", 0, "--force", **elsewhere)
+    damaged = pyrite("mine", small, "-i", 1, "--force", **elsewhere)
     assert damaged.returncode == 1
     assert "does not match its manifest" in damaged.stderr.replace("\n", " ")
     assert pyrite("retrieve", small, "-i", 1, "--force", **elsewhere).returncode == 0
-    assert pyrite("judge", small, "-i", 1, "--shard", 0, "--force", **elsewhere).returncode == 0
+    assert pyrite("mine", small, "-i", 1, "--force", **elsewhere).returncode == 0
 
 
 @pytest.fixture

@@ -212,7 +212,7 @@ def test_shard_is_judged_while_metrics_are_exported(
         f"resources.judge_urls=[{server}]",
         "resources.judge_concurrency=16",
     ]
-    for stage, *options in (["prepare"], ["retrieve", "-i", "1"]):
+    for stage, *options in (["prepare"], ["embed", "-i", "0", "--shard", "0"], ["retrieve", "-i", "1"]):
         result = pyrite(stage, run_file, *settings, *options)
         assert result.returncode == 0, result.stderr
     port = free_port()

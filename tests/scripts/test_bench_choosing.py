@@ -28,7 +28,7 @@ def test_the_frontier_counts_calls_and_examples(
     store = tmp_path / "store"
     spec = load(run_file)
     run = open_run(spec, open_store(str(store)))
-    for step in (Step("prepare"), Step("retrieve", 1)):
+    for step in (Step("prepare"), Step("embed", 0, 0), Step("retrieve", 1)):
         run_step(run, step, NullProgress())
     (store / "runs/small/run.yaml").write_text(run_file.read_text())
     plot = tmp_path / "frontier.svg"

@@ -21,7 +21,7 @@ def test_every_simulated_judge_has_shares_and_aucs(
     run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = open_run(load(run_file), open_store(str(tmp_path)))
-    for step in (Step("prepare"), Step("retrieve", 1)):
+    for step in (Step("prepare"), Step("embed", 0, 0), Step("retrieve", 1)):
         run_step(run, step, NullProgress())
     options = ["--queries", "2", "--repeats", "1"]
     monkeypatch.setattr(sys, "argv", ["simulate_probe", str(tmp_path / "runs/small"), *options])

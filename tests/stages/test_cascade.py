@@ -28,7 +28,7 @@ def run_to_mine(run_file: Path, *overrides: str, store: str = "store") -> tuple[
     """Run the steps up to mine. Returns the summaries by stage, and the folder of iteration 1."""
     spec = load(run_file, [*overrides, "judge.shards=1"])
     run = open_run(spec, open_store(str(run_file.parent / store)))
-    steps = (Step("prepare"), Step("retrieve", 1), Step("judge", 1, 0), Step("mine", 1))
+    steps = (Step("prepare"), Step("embed", 0, 0), Step("retrieve", 1), Step("judge", 1, 0), Step("mine", 1))
     return (
         {step.stage: run_step(run, step, NullProgress())["summary"] for step in steps},
         run_file.parent / store / "runs/small/iterations/1",

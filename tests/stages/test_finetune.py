@@ -52,7 +52,15 @@ def run_steps(run_file: Path, *steps: Step, overrides: Sequence[str] = ()) -> No
         run_step(run, step, NullProgress())
 
 
-UP_TO_MINE = (Step("prepare"), Step("retrieve", 1), Step("judge", 1, 0), Step("judge", 1, 1), Step("mine", 1))
+UP_TO_MINE = (
+    Step("prepare"),
+    Step("embed", 0, 0),
+    Step("retrieve", 1),
+    Step("judge", 1, 0),
+    Step("judge", 1, 1),
+    Step("mine", 1),
+)
+TRAINED = (Step("finetune", 1), Step("embed", 1, 0), Step("validate", 1))
 
 
 @pytest.mark.slow
@@ -180,7 +188,7 @@ def test_a_soup_is_the_mean_of_its_members_and_resumes(run_file: Path, monkeypat
 def test_the_next_iteration_starts_from_the_better_model(
     scores: list[float], start: str, run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_steps(run_file, Step("prepare"), Step("validate", 0), *UP_TO_MINE[1:], Step("finetune", 1), Step("validate", 1))
+    run_steps(run_file, *UP_TO_MINE[:2], Step("validate", 0), *UP_TO_MINE[2:], *TRAINED)
     remaining = cycle(scores)
     monkeypatch.setattr("pyrite.stages.inputs.score_of", lambda _: next(remaining))
     run_steps(run_file, *(Step(step.stage, 2, step.shard) for step in UP_TO_MINE[1:]), Step("finetune", 2))
@@ -207,7 +215,7 @@ def test_a_missing_tracker_stops_the_run_before_it_starts(
 def test_a_sharded_base_is_trained_blended_and_exported(run_file: Path, plain_base: Path, tmp_path: Path) -> None:
     """Regression: blending failed if the base's weights were in other files or had other tensor names."""
     base = [f"model.base={plain_base}"]
-    run_steps(run_file, *UP_TO_MINE, Step("finetune", 1), Step("validate", 1), overrides=base)
+    run_steps(run_file, *UP_TO_MINE, *TRAINED, overrides=base)
     run = open_run(load(run_file, base), open_store(str(tmp_path / "store")))
     _, blend = run.manifests()["validate-1"]["summary"]["val"]
     ctx = StepContext(run.spec, Step("evaluate"), run.store, run.prefix, run.manifests(), "scratch", NullProgress())
@@ -217,7 +225,7 @@ def test_a_sharded_base_is_trained_blended_and_exported(run_file: Path, plain_ba
 
 def test_query_training_encodes_the_corpus_once(run_file: Path, tiny_model: Path, tmp_path: Path) -> None:
     settings = ["finetune.train=query", "model.max_tokens=64"]
-    steps = (*UP_TO_MINE, Step("finetune", 1), Step("validate", 0), Step("validate", 1), Step("retrieve", 2))
+    steps = (*UP_TO_MINE, Step("validate", 0), *TRAINED, Step("retrieve", 2))
     run_steps(run_file, *steps, overrides=settings)
     assert len(list((tmp_path / "store/embeddings").iterdir())) == 1
     run = open_run(load(run_file, settings), open_store(str(tmp_path / "store")))
@@ -265,5 +273,5 @@ def test_model_code_runs_only_with_trust_remote_code(run_file: Path, tiny_model:
     )
     run_steps(run_file, Step("prepare"))
     with pytest.raises(UserError, match="does not load"):
-        run_steps(run_file, Step("validate", 0), overrides=[f"model.base={base}"])
-    run_steps(run_file, Step("validate", 0), overrides=[f"model.base={base}", "model.trust_remote_code=true"])
+        run_steps(run_file, Step("embed", 0, 0), overrides=[f"model.base={base}"])
+    run_steps(run_file, Step("embed", 0, 0), overrides=[f"model.base={base}", "model.trust_remote_code=true"])

@@ -46,7 +46,11 @@ retrieve: {{range_max: 20}}
 judge: {{kind: llm, model: {MODEL}, shards: 2, rank_window: null}}
 """
     )
-    for arguments in (["prepare", "small.yaml"], ["retrieve", "small.yaml", "-i", "1"]):
+    for arguments in (
+        ["prepare", "small.yaml"],
+        ["embed", "small.yaml", "-i", "0", "--shard", "0"],
+        ["retrieve", "small.yaml", "-i", "1"],
+    ):
         warm.pyrite([*arguments, "--store", "store"], folder).check_returncode()
     return folder
 

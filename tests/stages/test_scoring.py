@@ -55,7 +55,7 @@ def test_the_first_20_are_ranked_again_by_the_rescorer(
     for column in ("query_id", "passage_id", "rank"):
         assert rescored[column].to_pylist() == exact[column].to_pylist()
     assert rescored["score"].to_pylist() == pytest.approx(exact["score"].to_pylist(), abs=1e-5)
-    assert rescored.num_rows == len(asked) * scoring.DEPTH
+    assert rescored.num_rows == len(asked) * scoring.RANKED
     together = [text for part in encoded for text in part]
     assert len(together) == len(set(together)) > 7
     encoded.clear()

@@ -62,7 +62,8 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
         spec["backoffLimitPerIndex" if "backoffLimitPerIndex" in spec else "backoffLimit"] = extra.retries
     if spec.get("completionMode") == "Indexed":
         spec["completions"] = len(steps)
-        spec["parallelism"] = min(len(steps), settings.judge.parallelism)
+        parallelism = len(steps) if STAGES[stage].needs_device else settings.judge.parallelism
+        spec["parallelism"] = min(len(steps), parallelism)
         spec["maxFailedIndexes"] = min(len(steps), spec["maxFailedIndexes"])  # the API server refuses more
     template = spec["template"]
     template["metadata"]["labels"] |= labels

@@ -169,12 +169,12 @@ def _advance(
 def _until_probe(run: TrainingRun, stored: Stored, status: Status) -> list[StepState]:
     """The states of the steps that prepare a run, and of its probe.
 
-    The first retrieve step is among them: it encodes the passages, on a GPU if the stage claims one, while no server
+    embed is among them: it encodes the passages with the base model, on a GPU if the stage claims one, while no server
     waits for it. The probe finds their embeddings in the store.
     """
     assert run.spec is not None
-    wanted = ("prepare", "generate", "retrieve")
-    states = [state for state in stored.states if state.step.stage in wanted and state.step.iteration in (None, 1)]
+    wanted = ("prepare", "generate", "embed")
+    states = [state for state in stored.states if state.step.stage in wanted and state.step.iteration in (None, 0)]
     done = status.probe is not None and status.probe.retry == run.control.retry
     ready: State = "ready" if all(state.state == "done" for state in states) else "waiting"
     return [*states, StepState(PROBE, "done" if done else ready, probe_key(run.spec))]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from pyrite.embedding import models
 from pyrite.embedding.prompts import resolve_prompts
+from pyrite.embedding.search import TILE
 from pyrite.errors import UserError
 from pyrite.progress import Progress
 from pyrite.spec import RunSpec
@@ -30,8 +31,9 @@ Kind = Literal["query", "document"]
 #: Texts that need not fit into memory. Each call with a block size yields all texts in order, in blocks.
 Texts = Callable[[int], Iterable[Sequence[str]]]
 
-#: Texts per stored block: small enough that an interruption costs seconds, large enough to batch by length.
-_BLOCK = 2048
+#: Texts per stored block: small enough that an interruption costs seconds, large enough to batch by length. It is also
+#: a tile of the search.
+BLOCK = TILE
 
 
 @dataclass(frozen=True)
@@ -127,28 +129,32 @@ class Encoder:
         is_base = self.spec.finetune.train == "both" or self.folder == self.base
         return self if is_base else replace(self, folder=self.base)
 
-    def corpus(self, texts: Texts, progress: Progress) -> list[Path]:
-        """Files (.npy) with the float32 embeddings of the passages ``texts``, in order."""
+    def corpus(self, texts: Texts, progress: Progress, part: slice = slice(None)) -> list[Path]:
+        """Files (.npy) with the float32 embeddings of the passages ``texts``, in order.
+
+        ``part``: the blocks of ``BLOCK`` passages to encode, and whose files are returned; by default all.
+        """
         if self.passage_encoder is not self:
-            return self.passage_encoder.corpus(texts, progress)
+            return self.passage_encoder.corpus(texts, progress, part)
         digest, sizes = hashlib.sha256(self.digest.encode()), []
-        for block in texts(_BLOCK):
+        for block in texts(BLOCK):
             sizes.append(len(block))
             for text in block:
                 digest.update(hashlib.sha256(text.encode()).digest())
         prefix = f"embeddings/{digest.hexdigest()[:32]}"
         keys = [f"{prefix}/block-{i:06d}.npy" for i in range(len(sizes))]
-        missing = set(keys) - set(self.store.keys(prefix))
+        own = keys[part]
+        missing = set(own) - set(self.store.keys(prefix))
         if missing:
             progress.begin(
                 sum(size for key, size in zip(keys, sizes, strict=True) if key in missing), "passages encoded"
             )
-            for key, block in zip(keys, texts(_BLOCK), strict=True):
+            for key, block in zip(keys, texts(BLOCK), strict=True):
                 if key in missing:
                     buffer = io.BytesIO()
                     np.save(buffer, self.encode(block, "document", progress.advance), allow_pickle=False)
                     self.store.write(key, buffer.getvalue())
-        return [self.store.fetch(key) for key in keys]
+        return [self.store.fetch(key) for key in own]
 
 
 def in_memory(texts: Sequence[str]) -> Texts:

@@ -1,69 +1,149 @@
-"""Exact nearest-neighbour search over embeddings that are read in blocks, in constant memory."""
+"""Exact nearest-neighbour search over embeddings that are read in blocks, in memory that does not grow with the corpus.
 
-from collections.abc import Iterator, Sequence
+Scores do not depend on how the corpus is divided among processes, because each product of matrices has the vectors of
+one tile, and a process has whole tiles.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-import faiss
 import numpy as np
 import numpy.typing as npt
-from faiss.contrib.exhaustive_search import knn_ground_truth
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+#: Vectors of one product of matrices.
+TILE = 2048
+
+#: Vectors in memory at a time, and queries whose scores with them are: 128 MiB.
+_BLOCK, _QUERIES = 8 * TILE, 2048
 
 
-def top_k(queries: Floats, blocks: Iterator[Floats], k: int) -> tuple[Floats, Integers]:
-    """The ``k`` vectors with the highest inner product for each query, best first; ties by position.
+class Block(NamedTuple):
+    """Consecutive vectors of the corpus, of shape (rows, dims), and the position of the first."""
 
-    Args:
-        queries: shape (queries, dims), float32, normalised for cosine similarity.
-        blocks: consecutive blocks of the corpus, each of shape (rows, dims), float32.
+    start: int
+    vectors: Floats
 
-    Returns:
-        scores and positions in the corpus, both of shape (queries, k). If the corpus has fewer than ``k`` vectors,
-        the rest is -inf and -1.
-    """
-    scores, positions = knn_ground_truth(
-        np.ascontiguousarray(queries), blocks, k, metric_type=faiss.METRIC_INNER_PRODUCT
-    )
-    scores = np.where(positions < 0, -np.inf, scores).astype(np.float32)
-    order = np.lexsort((positions, -scores), axis=1)
+
+class Search:
+    """The best vectors of each query among the blocks that were added."""
+
+    def __init__(self, queries: Floats, k: int, device: str = "cpu", keep: Mask | None = None):
+        """Start a search.
+
+        Args:
+            queries: shape (queries, dims), float32, normalised for cosine similarity.
+            k: number of vectors to find for each query.
+            keep: mask over the corpus; other vectors are not found. None: all are.
+        """
+        import torch
+
+        self._k, self._device, self._keep = k, device, keep
+        self._queries = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(device)
+        kept = (len(queries), 0)
+        self._scores = torch.empty(kept, dtype=torch.float32, device=device)
+        self._positions = torch.empty(kept, dtype=torch.int64, device=device)
+
+    def add(self, block: Block) -> None:
+        """Search a block, which starts at a multiple of ``TILE``, or at the start of the process's part."""
+        import torch
+
+        if not len(self._queries):
+            return
+        vectors = torch.from_numpy(block.vectors).to(self._device)
+        excluded = None
+        if self._keep is not None:
+            keep = self._keep[block.start : block.start + len(vectors)]
+            excluded = torch.from_numpy(~keep).to(self._device)
+        positions = torch.arange(block.start, block.start + len(vectors), device=self._device)
+        best = []
+        for first in range(0, len(self._queries), _QUERIES):
+            part = slice(first, first + _QUERIES)
+            queries = self._queries[part]
+            scores = torch.cat([queries @ vectors[row : row + TILE].T for row in range(0, len(vectors), TILE)], dim=1)
+            if excluded is not None:
+                scores.masked_fill_(excluded, -torch.inf)
+            found, at = _best(scores, positions.expand(len(queries), -1), self._k)
+            both = torch.cat([self._scores[part], found], dim=1), torch.cat([self._positions[part], at], dim=1)
+            best.append(_best(*both, self._k))
+        self._scores, self._positions = (torch.cat(parts) for parts in zip(*best, strict=True))
+
+    def results(self) -> tuple[Floats, Integers]:
+        """Scores and positions of the vectors with the highest inner products, best first; ties by position.
+
+        Both have the shape (queries, k). If fewer than ``k`` vectors were searched, the rest is -inf and -1.
+        """
+        return best_of([(self._scores.cpu().numpy(), self._positions.cpu().numpy())], self._k)
+
+
+def _best(scores: "Tensor", positions: "Tensor", k: int) -> "tuple[Tensor, Tensor]":
+    """The ``k`` highest scores of each row and their positions; of equal scores, those with the lowest positions."""
+    if scores.shape[1] <= k:
+        return scores, positions
+    found, order = scores.topk(k + 1, dim=1)
+    tied = ((found[:, k - 1] == found[:, k]) & found[:, k].isfinite()).nonzero().squeeze(1)
+    if len(tied):  # topk may have chosen any of them
+        by_position = positions[tied].argsort(dim=1)
+        by_score = scores[tied].gather(1, by_position).sort(dim=1, descending=True, stable=True).indices
+        order[tied] = by_position.gather(1, by_score[:, : k + 1])
+    order = order[:, :k]
+    return scores.gather(1, order), positions.gather(1, order)
+
+
+def best_of(parts: Sequence[tuple[Floats, Integers]], k: int) -> tuple[Floats, Integers]:
+    """The best ``k`` of each query among the scores and positions of several parts of the corpus, as by ``results``."""
+    scores, positions = (np.concatenate(each, axis=1) for each in zip(*parts, strict=True))
+    positions = np.where(np.isneginf(scores), -1, positions)
+    if missing := max(0, k - scores.shape[1]):
+        scores = np.pad(scores, ((0, 0), (0, missing)), constant_values=-np.inf)
+        positions = np.pad(positions, ((0, 0), (0, missing)), constant_values=-1)
+    order = np.lexsort((positions, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
 
 
-def read_blocks(files: Sequence[Path], rows: int, keep: npt.NDArray[np.bool_] | None = None) -> Iterator[Floats]:
-    """Read the embeddings in ``files`` (.npy, shape (vectors, dims)) in order, in blocks of at most ``rows``.
+def top_k(queries: Floats, blocks: Iterable[Block], k: int, device: str = "cpu") -> tuple[Floats, Integers]:
+    """The results of a search for the ``queries`` in all ``blocks``."""
+    search = Search(queries, k, device)
+    for block in blocks:
+        search.add(block)
+    return search.results()
 
-    Small files are joined into one block. A block overwrites the one before, so memory holds only one. ``keep``, a mask
-    over the corpus, excludes vectors; positions then count the included ones only.
+
+def read_blocks(
+    files: Sequence[Path], start: int = 0, on_rows: Callable[[int], None] = lambda _: None
+) -> Iterator[Block]:
+    """Read the embeddings in ``files`` (.npy, shape (vectors, dims)), which are consecutive.
+
+    Args:
+        start: position in the corpus of the first vector.
+        on_rows: called with the number of vectors after each block.
     """
-    size = min(rows, sum(len(np.load(file, mmap_mode="r", allow_pickle=False)) for file in files))
-    block, filled = np.empty((0, 0), dtype=np.float32), 0
-    for piece in _pieces(files, rows, keep):
-        if not len(block):
-            block = np.empty((size, piece.shape[1]), dtype=np.float32)
-        if filled + len(piece) > size:
-            yield block[:filled]
-            filled = 0
-        block[filled : filled + len(piece)] = piece
-        filled += len(piece)
-    if filled:
-        yield block[:filled]
-
-
-def _pieces(files: Sequence[Path], rows: int, keep: npt.NDArray[np.bool_] | None) -> Iterator[Floats]:
-    """The included vectors of each file, at most ``rows`` at a time."""
-    start = 0
+    parts: list[Floats] = []
+    rows = 0
     for file in files:
         stored = np.load(file, mmap_mode="r", allow_pickle=False)
-        for first in range(0, len(stored), rows):
-            piece = stored[first : first + rows]
-            yield piece if keep is None else piece[keep[start + first : start + first + len(piece)]]
-        start += len(stored)
+        for first in range(0, len(stored), _BLOCK):
+            piece = stored[first : first + _BLOCK]
+            if rows + len(piece) > _BLOCK:
+                yield Block(start, np.concatenate(parts))
+                on_rows(rows)
+                start, parts, rows = start + rows, [], 0
+            parts.append(piece)
+            rows += len(piece)
+    if parts:
+        yield Block(start, np.concatenate(parts))
+        on_rows(rows)
 
 
 def take(files: Sequence[Path], positions: Integers) -> Floats:
-    """The vectors at ``positions`` of the corpus in ``files``; shape (positions, dims)."""
+    """The vectors at ``positions`` among those in ``files``; shape (positions, dims)."""
     stored = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
     starts = np.cumsum([0, *(len(part) for part in stored)])
     which = np.searchsorted(starts, positions, side="right") - 1

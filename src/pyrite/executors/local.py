@@ -69,7 +69,8 @@ def execute(run: Run, listener: Listener, *, report_metrics: bool = False) -> No
         listener.planned(states)
         previous: list[Step] = []
         while ready := next_steps(states):
-            steps = [state.step for state in ready][: run.spec.resources.judge_workers]
+            workers = 1 if STAGES[ready[0].step.stage].needs_device else run.spec.resources.judge_workers
+            steps = [state.step for state in ready][:workers]
             if steps == previous:
                 raise PyriteError(
                     f"{steps[0].label} finished, but its result does not match the run: its inputs may have changed "

@@ -99,6 +99,12 @@ class RetrieveSpec(Section):
     """Which passages are candidates for a query."""
 
     range_max: int = Field(default=50, ge=2, description="Candidates per query, best first.")
+    shards: int = Field(
+        default=1,
+        ge=1,
+        le=10_000,
+        description="Parts of the corpus, encoded and searched independently: on a cluster, the number of GPUs.",
+    )
 
 
 class MineSpec(Section):
@@ -338,7 +344,6 @@ class ResourcesSpec(Section):
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda if there is a GPU.")
     encode_tokens: int = Field(default=4096, ge=256, description="Tokens per encoding batch.")
-    search_block: int = Field(default=65_536, ge=1, description="Passages in memory at a time during search.")
     judge_workers: int = Field(default=2, ge=1, description="Judge shards that run at the same time on this machine.")
     judge_urls: list[str] = Field(
         default=[], description="llm: servers of the same model, e.g. [http://localhost:8000]."

@@ -30,6 +30,7 @@ from pyrite.report.data import ReportInputs, build
 from pyrite.report.pages import report_page
 from pyrite.report.references import BASE_BARE, BM25, CHOSEN_BARE, REFERENCES
 from pyrite.stages.context import StepContext
+from pyrite.stages.embed import read_found
 from pyrite.stages.inputs import (
     encoder_for,
     float32_encoder,
@@ -42,7 +43,7 @@ from pyrite.stages.inputs import (
     read_queries,
     resaved_base,
 )
-from pyrite.stages.scoring import score_bm25, score_judged, score_retention, score_split
+from pyrite.stages.scoring import RESCORED, score_bm25, score_judged, score_retention, score_split
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
@@ -60,14 +61,17 @@ def run(ctx: StepContext) -> dict[str, Any]:
     _export_model(ctx, choice.name, chosen)
 
     rows: list[dict[str, Any]] = []
+    num_test = pc.sum(pc.equal(queries["split"], "test")).as_py()
     ranked: list[pa.Table] = []
     reported: list[dict[str, Any]] = []
     for name in dict.fromkeys([BASE, *(model_name(i) for i in iterations), choice.name]):
-        folder = chosen if name == choice.name else model_folder(ctx, parse_model_name(name)[0])
+        iteration, weight = parse_model_name(name)
+        folder = chosen if name == choice.name else model_folder(ctx, iteration)
         ctx.progress.message(f"scoring {name} on test")
         encoder = encoder_for(ctx, folder)
+        top = read_found(ctx, iteration, "test", num_test, min(RESCORED, len(passages))) if weight in (0, 1) else None
         rankings, scored = score_split(
-            encoder, name, "test", passages, queries, qrels, ctx.progress, float32_encoder(ctx, folder)
+            encoder, name, "test", passages, queries, qrels, ctx.progress, float32_encoder(ctx, folder), top
         )
         rows += scored
         ranked.append(rankings)

@@ -5,6 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +22,7 @@ from pyrite.splitting import SPLITS
 from pyrite.stages.context import StepContext
 
 _PASSAGES = "corpus/passages.parquet"
+_IN_CONTEXT = pa.schema([tables.PASSAGES.field(name) for name in ("passage_id", "context", "text")])
 
 
 def read_passages(ctx: StepContext) -> pa.Table:
@@ -35,6 +38,16 @@ def read_passage_parts(ctx: StepContext, schema: pa.Schema) -> Iterator[pa.Table
 def read_passage_ids(ctx: StepContext) -> pa.Table:
     """Id and split of all passages, in the order of prepare."""
     return tables.read(ctx.input(_PASSAGES), tables.PASSAGE_IDS)
+
+
+def read_passages_at(ctx: StepContext, positions: npt.NDArray[np.int64]) -> pa.Table:
+    """The passages at the ascending ``positions``, with their ids, contexts and texts."""
+    parts, start = [], 0
+    for part in read_passage_parts(ctx, _IN_CONTEXT):
+        first, last = np.searchsorted(positions, [start, start + part.num_rows])
+        parts.append(part.take(positions[first:last] - start))
+        start += part.num_rows
+    return pa.concat_tables(parts)
 
 
 def passage_texts(ctx: StepContext) -> Texts:

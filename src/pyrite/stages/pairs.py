@@ -38,6 +38,14 @@ def shard_of(query_id: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(query_id.encode()).digest()[:8]) % shards
 
 
+def pair_keys(table: pa.Table, queries: pa.Table, passage_ids: pa.Array) -> Integers:
+    """The ascending keys, as in ``Pairs``, of the rows of ``table`` whose query and passage exist."""
+    rows = pc.index_in(table["query_id"], queries["query_id"].combine_chunks())
+    positions = pc.index_in(table["passage_id"], passage_ids)
+    found = pa.table({"row": rows, "position": positions}).drop_null()
+    return np.unique(found["row"].to_numpy().astype(np.int64) * len(passage_ids) + found["position"].to_numpy())
+
+
 class Texts:
     """The context, title and text of all passages in the temporary file ``path``, to be read by position in the corpus.
 

@@ -1,7 +1,7 @@
-"""retrieve: the current model ranks the training passages for every training query.
+"""retrieve: joins the passages that the current model found for every training query with what is known about them.
 
 Passages of validation and test topics, and training passages that are near-duplicates of them, are excluded, so that
-they never become training examples. Memory holds only the ids of the corpus; texts and embeddings are read in blocks.
+they never become training examples. Memory holds numbers and the ids of the corpus; texts are read in parts.
 """
 
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.embedding.encoder import Encoder
-from pyrite.embedding.search import Integers, read_blocks, take, top_k
+from pyrite.embedding.search import Floats, Integers, Search, read_blocks
 from pyrite.evaluation.selection import model_name
 from pyrite.judges.base import RELEVANT
 from pyrite.stages.context import StepContext
+from pyrite.stages.embed import in_training, known_pairs, known_scores, read_found, read_known
 from pyrite.stages.inputs import (
     current_model,
-    encoder,
     passage_texts,
     read_judgments,
     read_passage_ids,
@@ -27,15 +27,20 @@ from pyrite.stages.inputs import (
     read_qrels,
     read_queries,
 )
-from pyrite.stages.pairs import PART, PART_WITHOUT_TEXTS, Pairs, Texts, pairs_key, shard_of
+from pyrite.stages.pairs import PART, PART_WITHOUT_TEXTS, Pairs, Texts, pair_keys, pairs_key, shard_of
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
     """Write candidates.parquet and pairs/ to iterations/<i>; return the name of the model and counts."""
-    queries, qrels, current = read_queries(ctx, "train"), read_qrels(ctx), current_model(ctx)
+    queries, qrels, passages = read_queries(ctx, "train"), read_qrels(ctx), read_passage_ids(ctx)
+    current = current_model(ctx)
+    k = min(ctx.spec.retrieve.range_max, int(in_training(passages).sum()))
+    top = read_found(ctx, current, "train", queries.num_rows, k)
+    known = read_known(ctx, current)
+    scored = known["query"].to_numpy(), known["position"].to_numpy(), known["score"].to_numpy()
     judged = [read_judgments(ctx, i).filter(pc.field("grade") >= RELEVANT) for i in range(1, ctx.iteration)]
     judged_relevant = pa.concat_tables([tables.JUDGMENTS.empty_table(), *judged])
-    pairs = retrieve(encoder(ctx, current), ctx, queries, qrels, judged_relevant)
+    pairs = _join(queries, qrels, passages, top, scored, judged_relevant)
     rows = pairs.rows_by_id()
     parts = (pairs.candidates(part) for part in pairs.parts(rows, PART_WITHOUT_TEXTS))
     tables.write_parts(ctx.output(f"iterations/{ctx.iteration}/candidates.parquet"), parts, tables.CANDIDATES)
@@ -66,39 +71,41 @@ def _write_pairs(pairs: Pairs, rows: Integers, query_ids: list[str], ctx: StepCo
     path.unlink()
 
 
-def retrieve(
-    model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa.Table, judged_relevant: pa.Table | None = None
-) -> Pairs:
-    """The top ``range_max`` training passages of each query, and every training passage known to be relevant to it.
+def retrieve(model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa.Table) -> Pairs:
+    """The pairs of some ``queries`` by a search in this process."""
+    passages = read_passage_ids(ctx)
+    trained = in_training(passages)
+    files = model.corpus(passage_texts(ctx), ctx.progress)
+    vectors = model.encode(queries["text"].to_pylist(), "query")
+    search = Search(vectors, min(ctx.spec.retrieve.range_max, int(trained.sum())), model.device, trained)
+    for block in read_blocks(files):
+        search.add(block)
+    rows, positions = known_pairs(queries, qrels, passages, trained)
+    known = rows, positions, known_scores(vectors, files, rows, positions)
+    return _join(queries, qrels, passages, search.results(), known, tables.JUDGMENTS.empty_table())
 
-    A known relevant passage below the top ``range_max`` has its own score, but the rank ``range_max + 1`` in place of
-    its unknown one. Such passages are the hardest positives.
+
+def _join(
+    queries: pa.Table,
+    qrels: pa.Table,
+    passages: pa.Table,
+    top: tuple[Floats, Integers],
+    known: tuple[Integers, Integers, Floats],
+    judged_relevant: pa.Table,
+) -> Pairs:
+    """The pairs of the passages found and of all known answers that may be training examples.
+
+    A known answer that was not found has its own score, but a rank below all others in place of its unknown one. Such
+    passages are the hardest positives.
 
     Args:
+        top: as ``Pairs``.
+        known: rows of ``queries``, positions of ``passages``, and scores of known answers.
         judged_relevant: JUDGMENTS of earlier iterations with a relevant grade.
     """
-    spec, passages = ctx.spec, read_passage_ids(ctx)
-    files = model.corpus(passage_texts(ctx), ctx.progress)
-    in_train = pc.and_(pc.equal(passages["split"], "train"), pc.is_null(passages["near_duplicate"])).to_numpy()
-    positions = np.flatnonzero(in_train)
-    vectors = model.encode(queries["text"].to_pylist(), "query")
-    k = min(spec.retrieve.range_max, len(positions))
-    scores, found = top_k(vectors, read_blocks(files, spec.resources.search_block, in_train), k)
-
-    ids, size = passages["passage_id"].combine_chunks(), len(passages)
-    known = _keys(qrels, queries, ids)
-    rows, known_positions = np.divmod(known, size)
-    found = positions[found]
-    missed = in_train[known_positions] & ~(found[rows] == known_positions[:, None]).any(axis=1)
-    missed_vectors = take(files, known_positions[missed]) if missed.any() else vectors[:0]
-    below = np.einsum("ij,ij->i", vectors[rows[missed]], missed_vectors), known[missed]
-    relevant = known[:0] if judged_relevant is None else _keys(judged_relevant, queries, ids)
-    return Pairs(queries, ids, (scores, found), below, known, relevant)
-
-
-def _keys(table: pa.Table, queries: pa.Table, passage_ids: pa.Array) -> Integers:
-    """The keys (``Pairs``) of the rows of ``table`` whose query and passage exist."""
-    rows = pc.index_in(table["query_id"], queries["query_id"].combine_chunks())
-    positions = pc.index_in(table["passage_id"], passage_ids)
-    found = pa.table({"row": rows, "position": positions}).drop_null()
-    return np.unique(found["row"].to_numpy().astype(np.int64) * len(passage_ids) + found["position"].to_numpy())
+    rows, positions, scores = known
+    missed = ~(top[1][rows] == positions[:, None]).any(axis=1)
+    below = scores[missed], rows[missed].astype(np.int64) * passages.num_rows + positions[missed]
+    ids = passages["passage_id"].combine_chunks()
+    keys = (pair_keys(table, queries, ids) for table in (qrels, judged_relevant))
+    return Pairs(queries, ids, top, below, *keys)

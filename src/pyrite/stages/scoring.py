@@ -17,11 +17,11 @@ from pyrite.sources import retention
 from pyrite.spec.stages import retention_name
 
 #: Passages ranked per query, as many as the metrics need.
-DEPTH = 10
+RANKED = 10
 
 #: Passages scored again in float32 per query. bf16 changes cosines by 0.001 on average and by 0.006 at most (MedQuAD),
 #: so the top 10 are among them.
-RESCORED = DEPTH + 5
+RESCORED = RANKED + 5
 
 #: Passages, and pairs of a query and a passage, whose float32 vectors are in memory at a time. 16,384 vectors of 1,024
 #: dimensions take 64 MiB.
@@ -35,19 +35,31 @@ def rank(
     progress: Progress,
     rescorer: Encoder | None = None,
 ) -> pa.Table:
-    """The top ``DEPTH`` passages of each query: columns query_id, passage_id, rank (from 1), score.
+    """The top ``RANKED`` passages of each query: columns query_id, passage_id, rank (from 1), score.
 
     ``corpus`` and ``queries`` are (ids, texts). The search covers all of the corpus. ``rescorer``: the same model in
     float32, which scores the top ``RESCORED`` again.
     """
-    (passage_ids, passage_texts), (query_ids, query_texts) = corpus, queries
+    (passage_ids, passage_texts), (_, query_texts) = corpus, queries
     files = encoder.corpus(in_memory(passage_texts), progress)
-    blocks = read_blocks(files, encoder.spec.resources.search_block)
-    k = min(RESCORED if rescorer else DEPTH, len(passage_ids))
-    scores, found = top_k(encoder.encode(query_texts, "query"), blocks, k)
+    k = min(RESCORED, len(passage_ids))
+    found = top_k(encoder.encode(query_texts, "query"), read_blocks(files), k, encoder.device)
+    return ranked(found, corpus, queries, progress, rescorer)
+
+
+def ranked(
+    top: tuple[Floats, Integers],
+    corpus: tuple[list[str], list[str]],
+    queries: tuple[list[str], list[str]],
+    progress: Progress,
+    rescorer: Encoder | None = None,
+) -> pa.Table:
+    """As ``rank``, from scores and positions of the top ``RESCORED`` passages at least, of shape (queries, k)."""
+    (passage_ids, passage_texts), (query_ids, query_texts) = corpus, queries
+    scores, found = top[0][:, :RESCORED], top[1][:, :RESCORED]
     if rescorer:
         scores, found = _rescore(rescorer, passage_texts, query_texts, found, progress)
-    return rankings((query_ids, passage_ids), scores[:, :DEPTH], found[:, :DEPTH])
+    return rankings((query_ids, passage_ids), scores[:, :RANKED], found[:, :RANKED])
 
 
 def _rescore(
@@ -81,7 +93,7 @@ def _passage_vectors(encoder: Encoder, texts: list[str], progress: Progress) -> 
     return np.concatenate([np.load(file) for file in encoder.corpus(in_memory(texts), progress)])
 
 
-def rankings(ids: tuple[list[str], list[str]], scores: Floats, found: Integers) -> pa.Table:
+def rankings(ids: tuple[list[str], list[str] | pa.Array], scores: Floats, found: Integers) -> pa.Table:
     """Search results as a table with the columns query_id, passage_id, rank (from 1) and score.
 
     Args:
@@ -92,7 +104,7 @@ def rankings(ids: tuple[list[str], list[str]], scores: Floats, found: Integers) 
     return pa.table(
         {
             "query_id": np.repeat(query_ids, k).tolist(),
-            "passage_id": np.array(passage_ids)[found].ravel().tolist(),
+            "passage_id": pa.array(passage_ids, pa.string()).take(pa.array(found.ravel())),
             "rank": pa.array(np.tile(np.arange(1, k + 1), len(query_ids)), pa.int32()),
             "score": pa.array(scores.ravel(), pa.float32()),
         }
@@ -107,12 +119,18 @@ def rank_split(
     queries: pa.Table,
     progress: Progress,
     rescorer: Encoder | None = None,
+    top: tuple[Floats, Integers] | None = None,
 ) -> pa.Table:
-    """The top ``DEPTH`` passages of ``model`` for the queries of ``split``, as RANKINGS."""
+    """The top ``RANKED`` passages of ``model`` for the queries of ``split``, as RANKINGS.
+
+    ``top``: the result of a search for them; None: search now.
+    """
     queries = queries.filter(pc.equal(queries["split"], split))
     corpus = (passages["passage_id"].to_pylist(), tables.in_context(passages))
     texts = (queries["query_id"].to_pylist(), queries["text"].to_pylist())
-    return _named(model, split, rank(encoder, corpus, texts, progress, rescorer))
+    if top is None:
+        return named(model, split, rank(encoder, corpus, texts, progress, rescorer))
+    return named(model, split, ranked(top, corpus, texts, progress, rescorer))
 
 
 def score_split(
@@ -124,10 +142,11 @@ def score_split(
     qrels: pa.Table,
     progress: Progress,
     rescorer: Encoder | None = None,
+    top: tuple[Floats, Integers] | None = None,
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Rankings (RANKINGS) and per-query metrics (PER_QUERY rows) of ``model`` on the queries of ``split``."""
-    ranked = rank_split(encoder, model, split, passages, queries, progress, rescorer)
-    return ranked, _scored(model, split, ranked, queries, qrels)
+    table = rank_split(encoder, model, split, passages, queries, progress, rescorer, top)
+    return table, scored(model, split, table, queries, qrels)
 
 
 def score_bm25(
@@ -135,18 +154,20 @@ def score_bm25(
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """As ``score_split``, for BM25 over the passages in context."""
     queries = queries.filter(pc.equal(queries["split"], split))
-    scores, found = bm25.rank(tables.in_context(passages), queries["text"].to_pylist(), DEPTH)
+    scores, found = bm25.rank(tables.in_context(passages), queries["text"].to_pylist(), RANKED)
     ids = queries["query_id"].to_pylist(), passages["passage_id"].to_pylist()
-    ranked = _named(model, split, rankings(ids, scores, found))
-    return ranked, _scored(model, split, ranked, queries, qrels)
+    table = named(model, split, rankings(ids, scores, found))
+    return table, scored(model, split, table, queries, qrels)
 
 
-def _named(model: str, split: str, ranked: pa.Table) -> pa.Table:
-    named = {"model": [model] * ranked.num_rows, "split": [split] * ranked.num_rows}
-    return pa.table({**named, **{name: ranked[name] for name in ranked.column_names}})
+def named(model: str, split: str, ranked: pa.Table) -> pa.Table:
+    """The rankings of ``model`` as RANKINGS."""
+    names = {"model": [model] * ranked.num_rows, "split": [split] * ranked.num_rows}
+    return pa.table({**names, **{name: ranked[name] for name in ranked.column_names}})
 
 
-def _scored(model: str, split: str, ranked: pa.Table, queries: pa.Table, qrels: pa.Table) -> list[dict[str, Any]]:
+def scored(model: str, split: str, ranked: pa.Table, queries: pa.Table, qrels: pa.Table) -> list[dict[str, Any]]:
+    """PER_QUERY rows of RANKINGS on the queries of ``split``."""
     queries = queries.filter(pc.equal(queries["split"], split))
     qrels = qrels.filter(pc.is_in(qrels["query_id"], queries["query_id"].combine_chunks()))
     return [{"model": model, "split": split, **row} for row in scoring.per_query(ranked, qrels)]
@@ -195,6 +216,6 @@ def read_retention(path: str) -> Retention:
 def score_retention(encoder: Encoder, model: str, path: str, progress: Progress) -> list[dict[str, Any]]:
     """nDCG@10 of ``model`` for every query of the retention set at ``path``, as RETENTION rows sorted by query id."""
     corpus, queries, qrels = read_retention(path)
-    ranked = rank(encoder, corpus, queries, progress)
-    named = {"model": model, "set": retention_name(path)}
-    return [{**named, **row} for row in scoring.per_query(ranked, qrels) if row["metric"] == "ndcg@10"]
+    found = rank(encoder, corpus, queries, progress)
+    names = {"model": model, "set": retention_name(path)}
+    return [{**names, **row} for row in scoring.per_query(found, qrels) if row["metric"] == "ndcg@10"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pyrite import tables
@@ -21,18 +22,20 @@ from pyrite.embedding import models
 from pyrite.embedding.checks import model_notes
 from pyrite.embedding.encoder import Encoder
 from pyrite.evaluation.selection import BASE, DEFAULT_BLENDS, LossLimit, label, largest_weight, model_name
-from pyrite.plan import score_key
+from pyrite.plan import parents, score_key
 from pyrite.stages.context import StepContext
+from pyrite.stages.embed import DEPTH, read_found
 from pyrite.stages.inputs import (
     encoder,
     encoder_for,
     model_folder,
-    read_passages,
+    read_passage_ids,
+    read_passages_at,
     read_qrels,
     read_queries,
     resaved_base,
 )
-from pyrite.stages.scoring import means, rank_split, score_retention, score_split
+from pyrite.stages.scoring import RANKED, means, named, rank_split, rankings, score_retention, scored
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
@@ -42,14 +45,14 @@ def run(ctx: StepContext) -> dict[str, Any]:
     Returns the means of each model, and the bound of the retention change of each model that the search tried.
     """
     spec, scores, tuned = ctx.spec.evaluate, _Scores(ctx), model_name(ctx.iteration)
-    scores.add(tuned, encoder(ctx, ctx.iteration))
+    scores.add_iteration()
     bounds: dict[str, float] = {}
     if ctx.iteration:
         weights: Sequence[float] | None = spec.blends
         if weights is None:
             weights = _search(ctx, scores, bounds) if spec.searches_blend else DEFAULT_BLENDS
         for weight in weights:
-            scores.add(model_name(ctx.iteration, weight), scores.blend(weight))
+            scores.add_blend(model_name(ctx.iteration, weight), scores.blend(weight))
     folder = f"iterations/{ctx.iteration}/metrics"
     tables.write(ctx.output(f"{folder}/val.parquet"), chain.from_iterable(scores.val.values()), tables.PER_QUERY)
     # Of models without validation scores, the search needed only the bound.
@@ -57,7 +60,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     if spec.retention:
         file = ctx.output(f"{folder}/retention.parquet")
         tables.write(file, chain.from_iterable(retention.values()), tables.RETENTION)
-    if scores.rankings:
+    if spec.judge:
         tables.write(ctx.output(f"{folder}/rankings.parquet"), pa.concat_tables(scores.rankings), tables.RANKINGS)
     val = {name: means(rows) for name, rows in scores.val.items()}
     ctx.output(score_key(ctx.iteration)).write_text(json.dumps(val[tuned], sort_keys=True) + "\n")
@@ -67,7 +70,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         "retention_bounds": bounds,
     }
     if ctx.iteration == 0:
-        summary["truncated_passages"] = _count_truncated(ctx, scores.passages)
+        summary["truncated_passages"] = _count_truncated(ctx, scores.passages.num_rows)
         summary["model_notes"] = model_notes(model_folder(ctx, 0), ctx.spec.model)
     return summary
 
@@ -77,23 +80,54 @@ class _Scores:
 
     def __init__(self, ctx: StepContext):
         self._ctx = ctx
-        self.passages, self._queries, self._qrels = read_passages(ctx), read_queries(ctx), read_qrels(ctx)
+        self._queries, self._qrels = read_queries(ctx), read_qrels(ctx)
+        self.passages = read_passage_ids(ctx)
+        #: With evaluate.judge, also test: assess grades the passages found. They are not scored here.
+        self._splits = ("val", "test") if ctx.spec.evaluate.judge else ("val",)
         self.val: dict[str, list[dict[str, Any]]] = {}
         self.retention: dict[str, list[dict[str, Any]]] = {}
-        #: RANKINGS tables on validation and test of the models in ``val``; empty without evaluate.judge.
+        #: RANKINGS tables of the models in ``val``, on validation and test.
         self.rankings: list[pa.Table] = []
 
-    def add(self, name: str, encoder: Encoder) -> None:
-        """Score a model on validation and, if the run has one, on the retention set.
+    def add_iteration(self) -> None:
+        """Score the iteration's unblended model by the passages that embed found, and on the retention set."""
+        ctx, name, ids = self._ctx, model_name(self._ctx.iteration), self.passages["passage_id"].combine_chunks()
+        for split in self._splits:
+            query_ids = self._of_split(split)["query_id"].to_pylist()
+            k = min(RANKED, len(ids))
+            found = read_found(ctx, ctx.iteration, split, len(query_ids), k)
+            self._add(name, split, named(name, split, rankings((query_ids, ids), *found)))
+        self.add_retention(name, encoder(ctx, ctx.iteration))
 
-        With evaluate.judge, also rank the passages for the test queries, which assess grades. They are not scored here.
-        """
-        progress, data = self._ctx.progress, (self.passages, self._queries)
-        progress.message(f"scoring {label(name)} on validation")
-        ranked, self.val[name] = score_split(encoder, name, "val", *data, self._qrels, progress)
-        if self._ctx.spec.evaluate.judge:
-            self.rankings += [ranked, rank_split(encoder, name, "test", *data, progress)]
+    def add_blend(self, name: str, encoder: Encoder) -> None:
+        """Score a blend among the passages of the pool, and on the retention set."""
+        self._ctx.progress.message(f"scoring {label(name)} on validation")
+        for split in self._splits:
+            ranked = rank_split(encoder, name, split, self._pool, self._queries, self._ctx.progress)
+            self._add(name, split, ranked)
         self.add_retention(name, encoder)
+
+    def _add(self, name: str, split: str, ranked: pa.Table) -> None:
+        self.rankings.append(ranked)
+        if split == "val":
+            self.val[name] = scored(name, split, ranked, self._queries, self._qrels)
+
+    def _of_split(self, split: str) -> pa.Table:
+        return self._queries.filter(pc.equal(self._queries["split"], split))
+
+    @cached_property
+    def _pool(self) -> pa.Table:
+        """The passages that base or iteration's model rank among the first ``DEPTH`` for some query.
+
+        A blend's first passages are nearly always among them, so it need not encode the whole corpus (docs/design.md).
+        """
+        ctx, k = self._ctx, min(DEPTH, self.passages.num_rows)
+        found = [
+            read_found(ctx, iteration, split, self._of_split(split).num_rows, k)[1]
+            for iteration in (0, ctx.iteration)
+            for split in self._splits
+        ]
+        return read_passages_at(ctx, np.unique(np.concatenate([each.ravel() for each in found])))
 
     def add_retention(self, name: str, encoder: Encoder) -> None:
         """Score a model on the retention set, unless it is scored already or the run has no such set."""
@@ -145,13 +179,12 @@ def _search(ctx: StepContext, scores: _Scores, bounds: dict[str, float]) -> Sequ
     return [weight] if weight else []
 
 
-def _count_truncated(ctx: StepContext, passages: pa.Table) -> int:
+def _count_truncated(ctx: StepContext, passages: int) -> int:
     """The number of passages that the base model truncates. Warns if there are any."""
-    base = encoder(ctx, 0)
-    count = base.count_truncated(tables.in_context(passages))
+    above = (ctx.manifests[step.name]["summary"] for step in parents(ctx.spec, ctx.step))
+    count = sum(int(summary.get("truncated", 0)) for summary in above)
     if count:
         ctx.progress.message(
-            f"the model truncates {count:,} of {passages.num_rows:,} passages to {base.model.max_seq_length} "
-            "tokens; a smaller prepare.max_chars avoids it"
+            f"the model truncates {count:,} of {passages:,} passages; a smaller prepare.max_chars avoids it"
         )
     return count

@@ -89,7 +89,7 @@ def test_run_survives_a_kill_of_the_controller_at_each_stage(
     release: Release, spec: Object, undisturbed: dict[str, str], measured: Callable[..., None]
 ) -> None:
     release.apply("orphan", spec)
-    stages = ["prepare", "validate", "retrieve", "judge", "mine", "finetune", "evaluate"]
+    stages = ["prepare", "embed", "validate", "retrieve", "judge", "mine", "finetune", "evaluate"]
     for stage in stages:
         release.wait_stage("orphan", stage)
         faults.kill_controller(release)
