@@ -520,6 +520,10 @@ def test_the_stage_writes_its_tables_and_reports_counts(tmp_path: Path) -> None:
     assert context.counted == 40
     assert context.messages == ["20 documents, 20 passages; queries: 14 train, 3 val, 3 test"]
     assert list(context.scratch.iterdir()) == [], "the texts of the first pass are deleted"
+    opened = [path.readlink() for path in Path("/proc/self/fd").glob("*") if path.is_symlink()]
+    assert [path for path in opened if path.is_relative_to(context.scratch)] == [], (
+        "an open file would keep its disk space"
+    )
 
 
 def test_prepare_seed_alone_decides_the_split(tmp_path: Path) -> None:
