@@ -526,6 +526,15 @@ def test_the_stage_writes_its_tables_and_reports_counts(tmp_path: Path) -> None:
     )
 
 
+def test_texts_are_deleted_if_the_input_is_invalid(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"question": "Question?", "answer": "Answer."}\n')
+    source = {"kind": "jsonl", "path": str(tmp_path / "data.jsonl")}
+    context = _Context(RunSpec.model_validate({"name": "run", "source": source}), tmp_path)
+    with pytest.raises(UserError, match="no query is in val or test"):
+        prepare.run(context)  # type: ignore[arg-type]
+    assert list(context.scratch.iterdir()) == []
+
+
 def test_prepare_seed_alone_decides_the_split(tmp_path: Path) -> None:
     rows = "".join(f'{{"question": "Question {n}?", "answer": "Answer {n}."}}\n' for n in range(20))
     (tmp_path / "data.jsonl").write_text(rows)

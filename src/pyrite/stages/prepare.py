@@ -50,7 +50,13 @@ def run(ctx: StepContext) -> dict[str, Any]:
     spec, generates = ctx.spec.prepare, ctx.spec.generate is not None
     folder = ctx.scratch / "texts"
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
-    summary = write_tables(records, spec, ctx.spec.data_seed, ctx.spec.name, ctx.output, folder, generates=generates)
+    try:
+        summary = write_tables(
+            records, spec, ctx.spec.data_seed, ctx.spec.name, ctx.output, folder, generates=generates
+        )
+    except UserError:
+        shutil.rmtree(folder, ignore_errors=True)  # with the corrected input, the step has another folder
+        raise
     shutil.rmtree(folder)
     unit, counts = "queries", summary["queries"]
     if not any(counts.values()):
