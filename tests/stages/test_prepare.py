@@ -610,3 +610,10 @@ def test_documents_alone_need_three_groups() -> None:
     prepared = prepare_tables(records, SPEC, 0, "test-run", generates=True)
     assert "'Big'" in prepared.summary["notes"][0]
     assert all(prepared.summary["passage_splits"].values())
+
+
+def test_documents_of_boilerplate_alone_are_rejected() -> None:
+    passages = [f"Passage number {n} is in many documents." for n in range(6)]
+    records = [Document(f"d{n}", "\n\n".join(chosen)) for n, chosen in enumerate(itertools.combinations(passages, 3))]
+    with pytest.raises(UserError, match="the 0 passages other than boilerplate form fewer than three groups"):
+        prepare_tables(records, SPEC, 0, "test-run", generates=True)
