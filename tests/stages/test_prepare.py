@@ -456,6 +456,24 @@ def test_dropped_records_are_counted_with_examples() -> None:
     ]
 
 
+def test_reasons_with_equal_counts_are_in_order_of_occurrence() -> None:
+    lost = Question("lost", "Lost?", relevant={"nowhere": 1})
+    for questions in ([lost, Question("e", " ")], [Question("e", " "), lost]):
+        reasons = list(_prepare([*_many(5, 1), *questions]).summary["dropped"])
+        first = ["question names an unknown document", "empty question"]
+        assert reasons == [*(first if questions[0] is lost else reversed(first)), "query without a relevant passage"]
+
+
+def test_a_query_without_a_relevant_passage_joins_no_topics() -> None:
+    lost = [Question(f"lost{n}", "Lost?", topic=f"Topic {n}", relevant={"nowhere": 1}) for n in range(5)]
+    assert len(_groups(_prepare([*_many(5, 1), *lost]))) == 5
+
+
+def test_each_query_without_a_topic_counts_as_a_topic() -> None:
+    records = _many(5, 1) + [r for n in range(10) for r in _pair(f"x{n}", f"Other {n}?", f"Other answer number {n}.")]
+    assert sum(_prepare(records).summary["topics"].values()) == 15
+
+
 @pytest.mark.parametrize(
     ("records", "message"),
     [
@@ -469,6 +487,7 @@ def test_dropped_records_are_counted_with_examples() -> None:
         (_pair("a", "Why?", "So.", split="train"), r"no query is in val or test, and the data set assigns"),
         (_pair("a", "A?", "So.", split="train") + _pair("b", "B?", "So."), "question 'b' has no split"),
         (_many(4, 1) + _many(1, 1), "document id '0-0' occurs twice"),
+        (_many(4, 1) + _many(1, 1)[1:], "question id '0-0' occurs twice"),
     ],
 )
 def test_unusable_input_is_rejected_with_advice(records: list[Record], message: str) -> None:
