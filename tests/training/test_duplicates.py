@@ -90,3 +90,13 @@ def test_a_text_with_exactly_the_required_share_is_found() -> None:
     smaller, larger = " ".join(words), " ".join([*words[:12], "x", "y", "z"])
     assert _find_across([smaller, larger], [False, True]) == {0: 1, 1: 0}, "8 of 10 shingles"
     assert _find_across([smaller, larger.replace("w11", "v")], [False, True]) == {}, "7 of 10 shingles"
+
+
+def test_a_short_text_is_no_near_duplicate_of_a_longer_one() -> None:
+    assert _find_across(["a b c d e f g h", "a b c d e f g", "d e f g h"], [False, True, True]) == {}, "3 of 4 shingles"
+
+
+def test_a_repeated_shingle_counts_once() -> None:
+    shared = " ".join(f"w{n}" for n in range(40))
+    texts = [f"{shared} {'z ' * 20}", f"{shared} {' '.join(f'x{n}' for n in range(20))}"]
+    assert _find_across(texts, [False, True]) == {0: 1, 1: 0}, "36 of 41 shingles"
