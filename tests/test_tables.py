@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -117,21 +116,3 @@ def test_parts_are_row_groups_of_the_same_table(grades: list[int], rows: int) ->
         tables.write_parts(parts, (table.slice(start, rows) for start in starts), tables.QRELS)
         assert tables.read(parts, tables.QRELS) == table
         assert pq.read_metadata(parts).num_row_groups == len(starts)
-
-
-@pytest.mark.parametrize("kept", [0, 1, 7])
-def test_selected_rows_are_read_by_row_group(kept: int, tmp_path: Path) -> None:
-    """Regression: each judge worker read the candidates of all shards into its memory."""
-    rows = [{"query_id": f"q{i % 10}", "passage_id": f"c{i}", "rank": i, "score": 0.5} for i in range(100)]
-    table = pa.Table.from_pylist(rows, tables.CANDIDATES)
-    tables.write_parts(tmp_path / "c.parquet", [table.slice(start, 30) for start in range(0, 100, 30)], table.schema)
-    wanted = pa.array([f"q{i}" for i in range(kept)], pa.string())
-    sizes = []
-
-    def select(group: pa.Table) -> pa.Table:
-        sizes.append(group.num_rows)
-        return group.filter(pc.is_in(group["query_id"], wanted))
-
-    found = tables.read(tmp_path / "c.parquet", tables.CANDIDATES, select)
-    assert found == table.filter(pc.is_in(table["query_id"], wanted))
-    assert sizes == [30, 30, 30, 10]

@@ -218,24 +218,15 @@ def read_in_blocks(path: Path) -> Callable[[int], Iterator[list[str]]]:
     return read_blocks
 
 
-def read(path: Path, schema: pa.Schema, select: Callable[[pa.Table], pa.Table] | None = None) -> pa.Table:
+def read(path: Path, schema: pa.Schema) -> pa.Table:
     """Read the columns of ``schema`` from the Parquet file at ``path``.
-
-    Args:
-        select: returns the rows to keep. It gets one row group at a time, so that the others are not in memory.
 
     Raises:
         PyriteError: the file is not Parquet, or lacks a column of ``schema``.
     """
     try:
         names = pq.read_schema(path).names
-        columns = [name for name in schema.names if name in names]
-        if select is None:
-            table = pq.read_table(path, columns=columns)
-        else:
-            with pq.ParquetFile(path) as file:
-                groups = (file.read_row_group(i, columns) for i in range(file.num_row_groups))
-                table = pa.concat_tables([file.schema_arrow.empty_table().select(columns), *map(select, groups)])
+        table = pq.read_table(path, columns=[name for name in schema.names if name in names])
     except (pa.ArrowInvalid, OSError) as error:
         raise PyriteError(
             f"{path}: not a readable Parquet file ({error}). Delete it and run the step again."

@@ -2,7 +2,6 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -93,9 +92,9 @@ def read_prepared(ctx: StepContext) -> tuple[pa.Table, pa.Table]:
     )
 
 
-def read_candidates(ctx: StepContext, iteration: int, select: Callable[[pa.Table], pa.Table] | None = None) -> pa.Table:
-    """The candidates of an iteration, by query and rank. ``select`` as in ``tables.read``."""
-    return tables.read(ctx.input(f"iterations/{iteration}/candidates.parquet"), tables.CANDIDATES, select)
+def read_candidates(ctx: StepContext, iteration: int) -> pa.Table:
+    """The candidates of an iteration, by query and rank."""
+    return tables.read(ctx.input(f"iterations/{iteration}/candidates.parquet"), tables.CANDIDATES)
 
 
 def read_judgments(ctx: StepContext, iteration: int) -> pa.Table:

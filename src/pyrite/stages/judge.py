@@ -53,13 +53,11 @@ def run(ctx: StepContext) -> dict[str, Any]:
     shard, spec = ctx.step.shard, ctx.spec.judge
     qrels, passages = read_qrels(ctx), read_passages(ctx)
     judge = open_judge(ctx.spec.main_judge, read_queries(ctx), passages, qrels)
-    # Without those of other shards, which are the most of a large run and would not fit in a worker's memory.
-    candidates = read_candidates(ctx, ctx.iteration, lambda table: _shard_rows(table, shard, spec.shards))
+    all_candidates = read_candidates(ctx, ctx.iteration)
+    candidates = _shard_rows(all_candidates, shard, spec.shards)
     judge.fit(lambda: read_candidates(ctx, 1), ctx.spec.retrieve.range_max, candidates["query_id"].unique().to_pylist())
     known = passages_by_query(_shard_rows(qrels, shard, spec.shards))
-    sample = None
-    if not ctx.spec.judges_known_answers:
-        sample = sample_known_answers(read_candidates(ctx, ctx.iteration), qrels)
+    sample = None if ctx.spec.judges_known_answers else sample_known_answers(all_candidates, qrels)
     columns = (candidates[name].to_pylist() for name in ("query_id", "passage_id", "rank"))
     queries = [
         (
