@@ -38,7 +38,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        #: The number of rows of a step's candidates.
+        #: The number of candidates that a retrieve step finds.
         self.candidates = 100
 
     def __str__(self) -> str:
@@ -65,17 +65,14 @@ class FakeStore:
             return False
         for state in states:
             digest = hashlib.sha256(str(state.key).encode()).hexdigest()
-            outputs: list[Object] = [{"key": state.step.name, "sha256": digest}]
-            if state.step.stage == "retrieve":
-                outputs[0] |= {"key": f"iterations/{state.step.iteration}/candidates.parquet", "rows": self.candidates}
             manifest = {
                 "step": state.step.name,
                 "key": state.key,
                 "external": {name: external[name] for name in STAGES[state.step.stage].external},
                 "inputs": dict(state.inputs or {}),
                 "settings": {},
-                "outputs": outputs,
-                "summary": _summary(state.step),
+                "outputs": [{"key": state.step.name, "sha256": digest}],
+                "summary": {"candidates": self.candidates} if state.step.stage == "retrieve" else _summary(state.step),
                 "started": "2026-11-23T08:00:00+00:00",
                 "finished": "2026-11-23T08:30:00+00:00",
             }

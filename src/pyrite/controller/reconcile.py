@@ -329,8 +329,7 @@ def _llm_work(spec: RunSpec, step: Step, stored: Stored) -> float:
         return 2 * spec.generate.queries  # each question is also a pair: the judge checks it
     if step.stage != "judge" or not spec.judge.needs_server:
         return 0
-    found = stored.manifests[Step("retrieve", step.iteration).name]["outputs"]
-    candidates = sum(each["rows"] for each in found if each["key"].endswith("/candidates.parquet"))
+    candidates = stored.manifests[Step("retrieve", step.iteration).name]["summary"]["candidates"]
     judged = pairs_per_query(spec.judge, spec.retrieve.range_max, 0) / spec.retrieve.range_max
     return float(candidates * judged)
 
