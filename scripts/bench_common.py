@@ -26,7 +26,7 @@ from pyrite.evaluation import bm25, scoring
 from pyrite.evaluation.significance import compare, relative_lower_bound
 from pyrite.progress import NullProgress
 from pyrite.spec import ModelSpec, RunSpec
-from pyrite.stages.scoring import DEPTH, rank, read_retention
+from pyrite.stages.scoring import RANKED, rank, read_retention
 from pyrite.store import open_store, sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -321,7 +321,7 @@ class TestSet:
     def bm25(self, *, context: bool = True) -> Row:
         """Test metrics of BM25."""
         ids, texts = self._question_texts
-        scores, found = bm25.rank(self._texts(context), texts, DEPTH)
+        scores, found = bm25.rank(self._texts(context), texts, RANKED)
         rankings = tables_of_rankings(ids, [[self._ids[i] for i in row] for row in found], scores.tolist())
         return _row(scoring.per_query(rankings, self._qrels))
 
