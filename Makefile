@@ -99,7 +99,7 @@ docs: $(VENV)/.ready-dev ## regenerate docs/cli.md, docs/metrics.md, and the cha
 dashboards-preview: $(VENV)/.ready-dev ## render the dashboards as HTML with synthetic data, or from Prometheus: ARGS='--url http://localhost:9090'
 	@$(BIN)/python scripts/dashboards_preview.py $(ARGS)
 
-bench-quality: $(VENV)/.ready ## compare the base model, BM25, Pyrite and its opponents on MedQuAD: SPLITS=5 SEEDS=2 ARGS='--only ours script'
+bench-quality: $(VENV)/.ready-dev ## compare the base model, BM25, Pyrite and its opponents on MedQuAD: SPLITS=5 SEEDS=2 ARGS='--only ours script'
 	@$(BIN)/python scripts/bench_quality.py $(SPLITS:%=--splits %) $(SEEDS:%=--seeds %) $(ARGS)
 
 bench-domains: $(VENV)/.ready ## train on every BEIR data set of a folder: SEEDS=2 ARGS='FOLDER --retention BEIR'
@@ -126,7 +126,7 @@ bench-judge: $(VENV)/.ready ## measure the judge's client with a stub server, th
 prove-judging: $(VENV)/.ready ## test that judging survives killed workers and a killed vLLM server: ARGS='--signal TERM'
 	@$(BIN)/python scripts/prove_judging.py $(ARGS)
 
-bench-search: $(VENV)/.ready ## measure exact search over 1,000,000 passages: time and peak memory
+bench-search: $(VENV)/.ready-dev ## measure exact search over 1,000,000 passages against FAISS and sentence-transformers
 	@$(BIN)/python scripts/bench_search.py $(ARGS)
 
 clean: ## delete the virtual environment and caches, but not the store

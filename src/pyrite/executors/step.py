@@ -32,7 +32,7 @@ from pyrite.stages.trackers import check_trackers
 from pyrite.store import ObjectCorrupted, ObjectNotFound, Store, sha256_file
 
 #: Packages whose versions a manifest records.
-_PACKAGES = ("pyrite", "sentence-transformers", "transformers", "torch", "pyarrow", "faiss-cpu", "ir-measures")
+_PACKAGES = ("pyrite", "sentence-transformers", "transformers", "torch", "pyarrow", "ir-measures")
 
 
 @dataclass(frozen=True)
