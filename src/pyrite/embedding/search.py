@@ -67,7 +67,10 @@ class Search:
         for first in range(0, len(self._queries), _QUERIES):
             part = slice(first, first + _QUERIES)
             queries = self._queries[part]
-            scores = torch.cat([queries @ vectors[row : row + TILE].T for row in range(0, len(vectors), TILE)], dim=1)
+            scores = torch.empty((len(queries), len(vectors)), device=self._device)
+            for row in range(0, len(vectors), TILE):
+                tile = slice(row, row + TILE)
+                torch.mm(queries, vectors[tile].T, out=scores[:, tile])
             if excluded is not None:
                 scores.masked_fill_(excluded, -torch.inf)
             found, at = _best(scores, positions.expand(len(queries), -1), self._k)
