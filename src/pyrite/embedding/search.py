@@ -21,8 +21,8 @@ Mask = npt.NDArray[np.bool_]
 #: Vectors of one product of matrices.
 TILE = 2048
 
-#: Vectors in memory at a time, and queries whose scores with them are: 128 MiB.
-_BLOCK, _QUERIES = 8 * TILE, 2048
+#: Vectors in memory at a time, and queries whose scores with them are: 32 MiB.
+_BLOCK, _QUERIES = 8 * TILE, 512
 
 
 class Block(NamedTuple):
@@ -47,12 +47,14 @@ class Search:
 
         self._k, self._device, self._keep = k, device, keep
         self._queries = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(device)
+        # Reused, because new memory of this size costs as much as the product of matrices.
+        self._buffer = torch.empty((min(len(queries), _QUERIES), _BLOCK), device=device)
         kept = (len(queries), 0)
         self._scores = torch.empty(kept, dtype=torch.float32, device=device)
         self._positions = torch.empty(kept, dtype=torch.int64, device=device)
 
     def add(self, block: Block) -> None:
-        """Search a block, which starts at a multiple of ``TILE``, or at the start of the process's part."""
+        """Search a block as ``read_blocks`` gives it."""
         import torch
 
         if not len(self._queries):
@@ -67,7 +69,7 @@ class Search:
         for first in range(0, len(self._queries), _QUERIES):
             part = slice(first, first + _QUERIES)
             queries = self._queries[part]
-            scores = torch.empty((len(queries), len(vectors)), device=self._device)
+            scores = self._buffer[: len(queries), : len(vectors)]
             for row in range(0, len(vectors), TILE):
                 tile = slice(row, row + TILE)
                 torch.mm(queries, vectors[tile].T, out=scores[:, tile])
