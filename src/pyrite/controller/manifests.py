@@ -102,7 +102,7 @@ def _claim_gpus(pod: Manifest, count: int) -> None:
     """
     worker = pod["containers"][0]
     for amounts in ("requests", "limits"):
-        worker["resources"].setdefault(amounts, {})[GPU] = count
+        worker["resources"].setdefault(amounts, {})[GPU] = str(count)
     worker["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
     pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}})
 
