@@ -68,7 +68,7 @@ def test_too_few_gpus_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert gpus(2) == ["0", "1"]
-    with pytest.raises(UserError, match=r"finetune.gpus is 8, but torch finds 4 GPUs. Set it to 4."):
+    with pytest.raises(UserError, match=r"finetune.gpus is 8, but this machine has 4 for torch. Set it to 4."):
         gpus(8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1,GPU-8f")
     assert gpus(2) == ["3", "1"]

@@ -51,7 +51,7 @@ def gpus(count: int) -> list[str]:
     """
     found = torch.cuda.device_count()
     if found < count:
-        raise UserError(f"finetune.gpus is {count}, but torch finds {found} GPUs. Set it to {max(1, found)}.")
+        raise UserError(f"finetune.gpus is {count}, but this machine has {found} for torch. Set it to {max(1, found)}.")
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",")[:count] if visible else [str(number) for number in range(count)]
 
