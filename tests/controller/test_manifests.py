@@ -1,5 +1,6 @@
 """The Jobs and run configs that the controller creates from jobs/."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -100,7 +101,7 @@ def test_training_on_several_gpus_claims_them(chart: Settings) -> None:
 
     own = chart.model_copy(update={"worker": chart.worker.model_copy(update={"stages": {}})})
     for settings in (chart, own):
-        one, four = pod(1, settings), pod(4, settings)
+        one, four = copy.deepcopy(pod(1, settings)), pod(4, settings)
         assert one == pod(1, settings), "the settings are not changed"
         assert "shm" not in str(one)
         resources = four["containers"][0]["resources"]
