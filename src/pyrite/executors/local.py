@@ -74,8 +74,8 @@ def execute(run: Run, listener: Listener, *, report_metrics: bool = False) -> No
         listener.planned(states)
         previous: list[Step] = []
         while ready := next_steps(states):
-            workers = 1 if STAGES[ready[0].step.stage].needs_device else run.spec.resources.judge_workers
-            steps = [state.step for state in ready][:workers]
+            at_once = 1 if STAGES[ready[0].step.stage].needs_device else run.spec.resources.judge_workers
+            steps = [state.step for state in ready][:at_once]
             if steps == previous:
                 raise PyriteError(
                     f"{steps[0].label} finished, but its result does not match the run: its inputs may have changed "
