@@ -3,10 +3,10 @@
 Usage: python scripts/bench_pools.py STORE RUN [--weights 0.3 0.6 0.8] [--iteration 1]
 
 RUN is a finished run in the local store STORE. Base model, iteration and blends encode the whole corpus. For each
-weight: outside is the share of a blend's first 10 passages, over the validation queries, that neither base model nor
-iteration rank among the query's own first 50. It is an upper bound, because validate pools those of all queries. change:
-relative change of the validation metrics if such passages are left out. pool: passages in the pool of all queries.
-The last line is JSON.
+weight: "outside" is the share of a blend's first 10 passages, over the validation queries, that neither base model nor
+iteration rank among the query's own first 50: an upper bound, because validate pools those of all queries. "change" is
+the relative change of the validation metrics if such passages are left out, and "pool" the number of passages in the
+pool of all queries. The last line is JSON.
 """
 
 import argparse
