@@ -191,9 +191,9 @@ def test_a_passage_in_another_context_is_judged_again(stub: Stub, tmp_path: Path
         session = JudgingSession(judge, open_cache(store, judge, "run/1.0"), 1, 0.0, NullProgress())
         await session.load_cached(["q"])
         async with judge:
-            await session.judge_all([pair])
+            block = await session.judge_all([pair])
         await session.flush()
-        (found,) = session.results([pair]).to_pylist()
+        (found,) = session.results(block).to_pylist()
         assert found["context"] == context
         assert found["grade"] == grade(("q", "passage 0" if not context else f"{context}\npassage 0"))
         return [passage for (_, passage), count in stub.graded.items() for _ in range(count)]

@@ -32,7 +32,7 @@ from pyrite.llm.capabilities import Capabilities, detect_capabilities
 from pyrite.llm.labels import read_label
 from pyrite.llm.pool import Pool
 from pyrite.spec import JudgeServers
-from pyrite.stages.judge import shard_of
+from pyrite.stages.pairs import shard_of
 from real.vllm import free_port, serving
 
 KEY = "sk-real-secret-0123456789"
