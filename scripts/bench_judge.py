@@ -5,7 +5,8 @@
     python scripts/bench_judge.py --url http://localhost:8000 --model judge   with a real server
 
 With a stub server, it prints pairs per second, CPU seconds and memory for 200,000 pairs with passages of 1,000
-characters. --whole runs the judge stage on one shard with as many pairs, including tables and store.
+characters. --whole runs the judge stage on one shard with as many pairs, including tables and store, without cached
+judgments and again with all of them. It prints the peak memory of each process.
 
 With a real server, the judge and a minimal client (asyncio and aiohttp only) take turns at the same concurrency. Then
 the minimal client sends pairs grouped by query, shuffled, and shuffled with the rubric last. For each order, the script
@@ -18,24 +19,29 @@ import asyncio
 import json
 import multiprocessing
 import random
+import resource
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from itertools import cycle
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import aiohttp
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from bench_stub import memory, stub, tables_of, texts
 
 from pyrite import tables
+from pyrite.identity import passage_ids, query_ids
 from pyrite.judges import Judgment, Pair
 from pyrite.judges.grading import LABELS
 from pyrite.judges.llm import LlmJudge
 from pyrite.judges.prompt import Prompt, load_prompt
-from pyrite.judges.session import JudgingSession, QueryPassages
+from pyrite.judges.session import Block, JudgingSession, QueryPassages
 from pyrite.llm.capabilities import detect_capabilities
 from pyrite.llm.pool import Pool, rank_servers
 from pyrite.plan import Step
@@ -43,7 +49,10 @@ from pyrite.progress import NullProgress
 from pyrite.spec import JudgeServers, LlmJudgeSpec, ResourcesSpec, RunSpec, SampleSource
 from pyrite.stages import judge as judge_stage
 from pyrite.stages.context import StepContext
+from pyrite.stages.pairs import PART, pairs_key
 from pyrite.store import open_store, sha256_file
+
+T = TypeVar("T")
 
 
 class CountingSession(JudgingSession):
@@ -73,17 +82,19 @@ async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any
     pool = Pool(JudgeServers([url], concurrency), "stub")
     draw, memory_samples = random.Random(0), []
 
-    def query_passages() -> Iterator[QueryPassages]:
-        for i in range(pairs // each):
-            if i % max(1, pairs // each // 20) == 0:
-                memory_samples.append(round(memory(), 1))
-            yield f"q{i}", [f"c{n}" for n in draw.sample(range(passages), each)]
+    def blocks() -> Iterator[Block]:
+        size = max(1, pairs // each // 20)
+        for start in range(0, pairs // each, size):
+            memory_samples.append(round(memory(), 1))
+            numbers = range(start, min(start + size, pairs // each))
+            yield Block([(f"q{i}", [f"c{n}" for n in draw.sample(range(passages), each)]) for i in numbers])
 
-    async with LlmJudge(pool, load_prompt("medical"), queries, stored) as judge:
+    async with LlmJudge(pool, load_prompt("medical")) as judge:
+        judge.load(queries, stored)
         await CountingSession(judge).judge_all([("q0", [f"c{i}"]) for i in range(500)])  # warm-up
         session = CountingSession(judge)
         wall, cpu = time.perf_counter(), time.process_time()
-        await session.judge_all(query_passages())
+        await session.judge_blocks(blocks())
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {
         "pairs": session.pairs,
@@ -102,82 +113,80 @@ async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any
 
 
 def judge_stage_run(pairs: int, concurrency: int) -> dict[str, Any]:
-    """One shard of ``pairs`` candidates, 50 per query, with a store in a folder."""
+    """One shard of ``pairs``, with a store in a folder: without cached judgments, and again with all of them."""
     with tempfile.TemporaryDirectory() as folder, stub() as url:
-        # In a separate process, so that its memory is not measured.
-        preparing = multiprocessing.Process(target=_write_tables, args=(folder, pairs))
-        preparing.start()
-        preparing.join()
-        spec = RunSpec(
-            name="bench",
-            source=SampleSource(),
-            judge=LlmJudgeSpec(model="stub", prompt="medical", shards=1, rank_window=None),
-            resources=ResourcesSpec(judge_urls=[url], judge_concurrency=concurrency),
-        )
-        store = open_store(folder)
-        paths = sorted(path for path in store.local_path("runs/bench").rglob("*.parquet"))
-        outputs = [
-            {
-                "key": path.relative_to(store.local_path("runs/bench")).as_posix(),
-                "bytes": path.stat().st_size,
-                "sha256": sha256_file(path),
-            }
-            for path in paths
-        ]
-        manifests = {"prepared": {"outputs": outputs}}
-        ctx = StepContext(
-            spec, Step("judge", 1, 0), store, "runs/bench", manifests, "runs/bench/scratch", NullProgress()
-        )
-        memory_samples, finished = [memory()], threading.Event()
+        path = open_store(folder).local_path("runs/bench") / pairs_key(1, 0)
+        # In processes of their own, so that each memory is measured alone.
+        _in_process(_write_pairs, path, pairs)
+        results = {name: _in_process(_judge, folder, path, url, concurrency) for name in ("cold", "warm")}
+    return {"pairs": pairs, "concurrency": concurrency, **results}
 
-        def watch() -> None:
-            while not finished.wait(0.5):
-                memory_samples.append(memory())
 
-        threading.Thread(target=watch, daemon=True).start()
-        wall, cpu = time.perf_counter(), time.process_time()
-        summary = judge_stage.run(ctx)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        finished.set()
-    timeline = summary["timeline"]["seconds"]
+def _in_process(function: Callable[..., T], *arguments: Any) -> T:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _judge(folder: str, path: Path, url: str, concurrency: int) -> dict[str, Any]:
+    spec = RunSpec(
+        name="bench",
+        source=SampleSource(),
+        judge=LlmJudgeSpec(model="stub", prompt="medical", shards=1, rank_window=None),
+        resources=ResourcesSpec(judge_urls=[url], judge_concurrency=concurrency),
+    )
+    output = {"key": pairs_key(1, 0), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    scratch = "runs/bench/scratch"
+    manifests = {"retrieve-1": {"outputs": [output]}}
+    ctx = StepContext(spec, Step("judge", 1, 0), open_store(folder), "runs/bench", manifests, scratch, NullProgress())
+    started, wall, cpu = memory(), time.perf_counter(), time.process_time()
+    summary = judge_stage.run(ctx)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {
-        "pairs": summary["judged"],
+        "judged": summary["judged"],
+        "cached": summary["cached"],
         "missing": summary["missing"],
-        "seconds": round(wall, 2),
-        "seconds_judging": timeline,
+        "seconds": round(wall),
         "pairs_per_second": round(summary["judged"] / wall),
-        "cpu_seconds": round(cpu, 2),
-        "concurrency": concurrency,
+        "cpu_seconds": round(cpu),
+        "pairs_per_cpu_second": round(summary["judged"] / cpu),
         "memory_mb": {
-            "start": round(memory_samples[0]),
-            "after_a_tenth": round(memory_samples[len(memory_samples) // 10]),
-            "half_way": round(memory_samples[len(memory_samples) // 2]),
-            "most": round(max(memory_samples)),
+            "start": round(started),
+            "peak": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6),
         },
     }
 
 
-def _write_tables(folder: str, pairs: int) -> None:
-    each, passages = 50, 2000
-    queries, stored = tables_of(texts(pairs // each + 2, 60, 0), texts(passages, 1000, 1))
-    splits = pa.array(["train"] * (pairs // each) + ["val", "test"])
-    queries = queries.set_column(queries.schema.get_field_index("split"), "split", splits)
-    draw = random.Random(0)
-    candidates = [
-        {"query_id": f"q{i}", "passage_id": f"c{n}", "rank": rank, "score": 1 / rank}
-        for i in range(pairs // each)
-        for rank, n in enumerate(draw.sample(range(passages), each), 1)
-    ]
-    run = open_store(folder).local_path("runs/bench")
-    for key, table, schema in (
-        ("corpus/passages", stored, tables.PASSAGES),
-        ("queries/queries", queries, tables.QUERIES),
-        ("queries/qrels", tables.QRELS.empty_table(), tables.QRELS),
-        ("iterations/1/candidates", pa.Table.from_pylist(candidates, tables.CANDIDATES), tables.CANDIDATES),
-    ):
-        path = run / f"{key}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tables.write(path, table, schema)
+def _write_pairs(path: Path, pairs: int) -> None:
+    """Write ``pairs`` in row groups as retrieve does: 100 per query, of 20,000 passages of 780 characters."""
+    each, passages, queries = 100, 20_000, texts(1000, 60, 0)
+    stored, contexts = pa.array(texts(passages, 780, 1)), pa.array(texts(passages, 24, 2))
+    draw = np.random.default_rng(0)
+    ids = passage_ids(draw.integers(1 << 63, size=passages, dtype=np.uint64))
+    query_keys = np.sort(draw.integers(1 << 60, size=pairs // each, dtype=np.uint64))
+
+    def row_group(keys: npt.NDArray[np.uint64]) -> pa.Table:
+        # Distinct passages for each query.
+        first = draw.integers(passages, size=(len(keys), 1))
+        rows = pa.array(((first + 101 * np.arange(each)) % passages).ravel())
+        query = pa.array([queries[key % len(queries)] for key in keys.tolist()])
+        of_pair = pa.array(np.repeat(np.arange(len(keys)), each))
+        none = pa.array(np.zeros(len(rows), bool))
+        columns = {
+            "query_id": query_ids(keys).take(of_pair),
+            "passage_id": ids.take(rows),
+            "rank": np.tile(np.arange(1, each + 1), len(keys)),
+            "score": draw.random(len(rows)),
+            "query": query.take(of_pair),
+            "title": contexts.take(rows),
+            "context": contexts.take(rows),
+            "text": stored.take(rows),
+            **dict.fromkeys(("known", "relevant", "sampled"), none),
+        }
+        return pa.table(columns).cast(tables.PAIRS)
+
+    step = PART // each
+    parts = (row_group(query_keys[start : start + step]) for start in range(0, len(query_keys), step))
+    tables.write_parts(path, parts, tables.PAIRS)
 
 
 # --- against a real server --------------------------------------------------------------------------------------------
@@ -242,7 +251,8 @@ async def _worker(
     concurrency: int,
 ) -> dict[str, float]:
     pool = Pool(JudgeServers(urls, -(-concurrency // len(urls)), 300.0), model)
-    async with LlmJudge(pool, prompt, queries, passages) as judge:
+    async with LlmJudge(pool, prompt) as judge:
+        judge.load(queries, passages)
         await judge.grade(Pair(pairs[0][0], pairs[-1][1][0]))  # the detection of capabilities is not timed
         session = CountingSession(judge)
         began = time.perf_counter()

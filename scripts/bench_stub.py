@@ -82,7 +82,7 @@ def _http(content: Any) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
-_TOP = [{"token": label, "logprob": -1.5 + i / 4, "bytes": [49 + i]} for i, label in enumerate(LABELS)]
+_TOP = [{"token": label, "logprob": -2 + i / 4, "bytes": [49 + i]} for i, label in enumerate(LABELS)]
 _CHAT = _http(
     {
         "id": "chatcmpl-0123456789abcdef0123456789abcdef",
@@ -93,7 +93,7 @@ _CHAT = _http(
             {
                 "index": 0,
                 "message": {"role": "assistant", "content": "4", "refusal": None, "tool_calls": []},
-                "logprobs": {"content": [{"token": "4", "logprob": -0.75, "bytes": [52], "top_logprobs": _TOP}]},
+                "logprobs": {"content": [{"token": "4", "logprob": -1.25, "bytes": [52], "top_logprobs": _TOP}]},
                 "finish_reason": "stop",
                 "stop_reason": None,
             }

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,33 @@ def test_the_stop_message_counts_reasons_by_kind() -> None:
     session = JudgingSession(Quoting({}, in_flight=1), None, 100, 0.02, NullProgress())
     with pytest.raises(PyriteError, match=r"reason \(6 times, for example\): no grade: 'c0'\. Check the judge's"):
         asyncio.run(session.judge_all([("q", [f"c{n}" for n in range(100)])]))
+
+
+def test_the_next_block_starts_while_the_last_query_is_judged() -> None:
+    """A judge that waited for the end of each block would be idle. Results are still in order."""
+    waits = asyncio.Event()
+
+    class Waiting(TableJudge):
+        async def grade(self, pair: Pair) -> Judgment | Missing:
+            if pair.query_id == "slow":
+                await asyncio.wait_for(waits.wait(), 60)
+            if pair.query_id == "q9":
+                waits.set()
+            return Judgment(pair, 1, None)
+
+    taken, finished = [], []
+
+    def blocks() -> Iterator[Block]:
+        for number in range(4):
+            taken.append((number, len(finished)))
+            own = ["slow", *(f"q{n}" for n in range(5))] if number == 0 else [f"q{n}" for n in range(5, 10)]
+            yield Block([(query, [f"c{number}"]) for query in own], number=number)
+
+    def finish(block: Block) -> None:
+        finished.append(block.number)
+        assert session.results(block)["passage_id"].to_pylist() == [f"c{block.number}"] * len(list(block.queries))
+
+    session = JudgingSession(Waiting({}, in_flight=2), None, 21, 0.0, NullProgress())
+    asyncio.run(session.judge_blocks(blocks(), finish))
+    assert finished == [0, 1, 2, 3]
+    assert taken == [(0, 0), (1, 0), (2, 1), (3, 2)], "a third block waits until the first has finished"

@@ -78,7 +78,9 @@ def make_judge(url: str, passages: dict[str, str], prompt: str = "medical") -> L
     ]
     queries = pa.Table.from_pylist(query_rows, tables.QUERIES)
     pool = Pool(JudgeServers([url], 8), "judge", KEY)
-    return LlmJudge(pool, load_prompt(prompt), queries, pa.Table.from_pylist(passage_rows, tables.PASSAGES))
+    judge = LlmJudge(pool, load_prompt(prompt))
+    judge.load(queries, pa.Table.from_pylist(passage_rows, tables.PASSAGES))
+    return judge
 
 
 def grade_all(judge: LlmJudge, pairs: list[Pair]) -> list[Judgment]:

@@ -16,8 +16,8 @@ from pyrite.judges.session import QueryPassages
 from pyrite.spec import RunSpec
 from pyrite.spill import GroupedSpill
 
-#: Minimum pairs of a block.
-BLOCK_PAIRS = 1 << 14
+#: Minimum pairs of a block. A row group has nearly as many, so a block has about twice as many.
+BLOCK_PAIRS = 1 << 13
 
 _SELECTION = pa.schema([tables.PAIRS.field(name) for name in ("query_id", "rank", "known", "sampled")])
 

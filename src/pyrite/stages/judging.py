@@ -41,6 +41,8 @@ class SessionBlocks:
     def unload(self, block: Block) -> None:
         """Free the texts of a finished block."""
         self._session.judge.unload(query for query, _ in block.queries)
+        # Otherwise Arrow keeps the freed memory of several blocks.
+        pa.default_memory_pool().release_unused()
 
     def _copy(self, judgments: pa.Table) -> None:
         self._cached.append(judgments, self._pairs.block_of(judgments["query_id"]))
