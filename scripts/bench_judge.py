@@ -2,11 +2,17 @@
 
     python scripts/bench_judge.py                                             the client, with a stub server
     python scripts/bench_judge.py --whole                                     the judge stage, with a stub server
+    python scripts/bench_judge.py --servers 8                                 the judge stage, with 1 to 8 slow stubs
     python scripts/bench_judge.py --url http://localhost:8000 --model judge   with a real server
 
 With a stub server, it prints pairs per second, CPU seconds and memory for 200,000 pairs with passages of 1,000
 characters. --whole runs the judge stage on one shard with as many pairs, including tables and store, without cached
 judgments and again with all of them. It prints the peak memory of each process.
+
+--servers runs the judge stage with 1, 2, 4, ... stubs in processes of their own. Each works on 16 pairs at a time for
+0.4 seconds, so 40 pairs per second are the ideal. The script prints the speed in the middle of each run, its share of
+the ideal, the pairs of each server, and the share of requests that went to their query's main server. Then a quarter of
+the servers is killed half-way. At the end of each run, every pair must be in the table exactly once.
 
 With a real server, the judge and a minimal client (asyncio and aiohttp only) take turns at the same concurrency. Then
 the minimal client sends pairs grouped by query, shuffled, and shuffled with the rubric last. For each order, the script
@@ -20,20 +26,24 @@ import json
 import multiprocessing
 import random
 import resource
+import signal
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from bench_stub import memory, stub, tables_of, texts
+import pyarrow.parquet as pq
+from bench_stub import LATENCY, SLOTS, memory, stub, tables_of, texts
 
 from pyrite import tables
 from pyrite.identity import passage_ids, query_ids
@@ -72,7 +82,7 @@ class CountingSession(JudgingSession):
 
 
 def against_stub(pairs: int, concurrency: int) -> dict[str, Any]:
-    with stub() as url:
+    with stub() as (url, _):
         return asyncio.run(_against_stub(url, pairs, concurrency))
 
 
@@ -113,12 +123,11 @@ async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any
 
 
 def judge_stage_run(pairs: int, concurrency: int) -> dict[str, Any]:
-    """One shard of ``pairs``, with a store in a folder: without cached judgments, and again with all of them."""
-    with tempfile.TemporaryDirectory() as folder, stub() as url:
-        path = open_store(folder).local_path("runs/bench") / pairs_key(1, 0)
+    """One shard of ``pairs``, 100 per query, without cached judgments, and again with all of them."""
+    with tempfile.TemporaryDirectory() as folder, stub() as (url, _):
         # In processes of their own, so that each memory is measured alone.
-        _in_process(_write_pairs, path, pairs)
-        results = {name: _in_process(_judge, folder, path, url, concurrency) for name in ("cold", "warm")}
+        _in_process(_write_pairs, folder, pairs, 100)
+        results = {name: _in_process(_judge, folder, url, concurrency) for name in ("cold", "warm")}
     return {"pairs": pairs, "concurrency": concurrency, **results}
 
 
@@ -127,17 +136,8 @@ def _in_process(function: Callable[..., T], *arguments: Any) -> T:
         return pool.submit(function, *arguments).result()
 
 
-def _judge(folder: str, path: Path, url: str, concurrency: int) -> dict[str, Any]:
-    spec = RunSpec(
-        name="bench",
-        source=SampleSource(),
-        judge=LlmJudgeSpec(model="stub", prompt="medical", shards=1, rank_window=None),
-        resources=ResourcesSpec(judge_urls=[url], judge_concurrency=concurrency),
-    )
-    output = {"key": pairs_key(1, 0), "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    scratch = "runs/bench/scratch"
-    manifests = {"retrieve-1": {"outputs": [output]}}
-    ctx = StepContext(spec, Step("judge", 1, 0), open_store(folder), "runs/bench", manifests, scratch, NullProgress())
+def _judge(folder: str, url: str, concurrency: int) -> dict[str, Any]:
+    ctx = _step(folder, [url], concurrency)
     started, wall, cpu = memory(), time.perf_counter(), time.process_time()
     summary = judge_stage.run(ctx)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
@@ -156,37 +156,136 @@ def _judge(folder: str, path: Path, url: str, concurrency: int) -> dict[str, Any
     }
 
 
-def _write_pairs(path: Path, pairs: int) -> None:
-    """Write ``pairs`` in row groups as retrieve does: 100 per query, of 20,000 passages of 780 characters."""
-    each, passages, queries = 100, 20_000, texts(1000, 60, 0)
-    stored, contexts = pa.array(texts(passages, 780, 1)), pa.array(texts(passages, 24, 2))
+def _step(folder: str, urls: list[str], concurrency: int) -> StepContext:
+    """The step that judges the pairs of ``_write_pairs`` in the store in ``folder``."""
+    spec = RunSpec(
+        name="bench",
+        source=SampleSource(),
+        judge=LlmJudgeSpec(model="stub", prompt="medical", shards=1, rank_window=None),
+        resources=ResourcesSpec(judge_urls=urls, judge_concurrency=concurrency),
+    )
+    store, key = open_store(folder), pairs_key(1, 0)
+    path = store.local_path("runs/bench") / key
+    manifests = {"retrieve-1": {"outputs": [{"key": key, "bytes": path.stat().st_size, "sha256": sha256_file(path)}]}}
+    return StepContext(spec, Step("judge", 1, 0), store, "runs/bench", manifests, "runs/bench/scratch", NullProgress())
+
+
+def _write_pairs(folder: str, pairs: int, each: int) -> None:
+    """Write ``pairs``, ``each`` per query, in row groups as retrieve does.
+
+    There are 20,000 passages of 780 characters. As the judge reads them, queries and passages start with a number.
+    """
+    passages, words = 20_000, texts(1000, 60, 0)
+    stored = pa.array(texts(passages, 750, 1))
+    contexts = pa.array([f"c{number} {text}" for number, text in enumerate(texts(passages, 24, 2))])
     draw = np.random.default_rng(0)
     ids = passage_ids(draw.integers(1 << 63, size=passages, dtype=np.uint64))
-    query_keys = np.sort(draw.integers(1 << 60, size=pairs // each, dtype=np.uint64))
+    keys = np.sort(draw.integers(1 << 60, size=pairs // each, dtype=np.uint64))
 
-    def row_group(keys: npt.NDArray[np.uint64]) -> pa.Table:
+    def row_group(rows: range) -> pa.Table:
         # Distinct passages for each query.
-        first = draw.integers(passages, size=(len(keys), 1))
-        rows = pa.array(((first + 101 * np.arange(each)) % passages).ravel())
-        query = pa.array([queries[key % len(queries)] for key in keys.tolist()])
-        of_pair = pa.array(np.repeat(np.arange(len(keys)), each))
-        none = pa.array(np.zeros(len(rows), bool))
+        first = draw.integers(passages, size=(len(rows), 1))
+        passage = pa.array(((first + 101 * np.arange(each)) % passages).ravel())
+        query = pa.array(np.repeat(np.arange(len(rows)), each))
+        none = pa.array(np.zeros(len(passage), bool))
         columns = {
-            "query_id": query_ids(keys).take(of_pair),
-            "passage_id": ids.take(rows),
-            "rank": np.tile(np.arange(1, each + 1), len(keys)),
-            "score": draw.random(len(rows)),
-            "query": query.take(of_pair),
-            "title": contexts.take(rows),
-            "context": contexts.take(rows),
-            "text": stored.take(rows),
+            "query_id": query_ids(keys[rows.start : rows.stop]).take(query),
+            "passage_id": ids.take(passage),
+            "rank": np.tile(np.arange(1, each + 1), len(rows)),
+            "score": draw.random(len(passage)),
+            "query": pa.array([f"q{number} {words[number % len(words)]}" for number in rows]).take(query),
+            "title": contexts.take(passage),
+            "context": contexts.take(passage),
+            "text": stored.take(passage),
             **dict.fromkeys(("known", "relevant", "sampled"), none),
         }
         return pa.table(columns).cast(tables.PAIRS)
 
     step = PART // each
-    parts = (row_group(query_keys[start : start + step]) for start in range(0, len(query_keys), step))
+    parts = (row_group(range(start, min(start + step, len(keys)))) for start in range(0, len(keys), step))
+    path = open_store(folder).local_path("runs/bench") / pairs_key(1, 0)
     tables.write_parts(path, parts, tables.PAIRS)
+
+
+# --- several servers --------------------------------------------------------------------------------------------------
+
+
+def several_servers(servers: int, pairs: int, concurrency: int) -> dict[str, Any]:
+    """The judge stage with 1, 2, 4, ... and ``servers`` limited stubs, ``pairs`` for each, then with a fault."""
+    counts = sorted({servers, *(2**i for i in range(servers.bit_length()) if 2**i < servers)})
+    return {
+        "pairs_per_server": pairs,
+        "concurrency": concurrency,
+        "ideal_per_server": SLOTS / LATENCY,
+        "servers": {str(count): _with_servers(count, 0, pairs, concurrency) for count in counts},
+        "killed": _with_servers(servers, max(1, servers // 4), pairs, concurrency),
+    }
+
+
+def _with_servers(servers: int, kills: int, pairs: int, concurrency: int) -> dict[str, Any]:
+    """``kills`` of the servers are killed when half of the pairs are graded."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        logs = [Path(folder) / f"server-{i}.log" for i in range(servers)]
+        stubs = [stack.enter_context(stub(log)) for log in logs]
+        victims = [process for _, process in stubs[:kills]]
+        _write_pairs(folder, servers * pairs, 10)
+        ctx = _step(folder, [url for url, _ in stubs], concurrency)
+
+        def kill_half_way() -> None:
+            while sum(len(_events(log, "-")) for log in logs) < servers * pairs / 2:
+                time.sleep(0.2)
+            for process in victims:
+                process.kill()
+
+        if kills:
+            threading.Thread(target=kill_half_way, daemon=True).start()
+        wall, cpu = time.time(), time.process_time()
+        judge_stage.run(ctx)
+        wall, cpu = time.time() - wall, time.process_time() - cpu
+        for process in victims:
+            process.join(0)
+            assert process.exitcode == -signal.SIGKILL, "a server was not killed before the end"
+        _check_pairs(ctx)
+        received, graded = ([_events(log, event) for log in logs] for event in "+-")
+    servers_of: dict[str, Counter[int]] = defaultdict(Counter)
+    for server, events in enumerate(received):
+        for query, _, _ in events:
+            servers_of[query][server] += 1
+    total, requests = servers * pairs, sum(map(len, received))
+    times = sorted(float(at) for events in graded for _, _, at in events)
+    # After the kill, if there is one, and before the first server has no more queries.
+    middle = _rate(times, 0.55, 0.8) if kills else _rate(times, 0.2, 0.5)
+    return {
+        "pairs": total,
+        "seconds": round(wall, 1),
+        "pairs_per_second": round(total / wall, 1),
+        "pairs_per_second_in_the_middle": round(middle, 1),
+        "share_of_ideal": round(middle / ((servers - kills) * SLOTS / LATENCY), 3),
+        "worker_cpu_seconds": round(cpu, 1),
+        "pairs_by_server": " ".join(str(len(events)) for events in graded),
+        "requests_on_main_server": round(sum(max(each.values()) for each in servers_of.values()) / requests, 4),
+        "repeated_requests": requests - total,
+    }
+
+
+def _events(log: Path, event: str) -> list[list[str]]:
+    """Query, passage and time of the complete lines of a limited stub's log."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [line.split()[1:] for line in lines if line.startswith(event)]
+
+
+def _rate(times: Sequence[float], first: float, last: float) -> float:
+    """Events per second between two shares of all events."""
+    start, end = int(first * len(times)), int(last * len(times))
+    return (end - start) / (times[end] - times[start])
+
+
+def _check_pairs(ctx: StepContext) -> None:
+    """Every pair must be in the shard's table exactly once."""
+    columns = ["query_id", "passage_id"]
+    judged = pq.read_table(ctx.output("iterations/1/judgments/shard-00000.parquet"), columns=columns).to_pylist()
+    pairs = pq.read_table(ctx.input(pairs_key(1, 0)), columns=columns).to_pylist()
+    assert Counter(tuple(row.values()) for row in judged) == Counter(tuple(row.values()) for row in pairs)
 
 
 # --- against a real server --------------------------------------------------------------------------------------------
@@ -315,8 +414,9 @@ async def _minimal_client(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=200_000, help="number of pairs, with the stub server")
+    parser.add_argument("--pairs", type=int, help="with stubs (default: 200,000; with --servers, 2,000 per server)")
     parser.add_argument("--whole", action="store_true", help="measure the judge stage, not only its client")
+    parser.add_argument("--servers", type=int, help="measure the judge stage with up to this many slow stubs")
     parser.add_argument("--concurrency", type=int, default=None, help="default: 64 for the stub, 16 for a server")
     parser.add_argument("--url", action="append", help="URL of a real server; repeatable (default: the stub server)")
     parser.add_argument("--model", default="judge")
@@ -329,8 +429,10 @@ def main() -> None:
         concurrency = given.concurrency or 16
         sizes = (given.queries, given.each, given.question, concurrency, given.rounds)
         result = asyncio.run(against_server(given.url, given.model, *sizes))
+    elif given.servers:
+        result = several_servers(given.servers, given.pairs or 2000, given.concurrency or 64)
     else:
-        result = (judge_stage_run if given.whole else against_stub)(given.pairs, given.concurrency or 64)
+        result = (judge_stage_run if given.whole else against_stub)(given.pairs or 200_000, given.concurrency or 64)
     print(json.dumps(result, indent=1))
 
 

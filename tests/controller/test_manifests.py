@@ -53,6 +53,17 @@ def run(spec: dict[str, Any], name: str = LONGEST) -> TrainingRun:
     return parse({"metadata": metadata, "spec": {**spec, "iterations": 100}})
 
 
+def test_deadline_allows_a_slow_server_to_judge_all_pairs(chart: Settings) -> None:
+    """Regression: a pod that judged for two days was stopped, whatever the number of its pairs."""
+    urls = [f"http://vllm-{i}:8000" for i in range(8)]
+    judge = chart.judge.model_copy(update={"urls": urls, "parallelism": 16})
+    shards = [Step("judge", 1, shard) for shard in range(256)]
+    settings = chart.model_copy(update={"judge": judge})
+    job = manifests.job(run(LLM), shards, "key", settings, 50_000_000)
+    two_days, slow = 172800, 50_000_000 / 256 * 16 / 8  # one pair a second for each server
+    assert job["metadata"]["annotations"] == {manifests.DEADLINE_ANNOTATION: str(two_days + slow).removesuffix(".0")}
+
+
 @pytest.mark.parametrize("stage", [*STAGES, "probe"])
 def test_each_job_is_valid_with_restricted_pods(stage: str, chart: Settings) -> None:
     """The client's models reject a misspelt field. Names and labels have at most 63 characters."""

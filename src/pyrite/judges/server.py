@@ -22,7 +22,7 @@ class ServerJudge(Judge):
     shareable = True
 
     def __init__(self, pool: Pool):
-        self.in_flight = pool.max_in_flight
+        self.in_flight = pool.max_pending
         #: Number of passages truncated to fit the model's context length.
         self.truncated = 0
         self._pool = pool
