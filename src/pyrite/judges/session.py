@@ -57,6 +57,7 @@ class Block:
         new: rows of JUDGMENTS from the judge.
         skipped: number of passages at the end of each query that were skipped.
         missing: pairs that could not be graded.
+        cached_grades: the grades of ``cached``, calibrated.
     """
 
     queries: Iterable[QueryPassages]
@@ -323,7 +324,7 @@ class JudgingSession:
             await self._buffer.flush(self._cache.add)
 
     def merge(self) -> None:
-        """Merge the stored files of this session into one."""
+        """Merge the stored files of this session."""
         if self._cache:
             self._cache.merge()
 

@@ -53,7 +53,7 @@ class OwnPassages:
             await self._session.flush()
 
     def merge(self) -> None:
-        """Merge the stored files into one."""
+        """Merge the stored files."""
         if self._session:
             self._session.merge()
 
