@@ -116,23 +116,38 @@ def test_merged_parts_have_bounded_sizes(store: Store, monkeypatch: pytest.Monke
     assert store.keys("log") == keys, "merged parts are not merged again"
 
 
-def test_a_merge_leaves_nothing_if_another_attempt_merges(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_merge_leaves_no_part(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another attempt at the same work that listed the parts earlier merges them."""
     monkeypatch.setattr("pyrite.append_log._MERGED_ROWS", 4)
-    first, second = open_log(store, "w/0", "first"), open_log(store, "w/0", "second")
+    log = open_log(store, "w/0", "one")
     for number in range(20):
-        first.add(rows(f"{number}"))
-    read = store.read
+        log.add(rows(f"{number}"))
+    before, read = store.keys("log"), store.read
 
-    def merged_meanwhile(key: str) -> bytes:
-        if "000012" in key:
-            monkeypatch.undo()
-            second.merge()
+    def deleted_meanwhile(key: str) -> bytes:
+        if key == before[12]:
+            assert set(store.keys("log")) > set(before), "a part was merged before"
+            store.delete(key)
         return read(key)
 
-    monkeypatch.setattr(store, "read", merged_meanwhile)
-    first.merge()
-    assert {key.split(".")[1] for key in store.keys("log")} == {"second"}
-    assert len(open_log(store, "w/1", "reader").read({f"{n}" for n in range(20)})["key"].unique()) == 20
+    monkeypatch.setattr(store, "read", deleted_meanwhile)
+    log.merge()
+    assert store.keys("log") == [key for key in before if key != before[12]]
+
+
+def test_a_retry_does_not_repeat_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyrite.append_log._READ_WAIT", 0.001)
+    for number in range(3):
+        open_log(store, f"w/{number}", "one").add(rows(f"{number}"))
+    keys, listed = store.keys, list[str]()
+
+    def list_with_a_lost_part(prefix: str) -> list[str]:
+        listed.append(prefix)
+        return [*keys(prefix), *(["log/lost.parquet"] if len(listed) == 1 else [])]
+
+    monkeypatch.setattr(store, "keys", list_with_a_lost_part)
+    assert texts(open_log(store, "w/3", "reader").read({"0", "1", "2"})) == [("0", ""), ("1", ""), ("2", "")]
+    assert len(listed) == 2
 
 
 def test_a_second_merge_is_visible_to_earlier_readers(store: Store) -> None:
