@@ -167,6 +167,18 @@ def test_the_texts_of_two_blocks_are_in_memory(small: Folder, monkeypatch: pytes
     assert not any(blocks.values())
 
 
+def test_only_texts_of_selected_pairs_are_loaded(small: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, load = list[int](), ServerJudge.load
+
+    def recording_load(self: ServerJudge, queries: pa.Table, passages: pa.Table) -> None:
+        loaded.append(passages.num_rows)
+        load(self, queries, passages)
+
+    monkeypatch.setattr(ServerJudge, "load", recording_load)
+    summary = small.judge(f"kind: llm, model: {MODEL}, rank_window: 5", 100)
+    assert sum(loaded) == summary["judged"] == summary["pairs"] - summary["not_selected"] < small.pairs.num_rows / 2
+
+
 def test_a_block_occupies_the_judge(small: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyrite.stages.blocks.BLOCK_PAIRS", 1)
     path = small.folder / "pairs/shard-00000.parquet"

@@ -132,11 +132,13 @@ def of_queries(table: pa.Table, query_ids: pa.Array | pa.ChunkedArray, *, invert
     return table.filter(pc.invert(own) if invert else own)
 
 
-def texts(pairs: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The texts of PAIRS, as ``Judge.load`` takes them."""
+def texts(pairs: pa.Table, selected: npt.NDArray[np.bool_]) -> tuple[pa.Table, pa.Table]:
+    """The texts of the ``selected`` of PAIRS, as ``Judge.load`` takes them, with all queries."""
     ids = pairs["query_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     queries = pairs.select(["query_id", "query"]).take(pa.array(np.unique(ids, return_index=True)[1]))
-    return queries.rename_columns(["query_id", "text"]), pairs.select(["passage_id", "context", "text"])
+    return queries.rename_columns(["query_id", "text"]), pairs.select(["passage_id", "context", "text"]).filter(
+        selected
+    )
 
 
 def _flags(pairs: pa.Table, name: str) -> npt.NDArray[np.bool_]:

@@ -33,7 +33,7 @@ class SessionBlocks:
 
     def load(self, pairs: pa.Table, **block: Any) -> Block:
         """A block with the cached judgments of ``pairs``. The other arguments are attributes of Block."""
-        self._session.judge.load(*texts(pairs))
+        self._session.judge.load(*texts(pairs, self._pairs.selection.mask(pairs)))
         if self._cache:
             block["cached"] = self._cache.usable(self._pairs.rows_of(self._cached, pairs["query_id"]))
         return Block(**block)
