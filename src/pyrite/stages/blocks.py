@@ -136,9 +136,8 @@ def texts(pairs: pa.Table, selected: npt.NDArray[np.bool_]) -> tuple[pa.Table, p
     """The texts of the ``selected`` of PAIRS, as ``Judge.load`` takes them, with all queries."""
     ids = pairs["query_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     queries = pairs.select(["query_id", "query"]).take(pa.array(np.unique(ids, return_index=True)[1]))
-    return queries.rename_columns(["query_id", "text"]), pairs.select(["passage_id", "context", "text"]).filter(
-        selected
-    )
+    passages = pairs.select(["passage_id", "context", "text"]).filter(selected)
+    return queries.rename_columns(["query_id", "text"]), passages
 
 
 def _flags(pairs: pa.Table, name: str) -> npt.NDArray[np.bool_]:
