@@ -29,6 +29,7 @@ class SessionBlocks:
         if self._cache:
             await asyncio.to_thread(self._cache.scan, self._copy)
         self._cached.finish()
+        _release_memory()
         self._session.any_judged = self._cached.num_rows > 0
 
     def load(self, pairs: pa.Table, **block: Any) -> Block:
@@ -41,11 +42,15 @@ class SessionBlocks:
     def unload(self, block: Block) -> None:
         """Free the texts of a finished block."""
         self._session.judge.unload(query for query, _ in block.queries)
-        # Otherwise Arrow keeps the freed memory of several blocks.
-        pa.default_memory_pool().release_unused()
+        _release_memory()
 
     def _copy(self, judgments: pa.Table) -> None:
         self._cached.append(judgments, self._pairs.block_of(judgments["query_id"]))
+
+
+def _release_memory() -> None:
+    """Otherwise Arrow keeps the freed memory of several blocks."""
+    pa.default_memory_pool().release_unused()
 
 
 class Judging:
