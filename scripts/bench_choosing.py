@@ -25,6 +25,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,17 +35,18 @@ import pyarrow as pa
 
 from pyrite import tables
 from pyrite.config import load
-from pyrite.judges import Judge, Judgment, Pair
+from pyrite.judges import Judge, Judgment, Pair, open_judge
 from pyrite.judges.base import RELEVANT
 from pyrite.judges.cascade import CascadeSession
 from pyrite.judges.labels import LabelsJudge
-from pyrite.judges.session import QueryPassages, select_candidates
+from pyrite.judges.session import Block
 from pyrite.progress import NullProgress
 from pyrite.spec import CascadeJudgeSpec, LabelsJudgeSpec, NoiseSpec, RunSpec
-from pyrite.stages.cascade import judge_cascade
-from pyrite.stages.final_examples import final_examples, sample_known_answers
+from pyrite.stages.blocks import Selection, of_queries
+from pyrite.stages.cascade import decide, draw_pilot, fit, graded_by_both
+from pyrite.stages.final_examples import final_examples
 from pyrite.stages.inputs import passages_by_query
-from pyrite.stages.judge import shard_of
+from pyrite.stages.pairs import pairs_key, shard_of
 from pyrite.training import mining
 from pyrite.training.mining import Candidate
 
@@ -101,6 +103,15 @@ class TableJudge(Judge):
         return self._judgments[pair]
 
 
+def without_known(pairs: pa.Table) -> pa.Table:
+    """The candidates among PAIRS, as if the data set had no known answers."""
+    candidates = pairs.filter(pairs["rank"].is_valid())
+    for name in ("known", "relevant", "sampled"):
+        column = candidates.schema.get_field_index(name)
+        candidates = candidates.set_column(column, name, pa.array([False] * candidates.num_rows))
+    return candidates
+
+
 class Bench:
     """The candidates of one iteration of a run, and their true grades."""
 
@@ -112,23 +123,27 @@ class Bench:
         self.candidates, self._first_candidates = (
             tables.read(folder / f"iterations/{i}/candidates.parquet", tables.CANDIDATES) for i in (iteration, 1)
         )
-        key = LabelsJudge(self.queries, self.passages, self.qrels)
+        key = LabelsJudge.of(self.queries, self.passages, self.qrels)
         columns = (self.candidates[name].to_pylist() for name in ("query_id", "passage_id"))
         self.pairs = list(map(Pair, *columns))
         self.truth = {pair: key.true_grade(pair) for pair in self.pairs}
+        #: PAIRS with known answers and with hidden ones.
+        files = [folder / pairs_key(iteration, shard) for shard in range(self.spec.judge.shards)]
+        known = pa.concat_tables([tables.read(file, tables.PAIRS) for file in files])
+        self.tables = {KNOWN: known, HIDDEN: without_known(known)}
         self.known = passages_by_query(self.qrels)
         self.by_query = {
             query: list(rows) for query, rows in groupby(self.candidates.to_pylist(), key=lambda row: row["query_id"])
         }
         self._is_duplicate = mining.duplicate_check(mining.shingles_by_id(self.passages))
 
-    def judgments(self, noise: NoiseSpec | None) -> dict[Pair, Judgment]:
+    def judgments(self, noise: NoiseSpec | None) -> dict[Pair, Any]:
         """The judgments of all pairs by the labels with simulated errors."""
         spec: RunSpec = self.spec.model_copy(update={"judge": LabelsJudgeSpec(noise=noise)})
-        judge = LabelsJudge.open(spec.main_judge, self.queries, self.passages, self.qrels)
+        judge = open_judge(spec.main_judge, self.queries, self.passages, self.qrels)
         judge.fit(lambda: self._first_candidates, spec.retrieve.range_max, list(self.by_query))
 
-        async def grade_all() -> dict[Pair, Judgment]:
+        async def grade_all() -> dict[Pair, Any]:
             return {pair: await judge.grade(pair) for pair in self.pairs}
 
         return asyncio.run(grade_all())
@@ -144,36 +159,38 @@ class Bench:
         cascade = CascadeJudgeSpec(first=LabelsJudgeSpec(), second=LabelsJudgeSpec())
         mine = self.spec.mine.model_copy(update={"known_first": answers == KNOWN})
         known = self.known if answers == KNOWN else passages_by_query()
-        sample = sample_known_answers(self.candidates, self.qrels) if way.stop and mine.uses_known_answers else None
-        queries: list[QueryPassages] = [
-            (
-                query,
-                select_candidates(
-                    [(row["passage_id"], row["rank"]) for row in rows],
-                    known[query],
-                    way.rank_window,
-                    None if sample is None else sample[query],
-                ),
-            )
-            for query, rows in self.by_query.items()
-        ]
-        finished = final_examples(mine, self.candidates, known, {}, self._is_duplicate) if way.stop else None
-        options: dict[str, Any] = {"patience": way.patience, "finished": finished}
+        all_known = not (way.stop and mine.uses_known_answers)
+        selection = Selection(way.rank_window, all_known)
         called: dict[Pair, Judgment] = {}
         graded: dict[Pair, Judgment] = {}
         wrong: list[bool] = []
         for shard in range(SHARDS):
-            own = [each for each in queries if shard_of(each[0], SHARDS) == shard]
-            session = CascadeSession(TableJudge(llm), None, len(self.pairs), 0.0, NullProgress(), **options)
+            ids = [query for query in self.by_query if shard_of(query, SHARDS) == shard]
+            own = of_queries(self.tables[answers], pa.array(ids, pa.string()))
+            queries = selection.queries(own)
+            block = Block(queries, known, final_examples(mine, own) if way.stop else None)
+            session = CascadeSession(TableJudge(llm), None, len(self.pairs), 0.0, NullProgress(), patience=way.patience)
+            blocks = [block]
             if way.cascade:
-                selected = [Pair(query, id) for query, ids in own for id in ids if not sample or id not in known[query]]
-                table = pa.Table.from_pylist([first[pair].row("first") for pair in selected], tables.JUDGMENTS)
-                asyncio.run(judge_cascade(session, own, known, table, cascade, mine))
-            else:
-                asyncio.run(session.judge_all(own, known))
-            requested = [Pair(query, id) for query, ids in own for id in session.requested(query, ids)]
-            called |= {pair: llm[pair] for pair in requested}
-            graded |= session.decided
+                in_pilot = set(draw_pilot(ids, cascade.pilot))
+                selected = selection.queries(own, with_known=all_known)
+                graded_first = [first[Pair(query, id)].row("first") for query, ids in selected for id in ids]
+                table = pa.Table.from_pylist(graded_first, tables.JUDGMENTS)
+                rest = replace(block, queries=[each for each in queries if each[0] not in in_pilot], new=[], skipped={})
+                block.queries = [each for each in queries if each[0] in in_pilot]
+                asyncio.run(session.judge_blocks([block]))
+                if fitted := fit(graded_by_both(table, session.results(block))):
+                    of_rest = of_queries(table, pa.array([query for query, _ in rest.queries], pa.string()))
+                    rest.decided = decide(of_rest, fitted, known, cascade.tolerance, mine)
+                    session.audit = cascade.audit
+                blocks.append(rest)
+            asyncio.run(session.judge_blocks(blocks[-1:]))
+            for each in blocks:
+                requested = [
+                    Pair(query, id) for query, ids in each.queries for id in session.requested(each, query, ids)
+                ]
+                called |= {pair: llm[pair] for pair in requested}
+                graded |= each.decided
             wrong += [(each.first >= RELEVANT) != (each.second >= RELEVANT) for each in session.audited]
         graded |= called
         return {

@@ -6,7 +6,8 @@
     python scripts/bench_judge.py --url http://localhost:8000 --model judge   with a real server
 
 With a stub server, it prints pairs per second, CPU seconds and memory for 200,000 pairs with passages of 1,000
-characters. --whole runs the judge stage on one shard with as many pairs, including tables and store.
+characters. --whole runs the judge stage on one shard with as many pairs, including tables and store, without cached
+judgments and again with all of them. It prints the peak memory of each process.
 
 --servers runs the judge stage with 1, 2, 4, ... stubs in processes of their own. Each works on 16 pairs at a time for
 0.4 seconds, so 40 pairs per second are the ideal. The script prints the speed in the middle of each run, its share of
@@ -24,29 +25,33 @@ import asyncio
 import json
 import multiprocessing
 import random
+import resource
 import signal
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from bench_stub import LATENCY, SLOTS, memory, stub, tables_of, texts
 
 from pyrite import tables
+from pyrite.identity import passage_ids, query_ids
 from pyrite.judges import Judgment, Pair
 from pyrite.judges.grading import LABELS
 from pyrite.judges.llm import LlmJudge
 from pyrite.judges.prompt import Prompt, load_prompt
-from pyrite.judges.session import JudgingSession, QueryPassages
+from pyrite.judges.session import Block, JudgingSession, QueryPassages
 from pyrite.llm.capabilities import detect_capabilities
 from pyrite.llm.pool import Pool, rank_servers
 from pyrite.plan import Step
@@ -54,7 +59,10 @@ from pyrite.progress import NullProgress
 from pyrite.spec import JudgeServers, LlmJudgeSpec, ResourcesSpec, RunSpec, SampleSource
 from pyrite.stages import judge as judge_stage
 from pyrite.stages.context import StepContext
+from pyrite.stages.pairs import PART, pairs_key
 from pyrite.store import open_store, sha256_file
+
+T = TypeVar("T")
 
 
 class CountingSession(JudgingSession):
@@ -84,17 +92,19 @@ async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any
     pool = Pool(JudgeServers([url], concurrency), "stub")
     draw, memory_samples = random.Random(0), []
 
-    def query_passages() -> Iterator[QueryPassages]:
-        for i in range(pairs // each):
-            if i % max(1, pairs // each // 20) == 0:
-                memory_samples.append(round(memory(), 1))
-            yield f"q{i}", [f"c{n}" for n in draw.sample(range(passages), each)]
+    def blocks() -> Iterator[Block]:
+        size = max(1, pairs // each // 20)
+        for start in range(0, pairs // each, size):
+            memory_samples.append(round(memory(), 1))
+            numbers = range(start, min(start + size, pairs // each))
+            yield Block([(f"q{i}", [f"c{n}" for n in draw.sample(range(passages), each)]) for i in numbers])
 
-    async with LlmJudge(pool, load_prompt("medical"), queries, stored) as judge:
+    async with LlmJudge(pool, load_prompt("medical")) as judge:
+        judge.load(queries, stored)
         await CountingSession(judge).judge_all([("q0", [f"c{i}"]) for i in range(500)])  # warm-up
         session = CountingSession(judge)
         wall, cpu = time.perf_counter(), time.process_time()
-        await session.judge_all(query_passages())
+        await session.judge_blocks(blocks())
         wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {
         "pairs": session.pairs,
@@ -113,85 +123,88 @@ async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any
 
 
 def judge_stage_run(pairs: int, concurrency: int) -> dict[str, Any]:
-    """One shard of ``pairs`` candidates, 50 per query, with a store in a folder."""
+    """One shard of ``pairs``, 100 per query, without cached judgments, and again with all of them."""
     with tempfile.TemporaryDirectory() as folder, stub() as (url, _):
-        ctx = _step(folder, [url], pairs, 50, concurrency)
-        memory_samples, finished = [memory()], threading.Event()
+        # In processes of their own, so that each memory is measured alone.
+        _in_process(_write_pairs, folder, pairs, 100)
+        results = {name: _in_process(_judge, folder, url, concurrency) for name in ("cold", "warm")}
+    return {"pairs": pairs, "concurrency": concurrency, **results}
 
-        def watch() -> None:
-            while not finished.wait(0.5):
-                memory_samples.append(memory())
 
-        threading.Thread(target=watch, daemon=True).start()
-        wall, cpu = time.perf_counter(), time.process_time()
-        summary = judge_stage.run(ctx)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        finished.set()
-    timeline = summary["timeline"]["seconds"]
+def _in_process(function: Callable[..., T], *arguments: Any) -> T:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def _judge(folder: str, url: str, concurrency: int) -> dict[str, Any]:
+    ctx = _step(folder, [url], concurrency)
+    started, wall, cpu = memory(), time.perf_counter(), time.process_time()
+    summary = judge_stage.run(ctx)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     return {
-        "pairs": summary["judged"],
+        "judged": summary["judged"],
+        "cached": summary["cached"],
         "missing": summary["missing"],
-        "seconds": round(wall, 2),
-        "seconds_judging": timeline,
+        "seconds": round(wall),
         "pairs_per_second": round(summary["judged"] / wall),
-        "cpu_seconds": round(cpu, 2),
-        "concurrency": concurrency,
+        "cpu_seconds": round(cpu),
+        "pairs_per_cpu_second": round(summary["judged"] / cpu),
         "memory_mb": {
-            "start": round(memory_samples[0]),
-            "after_a_tenth": round(memory_samples[len(memory_samples) // 10]),
-            "half_way": round(memory_samples[len(memory_samples) // 2]),
-            "most": round(max(memory_samples)),
+            "start": round(started),
+            "peak": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6),
         },
     }
 
 
-def _step(folder: str, urls: list[str], pairs: int, each: int, concurrency: int) -> StepContext:
-    """The step that judges ``pairs`` candidates, ``each`` per query, in a store in ``folder``."""
-    # In a separate process, so that its memory is not measured.
-    preparing = multiprocessing.Process(target=_write_tables, args=(folder, pairs, each))
-    preparing.start()
-    preparing.join()
+def _step(folder: str, urls: list[str], concurrency: int) -> StepContext:
+    """The step that judges the pairs of ``_write_pairs`` in the store in ``folder``."""
     spec = RunSpec(
         name="bench",
         source=SampleSource(),
         judge=LlmJudgeSpec(model="stub", prompt="medical", shards=1, rank_window=None),
         resources=ResourcesSpec(judge_urls=urls, judge_concurrency=concurrency),
     )
-    store = open_store(folder)
-    paths = sorted(path for path in store.local_path("runs/bench").rglob("*.parquet"))
-    outputs = [
-        {
-            "key": path.relative_to(store.local_path("runs/bench")).as_posix(),
-            "bytes": path.stat().st_size,
-            "sha256": sha256_file(path),
-        }
-        for path in paths
-    ]
-    manifests = {"prepared": {"outputs": outputs}}
+    store, key = open_store(folder), pairs_key(1, 0)
+    path = store.local_path("runs/bench") / key
+    manifests = {"retrieve-1": {"outputs": [{"key": key, "bytes": path.stat().st_size, "sha256": sha256_file(path)}]}}
     return StepContext(spec, Step("judge", 1, 0), store, "runs/bench", manifests, "runs/bench/scratch", NullProgress())
 
 
-def _write_tables(folder: str, pairs: int, each: int) -> None:
-    passages = 2000
-    queries, stored = tables_of(texts(pairs // each + 2, 60, 0), texts(passages, 1000, 1))
-    splits = pa.array(["train"] * (pairs // each) + ["val", "test"])
-    queries = queries.set_column(queries.schema.get_field_index("split"), "split", splits)
-    draw = random.Random(0)
-    candidates = [
-        {"query_id": f"q{i}", "passage_id": f"c{n}", "rank": rank, "score": 1 / rank}
-        for i in range(pairs // each)
-        for rank, n in enumerate(draw.sample(range(passages), each), 1)
-    ]
-    run = open_store(folder).local_path("runs/bench")
-    for key, table, schema in (
-        ("corpus/passages", stored, tables.PASSAGES),
-        ("queries/queries", queries, tables.QUERIES),
-        ("queries/qrels", tables.QRELS.empty_table(), tables.QRELS),
-        ("iterations/1/candidates", pa.Table.from_pylist(candidates, tables.CANDIDATES), tables.CANDIDATES),
-    ):
-        path = run / f"{key}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tables.write(path, table, schema)
+def _write_pairs(folder: str, pairs: int, each: int) -> None:
+    """Write ``pairs``, ``each`` per query, in row groups as retrieve does.
+
+    There are 20,000 passages of 780 characters. As the judge reads them, queries and passages start with a number.
+    """
+    passages, words = 20_000, texts(1000, 60, 0)
+    stored = pa.array(texts(passages, 750, 1))
+    contexts = pa.array([f"c{number} {text}" for number, text in enumerate(texts(passages, 24, 2))])
+    draw = np.random.default_rng(0)
+    ids = passage_ids(draw.integers(1 << 63, size=passages, dtype=np.uint64))
+    keys = np.sort(draw.integers(1 << 60, size=pairs // each, dtype=np.uint64))
+
+    def row_group(rows: range) -> pa.Table:
+        # Distinct passages for each query.
+        first = draw.integers(passages, size=(len(rows), 1))
+        passage = pa.array(((first + 101 * np.arange(each)) % passages).ravel())
+        query = pa.array(np.repeat(np.arange(len(rows)), each))
+        none = pa.array(np.zeros(len(passage), bool))
+        columns = {
+            "query_id": query_ids(keys[rows.start : rows.stop]).take(query),
+            "passage_id": ids.take(passage),
+            "rank": np.tile(np.arange(1, each + 1), len(rows)),
+            "score": draw.random(len(passage)),
+            "query": pa.array([f"q{number} {words[number % len(words)]}" for number in rows]).take(query),
+            "title": contexts.take(passage),
+            "context": contexts.take(passage),
+            "text": stored.take(passage),
+            **dict.fromkeys(("known", "relevant", "sampled"), none),
+        }
+        return pa.table(columns).cast(tables.PAIRS)
+
+    step = PART // each
+    parts = (row_group(range(start, min(start + step, len(keys)))) for start in range(0, len(keys), step))
+    path = open_store(folder).local_path("runs/bench") / pairs_key(1, 0)
+    tables.write_parts(path, parts, tables.PAIRS)
 
 
 # --- several servers --------------------------------------------------------------------------------------------------
@@ -215,7 +228,8 @@ def _with_servers(servers: int, kills: int, pairs: int, concurrency: int) -> dic
         logs = [Path(folder) / f"server-{i}.log" for i in range(servers)]
         stubs = [stack.enter_context(stub(log)) for log in logs]
         victims = [process for _, process in stubs[:kills]]
-        ctx = _step(folder, [url for url, _ in stubs], servers * pairs, 10, concurrency)
+        _write_pairs(folder, servers * pairs, 10)
+        ctx = _step(folder, [url for url, _ in stubs], concurrency)
 
         def kill_half_way() -> None:
             while sum(len(_events(log, "-")) for log in logs) < servers * pairs / 2:
@@ -267,11 +281,11 @@ def _rate(times: Sequence[float], first: float, last: float) -> float:
 
 
 def _check_pairs(ctx: StepContext) -> None:
-    """Every candidate must be in the shard's table exactly once."""
+    """Every pair must be in the shard's table exactly once."""
     columns = ["query_id", "passage_id"]
     judged = pq.read_table(ctx.output("iterations/1/judgments/shard-00000.parquet"), columns=columns).to_pylist()
-    candidates = pq.read_table(ctx.input("iterations/1/candidates.parquet"), columns=columns).to_pylist()
-    assert Counter(tuple(row.values()) for row in judged) == Counter(tuple(row.values()) for row in candidates)
+    pairs = pq.read_table(ctx.input(pairs_key(1, 0)), columns=columns).to_pylist()
+    assert Counter(tuple(row.values()) for row in judged) == Counter(tuple(row.values()) for row in pairs)
 
 
 # --- against a real server --------------------------------------------------------------------------------------------
@@ -336,7 +350,8 @@ async def _worker(
     concurrency: int,
 ) -> dict[str, float]:
     pool = Pool(JudgeServers(urls, -(-concurrency // len(urls)), 300.0), model)
-    async with LlmJudge(pool, prompt, queries, passages) as judge:
+    async with LlmJudge(pool, prompt) as judge:
+        judge.load(queries, passages)
         await judge.grade(Pair(pairs[0][0], pairs[-1][1][0]))  # the detection of capabilities is not timed
         session = CountingSession(judge)
         began = time.perf_counter()

@@ -140,7 +140,7 @@ def judged_quality(run: Run) -> Row:
     names = ("queries/queries", "corpus/passages", "queries/qrels")
     schemas = (tables.QUERIES, tables.PASSAGES, tables.QRELS)
     files = (run.folder / f"{name}.parquet" for name in names)
-    key = LabelsJudge(*(tables.read(file, schema) for file, schema in zip(files, schemas, strict=True)))
+    key = LabelsJudge.of(*(tables.read(file, schema) for file, schema in zip(files, schemas, strict=True)))
     folder = run.folder / "iterations/1"
     shards = [tables.read(path, tables.JUDGMENTS) for path in sorted((folder / "judgments").glob("shard-*.parquet"))]
     judgments = pa.concat_tables(shards)

@@ -68,7 +68,7 @@ class Simulation:
         }
         read = [tables.read(folder / f"{name}.parquet", schema) for name, schema in schemas.items()]
         passages, queries, qrels, candidates = read
-        self.key = LabelsJudge(queries, passages, qrels)
+        self.key = LabelsJudge.of(queries, passages, qrels)
         self.relevant = passages_by_query(qrels)
         self.scores = BaseScores(candidates, RANGE_MAX, candidates["query_id"].unique().to_pylist())
         self.trained = passages.filter(pc.equal(passages["split"], "train"))["passage_id"].to_pylist()

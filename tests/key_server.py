@@ -20,7 +20,7 @@ class KeyServer(Stub):
         schemas = (tables.QUERIES, tables.PASSAGES, tables.QRELS, tables.CANDIDATES)
         files = (run.store.fetch(f"{run.prefix}/{name}.parquet") for name in names)
         queries, passages, qrels, candidates = map(tables.read, files, schemas)
-        key = LabelsJudge(queries, passages, qrels)
+        key = LabelsJudge.of(queries, passages, qrels)
         assert isinstance(run.spec.judge, LabelsJudgeSpec)
         assert run.spec.judge.noise
         errors = LatentErrors(run.spec.judge.noise)

@@ -1,13 +1,13 @@
-"""AppendLog: each part is read once, and no more rows are cached than needed."""
+"""AppendLog: parts are appended, read and merged, and none stays in memory."""
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pyrite.append_log import AppendLog
@@ -20,20 +20,6 @@ SCHEMA = pa.schema([("key", pa.string()), ("text", pa.string())])
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path))
-
-
-@pytest.fixture
-def reads(store: Store, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """The number of reads by key."""
-    counts: Counter[str] = Counter()
-    read = store.read
-
-    def counting_read(key: str) -> bytes:
-        counts[key] += 1
-        return read(key)
-
-    monkeypatch.setattr(store, "read", counting_read)
-    return counts
 
 
 def open_log(store: Store, writer: str, attempt: str) -> AppendLog:
@@ -82,8 +68,8 @@ def test_a_damaged_part_is_named_and_can_be_deleted(store: Store) -> None:
     assert open_log(store, "run/1.1", "two").read(["a"]).num_rows == 0
 
 
-def test_foreign_parts_are_read_once_and_own_parts_never(store: Store, reads: Counter[str]) -> None:
-    """A shard's work: read earlier results, append, read its result from the cache, merge."""
+def test_results_are_read_appended_and_merged(store: Store) -> None:
+    """A shard's work: read earlier results, append, merge."""
     for number in range(3):
         open_log(store, f"run/1.{number}", "killed").add(rows("a", f"b{number}"))
     other = open_log(store, "another-run/1.0", "before")
@@ -95,52 +81,73 @@ def test_foreign_parts_are_read_once_and_own_parts_never(store: Store, reads: Co
     assert texts(before) == [("a", ""), ("a", ""), ("a", ""), ("a", "more"), ("a", "other")]
     shard.add(rows("c"))
     shard.add(rows("d"))
-    after = [*texts(before), ("c", "")]
-    open_log(store, "run/2.0", "meanwhile").add(rows("x"))
-    assert texts(shard.read_cached({"a", "c"})) == after
-    assert not [key for key in reads if "meanwhile" in key]
     shard.merge()
-    assert texts(shard.read_cached({"a", "c"})) == after
-    assert texts(shard.read({"a", "c"})) == after
-    assert max(reads.values()) == 1
-    assert not [key for key in reads if "alive" in key]
+    assert texts(shard.read({"a", "c"})) == [*texts(before), ("c", "")]
     # The merge includes rows that the shard itself did not query.
-    assert texts(open_log(store, "x", "y").read({"a", "b0", "d"})) == sorted([*after[:-1], ("b0", ""), ("d", "")])
+    everything = open_log(store, "x", "y").read({"a", "b0", "d"})
+    assert texts(everything) == sorted([*texts(before), ("d", ""), ("b0", "")])
 
 
-def test_a_later_query_finds_rows_that_were_not_cached(store: Store, reads: Counter[str]) -> None:
-    """A part whose cached rows do not include the requested ones is read again."""
-    open_log(store, "w/0", "one").add(rows("a", "b", "c"))
-    reader = open_log(store, "w/1", "two")
-    assert texts(reader.read({"a", "b"})) == [("a", ""), ("b", "")]
-    assert texts(reader.read({"b"})) == [("b", "")], "only the requested rows are returned from the cache"
-    assert reads.total() == 1
-    assert texts(reader.read({"b", "c"})) == [("b", ""), ("c", "")]
-    assert reads.total() == 2
-
-
-def test_merged_parts_leave_the_cache(store: Store, reads: Counter[str]) -> None:
-    writer = open_log(store, "w/0", "one")
-    for number in range(3):
-        writer.add(rows("a", text=str(number) * 1_000_000))
-    reader = open_log(store, "w/1", "two")
-    before = texts(reader.read({"a"}))
-    assert len(before) == 3
-    writer.merge()
-    del writer
+def test_a_log_holds_no_rows_in_memory(store: Store) -> None:
     used = pa.total_allocated_bytes()
-    assert texts(reader.read({"a"})) == before
-    assert reads.total() == 4
-    assert grew_by_less_than(1_000_000, used), "the three parts must leave the cache"
-
-
-def test_only_requested_rows_of_foreign_parts_are_cached(store: Store, reads: Counter[str]) -> None:
-    for number in range(5):
-        open_log(store, f"w/{number}", "one").add(rows("a", *(f"{n}" for n in range(10_000)), text="x" * 100))
-    reader, used = open_log(store, "v/0", "two"), pa.total_allocated_bytes()
-    assert reader.read({"a"}).num_rows == 5
-    assert reads.total() == 5
+    logs = [open_log(store, f"w/{number}", "one") for number in range(5)]
+    for log in logs:
+        log.add(rows("a", *(f"{n}" for n in range(10_000)), text="x" * 100))
+        log.add(rows("b"))
+        assert log.read({"a"}).num_rows
+        log.merge()
     assert grew_by_less_than(100_000, used)
+
+
+def test_merged_parts_have_bounded_sizes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyrite.append_log._MERGED_ROWS", 10)
+    killed, again = open_log(store, "w/0", "killed"), open_log(store, "w/0", "again")
+    for log in (killed, again):
+        for number in range(15):
+            log.add(rows(f"{log is again}{number}"))
+    again.merge()
+    sizes = [pq.read_metadata(pa.BufferReader(store.read(key))).num_rows for key in store.keys("log")]
+    assert sizes == [10, 10, 10]
+    found: list[int] = []
+    open_log(store, "w/1", "reader").scan(lambda part: found.append(part.num_rows))
+    assert found == sizes
+    keys = store.keys("log")
+    again.merge()
+    assert store.keys("log") == keys, "merged parts are not merged again"
+
+
+def test_an_interrupted_merge_leaves_no_part(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another attempt at the same work that listed the parts earlier merges them."""
+    monkeypatch.setattr("pyrite.append_log._MERGED_ROWS", 4)
+    log = open_log(store, "w/0", "one")
+    for number in range(20):
+        log.add(rows(f"{number}"))
+    before, read = store.keys("log"), store.read
+
+    def deleted_meanwhile(key: str) -> bytes:
+        if key == before[12]:
+            assert set(store.keys("log")) > set(before), "a part was merged before"
+            store.delete(key)
+        return read(key)
+
+    monkeypatch.setattr(store, "read", deleted_meanwhile)
+    log.merge()
+    assert store.keys("log") == [key for key in before if key != before[12]]
+
+
+def test_a_retry_does_not_repeat_parts(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyrite.append_log._READ_WAIT", 0.001)
+    for number in range(3):
+        open_log(store, f"w/{number}", "one").add(rows(f"{number}"))
+    keys, listed = store.keys, list[str]()
+
+    def list_with_a_lost_part(prefix: str) -> list[str]:
+        listed.append(prefix)
+        return [*keys(prefix), *(["log/lost.parquet"] if len(listed) == 1 else [])]
+
+    monkeypatch.setattr(store, "keys", list_with_a_lost_part)
+    assert texts(open_log(store, "w/3", "reader").read({"0", "1", "2"})) == [("0", ""), ("1", ""), ("2", "")]
+    assert len(listed) == 2
 
 
 def test_a_second_merge_is_visible_to_earlier_readers(store: Store) -> None:
@@ -191,20 +198,6 @@ def test_a_part_merged_after_listing_is_found(store: Store, monkeypatch: pytest.
     assert texts(open_log(store, "w/1", "reader").read({"a"})) == [("a", "1"), ("a", "2")]
     assert len(merged) == 2
     assert not set(merged) & set(keys("log"))
-
-
-def test_a_part_added_during_listing_stays_cached(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Regression: the part was not in the list, so it was dropped from the cache, and its rows from the result."""
-    writer, keys = open_log(store, "w/0", "one"), store.keys
-
-    def list_then_add(prefix: str) -> list[str]:
-        found = keys(prefix)
-        writer.add(rows("a"))
-        return found
-
-    monkeypatch.setattr(store, "keys", list_then_add)
-    assert writer.read({"a"}).num_rows == 0
-    assert texts(writer.read_cached({"a"})) == [("a", "")]
 
 
 def test_a_listed_part_that_stays_absent_is_reported(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,14 @@ def test_mining_rules_matter_to_judge_if_it_applies_them() -> None:
         assert "mine-1" in only_mine
         assert "judge-1.0" not in only_mine
     stopping = make_spec(judge={"stop": "example"})
-    assert Step("judge", 1, 1) in parents(stopping, Step("judge", 2, 0)), "mining uses earlier grades"
+    assert Step("judge", 1, 1) in parents(stopping, Step("retrieve", 2)), "mining uses earlier grades"
+
+
+def test_pairs_are_divided_by_the_shards_of_a_cascade() -> None:
+    """Regression: the key of retrieve had judge.second.shards, which has no effect."""
+    cascade = {"kind": "cascade", "first": {"kind": "labels"}, "second": {"kind": "labels"}}
+    before, after = (make_spec(judge={**cascade, "shards": shards}) for shards in (2, 3))
+    assert "retrieve-1" in unfinished(after, finish_all(before))
 
 
 def test_another_kind_of_judge_is_named_without_its_settings() -> None:

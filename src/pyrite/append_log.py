@@ -1,14 +1,16 @@
 """An append-only table in the store, for results that cost money.
 
 A writer appends a part every few seconds, so a killed writer loses only the last few seconds. When it finishes, its
-parts, and those of its killed attempts, are merged into one. Parts are immutable, so they are cached.
+parts, and those of its killed attempts, are merged into larger ones. Parts are immutable and small enough to be read
+into memory.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from multiprocessing.pool import ThreadPool
-from typing import Any, NamedTuple, TypeVar
+from threading import Lock
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,22 +28,8 @@ _CONCURRENCY = 8
 #: Attempts to read a part that is listed but absent, and seconds between them.
 _READ_ATTEMPTS, _READ_WAIT = 60, 0.5
 
-
-class _Filter(NamedTuple):
-    """Wanted values, as a set and as an Arrow array."""
-
-    values: frozenset[str]
-    array: pa.Array
-
-
-_NO_VALUES = _Filter(frozenset(), pa.array([], pa.string()))
-
-
-class _CachedPart(NamedTuple):
-    """The rows of a part with some ``values``; all of its rows if ``values`` is None."""
-
-    rows: pa.Table
-    values: frozenset[str] | None
+#: Maximum rows of a merged part.
+_MERGED_ROWS = 1 << 15
 
 
 class AppendLog:
@@ -49,18 +37,30 @@ class AppendLog:
 
     ``writer`` identifies the shard that appends: "<run>/<shard>". It must not start with another writer's name and a
     dot. ``attempt`` identifies this process among those that do the same work.
-
-    The writer's own parts are cached in memory; of other parts, only the rows that were last read.
     """
 
     def __init__(self, store: Store, prefix: str, schema: pa.Schema, column: str, writer: str, attempt: str):
         self._store, self._prefix, self._schema, self._column = store, prefix, schema, column
         self._own_prefix, self._attempt, self._numbers = f"{prefix}/{writer}.", attempt, count()
-        self._cache: dict[str, _CachedPart] = {}
 
     def read(self, values: Collection[str]) -> pa.Table:
         """All writers' rows whose ``column`` is among ``values``, unordered. May contain duplicates."""
-        wanted = _make_filter(values)
+        wanted = pa.array(sorted(values), pa.string())
+        found = [self._schema.empty_table()]
+        self.scan(lambda rows: found.append(rows.filter(pc.is_in(rows[self._column], wanted))))
+        return pa.concat_tables(found)
+
+    def scan(self, consume: Callable[[pa.Table], None]) -> None:
+        """Call ``consume`` with the rows of each part of all writers, one call at a time. May repeat rows."""
+        consumed: set[str] = set()
+        lock = Lock()
+
+        def read(key: str) -> None:
+            rows = self._read_part(key)
+            with lock:
+                consume(rows)
+                consumed.add(key)
+
         # A listed part may be absent because its writer has just merged it, or because the store has lost it.
         retrying = Retrying(
             retry=retry_if_exception_type(ObjectNotFound),
@@ -69,50 +69,33 @@ class AppendLog:
             reraise=True,
         )
         try:
-            return retrying(
-                lambda: self._concat(_map_concurrently(lambda key: self._part(key, wanted), self._keys()), wanted)
+            retrying(
+                lambda: _map_concurrently(read, [key for key in self._store.keys(self._prefix) if key not in consumed])
             )
         except ObjectNotFound as error:
             raise PyriteError(f"{error}, though it lists it; delete it to request its contents again.") from error
 
-    def read_cached(self, values: Collection[str]) -> pa.Table:
-        """As ``read``, but only from memory: rows that were read for ``values`` before, or appended since."""
-        return self._concat([part.rows for part in list(self._cache.values())], _make_filter(values))
-
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append ``rows`` as a part."""
-        self._write(f"{self._attempt}.{next(self._numbers):06d}", pa.Table.from_pylist(list(rows), self._schema))
+        self._write("", pa.Table.from_pylist(list(rows), self._schema))
 
     def merge(self) -> None:
-        """Merge all parts of this writer, including those of killed attempts, into one."""
-        keys = [key for key in self._keys() if key.startswith(self._own_prefix)]
+        """Merge all parts of this writer, including those of killed attempts, into parts of ``_MERGED_ROWS`` rows."""
+        keys = [key for key in self._store.keys(self._prefix) if key.startswith(self._own_prefix)]
+        if len(keys) < 2 or all(key.endswith(".merged.parquet") for key in keys):
+            return
+        merged, pending = [], self._schema.empty_table()
         try:
-            tables = _map_concurrently(lambda key: self._part(key, _NO_VALUES), keys)
+            for start in range(0, len(keys), _CONCURRENCY):
+                parts = _map_concurrently(self._read_part, keys[start : start + _CONCURRENCY])
+                pending = pa.concat_tables([pending, *parts])
+                while pending.num_rows > _MERGED_ROWS:
+                    merged.append(self._write(".merged", pending.slice(0, _MERGED_ROWS)))
+                    pending = pending.slice(_MERGED_ROWS)
+            self._write(".merged", pending)
         except ObjectNotFound:
-            return  # another attempt at the same work is merging them
-        if len(keys) > 1:
-            self._write(f"{self._attempt}.{next(self._numbers):06d}.merged", pa.concat_tables(tables))
-            _map_concurrently(self._store.delete, keys)
-            for key in keys:
-                self._cache.pop(key, None)
-
-    def _keys(self) -> list[str]:
-        """Keys of all parts. Parts that are gone leave the cache."""
-        cached = set(self._cache.copy())  # before listing: a part appended meanwhile is not gone
-        keys = self._store.keys(self._prefix)
-        for key in cached.difference(keys):
-            self._cache.pop(key, None)
-        return keys
-
-    def _part(self, key: str, wanted: _Filter) -> pa.Table:
-        """Rows of a part: all if it is this writer's, else at least the ``wanted`` ones."""
-        part = self._cache.get(key)
-        if part is None or not (part.values is None or wanted.values <= part.values):
-            rows = self._read_part(key)
-            own = key.startswith(self._own_prefix)
-            part = _CachedPart(rows, None) if own else _CachedPart(self._select(rows, wanted), wanted.values)
-            self._cache[key] = part
-        return part.rows
+            keys = merged  # another attempt at the same work is merging the parts
+        _map_concurrently(self._store.delete, keys)
 
     def _read_part(self, key: str) -> pa.Table:
         try:
@@ -121,18 +104,13 @@ class AppendLog:
             reason = error if isinstance(error, ObjectCorrupted) else f"{self._store}/{key} is damaged ({error})"
             raise PyriteError(f"{reason}. Delete it to request its contents again.") from error
 
-    def _concat(self, parts: Iterable[pa.Table], wanted: _Filter) -> pa.Table:
-        return pa.concat_tables([self._schema.empty_table(), *(self._select(rows, wanted) for rows in parts)])
-
-    def _select(self, rows: pa.Table, wanted: _Filter) -> pa.Table:
-        return rows.filter(pc.is_in(rows[self._column], wanted.array))
-
-    def _write(self, name: str, table: pa.Table) -> None:
+    def _write(self, suffix: str, table: pa.Table) -> str:
+        """Write ``table`` as a part and return its key."""
         buffer = pa.BufferOutputStream()
         pq.write_table(table, buffer, compression="zstd")
-        key = f"{self._own_prefix}{name}.parquet"
+        key = f"{self._own_prefix}{self._attempt}.{next(self._numbers):06d}{suffix}.parquet"
         self._store.write(key, buffer.getvalue().to_pybytes())
-        self._cache[key] = _CachedPart(table, None)
+        return key
 
 
 def _add_new_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -141,10 +119,6 @@ def _add_new_columns(rows: pa.Table, schema: pa.Schema) -> pa.Table:
         for field in list(schema)[rows.num_columns :]:
             rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
     return rows.cast(schema)
-
-
-def _make_filter(values: Collection[str]) -> _Filter:
-    return _Filter(frozenset(values), pa.array(sorted(values), pa.string()))
 
 
 def _map_concurrently(action: Callable[[str], T], keys: Sequence[str]) -> list[T]:

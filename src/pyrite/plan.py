@@ -129,9 +129,7 @@ def _parents_of_retrieve(spec: RunSpec, iteration: int) -> list[Step]:
 
 def _parents_of_judge(spec: RunSpec, iteration: int) -> list[Step]:
     first = [Step("retrieve", 1)] if iteration > 1 and spec.judge.reads_first_candidates else []
-    # Mining uses earlier judgments, so the decision that an example is final needs them too.
-    judged = [step for i in range(1, iteration) for step in _steps(spec, "judge", i)] if spec.judge.stop else []
-    return [*_data_steps(spec), *first, Step("retrieve", iteration), *judged]
+    return [*_data_steps(spec), *first, Step("retrieve", iteration)]
 
 
 def _parents_of_mine(spec: RunSpec, iteration: int) -> list[Step]:

@@ -1,5 +1,6 @@
-"""Rows in a temporary file: appended in order, read again by row number."""
+"""Rows in a temporary file, read again by row number or by group."""
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,37 @@ class Spill:
             # Not a memory map: its pages would count as this process's memory.
             self._readers[columns] = pa.ipc.open_file(pa.OSFile(str(self._path)), options=options)
         return self._readers[columns]
+
+
+class GroupedSpill:
+    """Rows of tables with ``schema`` in the file ``path``, in numbered groups. After ``finish``, they can be read."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path, self._schema = path, schema
+        self._writer = pa.ipc.new_file(path, schema, options=pa.ipc.IpcWriteOptions(compression="zstd"))
+        #: The numbers of each group's record batches.
+        self._batches: defaultdict[int, list[int]] = defaultdict(list)
+        self.num_rows = self._count = 0
+
+    def append(self, rows: pa.Table, groups: npt.NDArray[np.integer[Any]]) -> None:
+        """Append ``rows`` to their ``groups``. Rows of a negative group are left out."""
+        order = np.argsort(groups, kind="stable")[np.count_nonzero(groups < 0) :]
+        own = rows.take(pa.array(order)).combine_chunks()
+        numbers, starts = np.unique(groups[order], return_index=True)
+        ends = [*starts.tolist(), len(order)][1:]
+        for number, start, end in zip(numbers.tolist(), starts.tolist(), ends, strict=True):
+            (batch,) = own.slice(start, end - start).to_batches()
+            self._writer.write_batch(batch)
+            self._batches[number].append(self._count)
+            self._count += 1
+        self.num_rows += own.num_rows
+
+    def finish(self) -> None:
+        self._writer.close()
+
+    def read(self, *groups: int) -> pa.Table:
+        """The rows of the groups, each in the order in which they were appended."""
+        with pa.OSFile(str(self._path)) as file:  # not a memory map, as above
+            reader = pa.ipc.open_file(file)
+            batches = [reader.get_batch(number) for group in groups for number in self._batches.get(group, ())]
+        return pa.Table.from_batches(batches, self._schema)

@@ -46,6 +46,9 @@ PASSAGES = pa.schema(
 #: The columns of PASSAGES that retrieve reads into memory.
 PASSAGE_IDS = pa.schema([("passage_id", pa.string()), ("split", pa.string()), ("near_duplicate", pa.string())])
 
+#: The columns of PASSAGES that the judge of the labels needs.
+PASSAGE_PARENTS = pa.schema([PASSAGES.field("passage_id"), PASSAGES.field("parents")])
+
 #: One row per distinct query. ``split`` is train, val or test; ``question_ids`` are the source's questions.
 #: ``group`` is as in PASSAGES: null if the data set assigns the splits, or if a query was generated without a passage.
 QUERIES = pa.schema(
@@ -200,10 +203,15 @@ def write_parts(path: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> Non
 
     With one part, the file is the same as by ``write``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+    with writer(path, schema) as output:
         for part in parts:
-            writer.write_table(part)
+            output.write_table(part)
+
+
+def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """A context manager that writes tables to ``path`` as row groups, with ``write_table``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return pq.ParquetWriter(path, schema, compression="zstd")
 
 
 def in_context(passages: pa.Table) -> list[str]:
@@ -212,11 +220,14 @@ def in_context(passages: pa.Table) -> list[str]:
     Every embedding, prompt and training example uses this form. A passage often does not name its subject, but its
     title does. Ids, duplicates and hashes refer to the text alone.
     """
-    context, text = (passages[name].combine_chunks() for name in ("context", "text"))
-    joined: list[str] = pc.if_else(
-        pc.equal(context, ""), text, pc.binary_join_element_wise(context, text, "\n")
-    ).to_pylist()
+    joined: list[str] = join_context(passages).to_pylist()
     return joined
+
+
+def join_context(passages: pa.Table) -> pa.ChunkedArray:
+    """As ``in_context``, in Arrow."""
+    context, text = passages["context"], passages["text"]
+    return pc.if_else(pc.equal(context, ""), text, pc.binary_join_element_wise(context, text, "\n"))
 
 
 def without_context(passages: pa.Table) -> pa.Table:

@@ -194,7 +194,7 @@ def by_labels(answer: Callable[[Pair, int], int]) -> Callable[..., StubJudge]:
 
     def opened(spec: Any, *tables: Any) -> StubJudge:
         del spec
-        labels = LabelsJudge(*tables)
+        labels = LabelsJudge.of(*tables)
         return StubJudge(lambda pair: answer(pair, labels.true_grade(pair)))
 
     return opened

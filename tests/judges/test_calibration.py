@@ -22,7 +22,7 @@ from pyrite.executors.step import open_run, run_step
 from pyrite.judges import Judge, Judgment, Pair, external, fingerprint
 from pyrite.judges.cache import JudgmentCache
 from pyrite.judges.calibration import Calibration, final, final_table, read_calibration
-from pyrite.judges.session import JudgingSession
+from pyrite.judges.session import Block, JudgingSession
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
 from pyrite.store import Store, open_store
@@ -53,14 +53,14 @@ QUERIES_OF_SESSION = [("q", ["3-a", "2-b", "4-c", "1-d"])]
 def judge_all(judge: Judge, store: Store, attempt: str) -> Any:
     session = JudgingSession(judge, JudgmentCache(store, judge, "r/1.0", attempt), 4, 0, NullProgress(), patience=2)
 
-    async def run() -> None:
+    async def run() -> Block:
         await session.load_cached({"q"})
         async with judge:
-            await session.judge_all(QUERIES_OF_SESSION)
+            block = await session.judge_all(QUERIES_OF_SESSION)
         await session.flush()
+        return block
 
-    asyncio.run(run())
-    return session.results(QUERIES_OF_SESSION)
+    return session.results(asyncio.run(run()))
 
 
 def test_patience_and_results_use_calibrated_grades(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pyrite.plan import Step, parents
 from pyrite.progress import NullProgress
 from pyrite.sources.base import Document, Question
 from pyrite.spec import LabelsJudgeSpec, MineSpec, PrepareSpec, RunSpec, SampleSource
-from pyrite.stages.judge import shard_of
+from pyrite.stages.pairs import shard_of
 from pyrite.store import open_store
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from llm_judging import PAIRS, TEXTS, grade_pairs, judge_of
@@ -191,9 +192,9 @@ def test_a_passage_in_another_context_is_judged_again(stub: Stub, tmp_path: Path
         session = JudgingSession(judge, open_cache(store, judge, "run/1.0"), 1, 0.0, NullProgress())
         await session.load_cached(["q"])
         async with judge:
-            await session.judge_all([pair])
+            block = await session.judge_all([pair])
         await session.flush()
-        (found,) = session.results([pair]).to_pylist()
+        (found,) = session.results(block).to_pylist()
         assert found["context"] == context
         assert found["grade"] == grade(("q", "passage 0" if not context else f"{context}\npassage 0"))
         return [passage for (_, passage), count in stub.graded.items() for _ in range(count)]
@@ -207,6 +208,19 @@ def test_a_passage_in_another_context_is_judged_again(stub: Stub, tmp_path: Path
         for context in contexts:
             found = asyncio.run(judge_in(context))
         assert found == read
+
+
+def test_texts_are_loaded_and_freed_by_query() -> None:
+    """Two blocks may have the same passage in different contexts."""
+    with Stub() as stub:
+        judge = judge_of({"c": "passage"}, stub, queries=["a", "b"], context="first")
+        later = pa.table({"passage_id": ["c", "c"], "context": ["second"] * 2, "text": ["passage"] * 2})
+        judge.load(pa.table({"query_id": ["c"], "text": ["query"]}), later)
+        assert judge.texts(Pair("b", "c")) == ("b", "first\npassage")
+        assert judge.texts(Pair("c", "c")) == ("query", "second\npassage")
+        judge.unload(["a", "b"])
+        assert [judge.context(Pair(query, "c")) for query in ("a", "b", "c")] == ["", "", "second"]
+        assert judge.texts(Pair("c", "c")) == ("query", "second\npassage")
 
 
 def test_long_passages_are_truncated_before_the_request() -> None:

@@ -45,15 +45,18 @@ def length_judge() -> type[Judge]:
         shareable = True
         in_flight = 4
 
-        def __init__(self, unit: int, passages: pa.Table):
+        def __init__(self, unit: int):
             self.fingerprint, self._unit = f"length-{unit}", unit
-            self._texts = dict(zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True))
+            self._texts: dict[str, str] = {}
 
         @classmethod
-        def open(cls, judge: ConfiguredJudge, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
-            del queries, qrels
+        def open(cls, judge: ConfiguredJudge) -> Self:
             assert isinstance(judge.spec, LengthJudgeSpec)
-            return cls(judge.spec.unit, passages)
+            return cls(judge.spec.unit)
+
+        def load(self, queries: pa.Table, passages: pa.Table) -> None:
+            del queries
+            self._texts |= zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True)
 
         @classmethod
         def fingerprint_of(cls, judge: ConfiguredJudge) -> str:

@@ -17,7 +17,7 @@ from pyrite.errors import PyriteError, UserError
 from pyrite.judges import Judgment, Missing, Pair, open_judge
 from pyrite.judges.calibration import final_table
 from pyrite.judges.reranker import RerankerJudge
-from pyrite.judges.session import JudgingSession
+from pyrite.judges.session import Block, JudgingSession
 from pyrite.llm.errors import TransientError
 from pyrite.llm.scoring import parse_scores
 from pyrite.progress import NullProgress
@@ -70,12 +70,11 @@ def judge_in_session(judge: RerankerJudge) -> pa.Table:
     queries = [("q", list(PASSAGES))]
     session = JudgingSession(judge, None, len(PASSAGES), 0.5, NullProgress())
 
-    async def run() -> None:
+    async def run() -> Block:
         async with judge:
-            await session.judge_all(queries)
+            return await session.judge_all(queries)
 
-    asyncio.run(run())
-    return session.results(queries)
+    return session.results(asyncio.run(run()))
 
 
 @pytest.mark.parametrize(

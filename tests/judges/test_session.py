@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,21 +12,9 @@ from hypothesis import strategies as st
 from pyrite.errors import PyriteError, UserError
 from pyrite.judges import Judge, Judgment, Missing, Pair
 from pyrite.judges.cache import open_cache
-from pyrite.judges.session import JudgingSession, select_candidates
+from pyrite.judges.session import Block, JudgingSession
 from pyrite.progress import NullProgress
 from pyrite.store import open_store
-
-RANKED = [(f"c{rank}", rank) for rank in range(1, 51)]
-
-
-@given(st.none() | st.integers(2, 60))
-def test_selected_ranks_are_those_in_the_window(window: int | None) -> None:
-    selected = select_candidates(RANKED, (), window)
-    assert selected == [f"c{rank}" for rank in range(1, min(50, window or 50) + 1)]
-
-
-def test_known_passages_come_first_whatever_their_rank() -> None:
-    assert select_candidates(RANKED, {"c50", "c2", "not-retrieved"}, 3) == ["c2", "c50", "c1", "c3"]
 
 
 class TableJudge(Judge):
@@ -78,12 +67,12 @@ def test_every_pair_has_one_outcome_and_patience_is_exact(
     session = RecordingSession(judge, len(table), patience=patience)
     queries = [(f"q{q}", [f"c{c}" for c in range(len(row))]) for q, row in enumerate(grades)]
     known_passages = {query: {f"c{c}" for c in range(known)} for query, _ in queries}
-    asyncio.run(session.judge_all(iter(queries), known_passages))
-    skipped = [Pair(query, id) for query, ids in queries for id in ids[len(ids) - session.skipped.get(query, 0) :]]
+    block = asyncio.run(session.judge_all(queries, known_passages))
+    skipped = [Pair(query, id) for query, ids in queries for id in ids[len(ids) - block.skipped.get(query, 0) :]]
     missing = [each.pair for each in session.missing]
     assert sorted(session.judged + missing + skipped) == sorted(table)
     assert sorted(judge.requested) == sorted(session.judged + missing)
-    assert [(row["query_id"], row["passage_id"]) for row in session.results(queries).to_pylist()] == [
+    assert [(row["query_id"], row["passage_id"]) for row in session.results(block).to_pylist()] == [
         pair for pair in table if pair in session.judged
     ]
     for q, row in enumerate(grades):
@@ -108,9 +97,9 @@ def test_cached_pairs_count_towards_patience(tmp_path: Path, patience: int | Non
         session = JudgingSession(judge, cache, 4, 0.0, NullProgress(), patience=patience)
         asyncio.run(session.load_cached({"q"}))
         first = [("q", queries[0][1][:count])]
-        asyncio.run(session.judge_all(first))
+        block = asyncio.run(session.judge_all(first))
         asyncio.run(session.flush())
-        table = session.results(first)
+        table = session.results(block)
         session.merge()
         requested.append(len(judge.requested))
     assert requested == [3, 1 if patience is None else 0]
@@ -148,11 +137,10 @@ def test_the_missing_limit_is_a_share_of_the_needed_pairs() -> None:
     """Regression: with 50 pairs per query, of which one is needed, a third of the grades could be missing."""
     queries = [(f"q{n}", [f"c{rank}" for rank in range(50)]) for n in range(12)]
     grades = {Pair(query, id): None if int(query[1:]) < 6 and id == "c0" else 1 for query, ids in queries for id in ids}
-    session = JudgingSession(
-        TableJudge(grades), None, 600, 0.02, NullProgress(), finished=lambda _query, graded, _pending: bool(graded)
-    )
+    session = JudgingSession(TableJudge(grades), None, 600, 0.02, NullProgress())
+    block = Block(queries, finished=lambda _query, graded, _pending: bool(graded))
     with pytest.raises(PyriteError, match=r"6 of 18 pairs .* judge.max_missing \(2%\)"):
-        asyncio.run(session.judge_all(queries))
+        asyncio.run(session.judge_blocks([block]))
 
 
 class RejectingJudge(ShareableTableJudge):
@@ -191,3 +179,33 @@ def test_the_stop_message_counts_reasons_by_kind() -> None:
     session = JudgingSession(Quoting({}, in_flight=1), None, 100, 0.02, NullProgress())
     with pytest.raises(PyriteError, match=r"reason \(6 times, for example\): no grade: 'c0'\. Check the judge's"):
         asyncio.run(session.judge_all([("q", [f"c{n}" for n in range(100)])]))
+
+
+def test_the_next_block_starts_while_the_last_query_is_judged() -> None:
+    """A judge that waited for the end of each block would be idle. Results are still in order."""
+    waits = asyncio.Event()
+
+    class Waiting(TableJudge):
+        async def grade(self, pair: Pair) -> Judgment | Missing:
+            if pair.query_id == "slow":
+                await asyncio.wait_for(waits.wait(), 60)
+            if pair.query_id == "q9":
+                waits.set()
+            return Judgment(pair, 1, None)
+
+    taken, finished = [], []
+
+    def blocks() -> Iterator[Block]:
+        for number in range(4):
+            taken.append((number, len(finished)))
+            own = ["slow", *(f"q{n}" for n in range(5))] if number == 0 else [f"q{n}" for n in range(5, 10)]
+            yield Block([(query, [f"c{number}"]) for query in own], number=number)
+
+    def finish(block: Block) -> None:
+        finished.append(block.number)
+        assert session.results(block)["passage_id"].to_pylist() == [f"c{block.number}"] * len(list(block.queries))
+
+    session = JudgingSession(Waiting({}, in_flight=2), None, 21, 0.0, NullProgress())
+    asyncio.run(session.judge_blocks(blocks(), finish))
+    assert finished == [0, 1, 2, 3]
+    assert taken == [(0, 0), (1, 0), (2, 1), (3, 2)], "a third block waits until the first has finished"

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from llm_judging import judge_of
-from pyrite.judges.session import JudgingSession
+from pyrite.judges.session import Block, JudgingSession
 from pyrite.progress import NullProgress
 from stub_judge import Stub, grade
 
@@ -35,12 +35,14 @@ def judge_all(stubs: list[Stub], *dying: Stub) -> JudgingSession:
             await asyncio.sleep(0.01)
         await asyncio.gather(*(asyncio.to_thread(stub.down) for stub in dying))
 
-    async def run() -> None:
-        async with session.judge:
-            await asyncio.gather(session.judge_all(PAIRS), *([stop()] if dying else []))
+    async def run() -> Block:
+        async with session.judge, asyncio.TaskGroup() as group:
+            judging = group.create_task(session.judge_all(PAIRS))
+            if dying:
+                group.create_task(stop())
+        return judging.result()
 
-    asyncio.run(run())
-    rows = session.results(PAIRS).to_pylist()
+    rows = session.results(asyncio.run(run())).to_pylist()
     assert [(row["query_id"], row["passage_id"]) for row in rows] == [(q, c) for q, ids in PAIRS for c in ids]
     assert [row["grade"] for row in rows] == [grade((q, PASSAGES[c])) for q, ids in PAIRS for c in ids]
     return session

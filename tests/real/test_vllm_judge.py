@@ -32,7 +32,7 @@ from pyrite.llm.capabilities import Capabilities, detect_capabilities
 from pyrite.llm.labels import read_label
 from pyrite.llm.pool import Pool
 from pyrite.spec import JudgeServers
-from pyrite.stages.judge import shard_of
+from pyrite.stages.pairs import shard_of
 from real.vllm import free_port, serving
 
 KEY = "sk-real-secret-0123456789"
@@ -78,7 +78,9 @@ def make_judge(url: str, passages: dict[str, str], prompt: str = "medical") -> L
     ]
     queries = pa.Table.from_pylist(query_rows, tables.QUERIES)
     pool = Pool(JudgeServers([url], 8), "judge", KEY)
-    return LlmJudge(pool, load_prompt(prompt), queries, pa.Table.from_pylist(passage_rows, tables.PASSAGES))
+    judge = LlmJudge(pool, load_prompt(prompt))
+    judge.load(queries, pa.Table.from_pylist(passage_rows, tables.PASSAGES))
+    return judge
 
 
 def grade_all(judge: LlmJudge, pairs: list[Pair]) -> list[Judgment]:

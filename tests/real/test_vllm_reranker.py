@@ -49,6 +49,8 @@ def grade(url: str, texts: list[tuple[str, str]], model: str = MODEL) -> tuple[l
     judge = RerankerJudge(
         Pool(JudgeServers([url], 8), model, KEY),
         RerankerJudgeSpec(model=model),
+    )
+    judge.load(
         pa.Table.from_pylist(
             [{"query_id": f"q{i}", "text": q, **query} for i, (q, _) in enumerate(texts)], tables.QUERIES
         ),

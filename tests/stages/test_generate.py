@@ -1,5 +1,6 @@
 """The stage generate, through the command line, against a stub server that writes questions."""
 
+import asyncio
 import json
 import os
 import re
@@ -12,13 +13,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pyrite import tables
 from pyrite.generation import filters
 from pyrite.generation.filters import DUPLICATE, NEAR_DUPLICATE
-from pyrite.stages.answerable import NOT_ANSWERED, NOT_GRADED
+from pyrite.generation.questions import GeneratedQuestion
+from pyrite.plan import Step
+from pyrite.progress import NullProgress
+from pyrite.spec import RunSpec
+from pyrite.stages.answerable import NOT_ANSWERED, NOT_GRADED, OwnPassages
+from pyrite.stages.context import StepContext
 from pyrite.stages.generate import NO_REPLY
+from pyrite.store import open_store
 from small_data import KINDS, TOPICS
 from stub_judge import MODEL, grade
 from stub_writer import Writer
@@ -393,3 +402,24 @@ def test_own_queries_get_only_training_questions_added(
     assert sum(each.get(DUPLICATE, 0) for each in dropped) == 2
     scored = pq.read_table(run / "iterations/0/metrics/val.parquet")["query_id"].to_pylist()
     assert set(scored) == {row["query_id"] for row in own_queries if row["split"] == "val"}
+
+
+def test_a_question_that_was_generated_twice_is_checked_once(tmp_path: Path) -> None:
+    rows = [{"passage_id": "c", "text": "Gout is painful.", "context": "", "parents": []}]
+    question = GeneratedQuestion("What is gout?", "train", "", "", ("c",), ("c",))
+    with Writer() as server:
+        spec = RunSpec.model_validate(
+            {
+                "name": "r",
+                "source": {"kind": "sample"},
+                "judge": {"kind": "llm", "model": MODEL},
+                "generate": {"model": MODEL, "answerable_grade": 3},
+                "resources": {"judge_urls": [server.url]},
+            }
+        )
+        store, step = open_store(str(tmp_path)), Step("generate", None, 0)
+        ctx = StepContext(spec, step, store, "runs/r", {}, "runs/r/scratch", NullProgress())
+        own = OwnPassages(ctx, pa.Table.from_pylist(rows, tables.PASSAGES))
+        reasons = asyncio.run(own.grade([question, question]))
+        assert server.graded.total() == 1
+    assert len(reasons) == 2

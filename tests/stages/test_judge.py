@@ -99,7 +99,7 @@ def manifest(folder: Path, run: str = "small") -> dict[str, Any]:
 
 def check_complete(folder: Path, run: str = "small") -> int:
     """Check that every candidate pair of the shard has one row with the model's grade. Returns their number."""
-    from pyrite.stages.judge import shard_of
+    from pyrite.stages.pairs import shard_of
 
     run_dir = folder / f"store/runs/{run}"
     expected = [

@@ -81,7 +81,7 @@ class GenerationSession:
         await self._buffer.flush(self._log.add)
 
     def merge(self) -> None:
-        """Merge this writer's files into one. Call it after the last flush."""
+        """Merge this writer's files. Call it after the last flush."""
         self._log.merge()
 
     def _read_cached(self, keys: Collection[str]) -> dict[str, dict[str, Any]]:

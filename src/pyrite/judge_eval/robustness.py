@@ -123,7 +123,9 @@ def prepare_robustness(run: Run, graded: CalibrationSet, size: int) -> Robustnes
     others = prompt and {"paraphrased prompt": prompt.paraphrase, "rules in reverse order": _reverse_lists(prompt)}
     for name, other in (others or {}).items():
         if other:
-            groups.append(_Group(LlmJudge.with_prompt(configured, other, queries, passages), {name: originals}))
+            judge = LlmJudge.with_prompt(configured, other)
+            judge.load(queries, passages)
+            groups.append(_Group(judge, {name: originals}))
     groups.append(_Group(open_judge(configured, queries, altered_passages, qrels), altered))
     cached = sum(len(cached_judgments(run, each.judge, each.distinct)) for each in groups if each.use_cache)
     requests = (sum(len(each.distinct) for each in groups) - cached) * judges.requests_per_pair(configured)

@@ -23,6 +23,7 @@ __all__ = [
     "external",
     "fingerprint",
     "open_judge",
+    "open_without_texts",
     "register",
     "requests_per_pair",
 ]
@@ -44,7 +45,15 @@ def register(kind: str) -> Callable[[J], J]:
 
 def open_judge(judge: ConfiguredJudge, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Judge:
     """Open a judge for the tables that prepare wrote. Raises UserError if its settings are wrong."""
-    opened = _class_of(judge).open(judge, queries, passages, qrels)
+    opened = open_without_texts(judge)
+    opened.load_key(queries, passages, qrels)
+    opened.load(queries, passages)
+    return opened
+
+
+def open_without_texts(judge: ConfiguredJudge) -> Judge:
+    """Open a judge. Before it grades, call ``load_key`` and ``load``. Raises as ``open_judge`` does."""
+    opened = _class_of(judge).open(judge)
     opened.section = judge.section
     opened.calibration = calibration_of(judge, opened.fingerprint)
     return opened

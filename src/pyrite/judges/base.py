@@ -1,7 +1,7 @@
 """The interface of a judge: it turns pairs into judgments, which are cached under its fingerprint."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -123,6 +123,9 @@ class Judge(ABC):
     #: Whether grades depend only on the fingerprint and the two texts. If so, they are cached and other runs use them.
     shareable: ClassVar[bool] = False
 
+    #: Whether the judge grades by the answer key, and not by the texts of pairs.
+    reads_key: ClassVar[bool] = False
+
     #: The section of the run file with the judge's settings, for messages.
     section = "judge"
     #: Identifies everything that decides a grade, except the pair. Judgments are cached under it.
@@ -133,14 +136,37 @@ class Judge(ABC):
     calibration: "Calibration | None" = None
 
     @classmethod
-    def open(cls, judge: ConfiguredJudge, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
-        """Open the judge with these settings, for the tables that prepare wrote. Sends no request.
+    def open(cls, judge: ConfiguredJudge) -> Self:
+        """Open the judge with these settings. Sends no request.
 
         Raises:
             UserError: the judge's settings are wrong.
         """
-        del judge, queries, passages, qrels
+        del judge
         raise TypeError(f"{cls.__name__} cannot be opened from a run's settings")
+
+    def load_key(self, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> None:
+        """Load the answer key. The judge stage calls this once, if ``reads_key``.
+
+        Args:
+            queries: QUERIES.
+            passages: the columns passage_id and parents of PASSAGES.
+            qrels: QRELS.
+        """
+        del queries, passages, qrels
+
+    def load(self, queries: pa.Table, passages: pa.Table) -> None:
+        """Load the texts of pairs, in addition to those that were loaded before.
+
+        Args:
+            queries: the columns query_id and text of QUERIES.
+            passages: the columns passage_id, context and text of PASSAGES. A passage may have several rows.
+        """
+        del queries, passages
+
+    def unload(self, query_ids: Iterable[str]) -> None:
+        """Free the texts of the pairs of these queries."""
+        del query_ids
 
     @classmethod
     def fingerprint_of(cls, judge: ConfiguredJudge) -> str:
@@ -170,9 +196,9 @@ class Judge(ABC):
         """Counts and details of the grading, for the step's summary."""
         return {}
 
-    def context(self, passage_id: str) -> str:
+    def context(self, pair: Pair) -> str:
         """The context that the judge reads before the passage. Cached judgments of another context are not used."""
-        del passage_id
+        del pair
         return ""
 
     def fit(self, first_candidates: Callable[[], pa.Table], range_max: int, queries: Collection[str]) -> None:

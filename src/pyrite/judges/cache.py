@@ -1,7 +1,7 @@
 """The cache of judgments: each is paid for once, then used by every run and iteration with the same judge and pair."""
 
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.append_log import AppendLog
-from pyrite.judges.base import Judge
+from pyrite.judges.base import Judge, Pair
 from pyrite.store import Store
 
 
@@ -22,25 +22,26 @@ class JudgmentCache:
         self._log = AppendLog(store, f"judgments/{judge.fingerprint}", tables.JUDGMENTS, "query_id", writer, attempt)
 
     def read(self, query_ids: Collection[str]) -> pa.Table:
-        """All cached judgments of the given queries, one per pair, of passages in the judge's current contexts."""
-        return _one_per_pair(self._in_current_context(self._log.read(query_ids)))
+        """All cached judgments of the given queries that are ``usable``."""
+        return self.usable(self._log.read(query_ids))
 
-    def read_from_memory(self, query_ids: Collection[str]) -> pa.Table:
-        """Like ``read``, without access to the store: the judgments that this process has read or added before."""
-        return _one_per_pair(self._in_current_context(self._log.read_cached(query_ids)))
+    def scan(self, consume: Callable[[pa.Table], None]) -> None:
+        """Call ``consume`` with all cached judgments in parts, one call at a time. May repeat judgments."""
+        self._log.scan(consume)
 
-    def _in_current_context(self, table: pa.Table) -> pa.Table:
-        rows = zip(table["passage_id"].to_pylist(), table["context"].to_pylist(), strict=True)
-        return table.filter(
-            pa.array([self._judge.context(passage) == context for passage, context in rows], pa.bool_())
-        )
+    def usable(self, judgments: pa.Table) -> pa.Table:
+        """One of the ``judgments`` per pair, of passages in the contexts that the judge has."""
+        pairs = map(Pair, judgments["query_id"].to_pylist(), judgments["passage_id"].to_pylist())
+        contexts = judgments["context"].to_pylist()
+        current = [self._judge.context(pair) == context for pair, context in zip(pairs, contexts, strict=True)]
+        return _one_per_pair(judgments.filter(pa.array(current, pa.bool_())))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Store ``rows`` of ``tables.JUDGMENTS``."""
         self._log.add(rows)
 
     def merge(self) -> None:
-        """Merge this writer's files into one. Call it after the last ``add``."""
+        """Merge this writer's files. Call it after the last ``add``."""
         self._log.merge()
 
 

@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+from array import array
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
 
 from pyrite.errors import UserError
-from pyrite.identity import normalise
+from pyrite.identity import IdSet, normalise
 from pyrite.judges import register
 from pyrite.judges.base import GRADES, Judge, Judgment, Pair
 from pyrite.judges.noise import ConfusionErrors, LatentErrors, parse_confusion
@@ -24,6 +26,9 @@ UNKNOWN = (0.75, 0.0, 0.0, 0.25)
 #: A normalised topic and a normalised type.
 Category = tuple[str, str]
 
+#: Passages of the answer key that are Python objects at the same time.
+_BATCH = 1 << 14
+
 
 @register("labels")
 class LabelsJudge(Judge):
@@ -36,33 +41,55 @@ class LabelsJudge(Judge):
     other labels. With ``judge.noise`` or ``judge.confusion``, the grades have simulated errors (``judges.noise``).
     """
 
+    reads_key = True
     fingerprint = "labels-v3"
     in_flight = 1
 
-    def __init__(self, queries: pa.Table, passages: pa.Table, qrels: pa.Table):
-        """The tables as ``pyrite.tables`` describes them."""
+    def __init__(self) -> None:
         self._errors: LatentErrors | ConfusionErrors | None = None
-        self._relevant = set(zip(qrels["query_id"].to_pylist(), qrels["passage_id"].to_pylist(), strict=True))
-        self._passages: dict[str, set[Category]] = {}
-        category_of: dict[str, Category] = {}
-        for row in passages.select(["passage_id", "parents"]).to_pylist():
-            self._passages[row["passage_id"]] = {_category(parent) for parent in row["parents"]}
-            category_of |= {parent["document_id"]: _category(parent) for parent in row["parents"]}
-        # A row of ``queries`` has the ids of all questions with its text, but the topic and type of the first only. The
-        # others' are those of their answers: in sources with topics, a question and its answer have the same id.
-        self._queries = {
-            row["query_id"]: {
-                _category(row),
-                *(category_of[id] for id in row["question_ids"] if id in category_of),
-            }
-            for row in queries.select(["query_id", "topic", "type", "question_ids"]).to_pylist()
-        }
+        self._relevant = IdSet()
+        #: The categories with a topic of queries and of passages, as numbers: positions in ``_categories``.
+        self._categories: list[Category] = []
+        self._queries: dict[str, frozenset[int]] = {}
+        self._passages = _NumbersById()
 
     @classmethod
-    def open(cls, judge: ConfiguredJudge, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
-        opened = cls(queries, passages, qrels)
+    def open(cls, judge: ConfiguredJudge) -> Self:
+        opened = cls()
         opened._errors, opened.fingerprint = _errors_of(judge), cls.fingerprint_of(judge)
         return opened
+
+    @classmethod
+    def of(cls, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
+        """The judge without simulated errors, with this answer key."""
+        judge = cls()
+        judge.load_key(queries, passages, qrels)
+        return judge
+
+    def load_key(self, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> None:
+        for query, passage in zip(qrels["query_id"].to_pylist(), qrels["passage_id"].to_pylist(), strict=True):
+            self._relevant.add(f"{query} {passage}")
+        number_of: dict[Category, int] = {}
+
+        @cache
+        def number(topic: str, type: str) -> int | None:
+            category = normalise(topic), normalise(type)
+            return number_of.setdefault(category, len(number_of)) if category[0] else None
+
+        # A row of ``queries`` has the ids of all questions with its text, but the topic and type of the first only. The
+        # others' are those of their answers: in sources with topics, a question and its answer have the same id.
+        questions = {id for ids in queries["question_ids"].to_pylist() for id in ids}
+        of_answers: dict[str, int | None] = {}
+        for batch in passages.select(["passage_id", "parents"]).to_batches(_BATCH):
+            for row in batch.to_pylist():
+                own = [(parent["document_id"], number(parent["topic"], parent["type"])) for parent in row["parents"]]
+                self._passages.append(row["passage_id"], {each for _, each in own if each is not None})
+                of_answers |= {document: each for document, each in own if document in questions}
+        self._passages.finish()
+        for row in queries.select(["query_id", "topic", "type", "question_ids"]).to_pylist():
+            of_query = {number(row["topic"], row["type"]), *(of_answers.get(id) for id in row["question_ids"])}
+            self._queries[row["query_id"]] = frozenset(each for each in of_query if each is not None)
+        self._categories = list(number_of)
 
     @classmethod
     def fingerprint_of(cls, judge: ConfiguredJudge) -> str:
@@ -107,19 +134,40 @@ class LabelsJudge(Judge):
 
     def _grade(self, pair: Pair) -> int | None:
         """The grade; None if the pair is not labelled, and the query or the passage has no topic."""
-        if pair in self._relevant:
+        if f"{pair.query_id} {pair.passage_id}" in self._relevant:
             return 4
-        of_query = {category for category in self._queries[pair.query_id] if category[0]}
-        of_passage = {category for category in self._passages[pair.passage_id] if category[0]}
+        of_query, of_passage = self._queries[pair.query_id], self._passages[pair.passage_id]
         if not of_query or not of_passage:
             return None
-        if any(type for _, type in of_query & of_passage):
+        if any(self._categories[number][1] for number in of_query & of_passage):
             return 3
-        return 2 if {topic for topic, _ in of_query} & {topic for topic, _ in of_passage} else 1
+        topics = ({self._categories[number][0] for number in numbers} for numbers in (of_query, of_passage))
+        return 2 if set.intersection(*topics) else 1
 
 
-def _category(row: Mapping[str, Any]) -> Category:
-    return normalise(row["topic"]), normalise(row["type"])
+class _NumbersById:
+    """Sets of numbers by id, in about 30 bytes each. Ids are stored as 64-bit hashes, as in ``IdSet``."""
+
+    def __init__(self) -> None:
+        self._appended, self._ends, self._numbers = array("q"), array("q", [0]), array("i")
+        self._keys = self._rows = np.empty(0, np.int64)
+
+    def append(self, id: str, numbers: Collection[int]) -> None:
+        self._appended.append(hash(id))
+        self._numbers.extend(numbers)
+        self._ends.append(len(self._numbers))
+
+    def finish(self) -> None:
+        """Call this after the last ``append``."""
+        self._rows = np.argsort(np.asarray(self._appended))
+        self._keys = np.asarray(self._appended)[self._rows]
+
+    def __getitem__(self, id: str) -> set[int]:
+        position = int(np.searchsorted(self._keys, hash(id)))
+        if position == len(self._keys) or self._keys[position] != hash(id):
+            raise KeyError(id)
+        row = int(self._rows[position])
+        return set(self._numbers[self._ends[row] : self._ends[row + 1]])
 
 
 def _errors_of(judge: ConfiguredJudge) -> LatentErrors | ConfusionErrors | None:

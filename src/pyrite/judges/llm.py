@@ -8,8 +8,6 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
-import pyarrow as pa
-
 from pyrite import metrics
 from pyrite.judges import register
 from pyrite.judges.base import Judgment, Missing, Pair
@@ -51,9 +49,8 @@ class LlmJudge(ServerJudge):
     missing, and "text" parses the generated text. Without valid log probabilities there is no distribution.
     """
 
-    def __init__(self, pool: Pool, prompt: Prompt, queries: pa.Table, passages: pa.Table):
-        """``queries`` and ``passages`` as in ``pyrite.tables``."""
-        super().__init__(pool, queries, passages)
+    def __init__(self, pool: Pool, prompt: Prompt):
+        super().__init__(pool)
         self.fingerprint = fingerprint(pool.model, prompt)
         #: Number of pairs graded by label probabilities although the generated token is not a label.
         self.off_label = 0
@@ -66,19 +63,18 @@ class LlmJudge(ServerJudge):
         self._unparsable = metrics.REQUEST_FAILURES.labels("unparsable")  # so that the metric starts at 0
 
     @classmethod
-    def open(cls, judge: ConfiguredJudge, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
+    def open(cls, judge: ConfiguredJudge) -> Self:
         """Open the judge. Sends no request.
 
         Raises:
             UserError: no server is named, or the prompt or the API key is wrong.
         """
-        del qrels
-        return cls.with_prompt(judge, _prompt(judge), queries, passages)
+        return cls.with_prompt(judge, _prompt(judge))
 
     @classmethod
-    def with_prompt(cls, judge: ConfiguredJudge, prompt: Prompt, queries: pa.Table, passages: pa.Table) -> Self:
+    def with_prompt(cls, judge: ConfiguredJudge, prompt: Prompt) -> Self:
         """Like ``open``, with this ``prompt`` instead of the run's."""
-        return cls(Pool.open(judge.servers, judge.spec.server_model), prompt, queries, passages)
+        return cls(Pool.open(judge.servers, judge.spec.server_model), prompt)
 
     @classmethod
     def fingerprint_of(cls, judge: ConfiguredJudge) -> str:
@@ -129,7 +125,7 @@ class LlmJudge(ServerJudge):
             pair,
             graded.grade,
             graded.distribution,
-            self.context(pair.passage_id),
+            self.context(pair),
             sum(reply.prompt_tokens for reply in replies),
             sum(reply.cached_tokens for reply in replies),
             sum(reply.latency for reply in replies),

@@ -6,8 +6,6 @@ import json
 from functools import partial
 from typing import Any, Self
 
-import pyarrow as pa
-
 from pyrite import metrics
 from pyrite.judges import register
 from pyrite.judges.base import Judgment, Missing, Pair, expected_of_score
@@ -35,24 +33,22 @@ class RerankerJudge(ServerJudge):
     before any request, so it does not cover the server's API.
     """
 
-    def __init__(self, pool: Pool, spec: RerankerJudgeSpec, queries: pa.Table, passages: pa.Table):
-        """``queries`` and ``passages`` as in ``pyrite.tables``."""
-        super().__init__(pool, queries, passages)
+    def __init__(self, pool: Pool, spec: RerankerJudgeSpec):
+        super().__init__(pool)
         self.fingerprint = fingerprint(spec)
         self._spec = spec
         self._detecting = asyncio.Lock()
         self._api: ScoringApi | None = None
 
     @classmethod
-    def open(cls, judge: ConfiguredJudge, queries: pa.Table, passages: pa.Table, qrels: pa.Table) -> Self:
+    def open(cls, judge: ConfiguredJudge) -> Self:
         """Open the judge. Sends no request.
 
         Raises:
             UserError: no server is named, or the API key is wrong.
         """
-        del qrels
         assert isinstance(judge.spec, RerankerJudgeSpec)
-        return cls(Pool.open(judge.servers, judge.spec.model), judge.spec, queries, passages)
+        return cls(Pool.open(judge.servers, judge.spec.model), judge.spec)
 
     @classmethod
     def fingerprint_of(cls, judge: ConfiguredJudge) -> str:
@@ -94,7 +90,7 @@ class RerankerJudge(ServerJudge):
             pair,
             int(expected_of_score(score) + 0.5),
             None,
-            self.context(pair.passage_id),
+            self.context(pair),
             scores.prompt_tokens,
             0,
             scores.latency,

@@ -1,6 +1,7 @@
 """The base class of judges whose model is behind servers."""
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
@@ -20,16 +21,22 @@ class ServerJudge(Judge):
 
     shareable = True
 
-    def __init__(self, pool: Pool, queries: pa.Table, passages: pa.Table):
-        """``queries`` and ``passages`` as in ``pyrite.tables``."""
+    def __init__(self, pool: Pool):
         self.in_flight = pool.max_pending
         #: Number of passages truncated to fit the model's context length.
         self.truncated = 0
         self._pool = pool
-        self._queries = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
-        self._rows = {passage: row for row, passage in enumerate(passages["passage_id"].to_pylist())}
-        # Stays in Arrow: Python strings would double the memory of a large corpus.
-        self._passages = passages.select(["context", "text"])
+        #: Each query's text, and the texts of its passages.
+        self._queries: dict[str, tuple[str, _Passages]] = {}
+
+    def load(self, queries: pa.Table, passages: pa.Table) -> None:
+        texts = _Passages(passages)
+        columns = (queries[name].to_pylist() for name in ("query_id", "text"))
+        self._queries.update({query: (text, texts) for query, text in zip(*columns, strict=True)})
+
+    def unload(self, query_ids: Iterable[str]) -> None:
+        for query in query_ids:
+            del self._queries[query]
 
     async def __aenter__(self) -> Self:
         await self._pool.__aenter__()
@@ -40,15 +47,15 @@ class ServerJudge(Judge):
     ) -> None:
         await self._pool.__aexit__(kind, error, trace)
 
-    def context(self, passage_id: str) -> str:
-        """The passage's context; empty if the judge does not have the passage."""
-        row = self._rows.get(passage_id)
-        return "" if row is None else str(self._passages["context"][row].as_py())
+    def context(self, pair: Pair) -> str:
+        """The passage's context; empty if the judge does not have the pair."""
+        _, passages = self._queries.get(pair.query_id, ("", None))
+        return passages.context(pair.passage_id) if passages else ""
 
     def texts(self, pair: Pair) -> tuple[str, str]:
         """The pair's query, and its passage in its context."""
-        (passage,) = tables.in_context(self._passages.slice(self._rows[pair.passage_id], 1))
-        return self._queries[pair.query_id], passage
+        query, passages = self._queries[pair.query_id]
+        return query, passages.text(pair.passage_id)
 
     async def grade(self, pair: Pair) -> Judgment | Missing:
         await self.ready()
@@ -64,3 +71,21 @@ class ServerJudge(Judge):
     @abstractmethod
     async def _request_grade(self, pair: Pair) -> Judgment | Missing:
         """Request the grade of ``pair``, after ``ready``. Raises as ``Pool.chat`` does."""
+
+
+class _Passages:
+    """Contexts and texts of passages by id. They stay in Arrow: Python strings would double the memory of a corpus."""
+
+    def __init__(self, passages: pa.Table):
+        """``passages`` as in ``Judge.load``."""
+        self._rows = {passage: row for row, passage in enumerate(passages["passage_id"].to_pylist())}
+        self._contexts, self._texts = passages["context"], tables.join_context(passages)
+
+    def context(self, passage_id: str) -> str:
+        """The context; empty if there is no such passage."""
+        row = self._rows.get(passage_id)
+        return "" if row is None else str(self._contexts[row])
+
+    def text(self, passage_id: str) -> str:
+        """The passage in its context."""
+        return str(self._texts[self._rows[passage_id]])

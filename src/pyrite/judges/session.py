@@ -7,11 +7,13 @@ the server's cache for its other pairs. And the rest of a query can be skipped w
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.append_log import WriteBuffer
@@ -40,6 +42,57 @@ class Graded(NamedTuple):
 #: Whether a query needs no further judgments, from its id, its judged passages, and the ids that are not judged yet.
 Finished = Callable[[str, Mapping[str, Graded], Sequence[str]], bool]
 
+
+@dataclass
+class Block:
+    """Queries whose judging starts together, what is known about them, and the outcome.
+
+    Attributes:
+        known: known relevant passages of each query. They do not count towards ``patience``, since they do not show at
+            which rank relevant passages end.
+        finished: a query ends as soon as it is finished; None: not before its last passage.
+        cached: usable cached judgments of the queries.
+        decided: judgments that a cascade's first judge has decided.
+        number: the position of the block in its shard.
+        new: rows of JUDGMENTS from the judge.
+        skipped: number of passages at the end of each query that were skipped.
+        missing: pairs that could not be graded.
+        cached_grades: the grades of ``cached``, calibrated.
+    """
+
+    queries: Iterable[QueryPassages]
+    known: Mapping[str, Collection[str]] = field(default_factory=dict)
+    finished: Finished | None = None
+    cached: pa.Table = field(default_factory=tables.JUDGMENTS.empty_table)
+    decided: Mapping[Pair, Judgment] = field(default_factory=dict)
+    number: int = 0
+    new: list[dict[str, Any]] = field(default_factory=list)
+    skipped: dict[str, int] = field(default_factory=dict)
+    missing: list[Missing] = field(default_factory=list)
+    cached_grades: Mapping[Pair, Graded] = field(default_factory=dict)
+
+
+class JudgmentCounts:
+    """Counts of judgments, for a step's summary."""
+
+    def __init__(self, *judged: pa.Table) -> None:
+        """``judged``: JUDGMENTS."""
+        self.rows = self.prompt_tokens = self.cached_tokens = 0
+        self.grades: Counter[int] = Counter()
+        for table in judged:
+            self.add(table)
+
+    def add(self, judged: pa.Table) -> None:
+        self.rows += judged.num_rows
+        self.prompt_tokens += pc.sum(judged["prompt_tokens"]).as_py() or 0
+        self.cached_tokens += pc.sum(judged["cached_tokens"]).as_py() or 0
+        self.grades.update(judged["grade"].to_pylist())
+
+    def by_grade(self) -> dict[str, int]:
+        """The number of judgments of each grade."""
+        return {str(grade): self.grades[grade] for grade in GRADES}
+
+
 #: This many missing pairs are always accepted, unless judge.max_missing is 0.
 FEW_MISSING = 5
 
@@ -48,28 +101,6 @@ MAX_REASONS = 20
 
 #: If the server rejects more pairs than this and none has a judgment, the session stops, even if more may be missing.
 _MAX_REJECTED = 100
-
-
-def select_candidates(
-    ranked: Sequence[tuple[str, int]],
-    known: Collection[str],
-    rank_window: int | None,
-    judged_known: Container[str] | None = None,
-) -> list[str]:
-    """Select the passages to judge for one query: those known to be relevant, then the others by rank.
-
-    The known ones are judged at any rank: they are few, and most hard positives are among them.
-
-    Args:
-        ranked: (passage id, rank) of the query's candidates, best first, ranks from 1.
-        known: passage ids that the data set labels as relevant to the query.
-        rank_window: number of ranks to judge; None: all.
-        judged_known: those of ``known`` that are judged; None: all.
-    """
-    judged = known if judged_known is None else judged_known
-    first = [passage for passage, _ in ranked if passage in known and passage in judged]
-    rest = (each for each in ranked if each[0] not in known)
-    return first + [passage for passage, rank in rest if rank_window is None or rank <= rank_window]
 
 
 def most_frequent_reason(missing: Collection[Missing]) -> str:
@@ -143,7 +174,6 @@ class JudgingSession:
         progress: Progress,
         *,
         patience: int | None = None,
-        finished: Finished | None = None,
         few_missing: int = FEW_MISSING,
         raw: bool = False,
     ):
@@ -152,91 +182,121 @@ class JudgingSession:
         Args:
             total: number of pairs.
             patience: a query ends after this many consecutive irrelevant passages.
-            finished: a query ends as soon as it is finished; None: not before its last passage.
             raw: use the judgments as the judge gives them, without calibration and without a check of scores.
         """
         self.judge, self.total, self._raw = judge, total, raw
         self.budget = MissingBudget(max_missing, total, few_missing, judge.section)
         #: Number of pairs whose judgment was cached.
         self.cached = 0
-        #: Number of passages at the end of each query that were skipped.
-        self.skipped: dict[str, int] = {}
         self.missing: list[Missing] = []
+        #: Whether any pair has a judgment, so that the judge is known to work.
+        self.any_judged = False
         self._cache, self._progress, self._patience = cache, progress, patience
-        self._finished = finished
         self._buffer = WriteBuffer()
-        self._cached_grades: dict[Pair, Graded] = {}
+        self._loaded = tables.JUDGMENTS.empty_table()
         self._new = 0
 
     async def load_cached(self, query_ids: Collection[str]) -> None:
-        """Read the cached judgments of these queries, so that their pairs are not requested again."""
+        """Read the cached judgments of these queries, so that ``judge_all`` does not request their pairs again."""
         if self._cache:
-            table = self._final_table(await asyncio.to_thread(self._cache.read, query_ids))
-            pairs = map(Pair, table["query_id"].to_pylist(), table["passage_id"].to_pylist())
-            grades = map(Graded, table["grade"].to_pylist(), table["expected"].to_pylist())
-            self._cached_grades = dict(zip(pairs, grades, strict=True))
-
-    def all_cached(self, queries: Iterable[QueryPassages]) -> bool:
-        """Whether all passages of the ``queries`` have cached judgments. Call it after ``load_cached``."""
-        return all(Pair(query, id) in self._cached_grades for query, ids in queries for id in ids)
+            self._loaded = await asyncio.to_thread(self._cache.read, query_ids)
 
     async def judge_all(
-        self, queries: Iterable[QueryPassages], known: Mapping[str, Container[str]] | None = None
+        self, queries: Iterable[QueryPassages], known: Mapping[str, Collection[str]] | None = None
+    ) -> Block:
+        """Judge the passages of every query as one block, and return it. As ``judge_blocks``."""
+        block = Block(queries, known or {}, cached=self._loaded)
+        await self.judge_blocks([block])
+        return block
+
+    async def judge_blocks(
+        self, blocks: Iterable[Block], on_finished: Callable[[Block], None] = lambda _block: None
     ) -> None:
         """Judge the passages of every query. The judge must be open.
 
+        While the last queries of a block are judged, those of the next one start, so that the judge is always busy. A
+        block is taken from ``blocks`` only when the one before the last has finished: two are in memory.
+
         Args:
-            known: known relevant passages of each query. They do not count towards ``patience``, since they do not show
-                at which rank relevant passages end.
+            on_finished: called with each block when all of its pairs have an outcome, in the order of ``blocks``.
 
         Raises:
             PyriteError: too many pairs could not be graded, or the judge cannot continue.
         """
-        queue = iter(queries)
+        slots = asyncio.Semaphore(self.judge.in_flight)
 
-        async def worker() -> None:
-            for query_id, passage_ids in queue:
-                await self._judge_query(query_id, passage_ids, (known or {}).get(query_id, ()))
+        async def judge_query(block: Block, query_id: str, passage_ids: Sequence[str]) -> None:
+            try:
+                await self._judge_query(block, query_id, passage_ids)
+            finally:
+                slots.release()
+
+        async def finish(block: Block, tasks: Collection[asyncio.Task[None]]) -> None:
+            if tasks:
+                await asyncio.wait(tasks)
+            on_finished(block)
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(self.judge.in_flight):
-                    group.create_task(worker())
+                previous: tuple[Block, list[asyncio.Task[None]]] | None = None
+                for block in blocks:
+                    self._start(block)
+                    tasks = []
+                    for query_id, passage_ids in block.queries:
+                        await slots.acquire()
+                        tasks.append(group.create_task(judge_query(block, query_id, passage_ids)))
+                    if previous:
+                        await finish(*previous)
+                    previous = block, tasks
+                if previous:
+                    await finish(*previous)
         except BaseExceptionGroup as group_error:
             raise first_error(group_error) from group_error
         # Again, because patience, judge.stop and a cascade need fewer pairs than the total.
         needed = self._new + self.cached + len(self.missing)
-        self.budget.check(self.missing, bool(self._cached_grades) or self._new > 0, needed)
+        self.budget.check(self.missing, self.any_judged, needed)
 
-    async def _judge_query(self, query_id: str, passage_ids: Sequence[str], known: Container[str]) -> None:
-        irrelevant = 0
+    def _start(self, block: Block) -> None:
+        table = self._final_table(block.cached)
+        pairs = map(Pair, table["query_id"].to_pylist(), table["passage_id"].to_pylist())
+        grades = map(Graded, table["grade"].to_pylist(), table["expected"].to_pylist())
+        block.cached_grades = dict(zip(pairs, grades, strict=True))
+        self.any_judged = self.any_judged or bool(block.cached_grades)
+
+    async def _judge_query(self, block: Block, query_id: str, passage_ids: Sequence[str]) -> None:
+        irrelevant, known = 0, block.known.get(query_id, ())
         graded: dict[str, Graded] = {}
         for position, passage_id in enumerate(passage_ids):
-            if self._patience is not None and irrelevant >= self._patience:
-                self.on_skipped(query_id, passage_ids[position:])
+            if (self._patience is not None and irrelevant >= self._patience) or (
+                block.finished and block.finished(query_id, graded, passage_ids[position:])
+            ):
+                block.skipped[query_id] = len(passage_ids) - position
+                self.on_skipped(block, query_id, passage_ids[position:])
                 return
-            if self._finished and self._finished(query_id, graded, passage_ids[position:]):
-                self.on_skipped(query_id, passage_ids[position:])
-                return
-            found = await self.graded(Pair(query_id, passage_id))
+            found = await self.graded(block, Pair(query_id, passage_id))
             if found is None:
                 continue  # not evidence for or against relevance
             graded[passage_id] = found
             if passage_id not in known:
                 irrelevant = 0 if found.grade >= RELEVANT else irrelevant + 1
 
-    async def graded(self, pair: Pair) -> Graded | None:
+    async def graded(self, block: Block, pair: Pair) -> Graded | None:
         """The grade of a pair, cached or from the judge; None if it is missing."""
-        cached = self._cached_grades.get(pair)
+        cached = block.cached_grades.get(pair)
         if cached is not None:
             self.on_cached()
             return cached
         result = await self.judge.grade(pair)
         if isinstance(result, Missing):
+            block.missing.append(result)
             self.on_missing(result)
             return None
-        self._buffer.rows.append(result.row(self.judge.fingerprint))
+        row = result.row(self.judge.fingerprint)
+        block.new.append(row)
+        if self._cache:
+            self._buffer.rows.append(row)
         self._new += 1
+        self.any_judged = True
         judgment = result if self._raw else final(self.judge, result)
         self.on_judged(judgment)
         return Graded.of(judgment)
@@ -249,14 +309,14 @@ class JudgingSession:
         self.cached += 1
         self._progress.advance()
 
-    def on_skipped(self, query_id: str, passage_ids: Sequence[str]) -> None:
-        self.skipped[query_id] = len(passage_ids)
+    def on_skipped(self, block: Block, query_id: str, passage_ids: Sequence[str]) -> None:
+        del block, query_id
         self._progress.advance(len(passage_ids))
 
     def on_missing(self, missing: Missing) -> None:
         self.missing.append(missing)
         self._progress.advance()
-        self.budget.check(self.missing, bool(self._cached_grades) or self._new > 0)
+        self.budget.check(self.missing, self.any_judged)
 
     async def flush(self) -> None:
         """Store the judgments since the last call."""
@@ -264,7 +324,7 @@ class JudgingSession:
             await self._buffer.flush(self._cache.add)
 
     def merge(self) -> None:
-        """Merge the stored files of this session into one."""
+        """Merge the stored files of this session."""
         if self._cache:
             self._cache.merge()
 
@@ -272,34 +332,30 @@ class JudgingSession:
         """The missing pairs as rows of ``tables.MISSING``."""
         return [{**each.pair._asdict(), "reason": each.reason, "attempts": each.attempts} for each in self.missing]
 
-    def counts(self, judged: pa.Table) -> dict[str, Any]:
-        """Counts for a step's summary. ``judged``: JUDGMENTS of this session's judge."""
-        grades = Counter(judged["grade"].to_pylist())
+    def counts(self, judged: JudgmentCounts) -> dict[str, Any]:
+        """Counts for a step's summary. ``judged``: those of this session's judge."""
         return {
             "cached": self.cached,
-            "judged": judged.num_rows,
+            "judged": judged.rows,
             "missing": len(self.missing),
             "missing_reasons": dict(Counter(each.reason for each in self.missing).most_common(MAX_REASONS)),
-            "grades": {str(grade): grades[grade] for grade in GRADES},
-            "prompt_tokens": sum(judged["prompt_tokens"].to_pylist()),
-            "cached_tokens": sum(judged["cached_tokens"].to_pylist()),
+            "grades": judged.by_grade(),
+            "prompt_tokens": judged.prompt_tokens,
+            "cached_tokens": judged.cached_tokens,
         }
 
-    def requested(self, query_id: str, passage_ids: Sequence[str]) -> Sequence[str]:
+    def requested(self, block: Block, query_id: str, passage_ids: Sequence[str]) -> Sequence[str]:
         """Those of a query's passages that need a judgment of this session's judge."""
-        return passage_ids[: len(passage_ids) - self.skipped.get(query_id, 0)]
+        return passage_ids[: len(passage_ids) - block.skipped.get(query_id, 0)]
 
-    def results(self, queries: Iterable[QueryPassages]) -> pa.Table:
-        """The judgments of the pairs of ``queries``, in that order, without skipped and missing pairs.
+    def results(self, block: Block) -> pa.Table:
+        """The judgments of the pairs of a finished block, in their order, without skipped and missing pairs.
 
         Raises:
             PyriteError: the judgments do not add up, because a pair is neither judged, skipped nor missing.
         """
-        judged = [(query, self.requested(query, ids)) for query, ids in queries]
-        if self._cache:
-            table = self._cache.read_from_memory({query for query, _ in judged})
-        else:
-            table = pa.Table.from_pylist(self._buffer.rows, tables.JUDGMENTS)
+        judged = [(query, self.requested(block, query, ids)) for query, ids in block.queries]
+        table = pa.concat_tables([block.cached, pa.Table.from_pylist(block.new, tables.JUDGMENTS)])
         total = sum(len(ids) for _, ids in judged)
         order = pa.table(
             {
@@ -309,12 +365,17 @@ class JudgingSession:
             }
         )
         found = order.join(table, ["query_id", "passage_id"], join_type="inner").sort_by("position")
-        if found.num_rows + len(self.missing) != total:
+        if found.num_rows + len(block.missing) != total:
             raise PyriteError(
-                f"of {total} pairs, {found.num_rows} are judged and {len(self.missing)} are missing; the others have "
+                f"of {total} pairs, {found.num_rows} are judged and {len(block.missing)} are missing; the others have "
                 "no result. Run the same command again to judge them."
             )
         return self._final_table(found.select(tables.JUDGMENTS.names).cast(tables.JUDGMENTS))
+
+    def all_cached(self, block: Block) -> bool:
+        """Whether all passages of the block have cached judgments."""
+        cached = set(map(Pair, block.cached["query_id"].to_pylist(), block.cached["passage_id"].to_pylist()))
+        return all(Pair(query, id) in cached for query, ids in block.queries for id in ids)
 
     def _final_table(self, table: pa.Table) -> pa.Table:
         return table if self._raw else final_table(self.judge, table)

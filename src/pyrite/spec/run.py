@@ -245,8 +245,9 @@ class RunSpec(Section):
             value: Any = everything[section]
             if section == "judge" and rest in JUDGE_SETTINGS:
                 # Only the stage judge, which depends on the complete section, uses the first judge of a cascade.
-                second = value["second"] if value["kind"] == "cascade" else {}
-                value = {rest: None, **value, **second}
+                second = value["second"] if value["kind"] == "cascade" else value
+                # The settings of every judge, such as shards, are those of the cascade: the second's have no effect.
+                value = {rest: None, **second, **value, "kind": second["kind"]}
             for part in filter(None, rest.split(".")):
                 value = None if value is None else value[part]
             found[name] = value

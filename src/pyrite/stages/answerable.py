@@ -31,19 +31,19 @@ class OwnPassages:
         spec, pairs = self._ctx.spec, [Pair(each.id, passage) for each in questions for passage in each.passage_ids]
         assert spec.generate is not None
         assert spec.generate.answerable_grade is not None
-        self._ctx.progress.begin(len(pairs), "questions checked")
+        own_passages = [(pair.query_id, [pair.passage_id]) for pair in dict.fromkeys(pairs)]
+        self._ctx.progress.begin(len(own_passages), "questions checked")
         own = pc.is_in(self._passages["passage_id"], pa.array({pair.passage_id for pair in pairs}, pa.string()))
         queries, qrels = to_tables(list({question.id: question for question in questions}.values()))
         judge = open_judge(spec.main_judge, queries, self._passages.filter(own), qrels)
         cache = open_cache(self._ctx.store, judge, f"{spec.name}/generate.{self._ctx.step.shard}")
-        session = JudgingSession(judge, cache, len(pairs), spec.judge.max_missing, self._ctx.progress)
+        session = JudgingSession(judge, cache, len(own_passages), spec.judge.max_missing, self._ctx.progress)
         self._session = session
         await session.load_cached({pair.query_id for pair in pairs})
-        own_passages = [(pair.query_id, [pair.passage_id]) for pair in pairs]
         async with judge:
-            await session.judge_all(own_passages)
+            block = await session.judge_all(own_passages)
         await self.flush()
-        rows = session.results(own_passages).select(["query_id", "passage_id", "grade"]).to_pylist()
+        rows = session.results(block).select(["query_id", "passage_id", "grade"]).to_pylist()
         grades = {Pair(row["query_id"], row["passage_id"]): row["grade"] for row in rows}
         return [_reason(grades.get(pair), spec.generate.answerable_grade) for pair in pairs]
 
@@ -53,7 +53,7 @@ class OwnPassages:
             await self._session.flush()
 
     def merge(self) -> None:
-        """Merge the stored files into one."""
+        """Merge the stored files."""
         if self._session:
             self._session.merge()
 

@@ -11,7 +11,7 @@ from typing import Any
 from pyrite import tables
 from pyrite.judges import open_judge
 from pyrite.judges.cache import open_cache
-from pyrite.judges.session import JudgingSession, QueryPassages
+from pyrite.judges.session import Block, JudgingSession, JudgmentCounts, QueryPassages
 from pyrite.stages.context import StepContext
 from pyrite.stages.flushing import run_with_flush
 from pyrite.stages.inputs import passages_by_query, read_candidate_rankings, read_passages, read_qrels, read_queries
@@ -27,15 +27,14 @@ def run(ctx: StepContext) -> dict[str, Any]:
     judge = open_judge(configured, read_queries(ctx), read_passages(ctx), read_qrels(ctx))
     cache = open_cache(ctx.store, judge, f"{ctx.spec.name}/assess")
     session = JudgingSession(judge, cache, total, configured.spec.max_missing, ctx.progress)
-    asyncio.run(run_with_flush(_judge(session, pool, ctx), session.flush))
-    table = session.results(pool)
+    table = session.results(asyncio.run(run_with_flush(_judge(session, pool, ctx), session.flush)))
     tables.write(ctx.output("assessment/judgments.parquet"), table, tables.JUDGMENTS)
     tables.write(ctx.output("assessment/missing.parquet"), session.missing_rows(), tables.MISSING)
     session.merge()
     return {
         "pairs": total,
         "skipped": 0,
-        **session.counts(table),
+        **session.counts(JudgmentCounts(table)),
         "model": configured.spec.server_model,
         "prompt": configured.spec.identity["prompt"],
         "judge": judge.fingerprint,
@@ -43,8 +42,8 @@ def run(ctx: StepContext) -> dict[str, Any]:
     }
 
 
-async def _judge(session: JudgingSession, pool: Sequence[QueryPassages], ctx: StepContext) -> None:
+async def _judge(session: JudgingSession, pool: Sequence[QueryPassages], ctx: StepContext) -> Block:
     ctx.progress.begin(session.total, "pairs judged")
     await session.load_cached({query for query, _ in pool})
     async with session.judge:
-        await session.judge_all(pool)
+        return await session.judge_all(pool)

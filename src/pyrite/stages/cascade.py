@@ -1,24 +1,26 @@
 """Judges queries with a cascade: the pilot, calibration of the first judge, then the pairs that it cannot decide."""
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pyrite.errors import PyriteError, first_error
 from pyrite.evaluation.cascade import CascadeMap, ErrorRate, certain, distributions, error_rate, likely_grades
-from pyrite.judges import Judge, open_judge
+from pyrite.judges import Judge
 from pyrite.judges.base import RELEVANT, Judgment, Missing, Pair
-from pyrite.judges.cache import open_cache
+from pyrite.judges.cache import JudgmentCache, open_cache
 from pyrite.judges.cascade import CascadeSession
-from pyrite.judges.session import JudgingSession, QueryPassages
+from pyrite.judges.session import Block, JudgingSession, JudgmentCounts, QueryPassages
 from pyrite.spec import CascadeJudgeSpec, MineSpec
 from pyrite.splitting import draw
+from pyrite.stages.blocks import PairBlocks, of_queries
 from pyrite.stages.context import StepContext
-from pyrite.stages.inputs import read_candidates, read_queries
-from pyrite.stages.judging import Judging
+from pyrite.stages.judging import Judging, SessionBlocks
 
 
 class Pilot(NamedTuple):
@@ -34,49 +36,105 @@ class CascadeJudging(Judging):
     def __init__(
         self,
         ctx: StepContext,
-        spec: CascadeJudgeSpec,
         session: CascadeSession,
-        queries: Sequence[QueryPassages],
-        known: Mapping[str, Collection[str]],
-        passages: pa.Table,
-        qrels: pa.Table,
+        cache: JudgmentCache | None,
+        pairs: PairBlocks,
+        output: pq.ParquetWriter,
+        first: Judge,
     ):
-        """``session``: that of the second judge, for all ``queries``. ``passages``, ``qrels``: the run's tables."""
-        super().__init__(session, queries, known)
-        first = ctx.spec.first_judge
-        assert first is not None
-        judge = open_judge(first, read_queries(ctx), passages, qrels)
-        judge.fit(lambda: read_candidates(ctx, 1), ctx.spec.retrieve.range_max, [query for query, _ in queries])
-        #: What the first judge grades: all pairs, except known answers whose grade mining does not need.
-        self._first_queries = queries
-        if not ctx.spec.judges_known_answers:
-            self._first_queries = [(q, [id for id in ids if id not in known.get(q, ())]) for q, ids in queries]
-        cache = open_cache(ctx.store, judge, f"{ctx.spec.name}/first-{ctx.iteration}.{ctx.step.shard}")
-        total = sum(len(ids) for _, ids in self._first_queries)
-        self._first = JudgingSession(judge, cache, total, spec.max_missing, ctx.progress)
-        if len(queries) <= spec.pilot:
-            ctx.progress.message(f"note: {spec.idle_first(len(queries))}")
-        self._spec, self._mine, self._progress = spec, ctx.spec.mine, ctx.progress
+        """``session``: that of the second judge."""
+        super().__init__(ctx, session, cache, pairs, output)
+        assert isinstance(ctx.spec.judge, CascadeJudgeSpec)
+        self._spec = spec = ctx.spec.judge
+        first_cache = open_cache(ctx.store, first, f"{ctx.spec.name}/first-{ctx.iteration}.{ctx.step.shard}")
+        # The first judge does not grade known answers whose grades mining does not need.
+        total = pairs.selected if ctx.spec.judges_known_answers else pairs.selected_unknown
+        self._first = JudgingSession(first, first_cache, total, spec.max_missing, ctx.progress)
+        self._blocks_of_first = SessionBlocks(self._first, first_cache, pairs, self._spill("first-cached"))
+        #: Calibrated judgments of the first judge, and those of the second in the pilot.
+        self._first_results, self._pilot_results = self._spill("first"), self._spill("pilot")
+        self._in_pilot = pa.array([], pa.string())
+        #: The queries of the blocks in memory, also those of the pilot.
+        self._queries: dict[int, list[QueryPassages]] = {}
         self._pilot: Pilot | None = None
         self._first_counts: dict[str, Any] = {}
+        if len(pairs.query_ids) <= spec.pilot:
+            ctx.progress.message(f"note: {spec.idle_first(len(pairs.query_ids))}")
 
     async def judge(self) -> None:
+        await self._judge_with_first()
+        self._ctx.progress.begin(self.session.total, "pairs judged")
+        self._in_pilot = pa.array(draw_pilot(self._pairs.query_ids.to_pylist(), self._spec.pilot), pa.string())
+        both: list[tuple[float, int]] = []
+
+        def finish_pilot(block: Block) -> None:
+            seconds = self.session.results(block)
+            both.extend(graded_by_both(self._pairs.rows_of(self._first_results, seconds["query_id"]), seconds))
+            self._pilot_results.append(seconds, self._pairs.block_of(seconds["query_id"]))
+            self._blocks.unload(block)
+
+        await self.session.judge_blocks(map(self._load, self._pairs.read_queries(self._in_pilot)), finish_pilot)
+        await self.session.flush()
+        self._pilot_results.finish()
+        self._pilot = Pilot(len(self._in_pilot), len(both))
+        fitted = fit(both)
+        self.session.audit = self._spec.audit
+        await self.session.judge_blocks(self._other_blocks(fitted), self._finish)
+
+    async def _judge_with_first(self) -> None:
         first = self._first
-        await first.load_cached({query for query, _ in self.queries})
+        await self._blocks_of_first.copy_cached()
         async with first.judge:
             # A wrong setting of the second judge fails now, not after hours of the first judge's work. Without such
             # work, the second may have cached judgments only, and then needs no server.
-            if first.judge.shareable and not first.all_cached(self._first_queries):
+            if first.judge.shareable and not self._first_is_cached():
                 await _wait_until_ready(first.judge, self.session.judge)
-            self._progress.begin(first.total, "pairs judged by the first judge")
-            await first.judge_all(self._first_queries)
+            self._ctx.progress.begin(first.total, "pairs judged by the first judge")
+            judged = JudgmentCounts()
+
+            def finish(block: Block) -> None:
+                table = first.results(block)
+                judged.add(table)
+                self._first_results.append(table, np.full(table.num_rows, block.number))
+                self._blocks_of_first.unload(block)
+
+            await first.judge_blocks(self._load_for_first(), finish)
+        self._first_results.finish()
         await first.flush()
-        table = first.results(self._first_queries)
         first.merge()
-        counts = {"judged": table.num_rows, "cached": first.cached, "missing": len(first.missing)}
+        counts = {"judged": judged.rows, "cached": first.cached, "missing": len(first.missing)}
         self._first_counts = {"judge": first.judge.graded_by, **counts, **first.judge.stats}
-        self._progress.begin(self.session.total, "pairs judged")
-        self._pilot = await judge_cascade(self.session, self.queries, self.known, table, self._spec, self._mine)
+
+    def _load_for_first(self) -> Iterator[Block]:
+        with_known = self._ctx.spec.judges_known_answers
+        for number, pairs in enumerate(self._pairs.read()):
+            queries = self._pairs.selection.queries(pairs, with_known=with_known)
+            yield self._blocks_of_first.load(pairs, queries=queries, number=number)
+
+    def _first_is_cached(self) -> bool:
+        """Whether all judgments of the first judge are cached."""
+        for block in self._load_for_first():
+            self._blocks_of_first.unload(block)
+            if not self._first.all_cached(block):
+                return False
+        return True
+
+    def _other_blocks(self, fitted: CascadeMap | None) -> Iterator[Block]:
+        """The blocks without the pilot's queries, with what the first judge decides."""
+        for number, pairs in enumerate(self._pairs.read()):
+            self._queries[number] = self._pairs.selection.queries(pairs)
+            block = self._load(of_queries(pairs, self._in_pilot, invert=True), number=number)
+            if fitted:
+                first = of_queries(self._first_results.read(number), self._in_pilot, invert=True)
+                block.decided = decide(first, fitted, block.known, self._spec.tolerance, self._ctx.spec.mine)
+            yield block
+
+    def _finish(self, block: Block) -> None:
+        pilot = self._pilot_results.read(block.number)
+        seconds = pa.concat_tables([self.session.results(block), pilot])
+        first, queries = self._first.judge.graded_by, self._queries.pop(block.number)
+        self._write(seconds, with_decided(seconds, block.missing, block.decided.values(), first, queries))
+        self._blocks.unload(block)
 
     async def flush(self) -> None:
         await self._first.flush()
@@ -86,58 +144,35 @@ class CascadeJudging(Judging):
         """As ``Judging.missing_rows``; those of the first judge, as long as the second misses none."""
         return self.session.missing_rows() or self._first.missing_rows()
 
-    def results(self, judged: pa.Table) -> tuple[pa.Table, dict[str, Any]]:
-        """As ``Judging.results``. Raises PyriteError if the first judge contradicts the second too often."""
-        session = self.session
-        audit = audit_of(session)
+    def summary(self) -> dict[str, Any]:
+        """As ``Judging.summary``. Raises PyriteError if the first judge contradicts the second too often."""
+        audit = audit_of(self.session)
         check_drift(audit, self._spec.max_drift)
-        first = self._first.judge.graded_by
-        table = with_decided(judged, session.missing, session.decided.values(), first, self.queries)
-        return table, {
-            "by_first": table.num_rows - judged.num_rows,
+        return {
+            "by_first": self.written.rows - self.judged.rows,
             "first": self._first_counts,
             "pilot": self._pilot._asdict() if self._pilot else None,
             "audit": audit.as_json(),
         }
 
 
-async def judge_cascade(
-    session: CascadeSession,
-    queries: Sequence[QueryPassages],
-    known: Mapping[str, Collection[str]],
-    first: pa.Table,
-    spec: CascadeJudgeSpec,
-    mine: MineSpec,
-) -> Pilot:
-    """Judge the passages of all queries with the second judge, as far as the first judge has not decided them.
+def draw_pilot(query_ids: Iterable[str], size: int) -> list[str]:
+    """The queries of the pilot: ``size`` random ones, always the same."""
+    return heapq.nsmallest(size, query_ids, key=lambda query: draw(0, f"pilot {query}"))
 
-    Args:
-        session: the open session of the second judge. Its ``decided`` and ``audit`` are set after the pilot.
-        known: as in ``JudgingSession.judge_all``.
-        first: JUDGMENTS of the first judge.
 
-    Raises:
-        PyriteError: as ``JudgingSession.judge_all``.
-    """
-    drawn = sorted((query for query, _ in queries), key=lambda query: draw(0, f"pilot {query}"))
-    in_pilot = set(drawn[: spec.pilot])
-    pilot = [each for each in queries if each[0] in in_pilot]
-    await session.judge_all(pilot, known)
-    await session.flush()
+def graded_by_both(first: pa.Table, seconds: pa.Table) -> list[tuple[float, int]]:
+    """The first judge's expected grade and the second judge's grade of the pairs that both graded, from JUDGMENTS."""
     expected = dict(zip(_pairs(first), first["expected"].to_pylist(), strict=True))
-    seconds = session.results(pilot)
-    both = [
-        (expected[pair], grade)
-        for pair, grade in zip(_pairs(seconds), seconds["grade"].to_pylist(), strict=True)
-        if pair in expected
-    ]
-    if both:
-        fitted = CascadeMap.fit(np.array([each for each, _ in both]), np.array([grade for _, grade in both]))
-        rest = first.filter(pa.array([query not in in_pilot for query in first["query_id"].to_pylist()], pa.bool_()))
-        session.audit = spec.audit
-        session.decided = decide(rest, fitted, known, spec.tolerance, mine)
-    await session.judge_all([each for each in queries if each[0] not in in_pilot], known)
-    return Pilot(len(pilot), len(both))
+    graded = zip(_pairs(seconds), seconds["grade"].to_pylist(), strict=True)
+    return [(expected[pair], grade) for pair, grade in graded if pair in expected]
+
+
+def fit(both: Sequence[tuple[float, int]]) -> CascadeMap | None:
+    """The calibration of the first judge; None without a pair that both graded."""
+    if not both:
+        return None
+    return CascadeMap.fit(np.array([each for each, _ in both]), np.array([grade for _, grade in both]))
 
 
 async def _wait_until_ready(*judges: Judge) -> None:

@@ -66,6 +66,11 @@ def read_qrels(ctx: StepContext) -> pa.Table:
     return _with_generated(ctx)[1]
 
 
+def read_answer_key(ctx: StepContext) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """The tables from which the judge of the labels is loaded, as ``Judge.load_key`` takes them."""
+    return read_queries(ctx), tables.read(ctx.input(_PASSAGES), tables.PASSAGE_PARENTS), read_qrels(ctx)
+
+
 def passages_by_query(*pairs: pa.Table) -> defaultdict[str, set[str]]:
     """The passage ids of each query, from tables with the columns query_id and passage_id."""
     found: defaultdict[str, set[str]] = defaultdict(set)

@@ -57,7 +57,7 @@ def probe(run: Run, queries: int, candidates: int, progress: Progress) -> dict[s
     def is_duplicate(a: str, b: str) -> bool:
         return near_duplicates(shingles_of(a), shingles_of(b))
 
-    labels = LabelsJudge(all_queries, passages, qrels)
+    labels = LabelsJudge.of(all_queries, passages, qrels)
     drawn_queries = train.filter(pc.is_in(train["query_id"], pa.array(drawn)))
     sample = _sample(ctx, passages, drawn_queries, qrels, relevant, labels, is_duplicate, candidates)
     cache = open_cache(run.store, judge, f"{run.spec.name}/probe")
