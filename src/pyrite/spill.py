@@ -1,6 +1,5 @@
 """Rows in a temporary file: appended in order, read again by row number."""
 
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ class Spill:
         self._path, self._schema = path, schema
         self._writer = pa.ipc.new_file(path, schema)
         self._pending: list[tuple[Any, ...]] = []
+        self._readers: dict[tuple[str, ...], pa.RecordBatchFileReader] = {}
         self.num_rows = 0
 
     def append(self, *values: Any) -> None:
@@ -58,8 +58,9 @@ class Spill:
         """One value."""
         return self._reader((column,)).get_batch(row // _BATCH).column(0)[row % _BATCH].as_py()
 
-    @functools.cache  # noqa: B019 - the spill is deleted with its step
     def _reader(self, columns: tuple[str, ...]) -> pa.RecordBatchFileReader:
-        fields = [self._schema.get_field_index(column) for column in columns]
-        # Not a memory map: its pages would count as this process's memory.
-        return pa.ipc.open_file(pa.OSFile(str(self._path)), options=pa.ipc.IpcReadOptions(included_fields=fields))
+        if columns not in self._readers:
+            options = pa.ipc.IpcReadOptions(included_fields=[self._schema.get_field_index(each) for each in columns])
+            # Not a memory map: its pages would count as this process's memory.
+            self._readers[columns] = pa.ipc.open_file(pa.OSFile(str(self._path)), options=options)
+        return self._readers[columns]

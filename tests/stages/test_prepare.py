@@ -456,6 +456,24 @@ def test_dropped_records_are_counted_with_examples() -> None:
     ]
 
 
+def test_reasons_with_equal_counts_are_in_order_of_occurrence() -> None:
+    lost = Question("lost", "Lost?", relevant={"nowhere": 1})
+    for questions in ([lost, Question("e", " ")], [Question("e", " "), lost]):
+        reasons = list(_prepare([*_many(5, 1), *questions]).summary["dropped"])
+        first = ["question names an unknown document", "empty question"]
+        assert reasons == [*(first if questions[0] is lost else reversed(first)), "query without a relevant passage"]
+
+
+def test_a_query_without_a_relevant_passage_joins_no_topics() -> None:
+    lost = [Question(f"lost{n}", "Lost?", topic=f"Topic {n}", relevant={"nowhere": 1}) for n in range(5)]
+    assert len(_groups(_prepare([*_many(5, 1), *lost]))) == 5
+
+
+def test_each_query_without_a_topic_counts_as_a_topic() -> None:
+    records = _many(5, 1) + [r for n in range(10) for r in _pair(f"x{n}", f"Other {n}?", f"Other answer number {n}.")]
+    assert sum(_prepare(records).summary["topics"].values()) == 15
+
+
 @pytest.mark.parametrize(
     ("records", "message"),
     [
@@ -469,6 +487,7 @@ def test_dropped_records_are_counted_with_examples() -> None:
         (_pair("a", "Why?", "So.", split="train"), r"no query is in val or test, and the data set assigns"),
         (_pair("a", "A?", "So.", split="train") + _pair("b", "B?", "So."), "question 'b' has no split"),
         (_many(4, 1) + _many(1, 1), "document id '0-0' occurs twice"),
+        (_many(4, 1) + _many(1, 1)[1:], "question id '0-0' occurs twice"),
     ],
 )
 def test_unusable_input_is_rejected_with_advice(records: list[Record], message: str) -> None:
@@ -476,9 +495,9 @@ def test_unusable_input_is_rejected_with_advice(records: list[Record], message: 
         _prepare(records)
 
 
-@pytest.mark.parametrize("grade", [0, 128, 2**40])
+@pytest.mark.parametrize("grade", [0, -1, 128, 2**40, 10**30])
 def test_grades_out_of_range_are_rejected(grade: int) -> None:
-    graded = Question("q", "Graded?", relevant={"nowhere": 999, "0-0": grade})
+    graded = Question("q", "Graded?", relevant={"nowhere": 10**30, "0-0": grade})
     with pytest.raises(UserError, match=rf"question 'q': grade {grade} of '0-0'\. Use grades from 1 to 127\."):
         _prepare([*_many(5, 1), graded])
 
@@ -520,6 +539,19 @@ def test_the_stage_writes_its_tables_and_reports_counts(tmp_path: Path) -> None:
     assert context.counted == 40
     assert context.messages == ["20 documents, 20 passages; queries: 14 train, 3 val, 3 test"]
     assert list(context.scratch.iterdir()) == [], "the texts of the first pass are deleted"
+    opened = [path.readlink() for path in Path("/proc/self/fd").glob("*") if path.is_symlink()]
+    assert [path for path in opened if path.is_relative_to(context.scratch)] == [], (
+        "an open file would keep its disk space"
+    )
+
+
+def test_texts_are_deleted_if_the_input_is_invalid(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text('{"question": "Question?", "answer": "Answer."}\n')
+    source = {"kind": "jsonl", "path": str(tmp_path / "data.jsonl")}
+    context = _Context(RunSpec.model_validate({"name": "run", "source": source}), tmp_path)
+    with pytest.raises(UserError, match="no query is in val or test"):
+        prepare.run(context)  # type: ignore[arg-type]
+    assert list(context.scratch.iterdir()) == []
 
 
 def test_prepare_seed_alone_decides_the_split(tmp_path: Path) -> None:
@@ -597,3 +629,10 @@ def test_documents_alone_need_three_groups() -> None:
     prepared = prepare_tables(records, SPEC, 0, "test-run", generates=True)
     assert "'Big'" in prepared.summary["notes"][0]
     assert all(prepared.summary["passage_splits"].values())
+
+
+def test_documents_of_boilerplate_alone_are_rejected() -> None:
+    passages = [f"Passage number {n} is in many documents." for n in range(6)]
+    records = [Document(f"d{n}", "\n\n".join(chosen)) for n, chosen in enumerate(itertools.combinations(passages, 3))]
+    with pytest.raises(UserError, match="the 0 passages other than boilerplate form fewer than three groups"):
+        prepare_tables(records, SPEC, 0, "test-run", generates=True)

@@ -48,7 +48,7 @@ _OCCURRENCES = pa.schema(
     ]
 )
 _QUESTIONS = pa.schema([("id", pa.string()), ("text", pa.string()), ("topic", pa.string()), ("type", pa.string())])
-_RELEVANT = pa.schema([("document_id", pa.string())])
+_RELEVANT = pa.schema([("document_id", pa.string()), ("grade", pa.string())])
 
 #: The key of an empty question. Keys of queries have 60 bits.
 _EMPTY = 1 << 60
@@ -134,7 +134,7 @@ class Reader:
         self._ids, self._topics, self._contents, self._lengths = array("q"), array("q"), array("q"), array("i")
         self._concept_documents, self._document_concepts = array("i"), array("i")
         self._query_keys, self._question_topics, self._splits = array("Q"), array("q"), array("b")
-        self._relevant_questions, self._relevant_ids, self._grades = array("i"), array("q"), array("q")
+        self._relevant_questions, self._relevant_ids, self._grades = array("i"), array("q"), array("b")
 
     def add(self, record: Record) -> None:
         """Add the next record.
@@ -159,10 +159,10 @@ class Reader:
         self._question_topics.append(hash(normalise(question.topic)))
         self._splits.append(NO_SPLIT if question.split is None else SPLITS.index(question.split))
         for document, grade in question.relevant.items():
-            self._relevant.append(document)
+            self._relevant.append(document, str(grade))
             self._relevant_questions.append(self._questions.num_rows)
             self._relevant_ids.append(hash(document))
-            self._grades.append(grade)
+            self._grades.append(grade if 0 < grade < 128 else 0)
         self._questions.append(question.id, question.text, question.topic, question.type)
 
     def _add_document(self, document: Document) -> None:
@@ -235,7 +235,7 @@ class Corpus:
     Attributes:
         occurrences: the passages of all documents in order, with their texts.
         questions: their ids, texts, topics and types.
-        relevant: the ids of the documents that questions name.
+        relevant: the ids of the documents that questions name, and the grades, for messages.
         shingles: the index of the occurrences.
         concepts: the id of each concept.
         characters: of all documents.
@@ -249,7 +249,7 @@ class Corpus:
         query_keys: for each question, the key of its query, or ``_EMPTY``.
         splits: for each question, its split, or ``NO_SPLIT``.
         relevant_questions, relevant_ids, grades: for each relevant document of a question, the question, the hash of
-            the document's id, and its grade.
+            the document's id, and its grade, 0 if it is out of range.
     """
 
     occurrences: Spill
@@ -273,7 +273,7 @@ class Corpus:
     splits: npt.NDArray[np.int8]
     relevant_questions: Numbers
     relevant_ids: Numbers
-    grades: Numbers
+    grades: npt.NDArray[np.int8]
 
     @property
     def num_documents(self) -> int:
@@ -316,8 +316,6 @@ class Corpus:
     def relevant_documents(self) -> Numbers:
         """For each relevant document of a question, its number, or -1 if the corpus does not have it."""
         order = np.argsort(self.document_ids)
-        if not len(order):
-            return np.full(len(self.relevant_ids), -1)
         ids = self.document_ids[order]
         found = np.searchsorted(ids, self.relevant_ids).clip(max=len(ids) - 1)
         return np.where(ids[found] == self.relevant_ids, order[found], -1)
@@ -410,17 +408,16 @@ def _earliest_splits(corpus: Corpus) -> npt.NDArray[np.int8]:
 
 def _check_grades(corpus: Corpus, rows: Numbers) -> None:
     """Raise UserError if a grade in ``rows`` of ``corpus.relevant`` is out of range."""
-    wrong = rows[(corpus.grades[rows] < 1) | (corpus.grades[rows] > 127)]
+    wrong = rows[corpus.grades[rows] == 0]
     if len(wrong):
-        question = corpus.questions.value(int(corpus.relevant_questions[wrong[0]]), "id")
-        document = corpus.relevant.value(int(wrong[0]), "document_id")
-        raise UserError(
-            f"question '{question}': grade {corpus.grades[wrong[0]]} of '{document}'. Use grades from 1 to 127."
-        )
+        row = int(wrong[0])
+        question = corpus.questions.value(int(corpus.relevant_questions[row]), "id")
+        document, grade = (corpus.relevant.value(row, column) for column in ("document_id", "grade"))
+        raise UserError(f"question '{question}': grade {grade} of '{document}'. Use grades from 1 to 127.")
 
 
 def _grades(
-    corpus: Corpus, queries: Numbers, documents: Numbers, grades: Numbers
+    corpus: Corpus, queries: Numbers, documents: Numbers, grades: npt.NDArray[np.int8]
 ) -> tuple[Numbers, Numbers, npt.NDArray[np.int8]]:
     """The relevant passages of queries, from their relevant ``documents``: the query, the passage, its highest grade.
 
@@ -428,11 +425,11 @@ def _grades(
     """
     edges = np.searchsorted(corpus.document_of, np.arange(corpus.num_documents + 1))
     starts, lengths = edges[documents], edges[documents + 1] - edges[documents]
-    num_passages = max(1, len(corpus.passages.keys))
+    num_passages = len(corpus.passages.keys)
     pairs = np.repeat(queries.astype(np.int64) * num_passages, lengths) + corpus.passage_of[ragged(starts, lengths)]
     order = np.argsort(pairs, kind="stable")
     found, first = np.unique(pairs[order], return_index=True)
-    of_documents = np.repeat(grades.astype(np.int8), lengths)[order]
+    of_documents = np.repeat(grades, lengths)[order]
     highest = np.maximum.reduceat(of_documents, first) if len(first) else of_documents
     query, passage = np.divmod(found, num_passages)
     return query.astype(np.int32), passage.astype(np.int32), highest

@@ -170,7 +170,7 @@ class Mined:
                     part = _Part(table, grades)
                     found = self._mine_part(part)
                     examples.append(replace(found, queries=found.queries + first))
-                    part.candidates(found.queries, first).tofile(candidates)
+                    candidates.write(part.candidates(found.queries, first).tobytes())
                     query_keys.append(part.queries[part.starts[:-1]])
                     lengths.append(np.diff(part.relevant_starts))
                     relevant.append(part.passages[part.relevant_rows])

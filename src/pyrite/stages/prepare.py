@@ -50,7 +50,13 @@ def run(ctx: StepContext) -> dict[str, Any]:
     spec, generates = ctx.spec.prepare, ctx.spec.generate is not None
     folder = ctx.scratch / "texts"
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
-    summary = write_tables(records, spec, ctx.spec.data_seed, ctx.spec.name, ctx.output, folder, generates=generates)
+    try:
+        summary = write_tables(
+            records, spec, ctx.spec.data_seed, ctx.spec.name, ctx.output, folder, generates=generates
+        )
+    except UserError:
+        shutil.rmtree(folder, ignore_errors=True)  # with the corrected input, the step has another folder
+        raise
     shutil.rmtree(folder)
     unit, counts = "queries", summary["queries"]
     if not any(counts.values()):
@@ -177,13 +183,13 @@ def _split_documents(corpus: Corpus, spec: PrepareSpec, seed: int, name: str, no
         row = int(corpus.passages.first[content[number]])
         return str(corpus.occurrences.value(row, "topic") or corpus.occurrences.value(row, "document_id"))
 
+    if len(np.unique(components[content])) < len(SPLITS):
+        raise UserError(
+            f"{name}: the {len(content):,} passages other than boilerplate form fewer than three groups that share no "
+            "topic, document or passage, and each of train, val and test needs one. Add documents, or set source.topic."
+        )
     keys = corpus.passages.keys[content]
     groups = splitting.divide(components[content], keys, passage_ids, label, "passages", spec.split, seed, notes)
-    if len(np.unique(groups.splits)) < len(SPLITS):
-        raise UserError(
-            f"{name}: the {len(content):,} passages form fewer than three groups that share no topic, document or "
-            "passage, and each of train, val and test needs one. Add documents, or set source.topic."
-        )
     none = np.empty(0, np.int8)
     return _divide_passages(groups, components, none, none)
 

@@ -107,13 +107,20 @@ class ShingleIndex:
                 texts = smaller[start : start + _COMPARED].tolist()
                 candidates = self._candidates([hashes_of(text) for text in texts], 1 - side)
                 for text, others in zip(texts, candidates, strict=True):
-                    for other in others[sizes[others] >= sizes[text]].tolist():
-                        # One near-duplicate per text is enough: all pairs of a thousand copies would be a million
-                        # comparisons.
-                        if (found[text] >= 0 and found[other] >= 0) or not _match(hashes_of(text), hashes_of(other)):
+                    others = others[sizes[others] >= sizes[text]]
+                    # One near-duplicate per text is enough: all pairs of a thousand copies would be a million
+                    # comparisons.
+                    if found[text] < 0:
+                        own = hashes_of(text)
+                        first = next((other for other in _ascending(others) if _match(own, hashes_of(other))), None)
+                        if first is None:
                             continue
-                        found[text] = other if found[text] < 0 else found[text]
-                        found[other] = text if found[other] < 0 else found[other]
+                        found[text] = first
+                        found[first] = text if found[first] < 0 else found[first]
+                        others = others[others > first]
+                    for other in _ascending(others[found[others] < 0]):
+                        if _match(hashes_of(text), hashes_of(other)):
+                            found[other] = text
         return found
 
     def find_pairs(
@@ -138,7 +145,7 @@ class ShingleIndex:
                 # Of two texts of one size, the first counts as the smaller one.
                 larger = (sizes[others] > sizes[text]) | ((sizes[others] == sizes[text]) & (others > text))
                 wanted = (left[text] & right[others]) | (right[text] & left[others])
-                for other in others[larger & wanted].tolist():
+                for other in np.unique(others[larger & wanted]).tolist():
                     if near_duplicates(shingles_of(text), shingles_of(other)):
                         pairs.append((text, other))
         both = np.array(pairs, np.int64).reshape(-1, 2)
@@ -174,12 +181,15 @@ class ShingleIndex:
             mixed = np.repeat((held_out > 0) & (held_out < lengths) if across else lengths > 1, lengths)
             np.add.at(shared, texts[mixed], 1)
             parts = [postings[mixed & (side == each)] for each in (0, 1)]
-            np.concatenate(parts).tofile(path)
+            path.write_bytes(np.concatenate(parts).data)  # `tofile` does not report a full disk
             self._boundaries.append(len(parts[0]))
         return sizes, shared
 
     def _candidates(self, texts: Sequence[Hashes], side: int) -> Iterator[npt.NDArray[np.int64]]:
-        """For each of ``texts``, the texts on ``side`` that may be larger near-duplicates of it, in ascending order."""
+        """For each of ``texts``, the texts on ``side`` that may be larger near-duplicates of it, in any order.
+
+        A text may occur several times.
+        """
         shingles, shingles_of = np.unique(np.concatenate(texts), return_inverse=True)
         frequency = np.zeros(len(shingles), np.int64)
         for part, _, first, last in self._look_up(shingles, side):
@@ -195,7 +205,7 @@ class ShingleIndex:
             for shingle, start, end in zip(needed[part].tolist(), first.tolist(), last.tolist(), strict=True):
                 owners[shingle] = _texts(postings[start:end])
         for chosen in rarest:
-            yield np.unique(np.concatenate([np.empty(0, np.int64), *(owners[each] for each in chosen.tolist())]))
+            yield np.concatenate([np.empty(0, np.int64), *(owners[each] for each in chosen.tolist())])
 
     def _look_up(self, shingles: Hashes, side: int) -> Iterator[tuple[slice, Postings, Any, Any]]:
         """For each partition: the slice of ``shingles`` (sorted) in it, its postings, and the ranges in them."""
@@ -224,6 +234,13 @@ def _key(hashes: Hashes) -> Postings:
 
 def _texts(postings: Postings) -> npt.NDArray[np.int64]:
     return (postings & _TEXT).astype(np.int64)
+
+
+def _ascending(texts: npt.NDArray[np.int64]) -> Iterator[int]:
+    """The distinct ``texts`` in ascending order. They are sorted only if more than the first one is used."""
+    if len(texts):
+        yield int(first := texts.min())
+        yield from np.unique(texts[texts > first]).tolist()
 
 
 def _hashes(shingles: Shingles) -> Hashes:
