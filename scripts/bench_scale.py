@@ -3,12 +3,12 @@
 Usage: python scripts/bench_scale.py --stage prepare --passages 100000
        python scripts/bench_scale.py --stage mine --passages 1000000 --queries 100000
 
-For prepare, the corpus has passages of about 780 characters in answers of one to seven passages, with titles, topics and
-one question each. One answer of 50 is an exact copy of an earlier one, and one of 50 a near-duplicate. For mine, each
-query has 50 random candidates, of which 30 are judged, and one of 50 passages is a near-duplicate of the one before. The
-stage runs in a process of its own. The only line is JSON: ``peak_mib`` is the process's peak memory, and
-``bytes_per_passage`` how much of it was added after imports, per passage. ``cpu_seconds`` is comparable on a busy machine,
-unlike ``seconds``.
+For prepare, the corpus has passages of about 780 characters in answers of one to seven passages, with titles, topics
+and one question each. One answer of 50 is an exact copy of an earlier one, and one of 50 a near-duplicate. For mine,
+each query has 50 random candidates, of which 30 are judged, and one of 50 passages is a near-duplicate of the one
+before. The stage runs in a process of its own. The only line is JSON: ``peak_mib`` is the process's peak memory, and
+``bytes_per_passage`` how much of it was added after imports, per passage. ``cpu_seconds`` is comparable on a busy
+machine, unlike ``seconds``.
 """
 
 import argparse
@@ -150,7 +150,7 @@ def write_pairs(folder: Path, arguments: argparse.Namespace) -> None:
 def _row_group(
     queries: Keys, passage_keys: Keys, texts: pa.Array, draw: np.random.Generator, judged: list[pa.Table]
 ) -> pa.Table:
-    """PAIRS of ``queries``. A query has one known answer, at any rank or below all. Appends their grades to ``judged``."""
+    """PAIRS of ``queries``, with one known answer each, at any rank or none. Appends their grades to ``judged``."""
     size, width = len(queries), CANDIDATES + 1
     passages = np.sort(draw.integers(0, len(texts) - width, (size, width))) + np.arange(width)  # without repetition
     passages = draw.permuted(passages, axis=1)
@@ -181,12 +181,10 @@ def _row_group(
     }
     grade = grades.ravel().astype(np.int8)
     rows = pa.table({**ids, "grade": grade, "expected": grade.astype(np.float32)}).filter(pa.array(has_grade.ravel()))
-    missing = {
-        field.name: pa.nulls(len(rows), field.type) for field in tables.JUDGMENTS if field.name not in rows.schema.names
-    }
-    judged.append(
-        pa.table({**{name: rows[name] for name in rows.schema.names}, **missing}).select(tables.JUDGMENTS.names)
-    )
+    for field in tables.JUDGMENTS:
+        if field.name not in rows.schema.names:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    judged.append(rows.select(tables.JUDGMENTS.names))
     return pa.table(columns).filter(pa.array(used.ravel())).select(tables.PAIRS.names).cast(tables.PAIRS)
 
 

@@ -40,7 +40,8 @@ def group_neighbours(queries: Numbers, passages: Numbers, candidates: Lists, bar
             were not judged, which may be relevant.
     """
     groups = np.full(len(queries), -1)
-    with_positive = Lists.group(passages[:, 0], np.arange(len(queries)), int(passages.max(initial=-1)) + 1)
+    count = 1 + int(max(passages.max(initial=-1), candidates.values.max(initial=-1)))
+    with_positive = Lists.group(passages[:, 0], np.arange(len(queries)), count)
     for position, query in enumerate(queries.tolist()):
         if groups[position] >= 0:
             continue
