@@ -6,7 +6,7 @@ is never a negative, and an example is hard if an irrelevant passage outranks it
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
@@ -239,16 +239,16 @@ def _choose_negatives(
 
     With ``stratified``, the first of each stratum of those that the margin allows, not the highest-ranked ones.
     """
-    safe = [_is_safe(n, positive, spec) for n in negatives]
-    preferred = [n for n, is_safe in zip(negatives, safe, strict=True) if is_safe]
-    others = [n for n, is_safe in zip(negatives, safe, strict=True) if not is_safe]
+    # Generators, because usually only the first few negatives are looked at.
+    preferred: Iterable[Candidate] = (n for n in negatives if _is_safe(n, positive, spec))
+    others = (n for n in reversed(negatives) if not _is_safe(n, positive, spec))
 
     def eligible(negatives: Iterable[Candidate]) -> Iterator[Candidate]:
         return (n for n in negatives if not any(is_duplicate(n.passage_id, other) for other in protected))
 
     if stratified:
         preferred = _strata(list(eligible(preferred)), spec.num_negatives)
-    chosen = tuple(islice(eligible([*preferred, *reversed(others)]), spec.num_negatives))
+    chosen = tuple(islice(eligible(chain(preferred, others)), spec.num_negatives))
     return chosen if len(chosen) == spec.num_negatives else ()
 
 
