@@ -86,8 +86,12 @@ class Passages:
             raise PyriteError("Two passages have the same hash. Set another PYTHONHASHSEED and run the step again.")
         return found
 
+    def digits(self, numbers: Numbers) -> Keys:
+        """The digits of the ids of passages."""
+        return self._keys[numbers]
+
     def ids(self, numbers: Numbers) -> pa.StringArray:
-        return passage_ids(self._keys[numbers])
+        return passage_ids(self.digits(numbers))
 
     def texts(self, numbers: Numbers) -> pa.Table:
         """The columns ``Texts.SCHEMA`` of passages."""
@@ -239,13 +243,13 @@ class Mined:
         """
         found: list[tuple[Numbers, Numbers, Mask]] = []
         chosen = np.flatnonzero(is_chosen)
-        chosen_keys = keys(pa.chunked_array([passages.ids(chosen)]))
+        chosen_keys = passages.digits(chosen)
         with self._candidates_path.open("rb") as file:
             while len(records := np.fromfile(file, _CANDIDATE, _READ)):
-                place = np.searchsorted(chosen_keys, records["passage"]).clip(max=max(0, len(chosen) - 1))
-                own = np.flatnonzero(chosen_keys[place] == records["passage"]) if len(chosen) else place[:0]
-                queries = self._number_of[records["query"][own]].astype(np.int32)
-                found.append((queries, chosen[place[own]].astype(np.int32), records["judged"][own]))
+                records = records[np.isin(records["passage"], chosen_keys)]
+                queries = self._number_of[records["query"]].astype(np.int32)
+                numbers = chosen[np.searchsorted(chosen_keys, records["passage"])].astype(np.int32)
+                found.append((queries, numbers, records["judged"]))
         none = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.bool_))
         queries, numbers, judged = map(np.concatenate, zip(none, *found, strict=True))
         positive = is_positive[numbers]
