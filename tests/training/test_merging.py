@@ -87,3 +87,11 @@ def test_mutual_hard_negatives_share_a_group() -> None:
 def test_a_passage_that_may_be_relevant_is_not_grouped(barred: tuple[list[int], list[int]]) -> None:
     """Regression: a positive that the judge never saw with a query was grouped as that query's hard negative."""
     assert groups_of([(0, [0, 4]), (1, [2, 3])], [[0, 2], [2, 0]], list(barred), 4) == [0, 1]
+
+
+def test_no_member_of_a_group_conflicts_with_another() -> None:
+    """Example 2 would fit the first one, but its negative may be relevant to query 1."""
+    examples = [(0, [0, 5]), (1, [1, 6]), (2, [2, 7])]
+    assert groups_of(examples, [[0, 1, 2], [], []], [[0], [1, 7], [2]], 4) == [0, 0, 2]
+    assert groups_of(examples, [[0, 1, 2], [], []], [[0], [1], [2, 6]], 4) == [0, 0, 2]
+    assert groups_of(examples, [[0, 1, 2], [], []], [[0], [1], [2]], 4) == [0, 0, 0]
