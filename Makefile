@@ -15,7 +15,7 @@ export PYRITE_STORE := $(STORE)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-real test-cluster kube images eks-up eks-down chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-ablations bench-noise bench-cascade mpnet bench-encode bench-search bench-judge prove-judging docs dashboards-preview clean
+.PHONY: help setup train test test-slow test-real test-cluster kube images eks-up eks-down chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-ablations bench-noise bench-cascade mpnet bench-encode bench-search bench-scale bench-judge prove-judging docs dashboards-preview clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { line = sprintf("  make %-20s", $$1); n = split($$2, words, " "); \
@@ -125,6 +125,9 @@ bench-judge: $(VENV)/.ready ## measure the judge's client with a stub server, th
 
 prove-judging: $(VENV)/.ready ## test that judging survives killed workers and a killed vLLM server: ARGS='--signal TERM'
 	@$(BIN)/python scripts/prove_judging.py $(ARGS)
+
+bench-scale: $(VENV)/.ready ## measure time and peak memory of a stage with a synthetic corpus: ARGS='--stage mine --passages 1000000'
+	@$(BIN)/python scripts/bench_scale.py $(ARGS)
 
 bench-search: $(VENV)/.ready-dev ## measure exact search over 1,000,000 passages against FAISS and sentence-transformers
 	@$(BIN)/python scripts/bench_search.py $(ARGS)

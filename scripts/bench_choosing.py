@@ -41,6 +41,7 @@ from pyrite.judges.cascade import CascadeSession
 from pyrite.judges.labels import LabelsJudge
 from pyrite.judges.session import Block
 from pyrite.progress import NullProgress
+from pyrite.ragged import Lists
 from pyrite.spec import CascadeJudgeSpec, LabelsJudgeSpec, NoiseSpec, RunSpec
 from pyrite.stages.blocks import Selection, of_queries
 from pyrite.stages.cascade import decide, draw_pilot, fit, graded_by_both
@@ -48,7 +49,8 @@ from pyrite.stages.final_examples import final_examples
 from pyrite.stages.inputs import passages_by_query
 from pyrite.stages.pairs import pairs_key, shard_of
 from pyrite.training import mining
-from pyrite.training.mining import Candidate
+from pyrite.training.merging import group_neighbours
+from pyrite.training.mining import Candidate, Example
 
 #: Each shard has its own pilot, as in a run.
 SHARDS = 2
@@ -206,7 +208,10 @@ class Bench:
             (query, [self._candidate(query, row, graded, known.get(query, set())) for row in rows])
             for query, rows in self.by_query.items()
         ]
-        examples, _ = mining.mine(judged, known, mine, self.spec.seed, self._is_duplicate)
+        found = [
+            mining.mine_query(query, own, known.get(query, set()), mine, self._is_duplicate) for query, own in judged
+        ]
+        examples = [example for of_query, _ in found for example in of_query]
 
         def relevant(query: str, candidate: Candidate) -> bool:
             return self.truth[Pair(query, candidate.passage_id)] >= RELEVANT
@@ -214,7 +219,7 @@ class Bench:
         useful = sum(
             relevant(e.query_id, e.positive) and not any(relevant(e.query_id, n) for n in e.negatives) for e in examples
         )
-        groups = mining.group_neighbours(examples, dict(judged), mine.neighbours)
+        groups = self._groups(examples, judged, mine.neighbours)
         sizes = Counter(groups)
         return {
             "examples": len(examples),
@@ -222,6 +227,34 @@ class Bench:
             "useful": useful,
             "grouped": sum(sizes[group] > 1 for group in groups) / max(1, len(groups)),
         }
+
+    def _groups(
+        self, examples: Sequence[Example], judged: Sequence[tuple[str, list[Candidate]]], size: int
+    ) -> list[int]:
+        """The groups of the examples (``group_neighbours``)."""
+        number = {passage: row for row, passage in enumerate(self.passages["passage_id"].to_pylist())}
+        row_of = {query: row for row, (query, _) in enumerate(judged)}
+        relevant = {example.query_id: example.relevant for example in examples}
+        lists = [
+            [[number[c.passage_id] for c in own] for _, own in judged],
+            [
+                [number[id] for id in {*relevant.get(query, ()), *(c.passage_id for c in own if c.grade is None)}]
+                for query, own in judged
+            ],
+        ]
+        candidates, barred = (
+            Lists.group(
+                np.repeat(np.arange(len(each)), [len(own) for own in each]),
+                np.array([value for own in each for value in own], np.int64),
+                len(each),
+            )
+            for each in lists
+        )
+        chosen = [[number[c.passage_id] for c in (each.positive, *each.negatives)] for each in examples]
+        queries = np.array([row_of[each.query_id] for each in examples], np.int64)
+        passages = np.array(chosen, np.int64).reshape(len(examples), -1)
+        groups: list[int] = group_neighbours(queries, passages, candidates, barred, size).tolist()
+        return groups
 
     @staticmethod
     def _candidate(query: str, row: dict[str, Any], graded: Mapping[Pair, Judgment], known: set[str]) -> Candidate:

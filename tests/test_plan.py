@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -244,7 +245,20 @@ def test_changed_grades_rerun_mining_in_later_iterations() -> None:
     assert {"mine-2", "retrieve-2"} <= left  # the pairs name the passages that were judged relevant
     assert "finetune-1" not in left
     finish(spec, Step("retrieve", 2), manifests)
-    assert "judge-2.0" not in unfinished(spec, manifests)
+    assert {"judge-2.0", "mine-2"}.isdisjoint(unfinished(spec, manifests))
+    finish(spec, Step("retrieve", 2), manifests, outputs="other pairs")
+    assert "mine-2" in unfinished(spec, manifests)
+
+
+@pytest.mark.parametrize("title_pairs", [0, 5])
+def test_mining_reads_the_corpus_for_title_pairs_only(title_pairs: int) -> None:
+    spec = make_spec(mine={"title_pairs": title_pairs})
+    manifests = finish_all(spec)
+    finish(spec, Step("prepare"), manifests, outputs="other passages")
+    for step in chain(spec):
+        if step.stage in ("retrieve", "judge", "finetune", "validate"):
+            finish(spec, step, manifests)  # with the same outputs
+    assert ("mine-1" in unfinished(spec, manifests)) == (title_pairs > 0)
 
 
 def test_only_the_unblended_score_decides_the_next_start() -> None:

@@ -8,11 +8,18 @@ from array import array
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyrite.errors import PyriteError
 
 #: Ids as numbers: the hexadecimal digits of each.
 Keys = npt.NDArray[np.uint64]
 
 _DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8)
+
+#: The value of each digit by its character.
+_VALUES = np.zeros(256, np.uint8)
+_VALUES[_DIGITS] = np.arange(16)
 
 
 def normalise(text: str) -> str:
@@ -32,6 +39,20 @@ def query_id(text: str) -> str:
 
 def _hex(text: str, length: int) -> str:
     return hashlib.sha256(normalise(text).encode()).hexdigest()[:length]
+
+
+def keys(ids: pa.ChunkedArray) -> Keys:
+    """The hexadecimal digits of ids, as numbers in the same order. The "q" of a query's id counts as 0.
+
+    Raises:
+        PyriteError: an id does not have 16 characters.
+    """
+    if len(odd := ids.filter(pc.not_equal(pc.binary_length(ids), 16))):
+        raise PyriteError(f"id '{odd[0]}' does not have 16 characters. Run prepare again.")
+    parts = [np.frombuffer(each.buffers()[2], np.uint8, 16 * len(each), 16 * each.offset) for each in ids.chunks]
+    values = _VALUES[np.concatenate([np.empty(0, np.uint8), *parts])]
+    octets: npt.NDArray[np.uint8] = values[0::2] << 4 | values[1::2]
+    return octets.view(">u8").astype(np.uint64)
 
 
 def passage_ids(keys: Keys) -> pa.StringArray:

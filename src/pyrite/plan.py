@@ -133,10 +133,10 @@ def _parents_of_judge(spec: RunSpec, iteration: int) -> list[Step]:
 
 
 def _parents_of_mine(spec: RunSpec, iteration: int) -> list[Step]:
-    # Includes earlier judgments: a passage once graded relevant is never a negative, even if no longer a candidate.
-    judged = [step for i in range(1, iteration + 1) for step in _steps(spec, "judge", i)]
+    # The pairs of retrieve have the texts, the known answers, and the passages that were judged relevant before.
+    corpus = _data_steps(spec) if spec.mine.title_pairs else []
     earlier = [Step("mine", iteration - 1)] if iteration > 1 and spec.mine.accumulate else []
-    return [*_data_steps(spec), Step("retrieve", iteration), *judged, *earlier]
+    return [*corpus, Step("retrieve", iteration), *_steps(spec, "judge", iteration), *earlier]
 
 
 def _parents_of_validate(spec: RunSpec, iteration: int) -> list[Step]:

@@ -50,6 +50,8 @@ def words(text: str, *, punctuation: bool = True) -> list[str]:
 
     Without ``punctuation``, words are also divided at punctuation, which is left out.
     """
+    if punctuation and text.isascii():
+        return text.split()  # the same as below, in a fifth of the time
     return (_TOKEN if punctuation else _LETTERS).findall(text)
 
 

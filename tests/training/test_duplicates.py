@@ -19,9 +19,14 @@ def _find_across(texts: Sequence[str], held_out: Sequence[bool]) -> dict[int, in
     with tempfile.TemporaryDirectory() as folder:
         index = duplicates.ShingleIndex(Path(folder) / "shingles")
         for text in texts:
-            index.add(text)
+            index.add(mining.shingles(text))
         found = index.find_across(np.array(held_out, np.int8), texts.__getitem__)
     return {position: other for position, other in enumerate(found.tolist()) if other >= 0}
+
+
+def _use_small_parts(patch: pytest.MonkeyPatch, data: st.DataObject) -> None:
+    for name, largest in {"_BUFFERED": 100, "_PARTITIONS": 5, "_COMPARED": 4}.items():
+        patch.setattr(duplicates, name, data.draw(st.integers(1, largest)))
 
 
 _WORDS = st.lists(st.sampled_from("abc"), max_size=16)
@@ -52,13 +57,30 @@ def test_near_duplicates_are_those_of_all_pairs(texts: list[str], data: st.DataO
     positions = range(len(texts))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(duplicates, "MIN_SHINGLES", 5)
-        patch.setattr(duplicates, "_HASHED", data.draw(st.integers(1, 4)))
-        patch.setattr(duplicates, "_BUFFERED", data.draw(st.integers(1, 100)))
-        patch.setattr(duplicates, "_PARTITIONS", data.draw(st.integers(1, 5)))
-        patch.setattr(duplicates, "_COMPARED", data.draw(st.integers(1, 4)))
+        _use_small_parts(patch, data)
         found = _find_across(texts, held_out)
     assert set(found) == {a for a in positions if any(is_pair(a, b) for b in positions)}
     assert all(is_pair(a, b) for a, b in found.items())
+
+
+@given(_related_texts(), st.data())
+def test_pairs_are_all_near_duplicates(texts: list[str], data: st.DataObject) -> None:
+    flags = st.lists(st.booleans(), min_size=len(texts), max_size=len(texts))
+    left, right = data.draw(flags), data.draw(flags)
+    sets = [mining.shingles(text) for text in texts]
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        _use_small_parts(patch, data)
+        index = duplicates.ShingleIndex(Path(folder) / "shingles")
+        for each in sets:
+            index.add(each)
+        found = index.find_pairs(np.array(left), np.array(right), texts.__getitem__)
+    positions = range(len(texts))
+    assert sorted(zip(*(each.tolist() for each in found), strict=True)) == [
+        (a, b)
+        for a in positions
+        for b in positions
+        if a != b and left[a] and right[b] and mining.near_duplicates(sets[a], sets[b])
+    ]
 
 
 def test_many_copies_of_a_template_are_compared_quickly() -> None:

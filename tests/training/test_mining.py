@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pyrite.spec import MineSpec
 from pyrite.training import mining
-from pyrite.training.mining import Candidate, Example, MiningRule, Ranked, mine, mine_query, mix, score_ceiling
+from pyrite.training.mining import Candidate, Example, MiningRule, Ranked, mine_query, score_ceiling
 
 GRADES = st.sampled_from([None, 1, 2, 3, 4])
 
@@ -251,77 +251,20 @@ def test_mining_uses_a_registered_rule(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(mining.RULES, "lowest", LowestRule())
     spec = MineSpec(num_negatives=1, positive_grade=3, relative_margin=None).model_copy(update={"rule": "lowest"})
-    queries = [("q", candidates_with([4, 1, 3, 1])), ("r", candidates_with([2, 1]))]
-    examples, reasons = mine(queries, {}, spec, 0, no_duplicates)
+    examples, _ = mine_query("q", candidates_with([4, 1, 3, 1]), set(), spec, no_duplicates)
     assert [(e.positive.passage_id, e.negatives[0].passage_id) for e in examples] == [("c2", "c3")]
-    assert reasons == {"no candidate is judged relevant": 1}
 
 
-@given(hard=st.integers(0, 20), easy=st.integers(0, 20), ratio=st.floats(0, 5), seed=st.integers(0, 9))
-def test_mix_limits_easy_examples_only(hard: int, easy: int, ratio: float, seed: int) -> None:
-    positive, negative = candidates_with([4, 1])
-    kinds = ["hard"] * hard + ["easy"] * easy
-    examples = [Example(f"q{i}", positive, (negative,), kind, frozenset()) for i, kind in enumerate(kinds)]  # type: ignore[arg-type]
-    mixed = mix(examples, ratio, seed)
-    assert sum(e.kind == "hard" for e in mixed) == hard
-    assert sum(e.kind == "easy" for e in mixed) == min(easy, round(ratio * hard))
-    assert mixed == mix(examples, ratio, seed)
-
-
-def example(query: str, positive: str, negative: str) -> Example:
-    return Example(
-        query,
-        Candidate(positive, 1, 1.0, 4, 4.0),
-        (Candidate(negative, 9, 0.1, 1, 1.0),),
-        "easy",
-        frozenset(positive),
-    )
-
-
-def ranking(passages: str, unjudged: str = "") -> list[Candidate]:
-    """Candidates in the given order, judged as irrelevant except those in ``unjudged``."""
-    return [
-        Candidate(passage, rank, 1 / rank, *((None, None) if passage in unjudged else (1, 1.0)))
-        for rank, passage in enumerate(passages, 1)
-    ]
-
-
-@given(st.lists(st.tuples(st.permutations("abcdef"), st.text("abcdef")), min_size=1, max_size=6), st.integers(1, 4))
-def test_a_group_of_neighbours_has_no_conflict(rankings: list[tuple[list[str], str]], size: int) -> None:
-    examples = [example(f"q{i}", order[0], order[1]) for i, (order, _) in enumerate(rankings)]
-    candidates = {f"q{i}": ranking("".join(order), unjudged) for i, (order, unjudged) in enumerate(rankings)}
-    groups = mining.group_neighbours(examples, candidates, size)
-    for number in set(groups):
-        members = [e for e, g in zip(examples, groups, strict=True) if g == number]
-        assert len(members) <= size
-        for a in members:
-            for b in members:
-                if a is not b:
-                    passages = {a.positive.passage_id, a.negatives[0].passage_id}
-                    assert passages.isdisjoint(b.relevant)
-                    assert passages.isdisjoint(c.passage_id for c in candidates[b.query_id] if c.grade is None)
-
-
-def test_mutual_hard_negatives_share_a_group() -> None:
-    examples = [example("q0", "a", "z"), example("q1", "b", "z"), example("q2", "c", "z"), example("q3", "d", "a")]
-    candidates = {"q0": ranking("adc"), "q1": ranking("b"), "q2": ranking("ca"), "q3": ranking("da")}
-    assert mining.group_neighbours(examples, candidates, 4) == [0, 1, 0, 3]  # q3 conflicts: its negative answers q0
-
-
-@pytest.mark.parametrize("unjudged", [("c", ""), ("", "a"), ("", "z")])
-def test_unjudged_candidates_are_not_grouped(unjudged: tuple[str, str]) -> None:
-    """Regression: a positive that the judge never saw with a query was grouped as that query's hard negative."""
-    examples = [example("q0", "a", "z"), example("q2", "c", "y")]
-    candidates = {"q0": ranking("ac", unjudged[0]), "q2": ranking("caz", unjudged[1])}
-    assert mining.group_neighbours(examples, candidates, 4) == [0, 1]
-
-
-def test_reasons_are_counted() -> None:
-    grades = {"a": [4, 1], "b": [1, 1], "c": [4, 4], "d": [1]}
-    queries = [(query, candidates_with(each)) for query, each in grades.items()]
-    examples, reasons = mine(queries, {}, MineSpec(num_negatives=1, relative_margin=None), 0, no_duplicates)
-    assert [e.query_id for e in examples] == ["a"]
-    assert reasons == {"no candidate is judged relevant": 2, "no candidate is judged irrelevant": 1}
+@pytest.mark.parametrize(
+    ("grades", "reason"),
+    [
+        ([4, 1], None),
+        ([1, 1], "no candidate is judged relevant"),
+        ([4, 4], "no candidate is judged irrelevant"),
+    ],
+)
+def test_a_query_without_an_example_gives_its_reason(grades: list[int | None], reason: str | None) -> None:
+    assert mine_one(candidates_with(grades))[1] == reason
 
 
 def test_near_duplicates_are_recognised() -> None:
@@ -395,10 +338,9 @@ def test_an_example_is_hard_if_a_negative_outranks_it() -> None:
 def test_stratified_negatives_cover_all_ranks(number: int, negatives: list[str]) -> None:
     candidates = candidates_with([2, 4, 2, 3, 1, 2, 1, 1, 1])
     spec = MineSpec(num_negatives=number, relative_margin=None)
-    queries = [("q", candidates)]
 
     def mined(stratified: bool) -> list[str]:
-        examples, _ = mine(queries, {}, spec, 0, lambda a, _: a == "c6", stratified=stratified)
+        examples, _ = mine_query("q", candidates, set(), spec, lambda a, _: a == "c6", stratified)
         return [n.passage_id for each in examples for n in each.negatives]
 
     assert mined(True) == negatives
@@ -408,5 +350,5 @@ def test_stratified_negatives_cover_all_ranks(number: int, negatives: list[str])
 def test_stratified_negatives_respect_the_margin() -> None:
     candidates = candidates_with([2, 4, 2, 1, 2, 1])
     spec = MineSpec(num_negatives=2)  # c0 outranks the positive and is not clearly irrelevant
-    examples, _ = mine([("q", candidates)], {}, spec, 0, no_duplicates, stratified=True)
+    examples, _ = mine_query("q", candidates, set(), spec, no_duplicates, stratified=True)
     assert [n.passage_id for n in examples[0].negatives] == ["c2", "c4"]

@@ -19,11 +19,13 @@ from pyrite import boilerplate
 from pyrite.chunking import split_into_passages
 from pyrite.errors import UserError
 from pyrite.identity import IdSet, Keys, normalise, passage_id, query_id
+from pyrite.ragged import ragged
 from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, DroppedRecords, Note, Question, Record
 from pyrite.spec import PrepareSpec
 from pyrite.spill import Spill
 from pyrite.splitting import SPLITS, unique_pairs
 from pyrite.training.duplicates import ShingleIndex
+from pyrite.training.mining import shingles
 from pyrite.words import words
 
 NO_RELEVANT = "query without a relevant passage"
@@ -83,12 +85,6 @@ class Distinct:
         order, starts = self._by_group
         lengths = starts[groups + 1] - starts[groups]
         return order[ragged(starts[groups], lengths)], np.append(0, np.cumsum(lengths))
-
-
-def ragged(starts: Numbers, lengths: Numbers) -> Numbers:
-    """The concatenated ranges that begin at ``starts`` and have ``lengths``."""
-    offsets = np.cumsum(lengths) - lengths
-    return np.repeat(starts - offsets, lengths) + np.arange(lengths.sum())
 
 
 def distinct(keys: Keys) -> Distinct:
@@ -179,7 +175,7 @@ class Reader:
             text, title = document.text[start:end], document.title_at(start)
             context = context_of(title, text) if self._spec.context == "title" else ""
             self._occurrences.append(text, title, context, document.id, start, end, document.topic, document.type)
-            self._shingles.add(text)
+            self._shingles.add(shingles(text))
             key = passage_id(text)
             passages[key] = None
             self._passage_keys.append(int(key, 16))

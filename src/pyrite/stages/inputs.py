@@ -123,9 +123,13 @@ def read_candidates(ctx: StepContext, iteration: int) -> pa.Table:
 
 def read_judgments(ctx: StepContext, iteration: int) -> pa.Table:
     """The judgments of an iteration, from all shards."""
-    shards = range(ctx.spec.judge.shards)
-    keys = [f"iterations/{iteration}/judgments/shard-{shard:05d}.parquet" for shard in shards]
+    keys = [judgments_key(iteration, shard) for shard in range(ctx.spec.judge.shards)]
     return pa.concat_tables([tables.read(ctx.input(key), tables.JUDGMENTS) for key in keys])
+
+
+def judgments_key(iteration: int, shard: int) -> str:
+    """The key of the file with a shard's judgments."""
+    return f"iterations/{iteration}/judgments/shard-{shard:05d}.parquet"
 
 
 def read_candidate_rankings(ctx: StepContext) -> pa.Table:

@@ -1,16 +1,16 @@
 """The pairs of an iteration, joined with their texts once, so that judging and mining need no other table.
 
-There is a file per shard of judging (``tables.PAIRS``). It has all pairs of the shard's queries, in row groups of whole
-queries.
+There is a file per shard of judging (``tables.PAIRS``). It has all pairs of the shard's queries, by query id, in row
+groups of whole queries.
 """
 
 import hashlib
 import heapq
 import os
-from collections.abc import Iterable
+from array import array
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -47,24 +47,18 @@ def pair_keys(table: pa.Table, queries: pa.Table, passage_ids: pa.Array) -> Inte
 
 
 class Texts:
-    """The context, title and text of all passages in the temporary file ``path``, to be read by position in the corpus.
+    """Rows of strings in the temporary file ``path``: appended in order, read again by position.
 
-    Memory holds 24 bytes a passage.
+    Memory holds 8 bytes a string.
     """
 
+    #: The texts of passages.
     SCHEMA = pa.schema([(name, pa.string()) for name in ("context", "title", "text")])
 
-    def __init__(self, path: Path, corpus: Iterable[pa.Table]):
-        """``corpus``: the columns SCHEMA of PASSAGES in parts."""
-        ends = [np.zeros(1, np.int64)]
-        with path.open("wb") as file:
-            for part in corpus:
-                columns = (part[name].to_pylist() for name in self.SCHEMA.names)
-                fields = [(field or "").encode() for row in zip(*columns, strict=True) for field in row]
-                file.write(b"".join(fields))
-                ends.append(ends[-1][-1] + np.cumsum(np.fromiter(map(len, fields), np.int64, len(fields))))
-        self._ends = np.concatenate(ends)
-        self._file = path.open("rb")
+    def __init__(self, path: Path, schema: pa.Schema = SCHEMA):
+        self._schema = schema
+        self._ends = array("q", [0])
+        self._file = path.open("w+b")
 
     def __enter__(self) -> Self:
         return self
@@ -74,16 +68,28 @@ class Texts:
     ) -> None:
         self._file.close()
 
-    def take(self, positions: Integers) -> pa.Table:
-        """The texts of the passages at ``positions``, each of which is read once."""
+    def append(self, rows: pa.Table) -> None:
+        """Append ``rows`` with the columns of the schema, and perhaps others."""
+        columns = (rows[name].to_pylist() for name in self._schema.names)
+        fields = [(field or "").encode() for row in zip(*columns, strict=True) for field in row]
+        self._file.write(b"".join(fields))
+        ends = self._ends[-1] + np.cumsum(np.fromiter(map(len, fields), np.int64, len(fields)))
+        self._ends.frombytes(ends.view(np.uint8).data)
+
+    def take(self, positions: npt.NDArray[np.integer[Any]]) -> pa.Table:
+        """The rows at ``positions``, each of which is read once."""
+        self._file.flush()
         distinct, order = np.unique(positions, return_inverse=True)
-        rows = []
-        for start, title, text, end in self._ends[3 * distinct[:, None] + np.arange(4)].tolist():
-            content = os.pread(self._file.fileno(), end - start, start)
-            rows.append([content[: title - start], content[title - start : text - start], content[text - start :]])
-        columns = zip(*rows, strict=True) if rows else [()] * len(self.SCHEMA)
+        columns: list[list[bytes]] = [[] for _ in self._schema]
+        bounds = np.asarray(self._ends)[len(columns) * distinct[:, None] + np.arange(len(columns) + 1)]
+        for start, *ends in bounds.tolist():
+            content = os.pread(self._file.fileno(), ends[-1] - start, start)
+            begin = 0
+            for column, end in zip(columns, ends, strict=True):
+                column.append(content[begin : end - start])
+                begin = end - start
         read = [pa.array(column, pa.binary()).cast(pa.string()) for column in columns]
-        return pa.table(read, self.SCHEMA).take(order)
+        return pa.table(read, self._schema).take(order)
 
 
 class Pairs:

@@ -59,7 +59,9 @@ def _write_pairs(pairs: Pairs, rows: Integers, query_ids: list[str], ctx: StepCo
     shard_of_row = np.array([shard_of(query_ids[row], shards) for row in rows.tolist()])
     path = ctx.scratch / "texts"
     ctx.progress.begin(len(rows), "queries joined with their passages")
-    with Texts(path, read_passage_parts(ctx, Texts.SCHEMA)) as texts:
+    with Texts(path) as texts:
+        for passages in read_passage_parts(ctx, Texts.SCHEMA):
+            texts.append(passages)
 
         def parts(shard: int) -> Iterator[pa.Table]:
             for part in pairs.parts(rows[shard_of_row == shard], PART):

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-from array import array
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pyrite.training.mining import CONTAINMENT, SHINGLE_WORDS
-from pyrite.words import words
+from pyrite.training.mining import CONTAINMENT, Shingles, near_duplicates, shingles
 
 #: Texts with fewer shingles are short (10 shingles of 5 words are 14 words). A short text must have ``CONTAINMENT`` of
 #: the larger text's shingles. Otherwise a heading would be a near-duplicate of every passage that quotes it.
@@ -30,11 +28,7 @@ _BUFFERED = 1 << 20
 
 _TEXT = np.uint64(0xFFFF_FFFF)
 
-#: An odd factor, as in a hash of a sequence of words: the order of the words counts.
-_FACTOR = np.uint64(0x9E37_79B9_7F4A_7C17)
-
-#: Texts that are hashed together, texts that are compared together, and texts whose hashes are in memory.
-_HASHED = 4096
+#: Texts that are compared together, and texts whose hashes are in memory.
 _COMPARED = 4096
 _CACHED = 8192
 
@@ -49,43 +43,33 @@ class ShingleIndex:
         """``folder`` is created."""
         folder.mkdir(parents=True)
         self._folder = folder
-        self._words: array[int] = array("q")
-        self._lengths: list[int] = []
         self._texts = 0
         self._hashes: list[Hashes] = []
-        self._owners: list[npt.NDArray[np.uint32]] = []
+        self._buffered = 0
         self._partitions = 1  # unless there are more postings than the buffer takes
         self._boundaries: list[int] = []
 
-    def add(self, text: str) -> None:
-        """Add the next text. Texts are numbered from 0."""
-        self._lengths.append(_append_words(text, self._words))
+    def add(self, shingles: Shingles) -> None:
+        """Add the next text by its shingles. Texts are numbered from 0."""
+        self._hashes.append(_hashes(shingles))
         self._texts += 1
-        if len(self._lengths) == _HASHED:
-            self._hash()
-
-    def _hash(self) -> None:
-        """Hash the pending texts."""
-        if self._lengths:
-            hashes, owners = _hash_shingles(self._words, self._lengths)
-            self._hashes.append(hashes)
-            self._owners.append((owners + (self._texts - len(self._lengths))).astype(np.uint32))
-            self._words, self._lengths = array("q"), []
-        if sum(map(len, self._hashes)) >= _BUFFERED:
+        self._buffered += len(shingles)
+        if self._buffered >= _BUFFERED:
             self._partitions = _PARTITIONS
             self._write()
 
     def _write(self) -> None:
         """Append the buffered postings to the files of their partitions."""
         hashes = np.concatenate([np.empty(0, np.uint64), *self._hashes])
-        postings = _key(hashes) | np.concatenate([np.empty(0, np.uint64), *self._owners], dtype=np.uint64)
+        texts = np.arange(self._texts - len(self._hashes), self._texts, dtype=np.uint64)
+        postings = _key(hashes) | np.repeat(texts, list(map(len, self._hashes)))
         partition = self._partition(hashes)
         postings = postings[np.argsort(partition, kind="stable")]
         ends = np.cumsum(np.bincount(partition, minlength=self._partitions))
         for number, part in enumerate(np.split(postings, ends[:-1])):
             with self._path(number).open("ab") as file:
                 file.write(part.data)
-        self._hashes, self._owners = [], []
+        self._hashes, self._buffered = [], 0
 
     def _partition(self, hashes: Hashes) -> npt.NDArray[np.uint16]:
         first_byte = (hashes >> np.uint64(56)).astype(np.uint16)
@@ -109,15 +93,12 @@ class ShingleIndex:
         Returns:
             For each text, the number of a near-duplicate on the other side, or -1.
         """
-        self._hash()
         self._write()
-        sizes, shared = self._keep_shared(sides)
+        sizes, shared = self._keep_shared(sides, across=True)
 
         @functools.lru_cache(_CACHED)
         def hashes_of(text: int) -> Hashes:
-            found: array[int] = array("q")
-            length = _append_words(text_of(text), found)
-            return np.unique(_hash_shingles(found, [length])[0])
+            return _hashes(shingles(text_of(text)))
 
         found = np.full(len(sides), -1, np.int32)
         for side in (0, 1):
@@ -142,11 +123,46 @@ class ShingleIndex:
                             found[other] = text
         return found
 
-    def _keep_shared(self, sides: npt.NDArray[np.int8]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-        """Reduce the index to the shingles that both sides have: each file has the postings of side 0, then of side 1.
+    def find_pairs(
+        self, left: npt.NDArray[np.bool_], right: npt.NDArray[np.bool_], text_of: Callable[[int], str]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Find all pairs of a text of ``left`` and a near-duplicate of it (``mining.near_duplicates``) of ``right``.
+
+        It compares as few texts as ``find_across``. A text may be in both. The index can be used once.
 
         Returns:
-            For each text, the number of its shingles, and the number of those that the other side has too.
+            The texts of ``left``, and the near-duplicate of each.
+        """
+        self._write()
+        sizes, shared = self._keep_shared(np.where(left | right, 1, -1).astype(np.int8), across=False)
+        shingles_of = functools.lru_cache(_CACHED)(lambda text: shingles(text_of(text)))
+        pairs = []
+        smaller = np.flatnonzero((left | right) & (shared >= CONTAINMENT * sizes))
+        for start in range(0, len(smaller), _COMPARED):
+            texts = smaller[start : start + _COMPARED].tolist()
+            candidates = self._candidates([_hashes(shingles_of(text)) for text in texts], 1)
+            for text, others in zip(texts, candidates, strict=True):
+                # Of two texts of one size, the first counts as the smaller one.
+                larger = (sizes[others] > sizes[text]) | ((sizes[others] == sizes[text]) & (others > text))
+                wanted = (left[text] & right[others]) | (right[text] & left[others])
+                for other in np.unique(others[larger & wanted]).tolist():
+                    if near_duplicates(shingles_of(text), shingles_of(other)):
+                        pairs.append((text, other))
+        both = np.array(pairs, np.int64).reshape(-1, 2)
+        both = np.concatenate([both, both[:, ::-1]])
+        both = both[left[both[:, 0]] & right[both[:, 1]]]
+        return both[:, 0], both[:, 1]
+
+    def _keep_shared(
+        self, sides: npt.NDArray[np.int8], *, across: bool
+    ) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+        """Reduce the index to the shingles that both sides have: each file has the postings of side 0, then of side 1.
+
+        Args:
+            across: if False, the shingles that several texts have, whatever their sides.
+
+        Returns:
+            For each text, the number of its shingles, and the number of those that are shared.
         """
         sizes, shared = np.zeros(len(sides), np.uint32), np.zeros(len(sides), np.uint32)
         for number in range(self._partitions):
@@ -162,7 +178,7 @@ class ShingleIndex:
             starts = np.flatnonzero(np.diff(postings >> np.uint64(32), prepend=_TEXT + np.uint64(1)))
             lengths = np.diff(starts, append=len(postings))
             held_out = np.add.reduceat(side, starts, dtype=np.int64) if len(starts) else lengths
-            mixed = np.repeat((held_out > 0) & (held_out < lengths), lengths)
+            mixed = np.repeat((held_out > 0) & (held_out < lengths) if across else lengths > 1, lengths)
             np.add.at(shared, texts[mixed], 1)
             parts = [postings[mixed & (side == each)] for each in (0, 1)]
             path.write_bytes(np.concatenate(parts).data)  # `tofile` does not report a full disk
@@ -227,33 +243,8 @@ def _ascending(texts: npt.NDArray[np.int64]) -> Iterator[int]:
         yield from np.unique(texts[texts > first]).tolist()
 
 
-def _append_words(text: str, to: "array[int]") -> int:
-    """Append the hash of each word of ``text`` to ``to``; return their number.
-
-    A text that is shorter than a shingle is filled up with zeros, and so has one shingle, as in ``mining.shingles``.
-    """
-    found = words(text.casefold())
-    to.extend(map(hash, found))
-    missing = max(0, SHINGLE_WORDS - len(found))
-    to.extend([0] * missing)
-    return len(found) + missing
-
-
-def _hash_shingles(words_: "array[int]", lengths: Sequence[int]) -> tuple[Hashes, npt.NDArray[np.int64]]:
-    """The hashes of all shingles of texts, and the position of each shingle's text in ``lengths``.
-
-    Args:
-        words_: the hashes of the words of all texts.
-        lengths: the number of words of each text, at least ``SHINGLE_WORDS``.
-    """
-    hashes = np.asarray(words_).view(np.uint64)
-    owners = np.repeat(np.arange(len(lengths)), lengths)
-    count = len(hashes) - SHINGLE_WORDS + 1
-    combined = np.zeros(count, np.uint64)
-    for offset in range(SHINGLE_WORDS):
-        combined = combined * _FACTOR + hashes[offset : offset + count]
-    within = owners[:count] == owners[SHINGLE_WORDS - 1 :]
-    return combined[within], owners[:count][within]
+def _hashes(shingles: Shingles) -> Hashes:
+    return np.fromiter(shingles, np.int64, len(shingles)).view(np.uint64)
 
 
 def _match(smaller: Hashes, larger: Hashes) -> bool:

@@ -4,11 +4,9 @@ A mining rule decides which positives are paired with which negatives. Under eve
 is never a negative, and an example is hard if an irrelevant passage outranks its positive, chosen as negative or not.
 """
 
-import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
@@ -25,8 +23,8 @@ CONTAINMENT = 0.8
 #: The number of words of a shingle.
 SHINGLE_WORDS = 5
 
-#: The word n-grams of a text.
-Shingles = frozenset[tuple[str, ...]]
+#: 64-bit hashes of the word n-grams of a text, which differ between processes.
+Shingles = frozenset[int]
 
 
 class Candidate(NamedTuple):
@@ -241,16 +239,16 @@ def _choose_negatives(
 
     With ``stratified``, the first of each stratum of those that the margin allows, not the highest-ranked ones.
     """
-    safe = [_is_safe(n, positive, spec) for n in negatives]
-    preferred = [n for n, is_safe in zip(negatives, safe, strict=True) if is_safe]
-    others = [n for n, is_safe in zip(negatives, safe, strict=True) if not is_safe]
+    # Generators, because usually only the first few negatives are looked at.
+    preferred: Iterable[Candidate] = (n for n in negatives if _is_safe(n, positive, spec))
+    others = (n for n in reversed(negatives) if not _is_safe(n, positive, spec))
 
     def eligible(negatives: Iterable[Candidate]) -> Iterator[Candidate]:
         return (n for n in negatives if not any(is_duplicate(n.passage_id, other) for other in protected))
 
     if stratified:
         preferred = _strata(list(eligible(preferred)), spec.num_negatives)
-    chosen = tuple(islice(eligible([*preferred, *reversed(others)]), spec.num_negatives))
+    chosen = tuple(islice(eligible(chain(preferred, others)), spec.num_negatives))
     return chosen if len(chosen) == spec.num_negatives else ()
 
 
@@ -278,100 +276,14 @@ def _is_safe(negative: Candidate, positive: Candidate, spec: MineSpec) -> bool:
     return bound is not None and negative.expected is not None and negative.expected <= bound
 
 
-def mix(examples: Sequence[Example], easy_per_hard: float | None, seed: int) -> list[Example]:
-    """All hard examples and at most ``easy_per_hard`` times as many easy ones, drawn by ``seed``. Keeps the order."""
-    if easy_per_hard is None:
-        return list(examples)
-    easy = [example for example in examples if example.kind == "easy"]
-    limit = round(easy_per_hard * (len(examples) - len(easy)))
-    selected = set(sorted(easy, key=lambda example: _sort_key(example, seed))[:limit])
-    return [example for example in examples if example.kind == "hard" or example in selected]
-
-
-def _sort_key(example: Example, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed} {example.query_id} {example.positive.passage_id}".encode()).digest()
-
-
-def mine(
-    by_query: Iterable[tuple[str, Sequence[Candidate]]],
-    relevant: Mapping[str, set[str]],
-    spec: MineSpec,
-    seed: int,
-    is_duplicate: Callable[[str, str], bool],
-    *,
-    stratified: bool = False,
-) -> tuple[list[Example], Counter[str]]:
-    """The examples of all queries after ``mix``, and the number of queries without an example by reason.
-
-    Args:
-        stratified: as in ``mine_query``.
-    """
-    reasons: Counter[str] = Counter()
-
-    def examples() -> Iterator[Example]:
-        for query_id, candidates in by_query:
-            own = relevant.get(query_id, set())
-            found, reason = mine_query(query_id, candidates, own, spec, is_duplicate, stratified)
-            if reason:
-                reasons[reason] += 1
-            yield from found
-
-    return mix(list(examples()), spec.easy_per_hard, seed), reasons
-
-
-def group_neighbours(
-    examples: Sequence[Example], candidates: Mapping[str, Sequence[Candidate]], size: int
-) -> list[int]:
-    """A group number for each example. A group joins an example with those whose positives are its candidates.
-
-    In a batch, an example's positive is a negative of the others, and a neighbour's positive is a hard one at no extra
-    encoding cost. Greedy, in the given order. A group has at most ``size`` examples and no conflicts. A candidate that
-    was not judged may be relevant, so examples with that passage are not in its query's group.
-
-    Args:
-        candidates: each query's candidates, best first.
-    """
-    unjudged = {query: {c.passage_id for c in each if c.grade is None} for query, each in candidates.items()}
-
-    def joins(a: Example, b: Example) -> bool:
-        doubtful = unjudged[a.query_id] & _passages(b) or unjudged[b.query_id] & _passages(a)
-        return not doubtful and not _conflict(a, b)
-
-    by_positive: dict[str, list[int]] = {}
-    for position, example in enumerate(examples):
-        by_positive.setdefault(example.positive.passage_id, []).append(position)
-    groups = [-1] * len(examples)
-    for position, example in enumerate(examples):
-        if groups[position] >= 0:
-            continue
-        members = [position]
-        groups[position] = position
-        neighbours = (other for c in candidates[example.query_id] for other in by_positive.get(c.passage_id, ()))
-        for other in neighbours:
-            if len(members) == size:
-                break
-            if groups[other] < 0 and all(joins(examples[other], examples[m]) for m in members):
-                groups[other] = position
-                members.append(other)
-    return groups
-
-
-def _passages(example: Example) -> set[str]:
-    return {example.positive.passage_id, *(n.passage_id for n in example.negatives)}
-
-
-def _conflict(a: Example, b: Example) -> bool:
-    """Whether two examples must not share a batch: same query, or a passage of one is relevant to the other's query."""
-    return a.query_id == b.query_id or bool(_passages(a) & b.relevant) or bool(_passages(b) & a.relevant)
-
-
 def shingles(text: str, width: int = SHINGLE_WORDS) -> Shingles:
     """The case-folded word ``width``-grams of a text; all its words as one shingle if it is shorter.
 
     In scripts without spaces between words, a character counts as a word.
     """
     found = words(text.casefold())
-    return frozenset(tuple(found[i : i + width]) for i in range(max(1, len(found) - width + 1)))
+    several = frozenset(map(hash, zip(*(found[i:] for i in range(width)), strict=False)))
+    return several or frozenset([hash(tuple(found))])
 
 
 def shingles_by_id(passages: pa.Table) -> Callable[[str], Shingles]:
@@ -395,19 +307,3 @@ def near_duplicates(a: Shingles, b: Shingles, threshold: float = CONTAINMENT) ->
     """
     smaller = min(len(a), len(b))
     return smaller > 0 and len(a & b) >= threshold * smaller
-
-
-def find_near_duplicates(
-    passage_ids: Iterable[str], among: Iterable[str], shingles_of: Callable[[str], Shingles]
-) -> dict[str, set[str]]:
-    """For each of ``passage_ids``, its near-duplicates in ``among``, without the passage itself."""
-    index: dict[tuple[str, ...], list[str]] = defaultdict(list)
-    for other in among:
-        for shingle in shingles_of(other):
-            index[shingle].append(other)
-    found = {}
-    for passage_id in passage_ids:
-        own = shingles_of(passage_id)
-        overlapping = {other for shingle in own for other in index.get(shingle, ())} - {passage_id}
-        found[passage_id] = {other for other in overlapping if near_duplicates(own, shingles_of(other))}
-    return found

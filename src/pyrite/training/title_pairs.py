@@ -1,13 +1,17 @@
 """Training examples from titles: the query is a passage's title, the positive its text without the title. Pure.
 
-They need neither questions nor a judge, so they can cover passages that no training query asks about.
+They need neither questions nor a judge, so they can cover passages that no training query asks about. Passages are
+numbers, and titles the digits of the ids of queries with the same text, because all passages of the corpus take part.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
-from pyrite.identity import normalise, query_id
+import numpy as np
+import numpy.typing as npt
+
+from pyrite.identity import Keys
+from pyrite.ragged import Lists, Numbers
 
 #: The ``kind`` of these examples.
 TITLE = "title"
@@ -15,33 +19,31 @@ TITLE = "title"
 #: A title with more passages gives no pair: it says little about each of them ("Introduction").
 MAX_PASSAGES = 100
 
-
-class TitledPassage(NamedTuple):
-    """A passage. ``names_subject``: models read its title before its text, and it has no other title."""
-
-    passage_id: str
-    title: str
-    names_subject: bool
+Mask = npt.NDArray[np.bool_]
 
 
-class TitlePair(NamedTuple):
-    """A title as the query, with its passages by id. ``relevant``: those that must never be its negatives."""
+class TitlePairs(NamedTuple):
+    """Pairs of titles with passages.
 
-    query_id: str
-    title: str
-    positive: str
-    negatives: tuple[str, ...]
-    relevant: frozenset[str]
+    Attributes:
+        titles: of each pair.
+        passages: of each pair, the positive, then the negatives (two-dimensional).
+        relevant: of each pair, all passages with its title.
+    """
+
+    titles: Keys
+    passages: Numbers
+    relevant: Lists
 
 
 def title_pairs(
-    passages: Sequence[TitledPassage],
+    titles: Keys,
+    names_subject: Mask,
+    is_held_out: Mask,
     limit: int,
     num_negatives: int,
-    is_held_out: Callable[[str], bool],
-    relevant: Mapping[str, set[str]],
-    sort_key: Callable[[str], bytes],
-) -> tuple[list[TitlePair], int]:
+    sort_keys: Callable[[Numbers], Keys],
+) -> tuple[TitlePairs, int]:
     """At most ``limit`` pairs, and the number of passages whose title ``is_held_out`` excludes.
 
     A passage that starts with its title gives no pair, because its text would name the title; nor does one with several
@@ -49,32 +51,31 @@ def title_pairs(
     Negatives have other titles, and no judge has graded them.
 
     Args:
-        is_held_out: whether a title repeats a held-out query.
-        relevant: the relevant passages of training queries by query id, for titles that are the text of a query.
-        sort_key: the pseudo-random order of passage ids in which pairs are drawn.
+        titles: of each passage.
+        names_subject: whether models read a passage's title before its text, and it has no other title.
+        is_held_out: whether a passage's title repeats a held-out query.
+        sort_keys: returns the pseudo-random sort keys of passages, by which pairs are drawn.
 
     Returns:
         No pair if there are at most ``num_negatives`` titles.
     """
-    of_title: dict[str, set[str]] = defaultdict(set)
-    for passage in passages:
-        of_title[normalise(passage.title)].add(passage.passage_id)
-    usable = [p for p in passages if p.names_subject and len(of_title[normalise(p.title)]) <= MAX_PASSAGES]
-    drawn = sorted((p for p in usable if not is_held_out(p.title)), key=lambda p: sort_key(p.passage_id))
+    _, of_title, counts = np.unique(titles, return_inverse=True, return_counts=True)
+    usable = np.flatnonzero(names_subject & (counts[of_title] <= MAX_PASSAGES))
+    drawn = usable[~is_held_out[usable]]
+    drawn = drawn[np.argsort(sort_keys(drawn), kind="stable")]
     dropped = len(usable) - len(drawn)
-    by_title: dict[str, list[str]] = defaultdict(list)
-    for passage in drawn:
-        by_title[normalise(passage.title)].append(passage.passage_id)
-    titles = list(by_title)
-    if len(titles) <= num_negatives:
-        return [], dropped
-    position = {title: number for number, title in enumerate(titles)}
-    pairs = []
-    for number, passage in enumerate(drawn[:limit]):
-        title = normalise(passage.title)
-        others = [by_title[titles[(position[title] + i) % len(titles)]] for i in range(1, num_negatives + 1)]
-        negatives = tuple(other[number % len(other)] for other in others)
-        query = query_id(title)
-        protected = frozenset(of_title[title] | relevant.get(query, set()))
-        pairs.append(TitlePair(query, " ".join(passage.title.split()), passage.passage_id, negatives, protected))
-    return pairs, dropped
+    # Titles are numbered in the order in which they are drawn.
+    found, first, position = np.unique(of_title[drawn], return_index=True, return_inverse=True)
+    number_of = np.argsort(np.argsort(first))
+    numbers = number_of[position]
+    if len(found) <= num_negatives:
+        drawn, numbers = drawn[:0], numbers[:0]
+    with_title = Lists.group(numbers, drawn, len(found))
+    positives = drawn[:limit]
+    columns = [positives]
+    for distance in range(1, num_negatives + 1):
+        other = (numbers[:limit] + distance) % max(1, len(found))
+        nth = np.arange(len(positives)) % np.maximum(1, with_title.lengths[other])
+        columns.append(with_title.values[with_title.starts[other] + nth])
+    relevant = Lists.group(of_title, np.arange(len(titles)), len(counts)).take(of_title[positives])
+    return TitlePairs(titles[positives], np.column_stack(columns), relevant), dropped
