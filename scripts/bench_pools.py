@@ -27,7 +27,7 @@ from pyrite.embedding.search import read_blocks, top_k
 from pyrite.evaluation import scoring
 from pyrite.executors.step import open_run
 from pyrite.progress import NullProgress
-from pyrite.stages.embed import DEPTH
+from pyrite.stages.found import DEPTH
 from pyrite.stages.scoring import RANKED, means, rankings
 from pyrite.store import open_store
 

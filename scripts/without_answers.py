@@ -9,13 +9,11 @@ own queries.
 Steps run in child processes. They import this file too, as their parent's main module, and so replace the functions.
 """
 
-from collections import defaultdict
-
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyrite.cli import main
-from pyrite.stages import embed, inputs, judge, mine, retrieve
+from pyrite.stages import embed, inputs, retrieve
 from pyrite.stages.context import StepContext
 
 
@@ -26,14 +24,8 @@ def read_other_qrels(ctx: StepContext) -> pa.Table:
     return qrels.filter(pc.invert(pc.is_in(qrels["query_id"], training)))
 
 
-def only_judged(*tables: pa.Table) -> defaultdict[str, set[str]]:
-    """The relevant passages of earlier judgments by query, without those of qrels."""
-    return inputs.passages_by_query(*(table for table in tables if "grade" in table.column_names))
-
-
-for stage in (embed, retrieve, mine):
+for stage in (embed, retrieve):  # the pairs of retrieve mark the known answers for judging and mining
     stage.read_qrels = read_other_qrels  # type: ignore[attr-defined]
-judge.passages_by_query = only_judged  # type: ignore[attr-defined]
 
 if __name__ == "__main__":
     main()

@@ -13,7 +13,7 @@ from pyrite.executors.step import open_run, run_step
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
 from pyrite.spec import RunSpec
-from pyrite.stages import embed
+from pyrite.stages import embed, found
 from pyrite.store import open_store
 
 
@@ -23,7 +23,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoder, "BLOCK", 10)
     monkeypatch.setattr(embed, "BLOCK", 10)
     monkeypatch.setattr(search, "TILE", 10)
-    monkeypatch.setattr(embed, "_QUERIES", 4)
+    monkeypatch.setattr(found, "BLOCK", 10)
+    monkeypatch.setattr(found, "_QUERIES", 4)
 
 
 def outputs(folder: Path, spec: dict[str, Any], shards: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from pyrite.report.data import ReportInputs, build
 from pyrite.report.pages import report_page
 from pyrite.report.references import BASE_BARE, BM25, CHOSEN_BARE, REFERENCES
 from pyrite.stages.context import StepContext
-from pyrite.stages.embed import read_found
+from pyrite.stages.found import read_found
 from pyrite.stages.inputs import (
     encoder_for,
     float32_encoder,

@@ -17,7 +17,7 @@ from pyrite.embedding.search import Floats, Integers, Search, read_blocks
 from pyrite.evaluation.selection import model_name
 from pyrite.judges.base import RELEVANT
 from pyrite.stages.context import StepContext
-from pyrite.stages.embed import in_training, known_pairs, known_scores, read_found, read_known
+from pyrite.stages.found import in_training, known_pairs, known_scores, read_found, read_known
 from pyrite.stages.inputs import (
     current_model,
     passage_texts,

@@ -24,7 +24,7 @@ from pyrite.embedding.encoder import Encoder
 from pyrite.evaluation.selection import BASE, DEFAULT_BLENDS, LossLimit, label, largest_weight, model_name
 from pyrite.plan import parents, score_key
 from pyrite.stages.context import StepContext
-from pyrite.stages.embed import DEPTH, read_found
+from pyrite.stages.found import DEPTH, read_found
 from pyrite.stages.inputs import (
     encoder,
     encoder_for,
