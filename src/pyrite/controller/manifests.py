@@ -100,9 +100,23 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings, pairs
     worker["env"] = [*worker.get("env", []), *settings.worker.env, *_judge_key_env(run, stage, settings)]
     worker["envFrom"] = settings.worker.env_from
     if extra.resources is not None:
-        worker["resources"] = extra.resources
+        worker["resources"] = copy.deepcopy(extra.resources)
+    if stage == "finetune" and run.spec and run.spec.finetune.gpus > 1:
+        _claim_gpus(pod, run.spec.finetune.gpus)
     manifest["metadata"]["labels"][TEMPLATE_LABEL] = _digest(spec)
     return manifest
+
+
+def _claim_gpus(pod: Manifest, count: int) -> None:
+    """Have a worker's pod claim ``count`` GPUs, and give it shared memory, by which the processes of GPUs communicate.
+
+    A container has 64 MiB of shared memory by default, which is too little for NCCL. It counts as memory of the pod.
+    """
+    worker = pod["containers"][0]
+    for amounts in ("requests", "limits"):
+        worker["resources"].setdefault(amounts, {})[GPU] = str(count)
+    worker["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
+    pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}})
 
 
 def job_name(run: TrainingRun, step: Step, key: str) -> str:
