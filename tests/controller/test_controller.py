@@ -207,7 +207,7 @@ def test_status_shows_each_step_and_the_result(chart: Settings) -> None:
         "0.600 (+20%)",
         True,
     )
-    assert status.progress == "10/10"
+    assert status.progress == "12/12"
     assert status.model_uri == "s3://bucket/store/runs/small/model"
     conditions = {condition.type: condition.status for condition in status.conditions}
     expected = {"Progressing": "False", "Degraded": "False", "TargetReached": "True", "Complete": "True"}

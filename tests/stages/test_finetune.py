@@ -200,7 +200,7 @@ def test_the_next_iteration_starts_from_the_better_model(
     run_steps(run_file, *UP_TO_MINE[:2], Step("validate", 0), *UP_TO_MINE[2:], *TRAINED)
     remaining = cycle(scores)
     monkeypatch.setattr("pyrite.stages.inputs.score_of", lambda _: next(remaining))
-    run_steps(run_file, *(Step(step.stage, 2, step.shard) for step in UP_TO_MINE[1:]), Step("finetune", 2))
+    run_steps(run_file, *(Step(step.stage, 2, step.shard) for step in UP_TO_MINE[2:]), Step("finetune", 2))
     manifests = open_run(load(run_file), open_store(str(tmp_path / "store"))).manifests()
     assert manifests["retrieve-2"]["summary"]["model"] == start
     assert manifests["finetune-2"]["summary"]["start"] == start

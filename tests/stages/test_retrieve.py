@@ -16,6 +16,8 @@ from pyrite.stages.retrieve import retrieve
 class _Model:
     """An encoder whose embeddings are all alike, so that every passage is retrieved."""
 
+    device = "cpu"
+
     def __init__(self, folder: Path) -> None:
         self._file = folder / "embeddings.npy"
 
