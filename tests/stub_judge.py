@@ -77,7 +77,8 @@ class Stub:
         #: The HTTP status of replies to chat requests, and of replies by path.
         self.status = 200
         self.path_statuses: dict[str, int] = {}
-        self.delay = 0.0
+        #: Seconds for each pair, and how many pairs it works on at a time.
+        self.delay, self.slots = 0.0, asyncio.Semaphore(1000)
         #: The generated text if not constrained to the labels; {} is the grade; None: the grade.
         self.reply_text: str | None = None
         #: Returns the probabilities of the grades of a pair.
@@ -206,7 +207,8 @@ class Stub:
             self.messages.append(message)
             self.requested[pair] += 1
             if self.delay:
-                await asyncio.sleep(self.delay)
+                async with self.slots:
+                    await asyncio.sleep(self.delay)
             fault = self.fault(self.requested.total(), pair)
             if fault is not None:
                 return await self._send_fault(request, fault)

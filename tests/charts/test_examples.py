@@ -84,9 +84,9 @@ SPECS = {
 }
 
 
-def example(name: str) -> list[Object]:
+def example(name: str, *more: str) -> list[Object]:
     """The objects of values-eks.yaml with an example."""
-    return objects(*INSTALLATIONS["eks"], "--values", str(CHART / "examples" / f"{name}.yaml"))
+    return objects(*INSTALLATIONS["eks"], "--values", str(CHART / "examples" / f"{name}.yaml"), *more)
 
 
 def invalid(added: list[Object], folder: Path) -> str:
@@ -132,7 +132,10 @@ def test_the_gpu_node_pool_fits_the_servers() -> None:
     assert {"operator": "Exists", **taint} in server["tolerations"]
     replicas = yaml.safe_load((CHART / "values-eks.yaml").read_text())["server"]["replicas"]
     gpus = server["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]
-    assert pool["spec"]["limits"]["nvidia.com/gpu"] == replicas * gpus
+    assert int(pool["spec"]["limits"]["nvidia.com/gpu"]) == replicas * gpus
+    for count, most in ((1, "4"), (5, "8"), (8, "8")):
+        pool = get_object(example("karpenter", f"--set=server.replicas={count}"), "NodePool")
+        assert pool["spec"]["limits"]["nvidia.com/gpu"] == most
 
 
 def test_the_queue_admits_every_job(tmp_path: Path) -> None:

@@ -395,6 +395,25 @@ def test_the_judge_on_eks_needs_no_volume_and_no_zone() -> None:
     assert 4 * int(requests["ephemeral-storage"].removesuffix("Gi")) <= usable
 
 
+@pytest.mark.parametrize("persistence", ["true", "false"])
+def test_servers_may_be_on_several_nodes(persistence: str, tmp_path: Path) -> None:
+    """Eight servers need two nodes of four GPUs. Nothing that they share ties them to one node."""
+    more = ("--set=server.replicas=8", f"--set=server.persistence.enabled={persistence}")
+    resources = objects(*INSTALLATIONS["eks"], *more)
+    spec = get_object(resources, "StatefulSet")["spec"]
+    pod = spec["template"]["spec"]
+    assert pod["nodeSelector"] == {"node.kubernetes.io/instance-type": "g5.12xlarge"}
+    assert not {"affinity", "topologySpreadConstraints", "hostNetwork"} & pod.keys()
+    assert all("emptyDir" in volume for volume in pod["volumes"]), "a volume of its own, or one for each replica"
+    assert len(spec.get("volumeClaimTemplates", [])) == (persistence == "true")
+    assert not [one for one in resources if one["kind"] == "PersistentVolumeClaim"]
+    loaded = read_settings(resources, tmp_path)
+    urls = [f"http://pyrite-vllm-{i}.pyrite-vllm:8000" for i in range(8)]
+    assert (loaded.server and loaded.server.replicas, loaded.judge.urls) == (8, urls)
+    config = manifests.run_config(RUN, loaded)["data"]["run.yaml"]
+    assert yaml.safe_load(config)["resources"]["judge_urls"] == urls
+
+
 @installations
 def test_no_pod_is_evicted_for_filling_its_volumes(values: tuple[str, ...]) -> None:
     """A pod whose emptyDir volumes exceed its limit of ephemeral storage is evicted."""

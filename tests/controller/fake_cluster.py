@@ -38,6 +38,8 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
+        #: The number of candidates that a retrieve step finds.
+        self.candidates = 100
 
     def __str__(self) -> str:
         return "s3://bucket/store"
@@ -70,7 +72,7 @@ class FakeStore:
                 "inputs": dict(state.inputs or {}),
                 "settings": {},
                 "outputs": [{"key": state.step.name, "sha256": digest}],
-                "summary": _summary(state.step),
+                "summary": {"candidates": self.candidates} if state.step.stage == "retrieve" else _summary(state.step),
                 "started": "2026-11-23T08:00:00+00:00",
                 "finished": "2026-11-23T08:30:00+00:00",
             }

@@ -1,5 +1,6 @@
 """The Jobs and run configs that the controller creates from jobs/."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -53,6 +54,17 @@ def run(spec: dict[str, Any], name: str = LONGEST) -> TrainingRun:
     return parse({"metadata": metadata, "spec": {**spec, "iterations": 100}})
 
 
+def test_deadline_allows_a_slow_server_to_judge_all_pairs(chart: Settings) -> None:
+    """Regression: a pod that judged for two days was stopped, whatever the number of its pairs."""
+    urls = [f"http://vllm-{i}:8000" for i in range(8)]
+    judge = chart.judge.model_copy(update={"urls": urls, "parallelism": 16})
+    shards = [Step("judge", 1, shard) for shard in range(256)]
+    settings = chart.model_copy(update={"judge": judge})
+    job = manifests.job(run(LLM), shards, "key", settings, 50_000_000)
+    two_days, slow = 172800, 50_000_000 / 256 * 16 / 8  # one pair a second for each server
+    assert job["metadata"]["annotations"] == {manifests.DEADLINE_ANNOTATION: str(two_days + slow).removesuffix(".0")}
+
+
 @pytest.mark.parametrize("stage", [*STAGES, "probe"])
 def test_each_job_is_valid_with_restricted_pods(stage: str, chart: Settings) -> None:
     """The client's models reject a misspelt field. Names and labels have at most 63 characters."""
@@ -90,6 +102,26 @@ def test_each_job_is_valid_with_restricted_pods(stage: str, chart: Settings) -> 
     if shards != [None]:
         assert (manifest["spec"]["completions"], manifest["spec"]["parallelism"]) == (1000, 3)
         assert "$(JOB_COMPLETION_INDEX)" in arguments
+
+
+def test_training_on_several_gpus_claims_them(chart: Settings) -> None:
+    def pod(gpus: int, settings: Settings, stage: str = "finetune") -> dict[str, Any]:
+        manifest = manifests.job(run({**LABELS, "finetune": {"gpus": gpus}}), [Step(stage, 1)], "key", settings)
+        V1Job.model_validate(manifest)
+        return dict(manifest["spec"]["template"]["spec"])
+
+    own = chart.model_copy(update={"worker": chart.worker.model_copy(update={"stages": {}})})
+    for settings in (chart, own):
+        one, four = copy.deepcopy(pod(1, settings)), pod(4, settings)
+        assert one == pod(1, settings), "the settings are not changed"
+        assert "shm" not in str(one)
+        resources = four["containers"][0]["resources"]
+        assert [resources[name].pop("nvidia.com/gpu") for name in ("requests", "limits")] == ["4", "4"]
+        assert [each["name"] for each in four["volumes"]] == [*(each["name"] for each in one["volumes"]), "shm"]
+        assert four["volumes"][-1]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Gi"}
+        mounts = [each["containers"][0]["volumeMounts"] for each in (one, four)]
+        assert mounts[1] == [*mounts[0], {"name": "shm", "mountPath": "/dev/shm"}]
+        assert "shm" not in str(pod(4, settings, "mine"))
 
 
 @pytest.mark.parametrize(

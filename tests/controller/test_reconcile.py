@@ -1,5 +1,6 @@
 """Which Job a run has: after failures, edits, retries, deletions and upgrades."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from controller.fake_cluster import names, now
 from controller.harness import LABELS, LLM, Harness
 from controller.pod_status import AN_HOUR_AGO, UNSCHEDULABLE, pod, running, waiting
 from pyrite.controller.api import JOB_LABEL
+from pyrite.controller.manifests import DEADLINE_ANNOTATION
 from pyrite.controller.settings import Settings, StageSettings
 from pyrite.plan import Step
 
@@ -184,6 +186,21 @@ def test_deadline_excludes_time_without_a_node(chart: Settings) -> None:
     harness.cluster.edit("small", retry=1)
     harness.run_to_end()
     assert harness.status("small").phase == "Succeeded"
+
+
+def test_deadline_of_judging_grows_with_its_pairs(chart: Settings) -> None:
+    harness = Harness(chart, small=LLM)
+    harness.store.candidates = 5_000_000
+    job = harness.start_judging("small")
+    judged = 5_000_000 * 10 / 50  # rank_window of range_max
+    assert job["metadata"]["annotations"][DEADLINE_ANNOTATION] == str(round(172800 + judged))
+    started = datetime.now(UTC) - timedelta(days=13)
+    harness.cluster.pod_list = [pod(job, running(started.isoformat()))]
+    harness.sync()
+    assert harness.cluster.unfinished() == [job]
+    harness.cluster.pod_list = [pod(job, running((started - timedelta(days=1)).isoformat()))]
+    harness.sync()
+    assert harness.cluster.unfinished() == []
 
 
 def test_job_queued_by_kueue_is_waiting_not_degraded(chart: Settings) -> None:

@@ -9,11 +9,11 @@ import pytest
 from botocore.stub import Stubber
 
 from pyrite.doctor import Check
-from pyrite.doctor.aws import Answers, GpuGroup, check_network, check_quota, checks, platforms_of, read
+from pyrite.doctor.aws import Answers, GpuGroup, check_groups, check_network, check_quota, checks, platforms_of, read
 
 WORKER = "123456789012.dkr.ecr.us-east-1.amazonaws.com/pyrite/pyrite-worker:0.1.0-cuda"
 ACCOUNTS = ["pyrite-controller", "pyrite-worker"]
-GROUP = GpuGroup("gpu", "BOTTLEROCKET_x86_64_NVIDIA", "ON_DEMAND", ("g5.12xlarge",), ("us-east-1c",), 200, True, 0)
+GROUP = GpuGroup("gpu", "BOTTLEROCKET_x86_64_NVIDIA", "ON_DEMAND", ("g5.12xlarge",), ("us-east-1c",), 200, True, 0, 1)
 GOOD = Answers(
     quotas={"ON_DEMAND": 48.0, "SPOT": 0.0},
     offered=["us-east-1c"],
@@ -104,7 +104,7 @@ def test_cluster_of_the_template_passes() -> None:
     fetch = add_image(session, "amd64")
     answers = read(session, "pyrite", [WORKER], fetch)
     assert answers == GOOD._replace(quotas={"ON_DEMAND": 48.0, "SPOT": 8.0})
-    assert set(statuses(checks(answers, "pyrite", ACCOUNTS)).values()) == {"ok"}
+    assert set(statuses(checks(answers, "pyrite", ACCOUNTS, 4)).values()) == {"ok"}
     for stub in session.stubs.values():
         stub.assert_no_pending_responses()
 
@@ -112,7 +112,7 @@ def test_cluster_of_the_template_passes() -> None:
 def test_arm64_image_fails() -> None:
     session = cluster()
     answers = read(session, "pyrite", [WORKER], add_image(session, "arm64"))
-    (check,) = [each for each in checks(answers, "pyrite", ACCOUNTS) if each.name.startswith("image")]
+    (check,) = [each for each in checks(answers, "pyrite", ACCOUNTS, 4) if each.name.startswith("image")]
     assert (check.status, check.found) == ("fail", "built for linux/arm64; nodes need linux/amd64")
     assert "make images ARGS='--push 123456789012.dkr.ecr.us-east-1.amazonaws.com/pyrite' with --gpu" in check.fix
 
@@ -126,13 +126,13 @@ def test_missing_image_fails(code: str) -> None:
         session.reply("ecr", "batch_get_image", {"images": []})
     answers = read(session, "pyrite", [WORKER])
     assert answers.images == {WORKER: set()}
-    assert statuses(checks(answers, "pyrite", ACCOUNTS))["image pyrite-worker:0.1.0-cuda"] == "fail"
+    assert statuses(checks(answers, "pyrite", ACCOUNTS, 4))["image pyrite-worker:0.1.0-cuda"] == "fail"
 
 
 def test_missing_permission_is_a_warning() -> None:
     session = cluster()
     session.error("ecr", "batch_get_image", "AccessDeniedException")
-    found = checks(read(session, "pyrite", [WORKER]), "pyrite", ACCOUNTS)
+    found = checks(read(session, "pyrite", [WORKER]), "pyrite", ACCOUNTS, 4)
     assert found[-1].status == "warn"
     assert "ecr:BatchGetImage" in found[-1].fix
 
@@ -145,7 +145,7 @@ def test_failed_download_is_a_warning() -> None:
     def fail(url: str) -> bytes:
         raise URLError(f"no route to {url}")
 
-    found = checks(read(session, "pyrite", [WORKER], fail), "pyrite", ACCOUNTS)
+    found = checks(read(session, "pyrite", [WORKER], fail), "pyrite", ACCOUNTS, 4)
     assert (found[-1].status, "no route" in found[-1].found) == ("warn", True)
 
 
@@ -159,13 +159,14 @@ def test_failed_download_is_a_warning() -> None:
         ({"groups": [GROUP._replace(disk=20)]}, "GPU nodes", "fail", "a disk of 20 GiB"),
         ({"groups": [GROUP._replace(tainted=False)]}, "GPU nodes", "warn", "Add the taint"),
         ({"groups": [GROUP._replace(minimum=1)]}, "GPU nodes", "warn", "$136 a day"),
+        ({"groups": [GROUP._replace(maximum=2)]}, "GPU quota", "fail", "--quota-code L-DB2E81BA --desired-value 96"),
         ({"network": ""}, "network policies", "fail", "update-addon"),
         ({"associations": []}, "Pod Identity", "warn", "pyrite-controller, pyrite-worker in namespace pyrite"),
         ({"agent": False}, "Pod Identity", "fail", "eks-pod-identity-agent"),
     ],
 )
 def test_each_problem_is_found(change: dict[str, Any], name: str, status: str, text: str) -> None:
-    found = {check.name: check for check in checks(GOOD._replace(**change), "pyrite", ACCOUNTS)}
+    found = {check.name: check for check in checks(GOOD._replace(**change), "pyrite", ACCOUNTS, 4)}
     assert found[name].status == status
     assert text in found[name].found + found[name].fix
     assert sum(check.status != "ok" for check in found.values()) == 1
@@ -175,6 +176,13 @@ def test_spot_group_needs_the_spot_quota() -> None:
     check = check_quota({"ON_DEMAND": 48.0, "SPOT": 0.0}, [GROUP._replace(capacity="SPOT")])
     assert check.status == "fail"
     assert "L-3819A6DF" in check.fix
+
+
+def test_servers_that_do_not_fit_the_node_group_are_found() -> None:
+    eight = check_groups([GROUP], 8)
+    assert eight.status == "warn"
+    assert "Deploy with MaxGpuNodes=2, or set server.replicas=4." in eight.fix
+    assert check_groups([GROUP._replace(maximum=2)], 8).status == "ok"
 
 
 def test_network_setting_may_be_a_boolean_or_yaml() -> None:

@@ -149,7 +149,7 @@ def test_each_problem_says_what_to_do(pyrite: Pyrite, tmp_path: Path, stub: Stub
             "template": {"spec": {"containers": [{"resources": {"limits": {"nvidia.com/gpu": 1}}}]}},
         },
     }
-    settings = SETTINGS | {"server": {"statefulSet": "pyrite-vllm"}}
+    settings = SETTINGS | {"server": {"statefulSet": "pyrite-vllm", "replicas": 4}}
     stub.lists |= {"statefulsets": [server], "nodes": [], "storageclasses": [{"metadata": {"name": "gp2"}}]}
     stub.lists["configmaps"][0]["data"]["settings.yaml"] = yaml.safe_dump(settings)
     stub.lists["deployments"][0]["status"] = {}

@@ -238,8 +238,9 @@ def test_down_of_an_unreachable_cluster_says_how_to_delete_it(cloud: Cloud) -> N
 @pytest.mark.parametrize(
     ("world", "arguments", "message"),
     [
-        ({"quota": 8.0}, ("--email", "a@b.c"), "is 8 vCPUs; g5.12xlarge needs 48. Request it"),
-        ({"quota": None}, ("--email", "a@b.c"), "is 0 vCPUs; g5.12xlarge needs 48. Request it"),
+        ({"quota": 8.0}, ("--email", "a@b.c"), "is 8 vCPUs; 1 x g5.12xlarge need 48. Request it"),
+        ({"quota": None}, ("--email", "a@b.c"), "is 0 vCPUs; 1 x g5.12xlarge need 48. Request it"),
+        ({}, ("--email", "a@b.c", "MaxGpuNodes=2"), "is 48 vCPUs; 2 x g5.12xlarge need 96. Request it"),
         ({}, (), "EMAIL is missing"),
         ({}, ("GpuCapacity=CHEAP",), "GpuCapacity=CHEAP: the value must be ON_DEMAND or SPOT."),
         ({}, ("Zone=x",), "Zone: infra/eks.yaml has no such parameter"),

@@ -157,7 +157,7 @@ def test_pods_have_only_the_permissions_they_use(key: str) -> None:
 
 def test_gpu_nodes_scale_to_zero_in_one_zone(resources: dict[str, Any]) -> None:
     group = resources["GpuNodes"]["Properties"]
-    assert group["ScalingConfig"]["MinSize"] == group["ScalingConfig"]["DesiredSize"] == 0
+    assert group["ScalingConfig"] == {"MinSize": 0, "DesiredSize": 0, "MaxSize": {"Ref": "MaxGpuNodes"}}
     assert group["Subnets"] == [{"Ref": "GpuSubnet"}]
     assert group["Taints"] == [{"Key": "nvidia.com/gpu", "Value": "true", "Effect": "NO_SCHEDULE"}]
     values = yaml.safe_load((ROOT / "charts/pyrite/values-eks.yaml").read_text())

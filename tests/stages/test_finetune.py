@@ -89,6 +89,15 @@ def test_query_training_refuses_gradient_caching(run_file: Path) -> None:
         load(run_file, ["finetune.train=query", "finetune.loss=cached-multiple-negatives"])
 
 
+def test_missing_gpus_stop_a_run_before_it_starts(run_file: Path, pyrite: Pyrite, tmp_path: Path) -> None:
+    result = pyrite("train", run_file, "finetune.gpus=16")
+    assert result.returncode == 2
+    assert "finetune.gpus is 16, but this machine has" in result.stderr
+    assert not (tmp_path / "store/runs/small/steps").exists()
+    with pytest.raises(UserError, match=r"finetune.gpus is 2, but resources.device is cpu"):
+        load(run_file, ["finetune.gpus=2", "resources.device=cpu"])
+
+
 def test_training_uses_one_gpu_of_several(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Regression: with four GPUs, batches were four times finetune.batch_size.
 

@@ -11,14 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from pyrite.spec import FinetuneSpec
-from pyrite.training import losses
 from pyrite.training.losses import ANCHOR_OF_QUERIES, LOSSES
 
-
-@pytest.fixture(autouse=True)
-def _several_micro_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(losses, "_MICRO_BATCH", 2)
-
+#: Texts per forward pass: the batches have several.
+MICRO_BATCH = 2
 
 LABELS = torch.tensor([[4.0, 1.0, 2.0], [3.5, 1.5, 1.0], [4.0, 2.0, 1.0]])
 TEXTS = (
@@ -90,7 +86,7 @@ def test_gradient_under_autocast_matches_float64(name: str) -> None:
     expected.backward()
     model = Given(vectors)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = LOSSES[name].build(model, spec, None)(columns_of(model), LABELS)  # type: ignore[arg-type]
+        loss = LOSSES[name].build(model, spec, None, MICRO_BATCH)(columns_of(model), LABELS)  # type: ignore[arg-type]
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     assert model.vectors.grad is not None
@@ -107,7 +103,7 @@ def test_the_anchor_pulls_embeddings_towards_the_base(name: str) -> None:
     expected = reference(name, exact, spec) + 0.7 * (away[1:].mean() + ANCHOR_OF_QUERIES * away[0])
     expected.backward()
     model, base = Given(vectors), Given(before)
-    loss = LOSSES[name].build(model, spec, base)(columns_of(model), LABELS)  # type: ignore[arg-type]
+    loss = LOSSES[name].build(model, spec, base, MICRO_BATCH)(columns_of(model), LABELS)  # type: ignore[arg-type]
     loss.backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     assert model.vectors.grad is not None
@@ -124,7 +120,7 @@ def test_query_training_does_not_move_passages(tiny_model: Path) -> None:
 
     def loss(train: str) -> Tensor:
         spec = FinetuneSpec(train=train)
-        built = LOSSES["multiple-negatives"].build(model, spec, base).train()
+        built = LOSSES["multiple-negatives"].build(model, spec, base, MICRO_BATCH).train()
         assert not base.training, "the base model would apply dropout"
         value: Tensor = built(tokenized(model), None)
         return value
@@ -137,3 +133,26 @@ def test_query_training_does_not_move_passages(tiny_model: Path) -> None:
             module.p = 0.0
     assert loss("query").item() == pytest.approx(expected.item(), rel=1e-4)
     assert loss("both").item() != pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_loss_and_gradient_do_not_depend_on_the_micro_batch(
+    name: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32: losses to 1e-5, gradients to 1e-4 of their norm. A GPU has larger micro-batches than a CPU."""
+    monkeypatch.setattr("pyrite.training.losses.has_bf16", lambda _: False)
+    spec = FinetuneSpec(loss=name, rehearsal=0)
+    results = []
+    for micro_batch in (1, 2, 512):
+        model = SentenceTransformer(str(tiny_model), device="cpu").eval()
+        loss = LOSSES[name].build(model, spec, None, micro_batch)(
+            tokenized(model)[: 3 if name == "triplet" else 4], LABELS
+        )
+        loss.backward()
+        gradient = torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
+        results.append((loss.item(), gradient))
+    (expected, gradient), *others = results
+    assert gradient.norm() > 0
+    for value, found in others:
+        assert value == pytest.approx(expected, rel=1e-5)
+        assert (found - gradient).norm() < 1e-4 * gradient.norm()

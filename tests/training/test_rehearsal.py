@@ -36,7 +36,7 @@ def test_rehearsal_is_zero_until_the_model_moves(tiny_model: Path) -> None:
     model, base = (SentenceTransformer(str(tiny_model), device="cpu") for _ in range(2))
     _disable_dropout(model.train())
     batch = [model.preprocess(["what is gout", "what is asthma"]), model.preprocess(["gout is a", "asthma is a"])]
-    plain, rehearsed = build_loss(model, FinetuneSpec(rehearsal=0), None), build_loss(model, spec, base)
+    plain, rehearsed = build_loss(model, FinetuneSpec(rehearsal=0), None, 24), build_loss(model, spec, base, 24)
     assert rehearsed(batch).item() == pytest.approx(plain(batch).item(), abs=1e-5)
 
     with torch.no_grad():

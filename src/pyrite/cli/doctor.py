@@ -128,6 +128,7 @@ def _aws(cluster: str, region: str, namespace: str, release: "Release | None") -
         return [Check("AWS credentials", "fail", str(error), fix)], []
     answers = aws.read(session, cluster, release.images if release else [])
     accounts = release.accounts if release else ["pyrite-controller", "pyrite-worker"]
+    gpus = release.gpus if release else 0
     groups = [] if isinstance(answers.groups, Unreadable) else answers.groups
-    found = [Check("AWS credentials", "ok", identity), *aws.checks(answers, namespace, accounts)]
+    found = [Check("AWS credentials", "ok", identity), *aws.checks(answers, namespace, accounts, gpus)]
     return found, [group.ami for group in groups]

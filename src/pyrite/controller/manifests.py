@@ -15,9 +15,13 @@ from pyrite.spec import RunSpec
 
 RUN_LABEL, STAGE_LABEL, ITERATION_LABEL = "pyrite.dev/run", "pyrite.dev/stage", "pyrite.dev/iteration"
 RUN_CONFIG_LABEL, TEMPLATE_LABEL = "pyrite.dev/run-config", "pyrite.dev/template"
+DEADLINE_ANNOTATION = "pyrite.dev/deadline-seconds"
 GPU = "nvidia.com/gpu"
 #: Stages that send requests to the LLM server, and the probe, which does what judge does.
 LLM_STAGES = (*(stage for stage, info in STAGES.items() if info.llm), PROBE.stage)
+#: By this much each pair extends the deadline, for one server. A 7B model on an A10G took 0.67 s (docs/eks.md), and a
+#: deadline must not stop a pod that works.
+_SECONDS_PER_PAIR = 1.0
 _KEY = "run.yaml"
 
 Manifest = dict[str, Any]
@@ -32,11 +36,12 @@ def run_config(run: TrainingRun, settings: Settings) -> Manifest:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "immutable": True, "data": {_KEY: text}}
 
 
-def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Manifest:
+def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings, pairs: float = 0) -> Manifest:
     """The Job for ``steps``: one step, or all shards of a stage and iteration.
 
     Args:
         key: a digest of what the steps' results depend on.
+        pairs: the number of pairs that all steps together judge with the LLM's servers. They extend the deadline.
 
     Raises:
         UserError: the chart's settings replace the pod's containers or volumes.
@@ -57,13 +62,20 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
     }
     spec = manifest["spec"]
     # Kubernetes would count the time without a node, so the controller enforces the deadline: see reconcile.
-    del spec["activeDeadlineSeconds"]
+    deadline = spec.pop("activeDeadlineSeconds")
     if extra.retries is not None:
         spec["backoffLimitPerIndex" if "backoffLimitPerIndex" in spec else "backoffLimit"] = extra.retries
     if spec.get("completionMode") == "Indexed":
         spec["completions"] = len(steps)
         spec["parallelism"] = min(len(steps), settings.judge.parallelism)
         spec["maxFailedIndexes"] = min(len(steps), spec["maxFailedIndexes"])  # the API server refuses more
+    if pairs:
+        assert run.spec is not None
+        servers = len(_with_judge_urls(run.spec, settings).resources.judge_urls)
+        # Pods that run at the same time share the servers.
+        at_once = pairs * spec["parallelism"] / len(steps)
+        deadline += round(at_once / max(1, servers) * _SECONDS_PER_PAIR)
+    manifest["metadata"]["annotations"] = {DEADLINE_ANNOTATION: str(deadline)}
     template = spec["template"]
     template["metadata"]["labels"] |= labels
     template["metadata"]["annotations"] = settings.worker.annotations
@@ -88,9 +100,23 @@ def job(run: TrainingRun, steps: list[Step], key: str, settings: Settings) -> Ma
     worker["env"] = [*worker.get("env", []), *settings.worker.env, *_judge_key_env(run, stage, settings)]
     worker["envFrom"] = settings.worker.env_from
     if extra.resources is not None:
-        worker["resources"] = extra.resources
+        worker["resources"] = copy.deepcopy(extra.resources)
+    if stage == "finetune" and run.spec and run.spec.finetune.gpus > 1:
+        _claim_gpus(pod, run.spec.finetune.gpus)
     manifest["metadata"]["labels"][TEMPLATE_LABEL] = _digest(spec)
     return manifest
+
+
+def _claim_gpus(pod: Manifest, count: int) -> None:
+    """Have a worker's pod claim ``count`` GPUs, and give it shared memory, by which the processes of GPUs communicate.
+
+    A container has 64 MiB of shared memory by default, which is too little for NCCL. It counts as memory of the pod.
+    """
+    worker = pod["containers"][0]
+    for amounts in ("requests", "limits"):
+        worker["resources"].setdefault(amounts, {})[GPU] = str(count)
+    worker["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
+    pod["volumes"].append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}})
 
 
 def job_name(run: TrainingRun, step: Step, key: str) -> str:

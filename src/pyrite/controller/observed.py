@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from pyrite.controller.manifests import ITERATION_LABEL, RUN_CONFIG_LABEL, STAGE_LABEL, TEMPLATE_LABEL, needs_gpu
+from pyrite.controller.manifests import (
+    DEADLINE_ANNOTATION,
+    ITERATION_LABEL,
+    RUN_CONFIG_LABEL,
+    STAGE_LABEL,
+    TEMPLATE_LABEL,
+    needs_gpu,
+)
 from pyrite.controller.resource import TrainingRun
 from pyrite.controller.settings import Settings
 from pyrite.errors import UserError
@@ -33,6 +40,9 @@ class Job:
     done: int
     total: int
     gpu: bool
+    #: How many seconds a pod may run, unless the chart sets it. Waiting for a node and pulling an image do not count.
+    #: None: an older controller created the Job.
+    deadline: int | None
     #: Suspended by Kueue until the queue admits it.
     queued: bool = False
     deleting: bool = False
@@ -136,6 +146,7 @@ def read_job(found: Object) -> Job:
             ended = condition["type"]
             reason, message = condition.get("reason", ""), condition.get("message", "")
     iteration = labels.get(ITERATION_LABEL)
+    deadline = (metadata.get("annotations") or {}).get(DEADLINE_ANNOTATION)
     return Job(
         name=metadata["name"],
         stage=labels.get(STAGE_LABEL, ""),
@@ -147,6 +158,7 @@ def read_job(found: Object) -> Job:
         done=status.get("succeeded") or 0,
         total=spec.get("completions") or 1,
         gpu=needs_gpu(found),
+        deadline=int(deadline) if deadline else None,
         queued=bool(spec.get("suspend")),
         deleting="deletionTimestamp" in metadata,
         reason=reason,

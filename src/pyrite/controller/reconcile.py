@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from pyrite.controller import manifests
 from pyrite.controller.observed import Job, Observed, Pods, Stored
 from pyrite.controller.resource import ENDED, Phase, ProbeResult, Status, TrainingRun
-from pyrite.controller.settings import Settings
+from pyrite.controller.settings import Settings, StageSettings
 from pyrite.controller.status import conditions, over_budget, results, with_cost
+from pyrite.costs import pairs_per_query
 from pyrite.plan import PROBE, State, Step, StepState, next_steps, no_go, probe_key, step_key
 from pyrite.spec import RunSpec
 
@@ -134,7 +135,7 @@ def _advance(
         return Actions(_with_phase(status, "Succeeded", status.message))
     steps, key = _steps_of_job(run.spec, states, todo[0].step)
     status = _with_step(status, steps, states)
-    manifest = manifests.job(run, steps, key, settings)
+    manifest = manifests.job(run, steps, key, settings, _llm_work(run.spec, todo[0].step, stored))
     name = manifest["metadata"]["name"]
     others = [job for job in observed.jobs if not job.ended and job.name != name]
     if others:
@@ -253,8 +254,8 @@ def _track(
         if run.control.queue:
             message = f"{status.step}: waiting for admission to the queue {run.control.queue}."
         return Actions(_with_phase(status, "Waiting", message), queued=True)
-    since = observed.pods.running_since
-    if since and now - since > timedelta(seconds=settings.deadline(job.stage)):
+    since, limit = observed.pods.running_since, _deadline(job, settings)
+    if since and limit and now - since > timedelta(seconds=limit):
         message = f"{status.step}: a pod has run for longer than its deadline."
         return Actions(_with_phase(status, "Running", message), expire=[job.name])
     activity = "running." if job.total == 1 else f"{job.done} of {job.total} shards done."
@@ -300,9 +301,7 @@ def _failure(job: Job, observed: Observed, settings: Settings, store: str) -> st
         )
     if job.reason == "DeadlineExceeded":
         limit = f"worker.stages.{job.stage}.deadlineSeconds"
-        cause = (
-            f"a pod ran longer than {settings.deadline(job.stage)} s: raise {limit} in the chart if it made progress."
-        )
+        cause = f"a pod ran longer than {_deadline(job, settings)} s: raise {limit} in the chart if it made progress."
     else:
         cause = observed.pods.failures.get(job.name) or f"{job.reason}: {job.message}"
     return f"{job.name} failed: {cause} {advice}"
@@ -321,6 +320,23 @@ def _name_taken(run: TrainingRun, state: StepState) -> str:
         f"the store already holds a run {run.name} with other settings ({state.step.label}: {state.stale}), and this "
         "run would replace it. Choose another name, or use the old run's settings."
     )
+
+
+def _llm_work(spec: RunSpec, step: Step, stored: Stored) -> float:
+    """The maximum number of pairs or questions for which all shards of ``step`` need the LLM's servers."""
+    if step.stage == "generate":
+        assert spec.generate is not None
+        return 2 * spec.generate.queries  # each question is also a pair: the judge checks it
+    if step.stage != "judge" or not spec.judge.needs_server:
+        return 0
+    candidates = stored.manifests[Step("retrieve", step.iteration).name]["summary"]["candidates"]
+    judged = pairs_per_query(spec.judge, spec.retrieve.range_max, 0) / spec.retrieve.range_max
+    return float(candidates * judged)
+
+
+def _deadline(job: Job, settings: Settings) -> int | None:
+    """How many seconds a pod of ``job`` may run; None: no limit."""
+    return settings.worker.stages.get(job.stage, StageSettings()).deadline_seconds or job.deadline
 
 
 def _steps_of_job(spec: RunSpec, states: Sequence[StepState], first: Step) -> tuple[list[Step], str]:

@@ -18,7 +18,7 @@ class StageSettings(Camel):
     resources: dict[str, Any] | None = Field(default=None, description="replaces the Job manifest's resources")
     pod: dict[str, Any] = Field(default={}, description="JSON merge patch for the pod spec, applied after worker.pod")
     deadline_seconds: int | None = Field(
-        default=None, ge=1, description="replaces activeDeadlineSeconds; see deadline()"
+        default=None, ge=1, description="replaces the Job's deadline; the controller enforces it"
     )
     retries: int | None = Field(default=None, ge=0, description="replaces backoffLimit or backoffLimitPerIndex")
 
@@ -67,11 +67,6 @@ class Settings(Camel):
     server: ServerSettings | None = None
     cost: CostSettings = CostSettings()
     jobs: dict[str, dict[str, Any]] = Field(default={})
-
-    def deadline(self, stage: str) -> int:
-        """How many seconds a pod of ``stage`` may run. Waiting for a node and pulling an image do not count."""
-        own = self.worker.stages.get(stage, StageSettings()).deadline_seconds
-        return own or int(self.jobs[stage]["spec"]["activeDeadlineSeconds"])
 
 
 def load(settings: Path, jobs: Path) -> Settings:

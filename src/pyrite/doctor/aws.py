@@ -14,7 +14,7 @@ from pyrite.doctor import Check, Unreadable, evaluate
 T = TypeVar("T")
 
 INSTANCE = "g5.12xlarge"
-VCPUS = 48
+VCPUS, GPUS = 48, 4
 #: Quotas of running G and VT instances, in vCPUs.
 QUOTAS = {"ON_DEMAND": "L-DB2E81BA", "SPOT": "L-3819A6DF"}
 #: vLLM's image unpacks to almost 30 GB, and each of four servers needs 34 GiB for its model.
@@ -41,6 +41,7 @@ class GpuGroup(NamedTuple):
     disk: int  # GiB
     tainted: bool
     minimum: int
+    maximum: int
 
 
 class Answers(NamedTuple):
@@ -55,8 +56,13 @@ class Answers(NamedTuple):
     images: Mapping[str, set[str] | Unreadable]  # architectures by reference; an empty set: no such image
 
 
-def checks(answers: Answers, namespace: str, accounts: Sequence[str]) -> list[Check]:
-    """All checks. ``accounts``: the service accounts that need access to the store."""
+def checks(answers: Answers, namespace: str, accounts: Sequence[str], gpus: int) -> list[Check]:
+    """All checks.
+
+    Args:
+        accounts: the service accounts that need access to the store.
+        gpus: the number of GPUs that the release claims at a time.
+    """
 
     def permission(action: str) -> str:
         return f"Allow yourself {action}, or check it in the console."
@@ -75,7 +81,7 @@ def checks(answers: Answers, namespace: str, accounts: Sequence[str]) -> list[Ch
             lambda offered: check_zone(offered, () if isinstance(groups, Unreadable) else groups),
             permission("ec2:DescribeInstanceTypeOfferings"),
         ),
-        evaluate("GPU nodes", groups, check_groups, permission("eks:DescribeNodegroup")),
+        evaluate("GPU nodes", groups, lambda found: check_groups(found, gpus), permission("eks:DescribeNodegroup")),
         evaluate("network policies", answers.network, check_network, permission("eks:DescribeAddon")),
         evaluate(
             "Pod Identity",
@@ -96,14 +102,16 @@ def checks(answers: Answers, namespace: str, accounts: Sequence[str]) -> list[Ch
 
 
 def check_quota(quotas: Mapping[str, float], groups: Sequence[GpuGroup]) -> Check:
-    """The quota allows one node, of the capacity type that the node group uses."""
-    capacity = groups[0].capacity if groups else "ON_DEMAND"
-    value = quotas[capacity]
+    """The quota allows as many nodes of its capacity type as the node group may have."""
+    capacity, nodes = (groups[0].capacity, groups[0].maximum) if groups else ("ON_DEMAND", 1)
+    value, needed = quotas[capacity], nodes * VCPUS
     text = f"{value:.0f} vCPUs of G instances ({capacity})"
-    if value >= VCPUS:
+    if value >= needed:
         return Check("GPU quota", "ok", text)
     request = f"aws service-quotas request-service-quota-increase --service-code ec2 --quota-code {QUOTAS[capacity]}"
-    fix = f"{INSTANCE} needs {VCPUS}. Request it; this takes hours to days: {request} --desired-value {VCPUS}"
+    fix = (
+        f"{nodes} x {INSTANCE} need {needed}. Request it; this takes hours to days: {request} --desired-value {needed}"
+    )
     return Check("GPU quota", "fail", text, fix)
 
 
@@ -117,8 +125,8 @@ def check_zone(offered: Sequence[str], groups: Sequence[GpuGroup]) -> Check:
     return Check("GPU zone", "fail", f"{INSTANCE} is not offered in {', '.join(zones) or 'this region'}", choice)
 
 
-def check_groups(groups: Sequence[GpuGroup]) -> Check:
-    """Disk, taint and minimum of the GPU node group."""
+def check_groups(groups: Sequence[GpuGroup], gpus: int) -> Check:
+    """Disk, taint, minimum and maximum of the GPU node groups."""
     if not groups:
         fix = f"Create a node group with {INSTANCE}; `make eks-up` does."
         return Check("GPU nodes", "fail", "no managed node group has GPUs", fix)
@@ -132,7 +140,12 @@ def check_groups(groups: Sequence[GpuGroup]) -> Check:
         if group.minimum:
             fix = "An idle node costs $136 a day. Set the group's minimum to 0."
             return Check("GPU nodes", "warn", f"group {group.name}: minimum {group.minimum}", fix)
-    text = ", ".join(f"group {group.name}: {group.disk} GiB, tainted, minimum 0" for group in groups)
+    maxima = ", ".join(f"group {group.name}: at most {group.maximum} nodes" for group in groups)
+    most = GPUS * sum(group.maximum for group in groups)
+    if gpus > most and all(group.instances == (INSTANCE,) for group in groups):
+        fix = f"Some servers stay Pending. Deploy with MaxGpuNodes={-(-gpus // GPUS)}, or set server.replicas={most}."
+        return Check("GPU nodes", "warn", f"{maxima}, so {most} GPUs; the release claims {gpus}", fix)
+    text = ", ".join(f"group {group.name}: {group.disk} GiB, tainted, 0 to {group.maximum} nodes" for group in groups)
     return Check("GPU nodes", "ok", text)
 
 
@@ -244,6 +257,7 @@ def _groups(eks: Any, ec2: Any, cluster: str) -> list[GpuGroup]:
                 disk=_disk(ec2, group),
                 tainted=any(taint["effect"] == "NO_SCHEDULE" for taint in taints),
                 minimum=group["scalingConfig"]["minSize"],
+                maximum=group["scalingConfig"]["maxSize"],
             )
         )
     return groups

@@ -54,12 +54,14 @@ class Release(NamedTuple):
         return [controller, self.settings["worker"]["pod"]["serviceAccountName"]]
 
     @property
-    def uses_gpus(self) -> bool:
+    def gpus(self) -> int:
+        """The number of GPUs that the servers, or else a stage, claim at a time."""
         stages = self.settings["worker"].get("stages", {}).values()
-        requests = [stage.get("resources") or {} for stage in stages]
+        claimed = [_gpus(stage.get("resources") or {}) for stage in stages]
         if self.server:
-            requests += [each["resources"] for each in self.server["spec"]["template"]["spec"]["containers"]]
-        return any(int(each.get("limits", {}).get(GPU, 0)) > 0 for each in requests)
+            containers = self.server["spec"]["template"]["spec"]["containers"]
+            claimed.append(self.settings["server"]["replicas"] * sum(_gpus(each["resources"]) for each in containers))
+        return max(claimed, default=0)
 
     @property
     def claims(self) -> list[Object]:
@@ -83,11 +85,15 @@ def checks(answers: Answers, namespace: str, amis: Sequence[str]) -> list[Check]
         fix = "Install it (docs/cluster.md), or name its namespace with -n."
         return [Check("release", "fail", f"Pyrite is not installed in namespace {namespace}", fix)]
     found = [check_controller(release.controller), *map(check_registry, release.images)]
-    if release.uses_gpus:
+    if release.gpus:
         found.append(check_device_plugin(answers.nodes, answers.daemon_sets, amis))
     else:
         found.append(Check("device plugin", "skip", "no stage or server uses GPUs"))
     return [*(each for each in found if each), check_storage_class(release.claims, answers.storage_classes)]
+
+
+def _gpus(resources: Object) -> int:
+    return int(resources.get("limits", {}).get(GPU, 0))
 
 
 def check_controller(deployment: Object) -> Check:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pyrite.embedding import models
+from pyrite.embedding import memory, models
 from pyrite.embedding.prompts import resolve_prompts
 from pyrite.errors import UserError
 from pyrite.progress import Progress
@@ -83,7 +83,7 @@ class Encoder:
             lengths = np.minimum(lengths, limit)
         order = np.argsort(-lengths, kind="stable")
         vectors: npt.NDArray[np.float32] | None = None
-        for batch in _batches(lengths[order], self.spec.resources.encode_tokens):
+        for batch in _batches(lengths[order], self._batch_tokens):
             positions = order[batch]
             part = encode(
                 [texts[i] for i in positions],
@@ -103,6 +103,13 @@ class Encoder:
             vectors[positions] = (functional.normalize(part, dim=1) if normalise else part).cpu().numpy()
             on_batch(len(positions))
         return vectors if vectors is not None else np.empty((0, 0), dtype=np.float32)
+
+    @cached_property
+    def _batch_tokens(self) -> int:
+        """Tokens per batch: resources.encode_tokens, or by the device's memory."""
+        return self.spec.resources.encode_tokens or memory.encoding_tokens(
+            memory.device_memory(self.device), models.size(self.folder)
+        )
 
     def count_truncated(self, texts: Sequence[str]) -> int:
         """How many of the passages ``texts`` are longer than the model's maximum length."""

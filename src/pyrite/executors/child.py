@@ -1,6 +1,5 @@
 """The child process of a step: run the step, and send its progress, warnings, metrics and error to the parent."""
 
-import ctypes
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from pyrite import metrics
 from pyrite.errors import to_pyrite_error
 from pyrite.executors.step import Run, run_step
 from pyrite.plan import Step
+from pyrite.processes import die_with_parent
 from pyrite.progress import ProgressEvents
 from pyrite.spec import RunSpec
 from pyrite.store import open_store
@@ -38,7 +38,7 @@ def run_child(
     spec: str, store: str, external: dict[str, str], step: tuple[Any, ...], pipe: Connection, report_metrics: bool
 ) -> None:
     """The child's main function: run the step, send events to ``pipe``, and exit with 0 or the error's exit code."""
-    _die_with_parent()
+    die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to every process; the parent handles it
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     run = Run(RunSpec.model_validate_json(spec), open_store(store), external)
@@ -118,9 +118,3 @@ def _redirect_output(log: Path) -> None:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -65,7 +65,12 @@ def execute(run: Run, listener: Listener, *, report_metrics: bool = False) -> No
     with locked(run.lock("run"), f"run {run.spec.name}"):
         run.save_spec()
         states = run.survey()
-        check_llm_settings(run.spec, {state.step.stage for state in states if state.state != "done"})
+        unfinished = {state.step.stage for state in states if state.state != "done"}
+        check_llm_settings(run.spec, unfinished)
+        if run.spec.finetune.gpus > 1 and "finetune" in unfinished:
+            from pyrite.training import workers  # imports torch
+
+            workers.gpus(run.spec.finetune.gpus)
         listener.planned(states)
         previous: list[Step] = []
         while ready := next_steps(states):

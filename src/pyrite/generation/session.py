@@ -71,7 +71,7 @@ class GenerationSession:
             async with self._pool, asyncio.TaskGroup() as group:
                 if self._parameters is None:
                     await self._negotiate(queue, replies, len(pending))
-                for _ in range(min(len(pending), self._pool.max_in_flight)):
+                for _ in range(min(len(pending), self._pool.max_pending)):
                     group.create_task(self._worker(queue, replies, len(pending)))
         await self.flush()
         return replies

@@ -22,7 +22,7 @@ class ServerJudge(Judge):
 
     def __init__(self, pool: Pool, queries: pa.Table, passages: pa.Table):
         """``queries`` and ``passages`` as in ``pyrite.tables``."""
-        self.in_flight = pool.max_in_flight
+        self.in_flight = pool.max_pending
         #: Number of passages truncated to fit the model's context length.
         self.truncated = 0
         self._pool = pool

@@ -79,7 +79,9 @@ class Pool:
         """
         self.settings, self.model, self._key = servers, model, key
         self.urls, self.outage_seconds = list(servers.urls), servers.outage_seconds
-        self.max_in_flight = servers.concurrency * len(self.urls)  # over all servers
+        #: Maximum requests in flight or waiting. Each query is on one server, so queries are not spread evenly: with
+        #: only as many as the servers admit, some servers would be idle while requests wait for others.
+        self.max_pending = servers.concurrency * len(self.urls) * (2 if len(self.urls) > 1 else 1)
         self.servers: list[Server] = []
         self._session: aiohttp.ClientSession | None = None
         self._last_reply = self._last_log = 0.0

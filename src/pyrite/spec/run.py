@@ -124,6 +124,11 @@ class RunSpec(Section):
                 f"finetune.loss {self.finetune.loss} fits the grades of several negatives: set mine.num_negatives to 4 "
                 "or more, not 1"
             )
+        if self.finetune.gpus > 1 and self.resources.device == "cpu":
+            raise ValueError(
+                f"finetune.gpus is {self.finetune.gpus}, but resources.device is cpu: set finetune.gpus to 1, or "
+                "resources.device to auto"
+            )
         if self.judge.stop and (self.mine.rule != "nearest" or self.stratifies_negatives):
             name, value = ("finetune.loss", self.finetune.loss) if self.stratifies_negatives else ("mine.rule", "rank")
             raise ValueError(

@@ -186,6 +186,13 @@ class FinetuneSpec(Section):
     learning_rate: float = Field(default=1e-4, gt=0, description="Peak learning rate.")
     epochs: float = Field(default=1.0, gt=0, description="Passes over the examples.")
     batch_size: int = Field(default=32, ge=2, description="Examples per batch.")
+    gpus: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="GPUs of one machine to train on. A batch of batch_size examples is divided among them, so the "
+        "result is that of one GPU except for rounding errors and, with dropout, other masks.",
+    )
     warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps with a rising learning rate.")
     scale: float = Field(default=20.0, gt=0, description="multiple-negatives: inverse temperature.")
     margin: float = Field(default=0.1, gt=0, description="triplet: margin in cosine distance.")
@@ -337,7 +344,11 @@ class ResourcesSpec(Section):
     """How a run is executed. These settings change results only by rounding errors (bf16 or float32, batch sizes)."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda if there is a GPU.")
-    encode_tokens: int = Field(default=4096, ge=256, description="Tokens per encoding batch.")
+    encode_tokens: int | None = Field(
+        default=None,
+        ge=256,
+        description="Tokens per encoding batch; unset: 4,096 on a CPU, 4,096 to 65,536 on a GPU, by its memory.",
+    )
     search_block: int = Field(default=65_536, ge=1, description="Passages in memory at a time during search.")
     judge_workers: int = Field(default=2, ge=1, description="Judge shards that run at the same time on this machine.")
     judge_urls: list[str] = Field(

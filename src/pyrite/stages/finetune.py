@@ -6,12 +6,15 @@ Later stages score and export the saved model folder, never the model in memory.
 import json
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import torch
 from datasets import Dataset, load_dataset
 from sentence_transformers import (
     SentenceTransformer,
@@ -22,16 +25,20 @@ from sentence_transformers.base.sampler import DefaultBatchSampler
 from transformers import TrainerCallback, TrainerState, set_seed
 
 from pyrite import metrics
-from pyrite.embedding import models
+from pyrite.embedding import memory, models
 from pyrite.errors import PyriteError, UserError
 from pyrite.evaluation.selection import model_name
-from pyrite.spec import FinetuneSpec
+from pyrite.plan import Step
+from pyrite.spec import FinetuneSpec, RunSpec
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import current_model, model_folder
 from pyrite.stages.trackers import save_tensorboard_logs
+from pyrite.store import open_store
+from pyrite.training import parallel, workers
 from pyrite.training.batching import ConflictFreeSampler, Row
 from pyrite.training.divergence import DivergenceCheck
 from pyrite.training.losses import LOSSES, build_loss
+from pyrite.training.workers import Send, run_workers
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,15 @@ class _Trained:
     history: list[tuple[int, float]]
 
 
+@dataclass(frozen=True)
+class _Folders:
+    """The folders that a training reads: the model that it starts from, the base model, and its last checkpoint."""
+
+    start: Path
+    base: Path
+    checkpoint: Path | None
+
+
 def run(ctx: StepContext) -> dict[str, Any]:
     """Write iterations/<i>/model/; return the number of examples and steps, and the loss history as (step, loss).
 
@@ -51,13 +67,19 @@ def run(ctx: StepContext) -> dict[str, Any]:
     spec, folder = ctx.spec.finetune, ctx.output_folder(f"iterations/{ctx.iteration}/model")
     examples = ctx.input(f"iterations/{ctx.iteration}/examples.parquet")
     start = current_model(ctx) if spec.start == "previous" else 0
-    needs_labels = LOSSES[spec.loss].needs_labels
-    dataset, rows = read_examples(examples, needs_labels, ctx.spec.mine.num_negatives, ctx.scratch / "arrow")
+    dataset, rows = _read_examples(ctx, examples)
     members: list[_Trained] = []
     for number in range(spec.soup_size):
         member = _finished_member(ctx, number)
         if member is None:
-            member = _train(ctx, number, model_folder(ctx, start), dataset, rows)
+            checkpoint = _last_checkpoint(ctx.restore_scratch(_checkpoints(number)))
+            if checkpoint:
+                ctx.progress.message(f"resuming from {checkpoint.name}")
+            folders = _Folders(model_folder(ctx, start), model_folder(ctx, 0), checkpoint)
+            if spec.gpus == 1:
+                member = _train(ctx, number, folders, dataset, rows, metrics.TRAINING_LOSS.set)
+            else:
+                member = _train_on_gpus(ctx, number, folders, examples)
         members.append(member)
     _average([member.folder for member in members], ctx.scratch / "soup", folder)
     history: list[tuple[int, float]] = []
@@ -74,48 +96,108 @@ def run(ctx: StepContext) -> dict[str, Any]:
     }
 
 
-def _train(ctx: StepContext, number: int, start: Path, dataset: Dataset, rows: list[Row]) -> _Trained:
-    """Train the model at ``start`` as member ``number`` of the soup, whose seed is the run's plus ``number``."""
+def _read_examples(ctx: StepContext, path: Path) -> tuple[Dataset, list[Row]]:
+    labels = LOSSES[ctx.spec.finetune.loss].needs_labels
+    return read_examples(path, labels, ctx.spec.mine.num_negatives, ctx.scratch / "arrow")
+
+
+def _train_on_gpus(ctx: StepContext, number: int, folders: _Folders, examples: Path) -> _Trained:
+    """As ``_train``, in ``finetune.gpus`` processes, whose progress is reported here."""
+    trained: list[_Trained] = []
+    run_workers(
+        workers.gpus(ctx.spec.finetune.gpus),
+        _train_in_worker,
+        (ctx.spec, ctx.step, ctx.store.url, ctx.prefix, ctx.scratch_key, number, folders, examples),
+        {
+            "begin": ctx.progress.begin,
+            "advance": ctx.progress.advance,
+            "message": ctx.progress.message,
+            "loss": metrics.TRAINING_LOSS.set,
+            "trained": trained.append,
+        },
+    )
+    return trained[0]
+
+
+def _train_in_worker(
+    send: Send,
+    spec: RunSpec,
+    step: Step,
+    store: str,
+    prefix: str,
+    scratch: str,
+    number: int,
+    folders: _Folders,
+    examples: Path,
+) -> None:
+    """The function of a training process. It gets all inputs as paths, so it needs no manifests."""
+    ctx = StepContext(spec, step, open_store(store), prefix, {}, scratch, _SentProgress(send))
+    trained = _train(ctx, number, folders, *_read_examples(ctx, examples), partial(send, "loss"))
+    if parallel.is_main():
+        send("trained", trained)
+
+
+class _SentProgress:
+    """Sends progress to the parent process."""
+
+    def __init__(self, send: Send):
+        self.begin, self.advance, self.message = (partial(send, name) for name in ("begin", "advance", "message"))
+
+
+def _train(
+    ctx: StepContext,
+    number: int,
+    folders: _Folders,
+    dataset: Dataset,
+    rows: list[Row],
+    report_loss: Callable[[float], None],
+) -> _Trained:
+    """Train member ``number`` of the soup, whose seed is the run's plus ``number``.
+
+    On several GPUs, each process calls this. All have the same weights after each step; the first one saves them.
+    """
     spec, seed, checkpoints = ctx.spec.finetune, ctx.spec.seed + number, _checkpoints(number)
     device = models.device_name(ctx.spec.resources.device)
-    base = model_folder(ctx, 0)
+    start, base = folders.start, folders.base
     model = models.load(start, base, ctx.spec.model, device, for_training=True)
     max_seq_length = model.max_seq_length
     models.limit_window(model, spec.max_tokens)
     if not spec.dropout:
         _disable_dropout(model)
-    callbacks: list[TrainerCallback] = [_StepCallback(ctx, checkpoints)]
+    callbacks: list[TrainerCallback] = []
+    if parallel.is_main():
+        callbacks.append(_StepCallback(ctx, checkpoints, report_loss))
     if spec.l2_sp:
         callbacks.append(_L2SP(model, models.load(base, base, ctx.spec.model, device, for_training=True), spec.l2_sp))
     frozen = models.load(base, base, ctx.spec.model, device) if spec.needs_base else None
-    with save_tensorboard_logs(ctx):
+    texts = memory.training_texts(memory.device_memory(device), models.size(start), models.window(model) or 1)
+    with save_tensorboard_logs(ctx) if parallel.is_main() else nullcontext():
         trainer = _Trainer(
             rows,
             seed,
             model=model,
             args=_arguments(ctx, model, dataset.column_names, device, seed, checkpoints),
             train_dataset=dataset,
-            loss=build_loss(model, spec, frozen),
+            loss=build_loss(model, spec, frozen, texts),
             callbacks=callbacks,
         )
-        checkpoint = _last_checkpoint(ctx.restore_scratch(checkpoints))
-        if checkpoint:
-            ctx.progress.message(f"resuming from {checkpoint.name}")
         divergence = DivergenceCheck(trainer, dataset["positive"][:100])
         set_seed(seed)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=str(folders.checkpoint) if folders.checkpoint else None)
     history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
-    if not history:
-        raise PyriteError(f"training logged no loss in {trainer.state.global_step} steps of {len(rows)} examples.")
     if model.max_seq_length != max_seq_length:
         model.max_seq_length = max_seq_length
     member = ctx.scratch / _member(number)
-    shutil.rmtree(member, ignore_errors=True)
-    model.save_pretrained(str(member / "model"), safe_serialization=True)
-    _restore_dropout(start, member / "model")
+    if parallel.is_main():
+        if not history:
+            raise PyriteError(f"training logged no loss in {trainer.state.global_step} steps of {len(rows)} examples.")
+        shutil.rmtree(member, ignore_errors=True)
+        model.save_pretrained(str(member / "model"), safe_serialization=True)
+        _restore_dropout(start, member / "model")
+    parallel.barrier()
     if why := divergence.find(member / "model"):
         raise _diverged(why, spec)
-    if spec.soup_size > 1:
+    if spec.soup_size > 1 and parallel.is_main():
         # Written last, because it marks the member as finished.
         (member / _STATE).write_text(json.dumps({"steps": trainer.state.global_step, "history": history}))
         ctx.save_scratch(_member(number))
@@ -172,6 +254,12 @@ class _Trainer(SentenceTransformerTrainer):  # type: ignore[misc]  # the library
         self._rows, self._run_seed = rows, run_seed
         super().__init__(**kwargs)
 
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Compute the gradients of a batch, on several GPUs from all shares of it."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        parallel.average_gradients(weight for group in self.optimizer.param_groups for weight in group["params"])
+        return loss
+
     def get_batch_sampler(self, dataset: Dataset, batch_size: int, *_: Any, **__: Any) -> DefaultBatchSampler:
         """Return the sampler. As an argument of the trainer, it would be pickled into every checkpoint."""
         return ConflictFreeSampler(dataset, batch_size, self._rows, self._run_seed)
@@ -219,23 +307,24 @@ def _arguments(
         seed=seed,
         data_seed=seed,
         prompts={column: prompt for column, prompt in prompts.items() if prompt} or None,
-        save_strategy="steps",
+        save_strategy="steps" if parallel.is_main() else "no",
         save_steps=spec.checkpoint_every,
         save_total_limit=1,
+        logging_strategy="steps" if parallel.is_main() else "no",
         logging_steps=5,
         logging_first_step=True,  # a short training logs nothing else
         logging_nan_inf_filter=False,  # would replace a loss that is not a number by an earlier one
-        report_to=spec.report_to or "none",
+        report_to=spec.report_to if spec.report_to and parallel.is_main() else "none",
         disable_tqdm=True,
         dataloader_pin_memory=device == "cuda",
     )
 
 
 class _Arguments(SentenceTransformerTrainingArguments):  # type: ignore[misc]  # the library is not typed
-    """The library's arguments, limited to one GPU.
+    """The library's arguments, limited to one GPU per process.
 
     With several GPUs, transformers would multiply the batch size by their number (DataParallel). So the hardware would
-    change the number of steps and of in-batch negatives, and thereby the result.
+    change the number of steps and of in-batch negatives, and thereby the result. See ``training.parallel`` instead.
     """
 
     @property
@@ -246,8 +335,6 @@ class _Arguments(SentenceTransformerTrainingArguments):  # type: ignore[misc]  #
 
 def _disable_dropout(model: SentenceTransformer) -> None:
     """Set all dropout to 0: on a CPU, it takes 46% of a training step, and a training this short does not overfit."""
-    import torch
-
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
@@ -279,8 +366,8 @@ def _restore_dropout(start: Path, folder: Path) -> None:
 class _StepCallback(TrainerCallback):  # type: ignore[misc]  # the library is not typed
     """Reports steps and losses. Saves checkpoints in the store, so that training survives the loss of its machine."""
 
-    def __init__(self, ctx: StepContext, checkpoints: str):
-        self._ctx, self._checkpoints = ctx, checkpoints
+    def __init__(self, ctx: StepContext, checkpoints: str, report_loss: Callable[[float], None]):
+        self._ctx, self._checkpoints, self._report_loss = ctx, checkpoints, report_loss
 
     def on_train_begin(self, _: Any, state: TrainerState, *args: Any, **kwargs: Any) -> None:
         del args, kwargs
@@ -292,7 +379,7 @@ class _StepCallback(TrainerCallback):  # type: ignore[misc]  # the library is no
 
     def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
         if logs and "loss" in logs:
-            metrics.TRAINING_LOSS.set(logs["loss"])
+            self._report_loss(logs["loss"])
             if not math.isfinite(logs["loss"]):
                 raise _diverged(f"the loss is {logs['loss']}", self._ctx.spec.finetune)
 

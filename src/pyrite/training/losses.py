@@ -26,27 +26,23 @@ from torch.nn import functional
 from pyrite.embedding.models import has_bf16
 from pyrite.errors import UserError
 from pyrite.spec import FinetuneSpec
+from pyrite.training.parallel import Features, gather, share, take_share
 from pyrite.training.rehearsal import RehearsalLoss
-
-#: Texts per forward pass, sized for a CPU's caches.
-_MICRO_BATCH = 24
 
 #: Weight of queries in the anchor loss, relative to passages. Queries have to move more: they are short, and training
 #: has to teach which passages answer them. Passages only have to keep their place among the corpus.
 ANCHOR_OF_QUERIES = 0.2
-
-#: A column of a batch: the tokens of its texts, as the model's tokenizer returns them.
-Features = dict[str, Any]
 
 #: Computes the loss from the embeddings of the columns (query, positive, negative_1, ...), each of shape (examples,
 #: dims) and in float32, and from the labels, of shape (examples, passages per example), or None.
 Function = Callable[[list[Tensor], Tensor | None], Tensor]
 
 
-def embed(model: SentenceTransformer, columns: Sequence[Features]) -> list[Tensor]:
+def embed(model: SentenceTransformer, columns: Sequence[Features], micro_batch: int) -> list[Tensor]:
     """The float32 embeddings of each column, shape (texts, dims). Columns must have the same number of texts.
 
-    Texts of all columns are embedded in order of length, with less padding.
+    Texts of all columns are embedded in order of length, with less padding, ``micro_batch`` per forward pass. They are
+    divided among the training processes.
     """
     if "attention_mask" not in columns[0]:  # a static embedding model: its texts are not padded
         return [model(column)["sentence_embedding"].float() for column in columns]
@@ -59,15 +55,17 @@ def embed(model: SentenceTransformer, columns: Sequence[Features]) -> list[Tenso
     others = {name: value for name, value in columns[0].items() if not isinstance(value, Tensor)}
     order = torch.argsort(padded["attention_mask"].sum(dim=1), descending=True, stable=True)
     vectors = []
-    for chosen in torch.split(order, _MICRO_BATCH):
+    for chosen in torch.split(share(order), micro_batch):
         length = int(padded["attention_mask"][chosen].any(dim=0).nonzero().max()) + 1
         features = others | {name: value[chosen, :length] for name, value in padded.items()}
         vectors.append(model(features)["sentence_embedding"].float())
-    return list(torch.split(torch.cat(vectors)[torch.argsort(order)], rows))
+    return list(torch.split(gather(torch.cat(vectors), len(order))[torch.argsort(order)], rows))
 
 
-def _embed_query_and_passages(model: SentenceTransformer, columns: Sequence[Features]) -> list[Tensor]:
-    return [*embed(model, columns[:1]), *embed(model, columns[1:])]
+def _embed_query_and_passages(
+    model: SentenceTransformer, columns: Sequence[Features], micro_batch: int
+) -> list[Tensor]:
+    return [*embed(model, columns[:1], micro_batch), *embed(model, columns[1:], micro_batch)]
 
 
 def _anchor_loss(embeddings: Sequence[Tensor], base: Sequence[Tensor]) -> Tensor:
@@ -82,14 +80,20 @@ class EmbeddingLoss(torch.nn.Module):
 
     Args:
         base: the base model, for finetune.anchor and finetune.train query; else None. It is not trained.
+        micro_batch: texts per forward pass.
     """
 
     def __init__(
-        self, model: SentenceTransformer, function: Function, spec: FinetuneSpec, base: SentenceTransformer | None
+        self,
+        model: SentenceTransformer,
+        function: Function,
+        spec: FinetuneSpec,
+        base: SentenceTransformer | None,
+        micro_batch: int,
     ):
         super().__init__()
         self.model = model
-        self._function, self._spec = function, spec
+        self._function, self._spec, self._micro_batch = function, spec, micro_batch
         # A function, not a submodule: the trainer would set it to training mode.
         self._embed_base = partial(_embed_query_and_passages, base.eval()) if base else None
 
@@ -99,11 +103,11 @@ class EmbeddingLoss(torch.nn.Module):
         base = []
         if self._embed_base:
             with torch.no_grad():
-                base = self._embed_base(columns)
+                base = self._embed_base(columns, self._micro_batch)
         if self._spec.train == "query":
-            embeddings = [*embed(self.model, columns[:1]), *base[1:]]
+            embeddings = [*embed(self.model, columns[:1], self._micro_batch), *base[1:]]
         else:
-            embeddings = _embed_query_and_passages(self.model, columns)
+            embeddings = _embed_query_and_passages(self.model, columns, self._micro_batch)
         with torch.autocast(self.model.device.type, enabled=False):
             loss = self._function(embeddings, labels)
             return loss + self._spec.anchor * _anchor_loss(embeddings, base) if self._spec.anchor else loss
@@ -116,16 +120,19 @@ class CachedLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]  # t
     long on a CPU with AVX-512 BF16.
     """
 
-    def __init__(self, model: SentenceTransformer, spec: FinetuneSpec, base: SentenceTransformer | None):
+    def __init__(
+        self, model: SentenceTransformer, spec: FinetuneSpec, base: SentenceTransformer | None, micro_batch: int
+    ):
         if has_static_embedding_input(model):
             raise UserError(
                 "finetune.loss: cached-multiple-negatives cannot train a static embedding model. "
                 "Use multiple-negatives."
             )
-        super().__init__(model, scale=spec.scale, mini_batch_size=_MICRO_BATCH)
+        super().__init__(model, scale=spec.scale, mini_batch_size=micro_batch)
         self._anchor = spec.anchor
         self._embed_base = partial(_embed_query_and_passages, base.eval()) if base else None
         self._base: list[Tensor] = []
+        self._rows = 0
 
     def embed_minibatch(self, *args: Any, **kwargs: Any) -> Any:
         """The library's method, under autocast."""
@@ -138,20 +145,24 @@ class CachedLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]  # t
         columns = list(sentence_features)
         if self._embed_base:
             with torch.no_grad():
-                self._base = self._embed_base(columns)
-        loss: Tensor = super().forward(columns, labels)
+                self._base = self._embed_base(columns, self.mini_batch_size)
+        self._rows = len(columns[0]["input_ids"])
+        loss: Tensor = super().forward([take_share(column) for column in columns], labels)
         return loss
 
     def calculate_loss(
         self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
     ) -> Tensor:
-        """The library's method, in float32. Each element of ``reps`` holds the mini-batches of a column."""
+        """The library's method, in float32. Each element of ``reps`` holds the mini-batches of a column.
+
+        Of each column, they hold this process's share of the texts.
+        """
         with torch.autocast(self.model.device.type, enabled=False):
-            parts = [[part.float() for part in column] for column in reps]
+            parts = [[gather(torch.cat(column).float(), self._rows)] for column in reps]
             loss: Tensor = super().calculate_loss(parts, labels, with_backward=with_backward)
             if not self._anchor:
                 return loss
-            anchor = self._anchor * _anchor_loss([torch.cat(column) for column in parts], self._base)
+            anchor = self._anchor * _anchor_loss([column[0] for column in parts], self._base)
             if with_backward:
                 anchor.backward()  # type: ignore[no-untyped-call]
             return loss + anchor.detach() if with_backward else loss + anchor
@@ -185,12 +196,13 @@ def _graded(model: SentenceTransformer, spec: FinetuneSpec) -> Function:
     return lambda embeddings, labels: contrastive(embeddings, labels) + spec.kl_weight * divergence(embeddings, labels)
 
 
-#: Builds a loss for a model. The third argument is the base model if a setting needs it, else None.
-Build = Callable[[SentenceTransformer, FinetuneSpec, SentenceTransformer | None], torch.nn.Module]
+#: Builds a loss for a model. The other arguments are the base model if a setting needs it, else None, and the number of
+#: texts per forward pass.
+Build = Callable[[SentenceTransformer, FinetuneSpec, SentenceTransformer | None, int], torch.nn.Module]
 
 
 def _on_embeddings(function: Callable[[SentenceTransformer, FinetuneSpec], Function]) -> Build:
-    return lambda model, spec, base: EmbeddingLoss(model, function(model, spec), spec, base)
+    return lambda model, spec, base, texts: EmbeddingLoss(model, function(model, spec), spec, base, texts)
 
 
 @dataclass(frozen=True)
@@ -213,9 +225,16 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def build_loss(model: SentenceTransformer, spec: FinetuneSpec, base: SentenceTransformer | None) -> torch.nn.Module:
-    """The loss that ``spec`` describes. ``base``: the base model if ``spec.needs_base``."""
-    loss = LOSSES[spec.loss].build(model, spec, base if spec.embeds_batches_with_base else None)
+def build_loss(
+    model: SentenceTransformer, spec: FinetuneSpec, base: SentenceTransformer | None, micro_batch: int
+) -> torch.nn.Module:
+    """The loss that ``spec`` describes.
+
+    Args:
+        base: the base model if ``spec.needs_base``.
+        micro_batch: texts per forward pass.
+    """
+    loss = LOSSES[spec.loss].build(model, spec, base if spec.embeds_batches_with_base else None, micro_batch)
     if not spec.rehearsal:
         return loss
     assert base is not None

@@ -16,6 +16,7 @@ from sentence_transformers.util import pairwise_cos_sim
 from torch import Tensor
 
 from pyrite.errors import UserError
+from pyrite.training.parallel import embed_share
 
 #: Texts per training step, and the least and greatest number of words in a text: from a query to a short passage.
 TEXTS, MIN_WORDS, MAX_WORDS = 24, 6, 48
@@ -68,9 +69,9 @@ class RehearsalLoss(torch.nn.Module):
         if not self.model.training:  # measured to detect divergence; the term starts at 0 and can only rise
             return loss
         features = self._features(columns)
-        embedded = self.model(dict(features))["sentence_embedding"].float()
+        embedded = embed_share(lambda texts: self.model(dict(texts))["sentence_embedding"].float(), features)
         with torch.no_grad():
-            expected = self._embed_base(dict(features))["sentence_embedding"].float()
+            expected = embed_share(lambda texts: self._embed_base(dict(texts))["sentence_embedding"].float(), features)
         with torch.autocast(self.model.device.type, enabled=False):
             forgotten: Tensor = (1 - pairwise_cos_sim(embedded, expected)).mean()
         return loss + self._weight * forgotten
