@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pyrite import tables
 from pyrite.errors import UserError
+from pyrite.identity import passage_id
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
 from pyrite.spec import RunSpec
@@ -70,9 +71,9 @@ def test_near_duplicates_of_a_positive_are_not_in_its_batch(tmp_path: Path) -> N
 
 
 def id_of(name: str) -> str:
-    """An id of 16 hexadecimal digits from a name of at most 8 characters, in the same order."""
-    assert len(name) <= 8
-    return name.encode().ljust(8, b"\0").hex()
+    """An id of 16 hexadecimal digits from a name of at most 8 characters, in the same order. Ids are returned."""
+    assert len(name) in (*range(9), 16)
+    return name if len(name) == 16 else name.encode().ljust(8, b"\0").hex()
 
 
 def query_id_of(name: str) -> str:
@@ -157,7 +158,7 @@ def mine_iteration_2(
         title_of: titles of passages.
         loss: finetune.loss.
         shards: of judging.
-        group: queries of a row group of pairs.
+        group: queries of a row group of pairs, and examples of a row group of iteration 1.
         settings: of mine.
     """
     title_of, schema = title_of or {}, tables.examples(settings.get("num_negatives", 1))
@@ -178,7 +179,9 @@ def mine_iteration_2(
         for c in sorted({*title_of, *(passage for each in graded for _, passage, _ in each)})
     ]
     put("corpus/passages.parquet", [[row] for row in texts], tables.PASSAGES)
-    put("iterations/1/examples.parquet", [earlier], schema)
+    put(
+        "iterations/1/examples.parquet", [earlier[n : n + group] for n in range(0, max(1, len(earlier)), group)], schema
+    )
     pairs = pairs_of(graded[1], graded[0], known, title_of)
     judgments = [{"query_id": q, "passage_id": c, "grade": g, "expected": g} for q, c, g in graded[1] if g]
     for shard in range(shards):
@@ -251,6 +254,17 @@ def test_grades_of_all_iterations_protect_all_examples(tmp_path: Path) -> None:
         ("q1", "y"): ["r", "x"],
         ("q1", "seen"): ["r", "x"],
     }
+
+
+def test_near_duplicates_of_earlier_passages_ignore_the_context(tmp_path: Path) -> None:
+    """Examples have passages in context. The context here is longer than the text, of which ``b`` has all words."""
+    text = "Then walk on soft ground."
+    earlier = row("q0", "a", passage_id(text), "1-0") | {"negative_1": f"{' '.join('abcdefghijkl')}\n{text}"}
+    ranked = [("q0", "a", 4), ("q0", "b", 4), ("q0", "x", 1)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(TEXTS, "b", f"{ANSWER} {text} Put your shoes on.")
+        examples, _ = mine_iteration_2(tmp_path, [earlier, row("q0", "a", "y", "1-1")], ranked, ranked)
+    assert [each["negative_ids"] for each in examples] == [["y"], ["x"]]
 
 
 def test_known_answers_of_qrels_are_the_positives(tmp_path: Path) -> None:

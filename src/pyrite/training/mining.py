@@ -50,11 +50,6 @@ class Example(NamedTuple):
     kind: Kind
     relevant: frozenset[str]
 
-    @property
-    def outranked(self) -> bool:
-        """Whether one of the negatives outranks the positive."""
-        return any(negative.rank < self.positive.rank for negative in self.negatives)
-
 
 #: Candidates by rank, best first.
 Ranked = Sequence[Candidate]
