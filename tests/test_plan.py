@@ -256,7 +256,7 @@ def test_mining_reads_the_corpus_for_title_pairs_only(title_pairs: int) -> None:
     manifests = finish_all(spec)
     finish(spec, Step("prepare"), manifests, outputs="other passages")
     for step in chain(spec):
-        if step.stage in ("retrieve", "judge", "finetune", "validate"):
+        if step.stage in ("embed", "retrieve", "judge", "finetune", "validate"):
             finish(spec, step, manifests)  # with the same outputs
     assert ("mine-1" in unfinished(spec, manifests)) == (title_pairs > 0)
 

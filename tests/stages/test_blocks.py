@@ -39,7 +39,7 @@ def retrieved(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, questi
     run = open_run(load(folder / "small.yaml"), open_store(str(folder / "store")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pyrite.stages.retrieve.PART", 40)
-        for step in (Step("prepare"), Step("retrieve", 1)):
+        for step in (Step("prepare"), Step("embed", 0, 0), Step("retrieve", 1)):
             run_step(run, step, NullProgress())
     return folder
 

@@ -22,7 +22,14 @@ from pyrite.training import workers
 
 pytestmark = pytest.mark.slow
 
-UP_TO_MINE = (Step("prepare"), Step("retrieve", 1), Step("judge", 1, 0), Step("judge", 1, 1), Step("mine", 1))
+UP_TO_MINE = (
+    Step("prepare"),
+    Step("embed", 0, 0),
+    Step("retrieve", 1),
+    Step("judge", 1, 0),
+    Step("judge", 1, 1),
+    Step("mine", 1),
+)
 
 
 class Messages(NullProgress):
