@@ -85,6 +85,8 @@ def await_children(process: subprocess.Popen[str]) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc (Linux)")
 def test_a_run_killed_20_times_ends_like_an_undisturbed_one(run_file: Path, tmp_path: Path) -> None:
+    sharded = run_file.read_text().replace("retrieve: {", "judge: {shards: 4}\nretrieve: {shards: 4, ")
+    run_file.write_text(sharded)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     begin = time.monotonic()
     process = start(run_file, undisturbed)
