@@ -233,8 +233,10 @@ class Run:
         candidate = next(row for row in self.report["candidates"] if row["name"] == chosen)
         retention = {name: candidate.get(name) for name in RETENTION}
         known = all(isinstance(value, float) for value in retention.values())
-        stages = ("retrieve", "judge", "mine", "finetune")
+        stages = ("embed", "retrieve", "judge", "mine", "finetune")
         steps = [step for step in self.report["steps"]["rows"] if step["step"].split("-")[0] in stages]
+        # The model of the last iteration is embedded for validation only.
+        steps = [step for step in steps if step["step"] != f"embed-{self.spec.iterations}"]
         training = sum(step["seconds"] or 0 for step in steps)
         return {
             **self.row(chosen),

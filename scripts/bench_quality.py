@@ -15,7 +15,8 @@ known                   the public recipe, in our reading (key known_recipe)
 mpnet, mpnet_tuned      all-mpnet-base-v2 untuned and tuned with Pyrite's defaults (scripts/mpnet.py; --only mpnet ...)
 
 --only selects among ours and the rows below it. Seconds: of ours, complete runs of `pyrite train` (with validation,
-test and report) and, as seconds_training, its steps retrieve to finetune; of the script, loading, mining and training.
+test and report) and, as seconds_training, its steps embed (but the last) to finetune; of the script, loading, mining
+and training.
 Compare script's seconds with seconds_training. They are comparable only on an otherwise idle machine.
 
 With one split and one seed, each run has its own store, so that no run reuses the embeddings of another. With --splits

@@ -117,15 +117,15 @@ SEARCHES = {
 def compare(passages: int, queries: int, rounds: int) -> dict[str, dict[str, float]]:
     """Median seconds of each search in turn, the ratio to Pyrite's, and the overlap with its result."""
     generator = np.random.default_rng(0)
-    asked, corpus = (generator.normal(size=(rows, DIMS)).astype(np.float32) for rows in (queries, passages))
-    for vectors in (asked, corpus):
+    query_vectors, corpus = (generator.normal(size=(rows, DIMS)).astype(np.float32) for rows in (queries, passages))
+    for vectors in (query_vectors, corpus):
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     seconds: dict[str, list[float]] = {name: [] for name in SEARCHES}
     found = {}
     for turn in range(rounds):
         for name, search in SEARCHES.items():
             start = time.perf_counter()
-            found[name] = search(asked, corpus)
+            found[name] = search(query_vectors, corpus)
             seconds[name].append(time.perf_counter() - start)
             print(f"round {turn + 1}: {name} {seconds[name][-1]:.2f} s", flush=True)
     medians = {name: statistics.median(each) for name, each in seconds.items()}

@@ -116,3 +116,10 @@ def test_parts_are_row_groups_of_the_same_table(grades: list[int], rows: int) ->
         tables.write_parts(parts, (table.slice(start, rows) for start in starts), tables.QRELS)
         assert tables.read(parts, tables.QRELS) == table
         assert pq.read_metadata(parts).num_row_groups == len(starts)
+
+
+def test_a_part_is_one_row_group(tmp_path: Path) -> None:
+    """Regression: Parquet's default is at most 1,048,576 rows, and readers of parts take a row group for a part."""
+    part = pa.table({"score": pa.array(np.zeros(1_100_000, np.float32))})
+    tables.write_parts(tmp_path / "parts.parquet", [part, part[:3]], part.schema)
+    assert [each.num_rows for each in tables.read_parts(tmp_path / "parts.parquet", part.schema)] == [1_100_000, 3]

@@ -28,10 +28,11 @@ _HANG = (4500, 4860)  # of the last server
 
 _UNITS = {
     "prepare": ("records read", 9_400),
-    "retrieve": ("passages encoded", 38_000),
+    "embed": ("passages encoded", 38_000),
+    "retrieve": ("queries joined with their passages", 2_400),
     "mine": ("queries mined", 2_400),
     "finetune": ("training steps", 900),
-    "validate": ("passages encoded", 38_000),
+    "validate": ("passages encoded", 9_000),
 }
 
 

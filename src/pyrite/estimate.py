@@ -136,7 +136,7 @@ def estimate(run: Run, on: Machine | None = None, machines: int = 1) -> Estimate
                 expected += encode_retention * (retention_models if step.iteration else 1)
             case "judge" if judging:
                 expected += judging.hours * 3600 / spec.iterations / spec.judge.shards
-            case "judge" | "mine":
+            case "judge" | "mine" | "retrieve":
                 expected += work.train * spec.retrieve.range_max / 100_000
             case "finetune":
                 assert step.iteration is not None

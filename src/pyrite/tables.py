@@ -43,7 +43,7 @@ PASSAGES = pa.schema(
     ]
 )
 
-#: The columns of PASSAGES that retrieve reads into memory.
+#: The columns of PASSAGES that a search reads into memory.
 PASSAGE_IDS = pa.schema([("passage_id", pa.string()), ("split", pa.string()), ("near_duplicate", pa.string())])
 
 #: The columns of PASSAGES that the judge of the labels needs.
@@ -205,7 +205,7 @@ def write_parts(path: Path, parts: Iterable[pa.Table], schema: pa.Schema) -> Non
     """
     with writer(path, schema) as output:
         for part in parts:
-            output.write_table(part)
+            output.write_table(part, row_group_size=max(1, part.num_rows))
 
 
 def writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:

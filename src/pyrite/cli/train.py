@@ -50,7 +50,7 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--force", help="Use the judge although it failed `pyrite probe`.")
         ] = False,
     ) -> None:
-        """Execute a run: prepare; per iteration retrieve, judge, mine, finetune, validate; then evaluate.
+        """Execute a run: prepare; per iteration retrieve, judge, mine, finetune, embed, validate; then evaluate.
 
         You can stop it at any time: the same command resumes it. It skips finished steps.
         """

@@ -35,6 +35,9 @@ Texts = Callable[[int], Iterable[Sequence[str]]]
 #: a tile of the search.
 BLOCK = TILE
 
+#: Texts whose tokens are in memory at a time, to count them.
+_TOKENIZED = 1 << 14
+
 
 @dataclass(frozen=True)
 class Encoder:
@@ -121,14 +124,14 @@ class Encoder:
     def _lengths(self, texts: Sequence[str], kind: Kind) -> npt.NDArray[np.int64]:
         """Tokens of each text with its prompt, before truncation; shape (texts,)."""
         prompt, tokenizer = self.model.prompts.get(kind) or "", self.model.tokenizer
-        prompted = [prompt + text for text in texts]
-        if not prompted:
-            ids = []
-        elif hasattr(tokenizer, "encode_batch"):  # a static embedding model's, of the package tokenizers
-            ids = [each.ids for each in tokenizer.encode_batch(prompted, add_special_tokens=False)]
-        else:
-            ids = tokenizer(prompted, truncation=False)["input_ids"]
-        return np.array([len(tokens) for tokens in ids], dtype=np.int64)
+        lengths: list[int] = []
+        for start in range(0, len(texts), _TOKENIZED):
+            prompted = [prompt + text for text in texts[start : start + _TOKENIZED]]
+            if hasattr(tokenizer, "encode_batch"):  # a static embedding model's, of the package tokenizers
+                lengths += [len(each.ids) for each in tokenizer.encode_batch(prompted, add_special_tokens=False)]
+            else:
+                lengths += map(len, tokenizer(prompted, truncation=False)["input_ids"])
+        return np.array(lengths, dtype=np.int64)
 
     @cached_property
     def passage_encoder(self) -> "Encoder":

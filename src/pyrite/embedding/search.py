@@ -1,7 +1,7 @@
 """Exact nearest-neighbour search over embeddings that are read in blocks, in memory that does not grow with the corpus.
 
 Scores do not depend on how the corpus is divided among processes, because each product of matrices has the vectors of
-one tile, and a process has whole tiles.
+one tile, and each process has complete tiles.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,9 +49,9 @@ class Search:
         self._queries = torch.from_numpy(np.ascontiguousarray(queries, dtype=np.float32)).to(device)
         # Reused, because new memory of this size costs as much as the product of matrices.
         self._buffer = torch.empty((min(len(queries), _QUERIES), _BLOCK), device=device)
-        kept = (len(queries), 0)
-        self._scores = torch.empty(kept, dtype=torch.float32, device=device)
-        self._positions = torch.empty(kept, dtype=torch.int64, device=device)
+        shape = (len(queries), 0)
+        self._scores = torch.empty(shape, dtype=torch.float32, device=device)
+        self._positions = torch.empty(shape, dtype=torch.int64, device=device)
 
     def add(self, block: Block) -> None:
         """Search a block as ``read_blocks`` gives it."""
@@ -145,11 +145,3 @@ def read_blocks(
     if parts:
         yield Block(start, np.concatenate(parts))
         on_rows(rows)
-
-
-def take(files: Sequence[Path], positions: Integers) -> Floats:
-    """The vectors at ``positions`` among those in ``files``; shape (positions, dims)."""
-    stored = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
-    starts = np.cumsum([0, *(len(part) for part in stored)])
-    which = np.searchsorted(starts, positions, side="right") - 1
-    return np.stack([stored[w][p - starts[w]] for w, p in zip(which, positions, strict=True)]).astype(np.float32)

@@ -1,7 +1,7 @@
 """embed: the model of an iteration encodes a part of the corpus, and searches it for the queries of all splits.
 
-Each part has whole blocks of embeddings, which are cached in the store, so a killed part resumes. Only the numbers of
-the passages found leave the part: retrieve and validate take the best of all parts (``stages/found.py``).
+Each part has complete blocks of embeddings, which are cached in the store, so a killed part resumes. Only the numbers
+of the passages found leave the part: retrieve and validate take the best of all parts (``stages/found.py``).
 """
 
 from itertools import islice
@@ -20,7 +20,7 @@ from pyrite.stages.inputs import encoder, passage_texts, read_passage_ids, read_
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
-    """Write what the part has for each split's queries, and the scores of known answers, to iterations/<i>/search."""
+    """Write the results of the part for each split's queries, and scores of known answers, to iterations/<i>/search."""
     assert ctx.step.shard is not None
     spec, shard, model = ctx.spec, ctx.step.shard, encoder(ctx, ctx.iteration)
     passages, queries = read_passage_ids(ctx), read_queries(ctx)

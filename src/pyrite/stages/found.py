@@ -1,4 +1,4 @@
-"""What embed finds in the parts of the corpus: written in numbers, read as the best of all parts."""
+"""What embed finds in the parts of the corpus: written as numbers, read as the best of all parts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.embedding.encoder import BLOCK
-from pyrite.embedding.search import Floats, Integers, Mask, best_of, take
+from pyrite.embedding.search import Floats, Integers, Mask, best_of, read_blocks
 from pyrite.stages.context import StepContext
 from pyrite.stages.pairs import pair_keys
 
@@ -22,12 +22,12 @@ _QUERIES = 1 << 14
 
 
 def found_key(iteration: int, name: str, shard: int) -> str:
-    """The key of what a part has for a split's queries, or of the scores of "known" answers."""
+    """The key of the results of a part for a split's queries, or of the scores of "known" answers."""
     return f"iterations/{iteration}/search/{name}-{shard:05d}.parquet"
 
 
 def in_training(passages: pa.Table) -> Mask:
-    """Whether each of the PASSAGE_IDS may be a training example: of held-out passages not even a near-duplicate may."""
+    """Whether each of the PASSAGE_IDS may be a training example: it and no near-duplicate of it is held out."""
     mask: Mask = pc.and_(pc.equal(passages["split"], "train"), pc.is_null(passages["near_duplicate"])).to_numpy()
     return mask
 
@@ -41,13 +41,13 @@ def known_pairs(queries: pa.Table, qrels: pa.Table, passages: pa.Table, trained:
 
 def known_scores(vectors: Floats, files: list[Path], rows: Integers, positions: Integers) -> Floats:
     """The scores of pairs of a query's row in ``vectors`` and a position among the embeddings in ``files``."""
-    if not len(rows):
-        return np.empty(0, np.float32)
-    order = np.argsort(positions, kind="stable")
-    scores = np.empty(len(rows), np.float32)
-    for first in range(0, len(rows), BLOCK):
-        chosen = order[first : first + BLOCK]
-        scores[chosen] = np.einsum("ij,ij->i", vectors[rows[chosen]], take(files, positions[chosen]))
+    scores, order = np.empty(len(rows), np.float32), np.argsort(positions, kind="stable")
+    for block in read_blocks(files):
+        start, end = np.searchsorted(positions, [block.start, block.start + len(block.vectors)], sorter=order).tolist()
+        for first in range(start, end, BLOCK):
+            chosen = order[first : min(first + BLOCK, end)]
+            found = block.vectors[positions[chosen] - block.start]
+            scores[chosen] = np.einsum("ij,ij->i", vectors[rows[chosen]], found)
     return scores
 
 
@@ -85,7 +85,7 @@ def found_table(rows: Integers, positions: Integers, scores: Floats) -> pa.Table
 
 
 def _read_parts(ctx: StepContext, iteration: int, split: str, shard: int) -> Iterator[tuple[Floats, Integers]]:
-    """Scores and positions of a part, for some queries at a time, of shape (queries, k); without end if it is empty."""
+    """Scores and positions of a part, for some queries at a time, of shape (queries, k); then empty ones."""
     for table in tables.read_parts(ctx.input(found_key(iteration, split, shard)), tables.FOUND):
         queries = len(table["query"].unique())
         yield table["score"].to_numpy().reshape(queries, -1), table["position"].to_numpy().reshape(queries, -1)

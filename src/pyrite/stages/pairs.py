@@ -1,7 +1,7 @@
 """The pairs of an iteration, joined with their texts once, so that judging and mining need no other table.
 
 There is a file per shard of judging (``tables.PAIRS``). It has all pairs of the shard's queries, by query id, in row
-groups of whole queries.
+groups of complete queries.
 """
 
 import hashlib
@@ -93,7 +93,7 @@ class Texts:
 
 
 class Pairs:
-    """The pairs of the training queries as numbers, from which tables are made for some of the queries at a time.
+    """The pairs of the training queries as numbers, from which tables are created for some of the queries at a time.
 
     A pair's key is its query's row times the number of passages, plus its passage's position in the corpus.
     """

@@ -106,7 +106,10 @@ def _join(
         judged_relevant: JUDGMENTS of earlier iterations with a relevant grade.
     """
     rows, positions, scores = known
-    missed = ~(top[1][rows] == positions[:, None]).any(axis=1)
+    missed = np.empty(len(rows), np.bool_)
+    for first in range(0, len(rows), PART):
+        part = slice(first, first + PART)
+        missed[part] = ~(top[1][rows[part]] == positions[part, None]).any(axis=1)
     below = scores[missed], rows[missed].astype(np.int64) * passages.num_rows + positions[missed]
     ids = passages["passage_id"].combine_chunks()
     keys = (pair_keys(table, queries, ids) for table in (qrels, judged_relevant))

@@ -30,6 +30,7 @@ from pyrite.stages.inputs import (
     encoder_for,
     model_folder,
     read_passage_ids,
+    read_passages,
     read_passages_at,
     read_qrels,
     read_queries,
@@ -117,15 +118,17 @@ class _Scores:
 
     @cached_property
     def _pool(self) -> pa.Table:
-        """The passages that base or iteration's model rank among the first ``DEPTH`` for some query.
+        """The passages that base or iteration's model rank among the first ``DEPTH`` for some validation query.
 
-        A blend's first passages are nearly always among them, so it need not encode the whole corpus (docs/design.md).
+        A blend's first passages are nearly always among them, so it need not encode the complete corpus
+        (docs/results.md). With evaluate.judge it does: evaluate ranks the chosen blend in the complete corpus, and
+        assess must have graded what it finds.
         """
         ctx, k = self._ctx, min(DEPTH, self.passages.num_rows)
+        if ctx.spec.evaluate.judge:
+            return read_passages(ctx)
         found = [
-            read_found(ctx, iteration, split, self._of_split(split).num_rows, k)[1]
-            for iteration in (0, ctx.iteration)
-            for split in self._splits
+            read_found(ctx, iteration, "val", self._of_split("val").num_rows, k)[1] for iteration in (0, ctx.iteration)
         ]
         return read_passages_at(ctx, np.unique(np.concatenate([each.ravel() for each in found])))
 
@@ -181,7 +184,8 @@ def _search(ctx: StepContext, scores: _Scores, bounds: dict[str, float]) -> Sequ
 
 def _count_truncated(ctx: StepContext, passages: int) -> int:
     """The number of passages that the base model truncates. Warns if there are any."""
-    above = (ctx.manifests[step.name]["summary"] for step in parents(ctx.spec, ctx.step))
+    parts = (step for step in parents(ctx.spec, ctx.step) if step.stage == "embed")
+    above = (ctx.manifests[step.name]["summary"] for step in parts)
     count = sum(int(summary.get("truncated", 0)) for summary in above)
     if count:
         ctx.progress.message(
