@@ -392,7 +392,8 @@ def test_own_queries_get_only_training_questions_added(
     assert result.returncode == 0, result.stderr
     for shard in (0, 1):
         assert pyrite("generate", run_file, "--shard", shard).returncode == 0
-    result = pyrite("embed", run_file, "-i", 0, "--shard", 0)
+    assert pyrite("embed", run_file, "-i", 0, "--shard", 0).returncode == 0
+    result = pyrite("validate", run_file, "-i", 0)
     assert result.returncode == 0, result.stderr
     run = tmp_path / "store/runs/small"
     own_queries = pq.read_table(run / "queries/queries.parquet").to_pylist()

@@ -76,11 +76,14 @@ def test_too_few_gpus_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
 #: Starts two workers that wait. A program of its own, because the tests kill it.
 PARENT = """
+import signal
+
 import gpu_workers
 from pyrite.cli.common import handle_stop_signals
 from pyrite.training.workers import run_workers
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     handle_stop_signals()
     run_workers(["", ""], gpu_workers.wait_for_the_end, (), {"started": lambda pid: print(pid, flush=True)})
 """
@@ -98,7 +101,10 @@ def test_workers_end_with_their_parent(signal_number: int, tmp_path: Path) -> No
         assert parent.stdout
         workers = [int(parent.stdout.readline()) for _ in range(2)]
         parent.send_signal(signal_number)
-        assert parent.wait(30) != 0
+        try:
+            assert parent.wait(30) != 0
+        finally:
+            parent.kill()  # otherwise a failure would wait for it
         deadline = time.monotonic() + 30
         while any(is_running(worker) for worker in workers):
             assert time.monotonic() < deadline, "a worker outlives its parent"
