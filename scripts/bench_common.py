@@ -235,9 +235,9 @@ class Run:
         known = all(isinstance(value, float) for value in retention.values())
         stages = ("embed", "retrieve", "judge", "mine", "finetune")
         steps = [step for step in self.report["steps"]["rows"] if step["step"].split("-")[0] in stages]
-        # The model of the last iteration is embedded for validation only.
-        steps = [step for step in steps if step["step"] != f"embed-{self.spec.iterations}"]
-        training = sum(step["seconds"] or 0 for step in steps)
+        embedded = [step for step in steps if step["step"].startswith("embed-")]
+        # In order of iterations: the last model is embedded for validation only.
+        training = sum(step["seconds"] or 0 for step in steps if step not in embedded[-1:])
         return {
             **self.row(chosen),
             "chosen": chosen,

@@ -1,4 +1,6 @@
-"""The topics and question types of the small data set for tests."""
+"""The topics and question types of the small data set for tests, and the first steps of a run on it."""
+
+from pyrite.plan import Step
 
 TOPICS = [
     "asthma",
@@ -45,3 +47,14 @@ def found_first(output: str) -> bool:
     """Whether both models rank PASSAGE first in the output of `pyrite search` for it (COLUMNS=1000)."""
     first_row = output.partition("\u251c")[0]
     return first_row.count(PASSAGE) == 2
+
+
+#: The steps of a run before its first training.
+UP_TO_MINE = (
+    Step("prepare"),
+    Step("embed", 0, 0),
+    Step("retrieve", 1),
+    Step("judge", 1, 0),
+    Step("judge", 1, 1),
+    Step("mine", 1),
+)

@@ -193,14 +193,21 @@ def test_only_comparable_durations_are_in_a_row(tmp_path: Path) -> None:
         "per_query": {"base": values},
         "chosen": "base",
         "candidates": [{"name": "base", "retention": 0.5, "retention_change": 0.0, "retention_bound": 0.0}],
-        "steps": {"rows": [{"step": "mine-1", "seconds": 2.6}, {"step": "prepare", "seconds": 9}]},
+        "steps": {
+            "rows": [
+                {"step": "prepare", "seconds": 9},
+                {"step": "embed-0", "seconds": 4},
+                {"step": "mine-1", "seconds": 2.6},
+                {"step": "embed-1", "seconds": 5},
+            ]
+        },
         "models": ["base"],
     }
     (tmp_path / "runs/ours/report").mkdir(parents=True)
     (tmp_path / "runs/ours/report/report.json").write_text(json.dumps(report))
     rows = [bench_common.Run(tmp_path, "ours", seconds).handed_over(None) for seconds in (20, None)]  # type: ignore[arg-type]
     found = [{name: value for name, value in row.items() if name.startswith("seconds")} for row in rows]
-    assert found == [{"seconds": 20, "seconds_training": 3}, {}]
+    assert found == [{"seconds": 20, "seconds_training": 7}, {}]
 
 
 def test_ablation_of_one_run_has_an_interval_over_topics() -> None:

@@ -27,6 +27,7 @@ from pyrite.stages import evaluate, finetune
 from pyrite.stages.context import StepContext
 from pyrite.store import open_store
 from pyrite.training.losses import LOSSES, Loss
+from small_data import UP_TO_MINE
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -52,14 +53,6 @@ def run_steps(run_file: Path, *steps: Step, overrides: Sequence[str] = ()) -> No
         run_step(run, step, NullProgress())
 
 
-UP_TO_MINE = (
-    Step("prepare"),
-    Step("embed", 0, 0),
-    Step("retrieve", 1),
-    Step("judge", 1, 0),
-    Step("judge", 1, 1),
-    Step("mine", 1),
-)
 TRAINED = (Step("finetune", 1), Step("embed", 1, 0), Step("validate", 1))
 
 

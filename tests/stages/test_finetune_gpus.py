@@ -19,17 +19,9 @@ from pyrite.stages import finetune
 from pyrite.stages.context import StepContext
 from pyrite.store import open_store
 from pyrite.training import workers
+from small_data import UP_TO_MINE
 
 pytestmark = pytest.mark.slow
-
-UP_TO_MINE = (
-    Step("prepare"),
-    Step("embed", 0, 0),
-    Step("retrieve", 1),
-    Step("judge", 1, 0),
-    Step("judge", 1, 1),
-    Step("mine", 1),
-)
 
 
 class Messages(NullProgress):

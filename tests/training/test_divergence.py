@@ -16,15 +16,7 @@ from pyrite.progress import NullProgress
 from pyrite.store import open_store
 from pyrite.training import divergence
 from pyrite.training.losses import LOSSES, Loss
-
-UP_TO_MINE = (
-    Step("prepare"),
-    Step("embed", 0, 0),
-    Step("retrieve", 1),
-    Step("judge", 1, 0),
-    Step("judge", 1, 1),
-    Step("mine", 1),
-)
+from small_data import UP_TO_MINE
 
 
 @pytest.fixture

@@ -7,20 +7,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pyrite.errors import PyriteError, first_error
 from pyrite.evaluation.cascade import CascadeMap, ErrorRate, certain, distributions, error_rate, likely_grades
 from pyrite.judges import Judge
 from pyrite.judges.base import RELEVANT, Judgment, Missing, Pair
-from pyrite.judges.cache import JudgmentCache, open_cache
+from pyrite.judges.cache import open_cache
 from pyrite.judges.cascade import CascadeSession
 from pyrite.judges.session import Block, JudgingSession, JudgmentCounts, QueryPassages
 from pyrite.spec import CascadeJudgeSpec, MineSpec
 from pyrite.splitting import draw
-from pyrite.stages.blocks import PairBlocks, of_queries
-from pyrite.stages.context import StepContext
-from pyrite.stages.judging import Judging, SessionBlocks
+from pyrite.stages.blocks import of_queries
+from pyrite.stages.judging import Judging, SessionBlocks, Shard
 
 
 class Pilot(NamedTuple):
@@ -33,17 +31,10 @@ class Pilot(NamedTuple):
 class CascadeJudging(Judging):
     """Judges a shard with the first judge, then, as far as that has not decided, with the second."""
 
-    def __init__(
-        self,
-        ctx: StepContext,
-        session: CascadeSession,
-        cache: JudgmentCache | None,
-        pairs: PairBlocks,
-        output: pq.ParquetWriter,
-        first: Judge,
-    ):
-        """``session``: that of the second judge."""
-        super().__init__(ctx, session, cache, pairs, output)
+    def __init__(self, shard: Shard, first: Judge):
+        """``shard``: with the session of the second judge."""
+        super().__init__(shard)
+        ctx, pairs = self._ctx, self._pairs
         assert isinstance(ctx.spec.judge, CascadeJudgeSpec)
         self._spec = spec = ctx.spec.judge
         first_cache = open_cache(ctx.store, first, f"{ctx.spec.name}/first-{ctx.iteration}.{ctx.step.shard}")

@@ -22,7 +22,7 @@ from pyrite.stages.cascade import CascadeJudging
 from pyrite.stages.context import StepContext
 from pyrite.stages.flushing import run_with_flush
 from pyrite.stages.inputs import read_answer_key, read_candidates
-from pyrite.stages.judging import Judging
+from pyrite.stages.judging import Judging, Shard
 from pyrite.stages.pairs import pairs_key
 
 
@@ -43,8 +43,8 @@ def run(ctx: StepContext) -> dict[str, Any]:
     session = _ShardSession(judge, cache, pairs, ctx)
     folder = f"iterations/{ctx.iteration}/judgments"
     with tables.writer(ctx.output(f"{folder}/shard-{shard:05d}.parquet"), tables.JUDGMENTS) as output:
-        stage = ctx, session, cache, pairs, output
-        judging = CascadeJudging(*stage, *first) if first else Judging(*stage)
+        work = Shard(ctx, session, cache, pairs, output)
+        judging = CascadeJudging(work, *first) if first else Judging(work)
         asyncio.run(run_with_flush(_judge(judging, ctx), judging.flush))
     more = judging.summary()
     tables.write(ctx.output(f"{folder}/missing-{shard:05d}.parquet"), session.missing_rows(), tables.MISSING)

@@ -1,7 +1,7 @@
 """The judging of a shard by one judge, block by block. A cascade extends it (``pyrite.stages.cascade``)."""
 
 import asyncio
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -53,6 +53,16 @@ def _release_memory() -> None:
     pa.default_memory_pool().release_unused()
 
 
+class Shard(NamedTuple):
+    """What judging a shard needs: ``session`` of the judge, its ``cache``, and the table to write."""
+
+    ctx: StepContext
+    session: CascadeSession
+    cache: JudgmentCache | None
+    pairs: PairBlocks
+    output: pq.ParquetWriter
+
+
 class Judging:
     """Judges the pairs of a shard and writes the judgments.
 
@@ -61,17 +71,10 @@ class Judging:
         written: counts of the judgments in the output.
     """
 
-    def __init__(
-        self,
-        ctx: StepContext,
-        session: CascadeSession,
-        cache: JudgmentCache | None,
-        pairs: PairBlocks,
-        output: pq.ParquetWriter,
-    ):
-        self.session, self.judged, self.written = session, JudgmentCounts(), JudgmentCounts()
-        self._ctx, self._pairs, self._output = ctx, pairs, output
-        self._blocks = SessionBlocks(session, cache, pairs, self._spill("cached"))
+    def __init__(self, shard: Shard):
+        self._ctx, self.session, cache, self._pairs, self._output = shard
+        self.judged, self.written = JudgmentCounts(), JudgmentCounts()
+        self._blocks = SessionBlocks(self.session, cache, self._pairs, self._spill("cached"))
 
     async def prepare(self) -> None:
         """Read the cached judgments. Call it before the session's judge is opened."""
