@@ -138,6 +138,12 @@ def test_max_failed_indexes_does_not_exceed_the_shards(chart: Settings) -> None:
     assert manifest["maxFailedIndexes"] <= manifest["completions"] == manifest["parallelism"] == 1
 
 
+def test_all_parts_of_the_corpus_are_encoded_at_once(chart: Settings) -> None:
+    """Each on its own GPU: judge.parallelism limits the requests to a server."""
+    manifest = manifests.job(run(LABELS), [Step("embed", 1, shard) for shard in range(8)], "key", chart)["spec"]
+    assert manifest["parallelism"] == manifest["completions"] == 8
+
+
 def test_run_config_has_the_runs_or_the_charts_judge_urls(chart: Settings) -> None:
     own = {**LLM, "resources": {"judge_urls": ["http://mine"]}}
     texts = [manifests.run_config(run(spec), chart)["data"]["run.yaml"] for spec in (LLM, own)]

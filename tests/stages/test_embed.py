@@ -51,6 +51,12 @@ def test_the_number_of_parts_does_not_change_results(tiny_model: Path, questions
     one, seven = outputs(tmp_path / "one", spec, 1), outputs(tmp_path / "seven", spec, 7)
     assert one["1/candidates.parquet"].num_rows
     assert [name for name, table in one.items() if not table.equals(seven[name])] == []
+    below = [row for row in one["1/pairs/shard-00000.parquet"].to_pylist() if row["rank"] == 8]
+    assert below, "known answers that were not found among the first 7"
+    model = encoder.Encoder(tiny_model, tiny_model, RunSpec.model_validate(spec), open_store(str(tmp_path / "one")))
+    queries = model.encode([row["query"] for row in below], "query")
+    passages = model.encode([f"{row['context']}\n{row['text']}".lstrip("\n") for row in below], "document")
+    assert np.allclose([row["score"] for row in below], (queries * passages).sum(axis=1), atol=1e-2)  # bf16
 
 
 @pytest.mark.usefixtures("small_blocks")

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pyrite import tables
 from pyrite.spec import RunSpec
+from pyrite.stages.pairs import Texts
 from pyrite.stages.retrieve import retrieve
 
 
@@ -47,3 +48,11 @@ def test_near_duplicates_of_held_out_data_are_no_candidates(tmp_path: Path) -> N
     model: Any = _Model(tmp_path)
     pairs = retrieve(model, ctx, queries, qrels)
     assert pairs.candidates(pairs.rows_by_id())["passage_id"].to_pylist() == ["free"]
+    # No near-duplicate of it may be a negative, so judging and mining get its text.
+    with Texts(tmp_path / "texts") as texts:
+        texts.append(tables.read(tmp_path / "passages.parquet", Texts.SCHEMA))
+        rows = pairs.pairs(pairs.rows_by_id(), texts).to_pylist()
+    assert [(row["passage_id"], row["rank"], row["relevant"], row["text"]) for row in rows] == [
+        ("free", 1, False, "a"),
+        ("copy", None, True, "b"),
+    ]

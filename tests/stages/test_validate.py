@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -101,3 +102,21 @@ def test_search_depends_on_the_loss(
     bounds: dict[str, float] = {}
     assert list(validate._search(ctx, _Bounds(loss), bounds)) == weights  # type: ignore[arg-type]
     assert len(bounds) == tried
+
+
+@pytest.mark.parametrize(("judge", "size"), [(None, 1), ({"model": "m"}, 3)])
+def test_a_second_judge_needs_blends_ranked_in_the_complete_corpus(
+    judge: dict[str, str] | None, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise, evaluate would rank passages that assess has not graded, and the chosen blend would lose by them."""
+    corpus = pa.table({"passage_id": ["a", "b", "c"]})
+    queries = pa.table({"query_id": ["q"], "split": ["val"]})
+    for name, table in (("read_queries", queries), ("read_passage_ids", corpus), ("read_passages", corpus)):
+        monkeypatch.setattr(validate, name, lambda _, table=table: table)
+    monkeypatch.setattr(validate, "read_qrels", lambda _: None)
+    monkeypatch.setattr(validate, "read_found", lambda *_: (None, np.array([[1]])))
+    monkeypatch.setattr(validate, "read_passages_at", lambda _, positions: corpus.take(positions))
+    content = {"name": "r", "source": {"kind": "sample"}, "evaluate": {"judge": judge}}
+    spec = RunSpec.model_validate({**content, "resources": {"evaluate_judge_urls": ["http://judge"] if judge else []}})
+    ctx = StepContext(spec, Step("validate", 1), None, "runs/r", {}, "scratch", NullProgress())  # type: ignore[arg-type]
+    assert validate._Scores(ctx)._pool.num_rows == size
