@@ -11,7 +11,9 @@ import pytest
 
 from pyrite.config import load
 from pyrite.costs import DEFAULT_MACHINE, machine
-from pyrite.estimate import Estimate, estimate, estimate_judging
+from pyrite.estimate import Estimate, StageEstimate, estimate
+from pyrite.estimate.speed import Speed
+from pyrite.estimate.workload import of_numbers
 from pyrite.executors.step import Run, open_run, run_step
 from pyrite.judges.llm import fingerprint
 from pyrite.judges.prompt import load_prompt
@@ -20,6 +22,9 @@ from pyrite.progress import NullProgress
 from pyrite.store import open_store
 from pyrite.training import rehearsal
 from stub_judge import MODEL, Pair, Stub
+
+#: A machine that encodes 55,000 characters a second and trains on 15,000.
+SPEED = Speed(per_encoded=1 / 55_000, per_encoded_float32=1 / 20_000, per_trained=1 / 15_000, per_compared=1e-8)
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -59,6 +64,10 @@ resources: {{judge_urls: ["{server.url}"]}}
     return path
 
 
+def estimated(run_file: Path, tmp_path: Path, *words: str) -> Estimate:
+    return estimate(opened(run_file, tmp_path, *words), here=SPEED)
+
+
 def opened(run_file: Path, tmp_path: Path, *words: str) -> Run:
     return open_run(load(run_file, words), open_store(str(tmp_path / "store")))
 
@@ -88,7 +97,7 @@ def test_estimate_includes_questions_to_be_generated(pyrite: Pyrite, run_file: P
 
 def test_yes_no_prompts_need_two_requests_per_pair(run_file: Path, tmp_path: Path) -> None:
     pairs = (20_070 * 10 + 70) * 2
-    found = estimate(opened(run_file, tmp_path, "judge.prompt=general-yes-no"))
+    found = estimated(run_file, tmp_path, "judge.prompt=general-yes-no")
     assert f"at most {pairs:,} pairs of 2 requests each, {2 * pairs * 574:,} prompt tokens" in found.judging
     assert "at most 20,300 LLM calls (20,100 for a question and 200 checks" in found.summary
 
@@ -120,20 +129,20 @@ def test_the_cost_of_a_cascade_is_that_of_its_second_judge(pyrite: Pyrite, run_f
 
 def test_no_answer_checks_with_labels_or_without_a_grade(run_file: Path, tmp_path: Path) -> None:
     for words in (["generate.answerable_grade=null"], ["judge.kind=labels", "generate.share_from_passages=1"]):
-        output = estimate(opened(run_file, tmp_path, *words)).summary
+        output = estimated(run_file, tmp_path, *words).summary
         assert "LLM calls (" in output
         assert "check" not in output
 
 
 def test_training_time_includes_regularisation_and_soups(run_file: Path, tmp_path: Path) -> None:
     def training(*words: str) -> float:
-        """Seconds after start-up. The tiny model counts as a tenth of the measured one."""
-        return estimate(opened(run_file, tmp_path, *words)).seconds[Step("finetune", 1)] - 3
+        """Seconds after start-up."""
+        return estimated(run_file, tmp_path, *words).seconds[Step("finetune", 1)] - 3
 
     plain = training("finetune.rehearsal=0")
-    assert plain == pytest.approx(0.1 * 20_070 * 2 * 840 / 15_000)
+    assert plain == pytest.approx(20_070 * 2 * 840 / 15_000)
     tokens = rehearsal.TEXTS * rehearsal.MAX_WORDS
-    assert training() - plain == pytest.approx(0.1 * 20_070 / 32 * tokens * 4.2 * 4 / 3 / 15_000)
+    assert training() - plain == pytest.approx(20_070 / 32 * tokens * 4.2 * 4 / 3 / 15_000)
     assert training("finetune.rehearsal=0", "finetune.anchor=1") == pytest.approx(plain * 4 / 3)
     assert training("finetune.rehearsal=0", "finetune.train=query") == pytest.approx(plain / 3)
     assert training("finetune.soup_size=3") == pytest.approx(3 * training())
@@ -142,7 +151,7 @@ def test_training_time_includes_regularisation_and_soups(run_file: Path, tmp_pat
 def test_two_machines_halve_the_time_at_the_same_cost(run_file: Path, tmp_path: Path) -> None:
     on = replace(machine(DEFAULT_MACHINE), name="ours", computed_tokens_per_second=960, written_tokens_per_second=600)
     run = opened(run_file, tmp_path)
-    one, two = (estimate(run, on, machines).summary for machines in (1, 2))
+    one, two = (estimate(run, on, machines, here=SPEED).summary for machines in (1, 2))
     assert "about 1.7 hours and 9.39 dollars on 1 x ours" in one
     assert "about 50 minutes and 9.39 dollars on 2 x ours" in two
 
@@ -167,16 +176,19 @@ def test_finished_shards_count_their_actual_questions(run_file: Path, tmp_path: 
 
     def judged(queries: int) -> bool:
         """Whether the pairs are of this many queries: 10 ranks, for 14 of 34 also the own passage, 2 iterations."""
-        return estimate_judging(run, machine(DEFAULT_MACHINE), 1).pairs == round(queries * (10 + 14 / 34) * 2)
+        cost = estimate(run, here=SPEED).all_judging
+        return cost is not None and cost.pairs == round(queries * (10 + 14 / 34) * 2)
 
-    assert "at most 34 training queries (34 of them not generated yet" in estimate(run).summary
+    assert "at most 34 training queries (34 of them not generated yet" in estimate(run, here=SPEED).summary
     run_step(run, Step("prepare"), NullProgress())
-    assert "at most 34 training queries (34 of them not generated yet" in estimate(run).summary
+    assert "at most 34 training queries (34 of them not generated yet" in estimate(run, here=SPEED).summary
     generated = run_step(run, Step("generate", None, 0), NullProgress())["summary"]["splits"]["train"]
-    assert f"at most {generated + 17} training queries (17 of them not generated yet" in estimate(run).summary
+    assert (
+        f"at most {generated + 17} training queries (17 of them not generated yet" in estimate(run, here=SPEED).summary
+    )
     assert judged(generated + 17)
     generated += run_step(run, Step("generate", None, 1), NullProgress())["summary"]["splits"]["train"]
-    after = estimate(run).summary
+    after = estimate(run, here=SPEED).summary
     assert f" {generated} training queries; about" in after
     assert "at most" not in after
     assert "LLM calls" not in after
@@ -192,16 +204,14 @@ def test_larger_models_take_longer_and_duplicates_count_once(tmp_path: Path, tin
     path = tmp_path / "sample.yaml"
     path.write_text("source: {kind: sample}\n")
 
-    def estimated(*words: str) -> Estimate:
-        return estimate(opened(path, tmp_path, *words))
-
-    tiny, packaged = estimated(f"model.base={tiny_model}"), estimated()
+    # The speed of this machine is measured for each.
+    tiny, packaged = (estimate(opened(path, tmp_path, *words)) for words in ([f"model.base={tiny_model}"], []))
     validate, finetune = Step("validate", 0), Step("finetune", 1)
     assert packaged.seconds[finetune] > tiny.seconds[finetune]
     assert "with this model of 23 million weights" in packaged.summary
     assert 1000 < int(packaged.summary.split(" passages")[0].replace(",", "")) < 1100
-    retained = estimated(f"evaluate.retention.path={elsewhere}")
-    assert retained.seconds[validate] > packaged.seconds[validate] + 3
+    retained, without = (estimated(path, tmp_path, *words) for words in ([f"evaluate.retention.path={elsewhere}"], []))
+    assert retained.seconds[validate] > without.seconds[validate] + 3
 
 
 def test_title_pairs_take_time_for_each_passage_at_most(tmp_path: Path) -> None:
@@ -209,7 +219,39 @@ def test_title_pairs_take_time_for_each_passage_at_most(tmp_path: Path) -> None:
     path.write_text("source: {kind: sample}\n")
 
     def seconds(*words: str) -> float:
-        return estimate(opened(path, tmp_path, *words)).seconds[Step("finetune", 1)]
+        return estimated(path, tmp_path, *words).seconds[Step("finetune", 1)]
 
     without, some, most, more = (seconds(f"mine.title_pairs={pairs}") for pairs in (0, 100, 5_000, 1_000_000))
     assert without < some < most == more
+
+
+def test_a_workload_is_estimated_from_numbers_alone(pyrite: Pyrite, tmp_path: Path) -> None:
+    path = tmp_path / "large.yaml"
+    path.write_text("source: {kind: jsonl, path: absent.jsonl}\njudge: {kind: llm, model: m}\n")
+    result = pyrite("estimate", path, "--passages", "1000000", "--queries", "100000")
+    assert result.returncode == 0, result.stderr
+    assert "1,000,000 passages, 100,000 training queries" in result.stdout
+    stages = [line.split()[0] for line in result.stdout.splitlines() if line.split()[1:2] and line.split()[1].isdigit()]
+    assert stages[:8] == ["prepare", "embed", "validate", "retrieve", "judge", "mine", "finetune", "evaluate"]
+    assert not (tmp_path / "store").exists()
+    result = pyrite("estimate", path, "--passages", "1000000")
+    assert result.returncode == 2
+    assert "--passages and --queries describe the data together" in result.stderr
+
+
+def test_more_gpus_shorten_embed_and_more_servers_judging(tmp_path: Path) -> None:
+    path = tmp_path / "large.yaml"
+    path.write_text("source: {kind: jsonl, path: absent.jsonl}\njudge: {kind: llm, model: m}\n")
+
+    def stages(machines: int, *words: str) -> dict[str, StageEstimate]:
+        run = Run(load(path, words), open_store(str(tmp_path / "s")), {})
+        work = of_numbers(run.spec, 10_000_000, 1_000_000)
+        return {each.stage: each for each in estimate(run, None, machines, work, SPEED).stages}
+
+    one, four, eight = stages(1), stages(1, "retrieve.shards=4"), stages(2, "retrieve.shards=8")
+    assert one["embed"].there == pytest.approx(4 * four["embed"].there, rel=0.01)
+    assert four["embed"].there == pytest.approx(2 * eight["embed"].there, rel=0.02)
+    assert four["judge"].there == pytest.approx(2 * eight["judge"].there, rel=0.01)
+    assert four["judge"].dollars == pytest.approx(eight["judge"].dollars, rel=0.01)
+    assert one["embed"].memory == pytest.approx(four["embed"].memory), "each part searches for all queries"
+    assert one["embed"].disk > 2 * four["embed"].disk

@@ -11,7 +11,7 @@ from pyrite.errors import UserError
 from pyrite.spec import JudgeSpec
 
 #: Approximate characters of English text per token.
-_CHARACTERS_PER_TOKEN = 4.2
+CHARACTERS_PER_TOKEN = 4.2
 
 #: Tokens of rubric and query, before the passage. They are computed once per query, then are in the prefix cache.
 #: Measured with the medical prompt: 571 prompt tokens per pair, 225 of them computed (docs/results.md, Judging).
@@ -38,6 +38,8 @@ class Machine:
         servers: number of servers on one machine, each with its own URL.
         computed_tokens_per_second: prompt tokens that are not in the cache.
         written_tokens_per_second: generated tokens.
+        gpu_teraflops: what embedding and training reach on one of its GPUs.
+        cpu_dollars_per_hour: price of the node for steps without a GPU.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Machine:
     dollars_per_hour: float
     computed_tokens_per_second: float
     written_tokens_per_second: float
+    gpu_teraflops: float
+    cpu_dollars_per_hour: float
     price_source: str
     speed_source: str
 
@@ -120,7 +124,7 @@ def judge_cost(
         per_server = probe["pairs_per_second"] / probe.get("servers", 1)
         hours = pairs / (per_server * on.servers * machines) / 3600
     else:
-        passage = passage_characters / _CHARACTERS_PER_TOKEN
+        passage = passage_characters / CHARACTERS_PER_TOKEN
         prompt = pairs * requests * (_PREFIX_TOKENS + passage + _TAIL_TOKENS)
         computed = pairs * (passage + requests * _TAIL_TOKENS) + queries * iterations * _PREFIX_TOKENS
         hours = computed / (on.computed_tokens_per_second * machines) / 3600
@@ -144,7 +148,7 @@ def generate_cost(
         few_shot: number of questions generated from ``shots`` examples.
         checking: the cost of checking that passages answer their questions; None: no check.
     """
-    questions, passage = from_passages + few_shot, passage_characters / _CHARACTERS_PER_TOKEN
+    questions, passage = from_passages + few_shot, passage_characters / CHARACTERS_PER_TOKEN
     examples = few_shot * (_GENERATION_PROMPT_TOKENS + shots * _QUESTION_TOKENS)
     prompt = from_passages * (_GENERATION_PROMPT_TOKENS + passage) + examples
     computed = from_passages * (passage + _TAIL_TOKENS) + examples

@@ -1,7 +1,8 @@
-"""Child processes end with their parent."""
+"""Child processes that end with their parent, and the memory of processes."""
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 
@@ -17,3 +18,9 @@ def die_with_parent(parent: int | None = None) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         if parent is not None and os.getppid() != parent:
             os._exit(1)
+
+
+def peak_memory() -> int:
+    """Peak resident memory in bytes of this process, or of the largest child that has ended."""
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -71,7 +71,7 @@ def find_run(name: str, store: str) -> Run:
 
 def show_no_go(run: Run) -> None:
     """Print a note if the run's judge failed its probe."""
-    from pyrite.estimate import probe_failure, probed
+    from pyrite.estimate.probes import probe_failure, probed
 
     if failed := probe_failure(probed(run)):
         text = f"note: {failed}; `pyrite train` stops, unless --force is set"

@@ -1,4 +1,4 @@
-"""pyrite init, check, estimate, fetch: the verbs before a run."""
+"""pyrite init, check, fetch: verbs before a run."""
 
 from enum import StrEnum
 from importlib import resources
@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from pyrite.cli.common import Overrides, RunFile, StoreOption, console, run_from_file, show_no_go
+from pyrite.cli.common import Overrides, RunFile, console
 from pyrite.cli.display import Display
 from pyrite.config import load
-from pyrite.costs import DEFAULT_MACHINE
-from pyrite.costs import machine as machine_named
 from pyrite.embedding.checks import model_notes
 from pyrite.embedding.models import base_folder
 from pyrite.errors import UserError
@@ -68,52 +65,6 @@ def register(app: typer.Typer) -> None:
             notes += model_notes(base_folder(spec.model.base, spec.model.revision), spec.model)
         for note in notes:
             console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
-
-    @app.command(rich_help_panel=panel)
-    def estimate(
-        run_file: RunFile,
-        overrides: Overrides = None,
-        store: StoreOption = "store",
-        machine: Annotated[
-            str, typer.Option("--machine", help="Machine type of the judge's servers.")
-        ] = DEFAULT_MACHINE,
-        machines: Annotated[int, typer.Option("--machines", min=1, help="Number of those machines.")] = 1,
-    ) -> None:
-        """Estimate a run: pairs, tokens, hours and dollars of judging; time and memory of the rest.
-
-        If `pyrite probe` has run, the estimate uses the speed that it measured.
-        """
-        from pyrite import estimate as estimating
-
-        run, on = run_from_file(run_file, overrides, store), machine_named(machine)
-        console.print(f"without judging: {estimating.estimate(run, on, machines).summary}", highlight=False)
-        if assessing := estimating.estimate_assessing(run, on, machines):
-            text = estimating.describe_assessing(run, assessing, on, machines)
-            console.print(text, highlight=False, markup=False)
-        if not run.spec.judge.needs_server:
-            console.print("judging: free, no server", highlight=False)
-            return
-        cost = estimating.estimate_judging(run, on, machines)
-        table = Table(box=None, show_header=False, pad_edge=False)
-        requests = f" ({cost.requests} requests each)" if cost.requests > 1 else ""
-        speed = "measured by the probe" if cost.measured else f"not measured yet ({on.speed_source})"
-        for name, value in (
-            ("pairs", f"{cost.pairs:,} at most{requests}; pairs cached by earlier runs are not judged again"),
-            (
-                "prompt tokens",
-                f"{cost.prompt_tokens:,}, {cost.computed_tokens:,} of them computed, the rest cached",
-            ),
-            ("machine", f"{machines} x {on.name} ({on.what})"),
-            ("hours", f"{cost.hours:.1f}; speed: {speed}"),
-            ("dollars", f"{cost.dollars:,.2f} at {on.dollars_per_hour} an hour ({on.price_source})"),
-        ):
-            table.add_row(name, value)
-        console.print(table)
-        if run.spec.judge.kind == "cascade":
-            console.print(estimating.CASCADE_NOTE, highlight=False)
-        show_no_go(run)
-        if not cost.measured:
-            console.print(f"`pyrite probe {run_file}` measures the judge's speed and its quality", highlight=False)
 
     @app.command(rich_help_panel=panel)
     def fetch(

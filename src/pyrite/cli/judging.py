@@ -41,7 +41,7 @@ def register(app: typer.Typer) -> None:
         """
         from transformers.utils.logging import disable_progress_bar
 
-        from pyrite.estimate import probe_folder
+        from pyrite.estimate.probes import probe_folder
         from pyrite.judge_eval.common import check_judge, check_server
         from pyrite.judge_eval.probe import probe as run_probe
         from pyrite.report import terminal

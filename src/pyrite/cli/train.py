@@ -9,10 +9,12 @@ from rich.table import Table
 from pyrite import metrics_server
 from pyrite.cli.common import Overrides, RunFile, StoreOption, console, latest_calibration, run_from_file, show_no_go
 from pyrite.cli.display import Display
+from pyrite.cli.estimating import show_stages, timed_estimate
+from pyrite.costs import DEFAULT_MACHINE, machine
 from pyrite.embedding.checks import model_notes
 from pyrite.embedding.models import base_folder
 from pyrite.errors import PyriteError, UserError
-from pyrite.estimate import estimate, probe_failure, probe_folder, probed
+from pyrite.estimate.probes import probe_failure, probe_folder, probed
 from pyrite.executors.local import execute
 from pyrite.executors.run_metrics import RunMetrics
 from pyrite.executors.step import Run
@@ -129,13 +131,15 @@ def _show_plan(run: Run) -> None:
     table = Table(title=f"plan of run {run.spec.name}", title_justify="left", box=None, pad_edge=False)
     for column in ("step", "state", "takes about"):
         table.add_column(column)
-    expected = estimate(run)
+    on = machine(DEFAULT_MACHINE)
+    expected = timed_estimate(run, on)
     for state in run.survey():
         seconds = expected.seconds.get(state.step, 0.0)
         todo = f"again: {state.stale}" if state.stale else "to do"
         table.add_row(state.step.label, *(("done", "") if state.state == "done" else (todo, f"{seconds:,.0f} s")))
     console.print(table)
     console.print(expected.summary, highlight=False)
+    show_stages(expected, on, 1)
     for text in filter(None, (expected.judging, expected.assessing)):
         console.print(text, highlight=False, markup=False)
     show_no_go(run)

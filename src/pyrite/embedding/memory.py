@@ -31,14 +31,15 @@ def device_memory(device: str) -> int | None:
 
 
 def training_texts(memory: int | None, size: Size, tokens: int) -> int:
-    """Texts of ``tokens`` tokens per forward pass in training. ``memory``: see ``device_memory``.
-
-    A layer multiplies each token by 12 * hidden ** 2 weights, so a model has multiplied / (12 * hidden ** 2) layers.
-    """
+    """Texts of ``tokens`` tokens per forward pass in training. ``memory``: see ``device_memory``."""
     if memory is None:
         return CPU_TEXTS
-    per_token = _ACTIVATIONS * size.multiplied / (12 * size.dims)
-    return _fitting(memory - _TRAINED_WEIGHT * size.weights, per_token * tokens, 1, _MAX_TEXTS)
+    return _fitting(memory - training_bytes(size, 0), activation_bytes(size, tokens), 1, _MAX_TEXTS)
+
+
+def training_bytes(size: Size, tokens: int) -> float:
+    """The memory that training needs with forward passes of ``tokens`` tokens in total."""
+    return _TRAINED_WEIGHT * size.weights + activation_bytes(size, tokens)
 
 
 def encoding_tokens(memory: int | None, size: Size) -> int:
@@ -48,6 +49,14 @@ def encoding_tokens(memory: int | None, size: Size) -> int:
     return _fitting(memory - _WEIGHT * size.weights, _ACTIVATIONS * size.dims, CPU_TOKENS, _MAX_TOKENS)
 
 
-def _fitting(free: int, item: float, least: int, most: int) -> int:
+def activation_bytes(size: Size, tokens: float) -> float:
+    """The activations that training stores for ``tokens`` tokens.
+
+    A layer multiplies each token by 12 * hidden ** 2 weights, so a model has multiplied / (12 * hidden ** 2) layers.
+    """
+    return _ACTIVATIONS * size.multiplied / (12 * size.dims) * tokens
+
+
+def _fitting(free: float, item: float, least: int, most: int) -> int:
     """How many items of ``item`` bytes fit into half of ``free`` bytes, from ``least`` to ``most``."""
     return max(least, min(most, int(free / 2 / max(1.0, item))))

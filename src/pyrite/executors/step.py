@@ -24,6 +24,7 @@ from pyrite.executors.publication import Publication, manifests_below
 from pyrite.generation import prompt as generate_prompt
 from pyrite.locks import locked
 from pyrite.plan import STAGES, Step, StepState, settings, survey
+from pyrite.processes import peak_memory
 from pyrite.progress import Progress
 from pyrite.sources import open_source, retention
 from pyrite.spec import RunSpec
@@ -165,6 +166,7 @@ def _run_stage(run: Run, state: StepState, manifests: dict[str, dict[str, Any]],
                     "started": started.isoformat(timespec="seconds"),
                     "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                     "seconds": round(time.monotonic() - clock, 2),
+                    "peak_memory_bytes": peak_memory(),
                 }
             )
     except PyriteError:

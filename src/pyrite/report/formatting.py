@@ -89,7 +89,7 @@ def size(count: float | None) -> str:
     if count is None:
         return NONE
     unit = "B"
-    for larger in ("kB", "MB", "GB"):
+    for larger in ("kB", "MB", "GB", "TB"):
         if count >= 1000:
             count, unit = count / 1000, larger
     return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"

@@ -1,0 +1,231 @@
+"""What one step of each stage needs: memory, disk and work, from the settings and the size of the data.
+
+The coefficients are fitted to measured runs; ``scripts/bench_estimate.py`` compares the result with a run of 100,000
+passages (docs/results.md). Sizes of files are those of Parquet with zstd and English text.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyrite.costs import CHARACTERS_PER_TOKEN, pairs_per_query
+from pyrite.embedding.memory import CPU_TEXTS, training_bytes
+from pyrite.embedding.models import Size
+from pyrite.estimate.workload import Workload
+from pyrite.evaluation.selection import DEFAULT_BLENDS, SEARCH_STEPS
+from pyrite.plan import Step
+from pyrite.spec import RunSpec
+from pyrite.stages.found import DEPTH
+
+#: Memory of a step's process before it reads data. A pod of a stage without PyTorch has 300 MB less.
+_PROCESS = 490e6
+
+#: Further memory of a process that encodes: PyTorch's buffers, and a batch.
+_ENCODING = 380e6
+
+#: Bytes per weight of a model in a file.
+_SAVED = 4
+
+#: A forward pass relative to a training step of the same texts, whose backward pass takes twice as long as its forward.
+_FORWARD = 1 / 3
+
+#: Characters per training step that pseudo-rehearsal adds: ``training.rehearsal.TEXTS`` texts, padded to up to
+#: ``MAX_WORDS`` words of one token.
+_REHEARSAL_CHARACTERS = 24 * 48 * CHARACTERS_PER_TOKEN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a step needs.
+
+    Attributes:
+        memory: peak memory of its process in bytes.
+        read: bytes of the files that it reads, which a pod has on its own disk.
+        written: bytes that it writes: outputs, embeddings, and temporary files at their peak.
+        kept: those of them that stay in the store.
+        cpu: seconds on one core, besides encoding, training and search.
+        encoded: characters of passages that it encodes.
+        encoded_float32: the same, in float32.
+        trained: characters that it trains on, on each GPU.
+        compared: pairs of a query's and a passage's embedding that it compares.
+    """
+
+    memory: float
+    read: float
+    written: float
+    kept: float
+    cpu: float = 0
+    encoded: float = 0
+    encoded_float32: float = 0
+    trained: float = 0
+    compared: float = 0
+
+    @property
+    def disk(self) -> float:
+        """Bytes on the disk of a pod."""
+        return self.read + self.written
+
+    @property
+    def uses_device(self) -> bool:
+        """Whether a GPU makes the step faster."""
+        return self.encoded + self.encoded_float32 + self.trained + self.compared > 0
+
+
+class Footprint:
+    """The needs of a run's steps."""
+
+    def __init__(self, spec: RunSpec, work: Workload, model: Size, retention: float, reported: float):
+        """``retention``, ``reported``: characters of the retention set, and of those that are only reported."""
+        self._spec, self._work, self._model = spec, work, model
+        self._retention, self._reported = retention, reported
+        self._pairs = work.train * spec.retrieve.range_max
+        self._judged = work.train * pairs_per_query(spec.judge, spec.retrieve.range_max, work.known)
+        # Files.
+        self._passages = 0.4 * work.characters + 60 * work.passages
+        self._queries = 100 * work.queries
+        self._found = 8 * (self._pairs + work.held_out * DEPTH)
+        self._joined = self._pairs * (20 + 0.3 * work.passage_characters)
+        self._judgments = (40 if spec.judge.needs_server else 5) * self._judged
+        texts = work.passage_characters * (1 + spec.mine.num_negatives)
+        self._examples = work.train * spec.mine.num_positives * (100 + 0.4 * texts)
+        self._saved = _SAVED * model.weights
+        self._embeddings = 4 * model.dims * work.passages
+
+    def of(self, step: Step) -> Needs:
+        """What ``step`` needs."""
+        stages: dict[str, Callable[[int], Needs]] = {
+            "prepare": self._prepare,
+            "generate": self._generate,
+            "embed": self._embed,
+            "retrieve": self._retrieve,
+            "judge": self._judge,
+            "mine": self._mine,
+            "finetune": self._finetune,
+            "validate": self._validate,
+            "assess": self._assess,
+            "evaluate": self._evaluate,
+        }
+        return stages[step.stage](step.iteration or 0)
+
+    def _prepare(self, _: int) -> Needs:
+        work = self._work
+        kept = self._passages + self._queries
+        return Needs(
+            memory=_PROCESS + 650 * work.passages,
+            read=0,
+            written=kept + 2 * work.characters,
+            kept=kept,
+            cpu=work.characters / 2e6,
+        )
+
+    def _generate(self, _: int) -> Needs:
+        kept = self._queries / (self._spec.generate.shards if self._spec.generate else 1)
+        return Needs(memory=_PROCESS + self._work.characters * 2, read=self._passages, written=kept, kept=kept)
+
+    def _embed(self, _: int) -> Needs:
+        work, shards = self._work, self._spec.retrieve.shards
+        kept = self._embeddings / shards + self._found
+        vectors = work.queries * 4 * self._model.dims
+        return Needs(
+            memory=_PROCESS + _ENCODING + 100 * work.passages + vectors + 40 * self._found / 8,
+            read=self._passages + self._queries + self._saved,
+            written=kept,
+            kept=kept,
+            encoded=work.characters / shards,
+            compared=work.queries * work.passages / shards,
+        )
+
+    def _retrieve(self, _: int) -> Needs:
+        kept = self._joined + 20 * self._pairs
+        found = self._spec.retrieve.shards * self._found
+        return Needs(
+            memory=_PROCESS + 100 * self._work.passages + 40 * self._pairs,
+            read=self._passages + self._queries + found,
+            written=kept + self._work.characters,
+            kept=kept,
+            cpu=self._pairs * 10e-6,
+        )
+
+    def _judge(self, _: int) -> Needs:
+        shards, labels = self._spec.judge.shards, not self._spec.judge.needs_server
+        return Needs(
+            memory=_PROCESS + 60e6 + (100 * self._work.passages if labels else 0),
+            read=self._joined / shards + (self._passages if labels else 0),
+            written=2 * self._judgments / shards,
+            kept=self._judgments / shards,
+            cpu=self._judged * (20e-6 if labels else 400e-6) / shards,
+        )
+
+    def _mine(self, _: int) -> Needs:
+        return Needs(
+            memory=_PROCESS + 80e6 + 300 * self._work.train,
+            read=self._joined + self._judgments,
+            written=self._examples + 7000 * self._work.train,
+            kept=self._examples,
+            cpu=self._pairs * 13e-6,
+        )
+
+    def _finetune(self, iteration: int) -> Needs:
+        spec, work = self._spec.finetune, self._work
+        tokens = min(spec.max_tokens or 512, work.passage_characters / CHARACTERS_PER_TOKEN)
+        texts = CPU_TEXTS * (2 + self._spec.mine.num_negatives)
+        more = 1 + 0.5 * (iteration - 1) if self._spec.mine.accumulate else 1
+        return Needs(
+            memory=_PROCESS + _ENCODING + training_bytes(self._model, round(texts * tokens)),
+            read=self._examples + self._saved,
+            written=6 * self._saved + 2 * self._examples,
+            kept=self._saved,
+            trained=self._trained() * more / spec.gpus,
+        )
+
+    def _trained(self) -> float:
+        """Characters that an iteration trains on, without examples of earlier iterations.
+
+        A forward pass of the base model counts as ``_FORWARD`` of them. With ``finetune.train: query``, passages have
+        only that pass, and queries are too short to count.
+        """
+        spec, work, settings = self._spec, self._work, self._spec.finetune
+        per_example = min(spec.prepare.max_chars, work.passage_characters) * (1 + spec.mine.num_negatives)
+        if settings.train == "query":
+            per_example *= _FORWARD
+        elif settings.anchor:
+            per_example *= 1 + _FORWARD
+        per_step = settings.batch_size * per_example
+        if settings.rehearsal:
+            per_step += _REHEARSAL_CHARACTERS * (1 + _FORWARD)
+        examples = work.train * spec.mine.num_positives + min(spec.mine.title_pairs, work.passages)
+        return examples * settings.epochs / settings.batch_size * per_step * settings.soup_size
+
+    def _validate(self, iteration: int) -> Needs:
+        # Upper bounds. Within the retention limit, an iteration has the default blends. Otherwise the search scores
+        # SEARCH_STEPS blends on the retention set, and at most one of them on validation.
+        spec, work = self._spec.evaluate, self._work
+        blends = len(DEFAULT_BLENDS if spec.blends is None else spec.blends) if iteration else 0
+        models = 1 + (SEARCH_STEPS if spec.searches_blend and iteration else blends)
+        pool = 1.0 if spec.judge else min(1.0, work.held_out / 2 * DEPTH / max(1, work.passages))
+        embeddings = blends * pool * self._embeddings
+        return Needs(
+            memory=_PROCESS + (_ENCODING + 100 * work.passages if blends or self._retention else 0),
+            read=self._passages + self._queries + 2 * self._found + 2 * self._saved,
+            written=embeddings + (1 + blends) * self._saved,
+            kept=embeddings,
+            encoded=blends * pool * work.characters + models * self._retention,
+        )
+
+    def _assess(self, _: int) -> Needs:
+        return Needs(
+            memory=_PROCESS, read=self._passages, written=100 * self._work.held_out, kept=100 * self._work.held_out
+        )
+
+    def _evaluate(self, _: int) -> Needs:
+        # A blend; base and chosen model without context. Of each model, a third of the corpus in float32.
+        models = 2 + self._spec.iterations
+        kept = 3 * self._embeddings + self._saved
+        return Needs(
+            memory=_PROCESS + _ENCODING + 100 * self._work.passages,
+            read=self._passages + self._queries + models * (self._saved + self._found),
+            written=kept,
+            kept=kept,
+            encoded=3 * self._work.characters + models * self._reported,
+            encoded_float32=(4 + self._spec.iterations) / 3 * self._work.characters,
+            compared=3 * self._work.held_out / 2 * self._work.passages,
+        )

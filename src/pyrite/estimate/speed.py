@@ -1,0 +1,74 @@
+"""How fast a machine embeds, trains and searches: measured on this one, or estimated for a GPU."""
+
+import time
+from dataclasses import dataclass
+
+from pyrite.costs import CHARACTERS_PER_TOKEN, Machine
+from pyrite.embedding import models
+from pyrite.embedding.encoder import Encoder
+from pyrite.embedding.models import Size
+from pyrite.estimate.footprint import Needs
+from pyrite.sources import open_source
+from pyrite.sources.base import Document
+from pyrite.spec import SampleSource
+
+#: A training step relative to encoding the same characters: forward and backward pass, and the optimizer. Measured
+#: with all-MiniLM-L6-v2 on 2 cores of an AMD EPYC with AVX-512 BF16 (docs/results.md).
+_TRAINING = 3.7
+
+#: Encoding in float32 against bf16.
+_FLOAT32 = 2.7
+
+#: Multiplications a second of the search on 2 cores (``make bench-search``).
+_SEARCHED = 12e9
+
+#: Seconds that a measurement takes, after the first batch.
+_MEASURED_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds for each unit of the work in ``Needs``."""
+
+    per_encoded: float
+    per_encoded_float32: float
+    per_trained: float
+    per_compared: float
+
+    def seconds(self, needs: Needs) -> float:
+        """The duration of a step without calls of LLMs."""
+        return (
+            needs.cpu
+            + needs.encoded * self.per_encoded
+            + needs.encoded_float32 * self.per_encoded_float32
+            + needs.trained * self.per_trained
+            + needs.compared * self.per_compared
+        )
+
+
+def measured(encoder: Encoder, characters: float, size: Size) -> Speed:
+    """The speed of this machine with the model of ``encoder`` and passages of ``characters`` characters."""
+    per_character = _measure(encoder, max(50, round(characters)))
+    slower = _FLOAT32 if models.uses_bf16(encoder.precision, encoder.device) else 1.0
+    return Speed(per_character, per_character * slower, per_character * _TRAINING, size.dims / _SEARCHED)
+
+
+def _measure(encoder: Encoder, characters: int) -> float:
+    """Seconds per character of passages with this length."""
+    records = open_source(SampleSource(kind="sample")).records()
+    text = "\n".join(record.text for record in records if isinstance(record, Document))[:characters]
+    encoder.encode([text] * 8, "document")
+    count, texts = 0, 16
+    begin = time.perf_counter()
+    while (elapsed := time.perf_counter() - begin) < _MEASURED_SECONDS:
+        encoder.encode([text] * texts, "document")
+        count, texts = count + texts, texts * 2
+    return elapsed / (count * characters)
+
+
+def estimated(on: Machine, size: Size) -> Speed:
+    """The speed of one GPU of the machine, by its arithmetic: 2 operations for a weight and a token."""
+    per_token = 2 * size.multiplied / (on.gpu_teraflops * 1e12)
+    encoded = per_token / CHARACTERS_PER_TOKEN
+    searched = 2 * size.dims * _FLOAT32 / (on.gpu_teraflops * 1e12)
+    return Speed(encoded, encoded * _FLOAT32, encoded * _TRAINING, searched)
