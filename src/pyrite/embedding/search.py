@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pyrite.ragged import Mask
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 #: Vectors of one product of matrices.
 TILE = 2048

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.embedding.encoder import BLOCK
-from pyrite.embedding.search import Floats, Integers, Mask, best_of, read_blocks
+from pyrite.embedding.search import Floats, Integers, best_of, read_blocks
+from pyrite.ragged import Mask
 from pyrite.stages.context import StepContext
 from pyrite.stages.pairs import pair_keys
 

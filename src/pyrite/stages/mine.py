@@ -24,11 +24,11 @@ from pyrite.generation.filters import content_words
 from pyrite.identity import Keys, keys, passage_id, passage_ids, query_id, query_ids
 from pyrite.judges.base import GRADES
 from pyrite.plan import Step
-from pyrite.ragged import Lists, Numbers
+from pyrite.ragged import Lists, Mask, Numbers
 from pyrite.splitting import draw
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import read_passage_parts, read_queries
-from pyrite.stages.mined import Examples, Mask, Mined, Passages
+from pyrite.stages.mined import Examples, Mined, Passages
 from pyrite.stages.pairs import Texts
 from pyrite.training.merging import group_neighbours, mix
 from pyrite.training.mining import shingles_by_id

@@ -16,7 +16,7 @@ from pyrite import tables
 from pyrite.errors import PyriteError
 from pyrite.identity import IdSet, Keys, keys, passage_ids
 from pyrite.judges.base import RELEVANT
-from pyrite.ragged import Lists, Numbers
+from pyrite.ragged import Lists, Mask, Numbers
 from pyrite.spec import MineSpec
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import judgments_key
@@ -24,8 +24,6 @@ from pyrite.stages.pairs import Texts, pairs_key
 from pyrite.training import mining
 from pyrite.training.duplicates import ShingleIndex
 from pyrite.training.mining import Candidate, Example, Shingles
-
-Mask = npt.NDArray[np.bool_]
 
 _PAIRS = pa.schema([field for field in tables.PAIRS if field.name != "sampled"])
 _GRADES = pa.schema([tables.JUDGMENTS.field(name) for name in ("query_id", "passage_id", "grade", "expected")])

@@ -3,11 +3,8 @@
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-from pyrite.ragged import Lists, Numbers, ragged
-
-Mask = npt.NDArray[np.bool_]
+from pyrite.ragged import Lists, Mask, Numbers, ragged
 
 
 def mix(is_hard: Mask, easy_per_hard: float | None, sort_key: Callable[[int], bytes]) -> Mask:
