@@ -201,8 +201,8 @@ class Mined:
         is_duplicate = mining.duplicate_check(shingles_of)
         queries: list[int] = []
         examples: list[Example] = []
-        for number, (query, candidates, relevant) in enumerate(part.by_query()):
-            found, reason = mining.mine_query(query, candidates, relevant, self._spec, is_duplicate, self._stratified)
+        for number, (candidates, relevant) in enumerate(part.by_query()):
+            found, reason = mining.mine_query(candidates, relevant, self._spec, is_duplicate, self._stratified)
             if reason:
                 self.reasons[reason] += 1
             queries += [number] * len(found)
@@ -331,8 +331,8 @@ class _Part:
         """The number of queries."""
         return len(self.starts) - 1
 
-    def by_query(self) -> Iterator[tuple[str, list[Candidate], set[str]]]:
-        """Each query's id, the candidates that matter for mining, and the ids of its relevant passages."""
+    def by_query(self) -> Iterator[tuple[list[Candidate], set[str]]]:
+        """Each query's candidates that matter for mining, and the ids of its relevant passages."""
         # The others are neither positives nor negatives.
         rows = np.flatnonzero(self._is_candidate & ((self._grades > 0) | self._known))
         selected = self.table.select(["passage_id", "rank", "score"]).take(rows)
@@ -349,9 +349,8 @@ class _Part:
         starts = np.searchsorted(rows, self.starts).tolist()
         relevant = [self.ids[row] for row in self.relevant_rows.tolist()]
         relevant_starts = self.relevant_starts.tolist()
-        for number, query in enumerate(self.table["query_id"].take(self.starts[:-1]).to_pylist()):
+        for number in range(len(self)):
             yield (
-                query,
                 candidates[starts[number] : starts[number + 1]],
                 set(relevant[relevant_starts[number] : relevant_starts[number + 1]]),
             )
