@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pyrite import tables
 from pyrite.append_log import WriteBuffer
 from pyrite.errors import PyriteError, UserError, first_error
-from pyrite.judges.base import GRADES, RELEVANT, Judge, Judgment, Missing, Pair
+from pyrite.judges.base import GRADES, RELEVANT, Judge, Judgment, Missing, Pair, pairs_of
 from pyrite.judges.cache import JudgmentCache
 from pyrite.judges.calibration import final, final_table
 from pyrite.progress import Progress
@@ -258,9 +258,8 @@ class JudgingSession:
 
     def _start(self, block: Block) -> None:
         table = self._final_table(block.cached)
-        pairs = map(Pair, table["query_id"].to_pylist(), table["passage_id"].to_pylist())
         grades = map(Graded, table["grade"].to_pylist(), table["expected"].to_pylist())
-        block.cached_grades = dict(zip(pairs, grades, strict=True))
+        block.cached_grades = dict(zip(pairs_of(table), grades, strict=True))
         self.any_judged = self.any_judged or bool(block.cached_grades)
 
     async def _judge_query(self, block: Block, query_id: str, passage_ids: Sequence[str]) -> None:
@@ -374,7 +373,7 @@ class JudgingSession:
 
     def all_cached(self, block: Block) -> bool:
         """Whether all passages of the block have cached judgments."""
-        cached = set(map(Pair, block.cached["query_id"].to_pylist(), block.cached["passage_id"].to_pylist()))
+        cached = set(pairs_of(block.cached))
         return all(Pair(query, id) in cached for query, ids in block.queries for id in ids)
 
     def _final_table(self, table: pa.Table) -> pa.Table:
