@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pyrite.embedding import search
-from pyrite.embedding.search import Block, Floats, Integers, Search, best_of, read_blocks, top_k
+from pyrite.embedding.search import Floats, Integers, Search, VectorBlock, best_of, read_blocks, top_k
 
 CORPUS = 1000
 
@@ -73,6 +73,6 @@ def test_files_are_joined_up_to_the_block_size(stored: tuple[list[Path], Floats]
 
 def test_results_of_a_corpus_smaller_than_k_are_padded() -> None:
     corpus = np.eye(3, dtype=np.float32)
-    scores, found = top_k(corpus[:1], iter([Block(0, corpus)]), 5)
+    scores, found = top_k(corpus[:1], iter([VectorBlock(0, corpus)]), 5)
     assert found[0].tolist() == [0, 1, 2, -1, -1]
     assert np.isneginf(scores[0, 3:]).all()

@@ -18,15 +18,16 @@ from pyrite.identity import IdSet, Keys, keys, passage_ids
 from pyrite.judges.base import RELEVANT
 from pyrite.ragged import Lists, Mask, Numbers
 from pyrite.spec import MineSpec
+from pyrite.spill import TextFile
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import judgments_key
-from pyrite.stages.pairs import Texts, pairs_key
+from pyrite.stages.pairs import pairs_key
 from pyrite.training import mining
 from pyrite.training.duplicates import ShingleIndex
 from pyrite.training.mining import Candidate, Example, Shingles
 
 _PAIRS = pa.schema([field for field in tables.PAIRS if field.name != "sampled"])
-_GRADES = pa.schema([tables.JUDGMENTS.field(name) for name in ("query_id", "passage_id", "grade", "expected")])
+_GRADES = tables.subset(tables.JUDGMENTS, "query_id", "passage_id", "grade", "expected")
 
 #: A candidate of a query with examples, in a temporary file.
 _CANDIDATE = np.dtype([("query", np.uint32), ("passage", np.uint64), ("judged", np.bool_)])
@@ -42,7 +43,7 @@ class Passages:
     """
 
     def __init__(self, folder: Path):
-        self._texts = Texts(folder / "passages")
+        self._texts = TextFile(folder / "passages", tables.PASSAGE_TEXTS)
         self._index = ShingleIndex(folder / "shingles")
         self._seen = IdSet()
         self._added = array("Q")
@@ -56,7 +57,7 @@ class Passages:
         return len(self._keys)
 
     def add(self, passages: pa.Table, shingles_of: Callable[[str], Shingles]) -> None:
-        """Add those of ``passages`` (columns passage_id and ``Texts.SCHEMA``) that are new.
+        """Add those of ``passages`` (columns passage_id and PASSAGE_TEXTS) that are new.
 
         Args:
             shingles_of: returns the shingles of a passage by its id.
@@ -92,7 +93,7 @@ class Passages:
         return passage_ids(self.digits(numbers))
 
     def texts(self, numbers: Numbers) -> pa.Table:
-        """The columns ``Texts.SCHEMA`` of passages."""
+        """PASSAGE_TEXTS of passages."""
         return self._texts.take(self._order[numbers])
 
     def near_duplicates(self, relevant: Mask, chosen: Mask) -> Lists:
@@ -155,7 +156,7 @@ class Mined:
         """
         self._spec, self._stratified = ctx.spec.mine, ctx.spec.stratifies_negatives
         self._passages, self._candidates_path = passages, folder / "candidates"
-        self._texts = Texts(folder / "queries", pa.schema([("query", pa.string())]))
+        self._texts = TextFile(folder / "queries", tables.subset(tables.PAIRS, "query"))
         self.reasons: Counter[str] = Counter()
         self._mine(ctx)
 
@@ -212,7 +213,7 @@ class Mined:
         used = np.unique(np.append(part.relevant_rows, np.array(rows, np.int64)))
         # A passage may be in several pairs.
         used = used[np.unique(part.passages[used], return_index=True)[1]]
-        self._passages.add(table.select(["passage_id", *Texts.SCHEMA.names]).take(used), shingles_of)
+        self._passages.add(table.select(["passage_id", *tables.PASSAGE_TEXTS.names]).take(used), shingles_of)
         self._texts.append(table.select(["query"]).take(part.starts[:-1]))
         if not examples:
             return _no_examples(self._spec)

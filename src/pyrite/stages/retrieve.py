@@ -16,6 +16,7 @@ from pyrite.embedding.encoder import Encoder
 from pyrite.embedding.search import Floats, Integers, Search, read_blocks
 from pyrite.evaluation.selection import model_name
 from pyrite.judges.base import RELEVANT
+from pyrite.spill import TextFile
 from pyrite.stages.context import StepContext
 from pyrite.stages.found import in_training, known_pairs, known_scores, read_found, read_known
 from pyrite.stages.inputs import (
@@ -27,7 +28,7 @@ from pyrite.stages.inputs import (
     read_qrels,
     read_queries,
 )
-from pyrite.stages.pairs import PART, PART_WITHOUT_TEXTS, Pairs, Texts, pair_keys, pairs_key, shard_of
+from pyrite.stages.pairs import PART, PART_WITHOUT_TEXTS, Pairs, find_pairs, pairs_key, shard_of
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
@@ -59,8 +60,8 @@ def _write_pairs(pairs: Pairs, rows: Integers, query_ids: list[str], ctx: StepCo
     shard_of_row = np.array([shard_of(query_ids[row], shards) for row in rows.tolist()])
     path = ctx.scratch / "texts"
     ctx.progress.begin(len(rows), "queries joined with their passages")
-    with Texts(path) as texts:
-        for passages in read_passage_parts(ctx, Texts.SCHEMA):
+    with TextFile(path, tables.PASSAGE_TEXTS) as texts:
+        for passages in read_passage_parts(ctx, tables.PASSAGE_TEXTS):
             texts.append(passages)
 
         def parts(shard: int) -> Iterator[pa.Table]:
@@ -112,5 +113,5 @@ def _join(
         missed[part] = ~(top[1][rows[part]] == positions[part, None]).any(axis=1)
     below = scores[missed], rows[missed].astype(np.int64) * passages.num_rows + positions[missed]
     ids = passages["passage_id"].combine_chunks()
-    keys = (pair_keys(table, queries, ids) for table in (qrels, judged_relevant))
+    keys = (find_pairs(table, queries, ids) for table in (qrels, judged_relevant))
     return Pairs(queries, ids, top, below, *keys)
