@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.embedding.search import Floats, Integers
+from pyrite.ragged import Numbers, ragged
 from pyrite.spill import TextFile
 from pyrite.splitting import draw
 
@@ -162,7 +163,7 @@ def _of_rows(keys: Integers, rows: Integers, size: int) -> Integers:
     return keys[_positions_of_rows(keys, rows, size)]
 
 
-def _positions_of_rows(keys: Integers, rows: Integers, size: int) -> Integers:
+def _positions_of_rows(keys: Integers, rows: Integers, size: int) -> Numbers:
+    """The positions in ``keys`` of what ``_of_rows`` returns."""
     starts, ends = np.searchsorted(keys, rows * size), np.searchsorted(keys, (rows + 1) * size)
-    ranges = [np.arange(start, end) for start, end in zip(starts, ends, strict=True)]
-    return np.concatenate([np.empty(0, np.int64), *ranges])
+    return ragged(starts, ends - starts)
