@@ -37,6 +37,7 @@ class Lists:
 
     @property
     def lengths(self) -> Numbers:
+        """The length of each list."""
         return np.diff(self.starts)
 
     def owners(self) -> Numbers:

@@ -33,6 +33,7 @@ class Spill:
             self._flush()
 
     def finish(self) -> None:
+        """Call this after the last ``append``."""
         if self._pending:
             self._flush()
         self._writer.close()
@@ -94,6 +95,7 @@ class GroupedSpill:
         self.num_rows += own.num_rows
 
     def finish(self) -> None:
+        """Call this after the last ``append``."""
         self._writer.close()
 
     def read(self, *groups: int) -> pa.Table:

@@ -83,6 +83,7 @@ class JudgmentCounts:
             self.add(table)
 
     def add(self, judged: pa.Table) -> None:
+        """Count the rows of ``judged`` (JUDGMENTS)."""
         self.rows += judged.num_rows
         self.prompt_tokens += pc.sum(judged["prompt_tokens"]).as_py() or 0
         self.cached_tokens += pc.sum(judged["cached_tokens"]).as_py() or 0
@@ -301,18 +302,22 @@ class JudgingSession:
         return Graded.of(judgment)
 
     def on_judged(self, judgment: Judgment) -> None:
+        """The judge has graded a pair."""
         del judgment
         self._progress.advance()
 
     def on_cached(self) -> None:
+        """The judgment of a pair was cached."""
         self.cached += 1
         self._progress.advance()
 
     def on_skipped(self, block: Block, query_id: str, passage_ids: Sequence[str]) -> None:
+        """The last passages of a query are not judged."""
         del block, query_id
         self._progress.advance(len(passage_ids))
 
     def on_missing(self, missing: Missing) -> None:
+        """A pair could not be graded. Raises as ``MissingBudget.check`` does."""
         self.missing.append(missing)
         self._progress.advance()
         self.budget.check(self.missing, self.any_judged)

@@ -30,6 +30,7 @@ class Selection(NamedTuple):
 
     @classmethod
     def of(cls, spec: RunSpec) -> Self:
+        """The selection by the settings of a run."""
         return cls(spec.judge.rank_window, spec.judges_known_answers)
 
     def mask(self, pairs: pa.Table) -> npt.NDArray[np.bool_]:

@@ -90,6 +90,7 @@ class Passages:
         return self._keys[numbers]
 
     def ids(self, numbers: Numbers) -> pa.StringArray:
+        """The ids of passages."""
         return passage_ids(self.digits(numbers))
 
     def texts(self, numbers: Numbers) -> pa.Table:
@@ -132,6 +133,7 @@ class Examples:
         return len(self.queries)
 
     def take(self, positions: Numbers | Mask) -> "Examples":
+        """The examples at ``positions``."""
         return Examples(*(each[positions] for each in vars(self).values()))
 
 

@@ -76,6 +76,7 @@ class Pairs:
 
     @property
     def num_candidates(self) -> int:
+        """The number of candidates of all queries."""
         return int(self._top[1].size + len(self._below[1]))
 
     @property
