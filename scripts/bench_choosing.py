@@ -208,39 +208,44 @@ class Bench:
             (query, [self._candidate(query, row, graded, known.get(query, set())) for row in rows])
             for query, rows in self.by_query.items()
         ]
-        found = [
-            mining.mine_query(query, own, known.get(query, set()), mine, self._is_duplicate) for query, own in judged
+        examples = [
+            (query, example)
+            for query, own in judged
+            for example in mining.mine_query(own, known.get(query, set()), mine, self._is_duplicate)[0]
         ]
-        examples = [example for of_query, _ in found for example in of_query]
 
         def relevant(query: str, candidate: Candidate) -> bool:
             return self.truth[Pair(query, candidate.passage_id)] >= RELEVANT
 
         useful = sum(
-            relevant(e.query_id, e.positive) and not any(relevant(e.query_id, n) for n in e.negatives) for e in examples
+            relevant(query, e.positive) and not any(relevant(query, n) for n in e.negatives) for query, e in examples
         )
-        groups = self._groups(examples, judged, mine.neighbours)
+        groups = self._groups(examples, judged, known, mine.neighbours)
         sizes = Counter(groups)
         return {
             "examples": len(examples),
-            "hard": sum(e.kind == "hard" for e in examples),
+            "hard": sum(e.kind == "hard" for _, e in examples),
             "useful": useful,
             "grouped": sum(sizes[group] > 1 for group in groups) / max(1, len(groups)),
         }
 
     def _groups(
-        self, examples: Sequence[Example], judged: Sequence[tuple[str, list[Candidate]]], size: int
+        self,
+        examples: Sequence[tuple[str, Example]],
+        judged: Sequence[tuple[str, list[Candidate]]],
+        known: Mapping[str, set[str]],
+        size: int,
     ) -> list[int]:
         """The groups of the examples (``group_neighbours``)."""
         number = {passage: row for row, passage in enumerate(self.passages["passage_id"].to_pylist())}
         row_of = {query: row for row, (query, _) in enumerate(judged)}
-        relevant = {example.query_id: example.relevant for example in examples}
+        barred_ids = [
+            {*known.get(query, ()), *(c.passage_id for c in own if c.grade is None or c.known or c.grade >= RELEVANT)}
+            for query, own in judged
+        ]
         lists = [
             [[number[c.passage_id] for c in own] for _, own in judged],
-            [
-                [number[id] for id in {*relevant.get(query, ()), *(c.passage_id for c in own if c.grade is None)}]
-                for query, own in judged
-            ],
+            [[number[id] for id in ids] for ids in barred_ids],
         ]
         candidates, barred = (
             Lists.group(
@@ -250,8 +255,8 @@ class Bench:
             )
             for each in lists
         )
-        chosen = [[number[c.passage_id] for c in (each.positive, *each.negatives)] for each in examples]
-        queries = np.array([row_of[each.query_id] for each in examples], np.int64)
+        chosen = [[number[c.passage_id] for c in (each.positive, *each.negatives)] for _, each in examples]
+        queries = np.array([row_of[query] for query, _ in examples], np.int64)
         passages = np.array(chosen, np.int64).reshape(len(examples), -1)
         groups: list[int] = group_neighbours(queries, passages, candidates, barred, size).tolist()
         return groups

@@ -2,7 +2,7 @@
 
 Usage: python scripts/bench_pools.py STORE RUN [--weights 0.3 0.6 0.8] [--iteration 1]
 
-RUN is a finished run in the local store STORE. Base model, iteration and blends encode the whole corpus. For each
+RUN is a finished run in the local store STORE. Base model, iteration and blends encode the complete corpus. For each
 weight: "outside" is the share of a blend's first 10 passages, over the validation queries, that neither base model nor
 iteration rank among the query's own first 50: an upper bound, because validate pools those of all queries. "change" is
 the relative change of the validation metrics if such passages are left out, and "pool" the number of passages in the
@@ -79,10 +79,10 @@ def main() -> int:
             inside = (found[:, :, None] == pools[:, None, :]).any(axis=2)
             order = np.argsort(~inside, axis=1, kind="stable")
             pooled = np.take_along_axis(scores, order, axis=1), np.take_along_axis(found, order, axis=1)
-            whole, left = scored(scores, found), scored(*pooled)
+            complete, left = scored(scores, found), scored(*pooled)
             result[f"{weight:g}"] = {
                 "outside": round(float(1 - inside[:, :RANKED].mean()), 5),
-                "change": {metric: round(left[metric] / whole[metric] - 1, 5) for metric in ("mrr@5", "dcg@5")},
+                "change": {metric: round(left[metric] / complete[metric] - 1, 5) for metric in ("mrr@5", "dcg@5")},
             }
             print(weight, result[f"{weight:g}"], flush=True)
     print(json.dumps(result))

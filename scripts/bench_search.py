@@ -36,7 +36,7 @@ from sentence_transformers.util import semantic_search
 from pyrite import tables
 from pyrite.embedding.encoder import Encoder, Kind
 from pyrite.embedding.models import base_folder
-from pyrite.embedding.search import Block, top_k
+from pyrite.embedding.search import VectorBlock, top_k
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
 from pyrite.spec import RunSpec, SampleSource
@@ -85,9 +85,8 @@ def write_passages(path: Path, count: int) -> None:
 
 
 def _pyrite(queries: Any, corpus: Any) -> Any:
-    return top_k(queries, (Block(start, corpus[start : start + BLOCK]) for start in range(0, len(corpus), BLOCK)), TOP)[
-        1
-    ]
+    blocks = (VectorBlock(start, corpus[start : start + BLOCK]) for start in range(0, len(corpus), BLOCK))
+    return top_k(queries, blocks, TOP)[1]
 
 
 def _faiss_flat(queries: Any, corpus: Any) -> Any:

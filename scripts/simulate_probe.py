@@ -31,7 +31,7 @@ from pyrite.judges.base import Judgment, Pair
 from pyrite.judges.labels import LabelsJudge
 from pyrite.judges.noise import BaseScores, error_of, soft_grade, solve_scale
 from pyrite.stages.inputs import passages_by_query
-from pyrite.training.mining import near_duplicates, shingles
+from pyrite.training.mining import duplicate_check, shingles_by_id
 
 CANDIDATES, RANGE_MAX = 10, 50
 
@@ -72,8 +72,7 @@ class Simulation:
         self.relevant = passages_by_query(qrels)
         self.scores = BaseScores(candidates, RANGE_MAX, candidates["query_id"].unique().to_pylist())
         self.trained = passages.filter(pc.equal(passages["split"], "train"))["passage_id"].to_pylist()
-        text_of = dict(zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True))
-        self._shingles = lru_cache(None)(lambda passage: shingles(text_of[passage]))
+        self._is_duplicate = duplicate_check(shingles_by_id(passages))
         self.ranked: dict[str, dict[str, tuple[int, float]]] = {}
         for row in candidates.to_pylist():
             self.ranked.setdefault(row["query_id"], {})[row["passage_id"]] = (row["rank"], row["score"])
@@ -84,14 +83,13 @@ class Simulation:
     @lru_cache(None)  # noqa: B019  # one object
     def sample(self, query: str, topics: bool) -> list[SampledPair]:
         known = self.relevant[query]
-        others = [p for p in self.ranked[query] if p not in known and not self._is_duplicate(p, known)]
+        others = [
+            p for p in self.ranked[query] if p not in known and not any(self._is_duplicate(p, each) for each in known)
+        ]
         grades = {p: self.key.true_grade(Pair(query, p)) if topics else 1 for p in others}
         similar = similar_passages(query, grades, 0)
         labelled = sorted(known & set(self.trained))
         return sample_query(query, self.ranked[query], labelled, similar, self.trained, CANDIDATES, None, 0)
-
-    def _is_duplicate(self, passage: str, known: set[str]) -> bool:
-        return any(near_duplicates(self._shingles(passage), self._shingles(other)) for other in known)
 
     def scale(self, judge: SimulatedJudge) -> float:
         errors = np.array([error_of(pair, 0, judge.similarity, self.scores.of(pair)) for pair in self.fitted])

@@ -1,17 +1,14 @@
 """Finds boilerplate: passages, such as a disclaimer, that many documents contain in addition to their own text."""
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
+
+from pyrite.ragged import Numbers
 
 #: A passage is boilerplate if at least this share of the documents and at least this number of documents contain it.
 #: The topics of a rarer passage form one group. With less than 5% of the documents, the group fits into every split
 #: (val and test have 15%). In a small corpus, a passage in fewer than ten documents is more likely to be content.
 MIN_SHARE = 0.05
 MIN_DOCUMENTS = 10
-
-Numbers = npt.NDArray[np.integer[Any]]
 
 
 def count(documents: Numbers, passages: Numbers, contents: Numbers, num_passages: int) -> Numbers:

@@ -216,7 +216,7 @@ STAGES: dict[str, StageInfo] = {
         awaits_scrape=True,
     ),
     "retrieve": StageInfo(
-        help="Join the passages that rank highest for every training query by the current model with their texts.",
+        help="Join the current model's best passages for every training query with their texts.",
         settings=("retrieve", "judge.shards"),
         parents=_parents_of_retrieve,
         headline=lambda summary: f"{summary['candidates']:,} candidates of {summary['model']}",

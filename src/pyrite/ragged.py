@@ -1,4 +1,4 @@
-"""Lists of numbers of many owners, in two arrays."""
+"""Types of arrays of numbers, and lists of numbers of many owners in two arrays."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 Numbers = npt.NDArray[np.integer[Any]]
+Mask = npt.NDArray[np.bool_]
 
 
 def ragged(starts: Numbers, lengths: Numbers) -> Numbers:
@@ -36,6 +37,7 @@ class Lists:
 
     @property
     def lengths(self) -> Numbers:
+        """The length of each list."""
         return np.diff(self.starts)
 
     def owners(self) -> Numbers:
@@ -44,6 +46,7 @@ class Lists:
 
     def take(self, owners: Numbers) -> Self:
         """The lists of ``owners``, in that order."""
-        lengths = self.lengths[owners]
-        values = self.values[ragged(self.starts[owners], lengths)]
+        starts = self.starts[owners]
+        lengths = self.starts[owners + 1] - starts
+        values = self.values[ragged(starts, lengths)]
         return type(self)(np.append(0, np.cumsum(lengths)), values)

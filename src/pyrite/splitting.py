@@ -11,6 +11,7 @@ import pyarrow as pa
 import scipy.sparse
 
 from pyrite.identity import Keys
+from pyrite.ragged import Numbers
 from pyrite.sources.base import Split
 from pyrite.spec import SplitSpec
 
@@ -19,8 +20,6 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 #: A concept of more than this share of the topics joins none of them: it may be as general as "disease", and the joined
 #: topics could not be divided into splits.
 MAX_CONCEPT_SHARE = 0.1
-
-Numbers = npt.NDArray[np.integer[Any]]
 
 #: Edges of a graph: the kind and the numbers of their first nodes, and of their second nodes.
 Edges = tuple[int, Numbers, int, Numbers]

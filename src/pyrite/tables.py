@@ -13,6 +13,12 @@ import pyarrow.parquet as pq
 
 from pyrite.errors import PyriteError
 
+
+def subset(schema: pa.Schema, *names: str) -> pa.Schema:
+    """The schema of the columns ``names`` of ``schema``."""
+    return pa.schema([schema.field(name) for name in names])
+
+
 _parent = pa.struct(
     [
         ("document_id", pa.string()),
@@ -44,10 +50,13 @@ PASSAGES = pa.schema(
 )
 
 #: The columns of PASSAGES that a search reads into memory.
-PASSAGE_IDS = pa.schema([("passage_id", pa.string()), ("split", pa.string()), ("near_duplicate", pa.string())])
+PASSAGE_IDS = subset(PASSAGES, "passage_id", "split", "near_duplicate")
 
 #: The columns of PASSAGES that the judge of the labels needs.
-PASSAGE_PARENTS = pa.schema([PASSAGES.field("passage_id"), PASSAGES.field("parents")])
+PASSAGE_PARENTS = subset(PASSAGES, "passage_id", "parents")
+
+#: The columns of PASSAGES and PAIRS with texts.
+PASSAGE_TEXTS = subset(PASSAGES, "context", "title", "text")
 
 #: One row per distinct query. ``split`` is train, val or test; ``question_ids`` are the source's questions.
 #: ``group`` is as in PASSAGES: null if the data set assigns the splits, or if a query was generated without a passage.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pyrite.embedding import search
-from pyrite.embedding.search import Block, Floats, Integers, Search, best_of, read_blocks, top_k
+from pyrite.embedding.search import Floats, Integers, Search, VectorBlock, best_of, read_blocks, top_k
 
 CORPUS = 1000
 
@@ -22,7 +22,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stored(tmp_path: Path) -> tuple[list[Path], Floats]:
-    """Embeddings in files of whole tiles, some of which are equal."""
+    """Embeddings in files of complete tiles, some of which are equal."""
     corpus = np.random.default_rng(0).normal(size=(CORPUS, 16)).astype(np.float32)
     corpus[700:720] = corpus[30]
     files = []
@@ -50,16 +50,16 @@ def test_a_masked_search_gives_the_result_of_brute_force(stored: tuple[list[Path
     assert np.allclose(scores, np.take_along_axis(all_scores, expected, axis=1), atol=1e-5)
 
 
-def test_parts_of_whole_tiles_give_the_same_scores_and_order(stored: tuple[list[Path], Floats]) -> None:
+def test_parts_of_complete_tiles_give_the_same_scores_and_order(stored: tuple[list[Path], Floats]) -> None:
     """Bit for bit: otherwise, another number of shards could train another model."""
     files, corpus = stored
     queries = np.concatenate([np.random.default_rng(1).normal(size=(20, 16)).astype(np.float32), corpus[30:31]])
-    whole = find(files, queries)
+    at_once = find(files, queries)
     parts = [find(files[first : first + 2], queries, 150 * first) for first in range(0, len(files), 2)]
     scores, found = best_of(parts, 10)
-    assert (scores == whole[0]).all()
-    assert (found == whole[1]).all()
-    assert whole[1][20].tolist() == [30, *range(700, 709)], "equal scores are in the order of their positions"
+    assert (scores == at_once[0]).all()
+    assert (found == at_once[1]).all()
+    assert at_once[1][20].tolist() == [30, *range(700, 709)], "equal scores are in the order of their positions"
 
 
 def test_files_are_joined_up_to_the_block_size(stored: tuple[list[Path], Floats]) -> None:
@@ -73,6 +73,6 @@ def test_files_are_joined_up_to_the_block_size(stored: tuple[list[Path], Floats]
 
 def test_results_of_a_corpus_smaller_than_k_are_padded() -> None:
     corpus = np.eye(3, dtype=np.float32)
-    scores, found = top_k(corpus[:1], iter([Block(0, corpus)]), 5)
+    scores, found = top_k(corpus[:1], iter([VectorBlock(0, corpus)]), 5)
     assert found[0].tolist() == [0, 1, 2, -1, -1]
     assert np.isneginf(scores[0, 3:]).all()

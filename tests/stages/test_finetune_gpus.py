@@ -67,7 +67,7 @@ def training(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
     run = open_run(load(run_file), open_store(str(run_file.parent / "store")))
     for step in UP_TO_MINE:
         run_step(run, step, NullProgress())
-    monkeypatch.setattr(workers, "gpus", lambda count: [""] * count)
+    monkeypatch.setattr(workers, "require_gpus", lambda count: [""] * count)
     monkeypatch.setattr(finetune._Trainer, "training_step", finetune._Trainer.training_step)  # restored at the end
     for module in ("embedding.models", "training.losses"):
         monkeypatch.setattr(f"pyrite.{module}.has_bf16", lambda _: False)

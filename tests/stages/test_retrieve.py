@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pyrite import tables
 from pyrite.spec import RunSpec
-from pyrite.stages.pairs import Texts
+from pyrite.spill import TextFile
 from pyrite.stages.retrieve import retrieve
 
 
@@ -49,8 +49,8 @@ def test_near_duplicates_of_held_out_data_are_no_candidates(tmp_path: Path) -> N
     pairs = retrieve(model, ctx, queries, qrels)
     assert pairs.candidates(pairs.rows_by_id())["passage_id"].to_pylist() == ["free"]
     # No near-duplicate of it may be a negative, so judging and mining get its text.
-    with Texts(tmp_path / "texts") as texts:
-        texts.append(tables.read(tmp_path / "passages.parquet", Texts.SCHEMA))
+    with TextFile(tmp_path / "texts", tables.PASSAGE_TEXTS) as texts:
+        texts.append(tables.read(tmp_path / "passages.parquet", tables.PASSAGE_TEXTS))
         rows = pairs.pairs(pairs.rows_by_id(), texts).to_pylist()
     assert [(row["passage_id"], row["rank"], row["relevant"], row["text"]) for row in rows] == [
         ("free", 1, False, "a"),

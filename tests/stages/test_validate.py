@@ -105,7 +105,7 @@ def test_search_depends_on_the_loss(
 
 
 @pytest.mark.parametrize(("judge", "size"), [(None, 1), ({"model": "m"}, 3)])
-def test_a_second_judge_needs_blends_ranked_in_the_complete_corpus(
+def test_a_second_judge_ranks_blends_in_the_complete_corpus(
     judge: dict[str, str] | None, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise, evaluate would rank passages that assess has not graded, and the chosen blend would lose by them."""

@@ -15,7 +15,7 @@ import gpu_workers
 from pyrite.errors import UserError
 from pyrite.training import parallel
 from pyrite.training.losses import LOSSES
-from pyrite.training.workers import gpus, run_workers
+from pyrite.training.workers import require_gpus, run_workers
 
 TWO = ["", ""]
 
@@ -67,11 +67,11 @@ def test_a_gradient_that_a_process_lacks_counts_as_zero() -> None:
 def test_too_few_gpus_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert gpus(2) == ["0", "1"]
+    assert require_gpus(2) == ["0", "1"]
     with pytest.raises(UserError, match=r"finetune.gpus is 8, but this machine has 4 for torch. Set it to 4."):
-        gpus(8)
+        require_gpus(8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1,GPU-8f")
-    assert gpus(2) == ["3", "1"]
+    assert require_gpus(2) == ["3", "1"]
 
 
 #: Starts two workers that wait. A program of its own, because the tests kill it.

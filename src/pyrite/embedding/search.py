@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pyrite.ragged import Mask
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 #: Vectors of one product of matrices.
 TILE = 2048
@@ -25,7 +26,7 @@ TILE = 2048
 _BLOCK, _QUERIES = 8 * TILE, 512
 
 
-class Block(NamedTuple):
+class VectorBlock(NamedTuple):
     """Consecutive vectors of the corpus, of shape (rows, dims), and the position of the first."""
 
     start: int
@@ -53,7 +54,7 @@ class Search:
         self._scores = torch.empty(shape, dtype=torch.float32, device=device)
         self._positions = torch.empty(shape, dtype=torch.int64, device=device)
 
-    def add(self, block: Block) -> None:
+    def add(self, block: VectorBlock) -> None:
         """Search a block as ``read_blocks`` gives it."""
         import torch
 
@@ -113,7 +114,7 @@ def best_of(parts: Sequence[tuple[Floats, Integers]], k: int) -> tuple[Floats, I
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(positions, order, axis=1)
 
 
-def top_k(queries: Floats, blocks: Iterable[Block], k: int, device: str = "cpu") -> tuple[Floats, Integers]:
+def top_k(queries: Floats, blocks: Iterable[VectorBlock], k: int, device: str = "cpu") -> tuple[Floats, Integers]:
     """The results of a search for the ``queries`` in all ``blocks``."""
     search = Search(queries, k, device)
     for block in blocks:
@@ -123,7 +124,7 @@ def top_k(queries: Floats, blocks: Iterable[Block], k: int, device: str = "cpu")
 
 def read_blocks(
     files: Sequence[Path], start: int = 0, on_rows: Callable[[int], None] = lambda _: None
-) -> Iterator[Block]:
+) -> Iterator[VectorBlock]:
     """Read the embeddings in ``files`` (.npy, shape (vectors, dims)), which are consecutive.
 
     Args:
@@ -137,11 +138,11 @@ def read_blocks(
         for first in range(0, len(stored), _BLOCK):
             piece = stored[first : first + _BLOCK]
             if rows + len(piece) > _BLOCK:
-                yield Block(start, np.concatenate(parts))
+                yield VectorBlock(start, np.concatenate(parts))
                 on_rows(rows)
                 start, parts, rows = start + rows, [], 0
             parts.append(piece)
             rows += len(piece)
     if parts:
-        yield Block(start, np.concatenate(parts))
+        yield VectorBlock(start, np.concatenate(parts))
         on_rows(rows)

@@ -68,9 +68,9 @@ def execute(run: Run, listener: Listener, *, report_metrics: bool = False) -> No
         unfinished = {state.step.stage for state in states if state.state != "done"}
         check_llm_settings(run.spec, unfinished)
         if run.spec.finetune.gpus > 1 and "finetune" in unfinished:
-            from pyrite.training import workers  # imports torch
+            from pyrite.training.workers import require_gpus  # imports torch
 
-            workers.gpus(run.spec.finetune.gpus)
+            require_gpus(run.spec.finetune.gpus)
         listener.planned(states)
         previous: list[Step] = []
         while ready := next_steps(states):

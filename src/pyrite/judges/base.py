@@ -25,6 +25,11 @@ class Pair(NamedTuple):
     passage_id: str
 
 
+def pairs_of(table: pa.Table) -> list[Pair]:
+    """The pairs in the columns query_id and passage_id."""
+    return list(map(Pair, table["query_id"].to_pylist(), table["passage_id"].to_pylist()))
+
+
 class Judgment(NamedTuple):
     """A grade from 1 (irrelevant) to 4 (answers fully), and its cost.
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.append_log import AppendLog
-from pyrite.judges.base import Judge, Pair
+from pyrite.judges.base import Judge, pairs_of
 from pyrite.store import Store
 
 
@@ -31,9 +31,10 @@ class JudgmentCache:
 
     def usable(self, judgments: pa.Table) -> pa.Table:
         """One of the ``judgments`` per pair, of passages in the contexts that the judge has."""
-        pairs = map(Pair, judgments["query_id"].to_pylist(), judgments["passage_id"].to_pylist())
         contexts = judgments["context"].to_pylist()
-        current = [self._judge.context(pair) == context for pair, context in zip(pairs, contexts, strict=True)]
+        current = [
+            self._judge.context(pair) == context for pair, context in zip(pairs_of(judgments), contexts, strict=True)
+        ]
         return _one_per_pair(judgments.filter(pa.array(current, pa.bool_())))
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:

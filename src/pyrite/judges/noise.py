@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyrite.errors import UserError
-from pyrite.judges.base import GRADES, Pair
+from pyrite.judges.base import GRADES, Pair, pairs_of
 from pyrite.spec import NoiseSpec
 
 Distribution = tuple[float, float, float, float]
@@ -207,7 +207,7 @@ class LatentErrors:
         if self._spec.similarity:
             self._scores = BaseScores(candidates, range_max, {*fitted, *queries})
         sample = _of_queries(candidates, fitted)
-        pairs = list(map(Pair, sample["query_id"].to_pylist(), sample["passage_id"].to_pylist()))
+        pairs = pairs_of(sample)
         grades = np.array([truth(pair) for pair in pairs], dtype=np.int64)
         errors = np.array([self._error(pair) for pair in pairs])
         self._scale = solve_scale(grades, errors, self._spec.bias, self._spec.kappa, self._section)

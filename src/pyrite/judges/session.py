@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from pyrite import tables
 from pyrite.append_log import WriteBuffer
 from pyrite.errors import PyriteError, UserError, first_error
-from pyrite.judges.base import GRADES, RELEVANT, Judge, Judgment, Missing, Pair
+from pyrite.judges.base import GRADES, RELEVANT, Judge, Judgment, Missing, Pair, pairs_of
 from pyrite.judges.cache import JudgmentCache
 from pyrite.judges.calibration import final, final_table
 from pyrite.progress import Progress
@@ -83,6 +83,7 @@ class JudgmentCounts:
             self.add(table)
 
     def add(self, judged: pa.Table) -> None:
+        """Count the rows of ``judged`` (JUDGMENTS)."""
         self.rows += judged.num_rows
         self.prompt_tokens += pc.sum(judged["prompt_tokens"]).as_py() or 0
         self.cached_tokens += pc.sum(judged["cached_tokens"]).as_py() or 0
@@ -258,9 +259,8 @@ class JudgingSession:
 
     def _start(self, block: Block) -> None:
         table = self._final_table(block.cached)
-        pairs = map(Pair, table["query_id"].to_pylist(), table["passage_id"].to_pylist())
         grades = map(Graded, table["grade"].to_pylist(), table["expected"].to_pylist())
-        block.cached_grades = dict(zip(pairs, grades, strict=True))
+        block.cached_grades = dict(zip(pairs_of(table), grades, strict=True))
         self.any_judged = self.any_judged or bool(block.cached_grades)
 
     async def _judge_query(self, block: Block, query_id: str, passage_ids: Sequence[str]) -> None:
@@ -302,18 +302,22 @@ class JudgingSession:
         return Graded.of(judgment)
 
     def on_judged(self, judgment: Judgment) -> None:
+        """The judge has graded a pair."""
         del judgment
         self._progress.advance()
 
     def on_cached(self) -> None:
+        """The judgment of a pair was cached."""
         self.cached += 1
         self._progress.advance()
 
     def on_skipped(self, block: Block, query_id: str, passage_ids: Sequence[str]) -> None:
+        """The last passages of a query are not judged."""
         del block, query_id
         self._progress.advance(len(passage_ids))
 
     def on_missing(self, missing: Missing) -> None:
+        """A pair could not be graded. Raises as ``MissingBudget.check`` does."""
         self.missing.append(missing)
         self._progress.advance()
         self.budget.check(self.missing, self.any_judged)
@@ -374,7 +378,7 @@ class JudgingSession:
 
     def all_cached(self, block: Block) -> bool:
         """Whether all passages of the block have cached judgments."""
-        cached = set(map(Pair, block.cached["query_id"].to_pylist(), block.cached["passage_id"].to_pylist()))
+        cached = set(pairs_of(block.cached))
         return all(Pair(query, id) in cached for query, ids in block.queries for id in ids)
 
     def _final_table(self, table: pa.Table) -> pa.Table:

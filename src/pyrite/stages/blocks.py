@@ -1,4 +1,4 @@
-"""Reads a shard's pairs in blocks of whole queries, so that only some of them are in memory."""
+"""Reads a shard's pairs in blocks of complete queries, so that only some of them are in memory."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -19,7 +19,7 @@ from pyrite.spill import GroupedSpill
 #: Minimum pairs of a block. A row group has nearly as many, so a block has about twice as many.
 BLOCK_PAIRS = 1 << 13
 
-_SELECTION = pa.schema([tables.PAIRS.field(name) for name in ("query_id", "rank", "known", "sampled")])
+_SELECTION = tables.subset(tables.PAIRS, "query_id", "rank", "known", "sampled")
 
 
 class Selection(NamedTuple):
@@ -30,6 +30,7 @@ class Selection(NamedTuple):
 
     @classmethod
     def of(cls, spec: RunSpec) -> Self:
+        """The selection by the settings of a run."""
         return cls(spec.judge.rank_window, spec.judges_known_answers)
 
     def mask(self, pairs: pa.Table) -> npt.NDArray[np.bool_]:
@@ -65,7 +66,7 @@ class Selection(NamedTuple):
 
 
 class PairBlocks:
-    """The pairs of a shard, from a file with row groups of whole queries. Memory holds the ids of the queries.
+    """The pairs of a shard, from a file with row groups of complete queries. Memory holds the ids of the queries.
 
     Attributes:
         query_ids: of all queries, in the order of the file.

@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyrite.errors import PyriteError, first_error
 from pyrite.evaluation.cascade import CascadeMap, ErrorRate, certain, distributions, error_rate, likely_grades
 from pyrite.judges import Judge
-from pyrite.judges.base import RELEVANT, Judgment, Missing, Pair
+from pyrite.judges.base import RELEVANT, Judgment, Missing, Pair, pairs_of
 from pyrite.judges.cache import open_cache
 from pyrite.judges.cascade import CascadeSession
 from pyrite.judges.session import Block, JudgingSession, JudgmentCounts, QueryPassages
@@ -29,7 +29,7 @@ class Pilot(NamedTuple):
 
 
 class CascadeJudging(Judging):
-    """Judges a shard with the first judge, then, as far as that has not decided, with the second."""
+    """Judges a shard with the first judge, then the pairs that it has not decided with the second."""
 
     def __init__(self, shard: Shard, first: Judge):
         """``shard``: with the session of the second judge."""
@@ -154,8 +154,8 @@ def draw_pilot(query_ids: Iterable[str], size: int) -> list[str]:
 
 def graded_by_both(first: pa.Table, seconds: pa.Table) -> list[tuple[float, int]]:
     """The first judge's expected grade and the second judge's grade of the pairs that both graded, from JUDGMENTS."""
-    expected = dict(zip(_pairs(first), first["expected"].to_pylist(), strict=True))
-    graded = zip(_pairs(seconds), seconds["grade"].to_pylist(), strict=True)
+    expected = dict(zip(pairs_of(first), first["expected"].to_pylist(), strict=True))
+    graded = zip(pairs_of(seconds), seconds["grade"].to_pylist(), strict=True)
     return [(expected[pair], grade) for pair, grade in graded if pair in expected]
 
 
@@ -236,12 +236,8 @@ def with_decided(
         missing: pairs that the second judge could not grade, also those of the audit.
         fingerprint: of the first judge.
     """
-    requested = {*_pairs(seconds), *(each.pair for each in missing)}
+    requested = {*pairs_of(seconds), *(each.pair for each in missing)}
     rows = [each.row(fingerprint) for each in decided if each.pair not in requested]
     position = {Pair(query, id): i for i, (query, id) in enumerate((q, id) for q, ids in queries for id in ids)}
     both = pa.concat_tables([seconds, pa.Table.from_pylist(rows, seconds.schema)])
-    return both.take(np.argsort([position[pair] for pair in _pairs(both)], kind="stable"))
-
-
-def _pairs(table: pa.Table) -> list[Pair]:
-    return list(map(Pair, table["query_id"].to_pylist(), table["passage_id"].to_pylist()))
+    return both.take(np.argsort([position[pair] for pair in pairs_of(both)], kind="stable"))

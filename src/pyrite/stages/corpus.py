@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,7 @@ from pyrite import boilerplate
 from pyrite.chunking import split_into_passages
 from pyrite.errors import UserError
 from pyrite.identity import IdSet, Keys, normalise, passage_id, query_id
-from pyrite.ragged import ragged
+from pyrite.ragged import Lists, Mask, Numbers, ragged
 from pyrite.sources.base import NO_QUESTION, NO_TEXT, Document, Dropped, DroppedRecords, Note, Question, Record
 from pyrite.spec import PrepareSpec
 from pyrite.spill import Spill
@@ -31,9 +30,6 @@ from pyrite.words import words
 NO_RELEVANT = "query without a relevant passage"
 UNKNOWN_DOCUMENT = "question names an unknown document"
 EARLIER_SPLIT = "the same question is in an earlier split"
-
-Numbers = npt.NDArray[np.integer[Any]]
-Mask = npt.NDArray[np.bool_]
 
 _OCCURRENCES = pa.schema(
     [
@@ -75,16 +71,9 @@ class Distinct:
     group_of: npt.NDArray[np.int32]
 
     @cached_property
-    def _by_group(self) -> tuple[Numbers, Numbers]:
-        """The items in order of their groups, and where each group starts; the last number is their end."""
-        order = np.argsort(self.group_of, kind="stable").astype(np.int32)
-        return order, np.append(0, np.cumsum(np.bincount(self.group_of, minlength=len(self.keys))))
-
-    def items(self, groups: Numbers) -> tuple[Numbers, Numbers]:
-        """The items of ``groups`` in order, and for each group the offset of its first item; the last is the end."""
-        order, starts = self._by_group
-        lengths = starts[groups + 1] - starts[groups]
-        return order[ragged(starts[groups], lengths)], np.append(0, np.cumsum(lengths))
+    def items(self) -> Lists:
+        """The items of each group, in order."""
+        return Lists.group(self.group_of, np.arange(len(self.group_of), dtype=np.int32), len(self.keys))
 
 
 def distinct(keys: Keys) -> Distinct:

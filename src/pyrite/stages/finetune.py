@@ -105,7 +105,7 @@ def _train_on_gpus(ctx: StepContext, number: int, folders: _Folders, examples: P
     """As ``_train``, in ``finetune.gpus`` processes, whose progress is reported here."""
     trained: list[_Trained] = []
     run_workers(
-        workers.gpus(ctx.spec.finetune.gpus),
+        workers.require_gpus(ctx.spec.finetune.gpus),
         _train_in_worker,
         (ctx.spec, ctx.step, ctx.store.url, ctx.prefix, ctx.scratch_key, number, folders, examples),
         {

@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.embedding.encoder import BLOCK
-from pyrite.embedding.search import Floats, Integers, Mask, best_of, read_blocks
+from pyrite.embedding.search import Floats, Integers, best_of, read_blocks
+from pyrite.ragged import Mask
 from pyrite.stages.context import StepContext
-from pyrite.stages.pairs import pair_keys
+from pyrite.stages.pairs import find_pairs
 
 #: Passages found for each validation and test query. The metrics need 10, and 5 more are scored again in float32. The
 #: others are in the pool of passages on which validate scores blends.
@@ -34,7 +35,7 @@ def in_training(passages: pa.Table) -> Mask:
 
 def known_pairs(queries: pa.Table, qrels: pa.Table, passages: pa.Table, trained: Mask) -> tuple[Integers, Integers]:
     """Rows of ``queries`` and positions of ``passages`` of the known answers that may be training examples."""
-    keys = pair_keys(qrels, queries, passages["passage_id"].combine_chunks())
+    keys = find_pairs(qrels, queries, passages["passage_id"].combine_chunks())
     rows, positions = np.divmod(keys, passages.num_rows)
     return rows[trained[positions]], positions[trained[positions]]
 

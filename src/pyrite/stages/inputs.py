@@ -22,7 +22,7 @@ from pyrite.splitting import SPLITS
 from pyrite.stages.context import StepContext
 
 _PASSAGES = "corpus/passages.parquet"
-_IN_CONTEXT = pa.schema([tables.PASSAGES.field(name) for name in ("passage_id", "context", "text")])
+_IN_CONTEXT = tables.subset(tables.PASSAGES, "passage_id", "context", "text")
 
 
 def read_passages(ctx: StepContext) -> pa.Table:
@@ -36,7 +36,7 @@ def read_passage_parts(ctx: StepContext, schema: pa.Schema) -> Iterator[pa.Table
 
 
 def read_passage_ids(ctx: StepContext) -> pa.Table:
-    """Id and split of all passages, in the order of prepare."""
+    """PASSAGE_IDS of all passages, in the order of prepare."""
     return tables.read(ctx.input(_PASSAGES), tables.PASSAGE_IDS)
 
 

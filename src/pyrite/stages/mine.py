@@ -24,12 +24,11 @@ from pyrite.generation.filters import content_words
 from pyrite.identity import Keys, keys, passage_id, passage_ids, query_id, query_ids
 from pyrite.judges.base import GRADES
 from pyrite.plan import Step
-from pyrite.ragged import Lists, Numbers
+from pyrite.ragged import Lists, Mask, Numbers
 from pyrite.splitting import draw
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import read_passage_parts, read_queries
-from pyrite.stages.mined import Examples, Mask, Mined, Passages
-from pyrite.stages.pairs import Texts
+from pyrite.stages.mined import Examples, Mined, Passages
 from pyrite.training.merging import group_neighbours, mix
 from pyrite.training.mining import shingles_by_id
 from pyrite.training.title_pairs import MAX_PASSAGES, TITLE, title_pairs
@@ -37,8 +36,8 @@ from pyrite.training.title_pairs import MAX_PASSAGES, TITLE, title_pairs
 #: Passages of the examples that are written as one row group. Their texts are in memory.
 PART = 1 << 14
 
-_TITLES = pa.schema([tables.PASSAGES.field(name) for name in ("passage_id", "title", "context", "parents")])
-_TEXTS = pa.schema([tables.PASSAGES.field(name) for name in ("passage_id", *Texts.SCHEMA.names)])
+_TITLES = tables.subset(tables.PASSAGES, "passage_id", "title", "context", "parents")
+_TEXTS = tables.subset(tables.PASSAGES, "passage_id", *tables.PASSAGE_TEXTS.names)
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
@@ -270,7 +269,7 @@ def _title_pairs(ctx: StepContext, passages: Passages) -> tuple[_Titles, dict[st
     """The pairs of mine.title_pairs, from passages of all splits, and how many a held-out query excludes.
 
     Raises:
-        UserError: mine.title_pairs is set, but no pair can be made.
+        UserError: mine.title_pairs is set, but no pair can be created.
     """
     spec = ctx.spec.mine
     none = np.empty(0, np.uint64)
@@ -322,7 +321,7 @@ def _title_pairs(ctx: StepContext, passages: Passages) -> tuple[_Titles, dict[st
 
 
 class _Writer:
-    """Makes the table of examples in parts."""
+    """Creates the table of examples in parts."""
 
     def __init__(self, ctx: StepContext, passages: Passages, relevant: Lists):
         """``relevant``: of each query and title pair, the numbers of the relevant passages."""

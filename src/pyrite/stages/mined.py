@@ -16,19 +16,18 @@ from pyrite import tables
 from pyrite.errors import PyriteError
 from pyrite.identity import IdSet, Keys, keys, passage_ids
 from pyrite.judges.base import RELEVANT
-from pyrite.ragged import Lists, Numbers
+from pyrite.ragged import Lists, Mask, Numbers
 from pyrite.spec import MineSpec
+from pyrite.spill import TextFile
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import judgments_key
-from pyrite.stages.pairs import Texts, pairs_key
+from pyrite.stages.pairs import pairs_key
 from pyrite.training import mining
 from pyrite.training.duplicates import ShingleIndex
 from pyrite.training.mining import Candidate, Example, Shingles
 
-Mask = npt.NDArray[np.bool_]
-
 _PAIRS = pa.schema([field for field in tables.PAIRS if field.name != "sampled"])
-_GRADES = pa.schema([tables.JUDGMENTS.field(name) for name in ("query_id", "passage_id", "grade", "expected")])
+_GRADES = tables.subset(tables.JUDGMENTS, "query_id", "passage_id", "grade", "expected")
 
 #: A candidate of a query with examples, in a temporary file.
 _CANDIDATE = np.dtype([("query", np.uint32), ("passage", np.uint64), ("judged", np.bool_)])
@@ -44,7 +43,7 @@ class Passages:
     """
 
     def __init__(self, folder: Path):
-        self._texts = Texts(folder / "passages")
+        self._texts = TextFile(folder / "passages", tables.PASSAGE_TEXTS)
         self._index = ShingleIndex(folder / "shingles")
         self._seen = IdSet()
         self._added = array("Q")
@@ -58,7 +57,7 @@ class Passages:
         return len(self._keys)
 
     def add(self, passages: pa.Table, shingles_of: Callable[[str], Shingles]) -> None:
-        """Add those of ``passages`` (columns passage_id and ``Texts.SCHEMA``) that are new.
+        """Add those of ``passages`` (columns passage_id and PASSAGE_TEXTS) that are new.
 
         Args:
             shingles_of: returns the shingles of a passage by its id.
@@ -91,10 +90,11 @@ class Passages:
         return self._keys[numbers]
 
     def ids(self, numbers: Numbers) -> pa.StringArray:
+        """The ids of passages."""
         return passage_ids(self.digits(numbers))
 
     def texts(self, numbers: Numbers) -> pa.Table:
-        """The columns ``Texts.SCHEMA`` of passages."""
+        """PASSAGE_TEXTS of passages."""
         return self._texts.take(self._order[numbers])
 
     def near_duplicates(self, relevant: Mask, chosen: Mask) -> Lists:
@@ -133,6 +133,7 @@ class Examples:
         return len(self.queries)
 
     def take(self, positions: Numbers | Mask) -> "Examples":
+        """The examples at ``positions``."""
         return Examples(*(each[positions] for each in vars(self).values()))
 
 
@@ -157,7 +158,7 @@ class Mined:
         """
         self._spec, self._stratified = ctx.spec.mine, ctx.spec.stratifies_negatives
         self._passages, self._candidates_path = passages, folder / "candidates"
-        self._texts = Texts(folder / "queries", pa.schema([("query", pa.string())]))
+        self._texts = TextFile(folder / "queries", tables.subset(tables.PAIRS, "query"))
         self.reasons: Counter[str] = Counter()
         self._mine(ctx)
 
@@ -203,8 +204,8 @@ class Mined:
         is_duplicate = mining.duplicate_check(shingles_of)
         queries: list[int] = []
         examples: list[Example] = []
-        for number, (query, candidates, relevant) in enumerate(part.by_query()):
-            found, reason = mining.mine_query(query, candidates, relevant, self._spec, is_duplicate, self._stratified)
+        for number, (candidates, relevant) in enumerate(part.by_query()):
+            found, reason = mining.mine_query(candidates, relevant, self._spec, is_duplicate, self._stratified)
             if reason:
                 self.reasons[reason] += 1
             queries += [number] * len(found)
@@ -214,7 +215,7 @@ class Mined:
         used = np.unique(np.append(part.relevant_rows, np.array(rows, np.int64)))
         # A passage may be in several pairs.
         used = used[np.unique(part.passages[used], return_index=True)[1]]
-        self._passages.add(table.select(["passage_id", *Texts.SCHEMA.names]).take(used), shingles_of)
+        self._passages.add(table.select(["passage_id", *tables.PASSAGE_TEXTS.names]).take(used), shingles_of)
         self._texts.append(table.select(["query"]).take(part.starts[:-1]))
         if not examples:
             return _no_examples(self._spec)
@@ -333,8 +334,8 @@ class _Part:
         """The number of queries."""
         return len(self.starts) - 1
 
-    def by_query(self) -> Iterator[tuple[str, list[Candidate], set[str]]]:
-        """Each query's id, the candidates that matter for mining, and the ids of its relevant passages."""
+    def by_query(self) -> Iterator[tuple[list[Candidate], set[str]]]:
+        """Each query's candidates that matter for mining, and the ids of its relevant passages."""
         # The others are neither positives nor negatives.
         rows = np.flatnonzero(self._is_candidate & ((self._grades > 0) | self._known))
         selected = self.table.select(["passage_id", "rank", "score"]).take(rows)
@@ -351,9 +352,8 @@ class _Part:
         starts = np.searchsorted(rows, self.starts).tolist()
         relevant = [self.ids[row] for row in self.relevant_rows.tolist()]
         relevant_starts = self.relevant_starts.tolist()
-        for number, query in enumerate(self.table["query_id"].take(self.starts[:-1]).to_pylist()):
+        for number in range(len(self)):
             yield (
-                query,
                 candidates[starts[number] : starts[number + 1]],
                 set(relevant[relevant_starts[number] : relevant_starts[number + 1]]),
             )

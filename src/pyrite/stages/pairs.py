@@ -6,11 +6,6 @@ groups of complete queries.
 
 import hashlib
 import heapq
-import os
-from array import array
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +14,8 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.embedding.search import Floats, Integers
+from pyrite.ragged import Numbers, ragged
+from pyrite.spill import TextFile
 from pyrite.splitting import draw
 
 #: Candidates of a part, which are in memory together: with their texts, and without.
@@ -38,58 +35,12 @@ def shard_of(query_id: str, shards: int) -> int:
     return int.from_bytes(hashlib.sha256(query_id.encode()).digest()[:8]) % shards
 
 
-def pair_keys(table: pa.Table, queries: pa.Table, passage_ids: pa.Array) -> Integers:
-    """The ascending keys, as in ``Pairs``, of the rows of ``table`` whose query and passage exist."""
+def find_pairs(table: pa.Table, queries: pa.Table, passage_ids: pa.Array) -> Integers:
+    """The keys, as in ``Pairs``, of the pairs in ``table`` whose query and passage exist, in ascending order."""
     rows = pc.index_in(table["query_id"], queries["query_id"].combine_chunks())
     positions = pc.index_in(table["passage_id"], passage_ids)
     found = pa.table({"row": rows, "position": positions}).drop_null()
     return np.unique(found["row"].to_numpy().astype(np.int64) * len(passage_ids) + found["position"].to_numpy())
-
-
-class Texts:
-    """Rows of strings in the temporary file ``path``: appended in order, read again by position.
-
-    Memory holds 8 bytes a string.
-    """
-
-    #: The texts of passages.
-    SCHEMA = pa.schema([(name, pa.string()) for name in ("context", "title", "text")])
-
-    def __init__(self, path: Path, schema: pa.Schema = SCHEMA):
-        self._schema = schema
-        self._ends = array("q", [0])
-        self._file = path.open("w+b")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    def append(self, rows: pa.Table) -> None:
-        """Append ``rows`` with the columns of the schema, and perhaps others."""
-        columns = (rows[name].to_pylist() for name in self._schema.names)
-        fields = [(field or "").encode() for row in zip(*columns, strict=True) for field in row]
-        self._file.write(b"".join(fields))
-        ends = self._ends[-1] + np.cumsum(np.fromiter(map(len, fields), np.int64, len(fields)))
-        self._ends.frombytes(ends.view(np.uint8).data)
-
-    def take(self, positions: npt.NDArray[np.integer[Any]]) -> pa.Table:
-        """The rows at ``positions``, each of which is read once."""
-        self._file.flush()
-        distinct, order = np.unique(positions, return_inverse=True)
-        columns: list[list[bytes]] = [[] for _ in self._schema]
-        bounds = np.asarray(self._ends)[len(columns) * distinct[:, None] + np.arange(len(columns) + 1)]
-        for start, *ends in bounds.tolist():
-            content = os.pread(self._file.fileno(), ends[-1] - start, start)
-            begin = 0
-            for column, end in zip(columns, ends, strict=True):
-                column.append(content[begin : end - start])
-                begin = end - start
-        read = [pa.array(column, pa.binary()).cast(pa.string()) for column in columns]
-        return pa.table(read, self._schema).take(order)
 
 
 class Pairs:
@@ -125,6 +76,7 @@ class Pairs:
 
     @property
     def num_candidates(self) -> int:
+        """The number of candidates of all queries."""
         return int(self._top[1].size + len(self._below[1]))
 
     @property
@@ -146,14 +98,14 @@ class Pairs:
         """CANDIDATES of the queries at ``rows``, by query id, rank, score and passage id."""
         return self._table(self._candidates(rows)).select(tables.CANDIDATES.names)
 
-    def pairs(self, rows: Integers, texts: Texts) -> pa.Table:
+    def pairs(self, rows: Integers, texts: TextFile) -> pa.Table:
         """PAIRS of the queries at ``rows``: of each query the candidates, then other relevant passages by id."""
         keys, ranks, scores = self._candidates(rows)
         others = np.setdiff1d(_of_rows(self._relevant, rows, len(self._passage_ids)), keys)
         none = np.zeros(len(others), np.int32)
         table = self._table((np.append(keys, others), np.append(ranks, none), np.append(scores, none)))
         joined = texts.take(table["key"].to_numpy() % len(self._passage_ids))
-        for name in Texts.SCHEMA.names:
+        for name in tables.PASSAGE_TEXTS.names:
             table = table.append_column(name, joined[name])
         return table.select(tables.PAIRS.names).cast(tables.PAIRS)
 
@@ -212,7 +164,7 @@ def _of_rows(keys: Integers, rows: Integers, size: int) -> Integers:
     return keys[_positions_of_rows(keys, rows, size)]
 
 
-def _positions_of_rows(keys: Integers, rows: Integers, size: int) -> Integers:
+def _positions_of_rows(keys: Integers, rows: Integers, size: int) -> Numbers:
+    """The positions in ``keys`` of what ``_of_rows`` returns."""
     starts, ends = np.searchsorted(keys, rows * size), np.searchsorted(keys, (rows + 1) * size)
-    ranges = [np.arange(start, end) for start, end in zip(starts, ends, strict=True)]
-    return np.concatenate([np.empty(0, np.int64), *ranges])
+    return ragged(starts, ends - starts)

@@ -19,12 +19,13 @@ from pyrite import splitting, tables
 from pyrite.errors import UserError
 from pyrite.identity import passage_ids, query_ids
 from pyrite.progress import Progress
+from pyrite.ragged import Mask, Numbers
 from pyrite.sources import open_source
 from pyrite.sources.base import Record
 from pyrite.spec import PrepareSpec
 from pyrite.splitting import SPLITS, Edges, Groups
 from pyrite.stages.context import StepContext
-from pyrite.stages.corpus import Corpus, Mask, Numbers, Queries, Reader, merge_questions
+from pyrite.stages.corpus import Corpus, Queries, Reader, merge_questions
 
 OVER_LIMIT = "training query beyond prepare.max_train_queries"
 ONLY_NEAR_DUPLICATES = "training query whose relevant passages are all near-duplicates of held-out passages"
@@ -316,8 +317,8 @@ def _passages(corpus: Corpus, division: Division, near_duplicates: Numbers) -> I
     parent = tables.PASSAGES.field("parents").type.value_type
     for part in _parts(np.arange(len(corpus.passages.keys))):
         texts = corpus.occurrences.select(corpus.passages.first[part], "text", "title", "context")
-        occurrences, offsets = corpus.passages.items(part)
-        parents = corpus.occurrences.take(occurrences, *parent.names)
+        occurrences = corpus.passages.items.take(part)
+        parents = corpus.occurrences.take(occurrences.values, *parent.names)
         other = near_duplicates[part]
         columns = {
             "passage_id": passage_ids(corpus.passages.keys[part]),
@@ -327,7 +328,7 @@ def _passages(corpus: Corpus, division: Division, near_duplicates: Numbers) -> I
             "group": _group_names(division, division.passage_groups[part]),
             "boilerplate": corpus.boilerplate[part] > 0,
             "parents": pa.ListArray.from_arrays(
-                pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(parents, fields=list(parent))
+                pa.array(occurrences.starts, pa.int32()), pa.StructArray.from_arrays(parents, fields=list(parent))
             ),
         }
         yield pa.table(columns, tables.PASSAGES)
@@ -336,14 +337,14 @@ def _passages(corpus: Corpus, division: Division, near_duplicates: Numbers) -> I
 def _queries(corpus: Corpus, queries: Queries, division: Division) -> Iterator[pa.Table]:
     for part in _parts(np.flatnonzero(queries.used)):
         texts = corpus.questions.select(queries.first[part], "text", "topic", "type")
-        positions, offsets = queries.questions.items(part)
-        (ids,) = corpus.questions.take(queries.numbers[positions], "id")
+        positions = queries.questions.items.take(part)
+        (ids,) = corpus.questions.take(queries.numbers[positions.values], "id")
         columns = {
             "query_id": query_ids(queries.questions.keys[part]),
             **{name: texts[name] for name in texts.column_names},
             "split": _split_names(division.query_splits[part]),
             "group": _group_names(division, division.query_groups[part]),
-            "question_ids": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), ids),
+            "question_ids": pa.ListArray.from_arrays(pa.array(positions.starts, pa.int32()), ids),
         }
         yield pa.table(columns, tables.QUERIES)
 
@@ -394,7 +395,7 @@ def _summary(corpus: Corpus, queries: Queries, division: Division, notes: list[s
         "merged_passages": corpus.occurrences.num_rows - len(corpus.passages.keys),
         "longest_passage": corpus.longest_passage,
         "questions": corpus.questions.num_rows,
-        "merged_questions": len(queries.questions.items(used)[0]) - len(used),
+        "merged_questions": int(queries.questions.items.lengths[used].sum()) - len(used),
         "queries": _count(division.query_splits[used]),
         "topics": {name: count_topics(split) for split, name in enumerate(SPLITS)},
         "types": dict(

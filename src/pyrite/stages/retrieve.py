@@ -16,18 +16,21 @@ from pyrite.embedding.encoder import Encoder
 from pyrite.embedding.search import Floats, Integers, Search, read_blocks
 from pyrite.evaluation.selection import model_name
 from pyrite.judges.base import RELEVANT
+from pyrite.spill import TextFile
 from pyrite.stages.context import StepContext
 from pyrite.stages.found import in_training, known_pairs, known_scores, read_found, read_known
 from pyrite.stages.inputs import (
     current_model,
+    judgments_key,
     passage_texts,
-    read_judgments,
     read_passage_ids,
     read_passage_parts,
     read_qrels,
     read_queries,
 )
-from pyrite.stages.pairs import PART, PART_WITHOUT_TEXTS, Pairs, Texts, pair_keys, pairs_key, shard_of
+from pyrite.stages.pairs import PART, PART_WITHOUT_TEXTS, Pairs, find_pairs, pairs_key, shard_of
+
+_GRADES = tables.subset(tables.JUDGMENTS, "query_id", "passage_id", "grade")
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
@@ -38,9 +41,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     top = read_found(ctx, current, "train", queries.num_rows, k)
     known = read_known(ctx, current)
     scored = known["query"].to_numpy(), known["position"].to_numpy(), known["score"].to_numpy()
-    judged = [read_judgments(ctx, i).filter(pc.field("grade") >= RELEVANT) for i in range(1, ctx.iteration)]
-    judged_relevant = pa.concat_tables([tables.JUDGMENTS.empty_table(), *judged])
-    pairs = _join(queries, qrels, passages, top, scored, judged_relevant)
+    pairs = _join(queries, qrels, passages, top, scored, _read_judged_relevant(ctx))
     rows = pairs.rows_by_id()
     parts = (pairs.candidates(part) for part in pairs.parts(rows, PART_WITHOUT_TEXTS))
     tables.write_parts(ctx.output(f"iterations/{ctx.iteration}/candidates.parquet"), parts, tables.CANDIDATES)
@@ -53,14 +54,21 @@ def run(ctx: StepContext) -> dict[str, Any]:
     }
 
 
+def _read_judged_relevant(ctx: StepContext) -> pa.Table:
+    """The pairs that earlier iterations judged relevant. Read in parts, because most pairs are not relevant."""
+    keys = [judgments_key(i, shard) for i in range(1, ctx.iteration) for shard in range(ctx.spec.judge.shards)]
+    parts = (part for key in keys for part in tables.read_parts(ctx.input(key), _GRADES))
+    return pa.concat_tables([_GRADES.empty_table(), *(part.filter(pc.field("grade") >= RELEVANT) for part in parts)])
+
+
 def _write_pairs(pairs: Pairs, rows: Integers, query_ids: list[str], ctx: StepContext) -> None:
     """Write the PAIRS of each shard of judging. ``rows`` of the queries in the order of their ids."""
     shards = ctx.spec.judge.shards
     shard_of_row = np.array([shard_of(query_ids[row], shards) for row in rows.tolist()])
     path = ctx.scratch / "texts"
     ctx.progress.begin(len(rows), "queries joined with their passages")
-    with Texts(path) as texts:
-        for passages in read_passage_parts(ctx, Texts.SCHEMA):
+    with TextFile(path, tables.PASSAGE_TEXTS) as texts:
+        for passages in read_passage_parts(ctx, tables.PASSAGE_TEXTS):
             texts.append(passages)
 
         def parts(shard: int) -> Iterator[pa.Table]:
@@ -84,7 +92,7 @@ def retrieve(model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa.Tabl
         search.add(block)
     rows, positions = known_pairs(queries, qrels, passages, trained)
     known = rows, positions, known_scores(vectors, files, rows, positions)
-    return _join(queries, qrels, passages, search.results(), known, tables.JUDGMENTS.empty_table())
+    return _join(queries, qrels, passages, search.results(), known, _GRADES.empty_table())
 
 
 def _join(
@@ -103,7 +111,7 @@ def _join(
     Args:
         top: as ``Pairs``.
         known: rows of ``queries``, positions of ``passages``, and scores of known answers.
-        judged_relevant: JUDGMENTS of earlier iterations with a relevant grade.
+        judged_relevant: the pairs that earlier iterations judged relevant.
     """
     rows, positions, scores = known
     missed = np.empty(len(rows), np.bool_)
@@ -112,5 +120,5 @@ def _join(
         missed[part] = ~(top[1][rows[part]] == positions[part, None]).any(axis=1)
     below = scores[missed], rows[missed].astype(np.int64) * passages.num_rows + positions[missed]
     ids = passages["passage_id"].combine_chunks()
-    keys = (pair_keys(table, queries, ids) for table in (qrels, judged_relevant))
+    keys = (find_pairs(table, queries, ids) for table in (qrels, judged_relevant))
     return Pairs(queries, ids, top, below, *keys)

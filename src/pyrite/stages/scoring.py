@@ -44,10 +44,10 @@ def rank(
     files = encoder.corpus(in_memory(passage_texts), progress)
     k = min(RESCORED, len(passage_ids))
     found = top_k(encoder.encode(query_texts, "query"), read_blocks(files), k, encoder.device)
-    return ranked(found, corpus, queries, progress, rescorer)
+    return rank_found(found, corpus, queries, progress, rescorer)
 
 
-def ranked(
+def rank_found(
     top: tuple[Floats, Integers],
     corpus: tuple[list[str], list[str]],
     queries: tuple[list[str], list[str]],
@@ -129,8 +129,10 @@ def rank_split(
     corpus = (passages["passage_id"].to_pylist(), tables.in_context(passages))
     texts = (queries["query_id"].to_pylist(), queries["text"].to_pylist())
     if top is None:
-        return named(model, split, rank(encoder, corpus, texts, progress, rescorer))
-    return named(model, split, ranked(top, corpus, texts, progress, rescorer))
+        ranked = rank(encoder, corpus, texts, progress, rescorer)
+    else:
+        ranked = rank_found(top, corpus, texts, progress, rescorer)
+    return label_rankings(model, split, ranked)
 
 
 def score_split(
@@ -146,7 +148,7 @@ def score_split(
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Rankings (RANKINGS) and per-query metrics (PER_QUERY rows) of ``model`` on the queries of ``split``."""
     table = rank_split(encoder, model, split, passages, queries, progress, rescorer, top)
-    return table, scored(model, split, table, queries, qrels)
+    return table, score_rankings(model, split, table, queries, qrels)
 
 
 def score_bm25(
@@ -156,17 +158,19 @@ def score_bm25(
     queries = queries.filter(pc.equal(queries["split"], split))
     scores, found = bm25.rank(tables.in_context(passages), queries["text"].to_pylist(), RANKED)
     ids = queries["query_id"].to_pylist(), passages["passage_id"].to_pylist()
-    table = named(model, split, rankings(ids, scores, found))
-    return table, scored(model, split, table, queries, qrels)
+    table = label_rankings(model, split, rankings(ids, scores, found))
+    return table, score_rankings(model, split, table, queries, qrels)
 
 
-def named(model: str, split: str, ranked: pa.Table) -> pa.Table:
+def label_rankings(model: str, split: str, ranked: pa.Table) -> pa.Table:
     """The rankings of ``model`` as RANKINGS."""
     names = {"model": [model] * ranked.num_rows, "split": [split] * ranked.num_rows}
     return pa.table({**names, **{name: ranked[name] for name in ranked.column_names}})
 
 
-def scored(model: str, split: str, ranked: pa.Table, queries: pa.Table, qrels: pa.Table) -> list[dict[str, Any]]:
+def score_rankings(
+    model: str, split: str, ranked: pa.Table, queries: pa.Table, qrels: pa.Table
+) -> list[dict[str, Any]]:
     """PER_QUERY rows of RANKINGS on the queries of ``split``."""
     queries = queries.filter(pc.equal(queries["split"], split))
     qrels = qrels.filter(pc.is_in(qrels["query_id"], queries["query_id"].combine_chunks()))

@@ -36,7 +36,7 @@ from pyrite.stages.inputs import (
     read_queries,
     resaved_base,
 )
-from pyrite.stages.scoring import RANKED, means, named, rank_split, rankings, score_retention, scored
+from pyrite.stages.scoring import RANKED, label_rankings, means, rank_split, rankings, score_rankings, score_retention
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class _Scores:
             query_ids = self._of_split(split)["query_id"].to_pylist()
             k = min(RANKED, len(ids))
             found = read_found(ctx, ctx.iteration, split, len(query_ids), k)
-            self._add(name, split, named(name, split, rankings((query_ids, ids), *found)))
+            self._add(name, split, label_rankings(name, split, rankings((query_ids, ids), *found)))
         self.add_retention(name, encoder(ctx, ctx.iteration))
 
     def add_blend(self, name: str, encoder: Encoder) -> None:
@@ -111,7 +111,7 @@ class _Scores:
     def _add(self, name: str, split: str, ranked: pa.Table) -> None:
         self.rankings.append(ranked)
         if split == "val":
-            self.val[name] = scored(name, split, ranked, self._queries, self._qrels)
+            self.val[name] = score_rankings(name, split, ranked, self._queries, self._qrels)
 
     def _of_split(self, split: str) -> pa.Table:
         return self._queries.filter(pc.equal(self._queries["split"], split))

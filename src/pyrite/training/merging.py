@@ -3,11 +3,8 @@
 from collections.abc import Callable
 
 import numpy as np
-import numpy.typing as npt
 
-from pyrite.ragged import Lists, Numbers, ragged
-
-Mask = npt.NDArray[np.bool_]
+from pyrite.ragged import Lists, Mask, Numbers
 
 
 def mix(is_hard: Mask, easy_per_hard: float | None, sort_key: Callable[[int], bytes]) -> Mask:
@@ -46,9 +43,7 @@ def group_neighbours(queries: Numbers, passages: Numbers, candidates: Lists, bar
         if groups[position] >= 0:
             continue
         groups[position] = position
-        own = candidates[query]
-        starts = with_positive.starts[own]
-        neighbours = with_positive.values[ragged(starts, with_positive.starts[own + 1] - starts)]
+        neighbours = with_positive.take(candidates[query]).values
         members, left = {query}, size - 1
         held, bars = set(passages[position].tolist()), set(barred[query].tolist())
         for other in neighbours[groups[neighbours] < 0].tolist():

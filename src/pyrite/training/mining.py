@@ -42,13 +42,11 @@ class Candidate(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A query's positive and negatives. ``relevant``: the passages that must never be its negatives."""
+    """A positive and negatives of one query."""
 
-    query_id: str
     positive: Candidate
     negatives: tuple[Candidate, ...]
     kind: Kind
-    relevant: frozenset[str]
 
 
 #: Candidates by rank, best first.
@@ -103,7 +101,6 @@ RULES: dict[str, MiningRule] = {"nearest": MiningRule(), "rank": RankRule()}
 
 
 def mine_query(
-    query_id: str,
     candidates: Sequence[Candidate],
     relevant: set[str],
     spec: MineSpec,
@@ -126,14 +123,14 @@ def mine_query(
         return [], "no candidate is judged relevant" if graded else "no candidate was judged"
     if not negatives:
         return [], "no candidate is judged irrelevant"
-    protected = frozenset(relevant | {c.passage_id for c in ranked if c.known or (c.grade or 0) >= RELEVANT})
+    protected = relevant | {c.passage_id for c in ranked if c.known or (c.grade or 0) >= RELEVANT}
     examples = []
     for paired_positives, paired_negatives in RULES[spec.rule].pairings(positives, negatives, spec):
         for positive in paired_positives[: spec.num_positives]:
             chosen = _choose_negatives(positive, paired_negatives, protected, spec, is_duplicate, stratified)
             if chosen:
                 kind: Kind = "hard" if paired_negatives[0].rank < positive.rank else "easy"
-                examples.append(Example(query_id, positive, chosen, kind, protected))
+                examples.append(Example(positive, chosen, kind))
     return examples, None if examples else "too few irrelevant candidates"
 
 
@@ -146,9 +143,8 @@ def examples_are_final(
 ) -> bool:
     """Whether the examples of a query stay the same, whatever the grades of the ``pending`` candidates will be.
 
-    This holds for the positives, the negatives and the kind. ``Example.relevant`` grows if a pending candidate is
-    relevant. The negatives must be the highest-ranked ones (rule nearest, not ``stratified``): other rules read grades
-    of all ranks.
+    This holds for the positives, the negatives and the kind. The negatives must be the highest-ranked ones (rule
+    nearest, not ``stratified``): other rules read grades of all ranks.
 
     Args:
         candidates: as in ``mine_query``.
@@ -173,7 +169,7 @@ def examples_are_final(
     # A pending candidate above a chosen negative may be a negative that is preferred to it.
     rivals = [place[c.passage_id] for c in open_ones if not c.known and c.passage_id not in relevant]
     first_rival = min(rivals, default=len(ranked))
-    examples, _ = mine_query("", ranked, relevant, spec, is_duplicate)
+    examples, _ = mine_query(ranked, relevant, spec, is_duplicate)
     return bool(examples) and all(
         _is_safe(negative, example.positive, spec)
         and place[negative.passage_id] < first_rival
@@ -271,13 +267,13 @@ def _is_safe(negative: Candidate, positive: Candidate, spec: MineSpec) -> bool:
     return bound is not None and negative.expected is not None and negative.expected <= bound
 
 
-def shingles(text: str, width: int = SHINGLE_WORDS) -> Shingles:
-    """The case-folded word ``width``-grams of a text; all its words as one shingle if it is shorter.
+def shingles(text: str) -> Shingles:
+    """The case-folded n-grams of ``SHINGLE_WORDS`` words of a text; all its words as one shingle if it is shorter.
 
     In scripts without spaces between words, a character counts as a word.
     """
     found = words(text.casefold())
-    several = frozenset(map(hash, zip(*(found[i:] for i in range(width)), strict=False)))
+    several = frozenset(map(hash, zip(*(found[i:] for i in range(SHINGLE_WORDS)), strict=False)))
     return several or frozenset([hash(tuple(found))])
 
 
@@ -293,12 +289,12 @@ def duplicate_check(shingles_of: Callable[[str], Shingles]) -> Callable[[str, st
     return lambda a, b: near_duplicates(shingles_of(a), shingles_of(b))
 
 
-def near_duplicates(a: Shingles, b: Shingles, threshold: float = CONTAINMENT) -> bool:
-    """Whether the larger set contains at least ``threshold`` of the smaller one (containment: Broder, 1997).
+def near_duplicates(a: Shingles, b: Shingles) -> bool:
+    """Whether the larger set contains at least ``CONTAINMENT`` of the smaller one (containment: Broder, 1997).
 
     ``duplicates.find_across`` is stricter with short texts. It removes passages from training, so it must not match a
     heading with each passage that quotes it. Here, a match only keeps a passage from being a negative: a false match
     costs one negative, and a missed one trains against an answer.
     """
     smaller = min(len(a), len(b))
-    return smaller > 0 and len(a & b) >= threshold * smaller
+    return smaller > 0 and len(a & b) >= CONTAINMENT * smaller

@@ -8,18 +8,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from pyrite.identity import Keys
-from pyrite.ragged import Lists, Numbers
+from pyrite.ragged import Lists, Mask, Numbers
 
 #: The ``kind`` of these examples.
 TITLE = "title"
 
 #: A title with more passages gives no pair: it says little about each of them ("Introduction").
 MAX_PASSAGES = 100
-
-Mask = npt.NDArray[np.bool_]
 
 
 class TitlePairs(NamedTuple):

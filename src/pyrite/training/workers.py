@@ -37,13 +37,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass
 class _Worker:
+    """A training process, and the pipe from which its events are read."""
+
     name: str
     process: BaseProcess
     events: Connection
     lost: bool = False  # it failed because another one had ended
 
 
-def gpus(count: int) -> list[str]:
+def require_gpus(count: int) -> list[str]:
     """The first ``count`` GPUs of this machine, as values of CUDA_VISIBLE_DEVICES.
 
     Raises:

@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +28,7 @@ from pyrite.progress import Progress
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import encoder, passages_by_query, read_passages, read_qrels, read_queries
 from pyrite.stages.retrieve import retrieve
-from pyrite.training.mining import near_duplicates, shingles
+from pyrite.training.mining import duplicate_check, shingles_by_id
 
 
 def probe(run: Run, queries: int, candidates: int, progress: Progress) -> dict[str, Any]:
@@ -52,11 +51,7 @@ def probe(run: Run, queries: int, candidates: int, progress: Progress) -> dict[s
     train = all_queries.filter(pc.equal(all_queries["split"], "train"))
     drawn = draw_queries(train["query_id"].to_pylist(), queries, run.spec.seed)
     text_of = dict(zip(passages["passage_id"].to_pylist(), passages["text"].to_pylist(), strict=True))
-    shingles_of = lru_cache(None)(lambda passage_id: shingles(text_of[passage_id]))
-
-    def is_duplicate(a: str, b: str) -> bool:
-        return near_duplicates(shingles_of(a), shingles_of(b))
-
+    is_duplicate = duplicate_check(shingles_by_id(passages))
     labels = LabelsJudge.of(all_queries, passages, qrels)
     drawn_queries = train.filter(pc.is_in(train["query_id"], pa.array(drawn)))
     sample = _sample(ctx, passages, drawn_queries, qrels, relevant, labels, is_duplicate, candidates)

@@ -149,7 +149,7 @@ def hard_examples(
     examples: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for query_id, candidates in by_query.items():
-        found, reason = mine_query(query_id, candidates, relevant[query_id], spec, is_duplicate)
+        found, reason = mine_query(candidates, relevant[query_id], spec, is_duplicate)
         examples.update(example.kind for example in found)
         if reason:
             reasons[reason] += 1
