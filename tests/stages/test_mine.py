@@ -313,6 +313,7 @@ def test_title_pairs_do_not_hide_that_mining_found_nothing(tmp_path: Path) -> No
     ranked = [(query, passage, 1) for query, passage, _ in RANKED]
     with pytest.raises(UserError, match="mining found no example in 2 queries"):
         mine_iteration_2(tmp_path, [], ranked, ranked, title_of=TITLES, title_pairs=9)
+    assert not list(tmp_path.rglob("mined")), "with other settings, nothing would delete it"
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,15 @@ from pyrite import spill, splitting, tables
 from pyrite.chunking import split_into_passages
 from pyrite.errors import UserError
 from pyrite.identity import normalise, passage_id
+from pyrite.plan import Step
+from pyrite.progress import NullProgress
 from pyrite.sources import open_source
 from pyrite.sources.base import Document, Dropped, Note, Question, Record, Split
 from pyrite.spec import MedquadSource, PrepareSpec, RunSpec, SplitSpec
 from pyrite.stages import prepare
+from pyrite.stages.context import StepContext
 from pyrite.stages.corpus import context_of
+from pyrite.store import open_store
 
 PUBLISHED = REAL_DATA / "medquad"
 SPEC = PrepareSpec(min_chars=10, max_chars=60)
@@ -502,22 +506,12 @@ def test_grades_out_of_range_are_rejected(grade: int) -> None:
         _prepare([*_many(5, 1), graded])
 
 
-class _Context:
-    """A StepContext with only the methods that prepare uses; it records progress."""
+class _Recorder(NullProgress):
+    """Records progress."""
 
-    def __init__(self, spec: RunSpec, folder: Path) -> None:
-        self.spec, self.folder, self.progress = spec, folder, self
+    def __init__(self) -> None:
         self.messages: list[str] = []
         self.counted = 0
-
-    @property
-    def scratch(self) -> Path:
-        return self.folder / "scratch"
-
-    def output(self, key: str) -> Path:
-        return self.folder / key
-
-    def begin(self, total: int | None, unit: str) -> None: ...
 
     def advance(self, n: int = 1) -> None:
         self.counted += n
@@ -526,19 +520,25 @@ class _Context:
         self.messages.append(text)
 
 
+def _context(settings: dict[str, Any], folder: Path) -> tuple[StepContext, _Recorder]:
+    progress, store = _Recorder(), open_store(str(folder / "store"))
+    spec = RunSpec.model_validate({"name": "run", **settings})
+    return StepContext(spec, Step("prepare"), store, "runs/run", {}, "scratch", progress), progress
+
+
 def test_the_stage_writes_its_tables_and_reports_counts(tmp_path: Path) -> None:
     rows = "".join(f'{{"question": "Question {n}?", "answer": "Answer {n}."}}\n' for n in range(20))
     (tmp_path / "data.jsonl").write_text(rows)
     source = {"kind": "jsonl", "path": str(tmp_path / "data.jsonl")}
-    context = _Context(RunSpec.model_validate({"name": "run", "source": source}), tmp_path)
-    summary = prepare.run(context)  # type: ignore[arg-type]
+    context, progress = _context({"source": source}, tmp_path)
+    summary = prepare.run(context)
     assert summary["queries"] == {"train": 14, "val": 3, "test": 3}
-    assert tables.read(tmp_path / "corpus/passages.parquet", tables.PASSAGES).num_rows == 20
-    assert tables.read(tmp_path / "queries/queries.parquet", tables.QUERIES).num_rows == 20
-    assert tables.read(tmp_path / "queries/qrels.parquet", tables.QRELS).num_rows == 20
-    assert context.counted == 40
-    assert context.messages == ["20 documents, 20 passages; queries: 14 train, 3 val, 3 test"]
-    assert list(context.scratch.iterdir()) == [], "the texts of the first pass are deleted"
+    assert tables.read(context.output("corpus/passages.parquet"), tables.PASSAGES).num_rows == 20
+    assert tables.read(context.output("queries/queries.parquet"), tables.QUERIES).num_rows == 20
+    assert tables.read(context.output("queries/qrels.parquet"), tables.QRELS).num_rows == 20
+    assert progress.counted == 40
+    assert progress.messages == ["20 documents, 20 passages; queries: 14 train, 3 val, 3 test"]
+    assert [path.name for path in context.scratch.iterdir()] == ["outputs"], "the texts of the first pass are deleted"
     opened = [path.readlink() for path in Path("/proc/self/fd").glob("*") if path.is_symlink()]
     assert [path for path in opened if path.is_relative_to(context.scratch)] == [], (
         "an open file would keep its disk space"
@@ -548,9 +548,9 @@ def test_the_stage_writes_its_tables_and_reports_counts(tmp_path: Path) -> None:
 def test_texts_are_deleted_if_the_input_is_invalid(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text('{"question": "Question?", "answer": "Answer."}\n')
     source = {"kind": "jsonl", "path": str(tmp_path / "data.jsonl")}
-    context = _Context(RunSpec.model_validate({"name": "run", "source": source}), tmp_path)
+    context, _ = _context({"source": source}, tmp_path)
     with pytest.raises(UserError, match="no query is in val or test"):
-        prepare.run(context)  # type: ignore[arg-type]
+        prepare.run(context)
     assert list(context.scratch.iterdir()) == []
 
 
@@ -560,9 +560,9 @@ def test_prepare_seed_alone_decides_the_split(tmp_path: Path) -> None:
     source = {"kind": "jsonl", "path": str(tmp_path / "data.jsonl")}
 
     def split_with(seed: int, prepare_seed: int | None) -> dict[str, str]:
-        settings = {"name": "run", "source": source, "seed": seed, "prepare": {"seed": prepare_seed}}
-        prepare.run(_Context(RunSpec.model_validate(settings), tmp_path))  # type: ignore[arg-type]
-        queries = tables.read(tmp_path / "queries/queries.parquet", tables.QUERIES)
+        context, _ = _context({"source": source, "seed": seed, "prepare": {"seed": prepare_seed}}, tmp_path)
+        prepare.run(context)
+        queries = tables.read(context.output("queries/queries.parquet"), tables.QUERIES)
         return dict(zip(queries["text"].to_pylist(), queries["split"].to_pylist(), strict=True))
 
     assert split_with(0, 1) == split_with(2, 1) == split_with(1, None)

@@ -19,7 +19,7 @@ DEADLINE_ANNOTATION = "pyrite.dev/deadline-seconds"
 GPU = "nvidia.com/gpu"
 #: Stages that send requests to the LLM server, and the probe, which does what judge does.
 LLM_STAGES = (*(stage for stage, info in STAGES.items() if info.llm), PROBE.stage)
-#: By this much each pair extends the deadline, for one server. A 7B model on an A10G took 0.67 s (docs/cluster.md), and
+#: By this much each pair extends the deadline, for one server. Above the 0.67 s of docs/cluster.md, because
 #: a deadline must not stop a pod that works.
 _SECONDS_PER_PAIR = 1.0
 _KEY = "run.yaml"

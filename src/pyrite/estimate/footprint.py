@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyrite.costs import CHARACTERS_PER_TOKEN, pairs_per_query
-from pyrite.embedding.memory import CPU_TEXTS, training_bytes
+from pyrite.embedding.memory import CPU_TEXTS, CPU_TOKENS, activation_bytes, training_bytes
 from pyrite.embedding.models import Size
 from pyrite.estimate.workload import Workload
 from pyrite.evaluation.selection import DEFAULT_BLENDS, SEARCH_STEPS
@@ -19,8 +19,11 @@ from pyrite.stages.found import DEPTH
 #: Memory of a step's process before it reads data. A pod of a stage without PyTorch has 300 MB less.
 _PROCESS = 490e6
 
-#: Further memory of a process that encodes: PyTorch's buffers, and a batch.
-_ENCODING = 380e6
+#: Further memory of a process that encodes or trains: PyTorch's buffers.
+_TORCH = 250e6
+
+#: What training in float32 stores on a CPU, relative to the formula for 16 bits.
+_FLOAT32_ACTIVATIONS = 1.7
 
 #: Bytes per weight of a model in a file.
 _SAVED = 4
@@ -89,6 +92,7 @@ class Footprint:
         self._examples = work.train * spec.mine.num_positives * (100 + 0.4 * texts)
         self._saved = _SAVED * model.weights
         self._embeddings = 4 * model.dims * work.passages
+        self._encoding = _PROCESS + 1.7 * _TORCH + activation_bytes(model, CPU_TOKENS)
 
     def of(self, step: Step) -> Needs:
         """What ``step`` needs."""
@@ -126,7 +130,7 @@ class Footprint:
         kept = self._embeddings / shards + self._found
         vectors = work.queries * 4 * self._model.dims
         return Needs(
-            memory=_PROCESS + _ENCODING + 100 * work.passages + vectors + 40 * self._found / 8,
+            memory=self._encoding + 100 * work.passages + vectors + 40 * self._found / 8,
             read=self._passages + self._queries + self._saved,
             written=kept,
             kept=kept,
@@ -168,9 +172,10 @@ class Footprint:
         spec, work = self._spec.finetune, self._work
         tokens = min(spec.max_tokens or 512, work.passage_characters / CHARACTERS_PER_TOKEN)
         texts = CPU_TEXTS * (2 + self._spec.mine.num_negatives)
+        activations = _FLOAT32_ACTIVATIONS * activation_bytes(self._model, texts * tokens)
         more = 1 + 0.5 * (iteration - 1) if self._spec.mine.accumulate else 1
         return Needs(
-            memory=_PROCESS + _ENCODING + training_bytes(self._model, round(texts * tokens)),
+            memory=_PROCESS + _TORCH + training_bytes(self._model, 0) + activations + 1300 * work.train,
             read=self._examples + self._saved,
             written=6 * self._saved + 2 * self._examples,
             kept=self._saved,
@@ -204,7 +209,7 @@ class Footprint:
         pool = 1.0 if spec.judge else min(1.0, work.held_out / 2 * DEPTH / max(1, work.passages))
         embeddings = blends * pool * self._embeddings
         return Needs(
-            memory=_PROCESS + (_ENCODING + 100 * work.passages if blends or self._retention else 0),
+            memory=(self._encoding if blends or self._retention else _PROCESS) + 100 * work.passages,
             read=self._passages + self._queries + 2 * self._found + 2 * self._saved,
             written=embeddings + (1 + blends) * self._saved,
             kept=embeddings,
@@ -221,7 +226,7 @@ class Footprint:
         models = 2 + self._spec.iterations
         kept = 3 * self._embeddings + self._saved
         return Needs(
-            memory=_PROCESS + _ENCODING + 100 * self._work.passages,
+            memory=self._encoding + 100 * self._work.passages,
             read=self._passages + self._queries + models * (self._saved + self._found),
             written=kept,
             kept=kept,

@@ -1,6 +1,8 @@
 """The context of a step: its settings, verified inputs, paths for outputs, and progress display."""
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,17 @@ class StepContext:
     def scratch(self) -> Path:
         """A local folder that survives a kill. If the step runs again with the same inputs, it gets the same folder."""
         return self.store.scratch(self.scratch_key)
+
+    @contextmanager
+    def temporary_folder(self, name: str) -> Iterator[Path]:
+        """An empty folder in scratch. It is deleted at the end, and after an error: corrected input has other scratch."""
+        folder = self.scratch / name
+        shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def save_scratch(self, name: str) -> None:
         """Save the folder ``name`` of scratch in the store, so that it survives this machine."""

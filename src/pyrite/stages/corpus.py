@@ -108,7 +108,7 @@ class Reader:
 
     def __init__(self, spec: PrepareSpec, folder: Path) -> None:
         self._spec = spec
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self._document_ids, self._question_ids = IdSet(), IdSet()
         self._occurrences = Spill(folder / "occurrences.arrow", _OCCURRENCES)
         self._questions = Spill(folder / "questions.arrow", _QUESTIONS)

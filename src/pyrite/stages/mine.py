@@ -5,7 +5,6 @@ examples of all queries. Memory holds numbers of the examples, and their texts a
 """
 
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -42,10 +41,12 @@ _TEXTS = tables.subset(tables.PASSAGES, "passage_id", *tables.PASSAGE_TEXTS.name
 
 def run(ctx: StepContext) -> dict[str, Any]:
     """Write iterations/<i>/examples.parquet; return the counts of examples, and of queries without any by reason."""
+    with ctx.temporary_folder("mined") as folder:
+        return _mine(ctx, folder)
+
+
+def _mine(ctx: StepContext, folder: Path) -> dict[str, Any]:
     spec = ctx.spec.mine
-    folder = ctx.scratch / "mined"
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
-    folder.mkdir(parents=True)
     passages = Passages(folder)
     mined = Mined(ctx, folder, passages)
     examples = mined.examples.take(_select(mined, ctx))
@@ -75,7 +76,6 @@ def run(ctx: StepContext) -> dict[str, Any]:
     )
     path = ctx.output(f"iterations/{ctx.iteration}/examples.parquet")
     tables.write_parts(path, written, tables.examples(spec.num_negatives))
-    shutil.rmtree(folder)
     hard, known = int(examples.hard.sum()), int(examples.known.sum())
     if hard == len(examples):
         ctx.progress.message(

@@ -4,7 +4,6 @@ The first pass reads the source, with texts on disk and numbers in memory (``sta
 tables in parts. So memory grows by tens of bytes for each passage, and not with its text.
 """
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -49,16 +48,10 @@ def run(ctx: StepContext) -> dict[str, Any]:
     ctx.progress.begin(None, "records read")
     records = _count_records(source.records(), ctx.progress)
     spec, generates = ctx.spec.prepare, ctx.spec.generate is not None
-    folder = ctx.scratch / "texts"
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
-    try:
+    with ctx.temporary_folder("texts") as folder:
         summary = write_tables(
             records, spec, ctx.spec.data_seed, ctx.spec.name, ctx.output, folder, generates=generates
         )
-    except UserError:
-        shutil.rmtree(folder, ignore_errors=True)  # with the corrected input, the step has another folder
-        raise
-    shutil.rmtree(folder)
     unit, counts = "queries", summary["queries"]
     if not any(counts.values()):
         unit, counts = "no queries; passages", summary["passage_splits"]
