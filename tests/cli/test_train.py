@@ -64,6 +64,9 @@ def test_a_run_can_be_read_resumed_and_searched(trained: Path, pyrite: Pyrite, r
         for row in pq.read_table(trained / f"iterations/{i}/examples.parquet").to_pylist():
             assert held_out.isdisjoint([row["positive_id"], *row["negative_ids"]])
 
+    peaks = [json.loads(path.read_text())["peak_memory_bytes"] for path in (trained / "steps").glob("*.json")]
+    assert 50e6 < min(peaks) <= max(peaks) < 20e9, "bytes, not kibibytes"
+
     report = json.loads((trained / "report/report.json").read_text())
     assert set(report["models"]) >= {"base", "iteration-1", "iteration-2"}
     assert [row["name"] for row in report["references"]] == ["bm25"], "no passage has a context"

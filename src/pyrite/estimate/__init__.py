@@ -9,7 +9,7 @@ from pyrite.costs import DEFAULT_MACHINE, JudgeCost, Machine, machine
 from pyrite.embedding.encoder import Encoder
 from pyrite.embedding.models import base_folder, size
 from pyrite.estimate import llm, speed
-from pyrite.estimate.footprint import Footprint
+from pyrite.estimate.footprint import Footprint, Needs
 from pyrite.estimate.workload import Workload, of_run
 from pyrite.executors.step import Run
 from pyrite.plan import Step, chain, survey
@@ -48,6 +48,7 @@ class Estimate:
     """The estimate of a run.
 
     Attributes:
+        needs: what each step needs.
         seconds: expected time of each step: on the LLM's servers if it calls one, else on this machine.
         stages: the estimate of each stage, in the order of their first steps.
         store: bytes that the run leaves in the store.
@@ -57,6 +58,7 @@ class Estimate:
         assessing: evaluate.judge and the cost of its judgments as text; empty without it, or if it has finished.
     """
 
+    needs: Mapping[Step, Needs]
     seconds: Mapping[Step, float]
     stages: Sequence[StageEstimate]
     store: float
@@ -153,7 +155,7 @@ def estimate(
         text += f" {llm.CASCADE_NOTE}"
     assess = llm.describe_assessing(run, assessing, on, machines) if assessing and Step("assess") in todo else ""
     store = sum(each.kept for each in needs.values())
-    return Estimate(seconds, stages, store, summary, text, judging, assess)
+    return Estimate(needs, seconds, stages, store, summary, text, judging, assess)
 
 
 def _characters(paths: Sequence[str]) -> int:

@@ -40,7 +40,7 @@ class StepContext:
 
     @contextmanager
     def temporary_folder(self, name: str) -> Iterator[Path]:
-        """An empty folder in scratch. It is deleted at the end, and after an error: corrected input has other scratch."""
+        """An empty folder in scratch. It is deleted even after an error: the corrected input has another scratch."""
         folder = self.scratch / name
         shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
         folder.mkdir(parents=True)
