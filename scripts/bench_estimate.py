@@ -3,8 +3,8 @@
 Usage: python scripts/bench_estimate.py [--passages 100000] [--model FOLDER] [KEY=VALUE ...]
 
 The source is that of ``bench_scale.py --stage prepare``: answers of one to seven passages with one question each. By
-default, the base model is the packaged one with only its first layer and texts of at most 16 tokens, so that a run on 2
-cores takes minutes. The estimate gets the numbers of passages and training queries, and measures the model's speed.
+default, the base model is the packaged one with only its first layer. Texts have at most 16 tokens
+(``model.max_tokens=null`` to change it), so that a run on 2 cores takes minutes. The estimate gets the numbers of passages and training queries, and measures the model's speed.
 
 memory: peak of the step's process. written: embeddings and the largest size of the step's scratch folder, which also
 has the outputs; it is sampled five times a second. kept: embeddings and outputs. seconds: without the start of the
@@ -39,7 +39,7 @@ Figures = Mapping[str, Mapping[str, float]]
 
 
 def one_layer(folder: Path) -> Path:
-    """The packaged model with its first layer only, which reads at most 16 tokens."""
+    """The packaged model with its first layer only."""
     from sentence_transformers import SentenceTransformer
 
     from pyrite.embedding.models import BUILTIN, base_folder
@@ -48,7 +48,6 @@ def one_layer(folder: Path) -> Path:
     bert: Any = model[0].auto_model
     bert.encoder.layer = bert.encoder.layer[:1]
     bert.config.num_hidden_layers = 1
-    model.max_seq_length = 16
     model.save_pretrained(str(folder))
     return folder
 
@@ -125,7 +124,7 @@ def main() -> int:
         write_rows(folder, options)
         base = options.model or one_layer(folder / "model")
         source = {"kind": "jsonl", "path": str(folder / "rows.jsonl"), "title": "title", "topic": "topic"}
-        written = {"source": source, "iterations": 1, "model": {"base": str(base)}}
+        written = {"source": source, "iterations": 1, "model": {"base": str(base), "max_tokens": 16}}
         (folder / "written.yaml").write_text(json.dumps(written))
         run_file, store = folder / "bench.yaml", folder / "store"
         run_file.write_text(dump(load(folder / "written.yaml", [*options.overrides, "name=bench"])))

@@ -17,7 +17,7 @@ from pyrite.spec import RunSpec
 from pyrite.stages.found import DEPTH
 
 #: Memory of a step's process before it reads data. A pod of a stage without PyTorch has 300 MB less.
-_PROCESS = 490e6
+_PROCESS = 500e6
 
 #: Further memory of a process that encodes or trains: PyTorch's buffers.
 _TORCH = 250e6
@@ -86,8 +86,8 @@ class Footprint:
         self._passages = 0.4 * work.characters + 60 * work.passages
         self._queries = 100 * work.queries
         self._found = 8 * (self._pairs + work.held_out * DEPTH)
-        self._joined = self._pairs * (20 + 0.3 * work.passage_characters)
-        self._judgments = (40 if spec.judge.needs_server else 5) * self._judged
+        self._joined = self._pairs * (20 + 0.4 * work.passage_characters)
+        self._judgments = (40 if spec.judge.needs_server else 7) * self._judged
         texts = work.passage_characters * (1 + spec.mine.num_negatives)
         self._examples = work.train * spec.mine.num_positives * (100 + 0.4 * texts)
         self._saved = _SAVED * model.weights
@@ -142,7 +142,7 @@ class Footprint:
         kept = self._joined + 20 * self._pairs
         found = self._spec.retrieve.shards * self._found
         return Needs(
-            memory=_PROCESS + 100 * self._work.passages + 40 * self._pairs,
+            memory=_PROCESS + 130e6 + 100 * self._work.passages + 40 * self._pairs,
             read=self._passages + self._queries + found,
             written=kept + self._work.characters,
             kept=kept,
@@ -170,7 +170,8 @@ class Footprint:
 
     def _finetune(self, iteration: int) -> Needs:
         spec, work = self._spec.finetune, self._work
-        tokens = min(spec.max_tokens or 512, work.passage_characters / CHARACTERS_PER_TOKEN)
+        limits = (limit for limit in (spec.max_tokens, self._spec.model.max_tokens) if limit)
+        tokens = min(512, *limits, work.passage_characters / CHARACTERS_PER_TOKEN)
         texts = CPU_TEXTS * (2 + self._spec.mine.num_negatives)
         activations = _FLOAT32_ACTIVATIONS * activation_bytes(self._model, texts * tokens)
         more = 1 + 0.5 * (iteration - 1) if self._spec.mine.accumulate else 1
@@ -209,7 +210,9 @@ class Footprint:
         pool = 1.0 if spec.judge else min(1.0, work.held_out / 2 * DEPTH / max(1, work.passages))
         embeddings = blends * pool * self._embeddings
         return Needs(
-            memory=(self._encoding if blends or self._retention else _PROCESS) + 100 * work.passages,
+            memory=(self._encoding if models > 1 or self._retention else _PROCESS)
+            + (_TORCH if blends else 0)
+            + 100 * work.passages,
             read=self._passages + self._queries + 2 * self._found + 2 * self._saved,
             written=embeddings + (1 + blends) * self._saved,
             kept=embeddings,
