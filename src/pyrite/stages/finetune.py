@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from datasets import Dataset, load_dataset
 from sentence_transformers import (
@@ -24,7 +23,7 @@ from sentence_transformers import (
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from transformers import TrainerCallback, TrainerState, set_seed
 
-from pyrite import metrics
+from pyrite import metrics, tables
 from pyrite.embedding import memory, models
 from pyrite.errors import PyriteError, UserError
 from pyrite.evaluation.selection import model_name
@@ -274,7 +273,7 @@ def read_examples(path: Path, labels: bool, negatives: int, cache: Path) -> tupl
     texts = ["anchor", "positive", *(f"negative_{i}" for i in range(1, negatives + 1))]
     columns = [*texts, "label"] if labels else texts
     dataset = load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(cache), columns=columns)
-    table = pq.read_table(path, columns=["query_id", "positive_id", "negative_ids", "relevant_ids", "group"])
+    ids = tables.subset(tables.examples(negatives), "query_id", "positive_id", "negative_ids", "relevant_ids", "group")
     rows = [
         Row(
             row["query_id"],
@@ -282,7 +281,8 @@ def read_examples(path: Path, labels: bool, negatives: int, cache: Path) -> tupl
             frozenset(row["relevant_ids"]),
             row["group"],
         )
-        for row in table.to_pylist()
+        for part in tables.read_parts(path, ids)
+        for row in part.to_pylist()
     ]
     return dataset, rows
 
