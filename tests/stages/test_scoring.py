@@ -51,6 +51,7 @@ def test_the_first_20_are_ranked_again_by_the_rescorer(
     encode_all = Encoder.encode
     monkeypatch.setattr(Encoder, "encode", encode)
     monkeypatch.setattr(scoring, "RESCORED_BLOCK", block)
+    monkeypatch.setattr(scoring, "BLOCK", 10)
     monkeypatch.setattr(scoring, "top_k", inexact)
     rescored = scoring.rank(encoder, corpus, queries, NullProgress(), rescorer=encoder)
     for column in ("query_id", "passage_id", "rank"):

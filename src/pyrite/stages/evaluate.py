@@ -40,10 +40,10 @@ from pyrite.stages.found import read_found
 from pyrite.stages.inputs import (
     encoder_for,
     float32_encoder,
-    judgments_key,
     model_folder,
     passage_texts,
     read_candidate_rankings,
+    read_judgment_parts,
     read_passage_ids,
     read_passage_parts,
     read_passages_with,
@@ -157,10 +157,7 @@ def _measure(ctx: StepContext) -> tuple[npt.NDArray[np.int32], bool]:
 def _judgments(ctx: StepContext) -> Iterator[dict[int, Iterator[pa.Table]]]:
     """The judgments of each shard by iteration, in parts."""
     for shard in range(ctx.spec.judge.shards):
-        yield {
-            i: tables.read_parts(ctx.input(judgments_key(i, shard)), SUMMARIZED)
-            for i in range(1, ctx.spec.iterations + 1)
-        }
+        yield {i: read_judgment_parts(ctx, i, shard, SUMMARIZED) for i in range(1, ctx.spec.iterations + 1)}
 
 
 def _score_references(

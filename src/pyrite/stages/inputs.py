@@ -128,10 +128,9 @@ def read_candidates(ctx: StepContext, iteration: int) -> pa.Table:
     return tables.read(ctx.input(f"iterations/{iteration}/candidates.parquet"), tables.CANDIDATES)
 
 
-def read_judgments(ctx: StepContext, iteration: int) -> pa.Table:
-    """The judgments of an iteration, from all shards."""
-    keys = [judgments_key(iteration, shard) for shard in range(ctx.spec.judge.shards)]
-    return pa.concat_tables([tables.read(ctx.input(key), tables.JUDGMENTS) for key in keys])
+def read_judgment_parts(ctx: StepContext, iteration: int, shard: int, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The columns of ``schema`` of the judgments of a shard, in parts."""
+    return tables.read_parts(ctx.input(judgments_key(iteration, shard)), schema)
 
 
 def judgments_key(iteration: int, shard: int) -> str:

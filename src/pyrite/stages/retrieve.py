@@ -21,7 +21,7 @@ from pyrite.stages.found import in_training, known_pairs, known_scores, read_fou
 from pyrite.stages.inputs import (
     current_model,
     passage_texts,
-    read_judgments,
+    read_judgment_parts,
     read_passage_ids,
     read_passage_parts,
     read_qrels,
@@ -38,9 +38,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     top = read_found(ctx, current, "train", queries.num_rows, k)
     known = read_known(ctx, current)
     scored = known["query"].to_numpy(), known["position"].to_numpy(), known["score"].to_numpy()
-    judged = [read_judgments(ctx, i).filter(pc.field("grade") >= RELEVANT) for i in range(1, ctx.iteration)]
-    judged_relevant = pa.concat_tables([tables.JUDGMENTS.empty_table(), *judged])
-    pairs = _join(queries, qrels, passages, top, scored, judged_relevant)
+    pairs = _join(queries, qrels, passages, top, scored, _judged_relevant(ctx))
     rows = pairs.rows_by_id()
     parts = (pairs.candidates(part) for part in pairs.parts(rows, PART_WITHOUT_TEXTS))
     tables.write_parts(ctx.output(f"iterations/{ctx.iteration}/candidates.parquet"), parts, tables.CANDIDATES)
@@ -51,6 +49,17 @@ def run(ctx: StepContext) -> dict[str, Any]:
         "candidates": pairs.num_candidates,
         "known_relevant_below_range_max": pairs.num_below,
     }
+
+
+def _judged_relevant(ctx: StepContext) -> pa.Table:
+    """QRELS of the pairs with a relevant grade in an earlier iteration."""
+    relevant = [
+        part.filter(pc.field("grade") >= RELEVANT)
+        for iteration in range(1, ctx.iteration)
+        for shard in range(ctx.spec.judge.shards)
+        for part in read_judgment_parts(ctx, iteration, shard, tables.QRELS)
+    ]
+    return pa.concat_tables([tables.QRELS.empty_table(), *relevant])
 
 
 def _write_pairs(pairs: Pairs, rows: Integers, query_ids: list[str], ctx: StepContext) -> None:
@@ -84,7 +93,7 @@ def retrieve(model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa.Tabl
         search.add(block)
     rows, positions = known_pairs(queries, qrels, passages, trained)
     known = rows, positions, known_scores(vectors, files, rows, positions)
-    return _join(queries, qrels, passages, search.results(), known, tables.JUDGMENTS.empty_table())
+    return _join(queries, qrels, passages, search.results(), known, tables.QRELS.empty_table())
 
 
 def _join(
@@ -103,7 +112,7 @@ def _join(
     Args:
         top: as ``Pairs``.
         known: rows of ``queries``, positions of ``passages``, and scores of known answers.
-        judged_relevant: JUDGMENTS of earlier iterations with a relevant grade.
+        judged_relevant: QRELS of the pairs with a relevant grade in an earlier iteration.
     """
     rows, positions, scores = known
     missed = np.empty(len(rows), np.bool_)
