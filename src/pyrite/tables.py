@@ -238,7 +238,7 @@ def read_in_blocks(path: Path, *, context: bool = True) -> Texts:
 
     def read_blocks(rows: int) -> Iterator[list[str]]:
         block: list[str] = []
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with pq.ParquetFile(path) as file:  # not a memory map: its pages would count as this process's memory
             for batch in file.iter_batches(rows, columns=["context", "text"] if context else ["text"]):
                 block += in_context(pa.Table.from_batches([batch])) if context else batch["text"].to_pylist()
                 while len(block) >= rows:

@@ -28,7 +28,7 @@ def test_gains_and_losses_are_sorted_and_have_passages() -> None:
 
 
 def test_the_report_needs_only_the_shown_passages() -> None:
-    inputs = make(gain=0.6, queries=20)
+    inputs = make(gain=0.3, queries=12)
     shown = shown_passages(inputs.rankings, inputs.qrels)
     passages = inputs.passages.filter(pc.is_in(inputs.passages["passage_id"], shown))
     assert passages.num_rows < inputs.passages.num_rows

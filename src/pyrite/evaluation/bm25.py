@@ -69,12 +69,14 @@ def rank(passages: Texts, queries: Sequence[str], k: int) -> Found:
     for block in passages(_BLOCK):
         scores = _scores(block, number_of, weights, length / total)
         for first in range(0, len(queries), _QUERIES):
-            found = asked_words[first : first + _QUERIES] @ scores  # adds in the order of the query's words
-            for row, (values, columns) in enumerate(_by_row(found), first):
+            product = asked_words[first : first + _QUERIES] @ scores  # adds in the order of the query's words
+            for row, (values, columns) in enumerate(_by_row(product), first):
                 best[row] = _best(best[row], (values, columns + start), k)
         start += len(block)
-    filled = [_fill(*each, k) for each in best]
-    return np.array([each for each, _ in filled]).reshape(-1, k), np.array([each for _, each in filled]).reshape(-1, k)
+    results, found = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    for row, each in enumerate(best):
+        results[row], found[row] = _fill(*each, k)
+    return results, found
 
 
 def _counts(lists: Sequence[Sequence[int]], width: int) -> scipy.sparse.csr_array:
