@@ -20,7 +20,7 @@ from scipy import stats
 
 from pyrite import tables
 from pyrite.config import load
-from pyrite.embedding.encoder import Encoder
+from pyrite.embedding.encoder import Encoder, in_memory
 from pyrite.embedding.models import base_folder
 from pyrite.evaluation import bm25, scoring
 from pyrite.evaluation.significance import compare, relative_lower_bound
@@ -323,7 +323,7 @@ class TestSet:
     def bm25(self, *, context: bool = True) -> Row:
         """Test metrics of BM25."""
         ids, texts = self._question_texts
-        scores, found = bm25.rank(self._texts(context), texts, RANKED)
+        scores, found = bm25.rank(in_memory(self._texts(context)), texts, RANKED)
         rankings = tables_of_rankings(ids, [[self._ids[i] for i in row] for row in found], scores.tolist())
         return _row(scoring.per_query(rankings, self._qrels))
 

@@ -3,8 +3,9 @@
 Usage: python scripts/bench_estimate.py [--passages 100000] [--model FOLDER] [KEY=VALUE ...]
 
 The source is that of ``bench_scale.py --stage prepare``: answers of one to seven passages with one question each. By
-default, the base model is the packaged one with only its first layer. Texts have at most 16 tokens
-(``model.max_tokens=null`` to change it), so that a run on 2 cores takes minutes. The estimate gets the numbers of passages and training queries, and measures the model's speed.
+default, the base model is the packaged one with only its first layer, and texts have at most 16 tokens, so that a run
+on 2 cores takes minutes. The estimate gets the numbers of passages and training queries, and measures the model's
+speed.
 
 memory: peak of the step's process. written: embeddings and the largest size of the step's scratch folder, which also
 has the outputs; it is sampled five times a second. kept: embeddings and outputs. seconds: without the start of the

@@ -2,11 +2,19 @@
 
 Usage: python scripts/bench_scale.py --stage prepare --passages 100000
        python scripts/bench_scale.py --stage mine --passages 1000000 --queries 100000
+       python scripts/bench_scale.py --stage evaluate --passages 1000000 --queries 100000
 
 For prepare, the corpus has passages of about 780 characters in answers of one to seven passages, with titles, topics
 and one question each. One answer of 50 is an exact copy of an earlier one, and one of 50 a near-duplicate. For mine,
 each query has 50 random candidates, of which 30 are judged, and one of 50 passages is a near-duplicate of the one
-before. The stage runs in a process of its own. The only line is JSON: ``peak_mib`` is the process's peak memory, and
+before.
+
+For evaluate, an iteration judged 50 random passages of each training query, and there are 1,000 validation and 1,000
+test queries. The chosen model is a blend, so the step encodes the corpus three times: with the blend, and without
+context with the blend and with the base model. The models are the built-in one, but random vectors take the place of
+embeddings, because encoding would take hours. All else is the real code, with the vectors on disk.
+
+The stage runs in a process of its own. The only line is JSON: ``peak_mib`` is the process's peak memory, and
 ``bytes_per_passage`` how much of it was added after imports, per passage. ``cpu_seconds`` is comparable on a busy
 machine, unlike ``seconds``.
 """
@@ -20,26 +28,35 @@ import resource
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pyrite import tables
+from pyrite.embedding import models
+from pyrite.embedding.encoder import Encoder
+from pyrite.embedding.search import Floats
+from pyrite.evaluation.scoring import METRICS
+from pyrite.evaluation.selection import BASE
 from pyrite.identity import Keys, passage_ids, query_ids
 from pyrite.plan import Step
 from pyrite.progress import NullProgress
 from pyrite.spec import QaSource, RunSpec
-from pyrite.stages import mine, prepare
+from pyrite.stages import evaluate, mine, prepare
 from pyrite.stages.context import StepContext
+from pyrite.stages.found import DEPTH, found_key, found_parts
 from pyrite.stages.inputs import judgments_key
 from pyrite.stages.pairs import PART, pairs_key
 from pyrite.store import checksum_file, open_store
 
 CHARACTERS = 780
 QUESTIONS_PER_TOPIC = 8
+RUN = "runs/bench"
 PASSAGES_PER_ANSWER = 4
 
 
@@ -95,7 +112,7 @@ def run_prepare(folder: Path) -> dict[str, int]:
     source = QaSource(kind="jsonl", path=str(folder / "rows.jsonl"), title="title", topic="topic")
     spec = RunSpec(name="bench", source=source)
     store = open_store(str(folder / "store"))
-    summary = prepare.run(StepContext(spec, Step("prepare"), store, "runs/bench", {}, "scratch", NullProgress()))
+    summary = prepare.run(StepContext(spec, Step("prepare"), store, RUN, {}, "scratch", NullProgress()))
     return {"passages": int(summary["passages"])}
 
 
@@ -132,19 +149,38 @@ def write_pairs(folder: Path, arguments: argparse.Namespace) -> None:
     texts = _texts(arguments.passages, draw)
     passage_keys = draw.integers(0, 1 << 63, len(texts)).astype(np.uint64)
     query_keys = np.unique(draw.integers(0, 1 << 60, arguments.queries).astype(np.uint64))
-    store, outputs = open_store(str(folder / "store")), []
+    store = open_store(str(folder / "store"))
     for shard, own in enumerate(np.array_split(draw.permutation(len(query_keys)), SHARDS)):
         queries = query_keys[np.sort(own)]
-        paths = {key: store.local_path(f"runs/bench/{key}") for key in (pairs_key(1, shard), judgments_key(1, shard))}
+        pairs, judgments = (store.local_path(f"{RUN}/{key(1, shard)}") for key in (pairs_key, judgments_key))
         judged: list[pa.Table] = []
-        pairs, judgments = paths.values()
         groups = (queries[start : start + ROW_GROUP] for start in range(0, len(queries), ROW_GROUP))
         tables.write_parts(pairs, (_row_group(own, passage_keys, texts, draw, judged) for own in groups), tables.PAIRS)
         tables.write(judgments, pa.concat_tables(judged), tables.JUDGMENTS)
-        for key, path in paths.items():
-            checksum = checksum_file(path)
-            outputs.append({"key": key, "bytes": checksum.size, "sha256": checksum.sha256})
+    _write_outputs(folder, store.local_path(RUN))
+
+
+def _write_outputs(folder: Path, run: Path) -> None:
+    """Write a list of all files of the run, as in manifests."""
+    outputs = [
+        {"key": str(path.relative_to(run)), "bytes": size, "sha256": sha256}
+        for path in run.rglob("*")
+        if path.is_file()
+        for size, sha256 in [checksum_file(path)]
+    ]
     (folder / "outputs.json").write_text(json.dumps(outputs))
+
+
+def _read_outputs(folder: Path) -> list[dict[str, Any]]:
+    return list(json.loads((folder / "outputs.json").read_text()))
+
+
+def _complete(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """``rows`` with the columns of ``schema``; null where they have none."""
+    for field in schema:
+        if field.name not in rows.schema.names:
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    return rows.select(schema.names).cast(schema)
 
 
 def _row_group(
@@ -181,20 +217,134 @@ def _row_group(
     }
     grade = grades.ravel().astype(np.int8)
     rows = pa.table({**ids, "grade": grade, "expected": grade.astype(np.float32)}).filter(pa.array(has_grade.ravel()))
-    for field in tables.JUDGMENTS:
-        if field.name not in rows.schema.names:
-            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
-    judged.append(rows.select(tables.JUDGMENTS.names))
+    judged.append(_complete(rows, tables.JUDGMENTS))
     return pa.table(columns).filter(pa.array(used.ravel())).select(tables.PAIRS.names).cast(tables.PAIRS)
 
 
 def run_mine(folder: Path) -> dict[str, int]:
     """Run mine on the pairs in ``folder``."""
     spec = RunSpec.model_validate({"name": "bench", "source": {"kind": "sample"}, "judge": {"shards": SHARDS}})
-    manifests = {"all": {"outputs": json.loads((folder / "outputs.json").read_text())}}
+    manifests = {"all": {"outputs": _read_outputs(folder)}}
     store = open_store(str(folder / "store"))
-    summary = mine.run(StepContext(spec, Step("mine", 1), store, "runs/bench", manifests, "scratch", NullProgress()))
+    summary = mine.run(StepContext(spec, Step("mine", 1), store, RUN, manifests, "scratch", NullProgress()))
     return {"queries": summary["queries"], "examples": summary["examples"]}
+
+
+# --- evaluate ---------------------------------------------------------------------------------------------------------
+
+#: Validation and test queries, and passages of a row group, as prepare writes them.
+HELD_OUT, PASSAGES_OF_GROUP = 1000, 32_768
+
+
+def _evaluate_spec() -> RunSpec:
+    evaluate = {"blends": [0.5], "resamples": 1000}
+    judge = {"shards": SHARDS, "noise": {"kappa": 0.5}}
+    content = {"name": "bench", "source": {"kind": "sample"}, "iterations": 1, "evaluate": evaluate, "judge": judge}
+    return RunSpec.model_validate({**content, "model": {"base": models.BUILTIN}})
+
+
+def write_run(folder: Path, arguments: argparse.Namespace) -> None:
+    """Write what earlier steps write: corpus, queries, passages found, scores on validation, judgments and a model."""
+    draw, spec, store = np.random.default_rng(0), _evaluate_spec(), open_store(str(folder / "store"))
+    texts = _texts(arguments.passages, draw)
+    passages = np.unique(draw.integers(0, 1 << 63, len(texts)).astype(np.uint64))
+    queries = np.unique(draw.integers(0, 1 << 60, arguments.queries + 2 * HELD_OUT).astype(np.uint64))
+    splits = np.repeat(["train", "val", "test"], [len(queries) - 2 * HELD_OUT, HELD_OUT, HELD_OUT])
+    ids, answers = query_ids(queries).to_pylist(), draw.integers(0, len(passages), len(queries))
+
+    def output(key: str) -> Path:
+        return store.local_path(f"{RUN}/{key}")
+
+    groups = (
+        np.arange(start, min(start + PASSAGES_OF_GROUP, len(passages)))
+        for start in range(0, len(passages), PASSAGES_OF_GROUP)
+    )
+    tables.write_parts(
+        output("corpus/passages.parquet"), (_passages(rows, passages, texts) for rows in groups), tables.PASSAGES
+    )
+    asked = [
+        {
+            "query_id": id,
+            "text": f"What is {' '.join(texts[int(answer)].as_py().split()[:6])}?",
+            "topic": f"topic {number // QUESTIONS_PER_TOPIC}",
+            "type": "",
+            "split": split,
+            "group": f"group {number // QUESTIONS_PER_TOPIC}",
+            "question_ids": [str(number)],
+        }
+        for number, (id, split, answer) in enumerate(zip(ids, splits.tolist(), answers, strict=True))
+    ]
+    tables.write(output("queries/queries.parquet"), asked, tables.QUERIES)
+    known = {"query_id": ids, "passage_id": passage_ids(passages[answers]), "grade": np.ones(len(ids), np.int8)}
+    tables.write(output("queries/qrels.parquet"), pa.table(known), tables.QRELS)
+    for iteration, quality in ((0, {BASE: 0.2}), (1, {"iteration-1": 0.5, "iteration-1@0.5": 0.8})):
+        found = np.sort(draw.integers(0, len(passages) - DEPTH, (HELD_OUT, DEPTH))) + np.arange(DEPTH)
+        scores = np.sort(draw.random((HELD_OUT, DEPTH), np.float32))[:, ::-1]
+        tables.write_parts(output(found_key(iteration, "test", 0)), found_parts(scores, found), tables.FOUND)
+        scored = [
+            {"model": name, "split": "val", "query_id": id, "metric": metric, "value": float(draw.random() < share)}
+            for name, share in quality.items()
+            for id in itertools.compress(ids, splits == "val")
+            for metric in METRICS
+        ]
+        tables.write(output(f"iterations/{iteration}/metrics/val.parquet"), scored, tables.PER_QUERY)
+    trained = np.flatnonzero(splits == "train")
+    for shard, own in enumerate(np.array_split(draw.permutation(trained), SHARDS)):
+        rows = (np.sort(own)[start : start + ROW_GROUP] for start in range(0, len(own), ROW_GROUP))
+        parts = (_judgments(queries[part], answers[part], passages, draw) for part in rows)
+        tables.write_parts(output(judgments_key(1, shard)), parts, tables.JUDGMENTS)
+    models.resave(models.base_folder(spec.model.base, None), spec.model, output("iterations/1/model"))
+    _write_outputs(folder, store.local_path(RUN))
+
+
+def _passages(rows: npt.NDArray[np.int64], keys: Keys, texts: pa.Array) -> pa.Table:
+    """PASSAGES at ``rows``, all of them training passages with a context."""
+    count = len(rows)
+    columns = {
+        "passage_id": passage_ids(keys[rows]),
+        "text": texts.take(pa.array(rows)).cast(pa.string()),
+        "title": pa.repeat("About a topic", count),
+        "context": pa.repeat("About a topic", count),
+        "split": pa.repeat("train", count),
+        "boilerplate": pa.repeat(False, count),
+    }
+    return _complete(pa.table(columns), tables.PASSAGES)
+
+
+def _judgments(queries: Keys, answers: npt.NDArray[np.int64], keys: Keys, draw: np.random.Generator) -> pa.Table:
+    """JUDGMENTS of ``CANDIDATES`` random passages of each query, of which the first is its known answer."""
+    passages = (answers[:, None] + np.cumsum(draw.integers(1, 1000, (len(queries), CANDIDATES)), axis=1)) % len(keys)
+    passages[:, 0] = answers
+    grades = draw.choice([1, 2, 3, 4], passages.size, p=[0.75, 0.17, 0.06, 0.02]).astype(np.int8)
+    columns = {
+        "query_id": query_ids(np.repeat(queries, CANDIDATES)),
+        "passage_id": passage_ids(keys[passages.ravel()]),
+        "grade": grades,
+        "expected": grades.astype(np.float32),
+        "judge": pa.repeat("labels", passages.size),
+    }
+    return _complete(pa.table(columns), tables.JUDGMENTS)
+
+
+def run_evaluate(folder: Path) -> dict[str, int]:
+    """Run evaluate on the run in ``folder``, with random vectors in place of embeddings."""
+    draw = np.random.default_rng(1)
+
+    def encode(_self: Encoder, texts: Sequence[str], *_: Any) -> Floats:
+        vectors = draw.standard_normal((len(texts), 384), np.float32)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    with patch.object(Encoder, "encode", encode):
+        manifest = {"outputs": _read_outputs(folder), "started": "2026-01-01T00:00:00+00:00", "seconds": 1}
+        store = open_store(str(folder / "store"))
+        ctx = StepContext(
+            _evaluate_spec(), Step("evaluate"), store, RUN, {"prepare": manifest}, "scratch", NullProgress()
+        )
+        summary = evaluate.run(ctx)
+    if summary["chosen"] != "iteration-1@0.5":
+        raise SystemExit(f"chose {summary['chosen']}, not the blend")
+    mined = json.loads(ctx.output("report/report.json").read_text())["mining"]
+    return {"judgments": mined[0]["judgments"]}
 
 
 class Stage(NamedTuple):
@@ -204,7 +354,11 @@ class Stage(NamedTuple):
     run: Callable[[Path], dict[str, int]]
 
 
-STAGES = {"prepare": Stage(write_rows, run_prepare), "mine": Stage(write_pairs, run_mine)}
+STAGES = {
+    "prepare": Stage(write_rows, run_prepare),
+    "mine": Stage(write_pairs, run_mine),
+    "evaluate": Stage(write_run, run_evaluate),
+}
 
 
 def _peak() -> int:
@@ -241,7 +395,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", choices=sorted(STAGES), default="prepare")
     parser.add_argument("--passages", type=int, default=100_000)
-    parser.add_argument("--queries", type=int, default=100_000, help="queries with 50 candidates each, for mine")
+    parser.add_argument(
+        "--queries", type=int, default=100_000, help="training queries with 50 candidates each, for mine and evaluate"
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         # Spawned processes import everything themselves, and so their memory is not this process's.

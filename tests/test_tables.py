@@ -38,7 +38,8 @@ def test_blocks_of_any_size_are_the_passages_in_context(
     assert all(len(each) == block for each in blocks[:-1])
     assert [text for each in blocks for text in each] == tables.in_context(table)
     assert tables.in_context(table) == [f"{context}\n{text}" if context else text for context, text in passages]
-    assert tables.in_context(tables.without_context(table)) == [text for _, text in passages]
+    bare = tables.read_in_blocks(path, context=False)(block)
+    assert [text for each in bare for text in each] == [text for _, text in passages]
 
 
 @pytest.mark.parametrize("context", ["title", "none"])

@@ -25,7 +25,7 @@ from pathlib import Path
 
 #: Torch before pyarrow, as in a step's process.
 _SLOW = ("torch", "transformers.trainer", "sentence_transformers", "scipy.stats", "pyarrow.parquet", "aiohttp", "boto3")
-_SLOW += ("bm25s", "datasets", "rich.console", "rich.progress", "typer", "pydantic", "jinja2")
+_SLOW += ("datasets", "rich.console", "rich.progress", "typer", "pydantic", "jinja2")
 
 
 @functools.cache

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import scipy.sparse
 
 from pyrite.identity import Keys
@@ -186,14 +187,17 @@ def affected_queries(passages: pa.Table, queries: pa.Table, qrels: pa.Table) -> 
     that has a near-duplicate there. The near-duplicates are excluded from training.
 
     Args:
-        passages, queries, qrels: PASSAGES, QUERIES and QRELS tables.
+        passages: PASSAGE_IDS.
+        queries, qrels: QUERIES and QRELS tables.
     """
-    columns = (passages[name].to_pylist() for name in ("passage_id", "split", "near_duplicate"))
-    seen = {key for key, split, duplicate in zip(*columns, strict=True) if split == "train" or duplicate is not None}
-    pairs = zip(qrels["query_id"].to_pylist(), qrels["passage_id"].to_pylist(), strict=True)
-    affected = {query for query, passage in pairs if passage in seen}
-    splits = list(zip(queries["query_id"].to_pylist(), queries["split"].to_pylist(), strict=True))
-    return {name: {key for key, split in splits if split == name and key in affected} for name in ("val", "test")}
+    seen = pc.or_kleene(pc.equal(passages["split"], "train"), pc.is_valid(passages["near_duplicate"]))
+    held_out = queries.filter(pc.not_equal(queries["split"], "train"))
+    pairs = qrels.filter(pc.is_in(qrels["query_id"], held_out["query_id"].combine_chunks()))
+    is_answer = pc.is_in(passages["passage_id"], pairs["passage_id"].combine_chunks())
+    answers = passages["passage_id"].filter(pc.and_(seen, is_answer))
+    affected = pairs.filter(pc.is_in(pairs["passage_id"], answers.combine_chunks()))["query_id"].combine_chunks()
+    found = held_out.filter(pc.is_in(held_out["query_id"], affected))
+    return {name: set(found.filter(pc.equal(found["split"], name))["query_id"].to_pylist()) for name in ("val", "test")}
 
 
 def describe_near_duplicates(

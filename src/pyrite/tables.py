@@ -3,7 +3,7 @@
 Tables are Parquet files. Open them with ``datasets.load_dataset("parquet", data_files=...)``.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pyrite.errors import PyriteError
+
+#: Texts that need not fit into memory. Each call with a block size yields all texts in order, in blocks.
+Texts = Callable[[int], Iterable[Sequence[str]]]
 
 
 def subset(schema: pa.Schema, *names: str) -> pa.Schema:
@@ -239,20 +242,14 @@ def join_context(passages: pa.Table) -> pa.ChunkedArray:
     return pc.if_else(pc.equal(context, ""), text, pc.binary_join_element_wise(context, text, "\n"))
 
 
-def without_context(passages: pa.Table) -> pa.Table:
-    """The same passages with an empty context, to measure what the context is worth."""
-    empty = pa.array([""] * passages.num_rows, pa.string())
-    return passages.set_column(passages.schema.get_field_index("context"), "context", empty)
-
-
-def read_in_blocks(path: Path) -> Callable[[int], Iterator[list[str]]]:
-    """A function that reads the passages at ``path``, in context, in blocks of a given number of rows."""
+def read_in_blocks(path: Path, *, context: bool = True) -> Texts:
+    """The passages at ``path``, in context or without it."""
 
     def read_blocks(rows: int) -> Iterator[list[str]]:
         block: list[str] = []
-        with pq.ParquetFile(path, memory_map=True) as file:
-            for batch in file.iter_batches(rows, columns=["context", "text"]):
-                block += in_context(pa.Table.from_batches([batch]))
+        with pq.ParquetFile(path) as file:  # not a memory map: its pages would count as this process's memory
+            for batch in file.iter_batches(rows, columns=["context", "text"] if context else ["text"]):
+                block += in_context(pa.Table.from_batches([batch])) if context else batch["text"].to_pylist()
                 while len(block) >= rows:
                     yield block[:rows]
                     block = block[rows:]

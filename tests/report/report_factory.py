@@ -12,6 +12,8 @@ from pyrite.evaluation.scoring import per_query
 from pyrite.evaluation.selection import Candidate, LossLimit, choose, model_name, parse_model_name
 from pyrite.judges.timeline import Timeline
 from pyrite.report.data import ReportInputs
+from pyrite.report.judging import SUMMARIZED, known_answers_of_training, summarize_judgments
+from pyrite.report.provenance import CorpusFacts
 from pyrite.report.references import BASE_BARE, BM25, CHOSEN_BARE
 from pyrite.spec import RunSpec
 from pyrite.spec.stages import retention_name
@@ -89,6 +91,8 @@ def make(
         tables.QRELS,
     )
 
+    query_table = pa.Table.from_pylist(query_rows, tables.QUERIES)
+
     rankings: list[dict[str, Any]] = []
     for row in query_rows:
         if row["split"] == "train":
@@ -153,8 +157,13 @@ def make(
     return ReportInputs(
         spec=spec,
         manifests=_manifests(iterations, queries, hostile, spec.judge.kind),
+        corpus=CorpusFacts.of(
+            pa.array([each["passage_id"] for each in passages]),
+            np.array([len(each["text"]) for each in passages], np.int32),
+        ),
         passages=pa.Table.from_pylist(passages, tables.PASSAGES),
-        queries=pa.Table.from_pylist(query_rows, tables.QUERIES),
+        affected=(),
+        queries=query_table,
         qrels=qrels,
         val=pa.Table.from_pylist(scored["val"], tables.PER_QUERY),
         test=pa.Table.from_pylist([r for r in scored["test"] if r["model"] in scored_on_test], tables.PER_QUERY),
@@ -162,8 +171,10 @@ def make(
         rankings=pa.Table.from_pylist(
             [r for r in rankings if r["split"] == "test" and r["model"] in scored_on_test], tables.RANKINGS
         ),
-        candidates={i: _candidates(i, queries) for i in range(1, iterations + 1)},
-        judgments={i: _judgments(i, queries, rng) for i in range(1, iterations + 1)},
+        judged=summarize_judgments(
+            [{i: [_judgments(i, queries, rng)] for i in range(1, iterations + 1)}],
+            known_answers_of_training(query_table, qrels),
+        ),
         choice=choice,
         retention=pa.Table.from_pylist(
             [
@@ -205,8 +216,9 @@ def with_timelines(inputs: ReportInputs, seconds: float = 600, pairs: int = 2000
             judged.setdefault(iteration, []).append({**pair, "grade": grade, "expected": grade, "judge": "llm"})
         summary = manifests[name]["summary"] | {"judged": pairs, "cached": 0, "timeline": timeline.as_json()}
         manifests[name] = manifests[name] | {"seconds": (now - started).total_seconds() + 2, "summary": summary}
-    tables_ = {iteration: pa.Table.from_pylist(rows, tables.JUDGMENTS) for iteration, rows in judged.items()}
-    return replace(inputs, manifests=manifests, judgments=tables_)
+    shard = {i: [pa.Table.from_pylist(rows, SUMMARIZED)] for i, rows in judged.items()}
+    known = known_answers_of_training(inputs.queries, inputs.qrels)
+    return replace(inputs, manifests=manifests, judged=summarize_judgments([shard], known))
 
 
 def with_title_pairs(inputs: ReportInputs, pairs: int) -> ReportInputs:
@@ -230,25 +242,16 @@ def _passage(number: int, hostile: str) -> dict[str, Any]:
     }
 
 
-def _candidates(iteration: int, queries: int) -> pa.Table:
-    rows = [
-        {"query_id": f"train-{q:03d}", "passage_id": f"c{rank:03d}", "rank": rank, "score": 1 - rank / 100}
-        for q in range(queries)
-        for rank in range(1, 6 + iteration)
-    ]
-    return pa.Table.from_pylist(rows, tables.CANDIDATES)
-
-
 def _judgments(iteration: int, queries: int, rng: np.random.Generator) -> pa.Table:
     grades = rng.choice([1, 2, 3, 4], size=queries * 5, p=[0.46, 0.24, 0.1 + 0.1 / iteration, 0.2 - 0.1 / iteration])
     rows = [
         {
             "query_id": f"train-{n // 5:03d}", "passage_id": f"c{n % 5 + 4 * iteration:03d}", "grade": int(grade),
-            "p1": 0.25, "p2": 0.25, "p3": 0.25, "p4": 0.25, "expected": 2.5, "judge": "labels", "context": "",
+            "expected": 2.5, "judge": "labels",
         }
         for n, grade in enumerate(grades)
     ]  # fmt: skip
-    return pa.Table.from_pylist(rows, tables.JUDGMENTS)
+    return pa.Table.from_pylist(rows, SUMMARIZED)
 
 
 def _manifests(iterations: int, queries: int, hostile: str, judge: str) -> dict[str, dict[str, Any]]:
@@ -304,6 +307,8 @@ def _summary(name: str, queries: int, hostile: str, judge: str) -> dict[str, Any
                 f"answer is empty{hostile}": [f"0000{n}.xml#{n}{hostile}" for n in range(5)],
             },
         }
+    if name.startswith("retrieve"):
+        return {"model": "base", "queries": queries, "candidates": 6 * queries}
     if name.startswith("judge"):
         counts = {"pairs": 250, "not_selected": 40, "skipped": 30, "cached": 20, "judged": 178, "missing": 2}
         if judge == "labels":

@@ -12,9 +12,16 @@ from pyrite import tables
 from pyrite.report import judging
 from pyrite.report.data import ReportInputs, build
 from pyrite.report.formatting import duration
-from pyrite.report.judging import MAX_SLICES, MIN_PAIRS_FOR_SHARES, merge_timelines, timeline
+from pyrite.report.judging import (
+    MAX_SLICES,
+    MIN_PAIRS_FOR_SHARES,
+    SUMMARIZED,
+    Judged,
+    merge_timelines,
+    summarize_judgments,
+    timeline,
+)
 from pyrite.report.pages import report_page
-from pyrite.tables import JUDGMENTS
 from report.report_factory import make, with_timelines
 
 LLM = {"kind": "llm", "model": "a-model", "prompt": "medical"}
@@ -52,7 +59,13 @@ def shard(started: str, *rows: list[int], seconds: float) -> dict[str, Any]:
 def judgments(first: int, *counts: int) -> pa.Table:
     grades = [grade for grade, count in enumerate(counts, 1) for _ in range(count)]
     rows = [{"query_id": "q", "passage_id": f"c{first + n}", "grade": grade} for n, grade in enumerate(grades)]
-    return pa.Table.from_pylist(rows, JUDGMENTS)
+    return pa.Table.from_pylist(rows, SUMMARIZED)
+
+
+def summarized(tables: dict[int, pa.Table]) -> dict[int, Judged]:
+    """The judgments by iteration in numbers, from parts of 30 rows. There is no known answer."""
+    parts = {i: [each.slice(start, 30) for start in range(0, len(each), 30)] for i, each in tables.items()}
+    return summarize_judgments([parts], SUMMARIZED.empty_table())
 
 
 def test_speed_and_shares_equal_values_by_hand() -> None:
@@ -61,7 +74,7 @@ def test_speed_and_shares_equal_values_by_hand() -> None:
         "judge-1.0": shard("2026-11-22T20:00:00+00:00", [80, 0, 0, 0], [40, 40, 0, 0], [0, 0, 0, 80], seconds=6.0),
         "judge-1.1": shard("2026-11-22T20:00:04+00:00", [0, 0, 0, 80], [10, 0, 0, 30], seconds=3.0),
     }
-    found = timeline(2, manifests, {1: judgments(0, 130, 40, 0, 190)})
+    found = timeline(2, manifests, summarized({1: judgments(0, 130, 40, 0, 190)}))
     (row,) = found["iterations"]
     assert (row["iteration"], row["started"], row["pairs"]) == (1, "2026-11-22T20:00:00+00:00", 360)
     # 7 s in three slices. The last one starts 2/3 s into the third bucket of shard 0 and the first of shard 1.
@@ -80,11 +93,11 @@ def test_previous_shares_count_only_new_pairs() -> None:
     first, second = judgments(0, 60, 0, 0, 40), judgments(100, 20, 0, 0, 30)
     tables = {1: first, 2: pa.concat_tables([first, second]), 3: judgments(500, *[MIN_PAIRS_FOR_SHARES // 4] * 4)}
     manifests = {f"judge-{i}.0": shard("2026-11-22T20:00:00+00:00", [50, 0, 0, 50], seconds=2.0) for i in (1, 2, 3)}
-    found = timeline(3, manifests, tables)
+    found = timeline(3, manifests, summarized(tables))
     assert [row["previous_shares"] for row in found["iterations"]] == [None, [0.6, 0, 0, 0.4], [0.4, 0, 0, 0.6]]
     assert found["largest_change"] == {"grade": 4, "iteration": 3, "before": 0.6, "after": 0.25}
     few = judgments(100, 0, 0, 0, MIN_PAIRS_FOR_SHARES - 1)
-    assert timeline(2, manifests, {1: first, 2: few})["largest_change"] is None, "too few pairs"
+    assert timeline(2, manifests, summarized({1: first, 2: few}))["largest_change"] is None, "too few pairs"
 
 
 def test_a_slice_with_few_pairs_has_a_speed_but_no_shares() -> None:
@@ -159,19 +172,25 @@ def test_cached_pairs_cost_nothing_and_labels_have_no_cost() -> None:
 
 
 def test_known_answers_equal_counts_by_hand() -> None:
-    def judged(*rows: tuple[str, str, int, float]) -> pa.Table:
+    def judged(*rows: tuple[str, str, int, float]) -> list[pa.Table]:
         names = ("query_id", "passage_id", "grade", "expected")
-        return pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], tables.JUDGMENTS)
+        return [pa.Table.from_pylist([dict(zip(names, row, strict=True)) for row in rows], SUMMARIZED)]
 
     queries = pa.Table.from_pylist(
         [{"query_id": q, "split": "test" if q == "t" else "train"} for q in "abt"], tables.QUERIES
     )
     labels = [("a", "p"), ("a", "q"), ("b", "p"), ("b", "never judged"), ("t", "p")]
     qrels = pa.Table.from_pylist([{"query_id": q, "passage_id": p, "grade": 1} for q, p in labels], tables.QRELS)
-    judgments = {
-        1: judged(("a", "p", 1, 1.5), ("a", "q", 4, 3.5), ("a", "other", 4, 4.0), ("t", "p", 4, 4.0)),
-        2: judged(("a", "p", 3, 2.5), ("b", "p", 2, 2.1)),
-    }
+    known = judging.known_answers_of_training(queries, qrels)
+    other = {1: judged(("a", "other", 4, 4.0))}
+    shards = [
+        {1: judged(("a", "p", 1, 1.5), ("a", "q", 4, 3.5)), 2: judged(("a", "p", 3, 2.5))},
+        {1: judged(("t", "p", 4, 4.0)), 2: judged(("b", "p", 2, 2.1))},
+        other,
+    ]
+    judgments = summarize_judgments(shards, known)
+    assert [each.grades.tolist() for each in judgments.values()] == [[1, 0, 0, 3], [0, 1, 1, 0]]
+    assert judgments[2].new.tolist() == [0, 1, 0, 0]
     spec = make(judge={"noise": {"kappa": 0.5}}).spec
     found = judging.known_answers(spec, judgments, queries, qrels)
     assert found is not None
@@ -181,7 +200,7 @@ def test_known_answers_equal_counts_by_hand() -> None:
     assert found["expected"]["mean"] == pytest.approx(2.7)
     for value in (found["relevant"], found["expected"]):
         assert value["low"] < value["mean"] < value["high"]
-    assert judging.known_answers(spec, {1: judgments[1].slice(2, 1)}, queries, qrels) is None
+    assert judging.known_answers(spec, summarize_judgments([other], known), queries, qrels) is None
     assert judging.known_answers(make().spec, judgments, queries, qrels) is None
     cascade = {"kind": "cascade", "first": {"kind": "labels", "noise": {"kappa": 0.5}}, "second": {"kind": "labels"}}
     assert judging.known_answers(make(judge=cascade).spec, judgments, queries, qrels) is None

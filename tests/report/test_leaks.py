@@ -10,6 +10,7 @@ from pyrite import tables
 from pyrite.report.data import ReportInputs, build
 from pyrite.report.leaks import checks
 from pyrite.report.pages import report_page
+from pyrite.splitting import affected_queries
 from pyrite.training.duplicates import MIN_SHINGLES
 from pyrite.training.mining import shingles
 from report.report_factory import make, with_title_pairs
@@ -23,8 +24,10 @@ def with_near_duplicates(inputs: ReportInputs, queries: int) -> tuple[ReportInpu
         {**row, "split": "test", "near_duplicate": "other" if row["passage_id"] in relevant else None}
         for row in inputs.passages.to_pylist()
     ]
+    passages = pa.Table.from_pylist(rows, tables.PASSAGES)
+    found = affected_queries(passages, inputs.queries, inputs.qrels)["test"]
     affected = {row["query_id"] for row in inputs.qrels.to_pylist() if row["passage_id"] in relevant}
-    return replace(inputs, passages=pa.Table.from_pylist(rows, tables.PASSAGES)), affected
+    return replace(inputs, affected=found), affected
 
 
 def test_a_second_row_leaves_out_affected_queries() -> None:

@@ -159,7 +159,7 @@ def test_page_shows_that_the_base_model_was_chosen() -> None:
 
 
 def test_page_is_rendered_without_manifests() -> None:
-    report = build(replace(make(), manifests={}, candidates={}, judgments={}))
+    report = build(replace(make(), manifests={}, judged={}))
     assert "No records were dropped." in Page(report_page(report)).texts["body"][0]
 
 

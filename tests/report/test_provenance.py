@@ -1,10 +1,13 @@
 """The settings, steps and data set that a report shows."""
 
+import hashlib
 from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 
 from pyrite.report.data import build
+from pyrite.report.provenance import CorpusFacts
 from report.report_factory import make
 
 
@@ -28,6 +31,11 @@ def test_shards_are_one_step_and_dropped_records_have_examples() -> None:
     assert report["data"]["shared_topics"] == 0
     assert report["mining"][0]["mined"]["queries_without_examples.no relevant candidate"] == 21
     assert len(report["loss"][0]["points"]) == 56
+
+
+def test_corpus_digest_and_median_equal_values_by_hand() -> None:
+    facts = CorpusFacts.of(pa.array(["c", "a", "b"]), np.array([5, 1, 2], np.int32))
+    assert facts == CorpusFacts(3, 2.0, hashlib.sha256(b"a\nb\nc\n").hexdigest())
 
 
 def test_topics_in_two_splits_are_counted() -> None:

@@ -1,9 +1,12 @@
 """Rank changes of single test queries, and the queries that gained or lost most."""
 
+from dataclasses import replace
+
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyrite.report.data import build
-from pyrite.report.queries import rank_changes
+from pyrite.report.queries import rank_changes, shown_passages
 from pyrite.tables import QRELS, RANKINGS
 from report.report_factory import make
 
@@ -22,6 +25,14 @@ def test_gains_and_losses_are_sorted_and_have_passages() -> None:
         assert sorted(roles) == ["base", "other", "relevant"]
         assert all(passage["text"] for passage in row["passages"])
         assert all(passage["relevant"] for passage in row["passages"] if "relevant" in passage["roles"])
+
+
+def test_the_report_needs_only_the_shown_passages() -> None:
+    inputs = make(gain=0.3, queries=12)
+    shown = shown_passages(inputs.rankings, inputs.qrels)
+    passages = inputs.passages.filter(pc.is_in(inputs.passages["passage_id"], shown))
+    assert passages.num_rows < inputs.passages.num_rows
+    assert build(replace(inputs, passages=passages)) == build(inputs)
 
 
 def test_rank_changes_equal_counts_by_hand() -> None:

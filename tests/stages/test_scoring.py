@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pyrite import tables
-from pyrite.embedding.encoder import Encoder
+from pyrite.embedding.encoder import Encoder, in_memory
 from pyrite.embedding.search import top_k
 from pyrite.progress import NullProgress
 from pyrite.spec import RunSpec
@@ -33,7 +33,8 @@ def test_the_first_20_are_ranked_again_by_the_rescorer(
     encoder = Encoder(tiny_model, tiny_model, spec, open_store(str(tmp_path / "store")), "float32")
     texts = [answer.format(topic, topic, topic) for topic in TOPICS for _, answer in KINDS.values()]
     asked = [question.format(topic) for topic in TOPICS[:5] for question, _ in KINDS.values()]
-    corpus, queries = ([str(n) for n in range(len(texts))], texts), ([f"q{n}" for n in range(len(asked))], asked)
+    corpus = scoring.Corpus(pa.array([str(n) for n in range(len(texts))]), in_memory(texts))
+    queries = ([f"q{n}" for n in range(len(asked))], asked)
     exact = scoring.rank(encoder, corpus, queries, NullProgress())
 
     def inexact(*arguments: Any) -> tuple[Any, ...]:
@@ -50,6 +51,7 @@ def test_the_first_20_are_ranked_again_by_the_rescorer(
     encode_all = Encoder.encode
     monkeypatch.setattr(Encoder, "encode", encode)
     monkeypatch.setattr(scoring, "RESCORED_BLOCK", block)
+    monkeypatch.setattr(scoring, "BLOCK", 10)
     monkeypatch.setattr(scoring, "top_k", inexact)
     rescored = scoring.rank(encoder, corpus, queries, NullProgress(), rescorer=encoder)
     for column in ("query_id", "passage_id", "rank"):
@@ -71,11 +73,14 @@ def test_bm25_finds_a_passage_by_its_title() -> None:
     )
     queries = pa.Table.from_pylist([{"query_id": "q", "text": "What is gout?", "split": "test"}], tables.QUERIES)
     qrels = pa.Table.from_pylist([{"query_id": "q", "passage_id": "Gout", "grade": 1}], tables.QRELS)
-    ranked, rows = scoring.score_bm25("bm25", "test", passages, queries, qrels)
+    corpus = scoring.corpus_of(passages)
+    ranked, rows = scoring.score_bm25("bm25", "test", corpus, queries, qrels)
     assert ranked["passage_id"].to_pylist() == ["Gout", "Asthma"]
     # One of two passages has the word: idf = ln(1 + 1.5 / 1.5). Their lengths are equal: tf = 1 / (1 + k1).
     assert ranked["score"].to_pylist() == pytest.approx([math.log(2) / 2.5, 0])
     found = {row["metric"]: row["value"] for row in rows}
     assert found["mrr@5"] == 1
-    bare = scoring.score_bm25("bm25", "test", tables.without_context(passages), queries, qrels)[1]
+    bare = scoring.score_bm25("bm25", "test", corpus._replace(texts=in_memory(["Rest and ice."] * 2)), queries, qrels)[
+        1
+    ]
     assert {row["metric"]: row["value"] for row in bare}["mrr@5"] == 0.5

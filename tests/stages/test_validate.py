@@ -111,7 +111,7 @@ def test_a_second_judge_ranks_blends_in_the_complete_corpus(
     """Otherwise, evaluate would rank passages that assess has not graded, and the chosen blend would lose by them."""
     corpus = pa.table({"passage_id": ["a", "b", "c"]})
     queries = pa.table({"query_id": ["q"], "split": ["val"]})
-    for name, table in (("read_queries", queries), ("read_passage_ids", corpus), ("read_passages", corpus)):
+    for name, table in (("read_queries", queries), ("read_passage_ids", corpus), ("passage_texts", None)):
         monkeypatch.setattr(validate, name, lambda _, table=table: table)
     monkeypatch.setattr(validate, "read_qrels", lambda _: None)
     monkeypatch.setattr(validate, "read_found", lambda *_: (None, np.array([[1]])))
@@ -119,4 +119,4 @@ def test_a_second_judge_ranks_blends_in_the_complete_corpus(
     content = {"name": "r", "source": {"kind": "sample"}, "evaluate": {"judge": judge}}
     spec = RunSpec.model_validate({**content, "resources": {"evaluate_judge_urls": ["http://judge"] if judge else []}})
     ctx = StepContext(spec, Step("validate", 1), None, "runs/r", {}, "scratch", NullProgress())  # type: ignore[arg-type]
-    assert validate._Scores(ctx)._pool.num_rows == size
+    assert len(validate._Scores(ctx)._pool.ids) == size

@@ -6,7 +6,7 @@ blocks are encoded.
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,14 +22,12 @@ from pyrite.errors import UserError
 from pyrite.progress import Progress
 from pyrite.spec import RunSpec
 from pyrite.store import Store
+from pyrite.tables import Texts
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Kind = Literal["query", "document"]
-
-#: Texts that need not fit into memory. Each call with a block size yields all texts in order, in blocks.
-Texts = Callable[[int], Iterable[Sequence[str]]]
 
 #: Texts per stored block: small enough that an interruption costs seconds, large enough to batch by length. It is also
 #: a tile of the search.

@@ -3,13 +3,14 @@
 import hashlib
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pyrite import splitting, tables
+from pyrite import tables
 from pyrite.evaluation.clusters import Clusters
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import (
@@ -20,8 +21,11 @@ from pyrite.evaluation.selection import (
     parse_model_name,
     score_of,
 )
+from pyrite.judges.base import GRADES
 from pyrite.report import assessment, formatting, judging, leaks, provenance, queries, references, retention
 from pyrite.report.assessment import Assessment
+from pyrite.report.judging import Judged
+from pyrite.report.provenance import CorpusFacts
 from pyrite.report.queries import PerQuery, as_json, compare_by_query
 from pyrite.spec import RunSpec
 
@@ -37,12 +41,15 @@ class ReportInputs:
         spec: the run's settings.
         manifests: manifest of every finished step by step name (``prepare``, ``judge-1.0``, ...), with the keys step,
             started, finished (ISO 8601, UTC), seconds, summary, versions, machine, outputs.
-        passages, queries, qrels: PASSAGES, QUERIES and QRELS tables.
+        corpus: facts about all passages.
+        passages: ids, contexts and texts of the passages that the report may show (``queries.shown_passages``).
+        affected: test queries whose answer a model could have seen in training (``splitting.affected_queries``).
+        queries, qrels: QUERIES and QRELS tables.
         val, test: PER_QUERY tables. ``val`` has every candidate; ``test`` has the base model, every iteration and the
             chosen model.
         references: PER_QUERY table of the reference rows on test (``report.references``).
         rankings: RANKINGS table on test, the first 10 ranks.
-        candidates, judgments: CANDIDATES and JUDGMENTS tables by iteration (from 1).
+        judged: the judgments by iteration (from 1), in numbers.
         choice: the chosen model, and a reason for every candidate.
         retention: RETENTION table. The set that the choice depends on has every candidate; the sets that are only
             reported have the models of ``test``. Empty without a retention set.
@@ -52,15 +59,16 @@ class ReportInputs:
 
     spec: RunSpec
     manifests: dict[str, dict[str, Any]]
+    corpus: CorpusFacts
     passages: pa.Table
+    affected: Collection[str]
     queries: pa.Table
     qrels: pa.Table
     val: pa.Table
     test: pa.Table
     references: pa.Table
     rankings: pa.Table
-    candidates: dict[int, pa.Table]
-    judgments: dict[int, pa.Table]
+    judged: dict[int, Judged]
     choice: Choice
     retention: pa.Table = field(default_factory=tables.RETENTION.empty_table)
     clusters: Clusters = field(default_factory=dict)
@@ -107,8 +115,8 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "learning_curve": _learning_curve(spec.iterations, val, test),
         "mining": _mining(inputs),
         "judging": judging.judging(spec, inputs.manifests),
-        "known_answers": judging.known_answers(spec, inputs.judgments, inputs.queries, inputs.qrels),
-        "judging_timeline": judging.timeline(spec.iterations, inputs.manifests, inputs.judgments),
+        "known_answers": judging.known_answers(spec, inputs.judged, inputs.queries, inputs.qrels),
+        "judging_timeline": judging.timeline(spec.iterations, inputs.manifests, inputs.judged),
         "loss": _loss(inputs),
         "rank_changes": queries.rank_changes(inputs.rankings, inputs.qrels, ids, compared),
         "query_types": queries.by_type(
@@ -119,10 +127,8 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "references": references.rows(
             _nested(inputs.references), test[chosen], spec.evaluate.resamples, spec.seed, inputs.clusters
         ),
-        "unaffected": leaks.without(
-            splitting.affected_queries(inputs.passages, inputs.queries, inputs.qrels)["test"], test
-        ),
-        "data": provenance.dataset(inputs.manifests, inputs.passages, inputs.queries, inputs.qrels),
+        "unaffected": leaks.without(inputs.affected, test),
+        "data": provenance.dataset(inputs.manifests, inputs.corpus, inputs.queries, inputs.qrels),
         "settings": provenance.settings(spec),
         "steps": provenance.steps(inputs.manifests),
         "versions": provenance.merged(inputs.manifests, "versions"),
@@ -226,18 +232,18 @@ def _learning_curve(iterations: int, val: PerQuery, test: PerQuery) -> list[dict
 def _mining(inputs: ReportInputs) -> list[dict[str, Any]]:
     """Per iteration: the model that ranked, candidates, judgments, their grades, and the numbers of the mine step."""
     rows = []
-    for iteration in sorted(set(inputs.candidates) | set(inputs.judgments)):
-        candidates, judgments = inputs.candidates.get(iteration), inputs.judgments.get(iteration)
-        grades = judgments.column("grade").to_pylist() if judgments is not None else []
-        summary = inputs.manifests.get(f"mine-{iteration}", {}).get("summary") or {}
+    for iteration, judged in sorted(inputs.judged.items()):
+        retrieved, mined = (
+            inputs.manifests.get(f"{stage}-{iteration}", {}).get("summary") or {} for stage in ("retrieve", "mine")
+        )
         rows.append(
             {
                 "iteration": iteration,
-                "model": (inputs.manifests.get(f"retrieve-{iteration}", {}).get("summary") or {}).get("model"),
-                "candidates": candidates.num_rows if candidates is not None else None,
-                "judgments": judgments.num_rows if judgments is not None else None,
-                "grades": {str(grade): grades.count(grade) for grade in (1, 2, 3, 4)},
-                "mined": provenance.numbers(summary),
+                "model": retrieved.get("model"),
+                "candidates": retrieved.get("candidates"),
+                "judgments": int(judged.grades.sum()),
+                "grades": {str(grade): int(count) for grade, count in zip(GRADES, judged.grades, strict=True)},
+                "mined": provenance.numbers(mined),
             }
         )
     return rows
@@ -275,7 +281,7 @@ def _test_set(inputs: ReportInputs, ids: list[str]) -> dict[str, Any]:
         "effective_clusters": round(len(ids) ** 2 / sum(size**2 for size in sizes.values())),
         "relevant": len(relevant),
         "qrels_sha256": _digest(repr(row) for row in relevant),
-        "corpus_sha256": _digest(sorted(inputs.passages.column("passage_id").to_pylist())),
+        "corpus_sha256": inputs.corpus.sha256,
     }
 
 

@@ -1,7 +1,7 @@
 """Judging in numbers: pairs, tokens, cost, grades of known answers, and speed and grades over time."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyrite import tables
 from pyrite.costs import DEFAULT_MACHINE, machine
 from pyrite.evaluation.cascade import ErrorRate, pooled
 from pyrite.evaluation.significance import share_interval
@@ -28,6 +29,84 @@ _MIN_PAIRS_IN_SLICE = 10
 _RESOLUTION = 0.001
 _COUNTS = ("judged", "cached", "skipped", "not_selected", "missing")
 _KEYS = ["query_id", "passage_id"]
+
+#: The columns of JUDGMENTS that ``summarize_judgments`` needs.
+SUMMARIZED = pa.schema([tables.JUDGMENTS.field(name) for name in (*_KEYS, "grade", "expected", "judge")])
+
+Counts = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+# --- judgments --------------------------------------------------------------------------------------------------------
+
+
+class Judged:
+    """The judgments of an iteration, in numbers.
+
+    Attributes:
+        grades: the number of pairs of each grade, 1 to 4.
+        new: the same, of the pairs that no earlier iteration judged.
+        known: SUMMARIZED of the known answers of training queries.
+        judges: identifies what graded (the column judge of JUDGMENTS).
+    """
+
+    def __init__(self) -> None:
+        self.grades, self.new = np.zeros((2, len(GRADES)), np.int64)
+        self.known = SUMMARIZED.empty_table()
+        self.judges: set[str] = set()
+
+    def add(self, judgments: pa.Table, new: Mask, known: Mask) -> None:
+        """Add SUMMARIZED. ``new`` and ``known`` are masks over its rows."""
+        grades = judgments["grade"].to_numpy()
+        self.grades += _count_grades(grades)
+        self.new += _count_grades(grades[new])
+        self.known = pa.concat_tables([self.known, judgments.filter(known)])
+        self.judges.update(judgments["judge"].unique().to_pylist())
+
+
+def known_answers_of_training(queries: pa.Table, qrels: pa.Table) -> pa.Table:
+    """The columns query_id and passage_id of the training queries' known answers."""
+    train = queries.filter(pc.equal(queries["split"], "train"))
+    return qrels.filter(pc.is_in(qrels["query_id"], train["query_id"].combine_chunks())).select(_KEYS)
+
+
+def summarize_judgments(shards: Iterable[Mapping[int, Iterable[pa.Table]]], known: pa.Table) -> dict[int, Judged]:
+    """The judgments of each iteration, in numbers. Memory holds 8 bytes for each pair of a shard.
+
+    Args:
+        shards: for each shard, SUMMARIZED by iteration, in parts. All pairs of a query are in one shard.
+        known: as from ``known_answers_of_training``.
+    """
+    known_hashes, judged = np.sort(_hashes(known)), defaultdict[int, Judged](Judged)
+    for shard in shards:
+        earlier = np.empty(0, np.int64)
+        for iteration, parts in sorted(shard.items()):
+            summary, hashes = judged[iteration], [earlier]
+            for part in parts:
+                own = _hashes(part)
+                is_new = ~_contains(earlier, own)
+                summary.add(part, is_new, _contains(known_hashes, own))
+                hashes.append(own[is_new])
+            earlier = np.sort(np.concatenate(hashes))
+    return dict(judged)
+
+
+def _hashes(pairs: pa.Table) -> Counts:
+    """A 64-bit hash of each pair. Two of 50 million pairs have the same one with a probability of 7 in 100,000."""
+    ids = (pairs[name].to_pylist() for name in _KEYS)
+    return np.fromiter(map(hash, zip(*ids, strict=True)), np.int64, pairs.num_rows)
+
+
+def _contains(ordered: Counts, hashes: Counts) -> Mask:
+    """Whether each of ``hashes`` is in ``ordered``."""
+    if not len(ordered):
+        return np.zeros(len(hashes), np.bool_)
+    positions = np.searchsorted(ordered, hashes).clip(max=len(ordered) - 1)
+    return np.asarray(ordered[positions] == hashes)
+
+
+def _count_grades(grades: npt.NDArray[np.int8]) -> Counts:
+    return np.bincount(grades, minlength=len(GRADES) + 1)[1:]
 
 
 # --- counts and cost --------------------------------------------------------------------------------------------------
@@ -121,7 +200,7 @@ def at_work(shards: Sequence[Mapping[str, Any]]) -> float:
 
 
 def known_answers(
-    spec: RunSpec, judgments: Mapping[int, pa.Table], queries: pa.Table, qrels: pa.Table
+    spec: RunSpec, judged: Mapping[int, Judged], queries: pa.Table, qrels: pa.Table
 ) -> dict[str, Any] | None:
     """The grades of the training queries' known answers that the run judged: a free check of the judge.
 
@@ -129,7 +208,7 @@ def known_answers(
     the answer key without simulated errors, which grades all of them 4.
 
     Args:
-        judgments: JUDGMENTS tables by iteration.
+        judged: the judgments by iteration.
 
     Returns:
         ``known`` and ``judged``: numbers of pairs. ``queries``: those with a judged pair. ``grades``: counts.
@@ -139,27 +218,29 @@ def known_answers(
     judge = spec.main_judge.spec  # the first judge of a cascade is checked by the audit
     if judge.kind == "labels" and not judge.identity["errors"]:
         return None
-    train = queries.filter(pc.equal(queries["split"], "train")).select(["query_id"])
-    known = qrels.select(_KEYS).join(train, "query_id", join_type="left semi")
-    graded: dict[tuple[str, str], tuple[int, float]] = {}
-    for _, table in sorted(judgments.items()):
-        found = table.select([*_KEYS, "grade", "expected"]).join(known, _KEYS, join_type="left semi")
-        for row in found.to_pylist():
-            graded[row["query_id"], row["passage_id"]] = (row["grade"], row["expected"])
-    if not graded:
+    known = known_answers_of_training(queries, qrels)
+    graded = _last_judgments([each.known for _, each in sorted(judged.items())])
+    if not graded.num_rows:
         return None
-    clusters = [query for query, _ in sorted(graded)]
-    values = np.array([graded[pair] for pair in sorted(graded)], dtype=np.float64)
-    counts = Counter(int(grade) for grade in values[:, 0])
-    expected = _with_interval((values[:, 1] - 1) / 3, clusters)
+    clusters = graded["query_id"].to_pylist()
+    grades = graded["grade"].to_numpy()
+    expected = _with_interval((graded["expected"].to_numpy().astype(np.float64) - 1) / 3, clusters)
     return {
         "known": known.num_rows,
-        "judged": len(graded),
+        "judged": graded.num_rows,
         "queries": len(set(clusters)),
-        "grades": {str(grade): counts[grade] for grade in GRADES},
-        "relevant": _with_interval((values[:, 0] >= RELEVANT).astype(np.float64), clusters),
+        "grades": {str(grade): int(count) for grade, count in zip(GRADES, _count_grades(grades), strict=True)},
+        "relevant": _with_interval((grades >= RELEVANT).astype(np.float64), clusters),
         "expected": {name: 1 + 3 * value for name, value in expected.items()},
     }
+
+
+def _last_judgments(judgments: Sequence[pa.Table]) -> pa.Table:
+    """The last judgment of each pair in the tables, by query and passage id."""
+    table = pa.concat_tables([SUMMARIZED.empty_table(), *judgments])
+    table = table.append_column("row", pa.array(np.arange(table.num_rows)))
+    last = table.group_by(_KEYS).aggregate([("row", "max")])["row_max"]
+    return table.take(last).sort_by([(name, "ascending") for name in _KEYS])
 
 
 def _with_interval(shares: npt.NDArray[np.float64], clusters: Sequence[str]) -> dict[str, float]:
@@ -171,13 +252,13 @@ def _with_interval(shares: npt.NDArray[np.float64], clusters: Sequence[str]) -> 
 
 
 def timeline(
-    iterations: int, manifests: Mapping[str, Mapping[str, Any]], judgments: Mapping[int, pa.Table]
+    iterations: int, manifests: Mapping[str, Mapping[str, Any]], judged: Mapping[int, Judged]
 ) -> dict[str, Any]:
     """Speed and shares of the grades over the time of each iteration that an LLM judged.
 
     Args:
         manifests: as in ReportInputs. Shards without a timeline, or with an empty one, are skipped.
-        judgments: JUDGMENTS tables by iteration.
+        judged: the judgments by iteration.
 
     Returns:
         ``iterations``: rows with iteration, started (ISO 8601, of the first shard), slice_seconds, pairs, and per slice
@@ -192,7 +273,7 @@ def timeline(
         timelines = [each for each in timelines if each and each["grades"]]
         if timelines:
             slices[iteration] = merge_timelines(timelines)
-    new = _shares_of_new_pairs(judgments) if slices else {}
+    new = _shares_of_new_pairs(judged) if slices else {}
     rows = [
         {
             "iteration": iteration,
@@ -237,17 +318,11 @@ def merge_timelines(timelines: Sequence[Mapping[str, Any]]) -> tuple[float, floa
     return start, span / slices, np.diff(total, axis=0)
 
 
-def _shares_of_new_pairs(judgments: Mapping[int, pa.Table]) -> dict[int, list[float]]:
+def _shares_of_new_pairs(judged: Mapping[int, Judged]) -> dict[int, list[float]]:
     """Shares of the grades 1 to 4 among the pairs that no earlier iteration judged, if there are enough of them."""
-    found, earlier = {}, None
-    for iteration, table in sorted(judgments.items()):
-        table = table.select([*_KEYS, "grade"])
-        new = table.join(earlier, _KEYS, join_type="left anti") if earlier is not None else table
-        if new.num_rows >= MIN_PAIRS_FOR_SHARES:
-            found[iteration] = _shares(np.bincount(new["grade"].to_numpy(), minlength=5)[1:])
-        pairs = new.select(_KEYS)
-        earlier = pa.concat_tables([earlier, pairs]) if earlier is not None else pairs
-    return found
+    return {
+        iteration: _shares(each.new) for iteration, each in judged.items() if each.new.sum() >= MIN_PAIRS_FOR_SHARES
+    }
 
 
 def _shares(counts: npt.NDArray[Any]) -> list[float]:

@@ -1,5 +1,6 @@
 """What held-out queries share with training data: which checks were made, and the results without affected queries."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ _NEAR_DUPLICATES = (
 )
 
 
-def without(affected: set[str], test: PerQuery) -> dict[str, Any] | None:
+def without(affected: Collection[str], test: PerQuery) -> dict[str, Any] | None:
     """Means over the test queries that are not ``affected``, by model and metric, and their relative changes.
 
     Returns:
@@ -22,7 +23,7 @@ def without(affected: set[str], test: PerQuery) -> dict[str, Any] | None:
         test query is affected.
     """
     ids = set(test[BASE]["mrr@5"])
-    left = sorted(ids - affected)
+    left = sorted(ids.difference(affected))
     if len(left) == len(ids):
         return None
     if not left:

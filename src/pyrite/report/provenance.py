@@ -1,11 +1,14 @@
 """What produced a result: the data set, the settings, the steps and their time, the versions and the machine."""
 
+import hashlib
 import json
 from collections import Counter
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pyrite.plan import flatten
@@ -17,9 +20,29 @@ SPLITS = ("train", "val", "test")
 #: Examples of dropped records that the report shows per reason.
 DROPPED_EXAMPLES = 3
 
+#: Ids that are Python objects at the same time.
+_PART = 1 << 14
+
+
+@dataclass(frozen=True)
+class CorpusFacts:
+    """The number of passages, the median of their numbers of characters, and a digest of their ids in any order."""
+
+    passages: int
+    median_chars: float | None
+    sha256: str
+
+    @classmethod
+    def of(cls, ids: pa.StringArray, lengths: npt.NDArray[np.int32]) -> Self:
+        """The facts about the passages with these ``ids`` and numbers of characters."""
+        digest, ordered = hashlib.sha256(), ids.sort()
+        for start in range(0, len(ids), _PART):
+            digest.update("".join(f"{id}\n" for id in ordered.slice(start, _PART).to_pylist()).encode())
+        return cls(len(ids), float(np.median(lengths)) if len(lengths) else None, digest.hexdigest())
+
 
 def dataset(
-    manifests: dict[str, dict[str, Any]], passages: pa.Table, queries: pa.Table, qrels: pa.Table
+    manifests: dict[str, dict[str, Any]], corpus: CorpusFacts, queries: pa.Table, qrels: pa.Table
 ) -> dict[str, Any]:
     """The corpus and its splits. ``manifests``: by step name, as in ``ReportInputs``."""
     summaries = {name: manifest.get("summary") or {} for name, manifest in manifests.items()}
@@ -43,12 +66,11 @@ def dataset(
     splits_of_topic: dict[str, set[str]] = {}
     for _, split, topic in rows:
         splits_of_topic.setdefault(topic, set()).add(split)
-    lengths = [len(text) for text in passages.column("text").to_pylist()]
     return {
         "documents": summary.get("documents"),
-        "passages": passages.num_rows,
+        "passages": corpus.passages,
         "merged": summary.get("merged_passages"),
-        "median_chars": float(np.median(lengths)) if lengths else None,
+        "median_chars": corpus.median_chars,
         "splits": splits,
         "splits_given": bool(summary.get("splits_given")),
         "title_pairs": title_pairs,
@@ -58,7 +80,7 @@ def dataset(
         "notes": [
             *(summary.get("notes") or []),
             *(base.get("model_notes") or []),
-            *_truncation_note(base, passages.num_rows),
+            *_truncation_note(base, corpus.passages),
         ],
     }
 

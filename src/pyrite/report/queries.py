@@ -92,10 +92,24 @@ def by_type(
     return rows
 
 
+def shown_passages(rankings: pa.Table, qrels: pa.Table) -> pa.StringArray:
+    """The ids of the passages that ``extremes`` may show: the first of each model, and relevant ones.
+
+    Args:
+        rankings: RANKINGS on test.
+    """
+    first = rankings.filter(pc.equal(rankings["rank"], 1))
+    relevant = qrels.filter(pc.is_in(qrels["query_id"], first["query_id"].combine_chunks()))
+    return pa.chunked_array([*first["passage_id"].chunks, *relevant["passage_id"].chunks], pa.string()).unique()
+
+
 def extremes(
     rankings: pa.Table, qrels: pa.Table, queries: pa.Table, passages: pa.Table, test: PerQuery, other: str
 ) -> dict[str, list[dict[str, Any]]]:
-    """The queries that gained and lost most in MRR@5. Ties are broken by nDCG@10, then by query id."""
+    """The queries that gained and lost most in MRR@5. Ties are broken by nDCG@10, then by query id.
+
+    ``passages``: the ids, contexts and texts of ``shown_passages``, and perhaps others.
+    """
     gains = {
         query: (
             test[other]["mrr@5"][query] - value,

@@ -3,10 +3,12 @@
 import json
 import shutil
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,29 +29,36 @@ from pyrite.evaluation.selection import (
 from pyrite.report import model_card
 from pyrite.report.assessment import Assessment
 from pyrite.report.data import ReportInputs, build
+from pyrite.report.judging import SUMMARIZED, known_answers_of_training, summarize_judgments
 from pyrite.report.pages import report_page
+from pyrite.report.provenance import CorpusFacts
+from pyrite.report.queries import shown_passages
 from pyrite.report.references import BASE_BARE, BM25, CHOSEN_BARE, REFERENCES
+from pyrite.splitting import affected_queries
 from pyrite.stages.context import StepContext
 from pyrite.stages.found import read_found
 from pyrite.stages.inputs import (
     encoder_for,
     float32_encoder,
     model_folder,
+    passage_texts,
     read_candidate_rankings,
-    read_candidates,
-    read_judgments,
-    read_passages,
+    read_judgment_parts,
+    read_passage_ids,
+    read_passage_parts,
+    read_passages_with,
     read_qrels,
     read_queries,
     resaved_base,
 )
-from pyrite.stages.scoring import RESCORED, score_bm25, score_judged, score_retention, score_split
+from pyrite.stages.scoring import RESCORED, Corpus, score_bm25, score_judged, score_retention, score_split
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
     """Write model/, report/report.html, report/report.json and the test metrics; return the choice and its scores."""
     iterations = range(1, ctx.spec.iterations + 1)
-    passages, queries, qrels = read_passages(ctx), read_queries(ctx), read_qrels(ctx)
+    passages, queries, qrels = read_passage_ids(ctx), read_queries(ctx), read_qrels(ctx)
+    corpus = Corpus(passages["passage_id"].combine_chunks(), passage_texts(ctx))
     val = pa.concat_tables(
         [tables.read(ctx.input(f"iterations/{i}/metrics/val.parquet"), tables.PER_QUERY) for i in (0, *iterations)]
     )
@@ -69,9 +78,9 @@ def run(ctx: StepContext) -> dict[str, Any]:
         folder = chosen if name == choice.name else model_folder(ctx, iteration)
         ctx.progress.message(f"scoring {name} on test")
         encoder = encoder_for(ctx, folder)
-        top = read_found(ctx, iteration, "test", num_test, min(RESCORED, len(passages))) if weight in (0, 1) else None
+        top = read_found(ctx, iteration, "test", num_test, min(RESCORED, len(corpus.ids))) if weight in (0, 1) else None
         rankings, scored = score_split(
-            encoder, name, "test", passages, queries, qrels, ctx.progress, float32_encoder(ctx, folder), top
+            encoder, name, "test", corpus, queries, qrels, ctx.progress, float32_encoder(ctx, folder), top
         )
         rows += scored
         ranked.append(rankings)
@@ -84,10 +93,12 @@ def run(ctx: StepContext) -> dict[str, Any]:
     retention = pa.concat_tables([retention, pa.Table.from_pylist(reported, tables.RETENTION)])
     tables.write(ctx.output("report/retention.parquet"), retention, tables.RETENTION)
 
-    references = _score_references(ctx, choice.name, chosen, passages, queries, qrels)
+    lengths, has_context = _measure(ctx)
+    bare = corpus._replace(texts=passage_texts(ctx, context=False)) if has_context else None
+    references = _score_references(ctx, choice.name, chosen, corpus, bare, queries, qrels)
     tables.write(ctx.output("report/references.parquet"), references, tables.PER_QUERY)
 
-    training_judgments = {i: read_judgments(ctx, i) for i in iterations}
+    judged = summarize_judgments(_judgments(ctx), known_answers_of_training(queries, qrels))
     assessment = None
     if ctx.spec.evaluate.judge:
         summary, judged_test = ctx.manifests["assess"]["summary"], score_judged(rankings, judgments)
@@ -97,15 +108,16 @@ def run(ctx: StepContext) -> dict[str, Any]:
         ReportInputs(
             spec=ctx.spec,
             manifests={name: dict(manifest) for name, manifest in ctx.manifests.items() if name != ctx.step.name},
-            passages=passages,
+            corpus=CorpusFacts.of(corpus.ids, lengths),
+            passages=read_passages_with(ctx, shown_passages(rankings, qrels)),
+            affected=affected_queries(passages, queries, qrels)["test"],
             queries=queries,
             qrels=qrels,
             val=val,
             test=test,
             references=references,
             rankings=rankings,
-            candidates={i: read_candidates(ctx, i) for i in iterations},
-            judgments=training_judgments,
+            judged=judged,
             choice=choice,
             retention=retention,
             clusters=clusters,
@@ -114,7 +126,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     )
     ctx.output("report/report.json").write_text(json.dumps(report, indent=1, allow_nan=False))
     ctx.output("report/report.html").write_text(report_page(report), encoding="utf-8")
-    judges = {judge for table in training_judgments.values() for judge in table["judge"].unique().to_pylist()}
+    judges = set().union(*(each.judges for each in judged.values()))
     model_card.write(chosen, report, ctx.spec, queries, judges, encoder_for(ctx, chosen).model, model_folder(ctx, 0))
     return {
         "chosen": choice.name,
@@ -133,23 +145,42 @@ def _read_assessment(ctx: StepContext) -> tuple[pa.Table, pa.Table]:
     return judgments, score_judged(rankings.filter(pc.equal(rankings["split"], "val")), judgments)
 
 
+def _measure(ctx: StepContext) -> tuple[npt.NDArray[np.int32], bool]:
+    """The number of characters of each passage, and whether any passage has a context."""
+    lengths, has_context = [np.empty(0, np.int32)], False
+    for part in read_passage_parts(ctx, pa.schema([tables.PASSAGES.field(name) for name in ("context", "text")])):
+        lengths.append(pc.utf8_length(part["text"]).to_numpy())
+        has_context = has_context or bool(pc.any(pc.not_equal(part["context"], "")).as_py())
+    return np.concatenate(lengths), has_context
+
+
+def _judgments(ctx: StepContext) -> Iterator[dict[int, Iterator[pa.Table]]]:
+    """The judgments of each shard by iteration, in parts."""
+    for shard in range(ctx.spec.judge.shards):
+        yield {i: read_judgment_parts(ctx, i, shard, SUMMARIZED) for i in range(1, ctx.spec.iterations + 1)}
+
+
 def _score_references(
-    ctx: StepContext, name: str, chosen: Path, passages: pa.Table, queries: pa.Table, qrels: pa.Table
+    ctx: StepContext,
+    name: str,
+    chosen: Path,
+    corpus: Corpus,
+    bare: Corpus | None,
+    queries: pa.Table,
+    qrels: pa.Table,
 ) -> pa.Table:
     """PER_QUERY table of the reference rows on test: BM25, and base and chosen model without context.
 
-    The rows without context are left out if no passage has any.
+    ``bare``: the corpus without context; None if no passage has any.
     """
     ctx.progress.message("scoring BM25 on test")
-    rows = score_bm25(BM25, "test", passages, queries, qrels)[1]
-    if any(passages["context"].to_pylist()):
-        bare = tables.without_context(passages)
-        for row, folder in ((BASE_BARE, model_folder(ctx, 0)), (CHOSEN_BARE, chosen)):
-            if row == CHOSEN_BARE and name == BASE:
-                continue
-            ctx.progress.message(f"scoring {REFERENCES[row]} on test")
-            encoder, rescorer = encoder_for(ctx, folder), float32_encoder(ctx, folder)
-            rows += score_split(encoder, row, "test", bare, queries, qrels, ctx.progress, rescorer)[1]
+    rows = score_bm25(BM25, "test", corpus, queries, qrels)[1]
+    for row, folder in ((BASE_BARE, model_folder(ctx, 0)), (CHOSEN_BARE, chosen)):
+        if bare is None or (row == CHOSEN_BARE and name == BASE):
+            continue
+        ctx.progress.message(f"scoring {REFERENCES[row]} on test")
+        encoder, rescorer = encoder_for(ctx, folder), float32_encoder(ctx, folder)
+        rows += score_split(encoder, row, "test", bare, queries, qrels, ctx.progress, rescorer)[1]
     return pa.Table.from_pylist(rows, tables.PER_QUERY)
 
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pyrite import tables
 from pyrite.embedding import models
-from pyrite.embedding.encoder import Encoder, Texts
+from pyrite.embedding.encoder import Encoder
 from pyrite.errors import UserError
 from pyrite.evaluation.selection import current_iteration, label, model_name, score_of
 from pyrite.generation.filters import deduplicate
@@ -20,6 +20,7 @@ from pyrite.generation.questions import from_tables, to_tables
 from pyrite.plan import score_key
 from pyrite.splitting import SPLITS
 from pyrite.stages.context import StepContext
+from pyrite.tables import Texts
 
 _PASSAGES = "corpus/passages.parquet"
 _IN_CONTEXT = tables.subset(tables.PASSAGES, "passage_id", "context", "text")
@@ -50,9 +51,15 @@ def read_passages_at(ctx: StepContext, positions: npt.NDArray[np.int64]) -> pa.T
     return pa.concat_tables(parts)
 
 
-def passage_texts(ctx: StepContext) -> Texts:
-    """The texts of all passages in context, in the order of prepare, read in blocks."""
-    return tables.read_in_blocks(ctx.input(_PASSAGES))
+def read_passages_with(ctx: StepContext, ids: pa.StringArray) -> pa.Table:
+    """The passages that have one of the ``ids``, with their ids, contexts and texts."""
+    parts = read_passage_parts(ctx, _IN_CONTEXT)
+    return pa.concat_tables(part.filter(pc.is_in(part["passage_id"], ids)) for part in parts)
+
+
+def passage_texts(ctx: StepContext, *, context: bool = True) -> Texts:
+    """The texts of all passages, in context or without it, in the order of prepare, read in blocks."""
+    return tables.read_in_blocks(ctx.input(_PASSAGES), context=context)
 
 
 def read_queries(ctx: StepContext, split: str | None = None) -> pa.Table:
@@ -121,10 +128,9 @@ def read_candidates(ctx: StepContext, iteration: int) -> pa.Table:
     return tables.read(ctx.input(f"iterations/{iteration}/candidates.parquet"), tables.CANDIDATES)
 
 
-def read_judgments(ctx: StepContext, iteration: int) -> pa.Table:
-    """The judgments of an iteration, from all shards."""
-    keys = [judgments_key(iteration, shard) for shard in range(ctx.spec.judge.shards)]
-    return pa.concat_tables([tables.read(ctx.input(key), tables.JUDGMENTS) for key in keys])
+def read_judgment_parts(ctx: StepContext, iteration: int, shard: int, schema: pa.Schema) -> Iterator[pa.Table]:
+    """The columns of ``schema`` of the judgments of a shard, in parts."""
+    return tables.read_parts(ctx.input(judgments_key(iteration, shard)), schema)
 
 
 def judgments_key(iteration: int, shard: int) -> str:

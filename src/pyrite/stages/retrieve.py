@@ -21,8 +21,8 @@ from pyrite.stages.context import StepContext
 from pyrite.stages.found import in_training, known_pairs, known_scores, read_found, read_known
 from pyrite.stages.inputs import (
     current_model,
-    judgments_key,
     passage_texts,
+    read_judgment_parts,
     read_passage_ids,
     read_passage_parts,
     read_qrels,
@@ -41,7 +41,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
     top = read_found(ctx, current, "train", queries.num_rows, k)
     known = read_known(ctx, current)
     scored = known["query"].to_numpy(), known["position"].to_numpy(), known["score"].to_numpy()
-    pairs = _join(queries, qrels, passages, top, scored, _read_judged_relevant(ctx))
+    pairs = _join(queries, qrels, passages, top, scored, _judged_relevant(ctx))
     rows = pairs.rows_by_id()
     parts = (pairs.candidates(part) for part in pairs.parts(rows, PART_WITHOUT_TEXTS))
     tables.write_parts(ctx.output(f"iterations/{ctx.iteration}/candidates.parquet"), parts, tables.CANDIDATES)
@@ -54,11 +54,15 @@ def run(ctx: StepContext) -> dict[str, Any]:
     }
 
 
-def _read_judged_relevant(ctx: StepContext) -> pa.Table:
-    """The pairs that earlier iterations judged relevant. Read in parts, because most pairs are not relevant."""
-    keys = [judgments_key(i, shard) for i in range(1, ctx.iteration) for shard in range(ctx.spec.judge.shards)]
-    parts = (part for key in keys for part in tables.read_parts(ctx.input(key), _GRADES))
-    return pa.concat_tables([_GRADES.empty_table(), *(part.filter(pc.field("grade") >= RELEVANT) for part in parts)])
+def _judged_relevant(ctx: StepContext) -> pa.Table:
+    """QRELS of the pairs with a relevant grade in an earlier iteration."""
+    relevant = [
+        part.filter(pc.field("grade") >= RELEVANT)
+        for iteration in range(1, ctx.iteration)
+        for shard in range(ctx.spec.judge.shards)
+        for part in read_judgment_parts(ctx, iteration, shard, tables.QRELS)
+    ]
+    return pa.concat_tables([tables.QRELS.empty_table(), *relevant])
 
 
 def _write_pairs(pairs: Pairs, rows: Integers, query_ids: list[str], ctx: StepContext) -> None:
@@ -92,7 +96,7 @@ def retrieve(model: Encoder, ctx: StepContext, queries: pa.Table, qrels: pa.Tabl
         search.add(block)
     rows, positions = known_pairs(queries, qrels, passages, trained)
     known = rows, positions, known_scores(vectors, files, rows, positions)
-    return _join(queries, qrels, passages, search.results(), known, _GRADES.empty_table())
+    return _join(queries, qrels, passages, search.results(), known, tables.QRELS.empty_table())
 
 
 def _join(
@@ -111,7 +115,7 @@ def _join(
     Args:
         top: as ``Pairs``.
         known: rows of ``queries``, positions of ``passages``, and scores of known answers.
-        judged_relevant: the pairs that earlier iterations judged relevant.
+        judged_relevant: QRELS of the pairs with a relevant grade in an earlier iteration.
     """
     rows, positions, scores = known
     missed = np.empty(len(rows), np.bool_)

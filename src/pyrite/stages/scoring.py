@@ -1,6 +1,8 @@
 """Scores a model: ranks passages for queries, and computes the metrics."""
 
+from collections.abc import Iterator
 from functools import cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,13 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyrite import tables
-from pyrite.embedding.encoder import Encoder, in_memory
+from pyrite.embedding.encoder import BLOCK, Encoder, in_memory
 from pyrite.embedding.search import Floats, Integers, read_blocks, top_k
 from pyrite.evaluation import bm25, scoring
 from pyrite.evaluation.judged import judged_per_query
 from pyrite.progress import Progress
 from pyrite.sources import retention
 from pyrite.spec.stages import retention_name
+from pyrite.tables import Texts
 
 #: Passages ranked per query, as many as the metrics need.
 RANKED = 10
@@ -28,42 +31,57 @@ RESCORED = RANKED + 5
 RESCORED_BLOCK = 16_384
 
 
+class Corpus(NamedTuple):
+    """Passages to search: their ids, and their texts as models read them, which need not fit into memory."""
+
+    ids: pa.StringArray
+    texts: Texts
+
+
+def corpus_of(passages: pa.Table) -> Corpus:
+    """The ``passages`` of a table in memory, with the columns passage_id, context and text."""
+
+    def texts(rows: int) -> Iterator[list[str]]:
+        return (tables.in_context(passages.slice(start, rows)) for start in range(0, passages.num_rows, rows))
+
+    return Corpus(passages["passage_id"].combine_chunks(), texts)
+
+
 def rank(
     encoder: Encoder,
-    corpus: tuple[list[str], list[str]],
+    corpus: Corpus,
     queries: tuple[list[str], list[str]],
     progress: Progress,
     rescorer: Encoder | None = None,
 ) -> pa.Table:
     """The top ``RANKED`` passages of each query: columns query_id, passage_id, rank (from 1), score.
 
-    ``corpus`` and ``queries`` are (ids, texts). The search covers all of the corpus. ``rescorer``: the same model in
-    float32, which scores the top ``RESCORED`` again.
+    ``queries`` are (ids, texts). The search covers all of the corpus. ``rescorer``: the same model in float32, which
+    scores the top ``RESCORED`` again.
     """
-    (passage_ids, passage_texts), (_, query_texts) = corpus, queries
-    files = encoder.corpus(in_memory(passage_texts), progress)
-    k = min(RESCORED, len(passage_ids))
-    found = top_k(encoder.encode(query_texts, "query"), read_blocks(files), k, encoder.device)
+    files = encoder.corpus(corpus.texts, progress)
+    k = min(RESCORED, len(corpus.ids))
+    found = top_k(encoder.encode(queries[1], "query"), read_blocks(files), k, encoder.device)
     return rank_found(found, corpus, queries, progress, rescorer)
 
 
 def rank_found(
     top: tuple[Floats, Integers],
-    corpus: tuple[list[str], list[str]],
+    corpus: Corpus,
     queries: tuple[list[str], list[str]],
     progress: Progress,
     rescorer: Encoder | None = None,
 ) -> pa.Table:
     """As ``rank``, from scores and positions of the top ``RESCORED`` passages at least, of shape (queries, k)."""
-    (passage_ids, passage_texts), (query_ids, query_texts) = corpus, queries
+    query_ids, query_texts = queries
     scores, found = top[0][:, :RESCORED], top[1][:, :RESCORED]
     if rescorer:
-        scores, found = _rescore(rescorer, passage_texts, query_texts, found, progress)
-    return rankings((query_ids, passage_ids), scores[:, :RANKED], found[:, :RANKED])
+        scores, found = _rescore(rescorer, corpus.texts, query_texts, found, progress)
+    return rankings((query_ids, corpus.ids), scores[:, :RANKED], found[:, :RANKED])
 
 
 def _rescore(
-    encoder: Encoder, passages: list[str], queries: list[str], found: Integers, progress: Progress
+    encoder: Encoder, passages: Texts, queries: list[str], found: Integers, progress: Progress
 ) -> tuple[Floats, Integers]:
     """The scores of the passages at the positions ``found``, shape (queries, k), and these in the new order.
 
@@ -74,9 +92,10 @@ def _rescore(
     queried = encoder.encode(queries, "query")
     scores: Floats = np.empty(found.size, dtype=np.float32)
     pairs = np.argsort(inverse, kind="stable")  # positions in ``scores``, in the order of their passages
+    texts = _texts_at(passages, distinct)
     for start in range(0, len(distinct), RESCORED_BLOCK):
-        block = distinct[start : start + RESCORED_BLOCK]
-        vectors = _passage_vectors(encoder.passage_encoder, [passages[i] for i in block], progress)
+        block = list(islice(texts, RESCORED_BLOCK))
+        vectors = _passage_vectors(encoder.passage_encoder, block, progress)
         first, last = np.searchsorted(inverse, [start, start + len(block)], sorter=pairs)
         for begin in range(first, last, RESCORED_BLOCK):
             chunk = pairs[begin : min(begin + RESCORED_BLOCK, last)]
@@ -86,6 +105,15 @@ def _rescore(
     return np.take_along_axis(scores, order, axis=1), np.take_along_axis(found, order, axis=1)
 
 
+def _texts_at(texts: Texts, positions: Integers) -> Iterator[str]:
+    """The ``texts`` at the ascending ``positions``."""
+    start = 0
+    for block in texts(BLOCK):
+        first, last = np.searchsorted(positions, [start, start + len(block)])
+        yield from (block[position] for position in (positions[first:last] - start).tolist())
+        start += len(block)
+
+
 def _passage_vectors(encoder: Encoder, texts: list[str], progress: Progress) -> Floats:
     """The embeddings of ``texts``, shape (texts, dims). The base model's are cached: other runs need them too."""
     if encoder.folder != encoder.base:
@@ -93,7 +121,7 @@ def _passage_vectors(encoder: Encoder, texts: list[str], progress: Progress) -> 
     return np.concatenate([np.load(file) for file in encoder.corpus(in_memory(texts), progress)])
 
 
-def rankings(ids: tuple[list[str], list[str] | pa.Array], scores: Floats, found: Integers) -> pa.Table:
+def rankings(ids: tuple[list[str], pa.StringArray], scores: Floats, found: Integers) -> pa.Table:
     """Search results as a table with the columns query_id, passage_id, rank (from 1) and score.
 
     Args:
@@ -104,7 +132,7 @@ def rankings(ids: tuple[list[str], list[str] | pa.Array], scores: Floats, found:
     return pa.table(
         {
             "query_id": np.repeat(query_ids, k).tolist(),
-            "passage_id": pa.array(passage_ids, pa.string()).take(pa.array(found.ravel())),
+            "passage_id": passage_ids.take(pa.array(found.ravel())),
             "rank": pa.array(np.tile(np.arange(1, k + 1), len(query_ids)), pa.int32()),
             "score": pa.array(scores.ravel(), pa.float32()),
         }
@@ -115,7 +143,7 @@ def rank_split(
     encoder: Encoder,
     model: str,
     split: str,
-    passages: pa.Table,
+    corpus: Corpus,
     queries: pa.Table,
     progress: Progress,
     rescorer: Encoder | None = None,
@@ -126,7 +154,6 @@ def rank_split(
     ``top``: the result of a search for them; None: search now.
     """
     queries = queries.filter(pc.equal(queries["split"], split))
-    corpus = (passages["passage_id"].to_pylist(), tables.in_context(passages))
     texts = (queries["query_id"].to_pylist(), queries["text"].to_pylist())
     if top is None:
         ranked = rank(encoder, corpus, texts, progress, rescorer)
@@ -139,7 +166,7 @@ def score_split(
     encoder: Encoder,
     model: str,
     split: str,
-    passages: pa.Table,
+    corpus: Corpus,
     queries: pa.Table,
     qrels: pa.Table,
     progress: Progress,
@@ -147,18 +174,17 @@ def score_split(
     top: tuple[Floats, Integers] | None = None,
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
     """Rankings (RANKINGS) and per-query metrics (PER_QUERY rows) of ``model`` on the queries of ``split``."""
-    table = rank_split(encoder, model, split, passages, queries, progress, rescorer, top)
+    table = rank_split(encoder, model, split, corpus, queries, progress, rescorer, top)
     return table, score_rankings(model, split, table, queries, qrels)
 
 
 def score_bm25(
-    model: str, split: str, passages: pa.Table, queries: pa.Table, qrels: pa.Table
+    model: str, split: str, corpus: Corpus, queries: pa.Table, qrels: pa.Table
 ) -> tuple[pa.Table, list[dict[str, Any]]]:
-    """As ``score_split``, for BM25 over the passages in context."""
+    """As ``score_split``, for BM25."""
     queries = queries.filter(pc.equal(queries["split"], split))
-    scores, found = bm25.rank(tables.in_context(passages), queries["text"].to_pylist(), RANKED)
-    ids = queries["query_id"].to_pylist(), passages["passage_id"].to_pylist()
-    table = label_rankings(model, split, rankings(ids, scores, found))
+    scores, found = bm25.rank(corpus.texts, queries["text"].to_pylist(), RANKED)
+    table = label_rankings(model, split, rankings((queries["query_id"].to_pylist(), corpus.ids), scores, found))
     return table, score_rankings(model, split, table, queries, qrels)
 
 
@@ -197,9 +223,9 @@ def means(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 class Retention(NamedTuple):
-    """A retention set: (ids, texts) of passages and of queries, and qrels."""
+    """A retention set: passages, (ids, texts) of queries, and qrels."""
 
-    corpus: tuple[list[str], list[str]]
+    corpus: Corpus
     queries: tuple[list[str], list[str]]
     qrels: pa.Table
 
@@ -211,7 +237,7 @@ def read_retention(path: str) -> Retention:
     qrels = [(q.id, document, grade) for q in questions for document, grade in q.relevant.items()]
     query_ids, passage_ids, grades = zip(*qrels, strict=True)
     return Retention(
-        ([d.id for d in documents], [d.text for d in documents]),
+        Corpus(pa.array([d.id for d in documents]), in_memory([d.text for d in documents])),
         ([q.id for q in questions], [q.text for q in questions]),
         pa.table({"query_id": query_ids, "passage_id": passage_ids, "grade": pa.array(grades, pa.int8())}),
     )

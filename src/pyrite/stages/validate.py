@@ -29,14 +29,24 @@ from pyrite.stages.inputs import (
     encoder,
     encoder_for,
     model_folder,
+    passage_texts,
     read_passage_ids,
-    read_passages,
     read_passages_at,
     read_qrels,
     read_queries,
     resaved_base,
 )
-from pyrite.stages.scoring import RANKED, label_rankings, means, rank_split, rankings, score_rankings, score_retention
+from pyrite.stages.scoring import (
+    RANKED,
+    Corpus,
+    corpus_of,
+    label_rankings,
+    means,
+    rank_split,
+    rankings,
+    score_rankings,
+    score_retention,
+)
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
@@ -117,7 +127,7 @@ class _Scores:
         return self._queries.filter(pc.equal(self._queries["split"], split))
 
     @cached_property
-    def _pool(self) -> pa.Table:
+    def _pool(self) -> Corpus:
         """The passages that base or iteration's model rank among the first ``DEPTH`` for some validation query.
 
         A blend's first passages are nearly always among them, so it need not encode the complete corpus
@@ -126,11 +136,11 @@ class _Scores:
         """
         ctx, k = self._ctx, min(DEPTH, self.passages.num_rows)
         if ctx.spec.evaluate.judge:
-            return read_passages(ctx)
+            return Corpus(self.passages["passage_id"].combine_chunks(), passage_texts(ctx))
         found = [
             read_found(ctx, iteration, "val", self._of_split("val").num_rows, k)[1] for iteration in (0, ctx.iteration)
         ]
-        return read_passages_at(ctx, np.unique(np.concatenate([each.ravel() for each in found])))
+        return corpus_of(read_passages_at(ctx, np.unique(np.concatenate([each.ravel() for each in found]))))
 
     def add_retention(self, name: str, encoder: Encoder) -> None:
         """Score a model on the retention set, unless it is scored already or the run has no such set."""
