@@ -420,7 +420,7 @@ def test_a_question_that_was_generated_twice_is_checked_once(tmp_path: Path) -> 
         )
         store, step = open_store(str(tmp_path)), Step("generate", None, 0)
         ctx = StepContext(spec, step, store, "runs/r", {}, "runs/r/scratch", NullProgress())
-        own = OwnPassages(ctx, pa.Table.from_pylist(rows, tables.PASSAGES))
-        reasons = asyncio.run(own.grade([question, question]))
+        passages = pa.Table.from_pylist(rows, tables.PASSAGES)
+        reasons = asyncio.run(OwnPassages(ctx).grade([question, question], passages))
         assert server.graded.total() == 1
     assert len(reasons) == 2

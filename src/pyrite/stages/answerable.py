@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pyrite.generation.questions import GeneratedQuestion, to_tables
 from pyrite.judges import Pair, open_judge
@@ -18,12 +17,12 @@ NOT_GRADED = "the judge gave no grade for its own passage"
 class OwnPassages:
     """Grades questions against the passages from which they were generated. The judge stage reuses the judgments."""
 
-    def __init__(self, ctx: StepContext, passages: pa.Table):
-        self._ctx, self._passages = ctx, passages
+    def __init__(self, ctx: StepContext):
+        self._ctx = ctx
         self._session: JudgingSession | None = None
 
-    async def grade(self, questions: Sequence[GeneratedQuestion]) -> list[str | None]:
-        """For each question, each generated from one passage: the reason to drop it, or None.
+    async def grade(self, questions: Sequence[GeneratedQuestion], passages: pa.Table) -> list[str | None]:
+        """For each question, each generated from one of ``passages``: the reason to drop it, or None.
 
         Raises:
             PyriteError: too many pairs could not be graded, or the judge cannot continue.
@@ -33,9 +32,8 @@ class OwnPassages:
         assert spec.generate.answerable_grade is not None
         own_passages = [(pair.query_id, [pair.passage_id]) for pair in dict.fromkeys(pairs)]
         self._ctx.progress.begin(len(own_passages), "questions checked")
-        own = pc.is_in(self._passages["passage_id"], pa.array({pair.passage_id for pair in pairs}, pa.string()))
         queries, qrels = to_tables(list({question.id: question for question in questions}.values()))
-        judge = open_judge(spec.main_judge, queries, self._passages.filter(own), qrels)
+        judge = open_judge(spec.main_judge, queries, passages, qrels)
         cache = open_cache(self._ctx.store, judge, f"{spec.name}/generate.{self._ctx.step.shard}")
         session = JudgingSession(judge, cache, len(own_passages), spec.judge.max_missing, self._ctx.progress)
         self._session = session

@@ -6,7 +6,8 @@ Replies are saved as they arrive, so a killed shard resumes.
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from itertools import starmap
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +24,7 @@ from pyrite.llm.pool import Pool
 from pyrite.stages.answerable import OwnPassages
 from pyrite.stages.context import StepContext
 from pyrite.stages.flushing import run_with_flush
-from pyrite.stages.inputs import read_passages, read_prepared
+from pyrite.stages.inputs import read_passage_parts, read_passages_with, read_prepared
 
 NO_REPLY = "the server sent no reply"
 NO_EXAMPLES = "there is no training question to use as an example"
@@ -59,7 +60,6 @@ class _Shard:
         assert ctx.step.shard is not None
         self._ctx, self._spec, self.number = ctx, ctx.spec.generate, ctx.step.shard
         queries, _ = read_prepared(ctx)
-        self._passages = read_passages(ctx)
         self._existing: list[str] = queries["text"].to_pylist()
         self._examples: list[str] = queries.filter(pc.equal(queries["split"], "train"))["text"].to_pylist()
         self._prompt = prompt.load(self._spec.prompt)
@@ -67,7 +67,7 @@ class _Shard:
         self.fingerprint = prompt.fingerprint(pool.model, self._prompt, self._spec.temperature)
         writer = f"{ctx.spec.name}/{self.number}"
         self.session = GenerationSession(pool, ctx.store, self.fingerprint, writer, ctx.progress)
-        self._own_passages = OwnPassages(ctx, self._passages)
+        self._own_passages = OwnPassages(ctx)
         self.dropped: Counter[str] = Counter()
         self.dropped_examples: dict[str, list[str]] = {}
 
@@ -97,7 +97,7 @@ class _Shard:
         counts = sampling.split_counts(count, self._ctx.spec.prepare.split)
         if self._existing:
             counts = {"train": count}
-        passages = sampling.sample_passages(_source_passages(self._passages), counts, self._ctx.spec.data_seed)
+        passages = sampling.sample_passages(_source_passages(self._ctx, counts), counts, self._ctx.spec.data_seed)
         if len(passages) < count and self.number == 0:
             self._ctx.progress.message(
                 f"only {len(passages):,} questions are generated from passages, not {count:,}: there is one per passage"
@@ -107,7 +107,7 @@ class _Shard:
     async def _from_passages(self, passages: Sequence[SourcePassage]) -> list[GeneratedQuestion]:
         """The usable questions that are generated from one passage each."""
         ids = pa.array([passage.passage_id for passage in passages], pa.string())
-        selected = self._passages.filter(pc.is_in(self._passages["passage_id"], ids))
+        selected = read_passages_with(self._ctx, ids, tables.PASSAGES)
         rows = {row["passage_id"]: row for row in selected.to_pylist()}
         texts = dict(zip(selected["passage_id"].to_pylist(), tables.in_context(selected), strict=True))
         requests = [
@@ -121,7 +121,7 @@ class _Shard:
                 row, origin = rows[passage.passage_id], (passage.passage_id,)
                 topic, type_ = (row["parents"][0][name] for name in ("topic", "type"))
                 questions.append(GeneratedQuestion(text, passage.split, topic, type_, origin, origin, row["group"]))
-        return await self._answerable(questions)
+        return await self._answerable(questions, selected)
 
     async def _few_shot(self, numbers: Sequence[int]) -> list[GeneratedQuestion]:
         """The usable questions that are generated from examples."""
@@ -137,8 +137,8 @@ class _Shard:
         texts = [(request.name, self._usable(replies.get(request.name))) for request in requests]
         return [GeneratedQuestion(text, "train", "", "", (), (name,)) for name, text in texts if text]
 
-    async def _answerable(self, questions: list[GeneratedQuestion]) -> list[GeneratedQuestion]:
-        """The questions that their own passage answers, according to the run's judge."""
+    async def _answerable(self, questions: list[GeneratedQuestion], passages: pa.Table) -> list[GeneratedQuestion]:
+        """The questions that their own passage (in ``passages``) answers, according to the run's judge."""
         if self._spec.answerable_grade is None or not questions:
             return questions
         judge = self._ctx.spec.main_judge
@@ -149,7 +149,7 @@ class _Shard:
                     "generate.answerable_grade is ignored"
                 )
             return questions
-        reasons = await self._own_passages.grade(questions)
+        reasons = await self._own_passages.grade(questions, passages)
         for question, reason in zip(questions, reasons, strict=True):
             if reason:
                 self._drop(reason, question.text)
@@ -203,11 +203,17 @@ class _Shard:
         self._own_passages.merge()
 
 
-def _source_passages(passages: pa.Table) -> list[SourcePassage]:
-    """Each passage with its first parent's topic and document, without boilerplate and near-duplicates."""
-    passages = passages.filter(pc.and_(pc.is_null(passages["near_duplicate"]), pc.invert(passages["boilerplate"])))
-    columns = (passages[name].to_pylist() for name in ("passage_id", "split", "parents"))
-    return [
-        SourcePassage(passage_id, split, parents[0]["topic"], parents[0]["document_id"])
-        for passage_id, split, parents in zip(*columns, strict=True)
-    ]
+def _source_passages(ctx: StepContext, splits: Collection[str]) -> Iterator[SourcePassage]:
+    """The passages of ``splits`` with their first parent's topic and document, without boilerplate and near-duplicates."""
+    columns = tables.subset(tables.PASSAGES, "passage_id", "split", "near_duplicate", "boilerplate", "parents")
+    for part in read_passage_parts(ctx, columns):
+        usable = pc.and_(pc.is_null(part["near_duplicate"]), pc.invert(part["boilerplate"]))
+        used = part.filter(pc.and_(usable, pc.is_in(part["split"], pa.array(splits, pa.string()))))
+        first = pc.list_element(used["parents"], 0)
+        names = (
+            used["passage_id"],
+            used["split"],
+            pc.struct_field(first, "topic"),
+            pc.struct_field(first, "document_id"),
+        )
+        yield from starmap(SourcePassage, zip(*(each.to_pylist() for each in names), strict=True))

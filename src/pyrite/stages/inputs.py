@@ -51,9 +51,9 @@ def read_passages_at(ctx: StepContext, positions: npt.NDArray[np.int64]) -> pa.T
     return pa.concat_tables(parts)
 
 
-def read_passages_with(ctx: StepContext, ids: pa.StringArray) -> pa.Table:
-    """The passages that have one of the ``ids``, with their ids, contexts and texts."""
-    parts = read_passage_parts(ctx, _IN_CONTEXT)
+def read_passages_with(ctx: StepContext, ids: pa.StringArray, schema: pa.Schema = _IN_CONTEXT) -> pa.Table:
+    """The passages that have one of the ``ids``: the columns of ``schema``, by default ids, contexts and texts."""
+    parts = read_passage_parts(ctx, schema)
     return pa.concat_tables(part.filter(pc.is_in(part["passage_id"], ids)) for part in parts)
 
 
