@@ -204,7 +204,7 @@ class _Shard:
 
 
 def _source_passages(ctx: StepContext, splits: Collection[str]) -> Iterator[SourcePassage]:
-    """The passages of ``splits`` with their first parent's topic and document, without boilerplate and near-duplicates."""
+    """The passages of ``splits`` with their first topic and document, without boilerplate and near-duplicates."""
     columns = tables.subset(tables.PASSAGES, "passage_id", "split", "near_duplicate", "boilerplate", "parents")
     for part in read_passage_parts(ctx, columns):
         usable = pc.and_(pc.is_null(part["near_duplicate"]), pc.invert(part["boilerplate"]))
