@@ -123,7 +123,7 @@ class Footprint:
 
     def _generate(self, _: int) -> Needs:
         kept = self._queries / (self._spec.generate.shards if self._spec.generate else 1)
-        return Needs(memory=_PROCESS + self._work.characters * 2, read=self._passages, written=kept, kept=kept)
+        return Needs(memory=_PROCESS + 650 * self._work.passages, read=self._passages, written=kept, kept=kept)
 
     def _embed(self, _: int) -> Needs:
         work, shards = self._work, self._spec.retrieve.shards
