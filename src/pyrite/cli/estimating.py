@@ -88,8 +88,10 @@ def show_stages(found: Estimate, on: Machine, machines: int) -> None:
     table.add_row("total", "", "", "", here, elsewhere, dollars(sum(each.dollars for each in found.stages)))
     console.print(table)
     console.print(
-        f"Memory and disk are those of one step, time and dollars of all. The run leaves {size(found.store)} in the "
-        f"store. The time on {there} is an estimate; its steps run in parallel where they can.",
+        f"Memory and disk are those of one step; time and dollars those of all. The run leaves {size(found.store)} in "
+        f"the store. Here, the speed of encoding was measured now. The time on {there} is an estimate: GPUs reach a "
+        f"fifth of their peak, and steps run in parallel where they can. A machine is {on.dollars_per_hour} dollars an "
+        f"hour; stages without a GPU or an LLM need a node of {on.cpu_dollars_per_hour} instead.",
         highlight=False,
     )
 

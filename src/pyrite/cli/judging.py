@@ -39,15 +39,12 @@ def register(app: typer.Typer) -> None:
 
         The last line of the output is the path of a page with judgments to read.
         """
-        from transformers.utils.logging import disable_progress_bar
-
         from pyrite.estimate.probes import probe_folder
         from pyrite.judge_eval.common import check_judge, check_server
         from pyrite.judge_eval.probe import probe as run_probe
         from pyrite.report import terminal
         from pyrite.report.pages import probe_page
 
-        disable_progress_bar()  # Pyrite has its own
         run = run_from_file(run_file, overrides, store)
         check_judge(run.spec.main_judge)
         with _shared_lock(run) as display:

@@ -207,7 +207,9 @@ def _load(folder: Path, base: Path, spec: ModelSpec, device: str, **settings: An
 def _load_unlimited(folder: Path, base: Path, spec: ModelSpec, device: str, **settings: Any) -> "SentenceTransformer":
     """As ``_load``, with the maximum length that the folder's configuration gives."""
     from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # Pyrite has its own
     try:
         return SentenceTransformer(
             str(folder),

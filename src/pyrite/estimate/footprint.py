@@ -48,7 +48,7 @@ class Needs:
         cpu: seconds on one core, besides encoding, training and search.
         encoded: characters of passages that it encodes.
         encoded_float32: the same, in float32.
-        trained: characters that it trains on, on each GPU.
+        trained: characters that it trains on.
         compared: pairs of a query's and a passage's embedding that it compares.
     """
 
@@ -176,11 +176,12 @@ class Footprint:
         activations = _FLOAT32_ACTIVATIONS * activation_bytes(self._model, texts * tokens)
         more = 1 + 0.5 * (iteration - 1) if self._spec.mine.accumulate else 1
         return Needs(
-            memory=_PROCESS + _TORCH + training_bytes(self._model, 0) + activations + 1300 * work.train,
+            # With several GPUs, each process has its own model and ids.
+            memory=spec.gpus * (_PROCESS + _TORCH + training_bytes(self._model, 0) + activations + 1300 * work.train),
             read=self._examples + self._saved,
             written=6 * self._saved + 2 * self._examples,
             kept=self._saved,
-            trained=self._trained() * more / spec.gpus,
+            trained=self._trained() * more,
         )
 
     def _trained(self) -> float:

@@ -85,7 +85,9 @@ def describe_assessing(run: Run, cost: JudgeCost, on: Machine, machines: int) ->
 
 
 def about(seconds: float) -> str:
-    """A duration, roughly: ``a minute``, ``12 minutes``, ``3.4 hours``."""
+    """A duration, roughly: ``a minute``, ``12 minutes``, ``3.4 hours``, ``155 days``."""
     if seconds < 90:
         return "a minute"
-    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} minutes"
+    return f"{seconds / 3600:.1f} hours" if seconds < 100 * 3600 else f"{seconds / 86_400:,.0f} days"

@@ -70,7 +70,8 @@ def of_numbers(spec: RunSpec, passages: int, queries: int) -> Workload:
     """The workload of a source with this many passages and training queries, in addition to generated ones."""
     split = spec.prepare.split
     held_out = queries * (split.val + split.test) / split.train
-    work = Workload(passages, passages * _LENGTH * spec.prepare.max_chars, queries, held_out, _KNOWN, queries > 0)
+    train = min(queries, spec.prepare.max_train_queries or queries)
+    work = Workload(passages, passages * _LENGTH * spec.prepare.max_chars, train, held_out, _KNOWN, queries > 0)
     return _with_generated(spec, work, ()) if spec.generate else work
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset, disable_progress_bars, load_dataset
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -272,6 +272,7 @@ def read_examples(path: Path, labels: bool, negatives: int, cache: Path) -> tupl
     """The examples as a memory-mapped dataset, with the column ``label`` if ``labels``, and as the sampler's rows."""
     texts = ["anchor", "positive", *(f"negative_{i}" for i in range(1, negatives + 1))]
     columns = [*texts, "label"] if labels else texts
+    disable_progress_bars()
     dataset = load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(cache), columns=columns)
     ids = tables.subset(tables.examples(negatives), "query_id", "positive_id", "negative_ids", "relevant_ids", "group")
     rows = [
