@@ -119,9 +119,7 @@ def estimate(
         elapsed = 0.0
         for _, group in groupby(steps, key=lambda step: step.iteration):
             at_once = list(group)
-            longest = max(there.seconds(needs[step]) for step in at_once) / (
-                spec.finetune.gpus if stage == "finetune" else 1
-            )
+            longest = max(there.seconds(needs[step]) for step in at_once) / processes
             rounds = math.ceil(len(at_once) / gpus) if gpus else 1
             elapsed += rounds * (_START_SECONDS + longest) if of_llm is None else _START_SECONDS + of_llm * len(at_once)
         dollars = on.dollars_per_hour * machines if gpus or of_llm is not None else on.cpu_dollars_per_hour
