@@ -143,6 +143,10 @@ def test_single_steps_give_the_result_of_train(pyrite: Pyrite, run_file: Path, t
         result = pyrite(verb, run_file, "iterations=1", *options)
         assert result.returncode == 0, f"{verb}: {result.stderr}"
     assert "already finished" in pyrite("mine", run_file, "iterations=1", "-i", 1).stdout
+    for options, why in ((["-i", 1, "--shard", 2], "its shards are 0 to 1"), (["-i", 2, "--shard", 0], "fewer iter")):
+        absent = pyrite("judge", run_file, "iterations=1", *options)
+        assert absent.returncode == 2
+        assert why in absent.stderr
     by_hand = json.loads((tmp_path / "store/runs/small/report/report.json").read_text())
     other = pyrite("train", run_file, "iterations=1", PYRITE_STORE=str(tmp_path / "other"))
     assert other.returncode == 0, other.stderr

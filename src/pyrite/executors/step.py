@@ -115,10 +115,9 @@ def run_step(run: Run, step: Step, progress: Progress, *, force: bool = False) -
         states = survey(run.spec, manifests, run.external)
         state = next((state for state in states if state.step == step), None)
         if state is None:
-            raise UserError(
-                f"run {run.spec.name} has no step {step.name}: it has fewer iterations or shards. `pyrite status` "
-                "lists its steps."
-            )
+            others = [each.step for each in states if each.step[:2] == step[:2]]
+            why = f"its shards are 0 to {len(others) - 1}" if others else "it has fewer iterations"
+            raise UserError(f"run {run.spec.name} has no step {step.name}: {why}. `pyrite status` lists its steps.")
         if state.state == "waiting":
             missing = next(state.step for state in states if state.state == "ready")
             raise UserError(f"{step.label} needs {missing.label}, which is not finished. Run that step first.")
