@@ -8,7 +8,7 @@ on 2 cores takes minutes. The estimate gets the numbers of passages and training
 speed.
 
 memory: peak of the step's process. written: embeddings and the largest size of the step's scratch folder, which also
-has the outputs; it is sampled five times a second. kept: embeddings and outputs. seconds: without the start of the
+has the outputs; it is sampled five times a second. stored: embeddings and outputs. seconds: without the start of the
 process. Run it on a machine that is idle otherwise, or ignore the seconds.
 
 It prints what was measured, and the estimate divided by it. The last line is JSON.
@@ -16,6 +16,7 @@ It prints what was measured, and the estimate divided by it. The last line is JS
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +32,12 @@ from bench_scale import write_rows
 
 from pyrite.config import dump, load
 from pyrite.estimate import estimate
-from pyrite.estimate.workload import of_numbers
+from pyrite.estimate.workload import workload_of
 from pyrite.executors.step import open_run
 from pyrite.report.formatting import size
 from pyrite.store import open_store
 
-#: By step, what it needs: memory, written and kept in bytes, and seconds.
+#: By step, what it needs: memory, written and stored in bytes, and seconds.
 Figures = Mapping[str, Mapping[str, float]]
 
 
@@ -70,11 +72,10 @@ class ScratchSizes(threading.Thread):
 def _bytes(folder: Path) -> int:
     """Bytes of the files in ``folder``; they may disappear meanwhile."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += (Path(parent) / name).stat().st_size
     return total
 
 
@@ -92,7 +93,7 @@ def measured(run_file: Path, store: Path) -> Figures:
         found[manifest["step"]] = {
             "memory": manifest["peak_memory_bytes"],
             "written": embeddings + max(scratch.sizes[manifest["step"]], outputs),
-            "kept": embeddings + outputs,
+            "stored": embeddings + outputs,
             "seconds": manifest["seconds"],
         }
     return found
@@ -102,12 +103,12 @@ def estimated(run_file: Path, store: Path) -> Figures:
     """What the estimate says by the run's numbers of passages and training queries."""
     run = open_run(load(run_file), open_store(str(store)))
     prepared = run.manifests()["prepare"]["summary"]
-    found = estimate(run, work=of_numbers(run.spec, prepared["passages"], prepared["queries"]["train"]))
+    found = estimate(run, work=workload_of(run.spec, prepared["passages"], prepared["queries"]["train"]))
     return {
         step.name: {
             "memory": needs.memory,
             "written": needs.written,
-            "kept": needs.kept,
+            "stored": needs.stored,
             "seconds": found.seconds[step],
         }
         for step, needs in found.needs.items()
@@ -125,12 +126,12 @@ def main() -> int:
         write_rows(folder, options)
         base = options.model or one_layer(folder / "model")
         source = {"kind": "jsonl", "path": str(folder / "rows.jsonl"), "title": "title", "topic": "topic"}
-        written = {"source": source, "iterations": 1, "model": {"base": str(base), "max_tokens": 16}}
-        (folder / "written.yaml").write_text(json.dumps(written))
+        settings = {"source": source, "iterations": 1, "model": {"base": str(base), "max_tokens": 16}}
+        (folder / "settings.yaml").write_text(json.dumps(settings))
         run_file, store = folder / "bench.yaml", folder / "store"
-        run_file.write_text(dump(load(folder / "written.yaml", [*options.overrides, "name=bench"])))
+        run_file.write_text(dump(load(folder / "settings.yaml", [*options.overrides, "name=bench"])))
         found, expected = measured(run_file, store), estimated(run_file, store)
-    print(f"\n{'':12}" + "".join(f"{column:>20}" for column in ("memory", "written", "kept", "seconds")))
+    print(f"\n{'':12}" + "".join(f"{column:>20}" for column in ("memory", "written", "stored", "seconds")))
     ratios = {}
     for step, of_step in expected.items():
         ratios[step] = {name: round(value / max(found[step][name], 1e-9), 2) for name, value in of_step.items()}

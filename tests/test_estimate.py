@@ -13,7 +13,7 @@ from pyrite.config import load
 from pyrite.costs import DEFAULT_MACHINE, machine
 from pyrite.estimate import Estimate, StageEstimate, estimate
 from pyrite.estimate.speed import Speed
-from pyrite.estimate.workload import of_numbers
+from pyrite.estimate.workload import workload_of
 from pyrite.executors.step import Run, open_run, run_step
 from pyrite.judges.llm import fingerprint
 from pyrite.judges.prompt import load_prompt
@@ -245,7 +245,7 @@ def test_more_gpus_shorten_embed_and_more_servers_judging(tmp_path: Path) -> Non
 
     def stages(machines: int, *words: str) -> dict[str, StageEstimate]:
         run = Run(load(path, words), open_store(str(tmp_path / "s")), {})
-        work = of_numbers(run.spec, 10_000_000, 1_000_000)
+        work = workload_of(run.spec, 10_000_000, 1_000_000)
         return {each.stage: each for each in estimate(run, None, machines, work, SPEED).stages}
 
     one, four, eight = stages(1), stages(1, "retrieve.shards=4"), stages(2, "retrieve.shards=8")

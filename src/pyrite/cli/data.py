@@ -1,4 +1,4 @@
-"""pyrite init, check, fetch: verbs before a run."""
+"""pyrite init, check, fetch: commands before a run."""
 
 from enum import StrEnum
 from importlib import resources
@@ -32,7 +32,7 @@ class Kind(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verbs to ``app``."""
+    """Add the commands to ``app``."""
     panel = "Before a run"
 
     @app.command(rich_help_panel=panel)

@@ -12,7 +12,7 @@ from pyrite.costs import machine as machine_named
 from pyrite.errors import UserError
 from pyrite.estimate import Estimate, estimate
 from pyrite.estimate.llm import CASCADE_NOTE
-from pyrite.estimate.workload import Workload, of_numbers
+from pyrite.estimate.workload import Workload, workload_of
 from pyrite.executors.step import Run
 from pyrite.report.formatting import NONE, dollars, duration, size
 from pyrite.store import open_store
@@ -49,9 +49,9 @@ def register(app: typer.Typer) -> None:
             run, work = run_from_file(run_file, overrides, store), None
         else:
             run = Run(load(run_file, overrides or ()), open_store(store), {})
-            work = of_numbers(run.spec, passages, queries)
+            work = workload_of(run.spec, passages, queries)
         found = timed_estimate(run, on, machines, work)
-        console.print(found.summary, highlight=False)
+        console.print(found.summary, highlight=False, markup=False)
         show_stages(found, on, machines)
         if found.assessing:
             console.print(found.assessing, highlight=False, markup=False)
@@ -63,7 +63,9 @@ def register(app: typer.Typer) -> None:
             console.print(CASCADE_NOTE, highlight=False)
         show_no_go(run)
         if not found.all_judging.measured:
-            console.print(f"`pyrite probe {run_file}` measures the judge's speed and its quality", highlight=False)
+            console.print(
+                f"`pyrite probe {run_file}` measures the judge's speed and its quality", highlight=False, markup=False
+            )
 
 
 def timed_estimate(run: Run, on: Machine, machines: int = 1, work: Workload | None = None) -> Estimate:
@@ -88,10 +90,11 @@ def show_stages(found: Estimate, on: Machine, machines: int) -> None:
     table.add_row("total", "", "", "", here, elsewhere, dollars(sum(each.dollars for each in found.stages)))
     console.print(table)
     console.print(
-        f"Memory and disk are those of one step; time and dollars those of all. The run leaves {size(found.store)} in "
-        f"the store. Here, the speed of encoding was measured now. The time on {there} is an estimate: GPUs reach a "
-        f"fifth of their peak, and steps run in parallel where they can. A machine is {on.dollars_per_hour} dollars an "
-        f"hour; stages without a GPU or an LLM need a node of {on.cpu_dollars_per_hour} instead.",
+        f"Memory and disk are for one step, time and dollars for all steps. The run stores {size(found.store)}. Here, "
+        "the speed of encoding was measured; other times follow from it or from measurements on other CPUs. The time "
+        f"on {there} assumes that GPUs reach a fifth of their peak, and that steps run in parallel where they can. A "
+        f"machine costs {on.dollars_per_hour} dollars an hour; stages without a GPU or an LLM need only a node at "
+        f"{on.cpu_dollars_per_hour}.",
         highlight=False,
     )
 

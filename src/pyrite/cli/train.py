@@ -138,7 +138,7 @@ def _show_plan(run: Run) -> None:
         todo = f"again: {state.stale}" if state.stale else "to do"
         table.add_row(state.step.label, *(("done", "") if state.state == "done" else (todo, f"{seconds:,.0f} s")))
     console.print(table)
-    console.print(expected.summary, highlight=False)
+    console.print(expected.summary, highlight=False, markup=False)
     show_stages(expected, on, 1)
     for text in filter(None, (expected.judging, expected.assessing)):
         console.print(text, highlight=False, markup=False)

@@ -10,7 +10,7 @@ from pyrite.embedding.encoder import Encoder
 from pyrite.embedding.models import base_folder, size
 from pyrite.estimate import llm, speed
 from pyrite.estimate.footprint import Footprint, Needs
-from pyrite.estimate.workload import Workload, of_run
+from pyrite.estimate.workload import Workload, read_workload
 from pyrite.executors.step import Run
 from pyrite.plan import Step, chain, survey
 from pyrite.sources import retention
@@ -84,21 +84,22 @@ def estimate(
         here: the speed of this machine, by default measured, which takes seconds.
 
     Raises:
-        UserError: the source cannot be read.
+        UserError: the source, the base model or a retention set cannot be read, or resources.device is cuda without a
+            GPU.
     """
     spec, on = run.spec, on or machine(DEFAULT_MACHINE)
     manifests = {} if work else run.manifests()
-    work = work or of_run(run, manifests)
+    work = work or read_workload(run, manifests)
     base = base_folder(spec.model.base, spec.model.revision)
     model = size(base)
-    here = here or speed.measured(Encoder(base, base, spec, run.store), work.passage_characters, model)
+    here = here or speed.measure_speed(Encoder(base, base, spec, run.store), work.passage_characters, model)
     sets = spec.evaluate.retention
     texts = (_characters([sets.path]), _characters(sets.report)) if sets else (0, 0)
     footprint = Footprint(spec, work, model, *texts)
     needs = {step: footprint.of(step) for step in chain(spec)}
-    generating = llm.generating(run, work, on, machines)
-    judging = llm.judging(run, work, on, machines)
-    assessing = llm.assessing(run, work, on, machines)
+    generating = llm.generation_cost(run, work, on, machines)
+    judging = llm.judging_cost(run, work, on, machines)
+    assessing = llm.assessment_cost(run, work, on, machines)
     # Seconds of a step on the LLM's servers.
     calling = {
         "generate": generating.hours * 3600 / spec.generate.shards if generating and spec.generate else None,
@@ -109,7 +110,7 @@ def estimate(
     for step, each in needs.items():
         of_llm = calling.get(step.stage)
         seconds[step] = _START_SECONDS + (here.seconds(each) if of_llm is None else of_llm)
-    there = speed.estimated(on, model)
+    there = speed.gpu_speed(on, model)
     stages = []
     for stage in dict.fromkeys(step.stage for step in needs):
         steps = [step for step in needs if step.stage == stage]
@@ -122,7 +123,13 @@ def estimate(
             longest = max(there.seconds(needs[step]) for step in at_once) / processes
             rounds = math.ceil(len(at_once) / gpus) if gpus else 1
             elapsed += rounds * (_START_SECONDS + longest) if of_llm is None else _START_SECONDS + of_llm * len(at_once)
-        dollars = on.dollars_per_hour * machines if gpus or of_llm is not None else on.cpu_dollars_per_hour
+        if of_llm is not None:
+            price = on.dollars_per_hour * machines
+        elif gpus:
+            used = max(processes, *(len(list(group)) for _, group in groupby(steps, key=lambda step: step.iteration)))
+            price = on.dollars_per_hour * min(machines, math.ceil(used / on.servers))
+        else:
+            price = on.cpu_dollars_per_hour
         stages.append(
             StageEstimate(
                 stage,
@@ -131,7 +138,7 @@ def estimate(
                 disk=max(needs[step].disk for step in steps),
                 here=sum(seconds[step] for step in steps) if of_llm is None else None,
                 there=elapsed,
-                dollars=elapsed / 3600 * dollars,
+                dollars=elapsed / 3600 * price,
             )
         )
     todo = [state.step for state in survey(spec, manifests, run.external) if state.state != "done"]
@@ -155,7 +162,7 @@ def estimate(
     if text and spec.judge.kind == "cascade":
         text += f" {llm.CASCADE_NOTE}"
     assess = llm.describe_assessing(run, assessing, on, machines) if assessing and Step("assess") in todo else ""
-    store = sum(each.kept for each in needs.values())
+    store = sum(each.stored for each in needs.values())
     return Estimate(needs, seconds, stages, store, summary, text, judging, assess)
 
 

@@ -4,17 +4,17 @@ The coefficients are fitted to measured runs; ``scripts/bench_estimate.py`` comp
 passages (docs/results.md). Sizes of files are those of Parquet with zstd and English text.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from pyrite.costs import CHARACTERS_PER_TOKEN, pairs_per_query
 from pyrite.embedding.memory import CPU_TEXTS, CPU_TOKENS, activation_bytes, training_bytes
 from pyrite.embedding.models import Size
-from pyrite.estimate.workload import Workload
+from pyrite.estimate.workload import Workload, pool_size
 from pyrite.evaluation.selection import DEFAULT_BLENDS, SEARCH_STEPS
 from pyrite.plan import Step
 from pyrite.spec import RunSpec
 from pyrite.stages.found import DEPTH
+from pyrite.stages.scoring import RESCORED
 
 #: Memory of a step's process before it reads data. A pod of a stage without PyTorch has 300 MB less.
 _PROCESS = 500e6
@@ -24,6 +24,9 @@ _TORCH = 250e6
 
 #: What training in float32 stores on a CPU, relative to the formula for 16 bits.
 _FLOAT32_ACTIVATIONS = 1.7
+
+#: Bytes for the metrics of a query by a model.
+_SCORES = 1000
 
 #: Bytes per weight of a model in a file.
 _SAVED = 4
@@ -44,7 +47,7 @@ class Needs:
         memory: peak memory of its process in bytes.
         read: bytes of the files that it reads, which a pod has on its own disk.
         written: bytes that it writes: outputs, embeddings, and temporary files at their peak.
-        kept: those of them that stay in the store.
+        stored: those of them that stay in the store.
         cpu: seconds on one core, besides encoding, training and search.
         encoded: characters of passages that it encodes.
         encoded_float32: the same, in float32.
@@ -55,7 +58,7 @@ class Needs:
     memory: float
     read: float
     written: float
-    kept: float
+    stored: float
     cpu: float = 0
     encoded: float = 0
     encoded_float32: float = 0
@@ -96,56 +99,50 @@ class Footprint:
 
     def of(self, step: Step) -> Needs:
         """What ``step`` needs."""
-        stages: dict[str, Callable[[int], Needs]] = {
-            "prepare": self._prepare,
-            "generate": self._generate,
-            "embed": self._embed,
-            "retrieve": self._retrieve,
-            "judge": self._judge,
-            "mine": self._mine,
-            "finetune": self._finetune,
-            "validate": self._validate,
-            "assess": self._assess,
-            "evaluate": self._evaluate,
-        }
-        return stages[step.stage](step.iteration or 0)
+        needs: Needs = getattr(self, f"_{step.stage}")(step.iteration or 0)
+        return needs
+
+    def _new_vectors(self, iteration: int) -> int:
+        """1 if a model of the iteration embeds passages; 0 if those are the base model's, which are cached."""
+        return int(iteration == 0 or self._spec.finetune.train == "both")
 
     def _prepare(self, _: int) -> Needs:
         work = self._work
-        kept = self._passages + self._queries
+        stored = self._passages + self._queries
         return Needs(
             memory=_PROCESS + 650 * work.passages,
-            read=0,
-            written=kept + 2 * work.characters,
-            kept=kept,
+            read=work.characters,
+            written=stored + 2 * work.characters,
+            stored=stored,
             cpu=work.characters / 2e6,
         )
 
     def _generate(self, _: int) -> Needs:
-        kept = self._queries / (self._spec.generate.shards if self._spec.generate else 1)
-        return Needs(memory=_PROCESS + 650 * self._work.passages, read=self._passages, written=kept, kept=kept)
+        stored = self._queries / (self._spec.generate.shards if self._spec.generate else 1)
+        return Needs(memory=_PROCESS + 650 * self._work.passages, read=self._passages, written=stored, stored=stored)
 
-    def _embed(self, _: int) -> Needs:
+    def _embed(self, iteration: int) -> Needs:
         work, shards = self._work, self._spec.retrieve.shards
-        kept = self._embeddings / shards + self._found
+        new = self._new_vectors(iteration)
+        stored = new * self._embeddings / shards + self._found
         vectors = work.queries * 4 * self._model.dims
         return Needs(
             memory=self._encoding + 100 * work.passages + vectors + 40 * self._found / 8,
             read=self._passages + self._queries + self._saved,
-            written=kept,
-            kept=kept,
-            encoded=work.characters / shards,
+            written=stored,
+            stored=stored,
+            encoded=new * work.characters / shards,
             compared=work.queries * work.passages / shards,
         )
 
     def _retrieve(self, _: int) -> Needs:
-        kept = self._joined + 20 * self._pairs
+        stored = self._joined + 20 * self._pairs
         found = self._spec.retrieve.shards * self._found
         return Needs(
             memory=_PROCESS + 130e6 + 100 * self._work.passages + 40 * self._pairs,
             read=self._passages + self._queries + found,
-            written=kept + self._work.characters,
-            kept=kept,
+            written=stored + self._work.characters,
+            stored=stored,
             cpu=self._pairs * 10e-6,
         )
 
@@ -155,7 +152,7 @@ class Footprint:
             memory=_PROCESS + 60e6 + (100 * self._work.passages if labels else 0),
             read=self._joined / shards + (self._passages if labels else 0),
             written=2 * self._judgments / shards,
-            kept=self._judgments / shards,
+            stored=self._judgments / shards,
             cpu=self._judged * (20e-6 if labels else 400e-6) / shards,
         )
 
@@ -164,7 +161,7 @@ class Footprint:
             memory=_PROCESS + 80e6 + 300 * self._work.train,
             read=self._joined + self._judgments,
             written=self._examples + 7000 * self._work.train,
-            kept=self._examples,
+            stored=self._examples,
             cpu=self._pairs * 13e-6,
         )
 
@@ -180,7 +177,7 @@ class Footprint:
             memory=spec.gpus * (_PROCESS + _TORCH + training_bytes(self._model, 0) + activations + 1300 * work.train),
             read=self._examples + self._saved,
             written=6 * self._saved + 2 * self._examples,
-            kept=self._saved,
+            stored=self._saved,
             trained=self._trained() * more,
         )
 
@@ -209,32 +206,37 @@ class Footprint:
         blends = len(DEFAULT_BLENDS if spec.blends is None else spec.blends) if iteration else 0
         models = 1 + (SEARCH_STEPS if spec.searches_blend and iteration else blends)
         pool = 1.0 if spec.judge else min(1.0, work.held_out / 2 * DEPTH / max(1, work.passages))
-        embeddings = blends * pool * self._embeddings
+        new = self._new_vectors(iteration)
+        embeddings = new * blends * pool * self._embeddings
         return Needs(
             memory=(self._encoding if models > 1 or self._retention else _PROCESS)
             + (_TORCH if blends else 0)
-            + 100 * work.passages,
+            + 100 * work.passages
+            + _SCORES * work.held_out / 2 * (1 + blends),
             read=self._passages + self._queries + 2 * self._found + 2 * self._saved,
             written=embeddings + (1 + blends) * self._saved,
-            kept=embeddings,
-            encoded=blends * pool * work.characters + models * self._retention,
+            stored=embeddings,
+            encoded=new * blends * pool * work.characters + models * self._retention,
         )
 
     def _assess(self, _: int) -> Needs:
-        return Needs(
-            memory=_PROCESS, read=self._passages, written=100 * self._work.held_out, kept=100 * self._work.held_out
-        )
+        pool = self._work.held_out * pool_size(self._work, self._spec.iterations)
+        texts = 2 * min(pool, self._work.passages) * self._work.passage_characters
+        return Needs(memory=_PROCESS + texts + 200 * pool, read=self._passages, written=2 * 40 * pool, stored=40 * pool)
 
     def _evaluate(self, _: int) -> Needs:
-        # A blend; base and chosen model without context. Of each model, a third of the corpus in float32.
+        work, new = self._work, self._new_vectors(1)
         models = 2 + self._spec.iterations
-        kept = 3 * self._embeddings + self._saved
+        # Base without context; with new vectors also a chosen blend, and the chosen model without context.
+        encodings = 1 + 2 * new
+        rescored = min(1.0, work.held_out / 2 * RESCORED / max(1, work.passages))
+        stored = encodings * self._embeddings + self._saved
         return Needs(
-            memory=self._encoding + 100 * self._work.passages,
+            memory=self._encoding + 100 * work.passages + _SCORES * work.held_out / 2 * models,
             read=self._passages + self._queries + models * (self._saved + self._found),
-            written=kept,
-            kept=kept,
-            encoded=3 * self._work.characters + models * self._reported,
-            encoded_float32=(4 + self._spec.iterations) / 3 * self._work.characters,
-            compared=3 * self._work.held_out / 2 * self._work.passages,
+            written=stored,
+            stored=stored,
+            encoded=encodings * work.characters + models * self._reported,
+            encoded_float32=(2 + models) * rescored * work.characters,
+            compared=encodings * work.held_out / 2 * work.passages,
         )

@@ -2,7 +2,7 @@
 
 from pyrite.costs import GenerateCost, JudgeCost, Machine, generate_cost, judge_cost, pairs_per_query
 from pyrite.estimate.probes import probed
-from pyrite.estimate.workload import Workload, few_shot, from_passages
+from pyrite.estimate.workload import Workload, few_shot, from_passages, pool_size
 from pyrite.executors.step import Run
 from pyrite.judges import fingerprint, requests_per_pair
 from pyrite.judges.base import short
@@ -10,12 +10,8 @@ from pyrite.judges.base import short
 #: About the cost of a cascade.
 CASCADE_NOTE = "That is the maximum for judge.second, if judge.first decides nothing; judge.first is not included."
 
-#: Passages in the pool of a query that evaluate.judge grades: of the base model, and added by each iteration with its
-#: blends. Measured: 16.1 with one iteration, 19.8 with two and a blend (MedQuAD, 287 test queries).
-_POOLED, _POOLED_PER_ITERATION = 10, 6
 
-
-def generating(run: Run, work: Workload, on: Machine, machines: int) -> GenerateCost | None:
+def generation_cost(run: Run, work: Workload, on: Machine, machines: int) -> GenerateCost | None:
     """The cost of generating the questions of all shards; None if the run generates none."""
     spec = run.spec
     if not spec.generate:
@@ -29,7 +25,7 @@ def generating(run: Run, work: Workload, on: Machine, machines: int) -> Generate
     return generate_cost(count, few_shot(spec), shots, work.passage_characters, on, machines, checking)
 
 
-def judging(run: Run, work: Workload, on: Machine, machines: int) -> JudgeCost | None:
+def judging_cost(run: Run, work: Workload, on: Machine, machines: int) -> JudgeCost | None:
     """The cost of a run's LLM judgments, at the speed that a probe of the same judge measured, if there is one.
 
     None if the judge needs no server.
@@ -44,17 +40,17 @@ def judging(run: Run, work: Workload, on: Machine, machines: int) -> JudgeCost |
     return judge_cost(work.train, per_query, spec.iterations, work.passage_characters, *how)
 
 
-def assessing(run: Run, work: Workload, on: Machine, machines: int) -> JudgeCost | None:
+def assessment_cost(run: Run, work: Workload, on: Machine, machines: int) -> JudgeCost | None:
     """The cost of the judgments of evaluate.judge; None without that judge."""
     evaluator = run.spec.evaluation_judge
     if evaluator is None:
         return None
-    pooled = min(work.passages, _POOLED + _POOLED_PER_ITERATION * run.spec.iterations)
     how = on, machines, None, requests_per_pair(evaluator)
-    return judge_cost(work.held_out, pooled, 1, work.passage_characters, *how)
+    return judge_cost(work.held_out, pool_size(work, run.spec.iterations), 1, work.passage_characters, *how)
 
 
 def describe_generating(cost: GenerateCost, on: Machine, machines: int) -> str:
+    """Describe the cost of generating questions."""
     checks = f" and {cost.checks:,} checks that a passage answers its question" if cost.checks else ""
     return (
         f"Generating questions: at most {cost.questions + cost.checks:,} LLM calls ({cost.questions:,} for a "

@@ -46,10 +46,11 @@ class Speed:
         )
 
 
-def measured(encoder: Encoder, characters: float, size: Size) -> Speed:
+def measure_speed(encoder: Encoder, characters: float, size: Size) -> Speed:
     """The speed of this machine with the model of ``encoder`` and passages of ``characters`` characters."""
     per_character = _measure(encoder, max(50, round(characters)))
-    slower = _FLOAT32 if models.uses_bf16(encoder.precision, encoder.device) else 1.0
+    # Without bf16, nothing is scored again in float32.
+    slower = _FLOAT32 if models.uses_bf16(encoder.precision, encoder.device) else 0.0
     return Speed(per_character, per_character * slower, per_character * _TRAINING, size.dims / _SEARCHED)
 
 
@@ -63,10 +64,10 @@ def _measure(encoder: Encoder, characters: int) -> float:
     while (elapsed := time.perf_counter() - begin) < _MEASURED_SECONDS:
         encoder.encode([text] * texts, "document")
         count, texts = count + texts, texts * 2
-    return elapsed / (count * characters)
+    return elapsed / (count * len(text))
 
 
-def estimated(on: Machine, size: Size) -> Speed:
+def gpu_speed(on: Machine, size: Size) -> Speed:
     """The speed of one GPU of the machine, by its arithmetic: 2 operations for a weight and a token."""
     per_token = 2 * size.multiplied / (on.gpu_teraflops * 1e12)
     encoded = per_token / CHARACTERS_PER_TOKEN

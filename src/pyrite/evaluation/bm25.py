@@ -31,7 +31,7 @@ _STOPWORDS = frozenset(
     )
 )
 
-#: Passages in memory at a time, and queries whose scores with them are: at most 32 MiB.
+#: Passages per block, and queries scored at a time. Their scores take at most 32 MiB.
 _BLOCK, _QUERIES = 1 << 13, 1 << 9
 
 

@@ -16,6 +16,7 @@ from pyrite.evaluation.cascade import ErrorRate, pooled
 from pyrite.evaluation.significance import share_interval
 from pyrite.judges.base import GRADES, RELEVANT
 from pyrite.manifest_metrics import union_length
+from pyrite.ragged import Mask, Numbers
 from pyrite.spec import CascadeJudgeSpec, RunSpec
 
 #: The timeline of an iteration has at most this many slices.
@@ -33,21 +34,18 @@ _KEYS = ["query_id", "passage_id"]
 #: The columns of JUDGMENTS that ``summarize_judgments`` needs.
 SUMMARIZED = pa.schema([tables.JUDGMENTS.field(name) for name in (*_KEYS, "grade", "expected", "judge")])
 
-Counts = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-
 
 # --- judgments --------------------------------------------------------------------------------------------------------
 
 
-class Judged:
+class JudgmentSummary:
     """The judgments of an iteration, in numbers.
 
     Attributes:
         grades: the number of pairs of each grade, 1 to 4.
         new: the same, of the pairs that no earlier iteration judged.
         known: SUMMARIZED of the known answers of training queries.
-        judges: identifies what graded (the column judge of JUDGMENTS).
+        judges: the values of the column judge.
     """
 
     def __init__(self) -> None:
@@ -70,14 +68,16 @@ def known_answers_of_training(queries: pa.Table, qrels: pa.Table) -> pa.Table:
     return qrels.filter(pc.is_in(qrels["query_id"], train["query_id"].combine_chunks())).select(_KEYS)
 
 
-def summarize_judgments(shards: Iterable[Mapping[int, Iterable[pa.Table]]], known: pa.Table) -> dict[int, Judged]:
+def summarize_judgments(
+    shards: Iterable[Mapping[int, Iterable[pa.Table]]], known: pa.Table
+) -> dict[int, JudgmentSummary]:
     """The judgments of each iteration, in numbers. Memory holds 8 bytes for each pair of a shard.
 
     Args:
         shards: for each shard, SUMMARIZED by iteration, in parts. All pairs of a query are in one shard.
         known: as from ``known_answers_of_training``.
     """
-    known_hashes, judged = np.sort(_hashes(known)), defaultdict[int, Judged](Judged)
+    known_hashes, judged = np.sort(_hashes(known)), defaultdict[int, JudgmentSummary](JudgmentSummary)
     for shard in shards:
         earlier = np.empty(0, np.int64)
         for iteration, parts in sorted(shard.items()):
@@ -91,13 +91,13 @@ def summarize_judgments(shards: Iterable[Mapping[int, Iterable[pa.Table]]], know
     return dict(judged)
 
 
-def _hashes(pairs: pa.Table) -> Counts:
+def _hashes(pairs: pa.Table) -> Numbers:
     """A 64-bit hash of each pair. Two of 50 million pairs have the same one with a probability of 7 in 100,000."""
     ids = (pairs[name].to_pylist() for name in _KEYS)
     return np.fromiter(map(hash, zip(*ids, strict=True)), np.int64, pairs.num_rows)
 
 
-def _contains(ordered: Counts, hashes: Counts) -> Mask:
+def _contains(ordered: Numbers, hashes: Numbers) -> Mask:
     """Whether each of ``hashes`` is in ``ordered``."""
     if not len(ordered):
         return np.zeros(len(hashes), np.bool_)
@@ -105,7 +105,7 @@ def _contains(ordered: Counts, hashes: Counts) -> Mask:
     return np.asarray(ordered[positions] == hashes)
 
 
-def _count_grades(grades: npt.NDArray[np.int8]) -> Counts:
+def _count_grades(grades: npt.NDArray[np.int8]) -> Numbers:
     return np.bincount(grades, minlength=len(GRADES) + 1)[1:]
 
 
@@ -113,7 +113,7 @@ def _count_grades(grades: npt.NDArray[np.int8]) -> Counts:
 
 
 def judging(spec: RunSpec, manifests: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts of pairs per iteration. With an LLM judge also tokens, speed, decoding modes and estimated cost.
+    """Numbers of pairs per iteration. With an LLM judge also tokens, speed, decoding modes and estimated cost.
 
     ``judges``: kind and simulated errors of the judge, or of both judges of a cascade.
 
@@ -200,7 +200,7 @@ def at_work(shards: Sequence[Mapping[str, Any]]) -> float:
 
 
 def known_answers(
-    spec: RunSpec, judged: Mapping[int, Judged], queries: pa.Table, qrels: pa.Table
+    spec: RunSpec, judged: Mapping[int, JudgmentSummary], queries: pa.Table, qrels: pa.Table
 ) -> dict[str, Any] | None:
     """The grades of the training queries' known answers that the run judged: a free check of the judge.
 
@@ -252,7 +252,7 @@ def _with_interval(shares: npt.NDArray[np.float64], clusters: Sequence[str]) -> 
 
 
 def timeline(
-    iterations: int, manifests: Mapping[str, Mapping[str, Any]], judged: Mapping[int, Judged]
+    iterations: int, manifests: Mapping[str, Mapping[str, Any]], judged: Mapping[int, JudgmentSummary]
 ) -> dict[str, Any]:
     """Speed and shares of the grades over the time of each iteration that an LLM judged.
 
@@ -318,7 +318,7 @@ def merge_timelines(timelines: Sequence[Mapping[str, Any]]) -> tuple[float, floa
     return start, span / slices, np.diff(total, axis=0)
 
 
-def _shares_of_new_pairs(judged: Mapping[int, Judged]) -> dict[int, list[float]]:
+def _shares_of_new_pairs(judged: Mapping[int, JudgmentSummary]) -> dict[int, list[float]]:
     """Shares of the grades 1 to 4 among the pairs that no earlier iteration judged, if there are enough of them."""
     return {
         iteration: _shares(each.new) for iteration, each in judged.items() if each.new.sum() >= MIN_PAIRS_FOR_SHARES
