@@ -100,9 +100,7 @@ MISSING_LIMIT = _gauge(
     "pyrite_judge_missing_pairs_limit", "Missing pairs allowed in this shard (judge.max_missing); it fails above this"
 )
 MISSING = _counter("pyrite_judge_missing_pairs", "Pairs without a grade, by reason of the last failure", "reason")
-GRADES = _counter(
-    "pyrite_judge_grades", "JudgmentSummary pairs by grade, from 1 (irrelevant) to 4 (answers the query)", "grade"
-)
+GRADES = _counter("pyrite_judge_grades", "Judged pairs by grade, from 1 (irrelevant) to 4 (answers the query)", "grade")
 TRUNCATED = _counter("pyrite_judge_truncated_passages", "Passages truncated to fit the LLM's context window")
 LATENCY = _histogram(
     "pyrite_llm_request_seconds",

@@ -73,7 +73,7 @@ def test_with_an_answer_key_the_second_judge_adds_a_section() -> None:
     assert "These grades had no part in the choice of the model." in page
     assert "For 1 of 60 test queries, no judged passage has grade 3 or 4" in page
     assert "59 of grade 4" in page
-    assert "JudgmentSummary by umpire-7b" not in report["verdict"]
+    assert "Judged by umpire-7b" not in report["verdict"]
     Page(page)  # every element is closed
 
 
@@ -95,5 +95,5 @@ def test_judged_results_fit_into_80_columns() -> None:
     report = build(judged_inputs(source=DOCUMENTS, iterations=3))
     text = printed(terminal.judged(report))
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
-    assert "JudgmentSummary by umpire-7b, 60 test queries" in text
+    assert "Judged by umpire-7b, 60 test queries" in text
     assert terminal.judged(build(make())) is None

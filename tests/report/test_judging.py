@@ -16,7 +16,7 @@ from pyrite.report.judging import (
     MAX_SLICES,
     MIN_PAIRS_FOR_SHARES,
     SUMMARIZED,
-    JudgmentSummary,
+    Judged,
     merge_timelines,
     summarize_judgments,
     timeline,
@@ -62,7 +62,7 @@ def judgments(first: int, *counts: int) -> pa.Table:
     return pa.Table.from_pylist(rows, SUMMARIZED)
 
 
-def summarized(tables: dict[int, pa.Table]) -> dict[int, JudgmentSummary]:
+def summarized(tables: dict[int, pa.Table]) -> dict[int, Judged]:
     """The judgments by iteration in numbers, from parts of 30 rows. There is no known answer."""
     parts = {i: [each.slice(start, 30) for start in range(0, len(each), 30)] for i, each in tables.items()}
     return summarize_judgments([parts], SUMMARIZED.empty_table())

@@ -142,7 +142,7 @@ def test_every_candidates_top_10_is_graded_once(finished: Finished) -> None:
     assert finished.graded == dict.fromkeys((row["pair"] for row in ranked), 1)
     judged = table(finished.folder, "assessment/judgments.parquet")
     assert {row["judge"] for row in judged} == {fingerprint(SECOND, load_prompt("general"))}
-    assert "JudgmentSummary by umpire-7b, " in finished.output
+    assert "Judged by umpire-7b, " in finished.output
     assert "Relevance was judged by umpire-7b; there is no answer key." in " ".join(finished.output.split())
     page = (finished.folder / "store/runs/small/report/report.html").read_text()
     assert page.index("Results on test by a second judge") < page.index("Results on test by known answers")

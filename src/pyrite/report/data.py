@@ -24,7 +24,7 @@ from pyrite.evaluation.selection import (
 from pyrite.judges.base import GRADES
 from pyrite.report import assessment, formatting, judging, leaks, provenance, queries, references, retention
 from pyrite.report.assessment import Assessment
-from pyrite.report.judging import JudgmentSummary
+from pyrite.report.judging import Judged
 from pyrite.report.provenance import CorpusFacts
 from pyrite.report.queries import PerQuery, as_json, compare_by_query
 from pyrite.spec import RunSpec
@@ -68,7 +68,7 @@ class ReportInputs:
     test: pa.Table
     references: pa.Table
     rankings: pa.Table
-    judged: dict[int, JudgmentSummary]
+    judged: dict[int, Judged]
     choice: Choice
     retention: pa.Table = field(default_factory=tables.RETENTION.empty_table)
     clusters: Clusters = field(default_factory=dict)

@@ -38,7 +38,7 @@ SUMMARIZED = pa.schema([tables.JUDGMENTS.field(name) for name in (*_KEYS, "grade
 # --- judgments --------------------------------------------------------------------------------------------------------
 
 
-class JudgmentSummary:
+class Judged:
     """The judgments of an iteration, in numbers.
 
     Attributes:
@@ -68,18 +68,16 @@ def known_answers_of_training(queries: pa.Table, qrels: pa.Table) -> pa.Table:
     return qrels.filter(pc.is_in(qrels["query_id"], train["query_id"].combine_chunks())).select(_KEYS)
 
 
-def summarize_judgments(
-    shards: Iterable[Mapping[int, Iterable[pa.Table]]], known: pa.Table
-) -> dict[int, JudgmentSummary]:
+def summarize_judgments(shards: Iterable[Mapping[int, Iterable[pa.Table]]], known: pa.Table) -> dict[int, Judged]:
     """The judgments of each iteration, in numbers. Memory holds 8 bytes for each pair of a shard.
 
     Args:
         shards: for each shard, SUMMARIZED by iteration, in parts. All pairs of a query are in one shard.
         known: as from ``known_answers_of_training``.
     """
-    known_hashes, judged = np.sort(_hashes(known)), defaultdict[int, JudgmentSummary](JudgmentSummary)
+    known_hashes, judged = np.sort(_hashes(known)), defaultdict[int, Judged](Judged)
     for shard in shards:
-        earlier = np.empty(0, np.int64)
+        earlier: Numbers = np.empty(0, np.int64)
         for iteration, parts in sorted(shard.items()):
             summary, hashes = judged[iteration], [earlier]
             for part in parts:
@@ -200,7 +198,7 @@ def at_work(shards: Sequence[Mapping[str, Any]]) -> float:
 
 
 def known_answers(
-    spec: RunSpec, judged: Mapping[int, JudgmentSummary], queries: pa.Table, qrels: pa.Table
+    spec: RunSpec, judged: Mapping[int, Judged], queries: pa.Table, qrels: pa.Table
 ) -> dict[str, Any] | None:
     """The grades of the training queries' known answers that the run judged: a free check of the judge.
 
@@ -252,7 +250,7 @@ def _with_interval(shares: npt.NDArray[np.float64], clusters: Sequence[str]) -> 
 
 
 def timeline(
-    iterations: int, manifests: Mapping[str, Mapping[str, Any]], judged: Mapping[int, JudgmentSummary]
+    iterations: int, manifests: Mapping[str, Mapping[str, Any]], judged: Mapping[int, Judged]
 ) -> dict[str, Any]:
     """Speed and shares of the grades over the time of each iteration that an LLM judged.
 
@@ -318,7 +316,7 @@ def merge_timelines(timelines: Sequence[Mapping[str, Any]]) -> tuple[float, floa
     return start, span / slices, np.diff(total, axis=0)
 
 
-def _shares_of_new_pairs(judged: Mapping[int, JudgmentSummary]) -> dict[int, list[float]]:
+def _shares_of_new_pairs(judged: Mapping[int, Judged]) -> dict[int, list[float]]:
     """Shares of the grades 1 to 4 among the pairs that no earlier iteration judged, if there are enough of them."""
     return {
         iteration: _shares(each.new) for iteration, each in judged.items() if each.new.sum() >= MIN_PAIRS_FOR_SHARES

@@ -69,7 +69,7 @@ def judged(report: dict[str, Any]) -> Table | None:
     pairs = f"{found['pairs']:,} pairs of all candidates, {found['missing']:,} without a grade."
     choice = "" if found["chooses"] else " These grades did not choose the model."
     caption = f"{pairs} Change from the base model, with its 95% confidence interval.{choice}"
-    title = f"JudgmentSummary by {found['model']}, {_test_queries(found['queries'])}"
+    title = f"Judged by {found['model']}, {_test_queries(found['queries'])}"
     table = _captioned_table(title, " ".join([caption, *found["notes"]]))
     table.add_column("", no_wrap=True)
     for model in shown:
