@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import stats
 
@@ -26,7 +27,7 @@ from pyrite.evaluation import bm25, scoring
 from pyrite.evaluation.significance import compare, relative_lower_bound
 from pyrite.progress import NullProgress
 from pyrite.spec import ModelSpec, RunSpec
-from pyrite.stages.scoring import RANKED, rank, read_retention
+from pyrite.stages.scoring import RANKED, Corpus, rank, read_retention
 from pyrite.store import open_store, sha256_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -295,7 +296,7 @@ class TestSet:
             own_base: the model has its own prompts and lengths, and its retention is not compared with the base's.
         """
         encoder = self._encoder(folder, own_base, "float32")  # as evaluate
-        ranked = rank(encoder, (self._ids, self._texts(context)), self._question_texts, NullProgress())
+        ranked = rank(encoder, self._corpus(context), self._question_texts, NullProgress())
         row = _row(scoring.per_query(ranked, self._qrels))
         return {**row, **(self.retention(folder, own_base=own_base) if context else {})}
 
@@ -323,7 +324,7 @@ class TestSet:
     def bm25(self, *, context: bool = True) -> Row:
         """Test metrics of BM25."""
         ids, texts = self._question_texts
-        scores, found = bm25.rank(in_memory(self._texts(context)), texts, RANKED)
+        scores, found = bm25.rank(self._corpus(context).texts, texts, RANKED)
         rankings = tables_of_rankings(ids, [[self._ids[i] for i in row] for row in found], scores.tolist())
         return _row(scoring.per_query(rankings, self._qrels))
 
@@ -335,6 +336,9 @@ class TestSet:
     @cached_property
     def _question_texts(self) -> tuple[list[str], list[str]]:
         return self._queries["query_id"].to_pylist(), self._queries["text"].to_pylist()
+
+    def _corpus(self, context: bool) -> Corpus:
+        return Corpus(pa.array(self._ids, pa.string()), in_memory(self._texts(context)))
 
     def _texts(self, context: bool) -> list[str]:
         texts: list[str] = tables.in_context(self._passages) if context else self._passages["text"].to_pylist()
@@ -358,7 +362,7 @@ def tables_of_rankings(queries: list[str], passages: list[list[str]], scores: li
         for query, found, values in zip(queries, passages, scores, strict=True)
         for position, (passage, score) in enumerate(zip(found, values, strict=True), start=1)
     ]
-    return tables.pa.Table.from_pylist(rows, tables.CANDIDATES)
+    return pa.Table.from_pylist(rows, tables.CANDIDATES)
 
 
 def _row(values: list[dict[str, Any]]) -> Row:
