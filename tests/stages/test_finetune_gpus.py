@@ -97,10 +97,11 @@ def test_two_processes_train_the_model_of_one(settings: dict[str, Any], training
         found = training.steps("two", process)
         assert [step["queries"] for step in found] == [step["queries"] for step in steps]
         assert [step["loss"] for step in found] == pytest.approx([step["loss"] for step in steps], rel=1e-5)
-    # Adam turns the rounding errors of gradients that are 0, such as those of key biases, into steps: on some
-    # processors up to 4e-3 of the distance.
     moved = distance(weights, load_file(tiny_model / "model.safetensors"))
     assert distance(weights, others) < 1e-2 * moved
+    # Adam turns the rounding error of a gradient near 0 into a step. On some processors, two weights differ by 1e-3.
+    differences = torch.cat([(weights[name] - others[name]).flatten() for name in weights])
+    assert float(differences.abs().sort().values[:-10].norm()) < 1e-3 * moved, "apart from ten of a million weights"
 
 
 def test_rows_of_different_processes_have_no_conflict(training: Training) -> None:

@@ -52,7 +52,7 @@ class Estimate:
         seconds: expected time of each step: on the LLM's servers if it calls one, else on this machine.
         stages: the estimate of each stage, in the order of their first steps.
         store: bytes that the run leaves in the store.
-        summary: data, remaining time without judging, memory and cost of generating questions, as text.
+        summary: data, remaining time without judging, and the cost of generating questions, as text.
         judging: the cost of the remaining LLM judgments as text; empty if there are none.
         all_judging: the cost of the LLM judgments of all iterations; None if the judge calls no server.
         assessing: evaluate.judge and the cost of its judgments as text; empty without it, or if it has finished.
@@ -113,41 +113,24 @@ def estimate(
     there = speed.gpu_speed(on, model)
     stages = []
     for stage in dict.fromkeys(step.stage for step in needs):
-        steps = [step for step in needs if step.stage == stage]
-        of_llm = calling.get(stage)
-        gpus = on.servers * machines if any(needs[step].uses_device for step in steps) else None
+        of_stage = {step: each for step, each in needs.items() if step.stage == stage}
         processes = spec.finetune.gpus if stage == "finetune" else 1
-        elapsed = 0.0
-        for _, group in groupby(steps, key=lambda step: step.iteration):
-            at_once = list(group)
-            longest = max(there.seconds(needs[step]) for step in at_once) / processes
-            rounds = math.ceil(len(at_once) / gpus) if gpus else 1
-            elapsed += rounds * (_START_SECONDS + longest) if of_llm is None else _START_SECONDS + of_llm * len(at_once)
-        if of_llm is not None:
-            price = on.dollars_per_hour * machines
-        elif gpus:
-            used = max(processes, *(len(list(group)) for _, group in groupby(steps, key=lambda step: step.iteration)))
-            price = on.dollars_per_hour * min(machines, math.ceil(used / on.servers))
-        else:
-            price = on.cpu_dollars_per_hour
+        elapsed, price = _on_machines(of_stage, calling.get(stage), there, on, machines, processes)
         stages.append(
             StageEstimate(
                 stage,
-                len(steps),
-                memory=max(needs[step].memory for step in steps),
-                disk=max(needs[step].disk for step in steps),
-                here=sum(seconds[step] for step in steps) if of_llm is None else None,
+                len(of_stage),
+                memory=max(each.memory for each in of_stage.values()),
+                disk=max(each.disk for each in of_stage.values()),
+                here=None if calling.get(stage) is not None else sum(seconds[step] for step in of_stage),
                 there=elapsed,
                 dollars=elapsed / 3600 * price,
             )
         )
     todo = [state.step for state in survey(spec, manifests, run.external) if state.state != "done"]
     left = sum(seconds[step] for step in todo if calling.get(step.stage) is None)
-    queries = f"{work.train:,.0f} training queries"
-    if work.to_generate:
-        queries = f"at most {queries} ({work.to_generate:,.0f} of them not generated yet; filters drop some)"
     summary = (
-        f"{work.passages:,.0f} passages, {queries}; about {llm.about(left)} left on this machine with this model of "
+        f"{_describe(work)}; about {llm.about(left)} left on this machine with this model of "
         f"{model.weights / 1e6:,.0f} million weights (it encodes {1 / here.per_encoded:,.0f} characters a second)."
     )
     if spec.judge.kind == "cascade" or spec.judge.identity["errors"]:
@@ -164,6 +147,46 @@ def estimate(
     assess = llm.describe_assessing(run, assessing, on, machines) if assessing and Step("assess") in todo else ""
     store = sum(each.stored for each in needs.values())
     return Estimate(needs, seconds, stages, store, summary, text, judging, assess)
+
+
+def _on_machines(
+    needs: Mapping[Step, Needs],
+    of_llm: float | None,
+    there: speed.Speed,
+    on: Machine,
+    machines: int,
+    processes: int,
+) -> tuple[float, float]:
+    """How long the steps of a stage take on the machines in seconds, and the price of the nodes in dollars per hour.
+
+    Args:
+        needs: of the steps, in order of iterations. Those of one iteration run at the same time.
+        of_llm: seconds that all servers together need for a step; None if it calls no LLM.
+        there: the speed of a GPU.
+        processes: GPUs that a step uses.
+    """
+    iterations = [list(group) for _, group in groupby(needs, key=lambda step: step.iteration)]
+    if of_llm is not None:
+        elapsed = sum(_START_SECONDS + of_llm * len(steps) for steps in iterations)
+        return elapsed, on.dollars_per_hour * machines
+    uses_gpus = any(each.uses_device for each in needs.values())
+    most = max(map(len, iterations)) * processes
+    at_once = min(most, on.servers * machines) if uses_gpus else most
+    elapsed = sum(
+        math.ceil(len(steps) * processes / at_once)
+        * (_START_SECONDS + max(there.seconds(needs[step]) for step in steps) / processes)
+        for steps in iterations
+    )
+    if uses_gpus:
+        return elapsed, on.dollars_per_hour * math.ceil(at_once / on.servers)
+    return elapsed, on.cpu_dollars_per_hour
+
+
+def _describe(work: Workload) -> str:
+    queries = f"{work.train:,.0f} training queries"
+    if work.to_generate:
+        queries = f"at most {queries} ({work.to_generate:,.0f} of them not generated yet; filters drop some)"
+    return f"{work.passages:,.0f} passages, {queries}"
 
 
 def _characters(paths: Sequence[str]) -> int:
