@@ -11,8 +11,9 @@ import pytest
 
 from pyrite.config import load
 from pyrite.costs import DEFAULT_MACHINE, machine
+from pyrite.embedding.models import Size
 from pyrite.estimate import Estimate, StageEstimate, estimate
-from pyrite.estimate.speed import Speed
+from pyrite.estimate.speed import Speed, measure_speed
 from pyrite.estimate.workload import workload_of
 from pyrite.executors.step import Run, open_run, run_step
 from pyrite.judges.llm import fingerprint
@@ -239,19 +240,76 @@ def test_a_workload_is_estimated_from_numbers_alone(pyrite: Pyrite, tmp_path: Pa
     assert "--passages and --queries describe the data together" in result.stderr
 
 
-def test_more_gpus_shorten_embed_and_more_servers_judging(tmp_path: Path) -> None:
+def large(tmp_path: Path, *words: str, machines: int = 1, speed: Speed = SPEED, queries: int = 1_000_000) -> Estimate:
+    """The estimate for 10 million passages of 800 characters."""
     path = tmp_path / "large.yaml"
     path.write_text("source: {kind: jsonl, path: absent.jsonl}\njudge: {kind: llm, model: m}\n")
+    run = Run(load(path, words), open_store(str(tmp_path / "store")), {})
+    return estimate(run, None, machines, workload_of(run.spec, 10_000_000, queries), speed)
 
-    def stages(machines: int, *words: str) -> dict[str, StageEstimate]:
-        run = Run(load(path, words), open_store(str(tmp_path / "s")), {})
-        work = workload_of(run.spec, 10_000_000, 1_000_000)
-        return {each.stage: each for each in estimate(run, None, machines, work, SPEED).stages}
 
-    one, four, eight = stages(1), stages(1, "retrieve.shards=4"), stages(2, "retrieve.shards=8")
+def by_stage(found: Estimate) -> dict[str, StageEstimate]:
+    return {each.stage: each for each in found.stages}
+
+
+def test_more_gpus_shorten_embed_and_more_servers_judging(tmp_path: Path) -> None:
+    one, four = by_stage(large(tmp_path)), by_stage(large(tmp_path, "retrieve.shards=4"))
+    eight = by_stage(large(tmp_path, "retrieve.shards=8", machines=2))
     assert one["embed"].there == pytest.approx(4 * four["embed"].there, rel=0.01)
     assert four["embed"].there == pytest.approx(2 * eight["embed"].there, rel=0.02)
     assert four["judge"].there == pytest.approx(2 * eight["judge"].there, rel=0.01)
     assert four["judge"].dollars == pytest.approx(eight["judge"].dollars, rel=0.01)
     assert one["embed"].memory == pytest.approx(four["embed"].memory), "each part searches for all queries"
     assert one["embed"].disk > 2 * four["embed"].disk
+    assert eight["finetune"].dollars == four["finetune"].dollars, "training needs one of the machines"
+
+
+def test_training_on_four_gpus_is_faster_there_and_takes_four_times_the_memory(tmp_path: Path) -> None:
+    one, four = (large(tmp_path, f"finetune.gpus={gpus}") for gpus in (1, 4))
+    before, after = by_stage(one)["finetune"], by_stage(four)["finetune"]
+    assert after.there - 2 * 3 == pytest.approx((before.there - 2 * 3) / 4), "two iterations of 3 s to start"
+    assert after.memory == pytest.approx(4 * before.memory)
+    assert after.here == before.here, "this machine does not get more GPUs"
+
+
+def test_numbers_obey_the_limit_of_training_queries(tmp_path: Path) -> None:
+    assert "10,000,000 passages, 320 training queries" in large(tmp_path, "prepare.max_train_queries=320").summary
+
+
+def test_finished_steps_do_not_shorten_an_estimate_from_numbers(run_file: Path, tmp_path: Path) -> None:
+    run = opened(run_file, tmp_path)
+    work, instant = workload_of(run.spec, 100_000_000, 1), Speed(1e-12, 0, 0, 0)
+    before = estimate(run, work=work, here=instant).summary
+    run_step(run, Step("prepare"), NullProgress())
+    assert estimate(run, work=work, here=instant).summary == before
+    assert estimate(run, here=instant).summary != before
+
+
+def test_work_that_is_cached_or_small_is_not_counted(tmp_path: Path) -> None:
+    both, query = (large(tmp_path, f"finetune.train={train}").needs for train in ("both", "query"))
+    first, last = Step("embed", 0, 0), Step("embed", 2, 0)
+    assert query[first].encoded == both[first].encoded == both[last].encoded == 8e9
+    assert query[last].encoded == 0, "passages have the base model's embeddings"
+    # 30 queries of test, with 15 passages each that evaluate scores again: for the base model and two iterations, the
+    # chosen model, and the base and the chosen model without context.
+    rescored = large(tmp_path, queries=140).needs[Step("evaluate")].encoded_float32
+    assert rescored == pytest.approx(6 * 30 * 15 * 800)
+
+
+def test_the_measured_speed_is_that_of_a_character(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    class Encoder:
+        """Encodes 1,000 characters a second of a clock that only it moves, because a timed test would be unreliable."""
+
+        precision, device = "auto", "cpu"
+
+        def encode(self, texts: list[str], _kind: str) -> None:
+            clock[0] += sum(map(len, texts)) / 1000
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    for has_bf16, slower in ((True, 2.7), (False, 0)):
+        monkeypatch.setattr("pyrite.embedding.models.uses_bf16", lambda *_, has=has_bf16: has)
+        found = measure_speed(Encoder(), 800, Size(1, 1, 384))  # type: ignore[arg-type]
+        assert found.per_encoded == pytest.approx(1e-3)
+        assert found.per_encoded_float32 == pytest.approx(slower * 1e-3), "without bf16, nothing is scored again"
