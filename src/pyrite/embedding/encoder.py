@@ -33,8 +33,8 @@ Kind = Literal["query", "document"]
 #: a tile of the search.
 BLOCK = TILE
 
-#: Texts whose tokens are in memory at a time, to count them.
-_TOKENIZED = 1 << 14
+#: Texts whose tokens are in memory at a time, to count them. The tokenizer needs about 40 kB for a text of 170 tokens.
+_TOKENIZED = 1 << 10
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pyrite.evaluation.selection import DEFAULT_BLENDS, SEARCH_STEPS
 from pyrite.plan import Step
 from pyrite.spec import RunSpec
 from pyrite.stages.found import DEPTH
-from pyrite.stages.scoring import RESCORED
+from pyrite.stages.scoring import RESCORED, RESCORED_BLOCK
 
 #: Memory of a step's process before it reads data. A pod of a stage without PyTorch has 300 MB less.
 _PROCESS = 500e6
@@ -48,7 +48,7 @@ class Needs:
         read: bytes of the files that it reads, which a pod has on its own disk.
         written: bytes that it writes: outputs, embeddings, and temporary files at their peak.
         stored: those of them that stay in the store.
-        cpu: seconds on one core, besides encoding, training and search.
+        cpu: seconds on one core of an AMD EPYC with AVX-512 BF16, besides encoding, training and search.
         encoded: characters of passages that it encodes.
         encoded_float32: the same, in float32.
         trained: characters that it trains on.
@@ -110,11 +110,11 @@ class Footprint:
         work = self._work
         stored = self._passages + self._queries
         return Needs(
-            memory=_PROCESS + 650 * work.passages,
+            memory=_PROCESS + 110e6 + 200 * work.passages,
             read=work.characters,
             written=stored + 2 * work.characters,
             stored=stored,
-            cpu=work.characters / 2e6,
+            cpu=work.characters / 6.4e6,
         )
 
     def _generate(self, _: int) -> Needs:
@@ -143,7 +143,7 @@ class Footprint:
             read=self._passages + self._queries + found,
             written=stored + self._work.characters,
             stored=stored,
-            cpu=self._pairs * 10e-6,
+            cpu=self._pairs * 14e-6,
         )
 
     def _judge(self, _: int) -> Needs:
@@ -153,7 +153,7 @@ class Footprint:
             read=self._joined / shards + (self._passages if labels else 0),
             written=2 * self._judgments / shards,
             stored=self._judgments / shards,
-            cpu=self._judged * (20e-6 if labels else 400e-6) / shards,
+            cpu=self._judged * (28e-6 if labels else 400e-6) / shards,
         )
 
     def _mine(self, _: int) -> Needs:
@@ -232,7 +232,13 @@ class Footprint:
         rescored = min(1.0, work.held_out / 2 * RESCORED / max(1, work.passages))
         stored = encodings * self._embeddings + self._saved
         return Needs(
-            memory=self._encoding + 100 * work.passages + _SCORES * work.held_out / 2 * models,
+            memory=self._encoding
+            # The same model in float32, and the texts and vectors that it scores at a time.
+            + _TORCH
+            + 2 * self._saved
+            + RESCORED_BLOCK * (2 * work.passage_characters + 8 * self._model.dims)
+            + 100 * work.passages
+            + _SCORES * work.held_out / 2 * models,
             read=self._passages + self._queries + models * (self._saved + self._found),
             written=stored,
             stored=stored,

@@ -1,5 +1,6 @@
-"""How fast a machine embeds, trains and searches: measured on this one, or estimated for a GPU."""
+"""How fast a machine embeds, trains, searches and computes: measured on this one, or estimated for a GPU."""
 
+import hashlib
 import time
 from dataclasses import dataclass
 
@@ -22,8 +23,11 @@ _FLOAT32 = 2.7
 #: Multiplications a second of the search on 2 cores (``make bench-search``).
 _SEARCHED = 12e9
 
-#: Seconds that a measurement takes, after the first batch.
+#: Seconds that the longest call of a measurement takes at most, about.
 _MEASURED_SECONDS = 1.0
+
+#: Rounds of ``_measure_core``, and the CPU seconds that they take on the core to which ``Needs.cpu`` refers.
+_CORE_ROUNDS, _CORE_SECONDS = 100_000, 0.05
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,12 @@ class Speed:
     per_encoded_float32: float
     per_trained: float
     per_compared: float
+    per_cpu: float = 1.0
 
     def seconds(self, needs: Needs) -> float:
         """The duration of a step without calls of LLMs."""
         return (
-            needs.cpu
+            needs.cpu * self.per_cpu
             + needs.encoded * self.per_encoded
             + needs.encoded_float32 * self.per_encoded_float32
             + needs.trained * self.per_trained
@@ -51,20 +56,30 @@ def measure_speed(encoder: Encoder, characters: float, size: Size) -> Speed:
     per_character = _measure(encoder, max(50, round(characters)))
     # Without bf16, nothing is scored again in float32.
     slower = _FLOAT32 if models.uses_bf16(encoder.precision, encoder.device) else 0.0
-    return Speed(per_character, per_character * slower, per_character * _TRAINING, size.dims / _SEARCHED)
+    training = per_character * _TRAINING
+    return Speed(per_character, per_character * slower, training, size.dims / _SEARCHED, _measure_core())
 
 
 def _measure(encoder: Encoder, characters: int) -> float:
     """Seconds per character of passages with this length."""
     records = open_source(SampleSource(kind="sample")).records()
     text = "\n".join(record.text for record in records if isinstance(record, Document))[:characters]
-    encoder.encode([text] * 8, "document")
-    count, texts = 0, 16
-    begin = time.perf_counter()
-    while (elapsed := time.perf_counter() - begin) < _MEASURED_SECONDS:
+    texts = 16
+    while True:  # the longest call counts: in short ones, the start of each batch takes a larger share
+        begin = time.perf_counter()
         encoder.encode([text] * texts, "document")
-        count, texts = count + texts, texts * 2
-    return elapsed / (count * len(text))
+        elapsed = time.perf_counter() - begin
+        if 2 * elapsed > _MEASURED_SECONDS:
+            return elapsed / (texts * len(text))
+        texts *= 2
+
+
+def _measure_core() -> float:
+    """CPU seconds of Python code on one core of this machine, relative to ``_CORE_SECONDS``."""
+    begin = time.process_time()
+    digests = [hashlib.sha256(b"%d" % number).digest() for number in range(_CORE_ROUNDS)]
+    len(set(digests))
+    return (time.process_time() - begin) / _CORE_SECONDS
 
 
 def gpu_speed(on: Machine, size: Size) -> Speed:
