@@ -112,6 +112,12 @@ def test_a_bad_csv_file_is_named(tmp_path: Path, content: bytes, message: str) -
         _read(tmp_path, "csv")
 
 
+def test_a_tsv_file_has_tabs_only(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("question,answer\nWhy?,So.\n")
+    with pytest.raises(UserError, match=r"a\.tsv:1: no column 'question'.*\(tab\)"):
+        _read(tmp_path, "csv")
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_csv_file_is_read_or_an_error(content: bytes) -> None:

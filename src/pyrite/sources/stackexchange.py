@@ -1,7 +1,7 @@
 """Stack Exchange dumps: the titles of questions as queries, and their accepted or well-scored answers as documents.
 
-Two passes over Posts.xml. The first collects numbers, about 40 bytes a post. The second yields the texts. So memory
-does not grow with the texts.
+Two passes over Posts.xml. The first collects numbers, less than 100 bytes a post. The second yields the texts. So
+memory does not grow with the texts.
 """
 
 import re
