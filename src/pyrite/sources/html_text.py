@@ -23,7 +23,7 @@ _NO_TEXT |= {"button", "select", "textarea", "dialog"}
 #: Confluence.
 _NAVIGATION = {"nav", "footer"}
 _NAVIGATION_ROLES = {"navigation", "search", "banner", "contentinfo", "doc-toc"}
-_NAVIGATION_NAMES = {"headerlink", "hash-link", "toc", "toc-macro", "table-of-contents", "toctree-wrapper"}
+_NAVIGATION_NAMES = {"toc", "toc-macro", "table-of-contents", "toctree-wrapper"}
 _NAVIGATION_NAMES |= {
     "breadcrumb",
     "breadcrumbs",
@@ -33,6 +33,9 @@ _NAVIGATION_NAMES |= {
     "navbox",
     "page-metadata",
 }
+
+#: The text of a link to the heading that it is in.
+_ANCHORS = {"#", "¶", "§", "🔗", "\u200b"}
 
 #: A page is navigation if at least this share of its characters is in links.
 _LINK_SHARE = 0.8
@@ -172,6 +175,8 @@ def _write(root: Any, writer: "_Writer", *, skip_header: bool) -> int:
 
 def _is_navigation(node: Any) -> bool:
     if node.name in _NAVIGATION or node.get("role") in _NAVIGATION_ROLES or node.get("aria-hidden") == "true":
+        return True
+    if node.name == "a" and node.get_text().strip(" \n") in _ANCHORS:
         return True
     names = node.get("class") or ()
     return node.get("id") in _NAVIGATION_NAMES or not _NAVIGATION_NAMES.isdisjoint(names)

@@ -155,6 +155,8 @@ def _join(pages: Sequence[str], bookmarks: Sequence[tuple[int, str]]) -> tuple[s
     for number, title in bookmarks:
         if number < len(pages):
             words = r"\s+".join(map(re.escape, title.split()))
-            found = re.search(words, pages[number], re.IGNORECASE)
+            # A line of its own is rather the heading than its entry in a table of contents.
+            line = re.compile(rf"^(?:[\dA-Z.]+\s+)?{words}$", re.IGNORECASE | re.MULTILINE)
+            found = line.search(pages[number]) or re.search(words, pages[number], re.IGNORECASE)
             headings.append((starts[number] + (found.start() if found else 0), title))
     return "\n".join(filter(None, pages)), tuple(sorted(headings, key=lambda heading: heading[0]))
