@@ -143,8 +143,9 @@ def _csv_rows(text: IO[str], delimiter: str, head: list[str], where: str) -> Ite
         for values in reader:
             if values and len(values) != len(head):
                 raise UserError(
-                    f"{where}:{first}: number of values {len(values)}, but the header has {len(head)} columns. Put quotation "
-                    f'marks around values that contain a {_DELIMITERS[delimiter]} or a line break, and write " as "".'
+                    f"{where}:{first}: number of values {len(values)}, but the header has {len(head)} columns. Put "
+                    f"quotation marks around values that contain a {_DELIMITERS[delimiter]} or a line break, and write "
+                    "a quotation mark in them twice."
                 )
             if values:
                 yield first, dict(zip(head, values, strict=True))
