@@ -1,13 +1,16 @@
 """Stack Exchange dumps: Posts.xml, .7z archives of it, and damaged ones."""
 
+import contextlib
+import functools
 import importlib
+import tempfile
 import tracemalloc
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prepared_tables import prepare_tables
@@ -162,12 +165,37 @@ def test_a_bad_7z_archive_is_named(tmp_path: Path) -> None:
         (tmp_path / "a.7z").write_bytes(content)
         with pytest.raises(UserError, match=r"a\.7z: not a readable \.7z archive"):
             read(tmp_path)
+    write_7z(tmp_path / "a.7z", Posts=b"<posts><row Body='" + b"x" * 20_000_000)
+    with pytest.raises(UserError, match=r"a\.7z: a row of more than 4 MiB"):
+        read(tmp_path)
     write_7z(tmp_path / "a.7z", Users=b"<users/>")
     with pytest.raises(UserError, match=r"a\.7z: 0 files called Posts\.xml"):
         read(tmp_path)
     write_7z(tmp_path / "b.7z", Posts=xml(*ROWS))
     with pytest.raises(UserError, match=r"no Posts\.xml in this folder, and 2 \.7z archives"):
         read(tmp_path)
+
+
+@functools.cache
+def archive_of_rows() -> bytes:
+    """The same archive for each example, because an archive has the time in it."""
+    with tempfile.TemporaryDirectory() as folder:
+        return write_7z(Path(folder, "a.7z"), Posts=xml(*ROWS)).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["Posts.xml", "a.7z"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_file_is_read_or_an_error(name: str, data: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, name)
+        content = bytearray(xml(*ROWS) if name == "Posts.xml" else archive_of_rows())
+        for _ in range(data.draw(st.integers(1, 4))):
+            position = data.draw(st.integers(0, len(content)))
+            content[position : position + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
+        file.write_bytes(content)
+        with contextlib.suppress(UserError):
+            read(file)
 
 
 def test_a_missing_library_is_named_with_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
