@@ -205,5 +205,5 @@ def test_a_missing_library_is_named_with_the_command(tmp_path: Path, monkeypatch
     monkeypatch.setattr(optional.importlib, "import_module", missing)
     assert importlib.import_module is missing
     (tmp_path / "a.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(99))
-    with pytest.raises(UserError, match=r"needs the Python package py7zr.*pip install 'pyrite\[stackexchange\]'"):
+    with pytest.raises(UserError, match=r"needs the Python package py7zr.*pip install py7zr"):
         read(tmp_path)

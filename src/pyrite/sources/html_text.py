@@ -76,7 +76,7 @@ def page(content: bytes) -> Page | str:
     Raises:
         UserError: the library that parses pages is not installed.
     """
-    bs4 = import_library("bs4", "documents", "reading HTML files")
+    bs4 = import_library("bs4", "beautifulsoup4", "reading HTML files")
     if len(content) > _MAX_BYTES:
         return TOO_LARGE
     html = _decode(content)

@@ -6,8 +6,8 @@ from typing import Any
 from pyrite.errors import UserError
 
 
-def import_library(module: str, extra: str, purpose: str) -> Any:
-    """The module called ``module``, from pyproject's ``extra``. ``purpose``: what needs it, to begin a message.
+def import_library(module: str, package: str, purpose: str) -> Any:
+    """The module called ``module``, of the Python package ``package``. ``purpose``: what needs it, to begin a message.
 
     Raises:
         UserError: it is not installed.
@@ -16,6 +16,6 @@ def import_library(module: str, extra: str, purpose: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"{purpose} needs the Python package {module}, which cannot be imported ({error}). Install it: "
-            f"pip install 'pyrite[{extra}]'"
+            f"{purpose} needs the Python package {package}, which cannot be imported ({error}). Install it: "
+            f"pip install {package}"
         ) from error

@@ -48,7 +48,7 @@ def read_pdf(file: Path) -> PdfText | str:
     Raises:
         UserError: the library that reads PDF files is not installed.
     """
-    pypdf = import_library("pypdf", "documents", "reading PDF files")
+    pypdf = import_library("pypdf", "pypdf", "reading PDF files")
     # It logs a warning for each small defect.
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     # A damaged file can make pypdf raise any error, its documentation says.

@@ -27,7 +27,7 @@ def read_member(archive: Path, is_wanted: Callable[[str], bool], name: str) -> G
     Raises:
         UserError: py7zr is not installed, the archive is damaged or encrypted, or it has no such member or several.
     """
-    py7zr = import_library("py7zr", "stackexchange", f"{archive.absolute()}: reading .7z archives")
+    py7zr = import_library("py7zr", "py7zr", f"{archive.absolute()}: reading .7z archives")
     blocks: queue.Queue[bytes | Exception | None] = queue.Queue(maxsize=2)
     stopped = threading.Event()
 
