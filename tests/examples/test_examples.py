@@ -8,13 +8,16 @@ import pytest
 import yaml
 
 import pyrite
+from pyrite.cli.data import Kind
+from pyrite.sources import SOURCES
 from pyrite.spec import RunSpec
 
 EXAMPLES = Path(pyrite.__file__).parent / "examples"
 
 
-@pytest.mark.parametrize("kind", ["sample", "medquad", "jsonl", "parquet", "beir", "huggingface", "documents"])
+@pytest.mark.parametrize("kind", SOURCES)
 def test_each_source_has_a_valid_run_file(kind: str) -> None:
+    assert kind in list(Kind)
     text = (EXAMPLES / f"{kind}.yaml").read_text(encoding="utf-8")
     assert RunSpec.model_validate(yaml.safe_load(text)).source.kind == kind
 

@@ -36,9 +36,12 @@ def test_each_text_file_becomes_a_document(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/gout.md").write_text("# Gout\n\nIt hurts.\n")
     (tmp_path / "acne.TXT").write_bytes("\ufeffAcne itches: naïve.".encode())
-    (tmp_path / "notes.pdf").write_text("no")
+    (tmp_path / "notes.docx").write_text("no")
     assert read(tmp_path) == [
-        Note("1 file was not read, because only .txt and .md files are read in a folder: notes.pdf."),
+        Note(
+            "1 file was not read, because only .txt, .md, .mdx, .html, .htm and .pdf files are read in a folder: "
+            "notes.docx."
+        ),
         Document("acne.TXT", "Acne itches: naïve.", title="acne"),
         Document("deep/gout.md", "# Gout\n\nIt hurts.", title="Gout", headings=((0, "Gout"),)),
     ]
@@ -47,18 +50,20 @@ def test_each_text_file_becomes_a_document(tmp_path: Path) -> None:
     assert digest(tmp_path) != before
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_optional_columns_set_id_title_and_topic(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"data.{kind}"
     if kind == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    elif kind == "csv":
+        path.write_text("key;text;name;field\na; Gout hurts. ;On gout;gout\nb;Acne itches.;;acne\n")
     else:
         pq.write_table(pa.Table.from_pylist(ROWS), path)
     assert read(path, **COLUMNS) == [
         Document("a", "Gout hurts.", title="On gout", topic="gout"),
         Document("b", "Acne itches.", topic="acne"),
     ]
-    assert [document.id for document in documents(path)] == ["1", "2"]
+    assert [document.id for document in documents(path)] == (["2", "3"] if kind == "csv" else ["1", "2"])
     assert digest(path) != digest(path, **COLUMNS)
 
 
@@ -70,7 +75,8 @@ def test_optional_columns_set_id_title_and_topic(tmp_path: Path, kind: str) -> N
         ("a.jsonl", b'{"text": "x", "n": 1}\n{"text": "y", "n": 1}\n', {"id": "n"}, "a.jsonl:2: id '1' is already at"),
         ("a.jsonl", b'{"text": ["x"]}\n', {}, "a list"),
         ("a.txt", b"caf\xe9", {}, "not UTF-8"),
-        ("a.pdf", b"%PDF", {}, "not a supported file format"),
+        ("a.docx", b"PK", {}, "not a supported file format"),
+        ("a.csv", b"text,n\nx,1\ny,1\n", {"id": "n"}, "a.csv:3: id '1' is already at"),
     ],
 )
 def test_unreadable_input_is_named(tmp_path: Path, name: str, content: bytes, columns: Any, message: str) -> None:
@@ -82,7 +88,7 @@ def test_unreadable_input_is_named(tmp_path: Path, name: str, content: bytes, co
 
 
 def test_a_folder_without_text_files_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"\.txt or \.md"):
+    with pytest.raises(UserError, match=r"\.htm or \.pdf"):
         read(tmp_path)
 
 

@@ -1,16 +1,22 @@
 """Questions and answers in JSONL, Parquet and Hugging Face data sets."""
 
+import contextlib
+import csv
 import gzip
+import io
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pyrite.errors import UserError
 from pyrite.sources import open_source
@@ -52,6 +58,75 @@ def test_rows_become_records(tmp_path: Path, kind: str) -> None:
     assert _read(file, kind, topic="topic") == expected
     documents = [r for r in _read(tmp_path, kind, id="year") if isinstance(r, Document)]
     assert [document.id for document in documents] == ["1", "4"]
+
+
+CSV_ROWS = [
+    ["Why, and how?", 'He said "so".', "A"],
+    ["Two\r\nlines?", "A; B\tC", ""],
+    [" ", "Without a question.", "A"],
+    ["Last?", "Hére.", "B"],
+]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.csv.gz"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_spreadsheet_exports_are_read(tmp_path: Path, name: str, delimiter: str, encoding: str, line_end: str) -> None:
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter="\t" if name == "a.tsv" else delimiter, lineterminator=line_end)
+    writer.writerows([["question", "answer", "topic, or field"], *CSV_ROWS[:2], [], *CSV_ROWS[2:]])
+    content = text.getvalue().encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    records = _read(tmp_path / name, "csv", topic="topic, or field")
+    assert records == [
+        Document("2", 'He said "so".', topic="A"),
+        Question("2", "Why, and how?", topic="A", relevant={"2": 1}),
+        Document("3", "A; B\tC"),
+        Question("3", "Two\r\nlines?", relevant={"3": 1}),
+        Dropped(f"{tmp_path / name}:6", "empty question"),
+        Document("7", "Hére.", topic="B"),
+        Question("7", "Last?", topic="B", relevant={"7": 1}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"a\.csv:1: no column 'question'"),
+        (b"Question;answer\nx;y\n", r"a\.csv:1: no column 'question'\. Did you mean 'Question'\?"),
+        (b"question,answer,question\nx,y,z\n", r"a\.csv:1: column 'question' occurs twice"),
+        (b"question,answer\nx,y\nWhy, how?,z\n", r"a\.csv:3: number of values 3, but the header has 2 columns"),
+        (b"question,answer\nx,y\nWhy?\n", r"a\.csv:3: number of values 1, but the header has 2 columns"),
+        (b'question,answer\nx,y\nWhy?,"so\nx,y\nx,y\n', r"a\.csv:3: not a CSV row \(unexpected end of data\)"),
+        (b'question,answer\nx,"y"z\n', r"a\.csv:2: not a CSV row"),
+        ("question,answer\nx,y\nWör?,z\n".encode("cp1252"), r"a\.csv:3: not UTF-8 .*CSV UTF-8"),
+        ("question,answer\nx,y\n".encode("utf-16")[:-1], r"a\.csv: not UTF-16"),
+        (gzip.compress(b"question,answer\nx,y\n" * 99)[:-9], r"a\.csv: damaged gzip file"),
+        (b'question,answer\nx,"' + b"y" * 17_000_000, r"a\.csv:2: not a CSV row \(field larger"),
+    ],
+)
+def test_a_bad_csv_file_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        _read(tmp_path, "csv")
+
+
+def test_a_tsv_file_has_tabs_only(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text("question,answer\nWhy?,So.\n")
+    with pytest.raises(UserError, match=r"a\.tsv:1: no column 'question'.*\(tab\)"):
+        _read(tmp_path, "csv")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_csv_file_is_read_or_an_error(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "a.csv")
+        for before in (b"", b"question,answer\n", b"question\tanswer\r\n", b"\x1f\x8b", b"\xff\xfe"):
+            file.write_bytes(before + content)
+            with contextlib.suppress(UserError):
+                _read(file, "csv")
 
 
 def test_ids_differ_between_files_of_a_folder(tmp_path: Path) -> None:
@@ -218,6 +293,7 @@ def test_a_csv_set_of_the_hub_is_found_in_the_local_cache(tmp_path: Path) -> Non
     # In a process of its own, because datasets reads HF_HUB_OFFLINE and the cache's folder when it is imported.
     program = """
 import sys
+import tempfile
 from datasets.data_files import DataFilesDict
 from datasets.packaged_modules.csv.csv import Csv, CsvConfig
 from pyrite.sources.base import Document

@@ -528,7 +528,7 @@ def _context(settings: dict[str, Any], folder: Path) -> tuple[StepContext, _Reco
 
 def test_the_stage_writes_its_tables_and_reports_counts(tmp_path: Path) -> None:
     rows = "".join(f'{{"question": "Question {n}?", "answer": "Answer {n}."}}\n' for n in range(20))
-    (tmp_path / "data.jsonl").write_text(rows)
+    (tmp_path / "data.jsonl").write_text(rows + '{"question": "Why?", "answer": ""}\n')
     source = {"kind": "jsonl", "path": str(tmp_path / "data.jsonl")}
     context, progress = _context({"source": source}, tmp_path)
     summary = prepare.run(context)
@@ -536,8 +536,11 @@ def test_the_stage_writes_its_tables_and_reports_counts(tmp_path: Path) -> None:
     assert tables.read(context.output("corpus/passages.parquet"), tables.PASSAGES).num_rows == 20
     assert tables.read(context.output("queries/queries.parquet"), tables.QUERIES).num_rows == 20
     assert tables.read(context.output("queries/qrels.parquet"), tables.QRELS).num_rows == 20
-    assert progress.counted == 40
-    assert progress.messages == ["20 documents, 20 passages; queries: 14 train, 3 val, 3 test"]
+    assert progress.counted == 41
+    assert progress.messages == [
+        "20 documents, 20 passages; queries: 14 train, 3 val, 3 test",
+        f"left out: question without an answer: 1, such as {tmp_path / 'data.jsonl'}:21",
+    ]
     assert [path.name for path in context.scratch.iterdir()] == ["outputs"], "the texts of the first pass are deleted"
     opened = [path.readlink() for path in Path("/proc/self/fd").glob("*") if path.is_symlink()]
     assert [path for path in opened if path.is_relative_to(context.scratch / "texts")] == [], (

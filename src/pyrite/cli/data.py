@@ -25,8 +25,10 @@ class Kind(StrEnum):
     SAMPLE = "sample"
     MEDQUAD = "medquad"
     JSONL = "jsonl"
+    CSV = "csv"
     PARQUET = "parquet"
     BEIR = "beir"
+    STACKEXCHANGE = "stackexchange"
     HUGGINGFACE = "huggingface"
     DOCUMENTS = "documents"
 

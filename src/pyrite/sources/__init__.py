@@ -14,6 +14,7 @@ from pyrite.sources.files import local_path
 from pyrite.sources.huggingface import Huggingface
 from pyrite.sources.medquad import Medquad, Sample
 from pyrite.sources.qa import Qa
+from pyrite.sources.stackexchange import Stackexchange
 from pyrite.spec import SourceSpec
 
 #: By ``source.kind``.
@@ -21,8 +22,10 @@ SOURCES: dict[str, Callable[[Any], Source]] = {
     "sample": Sample,
     "medquad": Medquad,
     "jsonl": Qa,
+    "csv": Qa,
     "parquet": Qa,
     "beir": Beir,
+    "stackexchange": Stackexchange,
     "huggingface": Huggingface,
     "documents": Documents,
 }

@@ -1,4 +1,4 @@
-"""Questions with their answers, one pair per row of JSONL or Parquet files."""
+"""Questions with their answers, one pair per row of JSONL, CSV or Parquet files."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -9,11 +9,11 @@ from pyrite.spec import HuggingfaceSource, QaSource
 
 
 class Qa:
-    """The sources ``jsonl`` and ``parquet``: a file, or a folder of files."""
+    """The sources ``jsonl``, ``csv`` and ``parquet``: a file, or a folder of files."""
 
     def __init__(self, spec: QaSource) -> None:
         self._spec = spec
-        self._suffixes = rows.JSONL if spec.kind == "jsonl" else rows.PARQUET
+        self._suffixes = rows.SUFFIXES[spec.kind]
 
     def records(self) -> Iterator[Record]:
         """Yield a Document and a Question per row.
@@ -34,8 +34,7 @@ class Qa:
         columns = rows.columns_of(self._spec, "question", "answer", "id", "topic", "type", "title")
         for file in files.find(path, *self._suffixes):
             prefix = f"{file.relative_to(path).as_posix()}:" if file != path else ""
-            read = rows.read_jsonl(file) if self._spec.kind == "jsonl" else rows.read_parquet(file, columns)
-            for number, row in read:
+            for number, row in rows.read(file, self._spec.kind, columns):
                 yield f"{file.absolute()}:{number}", f"{prefix}{number}", row
 
 

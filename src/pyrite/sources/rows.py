@@ -1,11 +1,15 @@
-"""Rows of JSONL and Parquet files, and the text in their columns."""
+"""Rows of JSONL, CSV and Parquet files, and the text in their columns."""
 
+import codecs
+import csv
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,10 +19,31 @@ from pyrite.identity import IdSet
 from pyrite.sources import files
 
 JSONL = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
+CSV = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 PARQUET = (".parquet",)
+
+#: The suffixes of files with rows, by format.
+SUFFIXES = {"jsonl": JSONL, "csv": CSV, "parquet": PARQUET}
+
+#: The delimiters of a .csv file, in the order in which they are tried. A .tsv file has tabs.
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
+
+#: Limit on the characters of a value. A quotation mark that is not closed makes the rest of the file one value.
+_MAX_VALUE = 16 << 20
 
 #: A row: its location for messages, its number as text (the id of rows without an id column), and its values.
 Row = tuple[str, str, Mapping[str, Any]]
+
+
+def read(file: Path, format_name: str, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line or row number from 1, values by column) of each row. ``format_name`` is a key of ``SUFFIXES``.
+
+    Raises:
+        UserError: as ``read_jsonl``, ``read_csv`` and ``read_parquet``.
+    """
+    if format_name == "jsonl":
+        return read_jsonl(file)
+    return read_csv(file, columns) if format_name == "csv" else read_parquet(file, columns)
 
 
 def read_jsonl(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -28,17 +53,8 @@ def read_jsonl(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         UserError: the compressed file is damaged, or a line is not UTF-8, not JSON, or not an object. Names the file
             and line.
     """
-    with file.open("rb") as stream:
-        if not stream.peek(2).startswith(b"\x1f\x8b"):
-            yield from parse_jsonl(stream, str(file.absolute()))
-            return
-        try:
-            with gzip.open(stream) as lines:
-                yield from parse_jsonl(lines, str(file.absolute()))
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise UserError(
-                f"{file.absolute()}: damaged gzip file ({error}). Get it again, or compress it again."
-            ) from error
+    with _decompressed(file) as lines:
+        yield from parse_jsonl(lines, str(file.absolute()))
 
 
 def parse_jsonl(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -63,6 +79,111 @@ def parse_jsonl(lines: Iterable[bytes], name: str) -> Iterator[tuple[int, dict[s
                 f'{where}: JSON, but not an object. Each line must look like {{"question": "...", "answer": "..."}}.'
             )
         yield number, value
+
+
+def read_csv(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number of its first line, values by column) of each row that is not blank. The first row is the header.
+
+    The file may be compressed with gzip. It is UTF-8, or UTF-16 with a byte order mark. A .tsv file has tabs between
+    values. Any other file has the first of comma, semicolon and tab with which its header has all ``columns`` (setting
+    to column).
+
+    Raises:
+        UserError: the compressed file is damaged, the text has another encoding, a column is missing or occurs twice,
+            or a row has more or fewer values than the header. Names the file and line.
+    """
+    where = file.absolute()
+    tabs = file.name.lower().removesuffix(".gz").endswith(".tsv")
+    encoding = _csv_encoding(file)
+    csv.field_size_limit(_MAX_VALUE)
+    try:
+        with _decompressed(file) as stream, io.TextIOWrapper(stream, encoding=encoding, newline="") as text:
+            delimiter, head = _header(text, "\t" if tabs else "".join(_DELIMITERS), columns, str(where))
+            yield from _csv_rows(text, delimiter, head, str(where))
+    except UnicodeError as error:
+        line = f":{_first_undecodable_line(file)}" if encoding == "utf-8-sig" else ""
+        reason = error.reason if isinstance(error, UnicodeDecodeError) else error
+        raise UserError(
+            f"{where}{line}: not {encoding.removesuffix('-sig').upper()} ({reason}). Save the file as UTF-8; in Excel, "
+            "the format is 'CSV UTF-8'."
+        ) from error
+
+
+def _csv_encoding(file: Path) -> str:
+    with _decompressed(file) as stream:
+        start = stream.read(2)
+    return "utf-16" if start in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _header(text: IO[str], delimiters: str, columns: Mapping[str, str], where: str) -> tuple[str, list[str]]:
+    """The delimiter of the file and the columns in its first row.
+
+    Raises:
+        UserError: a column is missing or occurs twice, or the file has no row.
+    """
+    line = text.readline()
+    heads = {delimiter: next(csv.reader([line], delimiter=delimiter), []) for delimiter in delimiters}
+    fits = [delimiter for delimiter, head in heads.items() if set(columns.values()) <= set(head)]
+    # Without a fit, the message shows the columns by the delimiter that gives most.
+    delimiter = fits[0] if fits else max(heads, key=lambda each: len(heads[each]))
+    head = heads[delimiter]
+    for setting, column in columns.items():
+        if column not in head:
+            tried = ", ".join(_DELIMITERS[each] for each in delimiters)
+            raise UserError(f"{where}:1: {_no_column(setting, column, head)} The first line is the header ({tried}).")
+    if twice := [column for column in columns.values() if head.count(column) > 1]:
+        raise UserError(f"{where}:1: column '{twice[0]}' occurs twice in the header. Rename one of them.")
+    return delimiter, head
+
+
+def _csv_rows(text: IO[str], delimiter: str, head: list[str], where: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
+    first = 2
+    try:
+        for values in reader:
+            if values and len(values) != len(head):
+                raise UserError(
+                    f"{where}:{first}: number of values {len(values)}, but the header has {len(head)} columns. Put "
+                    f"quotation marks around values that contain a {_DELIMITERS[delimiter]} or a line break, and write "
+                    "a quotation mark in them twice."
+                )
+            if values:
+                yield first, dict(zip(head, values, strict=True))
+            first = reader.line_num + 2  # The header is the first line.
+    except csv.Error as error:
+        raise UserError(
+            f'{where}:{first}: not a CSV row ({error}). Close each quotation mark, and write " in a value as "".'
+        ) from error
+
+
+def _first_undecodable_line(file: Path) -> int:
+    with _decompressed(file) as stream:
+        for number, line in enumerate(stream, start=1):
+            try:
+                line.decode("utf-8-sig")
+            except UnicodeDecodeError:
+                return number
+    return 1
+
+
+@contextmanager
+def _decompressed(file: Path) -> Iterator[IO[bytes]]:
+    """The bytes of ``file``, decompressed if they are in gzip's format.
+
+    Raises:
+        UserError: the compressed file is damaged, also while its bytes are read in the ``with`` block.
+    """
+    with file.open("rb") as stream:
+        if not stream.peek(2).startswith(b"\x1f\x8b"):
+            yield stream
+            return
+        try:
+            with gzip.open(stream) as content:
+                yield cast(IO[bytes], content)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(
+                f"{file.absolute()}: damaged gzip file ({error}). Get it again, or compress it again."
+            ) from error
 
 
 def read_parquet(file: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, dict[str, Any]]]:

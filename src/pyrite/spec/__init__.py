@@ -26,6 +26,7 @@ from pyrite.spec.source import (
     QaSource,
     SampleSource,
     SourceSpec,
+    StackexchangeSource,
 )
 from pyrite.spec.stages import (
     EvaluateSpec,
@@ -73,4 +74,5 @@ __all__ = [
     "ServerJudgeSpec",
     "SourceSpec",
     "SplitSpec",
+    "StackexchangeSource",
 ]

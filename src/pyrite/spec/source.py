@@ -30,11 +30,13 @@ class _QuestionColumns(Section):
 
 
 class QaSource(_QuestionColumns):
-    """Question-answer pairs, one per row, in a JSONL (also .gz) or Parquet file or a folder of such files."""
+    """Question-answer pairs, one per row, in a JSONL or CSV (also .gz) or Parquet file or a folder of such files."""
 
-    kind: Literal["jsonl", "parquet"]
+    kind: Literal["jsonl", "csv", "parquet"]
     path: str = Field(description="File, or folder of files: a path, or s3://bucket/key.")
-    id: str | None = Field(default=None, description="Column with a unique id; unset: the row number.")
+    id: str | None = Field(
+        default=None, description="Column with a unique id; unset: the row number, in JSONL and CSV that of the line."
+    )
 
 
 class BeirSource(Section):
@@ -51,6 +53,17 @@ class BeirSource(Section):
     )
 
 
+class StackexchangeSource(Section):
+    """A Stack Exchange dump: the titles of questions, and the answers that were accepted or have a high score."""
+
+    kind: Literal["stackexchange"] = "stackexchange"
+    path: str = Field(description="Posts.xml, a .7z archive or a folder with it: a path, or s3://bucket/key.")
+    min_score: int = Field(default=1, description="Least score of an answer that the asker did not accept.")
+    topic: Literal["tag", "question"] = Field(
+        default="tag", description="Split by the first tag, or by question if nearly all questions share the first tag."
+    )
+
+
 class HuggingfaceSource(_QuestionColumns):
     """Question-answer pairs read with the ``datasets`` library, from the Hugging Face hub or a local folder."""
 
@@ -62,10 +75,13 @@ class HuggingfaceSource(_QuestionColumns):
 
 
 class DocumentsSource(Section):
-    """Documents without questions: a folder of .txt and .md files, or a JSONL or Parquet file of one per row."""
+    """Documents without questions: a folder of text, Markdown, HTML and PDF files, or a file with one per row."""
 
     kind: Literal["documents"] = "documents"
-    path: str = Field(description="Folder or file: a path, or s3://bucket/key.")
+    path: str = Field(
+        description="Folder of .txt, .md, .mdx, .html and .pdf files, or a JSONL, CSV or Parquet file with one "
+        "document per row: a path, or s3://bucket/key."
+    )
     text: str = Field(default="text", description="Rows: column with the text.")
     title: str | None = Field(default=None, description="Rows: column with the title. Files: headings or file name.")
     topic: str | None = Field(default=None, description="Rows: column with the topic; unset: one topic per document.")
@@ -73,6 +89,6 @@ class DocumentsSource(Section):
 
 
 SourceSpec = Annotated[
-    SampleSource | MedquadSource | QaSource | BeirSource | HuggingfaceSource | DocumentsSource,
+    SampleSource | MedquadSource | QaSource | BeirSource | StackexchangeSource | HuggingfaceSource | DocumentsSource,
     Field(discriminator="kind"),
 ]
