@@ -6,8 +6,8 @@ FOLDER holds BEIR folders or archives with splits, as for bench_domains.py. Cent
 queries of each, and the test queries of all are mixed. "accuracy" is the share of them for which the nearest domain is
 their own, by the number of centroids: mean, worst and best of several seeds of k-means.
 
---foreign: data sets of other fields. A domain's floor is a percentile of the scores of its validation queries. "rejected"
-is the share of queries below the floor of their nearest domain: of the mixed test queries, and of each foreign set.
+--foreign: data sets of other fields. "rejected" is the share of queries whose score for their nearest domain is below a
+minimum: of the mixed test queries, and of each foreign set.
 
 --store: the store of a finished `make bench-domains ARGS='FOLDER --store STORE'`. Each test query searches the union of
 all corpora with the base model, each domain's model, the selected domain's model (routed), and that of its own domain
@@ -44,7 +44,7 @@ from pyrite.store import open_store
 
 COUNTS = (1, 4, 16, 64)
 SEEDS = 5
-PERCENTILES = (1, 5)
+MINIMA = (0.2, 0.25, 0.3, 0.35, 0.4)
 
 
 class Embedded(NamedTuple):
@@ -84,28 +84,16 @@ def by_count(embedded: Sequence[Embedded]) -> dict[str, Any]:
 
 
 def rejected(embedded: Sequence[Embedded], foreign: Mapping[str, Floats]) -> dict[str, Any]:
-    """The share of queries below the floor of their nearest domain, by the percentile of the floor."""
-    names = sorted(each.name for each in embedded)
+    """The median of the queries' best scores, and the share below each of ``MINIMA``, by set."""
     centroids = {each.name: fit_centroids(each.splits["train"], CENTROIDS, 0) for each in embedded}
-
-    def best(queries: Floats) -> tuple[Floats, list[int]]:
-        selected = nearest_domain(queries, centroids)
-        return selected.scores.max(axis=1), [names.index(name) for name in selected.domains]
-
-    own = {each.name: nearest_domain(each.splits["val"], centroids).scores for each in embedded}
-    sets = {"test": np.concatenate([each.splits["test"] for each in embedded]), **foreign}
-    result: dict[str, Any] = {
-        "median": {name: round(float(np.median(best(each)[0])), 4) for name, each in sets.items()}
-    }
-    print("median score: " + ", ".join(f"{name} {value:.3f}" for name, value in result["median"].items()))
-    for percentile in PERCENTILES:
-        floors = np.array([np.percentile(own[name][:, names.index(name)], percentile) for name in names])
-        shares = {}
-        for name, queries in sets.items():
-            scores, nearest = best(queries)
-            shares[name] = round(float((scores < floors[nearest]).mean()), 4)
-        result[f"p{percentile}"] = shares
-        print(f"rejected, percentile {percentile}: " + ", ".join(f"{name} {v:.1%}" for name, v in shares.items()))
+    own = {each.name: each.splits["test"] for each in embedded}
+    sets = {"test": np.concatenate(list(own.values())), **own, **foreign}
+    result: dict[str, Any] = {}
+    for name, queries in sets.items():
+        best = nearest_domain(queries, centroids).scores.max(axis=1)
+        shares = {str(minimum): round(float((best < minimum).mean()), 4) for minimum in MINIMA}
+        result[name] = {"median": round(float(np.median(best)), 4), **shares}
+        print(f"rejected, {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in result[name].items()))
     return result
 
 

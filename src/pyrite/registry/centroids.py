@@ -15,7 +15,7 @@ from scipy.cluster.vq import kmeans2
 Floats = npt.NDArray[np.float32]
 
 #: Number of centroids of a domain. `make bench-select` compares others.
-CENTROIDS = 16
+CENTROIDS = 64
 
 #: Training queries of which the centroids are computed, at most. They are drawn by the run's seed.
 MAX_QUERIES = 10_000
