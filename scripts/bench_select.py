@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from bench_common import CLUSTERS, METRICS, PER_QUERY, Row, Run
-from bench_domains import domains
+from bench_domains import ARCHIVES, domains
 
 from pyrite import tables
 from pyrite.embedding.encoder import Encoder, in_memory
@@ -181,6 +181,12 @@ def routing(options: argparse.Namespace, runs: Mapping[str, Run], encoder: Encod
     }
 
 
+def _name(path: Path) -> str:
+    """The name of a data set: that of its folder or archive, or of a built-in set."""
+    suffix = next((suffix for suffix in ARCHIVES if path.name.endswith(suffix)), "")
+    return path.name.removesuffix(suffix).removeprefix("builtin:")
+
+
 def finished_runs(store: Path, names: Sequence[str]) -> dict[str, Run]:
     """The first seed's run of each domain in a store of bench_domains.py."""
     return {name: Run(store / name, f"{name}-0".lower().replace("_", "-"), None) for name in names}
@@ -215,7 +221,7 @@ def main() -> int:
         embedded = [embed_queries(encoder, name, path) for name, path in sets]
         result: dict[str, Any] = {"accuracy": by_count(embedded)}
         if options.foreign:
-            foreign = {path.name: [q.text for q in retention.read(str(path))[1]] for path in options.foreign}
+            foreign = {_name(path): [q.text for q in retention.read(str(path))[1]] for path in options.foreign}
             result["rejected"] = rejected(
                 embedded, {name: encoder.encode(texts, "query") for name, texts in foreign.items()}
             )

@@ -16,7 +16,7 @@ from report.report_factory import make
 
 
 def write_finished_run(
-    store: Store, name: str, model: Path, gain: float = 1.2, change: str = "", topic: str = "", base: Path | None = None
+    store: Store, name: str, model: Path, gain: float = 1.2, change: str = "", topic: str = ""
 ) -> str:
     """Write a run that `pyrite status` shows as finished, and return its name.
 
@@ -24,17 +24,23 @@ def write_finished_run(
         model: the folder of the base model; the chosen model has its files.
         change: text in a file of the chosen model, so that models differ.
         topic: the text of all training queries; by default they are those of the factory.
-        base: the base model that the run file names; by default ``model``.
     """
     made = make(
-        gain=gain, name=name, model={"base": str(base or model)}, evaluate={"gate": {"mrr@5": 0.05, "dcg@5": 0.05}}
+        gain=gain,
+        name=name,
+        source={"kind": "medquad", "path": "/data/medquad.tar.xz"},
+        model={"base": str(model)},
+        evaluate={"gate": {"mrr@5": 0.05, "dcg@5": 0.05}, "retention": {"path": "/data/cisi", "max_loss": 0.02}},
     )
     rows = [{**row, "text": topic} if topic and row["split"] == "train" else row for row in made.queries.to_pylist()]
     inputs = replace(made, queries=tables.pa.Table.from_pylist(rows, tables.QUERIES))
     spec, prefix, report = inputs.spec, f"runs/{name}", build(inputs)
-    written: dict[str, list[str]] = {"prepare": ["queries/queries.parquet", "queries/qrels.parquet"]}
+    written: dict[str, list[str]] = {
+        "prepare": ["corpus/passages.parquet", "queries/queries.parquet", "queries/qrels.parquet"]
+    }
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        tables.write(folder / "corpus/passages.parquet", inputs.passages, tables.PASSAGES)
         tables.write(folder / "queries/queries.parquet", inputs.queries, tables.QUERIES)
         tables.write(folder / "queries/qrels.parquet", inputs.qrels, tables.QRELS)
         contents = {

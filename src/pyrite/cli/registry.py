@@ -12,6 +12,7 @@ from rich.table import Table
 from pyrite.cli.common import RunName, StoreOption, console, find_run
 from pyrite.cli.display import Display
 from pyrite.errors import UserError
+from pyrite.evaluation.scoring import METRICS
 from pyrite.plan import Step
 from pyrite.progress import ProgressEvents
 from pyrite.registry import channels
@@ -217,7 +218,7 @@ def _show_domains(catalog: Catalog) -> None:
 def _versions(catalog: Catalog, domain: str) -> Table:
     catalog.version(domain, version_name(max(catalog.numbers(domain).finished, default=1)))  # reports an unknown domain
     pointing = channels.current(catalog.history(domain))
-    table = _table("version", "channels", *(_label(metric) for metric in _GAINS), "published", "run")
+    table = _table("version", "channels", *(METRICS[metric].label for metric in _GAINS), "published", "run")
     for number, version in reversed(catalog.versions(domain).items()):
         at = ", ".join(sorted(channel for channel, each in pointing.items() if each == number))
         run = f"{version['run']}, {version['chosen']}" + (f"\nforced: {version['forced']}" if version["forced"] else "")
@@ -229,8 +230,9 @@ def _versions(catalog: Catalog, domain: str) -> Table:
 def _comparison(a: Version, b: Version) -> Table:
     """The metrics of two versions of a domain side by side, each compared with its base model."""
     table = _table("", a["version"], b["version"])
-    for metric in dict.fromkeys([*a["means"], *b["means"]]):
-        table.add_row(_label(metric), *(_mean(version, metric) for version in (a, b)))
+    for metric in METRICS:
+        if metric in a["means"] or metric in b["means"]:
+            table.add_row(METRICS[metric].label, *(_mean(version, metric) for version in (a, b)))
     for name in dict.fromkeys(row["set"] for version in (a, b) for row in version["retention"]):
         table.add_row(f"retention, {name}", *(_retention(version, name) for version in (a, b)))
     for label, key in (("run", "run"), ("chosen", "chosen"), ("seed", "seed"), ("published", "published")):
@@ -270,12 +272,6 @@ def _gain(version: Version, metric: str) -> str:
 def _retention(version: Version, name: str) -> str:
     row = next((row for row in version["retention"] if row["set"] == name), None)
     return formatting.percent(row["change"]) if row else formatting.NONE
-
-
-def _label(metric: str) -> str:
-    from pyrite.evaluation.scoring import METRICS
-
-    return METRICS[metric].label
 
 
 def _table(*columns: str) -> Table:
