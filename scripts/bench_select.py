@@ -4,7 +4,8 @@ Usage: python scripts/bench_select.py FOLDER [--foreign BEIR ...] [--store STORE
 
 FOLDER holds BEIR folders or archives with splits, as for bench_domains.py. Centroids are computed from the training
 queries of each, and the test queries of all are mixed. "accuracy" is the share of them for which the nearest domain is
-their own, by the number of centroids: mean, worst and best of several seeds of k-means.
+their own, by the number of centroids: mean, worst and best of several seeds of k-means. "val" is the mean on the
+validation queries, by which the default number is chosen.
 
 --foreign: data sets of other fields. "rejected" is the share of queries whose score for their nearest domain is below a
 minimum: of the mixed test queries, and of each foreign set.
@@ -23,6 +24,7 @@ from typing import Any, NamedTuple
 
 import bench_common as common
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from bench_common import CLUSTERS, METRICS, PER_QUERY, Row, Run
@@ -44,6 +46,7 @@ from pyrite.store import open_store
 
 COUNTS = (1, 4, 16, 64)
 SEEDS = 5
+SPLITS = {"all": "test", "val": "val"}
 MINIMA = (0.2, 0.25, 0.3, 0.35, 0.4)
 
 
@@ -63,13 +66,19 @@ def embed_queries(encoder: Encoder, name: str, path: Path) -> Embedded:
 
 
 def accuracy(embedded: Sequence[Embedded], k: int, seed: int) -> dict[str, float]:
-    """The share of test queries whose nearest domain is their own: of each domain, and of all together."""
+    """The share of test queries whose nearest domain is their own: of each domain, and of all together.
+
+    "val" is that of the validation queries of all domains.
+    """
     centroids = {each.name: fit_centroids(each.splits["train"], k, seed) for each in embedded}
-    right = {
-        each.name: np.array(nearest_domain(each.splits["test"], centroids).domains) == each.name for each in embedded
-    }
-    shares = {name: float(each.mean()) for name, each in right.items()}
-    return {**shares, "all": float(np.concatenate(list(right.values())).mean())}
+
+    def right(split: str) -> dict[str, npt.NDArray[np.bool_]]:
+        found = {each.name: nearest_domain(each.splits[split], centroids).domains for each in embedded}
+        return {name: np.array(selected) == name for name, selected in found.items()}
+
+    shares = {name: float(each.mean()) for name, each in right("test").items()}
+    together = {name: float(np.concatenate(list(right(split).values())).mean()) for name, split in SPLITS.items()}
+    return {**shares, **together}
 
 
 def by_count(embedded: Sequence[Embedded]) -> dict[str, Any]:

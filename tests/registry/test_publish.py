@@ -173,3 +173,19 @@ def test_files_that_change_while_they_are_published_make_no_version(
     monkeypatch.setattr(store, "publish", write)
     assert publish(store, "same", tmp_path / "scratch/again")[0]["version"] == "v1"
     assert json.loads(store.read("models/law/v1/version.json"))["run"] == "again"
+
+
+def test_a_claim_that_another_publisher_overwrites_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store without atomic conditional writes lets two publishers win the same number."""
+    store = FolderStore(tmp_path)
+    write, overwritten = store.publish, json.dumps({"files": [], "attempt": "another"}).encode()
+
+    def overwrite(local: Path, key: str) -> None:
+        write(local, key)
+        monkeypatch.setattr(store, "publish", write)
+        store.write("models/law/v1/claim.json", overwritten)
+
+    monkeypatch.setattr(store, "publish", overwrite)
+    version, is_new = publish(store, "same", tmp_path / "scratch/first")
+    assert (version["version"], is_new) == ("v2", True)
+    assert verified(store) == {"v2": "digest of same"}

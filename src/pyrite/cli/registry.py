@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyrite.registry.centroids import Selected
 
 Domain = Annotated[str, typer.Argument(metavar="DOMAIN", help="A domain, such as medicine.")]
-Channel = Annotated[str, typer.Option("--channel", help="The channel.")]
+Channel = Annotated[str, typer.Option("--channel", help="The channel; default: production.")]
 
 #: The metrics of the list of versions.
 _GAINS = ("mrr@5", "dcg@5")
@@ -119,7 +119,7 @@ def register(app: typer.Typer) -> None:
         channel: Channel = PRODUCTION,
         store: StoreOption = "store",
     ) -> None:
-        """Move a channel of a domain to a version."""
+        """Move a channel of a domain to a version, such as production to v3."""
         _check_movable(channel)
         _promote(Catalog(open_store(store)), check_domain(domain), version, channel)
 
@@ -165,7 +165,7 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option("--queries", metavar="FILE", help="A text file with one query per line.")
         ] = None,
         channel: Annotated[
-            str, typer.Option("--channel", help="Select among the models of this channel.")
+            str, typer.Option("--channel", help="Select among the models of this channel; default: production.")
         ] = PRODUCTION,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
         store: StoreOption = "store",
