@@ -5,7 +5,7 @@ Usage: python scripts/bench_select.py FOLDER [--foreign BEIR ...] [--store STORE
 FOLDER holds BEIR folders or archives with splits, as for bench_domains.py. Centroids are computed from the training
 queries of each, and the test queries of all are mixed. "accuracy" is the share of them for which the nearest domain is
 their own, by the number of centroids: mean, worst and best of several seeds of k-means. "val" is the mean on the
-validation queries, by which the default number is chosen.
+validation queries.
 
 --foreign: data sets of other fields. "rejected" is the share of queries whose score for their nearest domain is below a
 minimum: of the mixed test queries, and of each foreign set.

@@ -222,8 +222,8 @@ def _versions(catalog: Catalog, domain: str) -> Table:
     for number, version in reversed(catalog.versions(domain).items()):
         at = ", ".join(sorted(channel for channel, each in pointing.items() if each == number))
         run = f"{version['run']}, {version['chosen']}" + (f"\nforced: {version['forced']}" if version["forced"] else "")
-        gains = (_gain(version, metric) for metric in _GAINS)
-        table.add_row(version_name(number), at, *gains, formatting.when(version["published"]), escape(run))
+        gains = (_gain(version, metric, "{}\n[dim]{}[/]") for metric in _GAINS)
+        table.add_row(version_name(number), at, *gains, version["published"][:10], escape(run))
     return table
 
 
@@ -261,12 +261,12 @@ def _mean(version: Version, metric: str) -> str:
     return formatting.number(version["means"][metric]) + ("" if gain == formatting.NONE else f"  {gain}")
 
 
-def _gain(version: Version, metric: str) -> str:
+def _gain(version: Version, metric: str, layout: str = "{} ({})") -> str:
     """The gain over the base model with its interval: ``+19% (+14% to +25%)``."""
     found = version["metrics"].get(metric)
     if not found:
         return formatting.NONE
-    return f"{formatting.percent(found['relative'])} ({formatting.interval(found['relative_interval'])})"
+    return layout.format(formatting.percent(found["relative"]), formatting.interval(found["relative_interval"]))
 
 
 def _retention(version: Version, name: str) -> str:
