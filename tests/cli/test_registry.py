@@ -53,8 +53,10 @@ def test_versions_are_published_promoted_pulled_and_rolled_back(
     assert output(pyrite("promote", "law", "v2")) == "law: production is v2"
     shown = output(pyrite("models", COLUMNS="200"))
     assert "law 2 latest v2, production v2 +" in shown
-    listed = pyrite("models", "law", COLUMNS="200").stdout.splitlines()
-    assert [line.split()[0] for line in listed[1:3]] == ["v2", "v1"]
+    listed = pyrite("models", "law").stdout.splitlines()
+    assert [line.split()[0] for line in listed if line.startswith("v")] == ["version", "v2", "v1"]
+    assert "latest" in next(line for line in listed if line.startswith("v2"))
+    assert max(map(len, listed)) <= 80
     compared = output(pyrite("models", "law", "v1", "v2", COLUMNS="200"))
     for version_ in (1, 2):
         mean = json.loads((store / f"models/law/v{version_}/version.json").read_text())["means"]["mrr@5"]
