@@ -1,0 +1,1 @@
+"""Published models by domain: immutable versions, channels that point to them, and the selection of a domain."""

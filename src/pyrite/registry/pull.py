@@ -1,0 +1,53 @@
+"""Copies the model of a version to a folder, and verifies it."""
+
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pyrite.errors import PyriteError, UserError
+from pyrite.progress import Progress
+from pyrite.registry.catalog import Catalog, Version, version_key
+from pyrite.registry.names import version_number
+from pyrite.store import Checksum, ObjectNotFound, checksum_file
+
+_MODEL = "model/"
+
+
+def pull(catalog: Catalog, version: Version, folder: Path, progress: Progress) -> None:
+    """Copy the model files of ``version`` to ``folder``, which must be empty or not exist.
+
+    All files are verified before the folder gets its name, so a folder with this name is complete.
+
+    Raises:
+        UserError: ``folder`` has files, or cannot be written to.
+        PyriteError: a file is missing or damaged.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder, and nothing was changed. Give another path, or remove it.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    entries = [entry for entry in version["files"] if entry["name"].startswith(_MODEL)]
+    progress.begin(len(entries), "files copied")
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        model = Path(temporary) / "model"
+        for entry in entries:
+            path = model / entry["name"].removeprefix(_MODEL)
+            if ".." in path.parts:
+                raise PyriteError(
+                    f"{version['domain']} {version['version']} names a file outside its folder: {entry['name']}."
+                )
+            path.parent.mkdir(parents=True, exist_ok=True)
+            key = version_key(version["domain"], version_number(version["version"]), entry["name"])
+            try:
+                shutil.copyfile(catalog.store.fetch(key), path)
+            except ObjectNotFound:
+                raise _damaged(catalog, key, "is missing") from None
+            if checksum_file(path) != Checksum(entry["bytes"], entry["sha256"]):
+                raise _damaged(catalog, key, "does not match its version.json (size or sha256 differs)")
+            progress.advance()
+        model.replace(folder)
+
+
+def _damaged(catalog: Catalog, key: str, what: str) -> PyriteError:
+    return PyriteError(
+        f"{catalog.store}/{key} {what}. Restore it from a backup or from the model of its run, or pull another version."
+    )

@@ -1,0 +1,145 @@
+"""Selects the domain of a query among the published models, by the base model's embeddings.
+
+All domains must have the same base model: then one embedding of the query is compared with the centroids of all.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pyrite.embedding.encoder import Encoder
+from pyrite.embedding.models import base_digest, base_folder
+from pyrite.errors import PyriteError, UserError
+from pyrite.executors.step import Run
+from pyrite.plan import Step
+from pyrite.progress import NullProgress, Progress
+from pyrite.registry import centroids, channels
+from pyrite.registry.catalog import Catalog, Version, version_key
+from pyrite.registry.centroids import Floats, Selected
+from pyrite.registry.names import version_name, version_number
+from pyrite.spec import ModelSpec, RunSpec
+from pyrite.stages.context import StepContext
+from pyrite.stages.inputs import read_queries
+from pyrite.store import Store
+
+
+def add_centroids(run: Run, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Write the centroids of the run's training queries to ``folder``, and return their entry in version.json.
+
+    The file's name has its digest: the centroids of two publishers may differ by rounding, and both may be stored.
+    """
+    queries = sample_queries(_training_queries(run), run.spec.seed)
+    progress.begin(len(queries), "training queries encoded")
+    vectors = base_encoder(run.spec, run.store).encode(queries, "query", progress.advance)
+    found = centroids.fit_centroids(vectors, centroids.CENTROIDS, run.spec.seed)
+    data = centroids.dump(found)
+    name = f"centroids-{hashlib.sha256(data).hexdigest()[:16]}.npy"
+    (folder / name).write_bytes(data)
+    return {"file": name, "count": len(found), "queries": len(queries)}
+
+
+def sample_queries(queries: list[str], seed: int) -> list[str]:
+    """At most ``centroids.MAX_QUERIES`` of the ``queries``, drawn by ``seed``, in their order."""
+    if len(queries) <= centroids.MAX_QUERIES:
+        return queries
+    drawn = np.random.default_rng(seed).choice(len(queries), centroids.MAX_QUERIES, replace=False)
+    return [queries[position] for position in sorted(drawn.tolist())]
+
+
+def base_encoder(spec: RunSpec, store: Store) -> Encoder:
+    """An encoder for the base model, in float32, so that embeddings of several machines differ by rounding only."""
+    base = base_folder(spec.model.base, spec.model.revision)
+    return Encoder(base, base, spec, store, "float32")
+
+
+def _training_queries(run: Run) -> list[str]:
+    context = StepContext(
+        run.spec,
+        Step("evaluate"),
+        run.store,
+        run.prefix,
+        run.manifests(),
+        f"{run.prefix}/scratch/aside",
+        NullProgress(),
+    )
+    texts: list[str] = read_queries(context, "train")["text"].to_pylist()
+    return texts
+
+
+def versions_at(catalog: Catalog, channel: str) -> dict[str, Version]:
+    """The version of each domain that ``channel`` points to.
+
+    Raises:
+        UserError: no domain has this channel.
+    """
+    pointing = {domain: channels.current(catalog.history(domain)) for domain in catalog.domains()}
+    if not any(channel in current for current in pointing.values()):
+        advice = (
+            f"`pyrite promote DOMAIN VERSION --channel {channel}` sets it." if pointing else "Publish a model first."
+        )
+        raise UserError(f"no domain in {catalog.store} has the channel {channel!r}. {advice}")
+    return {
+        domain: catalog.version(domain, version_name(current[channel]))
+        for domain, current in pointing.items()
+        if channel in current
+    }
+
+
+def select(catalog: Catalog, versions: Mapping[str, Version], queries: Sequence[str]) -> Selected:
+    """The nearest domain of each query among ``versions``, by domain.
+
+    Raises:
+        UserError: the domains have different base models, or the base model on this machine is another one.
+        PyriteError: centroids are missing or damaged.
+    """
+    spec = _common_base(versions)
+    encoder = base_encoder(_run_spec(spec), catalog.store)
+    return centroids.nearest_domain(
+        encoder.encode(queries, "query"),
+        {domain: _read_centroids(catalog, domain, version) for domain, version in versions.items()},
+    )
+
+
+def _common_base(versions: Mapping[str, Version]) -> ModelSpec:
+    """The settings of the base model that all ``versions`` have, which is on this machine.
+
+    Raises:
+        UserError: the versions have different base models, or that of this machine has other files.
+    """
+    domains: dict[str, list[str]] = {}
+    for domain, version in versions.items():
+        domains.setdefault(version["base"]["digest"], []).append(f"{domain} ({version['base']['base']})")
+    if len(domains) > 1:
+        groups = "; ".join(", ".join(group) for group in domains.values())
+        raise UserError(
+            f"the domains have different base models, so their scores cannot be compared: {groups}. Publish models "
+            "that were trained from one base model, and move the channel to them."
+        )
+    domain, version = next(iter(versions.items()))
+    settings = {name: value for name, value in version["base"].items() if name != "digest"}
+    spec = ModelSpec.model_validate(settings)
+    base_folder(spec.base, spec.revision, f"the base model of domain {domain}")
+    if base_digest(spec) != version["base"]["digest"]:
+        raise UserError(
+            f"{spec.base} on this machine is not the base model of domain {domain}: its files have another digest. "
+            "Copy the base model of the run here."
+        )
+    return spec
+
+
+def _run_spec(model: ModelSpec) -> RunSpec:
+    """Settings for an encoder of the base model: those of a run with this ``model``."""
+    return RunSpec.model_validate({"name": "select", "source": {"kind": "sample"}, "model": model.model_dump()})
+
+
+def _read_centroids(catalog: Catalog, domain: str, version: Version) -> Floats:
+    name = version["centroids"]["file"]
+    key = version_key(domain, version_number(version["version"]), name)
+    data = catalog.store.read(key)
+    entry = next(entry for entry in version["files"] if entry["name"] == name)
+    if (len(data), hashlib.sha256(data).hexdigest()) != (entry["bytes"], entry["sha256"]):
+        raise PyriteError(f"{catalog.store}/{key} does not match its version.json: it was changed or damaged later.")
+    return centroids.parse(data)
