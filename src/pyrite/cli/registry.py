@@ -1,4 +1,4 @@
-"""pyrite publish, models, promote, rollback, pull, select: published models of several domains."""
+"""pyrite publish, models, promote, rollback, pull, select, litellm: published models of several domains."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -185,6 +185,29 @@ def register(app: typer.Typer) -> None:
             else:
                 scores = ", ".join(f"{name} {formatting.number(score)}" for name, score in row["scores"].items())
                 console.print(f"[bold]{row['domain']}[/] [dim]({scores})[/] {escape(row['query'])}", highlight=False)
+
+    @app.command(rich_help_panel=panel)
+    def litellm(
+        file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file to write.")],
+        servers: Annotated[
+            list[str],
+            typer.Argument(
+                metavar="DOMAIN[@CHANNEL|@VERSION]=URL ...",
+                help="Models and their servers: medicine=http://host:port; default: @production.",
+            ),
+        ],
+        store: StoreOption = "store",
+    ) -> None:
+        """Write the list of models for a LiteLLM proxy: one embedding model per domain and version."""
+        from pyrite.registry.litellm import model_list, parse_deployments, write_config
+
+        models = model_list(Catalog(open_store(store)), parse_deployments(servers))
+        write_config(file, models)
+        for model in models:
+            console.print(
+                f"{model['model_name']}  {model['litellm_params']['api_base']}", highlight=False, soft_wrap=True
+            )
+        console.print(f"wrote {file}; next: include it in the proxy's configuration", highlight=False, soft_wrap=True)
 
 
 def _check_movable(channel: str) -> None:

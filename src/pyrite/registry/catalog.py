@@ -14,13 +14,14 @@ import re
 import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyrite.errors import PyriteError, UserError
 from pyrite.registry import channels
 from pyrite.registry.channels import History, Stamp
 from pyrite.registry.names import is_version, version_name, version_number
-from pyrite.store import Store, VersionedObject
+from pyrite.store import Checksum, ObjectNotFound, Store, VersionedObject, checksum_file
 
 ROOT = "models"
 VERSION = "version.json"
@@ -103,6 +104,18 @@ class Catalog:
             raise UserError(f"domain {domain} has no version {version_name(number)}. Its versions: {known}.")
         return self._read(domain, number)
 
+    def fetch_file(self, version: Version, name: str) -> Path:
+        """Local path of a copy of the file ``name`` of a version. Raises PyriteError if it is missing or damaged."""
+        entry = next((entry for entry in version["files"] if entry["name"] == name), None)
+        key = version_key(version["domain"], version_number(version["version"]), name)
+        try:
+            path = self.store.fetch(key)
+        except ObjectNotFound:
+            raise self._damaged(key, "is missing") from None
+        if entry is None or checksum_file(path) != Checksum(entry["bytes"], entry["sha256"]):
+            raise self._damaged(key, "does not match its version.json (size or sha256 differs)")
+        return path
+
     def history(self, domain: str) -> History:
         """The moves of the domain's channels, oldest first. Raises UserError if channels.json is damaged."""
         return self._parse(domain, self.store.read_versioned(self._channels_key(domain)))
@@ -131,6 +144,11 @@ class Catalog:
             if current and current.data == data:
                 return after
         raise PyriteError(f"cannot write {key} in {self.store}: other processes keep changing it. Try again.")
+
+    def _damaged(self, key: str, problem: str) -> PyriteError:
+        return PyriteError(
+            f"{self.store}/{key} {problem}. Restore it from a backup or the model of its run, or use another version."
+        )
 
     def _channels_key(self, domain: str) -> str:
         return f"{ROOT}/{domain}/channels.json"

@@ -6,9 +6,7 @@ from tempfile import TemporaryDirectory
 
 from pyrite.errors import PyriteError, UserError
 from pyrite.progress import Progress
-from pyrite.registry.catalog import Catalog, Version, version_key
-from pyrite.registry.names import version_number
-from pyrite.store import Checksum, ObjectNotFound, checksum_file
+from pyrite.registry.catalog import Catalog, Version
 
 _MODEL = "model/"
 
@@ -36,18 +34,6 @@ def pull(catalog: Catalog, version: Version, folder: Path, progress: Progress) -
                     f"{version['domain']} {version['version']} names a file outside its folder: {entry['name']}."
                 )
             path.parent.mkdir(parents=True, exist_ok=True)
-            key = version_key(version["domain"], version_number(version["version"]), entry["name"])
-            try:
-                shutil.copyfile(catalog.store.fetch(key), path)
-            except ObjectNotFound:
-                raise _damaged(catalog, key, "is missing") from None
-            if checksum_file(path) != Checksum(entry["bytes"], entry["sha256"]):
-                raise _damaged(catalog, key, "does not match its version.json (size or sha256 differs)")
+            shutil.copyfile(catalog.fetch_file(version, entry["name"]), path)
             progress.advance()
         model.replace(folder)
-
-
-def _damaged(catalog: Catalog, key: str, what: str) -> PyriteError:
-    return PyriteError(
-        f"{catalog.store}/{key} {what}. Restore it from a backup or from the model of its run, or pull another version."
-    )

@@ -12,14 +12,14 @@ import numpy as np
 
 from pyrite.embedding.encoder import Encoder
 from pyrite.embedding.models import base_digest, base_folder
-from pyrite.errors import PyriteError, UserError
+from pyrite.errors import UserError
 from pyrite.executors.step import Run
 from pyrite.plan import Step
 from pyrite.progress import NullProgress, Progress
 from pyrite.registry import centroids, channels
-from pyrite.registry.catalog import Catalog, Version, version_key
+from pyrite.registry.catalog import Catalog, Version
 from pyrite.registry.centroids import Floats, Selected
-from pyrite.registry.names import version_name, version_number
+from pyrite.registry.names import version_name
 from pyrite.spec import ModelSpec, RunSpec
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import read_queries
@@ -99,7 +99,7 @@ def select(catalog: Catalog, versions: Mapping[str, Version], queries: Sequence[
     encoder = base_encoder(_run_spec(spec), catalog.store)
     return centroids.nearest_domain(
         encoder.encode(queries, "query"),
-        {domain: _read_centroids(catalog, domain, version) for domain, version in versions.items()},
+        {domain: _read_centroids(catalog, version) for domain, version in versions.items()},
     )
 
 
@@ -135,11 +135,5 @@ def _run_spec(model: ModelSpec) -> RunSpec:
     return RunSpec.model_validate({"name": "select", "source": {"kind": "sample"}, "model": model.model_dump()})
 
 
-def _read_centroids(catalog: Catalog, domain: str, version: Version) -> Floats:
-    name = version["centroids"]["file"]
-    key = version_key(domain, version_number(version["version"]), name)
-    data = catalog.store.read(key)
-    entry = next(entry for entry in version["files"] if entry["name"] == name)
-    if (len(data), hashlib.sha256(data).hexdigest()) != (entry["bytes"], entry["sha256"]):
-        raise PyriteError(f"{catalog.store}/{key} does not match its version.json: it was changed or damaged later.")
-    return centroids.parse(data)
+def _read_centroids(catalog: Catalog, version: Version) -> Floats:
+    return centroids.parse(catalog.fetch_file(version, version["centroids"]["file"]).read_bytes())
