@@ -343,6 +343,11 @@ class EvaluateSpec(Section):
         description="A second LLM that grades the first 10 passages of every candidate on validation and test; unset: "
         "none. With source.kind documents, its grades choose the model and are the result.",
     )
+    smaller: bool = Field(
+        default=True,
+        description="Report the quality of smaller embeddings on test: truncated, int8 and binary. They are computed "
+        "from the embeddings of the base model and the chosen model.",
+    )
     gate: GateSpec = GateSpec()
     resamples: int = Field(default=10_000, ge=100, description="Resamples of the bootstrap and the permutation test.")
 
