@@ -22,7 +22,7 @@ ASKED = [question.format(topic) for topic in TOPICS for question, _ in KINDS.val
 
 
 def scored(tiny_model: Path, tmp_path: Path, passages: int) -> dict[str, dict[str, Any]]:
-    """The mean MRR@5 and the sizes by form. The answer of each query is the passage of its number."""
+    """By form, the sizes and the MRR@5 of each query, by query id. A query's answer is the passage of its number."""
     source = {"kind": "jsonl", "path": "unused"}
     spec = RunSpec.model_validate({"name": "small", "source": source, "resources": {"device": "cpu"}})
     encoder = Encoder(tiny_model, tiny_model, spec, open_store(str(tmp_path / "store")), "float32")
@@ -38,7 +38,7 @@ def scored(tiny_model: Path, tmp_path: Path, passages: int) -> dict[str, dict[st
     for row in table.to_pylist():
         if row["metric"] == "mrr@5":
             by_form.setdefault(row["embedding"], {**row, "values": []})["values"].append(row["value"])
-    return {name: {**row, "mrr": float(np.mean(row["values"]))} for name, row in by_form.items()}
+    return by_form
 
 
 def test_truncated_embeddings_score_as_truncate_dim_does(tiny_model: Path, tmp_path: Path) -> None:
@@ -47,9 +47,9 @@ def test_truncated_embeddings_score_as_truncate_dim_does(tiny_model: Path, tmp_p
         model = SentenceTransformer(str(tiny_model), device="cpu", truncate_dim=dims)
         scores = model.similarity(model.encode_query(ASKED), model.encode_document(TEXTS)).numpy()
         ranks = 1 + (scores > np.diag(scores)[:, None]).sum(axis=1)
-        expected = np.where(ranks <= 5, 1 / ranks, 0).mean()
-        assert rows[name]["mrr"] == pytest.approx(expected, abs=0.01)  # equal scores are sorted differently
-    assert rows["float32-8"]["mrr"] != rows["float32"]["mrr"]
+        found = dict(zip(sorted(f"q{n}" for n in range(60)), rows[name]["values"], strict=True))
+        same = [found[f"q{n}"] == pytest.approx(1 / rank if rank <= 5 else 0) for n, rank in enumerate(ranks)]
+        assert np.mean(same) > 0.98, "apart from passages with nearly equal scores"
     assert (rows["float32-8"]["bytes"], rows["binary-rescored"]["rescored_bytes"]) == (32, 128)
 
 

@@ -52,8 +52,9 @@ def score_smaller(
     """
     files = encoder.corpus(corpus.texts, progress)
     vectors = encoder.encode(queries["text"].to_pylist(), "query")
-    searched = forms(ranges_of(read_blocks(files)), listed, normalise=encoder.normalises)
-    progress.begin(len(corpus.ids), "passages searched in smaller embeddings")
+    progress.begin(2 * len(corpus.ids), "embeddings read, for their ranges and to search their smaller forms")
+    ranges = ranges_of(read_blocks(files, on_rows=progress.advance))
+    searched = forms(ranges, listed, normalise=encoder.normalises)
     depth = min(RESCORED_DEPTH, len(corpus.ids))
     found = search_all(searched, vectors, read_blocks(files, on_rows=progress.advance), depth, encoder.device)
     float32, binary = searched[0], searched[-1]
