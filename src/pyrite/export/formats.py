@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pyrite.errors import UserError
-from pyrite.export import layout, onnx, openvino
+from pyrite.export import gguf, layout, onnx, openvino, static
 
 #: Installs the packages of a format into the environment of Pyrite.
 INSTALL = "pip install 'pyrite[export]'"
@@ -57,5 +57,8 @@ FORMATS: dict[str, Format] = {
         Format("onnx", onnx.FILES, onnx.write, onnx.PACKAGES, 0.9999),
         Format("onnx-int8", onnx.INT8_FILES, onnx.write_int8, onnx.PACKAGES, 0.95),
         Format("openvino", openvino.FILES, openvino.write, openvino.PACKAGES, 0.95),
+        Format("gguf", gguf.FILES, gguf.write, gguf.PACKAGES, 0.9999),
+        # A static model is another model: no cosine is right for it, and its metrics show what it costs.
+        Format("static", static.FILES, static.write, static.PACKAGES, -1.0),
     )
 }

@@ -202,6 +202,18 @@ RUNTIMES: dict[str, Runtime] = {
             "pip install 'pyrite[export]'",
         ),
         Runtime("openvino", ("openvino",), "openvino_runtime.py", "openvino", "own", "pip install 'pyrite[export]'"),
+        Runtime("fastembed", ("onnx", "onnx-int8"), "fastembed_runtime.py", "fastembed", "python", "make runtimes"),
+        Runtime(
+            "transformers.js",
+            ("onnx", "onnx-int8"),
+            "transformersjs_runtime.mjs",
+            "@huggingface/transformers",
+            "node",
+            "make runtimes",
+        ),
+        Runtime("llama.cpp", ("gguf",), "llama_cpp_runtime.py", "llama_cpp", "python", "make runtimes"),
+        Runtime("vllm", (PLAIN,), "vllm_runtime.py", "vllm", "vllm", "make real-vllm ARGS=--install-only"),
+        Runtime("model2vec", ("static",), "model2vec_runtime.py", "model2vec", "own", "pip install 'pyrite[export]'"),
     )
 }
 
