@@ -25,6 +25,7 @@ class Format:
         packages: import names of the packages that ``write`` needs.
         min_cosine: the default of --min-cosine: the lowest cosine similarity of a text's embedding with that of the
             trained model. docs/results.md has the measurements that it follows from.
+        precision: the numbers of weights and arithmetic, in words.
         install: the command that installs the packages.
     """
 
@@ -33,6 +34,7 @@ class Format:
     write: Callable[[Path, Path], None]
     packages: tuple[str, ...]
     min_cosine: float
+    precision: str = "float32"
     install: str = INSTALL
 
     def check_packages(self) -> None:
@@ -55,10 +57,24 @@ FORMATS: dict[str, Format] = {
     for each in (
         Format(PLAIN, layout.FILES, layout.check, (), 0.9999),
         Format("onnx", onnx.FILES, onnx.write, onnx.PACKAGES, 0.9999),
-        Format("onnx-int8", onnx.INT8_FILES, onnx.write_int8, onnx.PACKAGES, 0.95),
-        Format("openvino", openvino.FILES, openvino.write, openvino.PACKAGES, 0.95),
+        Format(
+            "onnx-int8",
+            onnx.INT8_FILES,
+            onnx.write_int8,
+            onnx.INT8_PACKAGES,
+            0.95,
+            "int8 weights, int8 arithmetic with scales computed for each input",
+        ),
+        Format(
+            "openvino",
+            openvino.FILES,
+            openvino.write,
+            openvino.PACKAGES,
+            0.95,
+            "int8 weights, float32 arithmetic",
+        ),
         Format("gguf", gguf.FILES, gguf.write, gguf.PACKAGES, 0.9999),
         # A static model is another model: no cosine is right for it, and its metrics show what it costs.
-        Format("static", static.FILES, static.write, static.PACKAGES, -1.0),
+        Format("static", static.FILES, static.write, static.PACKAGES, -1.0, "float16, one embedding per token"),
     )
 }

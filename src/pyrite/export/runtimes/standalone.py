@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float32]
 Embed = Callable[[Sequence[str], str], Floats]
 
 #: Seconds for which the speed is measured with each batch size.
-_SPEED_SECONDS = 2.0
+_SPEED_SECONDS = 1.0
 
 
 def run(start: Callable[[Path, str], Embed], packages: Sequence[str], notes: Sequence[str] = ()) -> None:

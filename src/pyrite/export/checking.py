@@ -1,0 +1,154 @@
+"""Checks a format with a runtime: its embeddings and its speed, compared with those of the trained model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pyrite.embedding.models import window
+from pyrite.errors import UserError
+from pyrite.export import parity
+from pyrite.export.formats import Format
+from pyrite.export.parity import Parity
+from pyrite.export.runtimes import Request, Runtime
+from pyrite.export.runtimes.standalone import texts_per_second
+from pyrite.export.source import Source
+from pyrite.export.texts import Counter, Kind, Text, parity_texts
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+Floats = npt.NDArray[np.float32]
+
+#: Texts in a batch.
+_BATCH = 32
+#: Texts with which the speed is measured.
+_SPEED_TEXTS = 2 * _BATCH
+
+
+@dataclass(frozen=True)
+class Check:
+    """A format that passed the check with a runtime.
+
+    Attributes:
+        format, runtime: their names.
+        versions: versions of the runtime's packages.
+        threshold: the lowest cosine similarity that passes.
+        parity: the embeddings compared with the trained model's.
+        speed, trained_speed: texts per second by batch size, of the runtime and of the trained model beside it.
+        bytes: the size on disk of the format.
+        notes: the runtime's notes.
+    """
+
+    format: str
+    runtime: str
+    versions: Mapping[str, str]
+    threshold: float
+    parity: Parity
+    speed: Mapping[int, float]
+    trained_speed: Mapping[int, float]
+    bytes: int
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The trained model, the texts of a check, and its embeddings of them, of shape (texts, dims)."""
+
+    source: Source
+    model: "SentenceTransformer"
+    texts: list[Text]
+    vectors: Floats
+
+    @classmethod
+    def of(cls, source: Source, model: "SentenceTransformer") -> Self:
+        """Embed the texts of a check with the loaded model of ``source``.
+
+        Raises:
+            UserError: an embedding is not finite.
+        """
+        texts = parity_texts(source.corpus, _counter(model), window(model))
+        return cls(source, model, texts, _embed(model, texts))
+
+
+def check(chosen: Format, runtime: Runtime, folder: Path, reference: Reference, min_cosine: float | None) -> Check:
+    """Compare a format of the export in ``folder``, embedded by ``runtime``, with the trained model.
+
+    Args:
+        min_cosine: the lowest cosine similarity that passes; None: the default of the format.
+
+    Raises:
+        UserError: an embedding differs more, or the runtime failed.
+    """
+    texts, model, source = reference.texts, reference.model, reference.source
+    threshold = chosen.min_cosine if min_cosine is None else min_cosine
+    timed = [text.text for text in texts if text.group == "passage"][:_SPEED_TEXTS] or [text.text for text in texts]
+    request = Request(chosen.files[0], [t.text for t in texts], [t.kind for t in texts], _BATCH, timed)
+    # The trained model's speed is measured before and after, because other load on the machine changes.
+    before = _speed(model, timed)
+    with TemporaryDirectory() as scratch:
+        result = runtime.embed(folder, request, Path(scratch))
+    after = _speed(model, timed)
+    if result.vectors.shape != reference.vectors.shape:
+        raise UserError(
+            f"{chosen.name} in {runtime.name} has embeddings of {result.vectors.shape[1]} dimensions, and the trained "
+            f"model of {reference.vectors.shape[1]}. Leave {chosen.name} out of --to."
+        )
+    dot = model.similarity_fn_name == "dot"
+    found = parity.compare_embeddings(reference.vectors, result.vectors, texts, source.corpus, dot, source.statistics)
+    if found.min_cosine < threshold:
+        raise UserError(
+            f"{chosen.name} in {runtime.name} does not embed as the trained model does: the lowest cosine similarity "
+            f"is {found.min_cosine:.4f}, and {threshold:g} is required. The worst texts: "
+            f"{parity.describe_worst(found, texts)}. Nothing was written. Leave {chosen.name} out of --to, or set "
+            "--min-cosine if these differences do not matter to you."
+        )
+    trained = {batch: (before[batch] + after[batch]) / 2 for batch in before}
+    return Check(
+        chosen.name,
+        runtime.name,
+        result.versions,
+        threshold,
+        found,
+        result.texts_per_second,
+        trained,
+        chosen.size(folder),
+        result.notes,
+    )
+
+
+def _counter(model: "SentenceTransformer") -> Counter:
+    def count(text: str, kind: Kind) -> int:
+        prompted = (model.prompts.get(kind) or "") + text
+        return len(model.tokenizer(prompted, truncation=False, verbose=False)["input_ids"])
+
+    return count
+
+
+def _embed(model: "SentenceTransformer", texts: Sequence[Text]) -> Floats:
+    vectors: Floats | None = None
+    for kind, encode in (("query", model.encode_query), ("document", model.encode_document)):
+        own = [position for position, text in enumerate(texts) if text.kind == kind]
+        part = encode([texts[position].text for position in own], batch_size=_BATCH, show_progress_bar=False)
+        if vectors is None:
+            vectors = np.empty((len(texts), part.shape[1]), dtype=np.float32)
+        vectors[own] = part
+    assert vectors is not None
+    if not np.isfinite(vectors).all():
+        raise UserError("the model's embeddings are not finite, so its weights are damaged. Copy or train it again.")
+    return vectors
+
+
+def _speed(model: "SentenceTransformer", texts: Sequence[str]) -> dict[int, float]:
+    """Texts per second of the trained model by batch size."""
+
+    def embed(batch: Sequence[str], kind: str) -> Floats:
+        del kind
+        vectors: Floats = model.encode_document(list(batch), batch_size=len(batch), show_progress_bar=False)
+        return vectors
+
+    return {batch: texts_per_second(embed, texts, batch) for batch in (1, _BATCH)}
