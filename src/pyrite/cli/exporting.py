@@ -28,7 +28,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--to",
                 metavar="FORMATS",
-                help="The formats, separated by commas: plain, onnx, onnx-int8, openvino. Plain is always written.",
+                help="Formats, separated by commas: plain (always written), onnx, onnx-int8, openvino, gguf, static.",
             ),
         ] = "onnx",
         out: Annotated[

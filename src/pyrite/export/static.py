@@ -3,6 +3,7 @@
 It is another model, which ignores the order of words. It embeds about a thousand times faster, and finds much less.
 """
 
+import logging
 from pathlib import Path
 
 from pyrite.errors import UserError
@@ -27,6 +28,8 @@ def write(source: Path, out: Path) -> None:
     """
     from model2vec.distill import distill
 
+    for name in ("skeletoken", "model2vec"):  # they warn of special tokens and of the window, which are right
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         model = distill(str(source), pca_dims=None, pooling=_POOLING[pooling(source)])
     except (ValueError, TypeError) as error:

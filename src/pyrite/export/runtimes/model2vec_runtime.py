@@ -20,4 +20,7 @@ def start(folder: Path, file: str) -> Embed:
 
 
 if __name__ == "__main__":
-    run(start, ["model2vec", "tokenizers"])
+    note = (
+        "a static model is another model, which ignores the order of words: look at top 10 and MRR@5, not at cosines."
+    )
+    run(start, ["model2vec", "tokenizers"], [note])

