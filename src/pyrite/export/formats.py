@@ -70,7 +70,7 @@ FORMATS: dict[str, Format] = {
             openvino.FILES,
             openvino.write,
             openvino.PACKAGES,
-            0.95,
+            0.99,
             "int8 weights, float32 arithmetic",
         ),
     )
