@@ -24,7 +24,8 @@ class Format:
             the export folder. It raises UserError if the model cannot be written in this format.
         packages: import names of the packages that ``write`` needs.
         min_cosine: the default of --min-cosine: the lowest cosine similarity of a text's embedding with that of the
-            trained model. docs/results.md has the measurements that it follows from.
+            trained model. docs/results.md has the measurements that it follows from. None: the format is another model,
+            whose metrics show what it costs, and no cosine is required.
         precision: the numbers of weights and arithmetic, in words.
         install: the command that installs the packages.
     """
@@ -33,7 +34,7 @@ class Format:
     files: tuple[str, ...]
     write: Callable[[Path, Path], None]
     packages: tuple[str, ...]
-    min_cosine: float
+    min_cosine: float | None
     precision: str = "float32"
     install: str = INSTALL
 
@@ -70,11 +71,10 @@ FORMATS: dict[str, Format] = {
             openvino.FILES,
             openvino.write,
             openvino.PACKAGES,
-            0.95,
+            0.99,
             "int8 weights, float32 arithmetic",
         ),
         Format("gguf", gguf.FILES, gguf.write, gguf.PACKAGES, 0.9999),
-        # A static model is another model: no cosine is right for it, and its metrics show what it costs.
-        Format("static", static.FILES, static.write, static.PACKAGES, -1.0, "float16, one embedding per token"),
+        Format("static", static.FILES, static.write, static.PACKAGES, None, "float16, one embedding per token"),
     )
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,9 @@ DEPTH = 10
 #: The metrics that are compared if the corpus has relevant passages.
 COMPARED = ("mrr@5", "dcg@5")
 
+#: Below this sum of squared distances, the variant is the trained model.
+_MIN_WAY = 1e-6
+
 #: Texts that an error shows.
 _SHOWN = 3
 #: Characters of them that it shows, of the start and of the end.
@@ -35,6 +38,20 @@ class Worst:
     cosine: float
 
 
+class Variant(NamedTuple):
+    """The trained model with one wrong setting, which a runtime may have by mistake.
+
+    Attributes:
+        name: the defect, as it continues "the trained model".
+        positions: the numbers in the check of the texts that show it.
+        vectors: their embeddings with the wrong setting, shape (texts, dims).
+    """
+
+    name: str
+    positions: list[int]
+    vectors: Floats
+
+
 @dataclass(frozen=True)
 class Parity:
     """A runtime's embeddings compared with those of the trained model.
@@ -46,6 +63,7 @@ class Parity:
             the corpus is empty.
         metrics: for each metric of COMPARED, the trained model compared with the runtime; empty if no query has a
             relevant passage.
+        likeness: for each variant, how far the embeddings are on the way to it: 0 as the trained model's, 1 as its.
     """
 
     min_cosine: float
@@ -53,6 +71,7 @@ class Parity:
     worst: list[Worst]
     overlap: float | None
     metrics: dict[str, Comparison]
+    likeness: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -65,7 +84,13 @@ class Statistics:
 
 
 def compare_embeddings(
-    reference: Floats, other: Floats, texts: Sequence[Text], corpus: Corpus, dot: bool, statistics: Statistics
+    reference: Floats,
+    other: Floats,
+    texts: Sequence[Text],
+    corpus: Corpus,
+    variants: Sequence[Variant],
+    dot: bool,
+    statistics: Statistics,
 ) -> Parity:
     """Compare the embeddings ``other`` of a runtime with those of the trained model, both of shape (texts, dims).
 
@@ -81,7 +106,21 @@ def compare_embeddings(
         tops = [_top(each if dot else _normalised(each), texts) for each in (reference, other)]
         overlap = float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(*tops, strict=True)]))
         metrics = _metrics(_per_query(tops[0], corpus), _per_query(tops[1], corpus), statistics)
-    return Parity(float(cosines.min()), float(cosines.mean()), worst, overlap, metrics)
+    near = {variant.name: likeness(reference, other, variant) for variant in variants}
+    return Parity(float(cosines.min()), float(cosines.mean()), worst, overlap, metrics, near)
+
+
+def likeness(reference: Floats, other: Floats, variant: Variant) -> float:
+    """How far ``other`` is on the way from ``reference``, both of shape (texts, dims), to the variant: 0 to about 1.
+
+    It is the least-squares share of the way. The errors of quantisation have other directions than the way, so a small
+    share is seen in embeddings whose cosine similarity is lower by these errors than by the defect.
+    """
+    start = _normalised(reference[variant.positions])
+    way = _normalised(variant.vectors) - start
+    moved = _normalised(other[variant.positions]) - start
+    length = float(np.sum(way * way))
+    return float(np.sum(way * moved)) / length if length > _MIN_WAY else 0.0
 
 
 def describe_worst(parity: Parity, texts: Sequence[Text]) -> str:

@@ -80,6 +80,7 @@ def _check(check: Check) -> dict[str, Any]:
         "worst": [asdict(each) for each in parity.worst],
         f"top_{DEPTH}_overlap": parity.overlap,
         "metrics": {name: as_json(each) for name, each in parity.metrics.items()},
+        "likeness": parity.likeness,
         "texts_per_second": {str(batch): round(each, 2) for batch, each in check.speed.items()},
         "trained_texts_per_second": {str(batch): round(each, 2) for batch, each in check.trained_speed.items()},
         "bytes": check.bytes,

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import chain, cycle, islice
 from typing import Literal, NamedTuple, Protocol
 
@@ -13,6 +13,9 @@ from pyrite.spec import SampleSource
 
 Kind = Literal["query", "document"]
 KINDS: tuple[Kind, Kind] = ("query", "document")
+
+#: What a kind is called in messages.
+LABELS: dict[Kind, str] = {"query": "queries", "document": "passages"}
 
 #: The fewest texts of a check. A small corpus is filled up with texts of the built-in sample.
 MIN_TEXTS = 1000
@@ -104,6 +107,7 @@ def limit(corpus: Corpus, max_queries: int = MAX_QUERIES, max_passages: int = MA
     return Corpus(queries, {each: corpus.passages[each] for each in chosen}, relevant)
 
 
+@cache
 def sample_corpus() -> Corpus:
     """The questions and answers of the built-in sample, with titles as in training."""
     records = list(open_source(SampleSource()).records())
