@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.finished import write_run_with_model
 from export.models import PROMPTS, change, prompted, source
 from pyrite.embedding.models import load
 from pyrite.errors import UserError
 from pyrite.export import FORMATS, Export, Reference, check, export
 from pyrite.export.runtimes import RUNTIMES
+from pyrite.store import open_store
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -87,6 +89,26 @@ def test_an_export_describes_itself(exported: Export) -> None:
         "sentence_transformers.models.Transformer",
         "sentence_transformers.models.Pooling",
     ]
+
+
+def test_a_run_is_exported_with_its_metrics(model: Path, tmp_path: Path, pyrite: Pyrite) -> None:
+    name = write_run_with_model(open_store(str(tmp_path / "store")), model)
+    result = pyrite("export", name, "--to", "plain")
+    assert result.returncode == 0, result.stderr
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    content = json.loads((tmp_path / "export" / name / "parity.json").read_text())
+    assert content["corpus"] == {
+        "what": "the run's test queries and a part of its passages",
+        "queries": 60,
+        "passages": 200,
+        "all_passages": 200,
+    }
+    (checked,) = content["checks"]
+    assert checked["metrics"]["mrr@5"]["queries"] == 60
+    assert checked["metrics"]["mrr@5"]["interval"] == [0, 0]
+    missing = pyrite("export", "other", "--to", "plain")
+    assert missing.returncode == 2
+    assert "has no run 'other'" in " ".join(missing.stderr.split())
 
 
 def drop_prompt(folder: Path) -> None:

@@ -41,6 +41,11 @@ def save(model: "SentenceTransformer", name: str, out: Path) -> None:
     """
     _check_modules(model, name)
     model.save_pretrained(str(out), create_model_card=False, safe_serialization=True)
+    if "auto_map" in json.loads((out / "config.json").read_text(encoding="utf-8")):
+        raise UserError(
+            f"{name} runs code of its own (auto_map in config.json), which other runtimes do not have. Serve it with "
+            "sentence-transformers."
+        )
     length = window(model)
     _write(out / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
     modules = json.loads((out / "modules.json").read_text(encoding="utf-8"))

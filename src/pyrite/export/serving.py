@@ -143,17 +143,18 @@ def table_row(check: Check) -> dict[str, str]:
     return {
         "format": check.format,
         "runtime": check.runtime,
-        "min cos": cosine(parity.min_cosine),
-        "mean cos": cosine(parity.mean_cosine),
+        "lowest": cosine(parity.min_cosine),
+        "mean": cosine(parity.mean_cosine),
         f"top {DEPTH}": NONE if parity.overlap is None else number(parity.overlap),
         "MRR@5": NONE if compared is None else signed(compared.difference),
-        "texts/s": f"{check.speed[batch]:.0f} ({check.speed[batch] / check.trained_speed[batch]:.1f}x)",
+        "texts/s": f"{check.speed[batch]:.0f}",
+        "speed": f"{check.speed[batch] / check.trained_speed[batch]:.1f}x",
         "size": size(check.bytes),
     }
 
 
 def cosine(value: float) -> str:
-    """A cosine similarity with five digits, rounded down: what is shown as 1.00000 is equal in float32."""
+    """A cosine similarity with five digits, rounded down, so that a difference is not shown as 1."""
     return number(int(value * 1e5) / 1e5, 5)
 
 

@@ -1,5 +1,6 @@
 """What is exported: the chosen model of a finished run, or a model folder."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def of_folder(name: str) -> Source:
     # Grades of the built-in sample are of no use to a model of another field: only embeddings are compared.
     corpus = limit(Corpus(everything.queries, everything.passages), max_queries=300, max_passages=600)
     return Source(
-        Path(name).name,
+        re.split("[/:]", str(Path(name).resolve()) if Path(name).is_dir() else name.rstrip("/"))[-1],
         base_folder(name, None, "MODEL"),
         ModelSpec(base=name),
         corpus,
