@@ -36,7 +36,21 @@ _DUMP = {
 
 @pytest.fixture(scope="module")
 def model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return prompted(tiny_model, tmp_path_factory.mktemp("source") / "tiny")
+    """A tiny BERT with prompts, whose attention heads have 32 dimensions: vLLM's CPU build supports no smaller ones."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = AutoTokenizer.from_pretrained(str(tiny_model))
+    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(0)
+    BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(str(folder / "bert"))
+    tokenizer.save_pretrained(str(folder / "bert"))
+    modules = [Transformer(str(folder / "bert"), max_seq_length=128), Pooling(64)]
+    SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder / "st"))
+    return prompted(folder / "st", folder / "prompted")
 
 
 @pytest.fixture(scope="module")

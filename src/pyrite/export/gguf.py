@@ -24,6 +24,9 @@ _FIXED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type":
 #: Marks the start of a word in llama.cpp's vocabulary, where BERT's marks the continuation of one by "##".
 _WORD_START = "\u2581"
 
+#: The special tokens, with the role of each in GGUF.
+_SPECIAL = {"[CLS]": "bos", "[SEP]": "sep", "[UNK]": "unk", "[PAD]": "pad", "[MASK]": "mask"}
+
 #: Tensors that an embedding does not depend on.
 _UNUSED = ("embeddings.position_ids", "pooler.")
 
@@ -46,7 +49,6 @@ def write(source: Path, out: Path) -> None:
     file = out / FILES[0]
     file.parent.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(file, "bert")
-    writer.add_name(source.name)
     writer.add_description(_describe(source, pooled, window))
     writer.add_context_length(window)
     writer.add_embedding_length(config["hidden_size"])
@@ -85,6 +87,7 @@ def _check_tokenizer(source: Path, tokenizer: dict[str, Any]) -> None:
         and normalizer.get("clean_text")
         and normalizer.get("handle_chinese_chars")
         and (tokenizer.get("pre_tokenizer") or {}).get("type") == "BertPreTokenizer"
+        and _SPECIAL.keys() <= model["vocab"].keys()
     )
     if not same:
         raise UserError(
@@ -125,11 +128,8 @@ def _add_tokenizer(writer: Any, tokenizer: dict[str, Any]) -> None:
     writer.add_tokenizer_pre("default")
     writer.add_token_list([token if token in special else _with_word_start(token) for token in tokens])
     writer.add_token_types([TokenType.CONTROL if token in special else TokenType.NORMAL for token in tokens])
-    writer.add_bos_token_id(ids["[CLS]"])
-    writer.add_sep_token_id(ids["[SEP]"])
-    writer.add_unk_token_id(ids["[UNK]"])
-    writer.add_pad_token_id(ids["[PAD]"])
-    writer.add_mask_token_id(ids["[MASK]"])
+    for token, role in _SPECIAL.items():
+        getattr(writer, f"add_{role}_token_id")(ids[token])
     normalizer = tokenizer["normalizer"]
     lowercase = bool(normalizer["lowercase"])
     accents = normalizer.get("strip_accents")

@@ -1,6 +1,6 @@
 """The static format: one embedding per token of the vocabulary, made with model2vec.
 
-It is another model, which ignores the order of words. It embeds about a thousand times faster, and finds much less.
+It is another model, which ignores the order of words. It embeds much faster, and finds much less.
 """
 
 import logging
@@ -21,7 +21,7 @@ _POOLING = {"mean_tokens": "mean", "cls_token": "first", "lasttoken": "last"}
 def write(source: Path, out: Path) -> None:
     """Distil the model in ``source`` to the folder static below ``out``. MiniLM's vocabulary takes one to two minutes.
 
-    Without the usual PCA, the embeddings can be compared with the model's. docs/results.md has what it costs.
+    Without the usual PCA, the embeddings can be compared with the model's. docs/serving.md has what it costs.
 
     Raises:
         UserError: model2vec does not support the model's tokenizer.
@@ -37,4 +37,8 @@ def write(source: Path, out: Path) -> None:
             f"model2vec cannot make a static model of this model ({error}). Leave static out of --to."
         ) from error
     model.max_length = read_json(source / "sentence_bert_config.json")["max_seq_length"]
+    # model2vec notes the folder that it read, which is a temporary one.
+    model.config["tokenizer_name"] = ""
+    model.base_model_name = None
     model.save_pretrained(out / FILES[0])
+    (out / FILES[0] / "README.md").unlink()  # the export's own card describes it
