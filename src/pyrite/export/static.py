@@ -41,4 +41,4 @@ def write(source: Path, out: Path) -> None:
     model.config["tokenizer_name"] = ""
     model.base_model_name = None
     model.save_pretrained(out / FILES[0])
-    (out / FILES[0] / "README.md").unlink()  # the export's own card describes it
+    (out / FILES[0] / "README.md").unlink(missing_ok=True)  # the export's own card describes it
