@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from standalone import Embed, Floats, prompts, run
 
-_STARTING_SECONDS = 300
+_STARTING_SECONDS, _STOPPING_SECONDS = 300, 60
 
 #: The model's name in requests.
 _NAME = "exported"
@@ -57,7 +57,10 @@ def server(folder: Path, name: str) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(_STOPPING_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def start(address: str, folder: Path) -> Embed:
