@@ -17,7 +17,7 @@ from pyrite.export.formats import FORMATS
 from pyrite.export.parity import DEPTH, as_json
 from pyrite.export.runtimes import Runtime
 from pyrite.export.source import Source
-from pyrite.export.texts import KINDS, Text
+from pyrite.export.texts import KINDS, LABELS, Text
 from pyrite.report.formatting import NONE, number, signed, size
 
 Floats = npt.NDArray[np.float32]
@@ -125,6 +125,7 @@ def _section(out: Path, source: Source, done: Export) -> str:
     return environment.get_template("serving.md.j2").render(
         settings=read_settings(out),
         pooling=_POOLING,
+        labels=LABELS,
         source=source,
         version=__version__,
         vectors=VECTORS,
