@@ -63,8 +63,8 @@ real-s3: $(VENV)/.ready-dev ## start a local S3 server (SeaweedFS) and print the
 real-vllm: ## install and start vLLM's CPU build with a small model: ARGS='--port 8000' or ARGS=--install-only
 	@$(PYTHON) scripts/real_vllm.py $(ARGS)
 
-runtimes: ## install the runtimes that check exports: fastembed, llama.cpp, transformers.js (0.8 GB, some minutes)
-	@PYTHON=$(PYTHON) bash scripts/runtimes.sh
+runtimes: ## install the runtimes that check exports: fastembed, llama.cpp, transformers.js (0.8 GB, some minutes): ARGS=fastembed
+	@PYTHON=$(PYTHON) bash scripts/runtimes.sh $(ARGS)
 
 real-prometheus: ## install Prometheus and promtool (Debian) for the tests of alerts and dashboards
 	@bash scripts/install_prometheus.sh

@@ -2,7 +2,7 @@
 # Installs the runtimes that check exports, besides those in Pyrite's own environment, in the folder PYRITE_RUNTIMES
 # (default: .venv-runtimes): python/ with fastembed and llama-cpp-python, and node/ with transformers.js.
 #
-#   bash scripts/runtimes.sh
+#   bash scripts/runtimes.sh [fastembed] [llama.cpp] [transformers.js]     (default: all)
 #
 # llama-cpp-python is built from its sources, for this machine's processor: it needs cmake and a C++ compiler, and takes
 # seven minutes of processor time. The rest takes under a minute. Together they need 0.8 GB.
@@ -10,15 +10,18 @@ set -euo pipefail
 
 folder=${PYRITE_RUNTIMES:-.venv-runtimes}
 python=$folder/python/bin/python
+wanted=${*:-fastembed llama.cpp transformers.js}
 mkdir -p "$folder/node"
+[ -x "$python" ] || "${PYTHON:-python3}" -m venv "$folder/python"
+"$python" -c 'import tokenizers' 2>/dev/null ||
+  "$python" -m pip install --quiet --disable-pip-version-check tokenizers==0.23.3 numpy
 
-if ! "$python" -c 'import fastembed, tokenizers' 2>/dev/null; then
+if [[ " $wanted " == *" fastembed "* ]] && ! "$python" -c 'import fastembed' 2>/dev/null; then
   echo "installing fastembed"
-  "${PYTHON:-python3}" -m venv "$folder/python"
   "$python" -m pip install --quiet --disable-pip-version-check fastembed==0.9.1 tokenizers==0.23.3
 fi
 
-if ! "$python" -c 'import llama_cpp' 2>/dev/null; then
+if [[ " $wanted " == *" llama.cpp "* ]] && ! "$python" -c 'import llama_cpp' 2>/dev/null; then
   if command -v cmake >/dev/null && command -v c++ >/dev/null; then
     echo "building llama-cpp-python: some minutes"
     CMAKE_ARGS="-DGGML_NATIVE=ON" CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) \
@@ -28,7 +31,7 @@ if ! "$python" -c 'import llama_cpp' 2>/dev/null; then
   fi
 fi
 
-if [ ! -d "$folder/node/node_modules/@huggingface/transformers" ]; then
+if [[ " $wanted " == *" transformers.js "* && ! -d "$folder/node/node_modules/@huggingface/transformers" ]]; then
   if command -v npm >/dev/null; then
     echo "installing transformers.js"
     # Without the variable, onnxruntime-node downloads libraries for CUDA.
