@@ -1,6 +1,7 @@
 """Runtimes in environments of their own embed exports as the trained model does, and `pyrite export` sees if not."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from export.models import PROMPTS, change, prompted, source
 from pyrite.embedding.models import load
 from pyrite.errors import UserError
 from pyrite.export import FORMATS, Reference, check, layout
-from pyrite.export.runtimes import RUNTIMES
+from pyrite.export.runtimes import RUNTIMES, RUNTIMES_FOLDER
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -150,7 +151,8 @@ def test_a_documented_snippet_gives_the_trained_vectors(
     program = tmp_path / ("snippet.py" if language == "python" else "snippet.mjs")
     program.write_text(code + _DUMP[language])
     if known.place == "node":
-        (tmp_path / "node_modules").symlink_to(ROOT / ".venv-runtimes/node/node_modules")
+        folder = os.environ.get(RUNTIMES_FOLDER) or ROOT / ".venv-runtimes"
+        (tmp_path / "node_modules").symlink_to(Path(folder) / "node/node_modules")
     with serving(runtime, command, exported, tmp_path) as address:
         program.write_text(program.read_text().replace("http://localhost:8000", address))
         done = subprocess.run([*command, program.name], cwd=tmp_path, capture_output=True, text=True, check=False)
