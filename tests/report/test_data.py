@@ -11,7 +11,7 @@ import pytest
 from pyrite.evaluation.scoring import METRICS
 from pyrite.evaluation.selection import Choice
 from pyrite.report.data import ReportInputs, build
-from report.report_factory import make
+from report.report_factory import SMALLER, make
 
 
 def with_base_chosen(inputs: ReportInputs) -> ReportInputs:
@@ -100,6 +100,21 @@ def test_reported_retention_sets_have_no_part_in_the_choice() -> None:
         assert row["queries"] == 80
     assert build(make(evaluate={"retention": "data/cisi"}))["candidates"] == report["candidates"]
     assert build(make(retention=False))["retention_sets"] == []
+
+
+def test_smaller_embeddings_are_compared_with_their_models_float32() -> None:
+    inputs = make()
+    report = build(inputs)
+    found = report["smaller"]
+    assert (found["queries"], len(found["rows"])) == (report["test"]["queries"], len(SMALLER))
+    for row, (name, dims, size, on_disk, share) in zip(found["rows"], SMALLER, strict=True):
+        assert (row["name"], row["dims"], row["bytes"], row["rescored_bytes"]) == (name, dims, size, on_disk)
+        assert list(row["comparisons"]) == ["base", report["chosen"]]
+        for model, metrics in row["comparisons"].items():
+            for metric, compared in metrics.items():
+                assert compared["base"] == pytest.approx(report["means"]["test"][model][metric])
+                assert compared["relative"] == pytest.approx(share - 1)
+    assert build(replace(inputs, smaller=inputs.smaller.slice(0, 0)))["smaller"] is None
 
 
 def test_verdict_names_values_interval_and_gate() -> None:

@@ -43,6 +43,20 @@ def test_card_links_the_base_model_and_lists_facts(
         assert fact in text
 
 
+def test_card_names_the_quality_of_smaller_embeddings(tiny_model: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    inputs = make(iterations=1, finetune={"matryoshka": [64]})
+    report = build(inputs)
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    model_card.write(tmp_path, report, inputs.spec, inputs.queries, ["labels-v2"], model, tiny_model)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    mrr = report["means"]["test"][report["chosen"]]["mrr@5"]
+    values = f"float32, 384 dimensions {mrr:.4f}; float32, 64 dimensions {0.9 * mrr:.4f}; int8 {0.99 * mrr:.4f}"
+    assert f"| smaller embeddings | MRR@5 on test: {values}" in text
+    assert "training optimised 64 dimensions too" in text
+
+
 @pytest.mark.parametrize(("context", "passage"), [("title", '"a title\\nits text"'), ("none", '"a passage"')])
 def test_card_shows_how_to_embed_a_passage(context: str, passage: str, tiny_model: Path, tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer

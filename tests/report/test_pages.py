@@ -158,6 +158,14 @@ def test_page_shows_that_the_base_model_was_chosen() -> None:
     assert "which was not chosen" in text
 
 
+def test_page_has_smaller_embeddings_if_they_were_scored() -> None:
+    inputs = make(finetune={"matryoshka": [64, 128]})
+    text = unescape(re.sub(r"<[^>]+>", " ", report_page(build(inputs))))
+    assert "Training also optimised the first 128, 64 dimensions." in text
+    assert re.search(r"int8\s+384\s+\.\d+\s+\N{MINUS SIGN}1\.0%", text)
+    assert "Smaller embeddings" not in report_page(build(replace(inputs, smaller=inputs.smaller.slice(0, 0))))
+
+
 def test_page_is_rendered_without_manifests() -> None:
     report = build(replace(make(), manifests={}, judged={}))
     assert "No records were dropped." in Page(report_page(report)).texts["body"][0]

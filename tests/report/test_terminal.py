@@ -38,6 +38,17 @@ def test_references_fit_into_80_columns() -> None:
     assert text.count("+4900% to +4900%") == 2
 
 
+def test_smaller_embeddings_fit_into_80_columns() -> None:
+    report = build(make())
+    (table,) = [each for each in terminal.outcome(report, None) if "Smaller" in printed(each)]
+    text = printed(table)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert "\N{HORIZONTAL ELLIPSIS}" not in text
+    assert re.search(r"float32, +256 +\S+ -10% +\S+ -10%\s+64 dimensions", text)
+    assert re.search(r"binary, +48 +\S+ -3\.0% +\S+ -3\.0%\s+first 40 rescored +\+ 1,536 on disk ", text)
+    assert terminal.smaller({**report, "smaller": None}) is None
+
+
 def test_results_show_value_change_and_interval() -> None:
     report = build(make())
     row = report["comparisons"]["iteration-2"]["mrr@5"]

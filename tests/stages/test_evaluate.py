@@ -33,6 +33,10 @@ def test_the_base_is_exported_with_prompts_and_max_length(
     report = json.loads((tmp_path / "store/runs/small/report/report.json").read_text())
     # Without context, the chosen model is the base model.
     assert [row["name"] for row in report["references"]] == ["base-without-context", "bm25"]
+    # The embeddings have 32 dimensions, the minimum of truncated ones.
+    smaller = {row["name"]: row["comparisons"]["base"]["mrr@5"]["other"] for row in report["smaller"]["rows"]}
+    assert list(smaller) == ["float32", "int8", "binary", "binary-rescored"]
+    assert smaller["float32"] == pytest.approx(report["means"]["test"]["base"]["mrr@5"], abs=0.05)
     exported = tmp_path / "store/runs/small/model"
     model = SentenceTransformer(str(exported), device="cpu")
     assert (model.prompts["query"], model.prompts["document"]) == ("query: ", "passage: ")

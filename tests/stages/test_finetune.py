@@ -162,6 +162,28 @@ def test_anchor_and_l2_sp_hold_the_model_at_the_base(run_file: Path, tiny_model:
     assert distance(trained(run_file, "query", train="query", loss="graded")[1], base) > 0.1 * moved
 
 
+def test_matryoshka_training_improves_truncated_embeddings(run_file: Path, tmp_path: Path) -> None:
+    run_steps(run_file, *UP_TO_MINE)
+    examples = pq.read_table(tmp_path / "store/runs/small/iterations/1/examples.parquet")
+    losses = []
+    for dims in (None, [8]):
+        settings = {"matryoshka": dims, "epochs": 4.0}
+        scratch = trained(run_file, f"dims-{dims}", **settings)[2]
+        model = SentenceTransformer(str(scratch / "outputs/iterations/1/model"), device="cpu", truncate_dim=8)
+        columns = (model.encode(examples[name].to_pylist(), convert_to_tensor=True) for name in ("anchor", "positive"))
+        scores = 20 * model.similarity(*columns)
+        losses.append(float(torch.nn.functional.cross_entropy(scores, torch.arange(len(scores)))))
+    assert losses[1] < 0.95 * losses[0]
+
+
+def test_dims_above_the_models_stop_a_run_before_judging(run_file: Path) -> None:
+    run_steps(run_file, Step("prepare"))
+    with pytest.raises(UserError, match=r"finetune.matryoshka: 32 is not below 32, .* Remove it from the list"):
+        run_steps(run_file, Step("embed", 0, 0), overrides=["finetune.matryoshka=[16, 32]"])
+    with pytest.raises(UserError, match="16 is in the list twice: remove one"):
+        load(run_file, ["finetune.matryoshka=[16, 16]"])
+
+
 def test_a_soup_is_the_mean_of_its_members_and_resumes(run_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_steps(run_file, *UP_TO_MINE)
     train, numbers = finetune._train, []

@@ -94,6 +94,27 @@ def test_gradient_under_autocast_matches_float64(name: str) -> None:
     assert (model.vectors.grad - exact.grad).norm() < 1e-3 * exact.grad.norm()
 
 
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("anchor", [0.0, 0.7])
+def test_a_matryoshka_loss_is_the_mean_over_dims(name: str, anchor: float) -> None:
+    """The anchor is a term of the complete embeddings alone."""
+    spec = FinetuneSpec(loss=name, matryoshka=[8, 16], anchor=anchor)
+    vectors = similar_vectors()[: 9 if name == "triplet" else 12]
+    before = torch.randn_like(vectors)
+    exact = vectors.clone().requires_grad_()
+    away = (1 - torch.cosine_similarity(exact, before)).reshape(-1, 3).mean(dim=1)
+    of_dims = [reference(name, exact[:, :dims], spec) for dims in (256, 16, 8)]
+    expected = torch.stack(of_dims).mean() + anchor * (away[1:].mean() + ANCHOR_OF_QUERIES * away[0])
+    expected.backward()
+    model, base = Given(vectors), Given(before) if anchor else None
+    loss = LOSSES[name].build(model, spec, base, MICRO_BATCH)(columns_of(model), LABELS)  # type: ignore[arg-type]
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert model.vectors.grad is not None
+    assert exact.grad is not None
+    assert (model.vectors.grad - exact.grad).norm() < 1e-3 * exact.grad.norm()
+
+
 @pytest.mark.parametrize("name", ["multiple-negatives", "cached-multiple-negatives", "graded"])
 def test_the_anchor_pulls_embeddings_towards_the_base(name: str) -> None:
     vectors, before = similar_vectors(), torch.randn(12, 256)

@@ -44,6 +44,7 @@ def test_two_processes_have_the_loss_and_gradient_of_one(tiny_model: Path, monke
         *({"loss": name, "rehearsal": 0, "anchor": 0.7} for name in ("graded", "cached-multiple-negatives")),
         {"loss": "graded", "rehearsal": 0, "train": "query"},
         {"loss": "multiple-negatives", "rehearsal": 3.0},
+        *({"loss": name, "rehearsal": 0, "matryoshka": [8]} for name in ("graded", "cached-multiple-negatives")),
     ]
     cases = [(each, rows) for each in settings for rows in (5, 2, 1)]
     results: dict[int, list[tuple[float, Any]]] = {number: [] for number in range(len(cases))}

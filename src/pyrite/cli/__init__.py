@@ -12,7 +12,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from pyrite import __version__
-from pyrite.cli import cluster, data, doctor, estimating, grade, inspect, judging, registry, steps, train
+from pyrite.cli import cluster, data, doctor, estimating, exporting, grade, inspect, judging, registry, steps, train
 from pyrite.cli.common import errors, handle_stop_signals, stop_signals
 from pyrite.cli.cores import limit_threads
 from pyrite.errors import Interrupted, plain_message, to_pyrite_error
@@ -57,7 +57,7 @@ def _root(
     del version
 
 
-for module in (train, doctor, data, estimating, judging, inspect, grade, registry, cluster, steps):
+for module in (train, doctor, data, estimating, judging, inspect, grade, exporting, registry, cluster, steps):
     module.register(app)
 
 

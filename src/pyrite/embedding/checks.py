@@ -1,12 +1,16 @@
 """Checks a model folder before the first step: what cannot work is refused, what is guessed is reported."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyrite.embedding.prompts import prompt_notes
 from pyrite.errors import UserError
 from pyrite.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 #: Endings of pickled weights, which are never read.
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -46,6 +50,16 @@ def check_folder(folder: Path, setting: str) -> None:
             f"{setting}: {folder} compares embeddings by {similarity} distance (similarity_fn_name in "
             f"config_sentence_transformers.json). Pyrite searches by {' or '.join(_SIMILARITIES)}: set one of "
             "them in a copy of the folder if the model works with it, or use another model."
+        )
+
+
+def check_matryoshka(dims: Sequence[int] | None, model: "SentenceTransformer") -> None:
+    """Raise UserError if finetune.matryoshka, ``dims``, has a number that is not below the model's dimensions."""
+    complete = model.get_embedding_dimension() if dims else None
+    if dims and complete and (wrong := [each for each in dims if each >= complete]):
+        raise UserError(
+            f"finetune.matryoshka: {wrong[0]} is not below {complete}, the number of dimensions of the model's "
+            "embeddings, which are trained in any case. Remove it from the list."
         )
 
 

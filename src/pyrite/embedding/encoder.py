@@ -76,11 +76,9 @@ class Encoder:
         Raises:
             UserError: an embedding is not finite.
         """
-        from sentence_transformers.sentence_transformer.modules import Normalize
         from torch.nn import functional
 
         encode = self.model.encode_query if kind == "query" else self.model.encode_document
-        normalise = self.model.similarity_fn_name == "cosine" or isinstance(self.model[-1], Normalize)
         lengths = self._lengths(texts, kind)
         if (limit := models.window(self.model)) is not None:
             lengths = np.minimum(lengths, limit)
@@ -103,9 +101,16 @@ class Encoder:
                     "diverged. Lower finetune.learning_rate; if it is the base model, copy it again."
                 )
             # Normalised in float32: in bf16, lengths are off by up to 0.3%, which reorders passages of similar score.
-            vectors[positions] = (functional.normalize(part, dim=1) if normalise else part).cpu().numpy()
+            vectors[positions] = (functional.normalize(part, dim=1) if self.normalises else part).cpu().numpy()
             on_batch(len(positions))
         return vectors if vectors is not None else np.empty((0, 0), dtype=np.float32)
+
+    @cached_property
+    def normalises(self) -> bool:
+        """Whether embeddings are normalised."""
+        from sentence_transformers.sentence_transformer.modules import Normalize
+
+        return self.model.similarity_fn_name == "cosine" or isinstance(self.model[-1], Normalize)
 
     @cached_property
     def _batch_tokens(self) -> int:

@@ -15,6 +15,7 @@ from pyrite.plan import Step
 from pyrite.spec import RunSpec
 from pyrite.stages.found import DEPTH
 from pyrite.stages.scoring import RESCORED, RESCORED_BLOCK
+from pyrite.stages.smaller import MAX_QUERIES
 
 #: Memory of a step's process before it reads data. A pod of a stage without PyTorch has 300 MB less.
 _PROCESS = 500e6
@@ -33,6 +34,9 @@ _SAVED = 4
 
 #: A forward pass relative to a training step of the same texts, whose backward pass takes twice as long as its forward.
 _FORWARD = 1 / 3
+
+#: Searches in smaller embeddings, relative to one in complete embeddings, and the memory of their scores in bytes.
+_FORMS, _SEARCHES = 4.5, 300e6
 
 #: Characters per training step that pseudo-rehearsal adds: ``training.rehearsal.TEXTS`` texts, padded to up to
 #: ``MAX_WORDS`` words of one token.
@@ -230,6 +234,9 @@ class Footprint:
         # Base without context; with new vectors also a chosen blend, and the chosen model without context.
         encodings = 1 + 2 * new
         rescored = min(1.0, work.held_out / 2 * RESCORED / max(1, work.passages))
+        # Smaller embeddings of the base model and the chosen model, from their stored embeddings.
+        smaller = (1 + new) * int(self._spec.evaluate.smaller)
+        compared = encodings * work.held_out / 2 + smaller * _FORMS * min(MAX_QUERIES, work.held_out / 2)
         stored = encodings * self._embeddings + self._saved
         return Needs(
             memory=self._encoding
@@ -238,11 +245,13 @@ class Footprint:
             + 2 * self._saved
             + RESCORED_BLOCK * (2 * work.passage_characters + 8 * self._model.dims)
             + 100 * work.passages
-            + _SCORES * work.held_out / 2 * models,
-            read=self._passages + self._queries + models * (self._saved + self._found),
+            + _SCORES * work.held_out / 2 * models
+            + bool(smaller) * _SEARCHES,
+            read=self._passages + self._queries + models * (self._saved + self._found) + smaller * self._embeddings,
             written=stored,
             stored=stored,
             encoded=encodings * work.characters + models * self._reported,
             encoded_float32=(2 + models) * rescored * work.characters,
-            compared=encodings * work.held_out / 2 * work.passages,
+            compared=compared * work.passages,
+            cpu=smaller * 40e-6 * work.passages,
         )

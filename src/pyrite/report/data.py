@@ -22,7 +22,7 @@ from pyrite.evaluation.selection import (
     score_of,
 )
 from pyrite.judges.base import GRADES
-from pyrite.report import assessment, formatting, judging, leaks, provenance, queries, references, retention
+from pyrite.report import assessment, formatting, judging, leaks, provenance, queries, references, retention, smaller
 from pyrite.report.assessment import Assessment
 from pyrite.report.judging import Judged
 from pyrite.report.provenance import CorpusFacts
@@ -48,6 +48,7 @@ class ReportInputs:
         val, test: PER_QUERY tables. ``val`` has every candidate; ``test`` has the base model, every iteration and the
             chosen model.
         references: PER_QUERY table of the reference rows on test (``report.references``).
+        smaller: SMALLER table of the base model and the chosen model.
         rankings: RANKINGS table on test, the first 10 ranks.
         judged: the judgments by iteration (from 1), in numbers.
         choice: the chosen model, and a reason for every candidate.
@@ -67,6 +68,7 @@ class ReportInputs:
     val: pa.Table
     test: pa.Table
     references: pa.Table
+    smaller: pa.Table
     rankings: pa.Table
     judged: dict[int, Judged]
     choice: Choice
@@ -127,6 +129,7 @@ def build(inputs: ReportInputs) -> dict[str, Any]:
         "references": references.rows(
             _nested(inputs.references), test[chosen], spec.evaluate.resamples, spec.seed, inputs.clusters
         ),
+        "smaller": smaller.build(inputs.smaller, spec, inputs.clusters),
         "unaffected": leaks.without(inputs.affected, test),
         "data": provenance.dataset(inputs.manifests, inputs.corpus, inputs.queries, inputs.qrels),
         "settings": provenance.settings(spec),

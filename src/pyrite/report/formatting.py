@@ -95,6 +95,12 @@ def size(count: float | None) -> str:
     return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
 
 
+def small_bytes(row: dict[str, Any]) -> str:
+    """The bytes of a passage in a row of ``smaller.build``: ``48``, ``48 + 1,536 on disk``."""
+    on_disk = f" + {row['rescored_bytes']:,} on disk" if row["rescored_bytes"] else ""
+    return f"{row['bytes']:,}{on_disk}"
+
+
 def rate(value: float | None) -> str:
     """A rate, with one decimal below 20: ``3,120``, ``85``, ``6.3``."""
     if value is None:

@@ -51,6 +51,7 @@ def write(
     licence, length = _licence(base), window(model)
     facts = {
         "dimensions": model.get_embedding_dimension(),
+        "smaller embeddings": _smaller(report),
         "maximum sequence length": "none" if length is None else f"{length} tokens",
         "similarity function": model.similarity_fn_name,
         "query prompt": _quoted(model.prompts.get("query")),
@@ -98,6 +99,18 @@ def write(
         base_id=_hub_id(spec.model.base),
     )
     (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _smaller(report: dict[str, Any]) -> str:
+    """The quality of each smaller form of the model's embeddings, and which dimensions were trained."""
+    found = report["smaller"]
+    if not found:
+        return "not measured"
+    chosen = (list(row["comparisons"].values())[-1]["mrr@5"]["other"] for row in found["rows"])  # after the base model
+    values = (f"{row['label']} {value:.4f}" for row, value in zip(found["rows"], chosen, strict=True))
+    dims = report["chosen"] != BASE and found["trained_dims"]
+    trained = f"; training optimised {', '.join(map(str, dims))} dimensions too" if dims else ""
+    return f"MRR@5 on test: {'; '.join(values)}{trained}"
 
 
 def _title_pairs(report: dict[str, Any], spec: RunSpec) -> int:

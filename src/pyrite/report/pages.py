@@ -56,6 +56,7 @@ def report_page(report: dict[str, Any]) -> str:
         "grade_share_change": formatting.grade_share_change,
         "duration": formatting.duration,
         "bytes": formatting.size,
+        "small_bytes": formatting.small_bytes,
         "label": label,
         "rank": lambda rank: ">10" if rank is None else str(rank),
     }

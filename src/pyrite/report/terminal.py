@@ -11,7 +11,7 @@ from rich.text import Text
 
 from pyrite.evaluation.agreement import MIN_PAIRS, MIN_QUERIES, enough
 from pyrite.evaluation.scoring import METRICS
-from pyrite.evaluation.selection import BASE, label
+from pyrite.evaluation.selection import BASE, SELECTION_METRICS, label
 from pyrite.report import formatting, rehearsal
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _SELECTION = "To choose between runs, use validation: choosing by test makes the
 
 
 def outcome(report: dict[str, Any], calibration: Mapping[str, Any] | None) -> Iterator[Table | Text]:
-    """The result of a run: metrics, references, evaluate.judge, grades of known answers, noise rehearsal, verdict.
+    """The result of a run: metrics, references, evaluate.judge, smaller embeddings, known answers, rehearsal, verdict.
 
     Args:
         calibration: the result of `pyrite calibrate` for the run's judge, to quote the nearest noise rehearsal.
@@ -31,6 +31,8 @@ def outcome(report: dict[str, Any], calibration: Mapping[str, Any] | None) -> It
     yield results(report)
     yield references(report)
     if table := judged(report):
+        yield table
+    if table := smaller(report):
         yield table
     if known := report.get("known_answers"):
         yield Text(formatting.known_answers(known))
@@ -98,6 +100,26 @@ def references(report: dict[str, Any]) -> Table:
     return table
 
 
+def smaller(report: dict[str, Any]) -> Table | None:
+    """Smaller embeddings of the chosen model, and how they differ from its float32 embeddings; None if not scored."""
+    found = report.get("smaller")
+    if not found:
+        return None
+    chosen = report["chosen"]
+    caption = "Change from float32 embeddings, with its 95% confidence interval. Bytes of a passage in the index."
+    title = f"Smaller embeddings of {label(chosen)}, {_test_queries(found['queries'])}"
+    table = _captioned_table(title, caption)
+    table.add_column("", no_wrap=True)
+    table.add_column("bytes", justify="right", no_wrap=True)
+    for metric in SELECTION_METRICS:
+        table.add_column(METRICS[metric].label, justify="right", no_wrap=True)
+    for number, row in enumerate(found["rows"]):
+        rows = row["comparisons"][chosen]
+        cells = (_compared(rows[metric]) if number else formatting.number(rows[metric]["base"]) for metric in rows)
+        table.add_row(row["label"].replace(", ", ",\n"), formatting.small_bytes(row).replace(" + ", "\n+ "), *cells)
+    return table
+
+
 def _shown_models(report: dict[str, Any]) -> tuple[list[str], int]:
     """The models that fit into the table, and how many do not. The chosen model always fits."""
     tuned: list[str] = [model for model in report["models"] if model != BASE]
@@ -112,7 +134,11 @@ def _shown_models(report: dict[str, Any]) -> tuple[list[str], int]:
 def _cell(means: dict[str, Any], comparisons: dict[str, Any], model: str, metric: str) -> str:
     if model == BASE:
         return formatting.number(means[BASE][metric])
-    row = comparisons[model][metric]
+    return _compared(comparisons[model][metric])
+
+
+def _compared(row: dict[str, Any]) -> str:
+    """The compared mean, the relative change and its interval."""
     change = formatting.percent(row["relative"])
     colour = {"up": "green", "down": "red"}.get(formatting.direction(row))
     change = f"[{colour}]{change}[/]" if colour else change

@@ -203,6 +203,13 @@ class FinetuneSpec(Section):
     scale: float = Field(default=20.0, gt=0, description="multiple-negatives: inverse temperature.")
     margin: float = Field(default=0.1, gt=0, description="triplet: margin in cosine distance.")
     kl_weight: float = Field(default=1.0, ge=0, description="graded: weight of the KL divergence.")
+    matryoshka: list[Annotated[int, Field(ge=8)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="Numbers of dimensions, e.g. [256, 128, 64], to which embeddings can be truncated with less loss "
+        "(Matryoshka, arXiv 2205.13147): the loss of a batch is its mean over these and the complete embeddings; "
+        "unset: the complete embeddings only.",
+    )
     rehearsal: float = Field(
         default=10.0,
         ge=0,
@@ -248,6 +255,13 @@ class FinetuneSpec(Section):
     def needs_base(self) -> bool:
         """Whether the loss needs the base model: for a batch, or for the random texts of pseudo-rehearsal."""
         return self.embeds_batches_with_base or self.rehearsal > 0
+
+    @field_validator("matryoshka")
+    @classmethod
+    def _distinct_dims(cls, value: list[int] | None) -> list[int] | None:
+        if repeated := [dims for dims in value or () if (value or []).count(dims) > 1]:
+            raise ValueError(f"{repeated[0]} is in the list twice: remove one")
+        return value and sorted(value, reverse=True)
 
     @model_validator(mode="after")
     def _needs_no_cache(self) -> "FinetuneSpec":
@@ -328,6 +342,11 @@ class EvaluateSpec(Section):
         default=None,
         description="A second LLM that grades the first 10 passages of every candidate on validation and test; unset: "
         "none. With source.kind documents, its grades choose the model and are the result.",
+    )
+    smaller: bool = Field(
+        default=True,
+        description="Report the quality of smaller embeddings on test: truncated, int8 and binary. They are computed "
+        "from the embeddings of the base model and the chosen model.",
     )
     gate: GateSpec = GateSpec()
     resamples: int = Field(default=10_000, ge=100, description="Resamples of the bootstrap and the permutation test.")

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from pyrite import tables
+from pyrite.embedding.checks import check_matryoshka
 from pyrite.embedding.encoder import BLOCK
 from pyrite.embedding.search import Search, read_blocks
 from pyrite.evaluation.selection import model_name
@@ -23,6 +24,8 @@ def run(ctx: StepContext) -> dict[str, Any]:
     """Write the results of the part for each split's queries, and scores of known answers, to iterations/<i>/search."""
     assert ctx.step.shard is not None
     spec, shard, model = ctx.spec, ctx.step.shard, encoder(ctx, ctx.iteration)
+    if ctx.iteration == 0:  # before judging, which may cost money
+        check_matryoshka(spec.finetune.matryoshka, model.model)
     passages, queries = read_passage_ids(ctx), read_queries(ctx)
     by_split = {split: queries.filter(pc.equal(queries["split"], split)) for split in SPLITS}
     trained = in_training(passages)

@@ -52,6 +52,7 @@ from pyrite.stages.inputs import (
     resaved_base,
 )
 from pyrite.stages.scoring import RESCORED, Corpus, score_bm25, score_judged, score_retention, score_split
+from pyrite.stages.smaller import sample_queries, score_smaller
 
 
 def run(ctx: StepContext) -> dict[str, Any]:
@@ -98,6 +99,9 @@ def run(ctx: StepContext) -> dict[str, Any]:
     references = _score_references(ctx, choice.name, chosen, corpus, bare, queries, qrels)
     tables.write(ctx.output("report/references.parquet"), references, tables.PER_QUERY)
 
+    smaller = _score_smaller(ctx, choice.name, chosen, corpus, queries, qrels)
+    tables.write(ctx.output("report/smaller.parquet"), smaller, tables.SMALLER)
+
     judged = summarize_judgments(_judgments(ctx), known_answers_of_training(queries, qrels))
     assessment = None
     if ctx.spec.evaluate.judge:
@@ -116,6 +120,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
             val=val,
             test=test,
             references=references,
+            smaller=smaller,
             rankings=rankings,
             judged=judged,
             choice=choice,
@@ -182,6 +187,21 @@ def _score_references(
         encoder, rescorer = encoder_for(ctx, folder), float32_encoder(ctx, folder)
         rows += score_split(encoder, row, "test", bare, queries, qrels, ctx.progress, rescorer)[1]
     return pa.Table.from_pylist(rows, tables.PER_QUERY)
+
+
+def _score_smaller(
+    ctx: StepContext, name: str, chosen: Path, corpus: Corpus, queries: pa.Table, qrels: pa.Table
+) -> pa.Table:
+    """SMALLER of the base model and the chosen model; empty without evaluate.smaller."""
+    rows: list[dict[str, Any]] = []
+    if not ctx.spec.evaluate.smaller:
+        return tables.SMALLER.empty_table()
+    sampled = sample_queries(queries, ctx.spec.seed)
+    for model, folder in {BASE: model_folder(ctx, 0), **({} if name == BASE else {name: chosen})}.items():
+        ctx.progress.message(f"scoring smaller embeddings of {model} on test")
+        encoder = encoder_for(ctx, folder)
+        rows += score_smaller(encoder, model, corpus, sampled, qrels, ctx.spec.finetune.matryoshka, ctx.progress)
+    return pa.Table.from_pylist(rows, tables.SMALLER)
 
 
 def _read_retention(ctx: StepContext) -> pa.Table:

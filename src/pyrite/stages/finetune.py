@@ -25,6 +25,7 @@ from transformers import TrainerCallback, TrainerState, set_seed
 
 from pyrite import metrics, tables
 from pyrite.embedding import memory, models
+from pyrite.embedding.checks import check_matryoshka
 from pyrite.errors import PyriteError, UserError
 from pyrite.evaluation.selection import model_name
 from pyrite.plan import Step
@@ -159,6 +160,7 @@ def _train(
     device = models.device_name(ctx.spec.resources.device)
     start, base = folders.start, folders.base
     model = models.load(start, base, ctx.spec.model, device, for_training=True)
+    check_matryoshka(spec.matryoshka, model)
     max_seq_length = model.max_seq_length
     models.limit_window(model, spec.max_tokens)
     if not spec.dropout:

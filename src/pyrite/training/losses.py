@@ -68,6 +68,23 @@ def _embed_query_and_passages(
     return [*embed(model, columns[:1], micro_batch), *embed(model, columns[1:], micro_batch)]
 
 
+def _truncated(embeddings: Sequence[Tensor], dims: int | None) -> list[Tensor]:
+    """The first ``dims`` values of each embedding; None: all. They need no normalisation: all losses use cosines."""
+    return [each[:, :dims] for each in embeddings]
+
+
+def _mean_over_dims(function: Function, dims: Sequence[int]) -> Function:
+    """The mean of ``function`` over the complete embeddings and their first ``dims`` values.
+
+    A mean, not a sum as in sentence-transformers, so that the weights of the anchor and rehearsal keep their meaning.
+    """
+
+    def mean(embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
+        return torch.stack([function(_truncated(embeddings, each), labels) for each in (None, *dims)]).mean()
+
+    return mean
+
+
 def _anchor_loss(embeddings: Sequence[Tensor], base: Sequence[Tensor]) -> Tensor:
     """Mean cosine distance of passages to the base model's embeddings, plus ``ANCHOR_OF_QUERIES`` times queries'."""
     queries, *passages = ((1 - pairwise_cos_sim(*pair)).mean() for pair in zip(embeddings, base, strict=True))
@@ -129,7 +146,7 @@ class CachedLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]  # t
                 "Use multiple-negatives."
             )
         super().__init__(model, scale=spec.scale, mini_batch_size=micro_batch)
-        self._anchor = spec.anchor
+        self._anchor, self._dims = spec.anchor, (None, *(spec.matryoshka or ()))
         self._embed_base = partial(_embed_query_and_passages, base.eval()) if base else None
         self._base: list[Tensor] = []
         self._rows = 0
@@ -159,13 +176,25 @@ class CachedLoss(CachedMultipleNegativesRankingLoss):  # type: ignore[misc]  # t
         """
         with torch.autocast(self.model.device.type, enabled=False):
             parts = [[gather(torch.cat(column).float(), self._rows)] for column in reps]
-            loss: Tensor = super().calculate_loss(parts, labels, with_backward=with_backward)
+            losses = [self._loss_of(parts, dims, labels, with_backward) for dims in self._dims]
+            loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
             if not self._anchor:
                 return loss
             anchor = self._anchor * _anchor_loss([column[0] for column in parts], self._base)
             if with_backward:
                 anchor.backward()  # type: ignore[no-untyped-call]
             return loss + anchor.detach() if with_backward else loss + anchor
+
+    def _loss_of(
+        self, parts: list[list[Tensor]], dims: int | None, labels: Tensor | None, with_backward: bool
+    ) -> Tensor:
+        """The library's loss of the truncated embeddings, whose gradient counts as a part of the mean over dims."""
+        parts = [_truncated(column, dims) for column in parts]
+        if with_backward and len(self._dims) > 1:  # the library computes the gradient of each loss by itself
+            for (column,) in parts:
+                column.register_hook(lambda gradient: gradient / len(self._dims))  # type: ignore[no-untyped-call]
+        loss: Tensor = super().calculate_loss(parts, labels, with_backward=with_backward)
+        return loss
 
 
 def _info_nce(model: SentenceTransformer, spec: FinetuneSpec) -> Function:
@@ -202,7 +231,15 @@ Build = Callable[[SentenceTransformer, FinetuneSpec, SentenceTransformer | None,
 
 
 def _on_embeddings(function: Callable[[SentenceTransformer, FinetuneSpec], Function]) -> Build:
-    return lambda model, spec, base, texts: EmbeddingLoss(model, function(model, spec), spec, base, texts)
+    def build(
+        model: SentenceTransformer, spec: FinetuneSpec, base: SentenceTransformer | None, texts: int
+    ) -> EmbeddingLoss:
+        loss = function(model, spec)
+        return EmbeddingLoss(
+            model, _mean_over_dims(loss, spec.matryoshka) if spec.matryoshka else loss, spec, base, texts
+        )
+
+    return build
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,143 @@
+"""Exports a model to the formats of other runtimes, and checks that its embeddings are the same there."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from pyrite.embedding import models
+from pyrite.errors import UserError
+from pyrite.export import layout, serving
+from pyrite.export.checking import Check, Reference, check
+from pyrite.export.formats import FORMATS, PLAIN, Format
+from pyrite.export.runtimes import Runtime, runtimes_of
+from pyrite.export.serving import Export
+from pyrite.export.source import Source, of_folder, of_run
+from pyrite.locks import locked
+
+__all__ = ["FORMATS", "PLAIN", "Check", "Export", "Reference", "Source", "check", "export", "of_folder", "of_run"]
+
+_LOCK = ".lock"
+
+
+def export(
+    source: Source,
+    formats: Sequence[str],
+    out: Path,
+    min_cosine: float | None = None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> Export:
+    """Write the model in the plain layout and in ``formats`` to the folder ``out``, and check each with its runtimes.
+
+    Everything is written beside ``out``, and moved there after it passed. An earlier export at ``out`` is replaced.
+
+    Args:
+        min_cosine: the lowest cosine similarity that passes; None: the default of each format.
+        on_progress: receives a sentence at the beginning of each part of the work.
+
+    Raises:
+        UserError: a format is unknown, cannot be written, has no installed runtime, or does not pass; or ``out`` is
+            not an export.
+    """
+    chosen = _choose(formats)
+    tasks = [(each, runtime) for each in chosen for runtime in _installed(each)]
+    unchecked = [
+        (each.name, runtime) for each in chosen for runtime in runtimes_of(each.name) if (each, runtime) not in tasks
+    ]
+    with _staging(out) as folder:
+        on_progress(f"loading {source.name}")
+        model = models.load(source.folder, source.folder, source.spec, "cpu", precision="float32")
+        layout.save(model, source.name, folder)
+        for each in chosen:
+            on_progress(f"writing {each.name}")
+            each.write(folder, folder)
+        on_progress("embedding the texts of the check with the trained model")
+        reference = Reference.of(source, model)
+        checks = []
+        for each, runtime in tasks:
+            on_progress(f"embedding {len(reference.texts):,} texts with {each.name} in {runtime.name}")
+            checks.append(check(each, runtime, folder, reference, min_cosine))
+        done = Export(out, checks, unchecked)
+        versions = {name: version(name) for name in ("sentence-transformers", "transformers", "torch")}
+        serving.write_parity(folder, source, reference.texts, versions, done)
+        serving.write_vectors(folder, reference.texts, reference.vectors)
+        serving.write_card(folder, source, done)
+    return done
+
+
+def _choose(names: Sequence[str]) -> list[Format]:
+    """The formats to write, in the order of FORMATS, with PLAIN."""
+    for name in names:
+        if name not in FORMATS:
+            raise UserError(f"--to: there is no format {name!r}. The formats are {', '.join(FORMATS)}.")
+    chosen = [each for each in FORMATS.values() if each.name in {PLAIN, *names}]
+    for each in chosen:
+        each.check_packages()
+    return chosen
+
+
+def _installed(chosen: Format) -> list[Runtime]:
+    """The installed runtimes of a format. Raises UserError if there is none: no format is written unchecked."""
+    known = runtimes_of(chosen.name)
+    found = [runtime for runtime in known if runtime.command()]
+    if not found:
+        ways = " or ".join(f"{runtime.name} ({runtime.install})" for runtime in known)
+        raise UserError(f"--to {chosen.name}: no runtime is installed to check the export with. Install {ways}.")
+    return found
+
+
+@contextmanager
+def _staging(out: Path) -> Iterator[Path]:
+    """An empty folder beside ``out``, which becomes ``out`` if the body succeeds and is deleted if it fails.
+
+    Raises:
+        UserError: ``out`` exists and is not an export, or another process exports to it.
+    """
+    out = out.absolute()
+    _check_replaceable(out)
+    folder, old = (out.parent / f".{out.name}.{name}" for name in ("partial", "replaced"))
+    with locked(folder / _LOCK, f"the export to {out}"):
+        if old.exists() and not out.exists():  # killed between the two renames below
+            old.rename(out)
+        _clear(folder)
+        try:
+            yield folder
+            _share(folder)
+            shutil.rmtree(old, ignore_errors=True)
+            if out.exists():
+                out.rename(old)
+            (folder / _LOCK).unlink()
+            folder.rename(out)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_replaceable(out: Path) -> None:
+    if out.is_dir() and (not any(out.iterdir()) or (out / serving.PARITY).is_file()):
+        return
+    if out.exists() or out.is_symlink():
+        raise UserError(
+            f"--out: {out} exists and is not an export (it has no {serving.PARITY}), so it is not replaced. Choose "
+            "another folder."
+        )
+
+
+def _clear(folder: Path) -> None:
+    """Delete what an export that was killed has left, except the lock."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != _LOCK:
+            path.unlink()
+
+
+def _share(folder: Path) -> None:
+    """Give all files the usual permissions. Weights are written with none for other users, such as a server's."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
