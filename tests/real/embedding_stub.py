@@ -5,8 +5,6 @@ Like vLLM, it rejects requests for a model that it does not serve.
 
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -19,6 +17,11 @@ class EmbeddingStub(ThreadingHTTPServer):
         self.model, self.value = model, value
         self.bodies: list[dict[str, Any]] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -44,14 +47,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """No log."""
-
-
-@contextmanager
-def serving(model: str, value: float) -> Iterator[EmbeddingStub]:
-    stub = EmbeddingStub(model, value)
-    threading.Thread(target=stub.serve_forever, daemon=True).start()
-    try:
-        yield stub
-    finally:
-        stub.shutdown()
-        stub.server_close()

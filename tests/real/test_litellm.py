@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pyrite.store import open_store
-from real.embedding_stub import serving
+from real.embedding_stub import EmbeddingStub
 from real.vllm import free_port
 from registry.finished import write_finished_run
 
@@ -62,7 +62,7 @@ def test_the_proxy_sends_each_domain_to_its_server(
     for domain in ("law", "medicine"):
         write_finished_run(open_store(str(tmp_path / "store")), domain, tiny_model, change=domain)
         assert pyrite("publish", domain, "--domain", domain, "--channel", "production").returncode == 0
-    with serving("embed-law-v1", 1.0) as law, serving("embed-medicine-v1", 2.0) as medicine:
+    with EmbeddingStub("embed-law-v1", 1.0) as law, EmbeddingStub("embed-medicine-v1", 2.0) as medicine:
         written = pyrite("litellm", tmp_path / "models.yaml", f"law={law.url}", f"medicine={medicine.url}/v1/")
         assert written.returncode == 0, written.stderr
         config = tmp_path / "proxy.yaml"
