@@ -293,7 +293,6 @@ def test_a_csv_set_of_the_hub_is_found_in_the_local_cache(tmp_path: Path) -> Non
     # In a process of its own, because datasets reads HF_HUB_OFFLINE and the cache's folder when it is imported.
     program = """
 import sys
-import tempfile
 from datasets.data_files import DataFilesDict
 from datasets.packaged_modules.csv.csv import Csv, CsvConfig
 from pyrite.sources.base import Document
