@@ -17,7 +17,7 @@ from pyrite.plan import Step
 from pyrite.progress import ProgressEvents
 from pyrite.registry import channels
 from pyrite.registry.catalog import Catalog, Version
-from pyrite.registry.names import LATEST, PRODUCTION, check_channel, check_domain, parse_target, version_name
+from pyrite.registry.names import PRODUCTION, check_domain, parse_target, version_name, version_number
 from pyrite.report import formatting
 from pyrite.store import open_store
 
@@ -67,7 +67,7 @@ def register(app: typer.Typer) -> None:
 
         check_domain(domain)
         if channel is not None:
-            _check_movable(channel)
+            channels.check_movable(channel)
         found = find_run(run, store)
         found.store.ensure_writable()
         step = Step("publish")
@@ -120,13 +120,13 @@ def register(app: typer.Typer) -> None:
         store: StoreOption = "store",
     ) -> None:
         """Move a channel of a domain to a version, such as production to v3."""
-        _check_movable(channel)
+        channels.check_movable(channel)
         _promote(Catalog(open_store(store)), check_domain(domain), version, channel)
 
     @app.command(rich_help_panel=panel)
     def rollback(domain: Domain, channel: Channel = PRODUCTION, store: StoreOption = "store") -> None:
         """Move a channel back to the version before. Repeat it to go back further."""
-        _check_movable(channel)
+        channels.check_movable(channel)
         catalog = Catalog(open_store(store))
         before = catalog.version(check_domain(domain), channel)["version"]
         history = catalog.move(domain, lambda moves, stamp: channels.rolled_back(moves, channel, stamp))
@@ -187,15 +187,10 @@ def register(app: typer.Typer) -> None:
                 console.print(f"[bold]{row['domain']}[/] [dim]({scores})[/] {escape(row['query'])}", highlight=False)
 
 
-def _check_movable(channel: str) -> None:
-    if check_channel(channel) == LATEST:
-        raise UserError("--channel latest: it is always the newest version. Use another channel, such as production.")
-
-
 def _promote(catalog: Catalog, domain: str, reference: str, channel: str) -> None:
     """Move ``channel`` to the version that ``reference`` refers to, and print it."""
     name = catalog.version(domain, reference)["version"]
-    number = int(name.removeprefix("v"))
+    number = version_number(name)
     catalog.move(domain, lambda history, stamp: channels.promoted(history, channel, number, stamp))
     console.print(f"{domain}: {channel} is {name}", highlight=False)
 
@@ -216,7 +211,7 @@ def _show_domains(catalog: Catalog) -> None:
 
 
 def _versions(catalog: Catalog, domain: str) -> Table:
-    catalog.version(domain, version_name(max(catalog.numbers(domain).finished, default=1)))  # reports an unknown domain
+    catalog.published(domain)  # reports an unknown domain
     pointing = channels.current(catalog.history(domain))
     table = _table("version", "channels", *(METRICS[metric].label for metric in _GAINS), "published", "run")
     for number, version in reversed(catalog.versions(domain).items()):
