@@ -158,9 +158,7 @@ def test_unknown_domains_versions_and_channels_are_named(pyrite: Pyrite, store: 
     assert "channels.json is damaged" in error(pyrite("pull", "law", store / "x"))
 
 
-def test_a_version_that_cannot_be_trusted_is_not_pulled(
-    pyrite: Pyrite, store: Path, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_an_altered_version_is_not_used(pyrite: Pyrite, store: Path, tiny_model: Path, tmp_path: Path) -> None:
     write_finished_run(open_store(str(store)), "done", tiny_model)
     output(pyrite("publish", "done", "--domain", "law"))
     path, outside = store / "models/law/v1/version.json", tmp_path / "outside"
@@ -168,6 +166,8 @@ def test_a_version_that_cannot_be_trusted_is_not_pulled(
     for name in (f"model/{outside}", "model/../outside"):
         path.write_text(json.dumps({**version, "files": [{**version["files"][-1], "name": name}]}))
         assert "names a file outside its folder" in error(pyrite("pull", "law@v1", tmp_path / "pulled"), 1)
+    path.write_text(json.dumps({**version, "base": {**version["base"], "trust_remote_code": True}}))
+    assert "runs code of its own" in error(pyrite("select", "a question", "--channel", "latest"))
     path.write_text(json.dumps({**version, "format": 2}))
     assert "has format 2, but this Pyrite reads format 1" in error(pyrite("pull", "law@v1", tmp_path / "pulled"))
     assert not outside.exists()

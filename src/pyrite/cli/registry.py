@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyrite.registry.centroids import Selected
 
 Domain = Annotated[str, typer.Argument(metavar="DOMAIN", help="A domain, such as medicine.")]
-Channel = Annotated[str, typer.Option("--channel", help="The channel; default: production.")]
+Channel = Annotated[str, typer.Option("--channel", help="The channel.")]
 
 #: The metrics of the list of versions.
 _GAINS = ("mrr@5", "dcg@5")
@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--force",
                 metavar="REASON",
-                help="Publish although the gate is not met, for this reason. It is recorded.",
+                help="Publish although the gate is not met. The reason is recorded.",
             ),
         ] = None,
         export: Annotated[
@@ -142,7 +142,7 @@ def register(app: typer.Typer) -> None:
                 help="medicine, medicine@latest or medicine@v3; default: @production.",
             ),
         ],
-        folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the model: an empty folder.")],
+        folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new or empty folder for the model.")],
         store: StoreOption = "store",
     ) -> None:
         """Copy a published model to a folder, and verify its checksums. sentence-transformers loads the folder."""
@@ -165,9 +165,12 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option("--queries", metavar="FILE", help="A text file with one query per line.")
         ] = None,
         channel: Annotated[
-            str, typer.Option("--channel", help="Select among the models of this channel; default: production.")
+            str, typer.Option("--channel", help="Select among the models of this channel.")
         ] = PRODUCTION,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
+        trust_remote_code: Annotated[
+            bool, typer.Option("--trust-remote-code", help="Run the base model's own code, if its runs allowed it.")
+        ] = False,
         store: StoreOption = "store",
     ) -> None:
         """Select the domain of each query: the one whose training queries are nearest, by the base model."""
@@ -178,7 +181,7 @@ def register(app: typer.Typer) -> None:
         catalog = Catalog(open_store(store))
         versions = versions_at(catalog, channel)
         with console.status("selecting"):
-            selected = nearest(catalog, versions, texts)
+            selected = nearest(catalog, versions, texts, trust_remote_code)
         for row in _rows(texts, selected, versions):
             if as_json:
                 typer.echo(json.dumps(row, ensure_ascii=False))
