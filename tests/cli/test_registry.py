@@ -69,7 +69,7 @@ def test_versions_are_published_promoted_pulled_and_rolled_back(
     assert "is not an empty folder" in error(pyrite("pull", "law", folder))
     assert output(pyrite("rollback", "law")) == "law: production is v1, was v2"
     assert "has been at v1 only" in error(pyrite("rollback", "law"))
-    assert "latest: it is always the newest" in error(pyrite("promote", "law", "v1", "--channel", "latest"))
+    assert "latest is always the newest" in error(pyrite("promote", "law", "v1", "--channel", "latest"))
 
     (store / "models/law/v1/model/note.json").write_text("damaged")
     message = error(pyrite("pull", "law", tmp_path / "other"), 1)
@@ -157,6 +157,21 @@ def test_unknown_domains_versions_and_channels_are_named(pyrite: Pyrite, store: 
     assert "'v7' is not a valid channel" in error(pyrite("promote", "law", "v1", "--channel", "v7"))
     (store / "models/law/channels.json").write_text("{}")
     assert "channels.json is damaged" in error(pyrite("pull", "law", store / "x"))
+
+
+def test_an_altered_version_is_not_used(pyrite: Pyrite, store: Path, tiny_model: Path, tmp_path: Path) -> None:
+    write_finished_run(open_store(str(store)), "done", tiny_model)
+    output(pyrite("publish", "done", "--domain", "law"))
+    path, outside = store / "models/law/v1/version.json", tmp_path / "outside"
+    version = json.loads(path.read_text())
+    for name in (f"model/{outside}", "model/../outside"):
+        path.write_text(json.dumps({**version, "files": [{**version["files"][-1], "name": name}]}))
+        assert "names a file outside its folder" in error(pyrite("pull", "law@v1", tmp_path / "pulled"), 1)
+    path.write_text(json.dumps({**version, "base": {**version["base"], "trust_remote_code": True}}))
+    assert "runs code of its own" in error(pyrite("select", "a question", "--channel", "latest"))
+    path.write_text(json.dumps({**version, "format": 2}))
+    assert "has format 2, but this Pyrite reads format 1" in error(pyrite("pull", "law@v1", tmp_path / "pulled"))
+    assert not outside.exists()
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """k-means centroids, and the nearest domain."""
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -43,8 +45,6 @@ def test_equal_scores_give_the_first_domain_by_name() -> None:
 
 @pytest.mark.parametrize("array", [np.zeros((0, 3), np.float32), np.ones(3, np.float32), np.ones((2, 2))])
 def test_other_arrays_are_not_centroids(array: np.ndarray) -> None:
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, array)
     with pytest.raises(ValueError, match="float32 vectors"):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pyrite.errors import UserError
 from pyrite.registry import channels
 from pyrite.registry.channels import History, Stamp
-from pyrite.registry.names import next_version, parse_target, version_name, version_number
+from pyrite.registry.names import parse_target
 
 CHANNELS = ("production", "staging")
 versions = st.integers(1, 6)
@@ -71,13 +71,6 @@ def test_latest_cannot_be_moved_by_hand(change: str) -> None:
 def test_a_damaged_history_is_not_read(content: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         channels.parse(content)
-
-
-@given(st.lists(st.integers(1, 10**6)))
-def test_the_next_version_is_a_new_number_after_all_others(numbers: list[int]) -> None:
-    number = next_version(numbers)
-    assert all(number > each for each in numbers)
-    assert version_number(version_name(number)) == number
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Markdown, HTML and PDF files as documents, as their tools write them, and damaged ones."""
 
+import functools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -278,14 +279,10 @@ def test_any_file_is_read_dropped_or_an_error(suffix: str, data: Any) -> None:
             assert all(0 <= offset < len(record.text) for offset, _ in record.headings)
 
 
-_cached_pdf: list[bytes] = []
-
-
+@functools.cache
 def _pdf_bytes() -> bytes:
-    if not _cached_pdf:
-        with tempfile.TemporaryDirectory() as folder:
-            _cached_pdf.append(write_pdf(Path(folder, "a.pdf"), Signs_and_symptoms=1).read_bytes())
-    return _cached_pdf[0]
+    with tempfile.TemporaryDirectory() as folder:
+        return write_pdf(Path(folder, "a.pdf"), Signs_and_symptoms=1).read_bytes()
 
 
 @given(st.lists(st.text("ab1\n", min_size=1), min_size=3, max_size=6), st.text("xyz", min_size=1))

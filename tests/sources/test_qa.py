@@ -94,6 +94,8 @@ def test_spreadsheet_exports_are_read(tmp_path: Path, name: str, delimiter: str,
     ("content", "message"),
     [
         (b"", r"a\.csv:1: no column 'question'"),
+        (b"x" * 100_000, r"a\.csv:1: not a CSV header"),
+        (b'"a\nquestion",answer\nx,y\n', r"a\.csv:1: not a CSV header"),
         (b"Question;answer\nx;y\n", r"a\.csv:1: no column 'question'\. Did you mean 'Question'\?"),
         (b"question,answer,question\nx,y,z\n", r"a\.csv:1: column 'question' occurs twice"),
         (b"question,answer\nx,y\nWhy, how?,z\n", r"a\.csv:3: number of values 3, but the header has 2 columns"),
@@ -293,7 +295,6 @@ def test_a_csv_set_of_the_hub_is_found_in_the_local_cache(tmp_path: Path) -> Non
     # In a process of its own, because datasets reads HF_HUB_OFFLINE and the cache's folder when it is imported.
     program = """
 import sys
-import tempfile
 from datasets.data_files import DataFilesDict
 from datasets.packaged_modules.csv.csv import Csv, CsvConfig
 from pyrite.sources.base import Document

@@ -539,7 +539,7 @@ def test_the_stage_writes_its_tables_and_reports_counts(tmp_path: Path) -> None:
     assert progress.counted == 41
     assert progress.messages == [
         "20 documents, 20 passages; queries: 14 train, 3 val, 3 test",
-        f"left out: question without an answer: 1, such as {tmp_path / 'data.jsonl'}:21",
+        f"left out 1: question without an answer (for example {tmp_path / 'data.jsonl'}:21)",
     ]
     assert [path.name for path in context.scratch.iterdir()] == ["outputs"], "the texts of the first pass are deleted"
     opened = [path.readlink() for path in Path("/proc/self/fd").glob("*") if path.is_symlink()]

@@ -17,7 +17,7 @@ from pyrite.plan import Step
 from pyrite.progress import ProgressEvents
 from pyrite.registry import channels
 from pyrite.registry.catalog import Catalog, Version
-from pyrite.registry.names import LATEST, PRODUCTION, check_channel, check_domain, parse_target, version_name
+from pyrite.registry.names import PRODUCTION, check_domain, parse_target, version_name, version_number
 from pyrite.report import formatting
 from pyrite.store import open_store
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pyrite.registry.centroids import Selected
 
 Domain = Annotated[str, typer.Argument(metavar="DOMAIN", help="A domain, such as medicine.")]
-Channel = Annotated[str, typer.Option("--channel", help="The channel; default: production.")]
+Channel = Annotated[str, typer.Option("--channel", help="The channel.")]
 
 #: The metrics of the list of versions.
 _GAINS = ("mrr@5", "dcg@5")
@@ -49,7 +49,7 @@ def register(app: typer.Typer) -> None:
             typer.Option(
                 "--force",
                 metavar="REASON",
-                help="Publish although the gate is not met, for this reason. It is recorded.",
+                help="Publish although the gate is not met. The reason is recorded.",
             ),
         ] = None,
         export: Annotated[
@@ -67,7 +67,7 @@ def register(app: typer.Typer) -> None:
 
         check_domain(domain)
         if channel is not None:
-            _check_movable(channel)
+            channels.check_movable(channel)
         found = find_run(run, store)
         found.store.ensure_writable()
         step = Step("publish")
@@ -120,13 +120,13 @@ def register(app: typer.Typer) -> None:
         store: StoreOption = "store",
     ) -> None:
         """Move a channel of a domain to a version, such as production to v3."""
-        _check_movable(channel)
+        channels.check_movable(channel)
         _promote(Catalog(open_store(store)), check_domain(domain), version, channel)
 
     @app.command(rich_help_panel=panel)
     def rollback(domain: Domain, channel: Channel = PRODUCTION, store: StoreOption = "store") -> None:
         """Move a channel back to the version before. Repeat it to go back further."""
-        _check_movable(channel)
+        channels.check_movable(channel)
         catalog = Catalog(open_store(store))
         before = catalog.version(check_domain(domain), channel)["version"]
         history = catalog.move(domain, lambda moves, stamp: channels.rolled_back(moves, channel, stamp))
@@ -142,7 +142,7 @@ def register(app: typer.Typer) -> None:
                 help="medicine, medicine@latest or medicine@v3; default: @production.",
             ),
         ],
-        folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the model: an empty folder.")],
+        folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new or empty folder for the model.")],
         store: StoreOption = "store",
     ) -> None:
         """Copy a published model to a folder, and verify its checksums. sentence-transformers loads the folder."""
@@ -165,9 +165,12 @@ def register(app: typer.Typer) -> None:
             Path | None, typer.Option("--queries", metavar="FILE", help="A text file with one query per line.")
         ] = None,
         channel: Annotated[
-            str, typer.Option("--channel", help="Select among the models of this channel; default: production.")
+            str, typer.Option("--channel", help="Select among the models of this channel.")
         ] = PRODUCTION,
         as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per query.")] = False,
+        trust_remote_code: Annotated[
+            bool, typer.Option("--trust-remote-code", help="Run the base model's own code, if its runs allowed it.")
+        ] = False,
         store: StoreOption = "store",
     ) -> None:
         """Select the domain of each query: the one whose training queries are nearest, by the base model."""
@@ -178,7 +181,7 @@ def register(app: typer.Typer) -> None:
         catalog = Catalog(open_store(store))
         versions = versions_at(catalog, channel)
         with console.status("selecting"):
-            selected = nearest(catalog, versions, texts)
+            selected = nearest(catalog, versions, texts, trust_remote_code)
         for row in _rows(texts, selected, versions):
             if as_json:
                 typer.echo(json.dumps(row, ensure_ascii=False))
@@ -210,15 +213,10 @@ def register(app: typer.Typer) -> None:
         console.print(f"wrote {file}; next: include it in the proxy's configuration", highlight=False, soft_wrap=True)
 
 
-def _check_movable(channel: str) -> None:
-    if check_channel(channel) == LATEST:
-        raise UserError("--channel latest: it is always the newest version. Use another channel, such as production.")
-
-
 def _promote(catalog: Catalog, domain: str, reference: str, channel: str) -> None:
     """Move ``channel`` to the version that ``reference`` refers to, and print it."""
     name = catalog.version(domain, reference)["version"]
-    number = int(name.removeprefix("v"))
+    number = version_number(name)
     catalog.move(domain, lambda history, stamp: channels.promoted(history, channel, number, stamp))
     console.print(f"{domain}: {channel} is {name}", highlight=False)
 
@@ -239,7 +237,7 @@ def _show_domains(catalog: Catalog) -> None:
 
 
 def _versions(catalog: Catalog, domain: str) -> Table:
-    catalog.version(domain, version_name(max(catalog.numbers(domain).finished, default=1)))  # reports an unknown domain
+    catalog.published(domain)  # reports an unknown domain
     pointing = channels.current(catalog.history(domain))
     table = _table("version", "channels", *(METRICS[metric].label for metric in _GAINS), "published", "run")
     for number, version in reversed(catalog.versions(domain).items()):

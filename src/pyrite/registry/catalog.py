@@ -25,6 +25,13 @@ from pyrite.store import Checksum, ObjectNotFound, Store, VersionedObject, check
 
 ROOT = "models"
 VERSION = "version.json"
+CLAIM = "claim.json"
+
+#: What the names of a version's model files start with.
+MODEL = "model/"
+
+#: Format of version.json. Increase it when a key is renamed, removed or gets another meaning.
+FORMAT = 1
 
 #: Attempts to change the channels of a domain while other processes change them.
 _ATTEMPTS = 50
@@ -66,17 +73,25 @@ class Catalog:
         """The numbers of the domain's versions, ascending."""
         files = self._files(f"{ROOT}/{domain}")
         finished = {number for _, number, name in files if name == VERSION}
-        claimed = {number for _, number, name in files if name == "claim.json"}
+        claimed = {number for _, number, name in files if name == CLAIM}
         return Numbers(sorted(finished), sorted(claimed))
 
     def versions(self, domain: str) -> dict[int, Version]:
-        """All versions of a domain by number, ascending. Raises UserError if a version.json is damaged."""
+        """All versions of a domain by number, ascending. Raises UserError if a version.json cannot be read."""
         return {number: self._read(domain, number) for number in self.numbers(domain).finished}
 
-    def find(self, domain: str, digest: str) -> int | None:
+    def find(self, domain: str, digest: str) -> Version | None:
         """The newest version of the model with this ``digest``; None if there is none."""
-        found = [number for number, version in self.versions(domain).items() if version["digest"] == digest]
-        return max(found, default=None)
+        newest_first = reversed(self.versions(domain).values())
+        return next((version for version in newest_first if version["digest"] == digest), None)
+
+    def published(self, domain: str) -> list[int]:
+        """The numbers of the domain's versions, ascending. Raises UserError if it has none."""
+        if finished := self.numbers(domain).finished:
+            return finished
+        known = ", ".join(self.domains())
+        advice = f"Its domains: {known}." if known else "It has none yet; `pyrite publish` publishes one."
+        raise UserError(f"the store {self.store} has no model of domain {domain!r}. {advice}")
 
     def version(self, domain: str, reference: str) -> Version:
         """The version that ``reference``, a channel or the name of a version, refers to.
@@ -84,23 +99,20 @@ class Catalog:
         Raises:
             UserError: the domain has no such version or channel.
         """
-        finished = self.numbers(domain).finished
-        if not finished:
-            known = ", ".join(self.domains())
-            advice = f"Its domains: {known}." if known else "It has none yet; `pyrite publish` publishes one."
-            raise UserError(f"the store {self.store} has no model of domain {domain!r}. {advice}")
+        published = self.published(domain)
         if is_version(reference):
             number = version_number(reference)
         else:
             pointing = channels.current(self.history(domain))
             if reference not in pointing:
+                known = ", ".join(sorted(pointing)) or "none"
                 raise UserError(
-                    f"domain {domain} has no channel {reference!r}. Its channels: {', '.join(sorted(pointing))}. "
+                    f"domain {domain} has no channel {reference!r}. Its channels: {known}. "
                     f"`pyrite promote {domain} VERSION --channel {reference}` creates it."
                 )
             number = pointing[reference]
-        if number not in finished:
-            known = ", ".join(map(version_name, finished))
+        if number not in published:
+            known = ", ".join(map(version_name, published))
             raise UserError(f"domain {domain} has no version {version_name(number)}. Its versions: {known}.")
         return self._read(domain, number)
 
@@ -168,6 +180,12 @@ class Catalog:
             version: Version = json.loads(self.store.read(key))
         except ValueError as error:
             raise UserError(f"{self.store}/{key} is not valid JSON ({error}). Restore it from a backup.") from None
+        found = version.get("format") if isinstance(version, dict) else None
+        if found != FORMAT:
+            raise UserError(
+                f"{self.store}/{key} has format {found}, but this Pyrite reads format {FORMAT}. Use the Pyrite that "
+                "published it, or a newer one."
+            )
         return version
 
     def _files(self, prefix: str) -> list[tuple[str, int, str]]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from pyrite.errors import UserError
-from pyrite.registry.names import LATEST, version_name, version_number
+from pyrite.registry.names import LATEST, check_channel, version_name, version_number
 
 Action = Literal["publish", "promote", "rollback"]
 
@@ -51,7 +51,7 @@ def promoted(history: History, channel: str, version: int, stamp: Stamp) -> Hist
     Raises:
         UserError: ``channel`` is latest.
     """
-    _check_movable(channel)
+    check_movable(channel)
     if current(history).get(channel) == version:
         return history
     return [*history, Move(channel, version, "promote", stamp)]
@@ -63,7 +63,7 @@ def rolled_back(history: History, channel: str, stamp: Stamp) -> History:
     Raises:
         UserError: ``channel`` is latest, or has no version before.
     """
-    _check_movable(channel)
+    check_movable(channel)
     versions = _versions(history, channel)
     if len(versions) < 2:
         why = f"has been at {version_name(versions[0])} only" if versions else "does not exist"
@@ -86,8 +86,9 @@ def _versions(history: History, channel: str) -> list[int]:
     return versions
 
 
-def _check_movable(channel: str) -> None:
-    if channel == LATEST:
+def check_movable(channel: str) -> None:
+    """Raises UserError if ``channel`` is latest, or not a valid name of a channel."""
+    if check_channel(channel) == LATEST:
         raise UserError(
             "channel latest is always the newest version, so it cannot be moved. Use another channel, such as "
             "production."

@@ -1,7 +1,6 @@
 """Names of domains, channels and versions."""
 
 import re
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from pyrite.errors import UserError
@@ -54,11 +53,6 @@ def version_number(name: str) -> int:
     if match is None:
         raise UserError(f"{name!r} is not a version. Versions are v1, v2, ...; `pyrite models DOMAIN` lists them.")
     return int(match[1])
-
-
-def next_version(numbers: Iterable[int]) -> int:
-    """The number after all ``numbers``, which may have gaps. A number is never used again."""
-    return max(numbers, default=0) + 1
 
 
 def parse_target(text: str) -> Target:

@@ -21,21 +21,15 @@ from pyrite.errors import PyriteError
 from pyrite.executors.step import Run
 from pyrite.progress import Progress
 from pyrite.registry import channels
-from pyrite.registry.catalog import VERSION, Catalog, Version, now, version_key
+from pyrite.registry.catalog import CLAIM, FORMAT, MODEL, VERSION, Catalog, Version, now, version_key
 from pyrite.registry.lineage import check_gate, lineage, read_parity, read_result
-from pyrite.registry.names import next_version, version_name, version_number
+from pyrite.registry.names import version_name, version_number
 from pyrite.registry.selection import add_centroids
 from pyrite.stages.context import fetch_verified_folder
 from pyrite.store import Checksum, checksum_file
 
-#: Version of version.json. Increase it when a key is renamed, removed or gets another meaning.
-FORMAT = 1
-
 #: Numbers that other publishers may claim first, before this one gives up.
 _ATTEMPTS = 50
-
-MODEL = "model/"
-_CLAIM = "claim.json"
 
 #: Name, size and sha256 of files.
 Entries = list[dict[str, Any]]
@@ -127,11 +121,11 @@ def publish_model(
     Raises:
         PyriteError: files in the store change while they are published, or other publishers are always faster.
     """
-    if (known := catalog.find(domain, model.digest)) is not None:
-        return catalog.version(domain, version_name(known)), False
-    own = model.entries()
+    if known := catalog.find(domain, model.digest):
+        return known, False
     content = facts()
     entries = model.entries()
+    own = [entry for entry in entries if entry["name"].startswith(MODEL)]
     for _ in range(_ATTEMPTS):
         number = _claim(catalog, domain, own)
         if number is None:
@@ -168,14 +162,14 @@ def _claim(catalog: Catalog, domain: str, entries: Entries) -> int | None:
     for number in reversed(claimed):  # also of finished versions: the same files may have been published meanwhile
         if _has_claim(catalog, domain, number, entries):
             return number
-    number = next_version([*finished, *claimed])
+    number = max([*finished, *claimed], default=0) + 1
     data = json.dumps({"files": entries, "claimed": now(), "attempt": uuid.uuid4().hex}, indent=1).encode()
-    current = catalog.store.conditional_put(version_key(domain, number, _CLAIM), data, None)
+    current = catalog.store.conditional_put(version_key(domain, number, CLAIM), data, None)
     return number if current and json.loads(current.data)["files"] == entries else None
 
 
 def _has_claim(catalog: Catalog, domain: str, number: int, entries: Entries) -> bool:
-    claim = catalog.store.read_versioned(version_key(domain, number, _CLAIM))
+    claim = catalog.store.read_versioned(version_key(domain, number, CLAIM))
     return claim is not None and json.loads(claim.data)["files"] == entries
 
 

@@ -6,9 +6,7 @@ from tempfile import TemporaryDirectory
 
 from pyrite.errors import PyriteError, UserError
 from pyrite.progress import Progress
-from pyrite.registry.catalog import Catalog, Version
-
-_MODEL = "model/"
+from pyrite.registry.catalog import MODEL, Catalog, Version
 
 
 def pull(catalog: Catalog, version: Version, folder: Path, progress: Progress) -> None:
@@ -23,13 +21,13 @@ def pull(catalog: Catalog, version: Version, folder: Path, progress: Progress) -
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder} is not an empty folder, and nothing was changed. Give another path, or remove it.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    entries = [entry for entry in version["files"] if entry["name"].startswith(_MODEL)]
+    entries = [entry for entry in version["files"] if entry["name"].startswith(MODEL)]
     progress.begin(len(entries), "files copied")
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         model = Path(temporary) / "model"
         for entry in entries:
-            path = model / entry["name"].removeprefix(_MODEL)
-            if ".." in path.parts:
+            path = model / entry["name"].removeprefix(MODEL)
+            if ".." in path.parts or not path.is_relative_to(model):  # "model//etc/x" is absolute
                 raise PyriteError(
                     f"{version['domain']} {version['version']} names a file outside its folder: {entry['name']}."
                 )

@@ -88,14 +88,20 @@ def versions_at(catalog: Catalog, channel: str) -> dict[str, Version]:
     }
 
 
-def select(catalog: Catalog, versions: Mapping[str, Version], queries: Sequence[str]) -> Selected:
+def select(
+    catalog: Catalog, versions: Mapping[str, Version], queries: Sequence[str], trust_remote_code: bool
+) -> Selected:
     """The nearest domain of each query among ``versions``, by domain.
 
+    Args:
+        trust_remote_code: whether to run the base model's own code, if the published runs did.
+
     Raises:
-        UserError: the domains have different base models, or the base model on this machine is another one.
+        UserError: the domains have different base models, the base model on this machine is another one, or it has code
+            of its own that is not trusted.
         PyriteError: centroids are missing or damaged.
     """
-    spec = _common_base(versions)
+    spec = _common_base(versions, trust_remote_code)
     encoder = base_encoder(_run_spec(spec), catalog.store)
     return centroids.nearest_domain(
         encoder.encode(queries, "query"),
@@ -103,12 +109,8 @@ def select(catalog: Catalog, versions: Mapping[str, Version], queries: Sequence[
     )
 
 
-def _common_base(versions: Mapping[str, Version]) -> ModelSpec:
-    """The settings of the base model that all ``versions`` have, which is on this machine.
-
-    Raises:
-        UserError: the versions have different base models, or that of this machine has other files.
-    """
+def _common_base(versions: Mapping[str, Version], trust_remote_code: bool) -> ModelSpec:
+    """The settings of the base model that all ``versions`` have, which is on this machine. Raises as ``select``."""
     domains: dict[str, list[str]] = {}
     for domain, version in versions.items():
         domains.setdefault(version["base"]["digest"], []).append(f"{domain} ({version['base']['base']})")
@@ -121,6 +123,10 @@ def _common_base(versions: Mapping[str, Version]) -> ModelSpec:
     domain, version = next(iter(versions.items()))
     settings = {name: value for name, value in version["base"].items() if name != "digest"}
     spec = ModelSpec.model_validate(settings)
+    if spec.trust_remote_code and not trust_remote_code:  # version.json is data of the store, and must not decide it
+        raise UserError(
+            f"the base model {spec.base} runs code of its own. If you trust this code, add --trust-remote-code."
+        )
     base_folder(spec.base, spec.revision, f"the base model of domain {domain}")
     if base_digest(spec) != version["base"]["digest"]:
         raise UserError(

@@ -1,8 +1,7 @@
 """Documents without questions: text, Markdown, HTML and PDF files, or rows of a JSONL, CSV or Parquet file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pyrite.errors import UserError
 from pyrite.sources import files, html_text, markdown, pdf, rows
@@ -39,8 +38,7 @@ class Documents:
             for file in files.find(path, *_SUFFIXES):
                 yield from _read_file(file, file.relative_to(path).as_posix() if file != path else file.name)
         elif row_format:
-            read_format = row_format
-            yield from self._read_rows(path, lambda: rows.read(path, read_format, self._columns))
+            yield from self._read_rows(path, row_format)
         else:
             row_suffixes = [suffix for suffixes in rows.SUFFIXES.values() for suffix in suffixes]
             raise UserError(
@@ -53,9 +51,10 @@ class Documents:
         path = files.existing(self._spec.path)
         return files.digest(path, files.find(path, *_SUFFIXES), self._spec.model_dump_json(exclude={"path"}))
 
-    def _read_rows(self, path: Path, read: Callable[[], Iterator[tuple[int, dict[str, Any]]]]) -> Iterator[Document]:
+    def _read_rows(self, path: Path, row_format: str) -> Iterator[Document]:
         def located() -> Iterator[rows.Row]:
-            return ((f"{path.absolute()}:{number}", str(number), row) for number, row in read())
+            read = rows.read(path, row_format, self._columns)
+            return ((f"{path.absolute()}:{number}", str(number), row) for number, row in read)
 
         optional = rows.columns_of(self._spec, "title", "topic")
         for _, key, text in rows.texts(located, {"text": self._spec.text}, optional, self._spec.id):

@@ -31,6 +31,9 @@ _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 #: Limit on the characters of a value. A quotation mark that is not closed makes the rest of the file one value.
 _MAX_VALUE = 16 << 20
 
+#: Limit on the characters of a CSV header.
+_MAX_HEADER = 1 << 16
+
 #: A row: its location for messages, its number as text (the id of rows without an id column), and its values.
 Row = tuple[str, str, Mapping[str, Any]]
 
@@ -119,10 +122,15 @@ def _header(text: IO[str], delimiters: str, columns: Mapping[str, str], where: s
     """The delimiter of the file and the columns in its first row.
 
     Raises:
-        UserError: a column is missing or occurs twice, or the file has no row.
+        UserError: a column is missing or occurs twice, or the first line is not a header.
     """
-    line = text.readline()
-    heads = {delimiter: next(csv.reader([line], delimiter=delimiter), []) for delimiter in delimiters}
+    line = text.readline(_MAX_HEADER)
+    heads = {delimiter: _values(line, delimiter) for delimiter in delimiters}
+    if len(line) == _MAX_HEADER or (line.strip() and not any(heads.values())):
+        raise UserError(
+            f"{where}:1: not a CSV header. Write the names of the columns into the first line, without line breaks in "
+            "them, and close each quotation mark."
+        )
     fits = [delimiter for delimiter, head in heads.items() if set(columns.values()) <= set(head)]
     # Without a fit, the message shows the columns by the delimiter that gives most.
     delimiter = fits[0] if fits else max(heads, key=lambda each: len(heads[each]))
@@ -134,6 +142,14 @@ def _header(text: IO[str], delimiters: str, columns: Mapping[str, str], where: s
     if twice := [column for column in columns.values() if head.count(column) > 1]:
         raise UserError(f"{where}:1: column '{twice[0]}' occurs twice in the header. Rename one of them.")
     return delimiter, head
+
+
+def _values(line: str, delimiter: str) -> list[str]:
+    """The values in a line; none if it is not a CSV row with this delimiter."""
+    try:
+        return next(csv.reader([line], delimiter=delimiter, strict=True), [])
+    except csv.Error:
+        return []
 
 
 def _csv_rows(text: IO[str], delimiter: str, head: list[str], where: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -57,10 +57,10 @@ class Stackexchange:
         index = _index(file, self._spec.min_score)
         where = str(file.absolute())
         for row in read_rows(file):
-            kind = row.get("PostTypeId")
-            if kind == _QUESTION:
+            post_type = row.get("PostTypeId")
+            if post_type == _QUESTION:
                 yield self._question(row, index, where)
-            elif kind == _ANSWER:
+            elif post_type == _ANSWER:
                 yield self._answer(row, index, where)
 
     def digest(self) -> str:
@@ -170,14 +170,14 @@ def _index(file: Path, min_score: int) -> _Index:
     answers, parents, scored = array("q"), array("q"), array("b")
     vocabulary: dict[str, int] = {}
     for row in read_rows(file):
-        kind = row.get("PostTypeId")
-        if kind == _QUESTION:
+        post_type = row.get("PostTypeId")
+        if post_type == _QUESTION:
             questions.append(_number(row, "Id", where))
             accepted.append(_number(row, "AcceptedAnswerId", where, missing=0))
             names = split_tags(row.get("Tags", ""))[:_MAX_TAGS]
             tags.extend(vocabulary.setdefault(name, len(vocabulary)) for name in names)
             tags.extend([-1] * (_MAX_TAGS - len(names)))
-        elif kind == _ANSWER:
+        elif post_type == _ANSWER:
             answers.append(_number(row, "Id", where))
             parents.append(_number(row, "ParentId", where, missing=0))
             scored.append(_number(row, "Score", where, missing=0) >= min_score)

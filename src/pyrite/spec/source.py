@@ -58,7 +58,7 @@ class StackexchangeSource(Section):
 
     kind: Literal["stackexchange"] = "stackexchange"
     path: str = Field(description="Posts.xml, a .7z archive or a folder with it: a path, or s3://bucket/key.")
-    min_score: int = Field(default=1, description="Least score of an answer that the asker did not accept.")
+    min_score: int = Field(default=1, description="Minimum score of an answer that the asker did not accept.")
     topic: Literal["tag", "question"] = Field(
         default="tag", description="Split by the first tag, or by question if nearly all questions share the first tag."
     )

@@ -60,7 +60,7 @@ def run(ctx: StepContext) -> dict[str, Any]:
         + ", ".join(f"{count:,} {split}" for split, count in counts.items())
     )
     for reason, count in summary["dropped"].items():
-        ctx.progress.message(f"left out: {reason}: {count:,}, such as {summary['dropped_examples'][reason][0]}")
+        ctx.progress.message(f"left out {count:,}: {reason} (for example {summary['dropped_examples'][reason][0]})")
     for note in summary["notes"]:
         ctx.progress.message(note)
     return summary
