@@ -29,9 +29,9 @@ Floats = npt.NDArray[np.float32]
 _BATCH = 32
 #: Texts of a kind with which a wrong setting is recognised.
 _VARIANT_TEXTS = 16
-#: The largest share of the way to a model with a wrong setting (``parity.likeness``). docs/results.md has the shares
-#: of quantised formats, which are far below.
-_MAX_LIKENESS = 0.3
+#: The largest part of a wrong setting's change (``parity.projection``). docs/results.md has the values of quantised
+#: formats, which are far below.
+_MAX_PROJECTION = 0.3
 #: Texts with which the speed is measured.
 _SPEED_TEXTS = 2 * _BATCH
 
@@ -110,10 +110,10 @@ def check(chosen: Format, runtime: Runtime, folder: Path, reference: Reference, 
     found = parity.compare_embeddings(
         reference.vectors, result.vectors, texts, source.corpus, reference.variants, dot, source.statistics
     )
-    # A defect also moves embeddings towards other variants, but about all of the way only to its own.
+    # A wrong setting has parts of other settings' changes too, but only of its own about all (1).
     like = min(
-        (name for name, share in found.likeness.items() if share > _MAX_LIKENESS),
-        key=lambda name: abs(found.likeness[name] - 1),
+        (name for name, part in found.projections.items() if part > _MAX_PROJECTION),
+        key=lambda name: abs(found.projections[name] - 1),
         default=None,
     )
     if threshold is not None and (found.min_cosine < threshold or like):
