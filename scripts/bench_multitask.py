@@ -83,12 +83,12 @@ def main() -> int:
         # The domains' runs have cut the documents already, so no passage is longer than their limit.
         settings = [f"source.path={write_union(runs, folder / UNION)}", "domain=union", *options.set]
         union = common.train(common.EXAMPLES / "beir.yaml", store, UNION, settings)
-        specialists = {name: run.folder / "report/model" for name, run in runs.items()}
+        specialists = {name: run.folder / "model" for name, run in runs.items()}
         candidates: dict[str, Path | None] = {
             BASE: None,
             **specialists,
             AVERAGE: average(list(specialists.values()), folder),
-            UNION: union.folder / "report/model",
+            UNION: union.folder / "model",
         }
         scores = {domain: score_all(run, candidates) for domain, run in runs.items()}
     result = {model: compared(scores, runs, model) for model in candidates}
