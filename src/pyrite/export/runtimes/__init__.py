@@ -181,7 +181,7 @@ _PLACES: dict[Place, Callable[[str], list[str] | None]] = {
     "vllm": _vllm,
 }
 
-#: The runtimes by name. A format is always checked with the first one that reads it.
+#: The runtimes by name. The first one that reads a format is the one that always checks it.
 RUNTIMES: dict[str, Runtime] = {
     each.name: each
     for each in (
@@ -219,5 +219,13 @@ RUNTIMES: dict[str, Runtime] = {
 
 
 def runtimes_of(name: str) -> list[Runtime]:
-    """The runtimes that read the format ``name``."""
+    """The runtimes that read the format ``name``. It is always checked with the first one."""
     return [runtime for runtime in RUNTIMES.values() if name in runtime.formats]
+
+
+def how_to_skip(name: str, runtime: Runtime) -> str:
+    """What the user can do if the format ``name`` does not work in ``runtime``."""
+    if runtime != runtimes_of(name)[0]:
+        return f"Leave {runtime.name} out of --check-in"
+    # The plain layout is always written.
+    return f"Leave {name} out of --to" if name != PLAIN else "Serve the model's own folder with sentence-transformers"
