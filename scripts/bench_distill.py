@@ -10,9 +10,9 @@ the examples that the run mined, the same number of steps and the same learning 
 - distilled: the mean cosine distance between the embeddings of the batch's texts under the small model and the teacher.
 - both: direct, plus ``--weight`` times distilled.
 
-Neither has rehearsal: the base that it would rehearse is the cut model, which is not worth keeping. Retention
-is only scored, also if the run file has another set; its change is relative to the complete base model. The change from
-direct has the 95% interval of a bootstrap over test topics, of the means over seeds. Finished results are appended to
+No loss has rehearsal, which would hold the model near its base, here the cut model. --retention replaces the run file's
+set, and is only scored; its change is relative to the complete base model. The change from direct has a 95% interval:
+a bootstrap over test topics, of the means over seeds. Finished results are appended to
 --results (default: out/bench-distill.jsonl), and a restart skips them. The last line is JSON.
 """
 
@@ -32,7 +32,7 @@ import torch
 from bench_common import CLUSTERS, METRICS, PER_QUERY, Results, Row, Run, TestSet
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from sentence_transformers.util import pairwise_cos_sim
+from sentence_transformers.util import batch_to_device, pairwise_cos_sim
 from torch import Tensor
 
 from pyrite import tables
@@ -158,10 +158,7 @@ class Distillation:
         return model
 
     def _tokens(self, model: SentenceTransformer, texts: Sequence[str]) -> dict[str, Any]:
-        features: dict[str, Any] = model.preprocess(list(texts))
-        return {
-            name: value.to(self._device) if isinstance(value, Tensor) else value for name, value in features.items()
-        }
+        return batch_to_device(model.preprocess(list(texts)), torch.device(self._device))
 
     def _distance(self, embeddings: Sequence[Tensor], texts: Sequence[Sequence[str]]) -> Tensor:
         """Mean cosine distance to the teacher's embeddings of the same texts."""

@@ -46,6 +46,7 @@ def reference(model: Path) -> Reference:
     return Reference.of(found, load(model, model, found.spec, "cpu", precision="float32"))
 
 
+@pytest.mark.slow
 def test_an_export_describes_itself(exported: Export) -> None:
     from sentence_transformers import SentenceTransformer
 
@@ -58,8 +59,8 @@ def test_an_export_describes_itself(exported: Export) -> None:
         assert each["threshold"] <= each["min_cosine"] <= each["mean_cosine"] <= 1
         assert each["metrics"]["mrr@5"]["queries"] == 60
         assert each["metrics"]["mrr@5"]["clusters"] == 20
-        assert max(abs(share) for share in each["likeness"].values()) < 0.1
-        assert len(each["likeness"]) == 5
+        assert max(map(abs, each["projections"].values())) < 0.1
+        assert len(each["projections"]) == 5
         assert each["bytes"] == FORMATS[name].size(folder) > 0
         assert each["texts_per_second"].keys() == each["trained_texts_per_second"].keys() == {"1", "32"}
     assert checks["onnx"]["min_cosine"] > checks["onnx-int8"]["min_cosine"]
@@ -96,6 +97,7 @@ def test_a_run_is_exported_with_its_metrics(model: Path, tmp_path: Path, pyrite:
     result = pyrite("export", name, "--to", "plain")
     assert result.returncode == 0, result.stderr
     assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "not checked (see --check-in): plain in vllm" in result.stdout
     content = json.loads((tmp_path / "export" / name / "parity.json").read_text())
     assert content["corpus"] == {
         "what": "the run's test queries and a part of its passages",
@@ -125,6 +127,7 @@ def shorten_window(folder: Path) -> None:
     change(folder / "sentence_bert_config.json", max_seq_length=64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKED)
 @pytest.mark.parametrize(
     ("defect", "cause"),
@@ -148,6 +151,7 @@ def test_a_defect_of_the_folder_is_caught(
     assert re.search(r"worst texts: [.\d]+ for the (query|passage) ['\"]", message)
 
 
+@pytest.mark.slow
 def test_a_failed_check_leaves_the_old_export(
     exported: Export, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +164,7 @@ def test_a_failed_check_leaves_the_old_export(
     assert [each.name for each in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_nothing(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "export/tiny"
     command = [sys.executable, "-m", "pyrite", "export", str(model), "--to", "plain", "--out", str(out)]
@@ -184,19 +189,27 @@ def test_a_folder_that_is_no_export_is_not_replaced(model: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("format_name", "check_in", "message"),
     [
-        (["--to", "onyx"], "there is no format 'onyx'. The formats are plain, onnx"),
-        (["--to", "missing"], "--to missing needs no_such_package. Install with: pip install 'pyrite[export]'"),
+        ("onyx", "", "there is no format 'onyx'. The formats are plain, onnx"),
+        ("missing", "", "--to missing needs no_such_package. Install with: pip install -r requirements-export.txt"),
+        ("plain", "vlm", "--check-in: there is no runtime 'vlm'. The runtimes are sentence-transformers"),
+        (
+            "plain",
+            "fastembed",
+            "fastembed reads none of the formats to write. Add onnx or onnx-int8 to --to",
+        ),
+        ("plain", "vllm", "plain cannot be checked: vllm is not installed. Install with: make real-vllm"),
     ],
 )
-def test_formats_are_checked_first(
-    arguments: list[str], message: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_formats_and_runtimes_are_checked_first(
+    format_name: str, check_in: str, message: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = replace(FORMATS["onnx"], name="missing", packages=("no_such_package",))
     monkeypatch.setitem(FORMATS, "missing", missing)
+    monkeypatch.setitem(RUNTIMES, "vllm", replace(RUNTIMES["vllm"], package="no_such_package"))
     with pytest.raises(UserError, match=re.escape(message)):
-        export(source(model), arguments[1:], tmp_path / "out")
+        export(source(model), [format_name], tmp_path / "out", check_in=[check_in] if check_in else [])
     assert not list(tmp_path.iterdir())
 
 
@@ -205,15 +218,21 @@ def test_a_format_without_a_runtime_is_not_written(
 ) -> None:
     runtime = replace(RUNTIMES["sentence-transformers"], package="no_such_package")
     monkeypatch.setitem(RUNTIMES, "sentence-transformers", runtime)
-    with pytest.raises(UserError, match=r"no runtime is installed to check the export with\. Install"):
+    with pytest.raises(
+        UserError, match=r"plain cannot be checked: sentence-transformers is not installed\. Install with: pip"
+    ):
         export(source(model), ["plain"], tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_runtime_that_fails_gives_its_reason(exported: Export, reference: Reference, tmp_path: Path) -> None:
     broken = shutil.copytree(exported.folder, tmp_path / "broken")
     change(broken / "1_Pooling/config.json", pooling_mode_mean_tokens=False, pooling_mode_max_tokens=True)
-    with pytest.raises(UserError, match=r"onnxruntime cannot embed with onnx/model\.onnx .* max_tokens is not supp"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot embed with onnx/model\.onnx .* max_tokens is not supported\. Leave onnx out",
+    ):
         check(FORMATS["onnx"], RUNTIMES["onnxruntime"], broken, reference, None)
 
 

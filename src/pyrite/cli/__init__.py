@@ -75,7 +75,7 @@ def main() -> None:
     except SystemExit as end:
         code = end.code
         if code == INTERRUPTED:
-            errors.print("\nstopped; the same command resumes the run")
+            errors.print("\nstopped; the same command resumes a run. Other commands start again.")
             code = Interrupted.exit_code if signal.SIGTERM in stop_signals else code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -12,7 +12,7 @@ from pyrite.errors import UserError
 from pyrite.export import layout, serving
 from pyrite.export.checking import Check, Reference, check
 from pyrite.export.formats import FORMATS, PLAIN, Format
-from pyrite.export.runtimes import Runtime, runtimes_of
+from pyrite.export.runtimes import RUNTIMES, Runtime, runtimes_of
 from pyrite.export.serving import Export
 from pyrite.export.source import Source, of_folder, of_run
 from pyrite.locks import locked
@@ -21,31 +21,33 @@ __all__ = ["FORMATS", "PLAIN", "Check", "Export", "Reference", "Source", "check"
 
 _LOCK = ".lock"
 
+#: A format and a runtime that reads it.
+Task = tuple[Format, Runtime]
+
 
 def export(
     source: Source,
     formats: Sequence[str],
     out: Path,
     min_cosine: float | None = None,
+    check_in: Sequence[str] = (),
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> Export:
-    """Write the model in the plain layout and in ``formats`` to the folder ``out``, and check each with its runtimes.
+    """Write the model in the plain layout and in ``formats`` to the folder ``out``, and check each with a runtime.
 
     Everything is written beside ``out``, and moved there after it passed. An earlier export at ``out`` is replaced.
 
     Args:
         min_cosine: the lowest cosine similarity that passes; None: the default of each format.
+        check_in: names of runtimes in which to check the formats besides the first runtime of each.
         on_progress: receives a sentence at the beginning of each part of the work.
 
     Raises:
-        UserError: a format is unknown, cannot be written, has no installed runtime, or does not pass; or ``out`` is
-            not an export.
+        UserError: a format or a runtime is unknown or not installed; a format cannot be written or does not pass; or
+            ``out`` is not an export.
     """
     chosen = _choose(formats)
-    tasks = [(each, runtime) for each in chosen for runtime in _installed(each)]
-    unchecked = [
-        (each.name, runtime) for each in chosen for runtime in runtimes_of(each.name) if (each, runtime) not in tasks
-    ]
+    tasks, unchecked = _choose_runtimes(chosen, check_in)
     with _staging(out) as folder:
         on_progress(f"loading {source.name}")
         model = models.load(source.folder, source.folder, source.spec, "cpu", precision="float32")
@@ -59,7 +61,7 @@ def export(
         for each, runtime in tasks:
             on_progress(f"embedding {len(reference.texts):,} texts with {each.name} in {runtime.name}")
             checks.append(check(each, runtime, folder, reference, min_cosine))
-        done = Export(out, checks, unchecked)
+        done = Export(out, checks, [(each.name, runtime) for each, runtime in unchecked])
         versions = {name: version(name) for name in ("sentence-transformers", "transformers", "torch")}
         serving.write_parity(folder, source, reference.texts, versions, done)
         serving.write_vectors(folder, reference.texts, reference.vectors)
@@ -78,14 +80,29 @@ def _choose(names: Sequence[str]) -> list[Format]:
     return chosen
 
 
-def _installed(chosen: Format) -> list[Runtime]:
-    """The installed runtimes of a format. Raises UserError if there is none: no format is written unchecked."""
-    known = runtimes_of(chosen.name)
-    found = [runtime for runtime in known if runtime.command()]
-    if not found:
-        ways = " or ".join(f"{runtime.name} ({runtime.install})" for runtime in known)
-        raise UserError(f"--to {chosen.name}: no runtime is installed to check the export with. Install {ways}.")
-    return found
+def _choose_runtimes(chosen: Sequence[Format], check_in: Sequence[str]) -> tuple[list[Task], list[Task]]:
+    """The checks to make, and those that are left out: other runtimes take up to minutes each.
+
+    Raises:
+        UserError: a runtime is unknown, reads none of the formats, or is not installed.
+    """
+    for name in check_in:
+        if name not in RUNTIMES:
+            raise UserError(f"--check-in: there is no runtime {name!r}. The runtimes are {', '.join(RUNTIMES)}.")
+        if not {each.name for each in chosen} & {*RUNTIMES[name].formats}:
+            formats = " or ".join(RUNTIMES[name].formats)
+            raise UserError(f"--check-in: {name} reads none of the formats to write. Add {formats} to --to.")
+    tasks: list[Task] = []
+    unchecked: list[Task] = []
+    for each in chosen:
+        for number, runtime in enumerate(runtimes_of(each.name)):
+            (tasks if number == 0 or runtime.name in check_in else unchecked).append((each, runtime))
+    for each, runtime in tasks:
+        if not runtime.command():
+            raise UserError(
+                f"{each.name} cannot be checked: {runtime.name} is not installed. Install with: {runtime.install}"
+            )
+    return tasks, unchecked
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pyrite.errors import UserError
 from pyrite.export import parity
 from pyrite.export.formats import Format
 from pyrite.export.parity import Parity, Variant
-from pyrite.export.runtimes import Request, Runtime
+from pyrite.export.runtimes import Request, Runtime, how_to_skip
 from pyrite.export.runtimes.standalone import texts_per_second
 from pyrite.export.source import Source
 from pyrite.export.texts import LABELS, Counter, Kind, Text, parity_texts
@@ -29,9 +29,9 @@ Floats = npt.NDArray[np.float32]
 _BATCH = 32
 #: Texts of a kind with which a wrong setting is recognised.
 _VARIANT_TEXTS = 16
-#: The largest share of the way to a model with a wrong setting (``parity.likeness``). docs/results.md has the shares
-#: of quantised formats, which are far below.
-_MAX_LIKENESS = 0.3
+#: The largest part of a wrong setting's change (``parity.projection``). docs/results.md has the values of quantised
+#: formats, which are far below.
+_MAX_PROJECTION = 0.3
 #: Texts with which the speed is measured.
 _SPEED_TEXTS = 2 * _BATCH
 
@@ -93,27 +93,31 @@ def check(chosen: Format, runtime: Runtime, folder: Path, reference: Reference, 
         UserError: an embedding differs more, or the runtime failed.
     """
     texts, model, source = reference.texts, reference.model, reference.source
+    advice = how_to_skip(chosen.name, runtime)
     threshold = chosen.min_cosine if min_cosine is None or chosen.min_cosine is None else min_cosine
     timed = [text.text for text in texts if text.group == "passage"][:_SPEED_TEXTS] or [text.text for text in texts]
     request = Request(chosen.files[0], [t.text for t in texts], [t.kind for t in texts], _BATCH, timed)
     # The trained model's speed is measured before and after, because other load on the machine changes.
     before = _speed(model, timed)
     with TemporaryDirectory() as scratch:
-        result = runtime.embed(folder, request, Path(scratch))
+        try:
+            result = runtime.embed(folder, request, Path(scratch))
+        except UserError as error:
+            raise UserError(f"{str(error).rstrip('.')}. {advice}.") from error
     after = _speed(model, timed)
     if result.vectors.shape != reference.vectors.shape:
         raise UserError(
             f"{chosen.name} in {runtime.name} has embeddings of {result.vectors.shape[1]} dimensions, and the trained "
-            f"model of {reference.vectors.shape[1]}. Leave {chosen.name} out of --to."
+            f"model of {reference.vectors.shape[1]}. {advice}."
         )
     dot = model.similarity_fn_name == "dot"
     found = parity.compare_embeddings(
         reference.vectors, result.vectors, texts, source.corpus, reference.variants, dot, source.statistics
     )
-    # A defect also moves embeddings towards other variants, but about all of the way only to its own.
+    # A wrong setting has parts of other settings' changes too, but only of its own about all (1).
     like = min(
-        (name for name, share in found.likeness.items() if share > _MAX_LIKENESS),
-        key=lambda name: abs(found.likeness[name] - 1),
+        (name for name, part in found.projections.items() if part > _MAX_PROJECTION),
+        key=lambda name: abs(found.projections[name] - 1),
         default=None,
     )
     if threshold is not None and (found.min_cosine < threshold or like):
@@ -121,7 +125,7 @@ def check(chosen: Format, runtime: Runtime, folder: Path, reference: Reference, 
         raise UserError(
             f"{chosen.name} in {runtime.name} does not embed as the trained model does: the lowest cosine similarity "
             f"is {found.min_cosine:.4f}, and {threshold:g} is required.{cause} The worst texts: "
-            f"{parity.describe_worst(found, texts)}. Nothing was written. Leave {chosen.name} out of --to"
+            f"{parity.describe_worst(found, texts)}. Nothing was written. {advice}"
             f"{'' if like else ', or set --min-cosine if these differences do not matter to you'}."
         )
     trained = {batch: (before[batch] + after[batch]) / 2 for batch in before}

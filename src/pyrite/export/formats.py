@@ -8,8 +8,8 @@ from pathlib import Path
 from pyrite.errors import UserError
 from pyrite.export import gguf, layout, onnx, openvino, static
 
-#: Installs the packages of a format into the environment of Pyrite.
-INSTALL = "pip install 'pyrite[export]'"
+#: Installs the packages of all formats, and the runtimes that check most of them, into the environment of Pyrite.
+INSTALL = "pip install -r requirements-export.txt"
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,6 @@ class Format:
             trained model. docs/results.md has the measurements that it follows from. None: the format is another model,
             whose metrics show what it costs, and no cosine is required.
         precision: the numbers of weights and arithmetic, in words.
-        install: the command that installs the packages.
     """
 
     name: str
@@ -36,12 +35,11 @@ class Format:
     packages: tuple[str, ...]
     min_cosine: float | None
     precision: str = "float32"
-    install: str = INSTALL
 
     def check_packages(self) -> None:
         """Raise UserError if a package that ``write`` needs is not installed."""
         if missing := [name for name in self.packages if find_spec(name) is None]:
-            raise UserError(f"--to {self.name} needs {' and '.join(missing)}. Install with: {self.install}")
+            raise UserError(f"--to {self.name} needs {' and '.join(missing)}. Install with: {INSTALL}")
 
     def size(self, folder: Path) -> int:
         """The size on disk in bytes of the files in the export folder."""

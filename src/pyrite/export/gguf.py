@@ -3,11 +3,11 @@
 Supported are models of the architecture BERT with a WordPiece tokenizer (MiniLM, BGE, E5, GTE and others).
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pyrite.errors import UserError
+from pyrite.export.layout import read_json, read_settings
 
 PACKAGES = ("gguf",)
 
@@ -15,8 +15,6 @@ FILES = ("gguf/model-f32.gguf",)
 
 #: GGUF's name of each pooling that the plain layout may have.
 _POOLING = {"mean_tokens": "MEAN", "cls_token": "CLS", "lasttoken": "LAST"}
-
-_PREFIX = "pooling_mode_"
 
 #: Settings in config.json that llama.cpp's BERT graph has built in.
 _FIXED = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
@@ -44,12 +42,12 @@ def write(source: Path, out: Path) -> None:
     config, tokenizer = read_json(source / "config.json"), read_json(source / "tokenizer.json")
     _check_architecture(source, config)
     _check_tokenizer(source, tokenizer)
-    pooled = pooling(source)
-    window = read_json(source / "sentence_bert_config.json")["max_seq_length"] or config["max_position_embeddings"]
+    settings = read_settings(source)
+    window = settings["window"] or config["max_position_embeddings"]
     file = out / FILES[0]
     file.parent.mkdir(parents=True, exist_ok=True)
     writer = GGUFWriter(file, "bert")
-    writer.add_description(_describe(source, pooled, window))
+    writer.add_description(_describe(settings, window))
     writer.add_context_length(window)
     writer.add_embedding_length(config["hidden_size"])
     writer.add_feed_forward_length(config["intermediate_size"])
@@ -58,7 +56,7 @@ def write(source: Path, out: Path) -> None:
     writer.add_layer_norm_eps(config["layer_norm_eps"])
     writer.add_token_type_count(config["type_vocab_size"])
     writer.add_causal_attention(False)
-    writer.add_pooling_type(PoolingType[_POOLING[pooled]])
+    writer.add_pooling_type(PoolingType[_POOLING[settings["pooling"]]])
     _add_tokenizer(writer, tokenizer)
     _add_tensors(writer, source, MODEL_ARCH.BERT, config["num_hidden_layers"], window)
     writer.write_header_to_file()
@@ -96,21 +94,12 @@ def _check_tokenizer(source: Path, tokenizer: dict[str, Any]) -> None:
         )
 
 
-def pooling(source: Path) -> str:
-    """The pooling of the model in ``source``, by its name in 1_Pooling/config.json: "mean_tokens", "cls_token" ..."""
-    paths = {module["type"].rpartition(".")[2]: module["path"] for module in read_json(source / "modules.json")}
-    settings: dict[str, Any] = read_json(source / paths["Pooling"] / "config.json")
-    return next(key.removeprefix(_PREFIX) for key, used in settings.items() if key.startswith(_PREFIX) and used)
-
-
-def _describe(source: Path, pooled: str, window: int) -> str:
+def _describe(settings: dict[str, Any], window: int) -> str:
     """What a reader of the file must know because llama.cpp does not do it."""
-    saved = read_json(source / "config_sentence_transformers.json").get("prompts") or {}
-    prompts = [f"prepend {text!r} to each {kind}" for kind, text in sorted(saved.items()) if text]
-    normalized = any(module["type"].endswith(".Normalize") for module in read_json(source / "modules.json"))
+    prompts = [f"prepend {text!r} to each {kind}" for kind, text in settings["prompts"].items() if text]
     parts = [
-        f"pooling {pooled}",
-        "normalise the embeddings" if normalized else "the embeddings are not normalised",
+        f"pooling {settings['pooling']}",
+        "normalise the embeddings" if settings["normalised"] else "the embeddings are not normalised",
         f"at most {window} tokens, the final [SEP] included",
         *(prompts or ["no prompts"]),
     ]
@@ -161,8 +150,3 @@ def _add_tensors(writer: Any, source: Path, architecture: Any, layers: int, wind
                     "--to."
                 )
             writer.add_tensor(new, values)
-
-
-def read_json(path: Path) -> Any:
-    """The content of the JSON file ``path``."""
-    return json.loads(path.read_text(encoding="utf-8"))

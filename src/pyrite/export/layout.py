@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrite.embedding.models import window
 from pyrite.errors import UserError
+from pyrite.export.texts import KINDS
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -41,24 +42,24 @@ def save(model: "SentenceTransformer", name: str, out: Path) -> None:
     """
     _check_modules(model, name)
     model.save_pretrained(str(out), create_model_card=False, safe_serialization=True)
-    if "auto_map" in json.loads((out / "config.json").read_text(encoding="utf-8")):
+    if "auto_map" in read_json(out / "config.json"):
         raise UserError(
             f"{name} runs code of its own (auto_map in config.json), which other runtimes do not have. Serve it with "
             "sentence-transformers."
         )
     length = window(model)
-    _write(out / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
-    modules = json.loads((out / "modules.json").read_text(encoding="utf-8"))
+    write_json(out / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
+    modules = read_json(out / "modules.json")
     for module in modules:
         kind = module["type"].rpartition(".")[2]
         module["type"] = f"sentence_transformers.models.{kind}"
         if kind == "Pooling":
-            _write(out / module["path"] / "config.json", _pooling(model))
-    _write(out / "modules.json", modules)
+            write_json(out / module["path"] / "config.json", _pooling(model))
+    write_json(out / "modules.json", modules)
     _limit_tokenizer(out, length)
     tokenizer = model.tokenizer
     special = {each: getattr(tokenizer, each, None) for each in _SPECIAL}
-    _write(out / "special_tokens_map.json", {each: str(token) for each, token in special.items() if token})
+    write_json(out / "special_tokens_map.json", {each: str(token) for each, token in special.items() if token})
 
 
 def check(source: Path, out: Path) -> None:
@@ -103,7 +104,7 @@ def _pooling(model: "SentenceTransformer") -> dict[str, Any]:
 def _limit_tokenizer(out: Path, length: int | None) -> None:
     """Set the window in the tokenizer's own files. Without padding, a loader pads batches to their longest text."""
     path = out / "tokenizer.json"
-    tokenizer = json.loads(path.read_text(encoding="utf-8"))
+    tokenizer = read_json(path)
     tokenizer["padding"] = None
     tokenizer["truncation"] = length and {
         "direction": "Right",
@@ -111,14 +112,33 @@ def _limit_tokenizer(out: Path, length: int | None) -> None:
         "strategy": "LongestFirst",
         "stride": 0,
     }
-    path.write_text(json.dumps(tokenizer, ensure_ascii=False, indent=1), encoding="utf-8")
+    write_json(path, tokenizer)
     path = out / "tokenizer_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    settings = {key: value for key, value in settings.items() if key not in _TRANSIENT}
+    settings = {key: value for key, value in read_json(path).items() if key not in _TRANSIENT}
     if length:
         settings["model_max_length"] = length
-    _write(path, settings)
+    write_json(path, settings)
 
 
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The settings that a runtime must apply, from the files of the plain layout in ``folder``."""
+    kinds = {each["type"].rpartition(".")[2]: folder / each["path"] for each in read_json(folder / "modules.json")}
+    pooling = read_json(kinds["Pooling"] / "config.json")
+    saved = read_json(folder / "config_sentence_transformers.json")
+    return {
+        "prompts": {kind: (saved.get("prompts") or {}).get(kind) or "" for kind in KINDS},
+        "window": read_json(folder / "sentence_bert_config.json")["max_seq_length"],
+        "pooling": next(name for name in _POOLING.values() if pooling[f"pooling_mode_{name}"]),
+        "normalised": "Normalize" in kinds,
+        "similarity": saved.get("similarity_fn_name") or "cosine",
+    }
+
+
+def read_json(path: Path) -> Any:
+    """The content of the JSON file ``path``."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` to the JSON file ``path``."""
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

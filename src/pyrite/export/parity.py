@@ -1,7 +1,7 @@
 """How near a runtime's embeddings are to those of the trained model: cosines, rankings, and retrieval metrics."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,9 +9,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pyrite.evaluation import scoring
+from pyrite.evaluation.clusters import Clusters
 from pyrite.evaluation.scoring import METRICS
-from pyrite.evaluation.significance import Comparison, compare
+from pyrite.evaluation.significance import Comparison
 from pyrite.export.texts import Corpus, Text
+from pyrite.report.queries import compare_by_query
 
 Floats = npt.NDArray[np.float32]
 
@@ -21,8 +23,8 @@ DEPTH = 10
 #: The metrics that are compared if the corpus has relevant passages.
 COMPARED = ("mrr@5", "dcg@5")
 
-#: Below this sum of squared distances, the variant is the trained model.
-_MIN_WAY = 1e-6
+#: Below this sum of squared distances, a wrong setting changes nothing.
+_MIN_CHANGE = 1e-6
 
 #: Texts that an error shows.
 _SHOWN = 3
@@ -63,7 +65,7 @@ class Parity:
             the corpus is empty.
         metrics: for each metric of COMPARED, the trained model compared with the runtime; empty if no query has a
             relevant passage.
-        likeness: for each variant, how far the embeddings are on the way to it: 0 as the trained model's, 1 as its.
+        projections: for each variant, by name: ``projection``.
     """
 
     min_cosine: float
@@ -71,7 +73,7 @@ class Parity:
     worst: list[Worst]
     overlap: float | None
     metrics: dict[str, Comparison]
-    likeness: dict[str, float]
+    projections: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Statistics:
 
     resamples: int = 1000
     seed: int = 0
-    clusters: Mapping[str, str] | None = None
+    clusters: Clusters = field(default_factory=dict)
 
 
 def compare_embeddings(
@@ -106,21 +108,22 @@ def compare_embeddings(
         tops = [_top(each if dot else _normalised(each), texts) for each in (reference, other)]
         overlap = float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(*tops, strict=True)]))
         metrics = _metrics(_per_query(tops[0], corpus), _per_query(tops[1], corpus), statistics)
-    near = {variant.name: likeness(reference, other, variant) for variant in variants}
-    return Parity(float(cosines.min()), float(cosines.mean()), worst, overlap, metrics, near)
+    projections = {variant.name: projection(reference, other, variant) for variant in variants}
+    return Parity(float(cosines.min()), float(cosines.mean()), worst, overlap, metrics, projections)
 
 
-def likeness(reference: Floats, other: Floats, variant: Variant) -> float:
-    """How far ``other`` is on the way from ``reference``, both of shape (texts, dims), to the variant: 0 to about 1.
+def projection(reference: Floats, other: Floats, variant: Variant) -> float:
+    """The part of a wrong setting's change that ``other`` has: 0, none of it; 1, all of it.
 
-    It is the least-squares share of the way. The errors of quantisation have other directions than the way, so a small
-    share is seen in embeddings whose cosine similarity is lower by these errors than by the defect.
+    The difference of ``other`` from ``reference``, both of shape (texts, dims), is projected onto that of the variant.
+    Rounding errors of quantisation are nearly orthogonal to it. So a wrong setting is recognised even if it lowers
+    the cosine similarities less than quantisation does.
     """
     start = _normalised(reference[variant.positions])
-    way = _normalised(variant.vectors) - start
-    moved = _normalised(other[variant.positions]) - start
-    length = float(np.sum(way * way))
-    return float(np.sum(way * moved)) / length if length > _MIN_WAY else 0.0
+    change = _normalised(variant.vectors) - start
+    difference = _normalised(other[variant.positions]) - start
+    squared = float(np.sum(change * change))
+    return float(np.sum(change * difference)) / squared if squared > _MIN_CHANGE else 0.0
 
 
 def describe_worst(parity: Parity, texts: Sequence[Text]) -> str:
@@ -173,15 +176,11 @@ def _per_query(top: npt.NDArray[np.int64], corpus: Corpus) -> dict[str, dict[str
 def _metrics(
     reference: dict[str, dict[str, float]], other: dict[str, dict[str, float]], statistics: Statistics
 ) -> dict[str, Comparison]:
-    compared = {}
-    for name, values in reference.items():
-        ids = sorted(values)
-        if not ids:
-            continue
-        clusters = [(statistics.clusters or {}).get(query, query) for query in ids]
-        one, two = (np.array([each[query] for query in ids]) for each in (values, other[name]))
-        compared[name] = compare(one, two, statistics.resamples, statistics.seed, clusters)
-    return compared
+    return {
+        name: compare_by_query(values, other[name], statistics.resamples, statistics.seed, statistics.clusters)
+        for name, values in reference.items()
+        if values
+    }
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The files that describe an export: parity.json, test vectors for other loaders, and a section of the model card."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,10 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pyrite import __version__
 from pyrite.export.checking import Check
 from pyrite.export.formats import FORMATS
+from pyrite.export.layout import read_settings, write_json
 from pyrite.export.parity import DEPTH, as_json
 from pyrite.export.runtimes import Runtime
 from pyrite.export.source import Source
-from pyrite.export.texts import KINDS, LABELS, Text
+from pyrite.export.texts import LABELS, Text
 from pyrite.report.formatting import NONE, number, signed, size
 
 Floats = npt.NDArray[np.float32]
@@ -40,7 +40,7 @@ _POOLING = {
 
 @dataclass(frozen=True)
 class Export:
-    """An export that passed: its folder, the checks, and the runtimes that are not installed, with the formats."""
+    """An export that passed: its folder, the checks, and the formats and runtimes that were not checked."""
 
     folder: Path
     checks: list[Check]
@@ -65,7 +65,7 @@ def write_parity(out: Path, source: Source, texts: Sequence[Text], reference: Ma
             {"format": name, "runtime": runtime.name, "install": runtime.install} for name, runtime in done.unchecked
         ],
     }
-    _write(out / PARITY, content)
+    write_json(out / PARITY, content)
 
 
 def _check(check: Check) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _check(check: Check) -> dict[str, Any]:
         "worst": [asdict(each) for each in parity.worst],
         f"top_{DEPTH}_overlap": parity.overlap,
         "metrics": {name: as_json(each) for name, each in parity.metrics.items()},
-        "likeness": parity.likeness,
+        "projections": parity.projections,
         "texts_per_second": {str(batch): round(each, 2) for batch, each in check.speed.items()},
         "trained_texts_per_second": {str(batch): round(each, 2) for batch, each in check.trained_speed.items()},
         "bytes": check.bytes,
@@ -106,7 +106,7 @@ def write_vectors(out: Path, texts: Sequence[Text], vectors: Floats) -> None:
         for position in chosen
     ]
     (out / VECTORS).parent.mkdir(parents=True, exist_ok=True)
-    _write(out / VECTORS, {**read_settings(out), "dims": vectors.shape[1], "vectors": rows})
+    write_json(out / VECTORS, {**read_settings(out), "dims": vectors.shape[1], "vectors": rows})
 
 
 def write_card(out: Path, source: Source, done: Export) -> None:
@@ -157,26 +157,3 @@ def table_row(check: Check) -> dict[str, str]:
 def cosine(value: float) -> str:
     """A cosine similarity with five digits, rounded down, so that a difference is not shown as 1."""
     return number(int(value * 1e5) / 1e5, 5)
-
-
-def read_settings(out: Path) -> dict[str, Any]:
-    """The settings that a runtime must apply, from the files of the plain layout in ``out``."""
-    modules = _read(out / "modules.json")
-    kinds = {each["type"].rpartition(".")[2]: out / each["path"] for each in modules}
-    pooling = _read(kinds["Pooling"] / "config.json")
-    saved = _read(out / "config_sentence_transformers.json")
-    return {
-        "prompts": {kind: (saved.get("prompts") or {}).get(kind) or "" for kind in KINDS},
-        "window": _read(out / "sentence_bert_config.json")["max_seq_length"],
-        "pooling": next(name for name in _POOLING if pooling[f"pooling_mode_{name}"]),
-        "normalised": "Normalize" in kinds,
-        "similarity": saved.get("similarity_fn_name") or "cosine",
-    }
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from pyrite.errors import UserError
-from pyrite.export.gguf import pooling, read_json
+from pyrite.export.layout import read_settings
 
 #: skeletoken is what model2vec distils with. Its extra "distill" would also install an older version of transformers.
 PACKAGES = ("model2vec", "skeletoken")
@@ -30,13 +30,14 @@ def write(source: Path, out: Path) -> None:
 
     for name in ("skeletoken", "model2vec"):  # they warn of special tokens and of the window, which are right
         logging.getLogger(name).setLevel(logging.ERROR)
+    settings = read_settings(source)
     try:
-        model = distill(str(source), pca_dims=None, pooling=_POOLING[pooling(source)])
+        model = distill(str(source), pca_dims=None, pooling=_POOLING[settings["pooling"]])
     except (ValueError, TypeError) as error:
         raise UserError(
             f"model2vec cannot make a static model of this model ({error}). Leave static out of --to."
         ) from error
-    model.max_length = read_json(source / "sentence_bert_config.json")["max_seq_length"]
+    model.max_length = settings["window"]
     # model2vec notes the folder that it read, which is a temporary one.
     model.config["tokenizer_name"] = ""
     model.base_model_name = None

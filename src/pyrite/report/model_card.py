@@ -106,7 +106,7 @@ def _smaller(report: dict[str, Any]) -> str:
     found = report["smaller"]
     if not found:
         return "not measured"
-    chosen = (list(row["comparisons"].values())[-1]["mrr@5"]["other"] for row in found["rows"])  # after the base model
+    chosen = (row["comparisons"][report["chosen"]]["mrr@5"]["other"] for row in found["rows"])
     values = (f"{row['label']} {value:.4f}" for row, value in zip(found["rows"], chosen, strict=True))
     dims = report["chosen"] != BASE and found["trained_dims"]
     trained = f"; training optimised {', '.join(map(str, dims))} dimensions too" if dims else ""

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyrite.errors import UserError
-from pyrite.export.formats import PLAIN
+from pyrite.export.formats import INSTALL, PLAIN
 
 #: The folder with the environments of further runtimes, which `make runtimes` creates.
 RUNTIMES_FOLDER = "PYRITE_RUNTIMES"
@@ -181,7 +181,7 @@ _PLACES: dict[Place, Callable[[str], list[str] | None]] = {
     "vllm": _vllm,
 }
 
-#: The runtimes by name, in the order in which they are tried.
+#: The runtimes by name. The first one that reads a format is the one that always checks it.
 RUNTIMES: dict[str, Runtime] = {
     each.name: each
     for each in (
@@ -199,9 +199,9 @@ RUNTIMES: dict[str, Runtime] = {
             "onnxruntime_runtime.py",
             "onnxruntime",
             "own",
-            "pip install 'pyrite[export]'",
+            INSTALL,
         ),
-        Runtime("openvino", ("openvino",), "openvino_runtime.py", "openvino", "own", "pip install 'pyrite[export]'"),
+        Runtime("openvino", ("openvino",), "openvino_runtime.py", "openvino", "own", INSTALL),
         Runtime("fastembed", ("onnx", "onnx-int8"), "fastembed_runtime.py", "fastembed", "python", "make runtimes"),
         Runtime(
             "transformers.js",
@@ -213,11 +213,19 @@ RUNTIMES: dict[str, Runtime] = {
         ),
         Runtime("llama.cpp", ("gguf",), "llama_cpp_runtime.py", "llama_cpp", "python", "make runtimes"),
         Runtime("vllm", (PLAIN,), "vllm_runtime.py", "vllm", "vllm", "make real-vllm ARGS=--install-only"),
-        Runtime("model2vec", ("static",), "model2vec_runtime.py", "model2vec", "own", "pip install 'pyrite[export]'"),
+        Runtime("model2vec", ("static",), "model2vec_runtime.py", "model2vec", "own", INSTALL),
     )
 }
 
 
 def runtimes_of(name: str) -> list[Runtime]:
-    """The runtimes that read the format ``name``."""
+    """The runtimes that read the format ``name``. It is always checked with the first one."""
     return [runtime for runtime in RUNTIMES.values() if name in runtime.formats]
+
+
+def how_to_skip(name: str, runtime: Runtime) -> str:
+    """What the user can do if the format ``name`` does not work in ``runtime``."""
+    if runtime != runtimes_of(name)[0]:
+        return f"Leave {runtime.name} out of --check-in"
+    # The plain layout is always written.
+    return f"Leave {name} out of --to" if name != PLAIN else "Serve the model's own folder with sentence-transformers"
