@@ -16,7 +16,7 @@ import pytest
 
 from export.finished import write_run_with_model
 from export.models import PROMPTS, change, prompted, source
-from pyrite.embedding.models import load
+from pyrite.embedding.models import load, model_digest
 from pyrite.errors import UserError
 from pyrite.export import FORMATS, Export, Reference, check, export
 from pyrite.export.runtimes import RUNTIMES
@@ -47,11 +47,12 @@ def reference(model: Path) -> Reference:
 
 
 @pytest.mark.slow
-def test_an_export_describes_itself(exported: Export) -> None:
+def test_an_export_describes_itself(exported: Export, model: Path) -> None:
     from sentence_transformers import SentenceTransformer
 
     folder = exported.folder
     content = json.loads((folder / "parity.json").read_text())
+    assert content["model_digest"] == model_digest(model)
     checks = {each["format"]: each for each in content["checks"]}
     assert {name: each["runtime"] for name, each in checks.items()} == {"plain": "sentence-transformers", **CHECKED}
     assert content["texts"]["total"] >= 1000

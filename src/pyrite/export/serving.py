@@ -11,6 +11,7 @@ import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pyrite import __version__
+from pyrite.embedding.models import model_digest
 from pyrite.export.checking import Check
 from pyrite.export.formats import FORMATS
 from pyrite.export.layout import read_settings, write_json
@@ -52,6 +53,7 @@ def write_parity(out: Path, source: Source, texts: Sequence[Text], reference: Ma
     content = {
         "pyrite": __version__,
         "model": source.name,
+        "model_digest": model_digest(source.folder),
         "reference": {"what": "sentence-transformers, float32, CPU", "versions": dict(reference)},
         "texts": {"total": len(texts), **Counter(text.group for text in texts)},
         "corpus": {

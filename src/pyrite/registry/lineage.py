@@ -78,9 +78,9 @@ def read_parity(folder: Path, model_digest: str) -> dict[str, Any]:
         raise UserError(f"--export: {path} cannot be read as JSON ({error}). Export the model again.") from None
     if not isinstance(content, dict):
         raise UserError(f"--export: {path} is not a JSON object. Export the model again.")
-    if content.get("model_digest", model_digest) != model_digest:
+    if (found := content.get("model_digest")) != model_digest:
         raise UserError(
-            f"--export: {path} is about another model (model_digest {str(content['model_digest'])[:12]}, this run's "
+            f"--export: {path} is about another model (model_digest {str(found)[:12]}, this run's "
             f"model has {model_digest[:12]}). Export the chosen model of this run."
         )
     return content
