@@ -104,7 +104,7 @@ def test_spreadsheet_exports_are_read(tmp_path: Path, name: str, delimiter: str,
         (b'question,answer\nx,"y"z\n', r"a\.csv:2: not a CSV row"),
         ("question,answer\nx,y\nWör?,z\n".encode("cp1252"), r"a\.csv:3: not UTF-8 .*CSV UTF-8"),
         ("question,answer\nx,y\n".encode("utf-16")[:-1], r"a\.csv: not UTF-16"),
-        (gzip.compress(b"question,answer\nx,y\n" * 99)[:-9], r"a\.csv: damaged gzip file"),
+        (gzip.compress(b"question,answer\nx,y\n" * 99, mtime=0)[:-9], r"a\.csv: damaged gzip file"),
         (b'question,answer\nx,"' + b"y" * 17_000_000, r"a\.csv:2: not a CSV row \(field larger"),
     ],
 )
@@ -286,7 +286,7 @@ def test_a_folder_is_read_completely_and_the_rest_is_listed(tmp_path: Path) -> N
 
 
 def test_a_damaged_gzip_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "data.jsonl.gz").write_bytes(gzip.compress(GOOD.encode() * 2)[:-9])
+    (tmp_path / "data.jsonl.gz").write_bytes(gzip.compress(GOOD.encode() * 2, mtime=0)[:-9])
     with pytest.raises(UserError, match=r"data\.jsonl\.gz: damaged gzip file"):
         _read(tmp_path / "data.jsonl.gz")
 
