@@ -63,7 +63,7 @@ def reference(model: Path) -> Reference:
 @pytest.fixture(scope="module")
 def exported(reference: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model in all formats whose packages are installed."""
-    folder = tmp_path_factory.mktemp("export") / "my-run"
+    folder = tmp_path_factory.mktemp("export") / ".my-run.partial"  # as while `pyrite export` checks it
     layout.save(reference.model, "tiny", folder)
     for name in ("onnx", "openvino", "gguf"):
         try:

@@ -34,8 +34,10 @@ function readSettings() {
 async function start(file) {
   const { window, prompts, pooling, normalize } = readSettings();
   env.allowRemoteModels = false;
-  env.localModelPath = path.dirname(folder);
-  const name = path.basename(folder);
+  // transformers.js loads no model whose name begins with a dot, as that of an unfinished export does.
+  const name = 'model';
+  env.localModelPath = output;
+  fs.symlinkSync(path.resolve(folder), path.join(output, name));
   const tokenizer = await AutoTokenizer.from_pretrained(name);
   const model = await AutoModel.from_pretrained(name, { dtype: DTYPES[file], device: 'cpu' });
 
