@@ -85,7 +85,7 @@ def test_card_names_the_title_pairs_of_the_chosen_model(
     from sentence_transformers import SentenceTransformer
 
     inputs = with_title_pairs(make(iterations=2, finetune={"start": start}), pairs)
-    report = build(inputs) | {"chosen": chosen}
+    report = build(inputs) | {"chosen": chosen, "smaller": None}
     model = SentenceTransformer(str(tiny_model), device="cpu")
     model_card.write(tmp_path, report, inputs.spec, inputs.queries, ["labels-v2"], model, tiny_model)
     metrics = (tmp_path / "README.md").read_text(encoding="utf-8").split("## Metrics")[1].split("|")[0]
@@ -103,7 +103,7 @@ def test_card_of_a_query_encoder_says_the_index_stays(
     from sentence_transformers import SentenceTransformer
 
     inputs = make(iterations=1, finetune={"train": train})
-    report = build(inputs) | {"chosen": chosen}
+    report = build(inputs) | {"chosen": chosen, "smaller": None}
     model = SentenceTransformer(str(tiny_model), device="cpu")
     model_card.write(tmp_path, report, inputs.spec, inputs.queries, ["labels-v2"], model, tiny_model)
     text = " ".join((tmp_path / "README.md").read_text(encoding="utf-8").split())
