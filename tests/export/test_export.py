@@ -93,6 +93,7 @@ def test_an_export_describes_itself(exported: Export, model: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_run_is_exported_with_its_metrics(model: Path, tmp_path: Path, pyrite: Pyrite) -> None:
     name = write_run_with_model(open_store(str(tmp_path / "store")), model)
     result = pyrite("export", name, "--to", "plain")
