@@ -1,4 +1,4 @@
-"""A wrong setting of a runtime is told from rounding errors by its direction."""
+"""The projection separates a wrong setting of a runtime from rounding errors."""
 
 import numpy as np
 from hypothesis import given
