@@ -15,7 +15,7 @@ export PYRITE_STORE := $(STORE)
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow test-real test-cluster kube images eks-up eks-down chart real-s3 real-vllm runtimes real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-select bench-ablations bench-noise bench-cascade bench-distill mpnet bench-encode bench-search bench-scale bench-estimate bench-judge prove-judging docs dashboards-preview clean
+.PHONY: help setup train test test-slow test-real test-cluster kube images eks-up eks-down chart real-s3 real-vllm runtimes real-prometheus reliability reliability-cluster lint format bench-quality bench-domains bench-select bench-multitask bench-ablations bench-noise bench-cascade bench-distill mpnet bench-encode bench-search bench-scale bench-estimate bench-judge prove-judging docs dashboards-preview clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { line = sprintf("  make %-20s", $$1); n = split($$2, words, " "); \
@@ -108,8 +108,11 @@ bench-quality: $(VENV)/.ready-dev ## compare the base model, BM25, Pyrite and it
 bench-domains: $(VENV)/.ready ## train on every BEIR data set of a folder: SEEDS=2 ARGS='FOLDER --retention BEIR'
 	@$(BIN)/python scripts/bench_domains.py $(SEEDS:%=--seeds %) $(ARGS)
 
-bench-select: $(VENV)/.ready ## measure the selection of a domain, and routing over finished runs: ARGS='FOLDER --store STORE'
+bench-select: $(VENV)/.ready ## measure the selection of a domain: ARGS='FOLDER --foreign BEIR'
 	@$(BIN)/python scripts/bench_select.py $(ARGS)
+
+bench-multitask: $(VENV)/.ready ## compare a model per domain, routing, and one model for all: ARGS='FOLDER --store STORE' of bench-domains
+	@$(BIN)/python scripts/bench_multitask.py $(ARGS)
 
 bench-ablations: $(VENV)/.ready ## change one setting at a time on MedQuAD: SPLITS=2 SEEDS=2 ARGS='--only anchor'
 	@$(BIN)/python scripts/bench_ablations.py $(SPLITS:%=--splits %) $(SEEDS:%=--seeds %) $(ARGS)

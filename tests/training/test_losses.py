@@ -72,6 +72,16 @@ def reference(name: str, vectors: Tensor, spec: FinetuneSpec) -> Tensor:
     return {"distill": divergence, "graded": contrastive + spec.kl_weight * divergence}.get(name, contrastive)
 
 
+def assert_equal(loss: Tensor, model: Given, expected: Tensor, exact: Tensor) -> None:
+    """Compare the values, and the gradients of ``model`` and ``exact``."""
+    expected.backward()
+    loss.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert model.vectors.grad is not None
+    assert exact.grad is not None
+    assert (model.vectors.grad - exact.grad).norm() < 1e-3 * exact.grad.norm()
+
+
 def test_every_loss_in_the_spec_is_registered() -> None:
     assert set(get_args(FinetuneSpec.model_fields["loss"].annotation)) == set(LOSSES)
 
@@ -83,15 +93,10 @@ def test_gradient_under_autocast_matches_float64(name: str) -> None:
     vectors = similar_vectors()[: 9 if name == "triplet" else 12]
     exact = vectors.double().requires_grad_()
     expected = reference(name, exact, spec)
-    expected.backward()
     model = Given(vectors)
     with torch.autocast("cpu", torch.bfloat16):
         loss = LOSSES[name].build(model, spec, None, MICRO_BATCH)(columns_of(model), LABELS)  # type: ignore[arg-type]
-    loss.backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
-    assert model.vectors.grad is not None
-    assert exact.grad is not None
-    assert (model.vectors.grad - exact.grad).norm() < 1e-3 * exact.grad.norm()
+    assert_equal(loss, model, expected, exact)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -105,14 +110,9 @@ def test_a_matryoshka_loss_is_the_mean_over_dims(name: str, anchor: float) -> No
     away = (1 - torch.cosine_similarity(exact, before)).reshape(-1, 3).mean(dim=1)
     of_dims = [reference(name, exact[:, :dims], spec) for dims in (256, 16, 8)]
     expected = torch.stack(of_dims).mean() + anchor * (away[1:].mean() + ANCHOR_OF_QUERIES * away[0])
-    expected.backward()
     model, base = Given(vectors), Given(before) if anchor else None
     loss = LOSSES[name].build(model, spec, base, MICRO_BATCH)(columns_of(model), LABELS)  # type: ignore[arg-type]
-    loss.backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
-    assert model.vectors.grad is not None
-    assert exact.grad is not None
-    assert (model.vectors.grad - exact.grad).norm() < 1e-3 * exact.grad.norm()
+    assert_equal(loss, model, expected, exact)
 
 
 @pytest.mark.parametrize("name", ["multiple-negatives", "cached-multiple-negatives", "graded"])
@@ -122,13 +122,9 @@ def test_the_anchor_pulls_embeddings_towards_the_base(name: str) -> None:
     away = (1 - torch.cosine_similarity(exact, before)).reshape(4, 3).mean(dim=1)
     spec = FinetuneSpec(loss=name, anchor=0.7)
     expected = reference(name, exact, spec) + 0.7 * (away[1:].mean() + ANCHOR_OF_QUERIES * away[0])
-    expected.backward()
     model, base = Given(vectors), Given(before)
     loss = LOSSES[name].build(model, spec, base, MICRO_BATCH)(columns_of(model), LABELS)  # type: ignore[arg-type]
-    loss.backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
-    assert model.vectors.grad is not None
-    assert torch.allclose(model.vectors.grad, exact.grad, rtol=1e-3, atol=1e-5)  # type: ignore[arg-type]
+    assert_equal(loss, model, expected, exact)
     assert base.vectors.grad is None
 
 

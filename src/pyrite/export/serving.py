@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pyrite import __version__
 from pyrite.embedding.models import model_digest
@@ -20,6 +19,7 @@ from pyrite.export.runtimes import Runtime
 from pyrite.export.source import Source
 from pyrite.export.texts import LABELS, Text
 from pyrite.report.formatting import NONE, number, signed, size
+from pyrite.report.model_card import template
 
 Floats = npt.NDArray[np.float32]
 
@@ -120,11 +120,8 @@ def write_card(out: Path, source: Source, done: Export) -> None:
 
 
 def _section(out: Path, source: Source, done: Export) -> str:
-    environment = Environment(  # no HTML escaping in Markdown
-        loader=PackageLoader("pyrite", "export"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
     names = dict.fromkeys(check.format for check in done.checks)
-    return environment.get_template("serving.md.j2").render(
+    return template("export/serving.md.j2").render(
         settings=read_settings(out),
         pooling=_POOLING,
         labels=LABELS,

@@ -3,6 +3,8 @@
 It is another model, which ignores the order of words. It embeds much faster, and finds much less.
 """
 
+import contextlib
+import io
 import logging
 from pathlib import Path
 
@@ -32,7 +34,8 @@ def write(source: Path, out: Path) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     settings = read_settings(source)
     try:
-        model = distill(str(source), pca_dims=None, pooling=_POOLING[settings["pooling"]])
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+            model = distill(str(source), pca_dims=None, pooling=_POOLING[settings["pooling"]])
     except (ValueError, TypeError) as error:
         raise UserError(
             f"model2vec cannot make a static model of this model ({error}). Leave static out of --to."

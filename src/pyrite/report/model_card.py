@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from pyrite.embedding.models import BUILTIN, window
 from pyrite.evaluation.scoring import METRICS
@@ -26,6 +26,14 @@ PASSAGE_FORMAT = {
     "title": "title, line break, text; the text alone if it has no title or starts with it",
     "none": "the text alone, without its title",
 }
+
+
+def template(name: str) -> Template:
+    """The Markdown template ``name``, such as report/model_card.md.j2. It does not escape HTML."""
+    loader = PackageLoader("pyrite", ".")
+    return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).get_template(
+        name
+    )
 
 
 def write(
@@ -77,13 +85,7 @@ def write(
         "seed": spec.seed,
         "versions": ", ".join(f"{name} {number}" for name, number in report["versions"].items()),
     }
-    environment = Environment(  # no HTML escaping in Markdown
-        loader=PackageLoader("pyrite", "report"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("model_card.md.j2").render(
+    text = template("report/model_card.md.j2").render(
         report=report,
         facts=facts,
         metrics=list(METRICS),

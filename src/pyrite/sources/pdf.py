@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyrite.sources.html_text import Page
 from pyrite.sources.optional import import_library
 
 #: Reasons for dropping a file or a page.
@@ -30,12 +31,9 @@ _FILE_NAME = re.compile(r"\.\w{2,4}$|^(?:Microsoft \w+ - |untitled)|[/\\]", re.I
 
 
 @dataclass(frozen=True, slots=True)
-class PdfText:
-    """The text of a PDF file, its title, its bookmarks as (offset, heading), and the numbers of unreadable pages."""
+class PdfText(Page):
+    """The text of a PDF file, with its bookmarks as headings, and the numbers from 1 of its unreadable pages."""
 
-    text: str
-    title: str
-    headings: tuple[tuple[int, str], ...]
     unreadable_pages: tuple[int, ...]
 
 
