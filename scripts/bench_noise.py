@@ -4,18 +4,16 @@ Usage: python scripts/bench_noise.py [DATA] [--retention BEIR] [--kappa 0.7 0.5 
        [--answers known hidden] [--splits 1 --seeds 2] [--finished-only]
 
 DATA as in bench_quality.py. Each condition is a complete run of one iteration with the setting judge.noise (kappa,
-similarity, and the run's seed). The judge without errors (kappa 1) is the reference. The expected grades of a judge
-with errors are also softer (1.29 for a clear 1) than those of labels (1). So a second reference, "soft", has soft
-expected grades and no errors. With known answers, mining uses the answer key of the training queries, as by default.
-With hidden answers, retrieving and mining do not have it (without_answers.py), so a query's positives are what the
-judge grades as relevant. Validation and test always use the key, also to choose the model.
+similarity, and the run's seed). The judge without errors (kappa 1) is the reference. With known answers, mining uses
+the answer key of the training queries, as by default. With hidden answers, retrieving and mining do not have it
+(without_answers.py), so a query's positives are what the judge grades as relevant. Validation and test always use the
+key, also to choose the model.
 
 gain: of the model that the run hands over, relative to the base model of the run. gain_share: the mean gain divided by
-that of kappa 1 with the same answers; gain_share_of_soft: by that of "soft" with the same answers, so that only errors
-count; gain_share_of_default: by that of kappa 1 with known answers. kappa and bias: of the judgments against the key,
-measured on the judged pairs. false_positives: share of the examples whose positive has a grade below 3 by the key;
-false_negatives: share of those with a negative of grade 3 or 4 by the key. below_base: number of runs that handed over
-a model whose test metric is below the base model's.
+that of kappa 1 with the same answers; gain_share_of_default: by that of kappa 1 with known answers. kappa and bias: of
+the judgments against the key, measured on the judged pairs. false_positives: share of the examples whose positive has a
+grade below 3 by the key; false_negatives: share of those with a negative of grade 3 or 4 by the key. below_base: number
+of runs that handed over a model whose test metric is below the base model's.
 
 Finished results are appended to --results (default: out/bench-noise.jsonl), and a restart skips them. With
 --finished-only nothing is trained: conditions without a finished result are left out, and shares of conditions that are
@@ -58,20 +56,16 @@ ByRun = Mapping[tuple[int, int], Row]
 
 
 class Condition(NamedTuple):
-    """A judge, and whether mining knows the answers.
-
-    ``kappa`` 1: the judge has no errors. ``soft``: its expected grades are nevertheless as soft as with errors.
-    """
+    """A judge, and whether mining knows the answers. ``kappa`` 1: the judge has no errors."""
 
     answers: str
     kappa: float
     similarity: float
-    soft: bool = False
 
     @property
     def name(self) -> str:
         """The name in results and of the runs."""
-        suffix = f"-similarity-{self.similarity:g}" if self.similarity else "-soft" if self.soft else ""
+        suffix = f"-similarity-{self.similarity:g}" if self.similarity else ""
         return f"{self.answers}-kappa-{self.kappa:g}{suffix}"
 
     @property
@@ -79,14 +73,10 @@ class Condition(NamedTuple):
         """The condition with the same answers and a judge without errors."""
         return Condition(self.answers, 1.0, 0.0)
 
-    @property
-    def soft_reference(self) -> "Condition":
-        """The condition with the same answers, and soft expected grades without errors."""
-        return self.reference._replace(soft=True)
-
     def overrides(self, seed: int) -> list[str]:
         noise = {"kappa": self.kappa, "similarity": self.similarity, "seed": seed}
-        return ["iterations=1", f"judge.noise={json.dumps(noise) if self.kappa < 1 or self.soft else 'null'}"]
+        settings = ["iterations=1", "evaluate.smaller=false"]
+        return [*settings, f"judge.noise={json.dumps(noise) if self.kappa < 1 else 'null'}"]
 
 
 #: The condition of Pyrite's published results.
@@ -94,10 +84,10 @@ DEFAULT = Condition(KNOWN, 1.0, 0.0)
 
 
 def conditions(answers: Sequence[str], kappas: Sequence[float], similarities: Sequence[float]) -> list[Condition]:
-    """The conditions to measure, each after its references. The default is the first."""
+    """The conditions to measure, each after its reference. The default is the first."""
     found = [DEFAULT]
     for each in answers:
-        found += [Condition(each, 1.0, 0.0), Condition(each, 1.0, 0.0, soft=True)]
+        found.append(Condition(each, 1.0, 0.0))
         found += [Condition(each, kappa, similarity) for kappa in kappas for similarity in similarities if kappa != 1]
     return list(dict.fromkeys(found))
 
@@ -199,7 +189,6 @@ def summarize(by_condition: Mapping[Condition, ByRun], condition: Condition) -> 
         "chosen": [row["chosen"] for row in runs.values()],
         "gain": {metric: round(float(np.mean([gain(row, metric) for row in runs.values()])), 4) for metric in METRICS},
         "gain_share": shares(condition.reference),
-        "gain_share_of_soft": shares(condition.soft_reference),
         "gain_share_of_default": shares(DEFAULT),
         "below_base": {metric: sum(row[metric] < row["base"][metric] for row in runs.values()) for metric in METRICS},
         "runs": len(runs),
@@ -213,8 +202,7 @@ def print_results(results: Mapping[Condition, Mapping[str, Any]]) -> None:
     heads += ["examples", "false pos.", "false neg.", "below base"]
     print("\n" + "  ".join(f"{head:>10}" for head in heads))
     for condition, result in results.items():
-        judge = "soft" if condition.soft else f"{condition.kappa:g}"
-        cells = [condition.answers, judge, f"{condition.similarity:g}"]
+        cells = [condition.answers, f"{condition.kappa:g}", f"{condition.similarity:g}"]
         cells += [f"{result['kappa']:.3f}", f"{result['bias']:+.2f}"]
         for metric in METRICS:
             share = result["gain_share"][metric]["mean"]

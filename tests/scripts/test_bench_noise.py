@@ -26,19 +26,17 @@ def row(mrr: float, base: float = 0.5, **more: Any) -> dict[str, Any]:
 def test_every_condition_has_its_reference() -> None:
     found = bench_noise.conditions(["hidden", "known"], [0.5, 1.0], [0.0, 0.5])
     assert found[0] == DEFAULT
-    assert len(found) == len(set(found)) == 8
-    assert all({condition.reference, condition.soft_reference} <= set(found) for condition in found)
-    assert len({condition.name for condition in found}) == 8
+    assert len(found) == len(set(found)) == 6
+    assert all(condition.reference in found for condition in found)
+    assert len({condition.name for condition in found}) == 6
     assert Condition("hidden", 0.5, 0.5).name == "hidden-kappa-0.5-similarity-0.5"
 
 
 def test_the_share_of_the_gain_is_that_of_the_means() -> None:
-    hidden = Condition("hidden", 1.0, 0.0)
-    soft, noisy = Condition("hidden", 1.0, 0.0, soft=True), Condition("hidden", 0.5, 0.0)
+    hidden, noisy = Condition("hidden", 1.0, 0.0), Condition("hidden", 0.5, 0.0)
     by_condition = {
         DEFAULT: {(0, 0): row(0.75), (0, 1): row(0.75)},  # gains .5 and .5
         hidden: {(0, 0): row(0.7), (0, 1): row(0.6)},  # .4 and .2
-        soft: {(0, 0): row(0.65), (0, 1): row(0.55)},  # .3 and .1
         noisy: {(0, 0): row(0.6, kappa=0.4), (0, 1): row(0.49, kappa=0.6)},  # .2 and -.02
     }
     result = bench_noise.summarize(by_condition, noisy)
@@ -47,8 +45,7 @@ def test_the_share_of_the_gain_is_that_of_the_means() -> None:
         "mrr@5": {"mean": 0.3, "worst": -0.1, "pairs": 2},
         "dcg@5": {"mean": None, "worst": None, "pairs": 2},
     }
-    assert result["gain_share_of_soft"]["mrr@5"] == {"mean": 0.45, "worst": -0.2, "pairs": 2}
-    assert bench_noise.summarize(by_condition, DEFAULT)["gain_share_of_soft"]["mrr@5"]["mean"] is None
+    assert bench_noise.summarize({noisy: by_condition[noisy]}, noisy)["gain_share"]["mrr@5"]["mean"] is None
     assert result["gain_share_of_default"]["mrr@5"] == {"mean": 0.18, "worst": -0.04, "pairs": 2}
     assert result["below_base"] == {"mrr@5": 1, "dcg@5": 0}
     assert result["kappa"] == 0.5
@@ -66,7 +63,7 @@ def test_finished_results_are_summarized_without_training(
     assert "no finished result" in capsys.readouterr().err
     options = Namespace(data=run_file, set=[], retention=None)
     results = Results(path, "bench_noise.py", bench_noise.WITHOUT_ANSWERS)
-    measured = Condition("hidden", 0.5, 0.5), Condition("known", 1.0, 0.0, soft=True), DEFAULT
+    measured = Condition("hidden", 0.5, 0.5), Condition("known", 0.5, 0.0), DEFAULT
     quality = dict.fromkeys(bench_noise.QUALITY, 0.5)
     for condition in measured:
         key = {"condition": condition.name, "split": 0, "seed": 0, **bench_common.data_key(options)}
@@ -74,7 +71,7 @@ def test_finished_results_are_summarized_without_training(
     assert bench_noise.main() == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [Condition(**each["condition"]) for each in found.values()] == [DEFAULT, measured[1], measured[0]]
-    assert found["known-kappa-1-soft"]["gain_share"]["mrr@5"] == {"mean": 1.0, "worst": 1.0, "pairs": 1}
+    assert found["known-kappa-0.5"]["gain_share"]["mrr@5"] == {"mean": 1.0, "worst": 1.0, "pairs": 1}
     assert found["hidden-kappa-0.5-similarity-0.5"]["gain_share"]["mrr@5"]["mean"] is None
 
 
@@ -119,8 +116,7 @@ def test_noise_benchmark_measures_and_resumes(run_file: Path, tmp_path: Path) ->
 
     output, result = measure()
     noisy = {answers: f"{answers}-kappa-0.5-similarity-0.5" for answers in ("known", "hidden")}
-    exact = {answers: [f"{answers}-kappa-1", f"{answers}-kappa-1-soft"] for answers in ("known", "hidden")}
-    assert list(result) == [*exact["known"], noisy["known"], *exact["hidden"], noisy["hidden"]]
+    assert list(result) == ["known-kappa-1", noisy["known"], "hidden-kappa-1", noisy["hidden"]]
     for name, each in result.items():
         assert each["kappa"] == pytest.approx(1.0 if "kappa-1" in name else 0.5, abs=0.03)
         assert each["examples"] > 0
