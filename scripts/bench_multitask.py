@@ -216,7 +216,7 @@ def main() -> int:
     print(f"{len(test.corpus.ids):,} passages, {len(test.ids):,} test queries", flush=True)
     with common.store_folder(None) as temporary:
         store = open_store(str(temporary))
-        encoder = partial(Encoder, base=base, spec=spec, store=store, precision="float32")  # as evaluate
+        encoder = partial(Encoder, base=base, spec=spec, store=store)
         folders = {BASE: base, **specialists, AVERAGE: average(list(specialists.values()), temporary)}
         folders[UNION] = train_union(options, runs)
         values: dict[str, Values] = {}
