@@ -1,6 +1,7 @@
 """Publishing, promoting, pulling and selecting on the command line."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from export.models import PROMPTS, prompted
 from pyrite.embedding.models import model_digest
 from pyrite.store import open_store
 from registry.finished import write_finished_run
@@ -102,6 +104,23 @@ def test_an_outdated_or_unfinished_run_is_not_published(pyrite: Pyrite, store: P
     assert not (store / "models").exists()
 
 
+def test_a_changed_base_model_is_not_used(pyrite: Pyrite, store: Path, tiny_model: Path, tmp_path: Path) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    write_finished_run(open_store(str(store)), "done", base)
+    output(pyrite("publish", "done", "--domain", "law"))
+    (base / "another.json").touch()
+    assert "is not the base model of domain law" in error(pyrite("select", "a question", "--channel", "latest"))
+    assert "run done has changed since its model was chosen" in error(pyrite("publish", "done", "--domain", "law"))
+
+
+def test_publishing_again_moves_latest(pyrite: Pyrite, store: Path, tiny_model: Path) -> None:
+    write_finished_run(open_store(str(store)), "done", tiny_model)
+    output(pyrite("publish", "done", "--domain", "law"))
+    (store / "models/law/channels.json").unlink()  # as if the publisher was killed before it moved the channel
+    assert "law v1 is this model already" in output(pyrite("publish", "done", "--domain", "law"))
+    assert "law 1 latest v1" in output(pyrite("models", COLUMNS="200"))
+
+
 def test_the_parity_of_an_export_must_be_of_the_model(
     pyrite: Pyrite, store: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +159,10 @@ def test_a_query_gets_the_domain_of_the_nearest_training_queries(
     assert "give a QUERY, or --queries" in error(pyrite("select", "x", "--queries", file))
     file.write_text("\n\n")
     assert "has no query" in error(pyrite("select", "--queries", file))
+
+    output(pyrite("promote", "law", "v1"))
+    only = json.loads(pyrite("select", subjects["medicine"], "--json").stdout)
+    assert (only["domain"], [*only["scores"]]) == ("law", ["law"]), "medicine has no production"
 
     write_finished_run(open_store(str(store)), "other-base", plain_base, topic="what is the law?")
     output(pyrite("publish", "other-base", "--domain", "taxes"))
@@ -190,17 +213,18 @@ def test_the_model_of_a_trained_run_is_published_and_pulled(pyrite: Pyrite, run_
 def test_litellm_writes_one_model_per_version_and_keeps_other_files(
     pyrite: Pyrite, store: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
-    write_finished_run(open_store(str(store)), "law", tiny_model)
+    write_finished_run(open_store(str(store)), "law", prompted(tiny_model, tmp_path / "base"))
     output(pyrite("publish", "law", "--domain", "law", "--channel", "production"))
     file = tmp_path / "models.yaml"
     assert "embed-law-v1 http://a:1/v1" in output(pyrite("litellm", file, "law=http://a:1", "law@v1=http://a:1/v1"))
+    params = {"model": "hosted_vllm/embed-law-v1", "api_base": "http://a:1/v1", "truncate_prompt_tokens": -1}
+    digest = json.loads((store / "models/law/v1/version.json").read_text())["digest"]
+    info = {"mode": "embedding", "domain": "law", "version": "v1", "digest": digest, "prompts": PROMPTS}
+    (entry,) = yaml.safe_load(file.read_text())["model_list"]
+    assert entry == {"model_name": "embed-law-v1", "litellm_params": params, "model_info": info}
     output(pyrite("litellm", file, "law=http://a:1", "law@latest=http://b:1/"))
     models = yaml.safe_load(file.read_text())["model_list"]
     assert [model["litellm_params"]["api_base"] for model in models] == ["http://a:1/v1", "http://b:1/v1"]
-    assert {(model["model_name"], model["litellm_params"]["model"]) for model in models} == {
-        ("embed-law-v1", "hosted_vllm/embed-law-v1")
-    }
-    assert models[0]["model_info"]["digest"] == json.loads((store / "models/law/v1/version.json").read_text())["digest"]
 
     before = file.read_bytes()
     assert "law: 'a:1' is not a server URL" in error(pyrite("litellm", file, "law=a:1"))

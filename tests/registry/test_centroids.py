@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyrite.registry import centroids
+from pyrite.registry.selection import sample_queries
 
 
 def directions(seed: int, rows: int, towards: int, dims: int = 8) -> centroids.Floats:
@@ -41,6 +42,15 @@ def test_each_query_gets_the_domain_of_its_direction() -> None:
 def test_equal_scores_give_the_first_domain_by_name() -> None:
     one = centroids.fit_centroids(directions(0, 5, 0), 1, 0)
     assert set(centroids.nearest_domain(directions(1, 5, 3), {"b": one, "a": one}).domains) == {"a"}
+
+
+def test_long_lists_of_queries_are_sampled_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(centroids, "MAX_QUERIES", 5)
+    queries = [f"query {number:02}" for number in range(20)]
+    drawn = sample_queries(queries, 0)
+    assert len(set(drawn)) == 5
+    assert drawn == sorted(drawn) == sample_queries(queries, 0) != sample_queries(queries, 1)
+    assert sample_queries(queries[:5], 0) == queries[:5]
 
 
 @pytest.mark.parametrize("array", [np.zeros((0, 3), np.float32), np.ones(3, np.float32), np.ones((2, 2))])

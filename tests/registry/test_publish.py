@@ -14,6 +14,7 @@ from pyrite.errors import PyriteError
 from pyrite.progress import NullProgress
 from pyrite.registry import channels
 from pyrite.registry.catalog import Catalog, version_key
+from pyrite.registry.channels import History, Stamp
 from pyrite.registry.publish import StagedModel, publish_model
 from pyrite.store import Checksum, FolderStore, Store, VersionedObject, open_store
 from store.test_store import on_other_machine
@@ -134,6 +135,18 @@ def test_channels_moved_at_once_keep_all_moves(store: Store, url: str) -> None:
     history = Catalog(store).history("law")
     assert channels.current(history) == {f"channel-{number}": number for number in range(1, 7)}
     assert len(history) == 6
+
+
+def test_a_move_between_reading_and_writing_is_not_lost(tmp_path: Path) -> None:
+    catalog = Catalog(FolderStore(tmp_path))
+
+    def overtaken(history: History, stamp: Stamp) -> History:
+        if not history:
+            catalog.move("law", lambda moves, other: channels.promoted(moves, "staging", 1, other))
+        return channels.promoted(history, "production", 2, stamp)
+
+    catalog.move("law", overtaken)
+    assert channels.current(catalog.history("law")) == {"production": 2, "staging": 1}
 
 
 def test_a_move_is_made_once_if_another_follows_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
