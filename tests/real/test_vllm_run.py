@@ -70,7 +70,7 @@ def test_a_no_go_judge_gives_no_worse_model(
         assert all(name in message for name in failed)
         trained = pyrite("train", run_file, "--force", timeout=3000)
         assert trained.returncode == 0, trained.stdout + trained.stderr
-    assert "the judge failed its probe" in " ".join((trained.stdout + trained.stderr).split())
+    assert "judge failed its probe" in " ".join((trained.stdout + trained.stderr).split())
     report = read(folder / "report/report.json")
     assert sum(row["judgments"] for row in report["mining"]) > 250
     mined = judged_quality(Run(tmp_path / "store", "wires", None))
