@@ -25,7 +25,7 @@ from pyrite.generation import prompt as generate_prompt
 from pyrite.locks import locked
 from pyrite.plan import STAGES, Step, StepState, settings, survey
 from pyrite.processes import peak_memory
-from pyrite.progress import Progress
+from pyrite.progress import NullProgress, Progress
 from pyrite.sources import open_source, retention
 from pyrite.spec import RunSpec
 from pyrite.stages.context import StepContext
@@ -55,6 +55,13 @@ class Run:
     def survey(self) -> list[StepState]:
         """The current state of every step, read from the store."""
         return survey(self.spec, self.manifests(), self.external)
+
+    def reading_context(self) -> StepContext:
+        """A read-only context for the stages' functions that read outputs of the run."""
+        scratch = f"{self.prefix}/scratch/aside"
+        return StepContext(
+            self.spec, Step("evaluate"), self.store, self.prefix, self.manifests(), scratch, NullProgress()
+        )
 
     def save_spec(self) -> None:
         """Write the RunSpec to run.yaml in the store, unless it is there already."""

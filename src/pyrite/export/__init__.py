@@ -35,7 +35,8 @@ def export(
 ) -> Export:
     """Write the model in the plain layout and in ``formats`` to the folder ``out``, and check each with a runtime.
 
-    Everything is written beside ``out``, and moved there after it passed. An earlier export at ``out`` is replaced.
+    Everything is written to a folder next to ``out``, which becomes ``out`` after all checks passed. An earlier export
+    at ``out`` is replaced.
 
     Args:
         min_cosine: the lowest cosine similarity that passes; None: the default of each format.
@@ -107,7 +108,7 @@ def _choose_runtimes(chosen: Sequence[Format], check_in: Sequence[str]) -> tuple
 
 @contextmanager
 def _staging(out: Path) -> Iterator[Path]:
-    """An empty folder beside ``out``, which becomes ``out`` if the body succeeds and is deleted if it fails.
+    """An empty folder next to ``out``, which becomes ``out`` if the body succeeds and is deleted if it fails.
 
     Raises:
         UserError: ``out`` exists and is not an export, or another process exports to it.
@@ -143,7 +144,7 @@ def _check_replaceable(out: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Delete what an export that was killed has left, except the lock."""
+    """Delete the files of an export that was killed, except the lock."""
     for path in folder.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -152,7 +153,7 @@ def _clear(folder: Path) -> None:
 
 
 def _share(folder: Path) -> None:
-    """Give all files the usual permissions. Weights are written with none for other users, such as a server's."""
+    """Give all files the usual permissions. Weights are written so that only their owner can read them."""
     mask = os.umask(0)
     os.umask(mask)
     for path in folder.rglob("*"):

@@ -29,8 +29,8 @@ Floats = npt.NDArray[np.float32]
 _BATCH = 32
 #: Texts of a kind with which a wrong setting is recognised.
 _VARIANT_TEXTS = 16
-#: The largest part of a wrong setting's change (``parity.projection``). docs/results.md has the values of quantised
-#: formats, which are far below.
+#: The largest ``parity.projection`` that passes. docs/results.md has the values of quantised formats, which are far
+#: below.
 _MAX_PROJECTION = 0.3
 #: Texts with which the speed is measured.
 _SPEED_TEXTS = 2 * _BATCH
@@ -45,7 +45,7 @@ class Check:
         versions: versions of the runtime's packages.
         threshold: the lowest cosine similarity that passes; None if the format is another model.
         parity: the embeddings compared with the trained model's.
-        speed, trained_speed: texts per second by batch size, of the runtime and of the trained model beside it.
+        speed, trained_speed: texts per second by batch size, of the runtime and of the trained model.
         bytes: the size on disk of the format.
         notes: the runtime's notes.
     """
@@ -114,7 +114,7 @@ def check(chosen: Format, runtime: Runtime, folder: Path, reference: Reference, 
     found = parity.compare_embeddings(
         reference.vectors, result.vectors, texts, source.corpus, reference.variants, dot, source.statistics
     )
-    # A wrong setting has parts of other settings' changes too, but only of its own about all (1).
+    # A wrong setting also has part of the changes of other settings. Its own has a projection of about 1.
     like = min(
         (name for name, part in found.projections.items() if part > _MAX_PROJECTION),
         key=lambda name: abs(found.projections[name] - 1),
@@ -191,8 +191,8 @@ def _variants(model: "SentenceTransformer", texts: Sequence[Text]) -> list[Varia
         with _changed(model, max_seq_length=length // 2):
             add("with a shorter window", truncated)
         # RoBERTa does not use two of its positions.
-        positions = (getattr(model[0].config, "max_position_embeddings", None) or 0) - 2
-        if (longer := min(2 * length, positions)) > length:
+        limit = (getattr(model[0].config, "max_position_embeddings", None) or 0) - 2
+        if (longer := min(2 * length, limit)) > length:
             with _changed(model, max_seq_length=longer):
                 add("with a longer window", truncated)
     return found

@@ -95,7 +95,7 @@ def _check_tokenizer(source: Path, tokenizer: dict[str, Any]) -> None:
 
 
 def _describe(settings: dict[str, Any], window: int) -> str:
-    """What a reader of the file must know because llama.cpp does not do it."""
+    """The settings of the model, in words: llama.cpp does not apply all of them."""
     prompts = [f"prepend {text!r} to each {kind}" for kind, text in settings["prompts"].items() if text]
     parts = [
         f"pooling {settings['pooling']}",

@@ -15,7 +15,7 @@ from pyrite.export.texts import KINDS
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-#: What a runtime loads: the weights, and the tokenizer.
+#: The files that a runtime loads: the weights, and the tokenizer.
 FILES = ("model.safetensors", "tokenizer.json")
 
 #: The pooling modes that every runtime program can apply, with their names in the older configuration.
@@ -27,7 +27,7 @@ _POOLING_KEYS = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens
 #: Special tokens that a tokenizer may have, by their names in special_tokens_map.json.
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
-#: Settings that a tokenizer got when it was loaded or last used. Some loaders take max_length for the window.
+#: Settings of a tokenizer's last use, which are not the model's. Some loaders use max_length as the window.
 _TRANSIENT = ("is_local", "local_files_only", "max_length", "pad_to_multiple_of", "stride", "truncation_strategy")
 
 

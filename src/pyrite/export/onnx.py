@@ -26,7 +26,7 @@ _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 #: The only output: the embeddings of the tokens, shape (texts, tokens, dims).
 OUTPUT = "last_hidden_state"
 
-#: A file in ONNX has at most 2 GiB, and weights beside it are not read by all loaders.
+#: An ONNX file has at most 2 GiB, and not all loaders read weights in a separate file.
 _MAX_BYTES = 2 << 30
 
 _OPSET = 18
@@ -42,7 +42,7 @@ def write(source: Path, out: Path) -> None:
 
 
 def write_int8(source: Path, out: Path) -> None:
-    """As ``write``, with int8 weights and dynamic quantisation of what is multiplied with them."""
+    """As ``write``, with int8 weights and dynamic quantisation of the activations."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     target = _create(out, INT8_FILES[0])
@@ -52,7 +52,7 @@ def write_int8(source: Path, out: Path) -> None:
 
 @contextlib.contextmanager
 def float32_graph(source: Path, out: Path) -> Iterator[Path]:
-    """The ONNX file of the transformer in ``source``: that of ``write`` below ``out`` if it exists, or a temporary one.
+    """The transformer in ``source`` as a float32 ONNX file: the one in ``out`` if it exists, or a temporary one.
 
     Raises:
         UserError: as ``write``.

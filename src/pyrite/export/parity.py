@@ -1,4 +1,4 @@
-"""How near a runtime's embeddings are to those of the trained model: cosines, rankings, and retrieval metrics."""
+"""Compares a runtime's embeddings with those of the trained model: cosines, rankings, and retrieval metrics."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -61,8 +61,8 @@ class Parity:
     Attributes:
         min_cosine, mean_cosine: over all texts.
         worst: the texts with the lowest cosine similarities, lowest first.
-        overlap: the share of the first DEPTH passages of a query that both have, as the mean over queries; None if
-            the corpus is empty.
+        overlap: the share of a query's first DEPTH passages that are the same, as the mean over queries; None if the
+            corpus is empty.
         metrics: for each metric of COMPARED, the trained model compared with the runtime; empty if no query has a
             relevant passage.
         projections: for each variant, by name: ``projection``.
@@ -184,7 +184,7 @@ def _metrics(
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """What parity.json has of a metric's comparison. An interval that is undefined is None."""
+    """The entry of a metric in parity.json. An interval that is undefined is None."""
     interval = comparison.difference_interval
     bounds = [interval.low, interval.high] if np.isfinite(interval.low) else None
     return {

@@ -1,4 +1,4 @@
-"""What is exported: the chosen model of a finished run, or a model folder."""
+"""The model to export: the chosen model of a finished run, or a model folder."""
 
 import re
 from dataclasses import dataclass, replace
@@ -14,10 +14,7 @@ from pyrite.evaluation.clusters import by_group
 from pyrite.executors.step import Run
 from pyrite.export.parity import DEPTH, Statistics
 from pyrite.export.texts import Corpus, limit, sample_corpus
-from pyrite.plan import Step
-from pyrite.progress import NullProgress
 from pyrite.spec import ModelSpec
-from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import read_passage_ids, read_passages_with, read_qrels, read_queries
 
 
@@ -30,8 +27,8 @@ class Source:
         folder: the model folder.
         spec: the settings with which it is loaded.
         corpus: the queries and passages of a check.
-        corpus_passages: the number of passages of which ``corpus`` is a part.
-        origin: what the corpus is, as a phrase.
+        corpus_passages: the number of passages that ``corpus`` was drawn from.
+        origin: describes the corpus, as a phrase.
         statistics: how intervals are computed.
     """
 
@@ -51,7 +48,7 @@ def of_folder(name: str) -> Source:
         UserError: there is no such model, or Pyrite cannot read it.
     """
     everything = sample_corpus()
-    # Grades of the built-in sample are of no use to a model of another field: only embeddings are compared.
+    # Without the sample's grades: metrics on another field mean little, so only embeddings are compared.
     corpus = limit(Corpus(everything.queries, everything.passages), max_queries=300, max_passages=600)
     return Source(
         re.split("[/:]", str(Path(name).resolve()) if Path(name).is_dir() else name.rstrip("/"))[-1],
@@ -71,12 +68,9 @@ def of_run(run: Run) -> Source:
         UserError: the run has not finished.
         PyriteError: an output of the run is missing or damaged.
     """
-    name, manifests = run.spec.name, run.manifests()
-    if "evaluate" not in manifests:
+    name, context = run.spec.name, run.reading_context()
+    if "evaluate" not in context.manifests:
         raise UserError(f"run {name} has no chosen model yet; `pyrite status {name}` shows its progress.")
-    context = StepContext(
-        run.spec, Step("evaluate"), run.store, run.prefix, manifests, f"{run.prefix}/scratch/aside", NullProgress()
-    )
     folder = context.input_folder("model")
     queries, qrels = read_queries(context, "test"), read_qrels(context)
     rankings = tables.read(context.input("report/rankings.parquet"), tables.RANKINGS)
@@ -84,7 +78,7 @@ def of_run(run: Run) -> Source:
     for query, passage, grade in zip(*(qrels[each].to_pylist() for each in qrels.column_names), strict=True):
         relevant.setdefault(query, {})[passage] = grade
     by_id = dict(zip(queries["query_id"].to_pylist(), queries["text"].to_pylist(), strict=True))
-    top = rankings.filter(pc.equal(rankings["model"], manifests["evaluate"]["summary"]["chosen"]))
+    top = rankings.filter(pc.equal(rankings["model"], context.manifests["evaluate"]["summary"]["chosen"]))
     top = top.filter(pc.less_equal(top["rank"], DEPTH)).sort_by([("rank", "ascending"), ("query_id", "ascending")])
     # The part is chosen by ids, because all texts may not fit into memory.
     ids = read_passage_ids(context)["passage_id"].to_pylist()

@@ -14,13 +14,13 @@ from pyrite.spec import SampleSource
 Kind = Literal["query", "document"]
 KINDS: tuple[Kind, Kind] = ("query", "document")
 
-#: What a kind is called in messages.
+#: The name of each kind in messages.
 LABELS: dict[Kind, str] = {"query": "queries", "document": "passages"}
 
-#: The fewest texts of a check. A small corpus is filled up with texts of the built-in sample.
+#: Minimum number of texts of a check. A small corpus is filled up with texts of the built-in sample.
 MIN_TEXTS = 1000
 
-#: The most passages and queries of a run that a check embeds. They bound its time.
+#: Maximum number of passages and queries of a run that a check embeds, to limit its time.
 MAX_PASSAGES, MAX_QUERIES = 1000, 500
 
 #: Words of a long text for a model without a maximum length, which then reads all of them.

@@ -14,8 +14,7 @@ from pyrite.evaluation.ppi import Values
 from pyrite.executors.step import Run
 from pyrite.judges.base import RELEVANT
 from pyrite.people.sampling import STRATA, Key, Population, graded_sample, in_order, population
-from pyrite.plan import BASE, Step
-from pyrite.progress import NullProgress
+from pyrite.plan import BASE
 from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import read_passages, read_qrels, read_queries
 
@@ -75,10 +74,7 @@ def open_task(run: Run, report: Mapping[str, Any], total: int) -> Task:
         raise UserError(
             f"run {name} chose the base model, so there is no gain to correct. Grade a run that chose a tuned model."
         )
-    manifests = run.manifests()
-    context = StepContext(
-        run.spec, Step("evaluate"), run.store, run.prefix, manifests, f"{run.prefix}/scratch/aside", NullProgress()
-    )
+    context = run.reading_context()
     rankings = tables.read(context.input("report/rankings.parquet"), tables.RANKINGS)
     pairs = population(rankings, chosen, report["per_query"][BASE][METRIC].keys(), report["seed"])
     if not np.any(pairs.difference):

@@ -27,7 +27,7 @@ ROOT = "models"
 VERSION = "version.json"
 CLAIM = "claim.json"
 
-#: What the names of a version's model files start with.
+#: Prefix of the names of a version's model files.
 MODEL = "model/"
 
 #: Format of version.json. Increase it when a key is renamed, removed or gets another meaning.
@@ -60,7 +60,7 @@ def version_key(domain: str, number: int, name: str) -> str:
 
 
 class Catalog:
-    """Reads versions, and moves channels."""
+    """Reads the versions in a store, and moves its channels."""
 
     def __init__(self, store: Store):
         self.store = store
@@ -136,7 +136,7 @@ class Catalog:
         """Apply ``change`` to the history of the domain's channels, and return the result.
 
         If another process changes them at the same time, ``change`` is applied again to its result, unless that
-        contains the move: the other process may have read it before this one could read it back.
+        already contains this move.
 
         Raises:
             UserError: ``change`` raises it, or channels.json is damaged.

@@ -1,4 +1,4 @@
-"""What a finished run says about its model: whether it may be published, and where it comes from."""
+"""Whether the model of a finished run may be published, and its lineage."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ REPORT = "report/report.json"
 
 
 def read_result(run: Run) -> dict[str, Any]:
-    """The report of a finished run, whose settings, steps and base model have not changed since.
+    """The report of a finished run whose settings, steps and base model have not changed since.
 
     Raises:
         UserError: the run is not finished, or is outdated.

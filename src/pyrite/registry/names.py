@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pyrite.errors import UserError
 
-#: The channel that publishing moves to the newest version.
+#: The channel of the newest version.
 LATEST = "latest"
 
 #: The channel that commands use by default.

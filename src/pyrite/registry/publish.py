@@ -2,8 +2,8 @@
 
 A publisher claims the next number with the list of the model's files, uploads the files, and writes version.json last.
 Claim and version.json are written conditionally, so a number belongs to one list of files. Publishers of the same files
-share the claim: the first one that writes version.json has published, and the other one reports that version. So a
-killed publisher is resumed by publishing the same model again. It blocks no other: they take the next number.
+share the claim: the first one that writes version.json has published, and the others report that version. So publishing
+the same model again resumes a killed publisher. It blocks no other publisher: they take the next number.
 """
 
 import json
@@ -28,7 +28,7 @@ from pyrite.registry.selection import add_centroids
 from pyrite.stages.context import fetch_verified_folder
 from pyrite.store import Checksum, checksum_file
 
-#: Numbers that other publishers may claim first, before this one gives up.
+#: Attempts to publish under another number while other publishers are faster.
 _ATTEMPTS = 50
 
 #: Name, size and sha256 of files.
@@ -112,7 +112,7 @@ def publish_model(
     """Publish the model as the next version of ``domain``, unless the domain has a version with the same model.
 
     Args:
-        facts: returns what version.json also contains, and may add files to the folder of ``model``. It is called only
+        facts: returns further content of version.json, and may add files to the folder of ``model``. It is called only
             if the model is new.
 
     Returns:
@@ -174,14 +174,9 @@ def _has_claim(catalog: Catalog, domain: str, number: int, entries: Entries) -> 
 
 
 def _upload(
-    catalog: Catalog,
-    domain: str,
-    number: int,
-    model: StagedModel,
-    entries: Entries,
-    progress: Progress,
+    catalog: Catalog, domain: str, number: int, model: StagedModel, entries: Entries, progress: Progress
 ) -> None:
-    """Write the files to the version that is claimed for them. Files that are there already are not written again."""
+    """Upload the files of a claimed version, except those that are there already."""
     progress.begin(len(entries), "files published")
     for entry in entries:
         key, checksum = version_key(domain, number, entry["name"]), Checksum(entry["bytes"], entry["sha256"])

@@ -14,14 +14,12 @@ from pyrite.embedding.encoder import Encoder
 from pyrite.embedding.models import base_digest, base_folder
 from pyrite.errors import UserError
 from pyrite.executors.step import Run
-from pyrite.plan import Step
-from pyrite.progress import NullProgress, Progress
+from pyrite.progress import Progress
 from pyrite.registry import centroids, channels
 from pyrite.registry.catalog import Catalog, Version
 from pyrite.registry.centroids import Floats, Selected
 from pyrite.registry.names import version_name
 from pyrite.spec import ModelSpec, RunSpec
-from pyrite.stages.context import StepContext
 from pyrite.stages.inputs import read_queries
 from pyrite.store import Store
 
@@ -56,21 +54,12 @@ def base_encoder(spec: RunSpec, store: Store) -> Encoder:
 
 
 def _training_queries(run: Run) -> list[str]:
-    context = StepContext(
-        run.spec,
-        Step("evaluate"),
-        run.store,
-        run.prefix,
-        run.manifests(),
-        f"{run.prefix}/scratch/aside",
-        NullProgress(),
-    )
-    texts: list[str] = read_queries(context, "train")["text"].to_pylist()
+    texts: list[str] = read_queries(run.reading_context(), "train")["text"].to_pylist()
     return texts
 
 
 def versions_at(catalog: Catalog, channel: str) -> dict[str, Version]:
-    """The version of each domain that ``channel`` points to.
+    """The version that ``channel`` points to in each domain that has this channel.
 
     Raises:
         UserError: no domain has this channel.
@@ -91,9 +80,10 @@ def versions_at(catalog: Catalog, channel: str) -> dict[str, Version]:
 def select(
     catalog: Catalog, versions: Mapping[str, Version], queries: Sequence[str], trust_remote_code: bool
 ) -> Selected:
-    """The nearest domain of each query among ``versions``, by domain.
+    """The nearest domain of each query.
 
     Args:
+        versions: the version of each domain to select from.
         trust_remote_code: whether to run the base model's own code, if the published runs did.
 
     Raises:
@@ -110,7 +100,7 @@ def select(
 
 
 def _common_base(versions: Mapping[str, Version], trust_remote_code: bool) -> ModelSpec:
-    """The settings of the base model that all ``versions`` have, which is on this machine. Raises as ``select``."""
+    """The settings of the base model of all ``versions``, after checking this machine's copy. Raises as ``select``."""
     domains: dict[str, list[str]] = {}
     for domain, version in versions.items():
         domains.setdefault(version["base"]["digest"], []).append(f"{domain} ({version['base']['base']})")
