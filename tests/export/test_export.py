@@ -70,6 +70,7 @@ def test_an_export_describes_itself(exported: Export, model: Path) -> None:
     card = (folder / "README.md").read_text()
     assert f"`{PROMPTS['query']}` before queries" in card
     assert "truncate to 128 tokens" in card
+    assert "Embed passages as in training: title, line break, text." in card
     assert "the mean of the token embeddings" in card
     assert "onnx/model_quantized.onnx" in card
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in folder.rglob("*.safetensors"))
@@ -188,11 +189,16 @@ def test_a_folder_that_is_no_export_is_not_replaced(model: Path, tmp_path: Path,
     assert result.returncode == 2
     assert "is not an export" in " ".join(result.stderr.split())
     assert (tmp_path / "own/notes").is_dir()
+    (tmp_path / "file").touch()
+    result = pyrite("export", model, "--to", "plain", "--out", "file/export")
+    assert result.returncode == 2
+    assert "--out: cannot create a folder in" in " ".join(result.stderr.split())
 
 
 @pytest.mark.parametrize(
     ("format_name", "check_in", "message"),
     [
+        ("", "", "--to: no format is named. The formats are plain, onnx"),
         ("onyx", "", "there is no format 'onyx'. The formats are plain, onnx"),
         ("missing", "", "--to missing needs no_such_package. Install with: pip install -r requirements-export.txt"),
         ("plain", "vlm", "--check-in: there is no runtime 'vlm'. The runtimes are sentence-transformers"),
@@ -211,7 +217,7 @@ def test_formats_and_runtimes_are_checked_first(
     monkeypatch.setitem(FORMATS, "missing", missing)
     monkeypatch.setitem(RUNTIMES, "vllm", replace(RUNTIMES["vllm"], package="no_such_package"))
     with pytest.raises(UserError, match=re.escape(message)):
-        export(source(model), [format_name], tmp_path / "out", check_in=[check_in] if check_in else [])
+        export(source(model), [*filter(None, [format_name])], tmp_path / "out", check_in=[*filter(None, [check_in])])
     assert not list(tmp_path.iterdir())
 
 

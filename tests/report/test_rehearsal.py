@@ -33,7 +33,6 @@ def row(mrr: float, kappa: float) -> dict[str, Any]:
 
 RUNS = {
     Condition("known", 1.0, 0.0): [row(0.6, 1.0), row(0.6, 1.0)],
-    Condition("known", 1.0, 0.0, soft=True): [row(0.59, 1.0), row(0.59, 1.0)],
     Condition("known", 0.7, 0.0): [row(0.595, 0.71)],  # one run
     Condition("known", 0.5, 0.0): [row(0.6, 0.52), row(0.58, 0.52)],
     Condition("known", 0.5, 0.5): [row(0.59, 0.49), row(0.57, 0.49)],

@@ -101,8 +101,9 @@ def _show(done: "Export") -> None:
         table.add_row(*(row[name] for name in shown))
     console.print(table)
     console.print(
-        "lowest, mean: cosine similarity with the trained model's embeddings; top 10: share of the same passages; "
-        "MRR@5: change from the trained model; speed: in batches of 32, relative to the trained model.",
+        "lowest, mean: cosine similarity with the trained model's embeddings, rounded down; "
+        "top 10: share of the same passages; MRR@5: change from the trained model; "
+        "speed: in batches of 32, relative to the trained model.",
         highlight=False,
     )
     for check in done.checks:

@@ -72,6 +72,8 @@ def export(
 
 def _choose(names: Sequence[str]) -> list[Format]:
     """The formats to write, in the order of FORMATS, with PLAIN."""
+    if not names:
+        raise UserError(f"--to: no format is named. The formats are {', '.join(FORMATS)}.")
     for name in names:
         if name not in FORMATS:
             raise UserError(f"--to: there is no format {name!r}. The formats are {', '.join(FORMATS)}.")
@@ -111,11 +113,16 @@ def _staging(out: Path) -> Iterator[Path]:
     """An empty folder next to ``out``, which becomes ``out`` if the body succeeds and is deleted if it fails.
 
     Raises:
-        UserError: ``out`` exists and is not an export, or another process exports to it.
+        UserError: ``out`` exists and is not an export, cannot be created, or another process exports to it.
     """
     out = out.absolute()
     _check_replaceable(out)
     folder, old = (out.parent / f".{out.name}.{name}" for name in ("partial", "replaced"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--out: cannot create a folder in {out.parent} ({reason}). Choose another folder.") from error
     with locked(folder / _LOCK, f"the export to {out}"):
         if old.exists() and not out.exists():  # killed between the two renames below
             old.rename(out)

@@ -105,10 +105,9 @@ class Catalog:
         else:
             pointing = channels.current(self.history(domain))
             if reference not in pointing:
-                known = ", ".join(sorted(pointing)) or "none"
                 raise UserError(
-                    f"domain {domain} has no channel {reference!r}. Its channels: {known}. "
-                    f"`pyrite promote {domain} VERSION --channel {reference}` creates it."
+                    f"domain {domain} has no version or channel {reference!r}. Its versions: "
+                    f"{', '.join(map(version_name, published))}; its channels: {', '.join(sorted(pointing)) or 'none'}."
                 )
             number = pointing[reference]
         if number not in published:
