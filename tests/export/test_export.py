@@ -19,7 +19,7 @@ from export.models import PROMPTS, change, prompted, source
 from pyrite.embedding.models import load, model_digest
 from pyrite.errors import UserError
 from pyrite.export import FORMATS, Export, Reference, check, export
-from pyrite.export.runtimes import RUNTIMES
+from pyrite.export.runtimes import RUNTIMES, Result, Runtime
 from pyrite.store import open_store
 
 Pyrite = Callable[..., subprocess.CompletedProcess[str]]
@@ -66,6 +66,7 @@ def test_an_export_describes_itself(exported: Export, model: Path) -> None:
         assert each["texts_per_second"].keys() == each["trained_texts_per_second"].keys() == {"1", "32"}
     assert checks["onnx"]["min_cosine"] > checks["onnx-int8"]["min_cosine"]
     assert checks["onnx"]["metrics"]["dcg@5"]["difference"] == pytest.approx(0, abs=0.01)
+    assert checks["onnx"]["top_10_overlap"] == pytest.approx(1, abs=0.01)
 
     card = (folder / "README.md").read_text()
     assert f"`{PROMPTS['query']}` before queries" in card
@@ -152,6 +153,46 @@ def test_a_defect_of_the_folder_is_caught(
     # Quantisation lowers the cosines as much as some defects do, so these are recognised by their direction.
     assert f"like those of the trained model {cause}. The worst texts: " in message
     assert re.search(r"worst texts: [.\d]+ for the (query|passage) ['\"]", message)
+
+
+@pytest.mark.parametrize(
+    ("name", "min_cosine", "passes"),
+    [("onnx", None, False), ("onnx", 0.96, True), ("onnx-int8", None, True), ("onnx-int8", 0.98, False)],
+)
+def test_the_lowest_cosine_must_reach_the_threshold(
+    name: str,
+    min_cosine: float | None,
+    passes: bool,
+    reference: Reference,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vectors = reference.vectors.copy()
+    first = next(position for position, text in enumerate(reference.texts) if text.group == "unicode")
+    errors = np.roll(vectors[first], 1)
+    errors -= vectors[first] * (errors @ vectors[first]) / (vectors[first] @ vectors[first])
+    vectors[first] += 0.25 * errors * np.linalg.norm(vectors[first]) / np.linalg.norm(errors)  # cosine .97
+    monkeypatch.setattr(Runtime, "embed", lambda *_: Result(vectors, {1: 1.0, 32: 1.0}, {}, []))
+    runtime = RUNTIMES["onnxruntime"]
+    if passes:
+        found = check(FORMATS[name], runtime, tmp_path, reference, min_cosine).parity
+        assert found.min_cosine == pytest.approx(0.97, abs=0.001)
+        return
+    with pytest.raises(
+        UserError, match=r"is 0\.9701, and [\d.]+ is required\. The worst texts: .* or set --min-cosine"
+    ):
+        check(FORMATS[name], runtime, tmp_path, reference, min_cosine)
+
+
+@pytest.mark.slow
+def test_an_export_with_cls_pooling_can_be_exported_again(model: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "cls")
+    change(folder / "1_Pooling/config.json", pooling_mode="cls")
+    for name in ("first", "second"):
+        folder = export(source(folder), ["plain"], tmp_path / name).folder
+    card = (folder / "README.md").read_text()
+    assert "the embedding of the first token" in card
+    assert card.count("## Serving") == 1
 
 
 @pytest.mark.slow
