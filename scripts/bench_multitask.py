@@ -1,6 +1,6 @@
 """Several domains: a model for each with routing, or one model for all.
 
-Usage: python scripts/bench_multitask.py FOLDER --store STORE [--retention BEIR] [--set KEY=VALUE]
+Usage: python scripts/bench_multitask.py FOLDER --store STORE [--retention BEIR] [--set KEY=VALUE] [--without-union]
 
 FOLDER, STORE and --retention are those of a finished `make bench-domains ARGS='FOLDER --store STORE'`. Every test query
 of every domain searches the corpora of all domains together with each of these models:
@@ -198,6 +198,7 @@ def main() -> int:
     parser.add_argument("--store", type=Path, required=True, help="store of finished runs of bench_domains.py")
     parser.add_argument("--retention", type=Path, help="as in bench_domains.py")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting of union")
+    parser.add_argument("--without-union", action="store_true", help="leave out union, which needs a training run")
     options = parser.parse_args()
     if common.missing_file(options.folder, options.store, options.retention):
         return 2
@@ -218,7 +219,8 @@ def main() -> int:
         store = open_store(str(temporary))
         encoder = partial(Encoder, base=base, spec=spec, store=store)
         folders = {BASE: base, **specialists, AVERAGE: average(list(specialists.values()), temporary)}
-        folders[UNION] = train_union(options, runs)
+        if not options.without_union:
+            folders[UNION] = train_union(options, runs)
         values: dict[str, Values] = {}
         for name, folder in folders.items():
             print(f"searching with {name}", flush=True)
