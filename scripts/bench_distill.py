@@ -1,22 +1,19 @@
-"""Distillation: a small base model, trained with and without a tuned larger model as teacher.
+"""Distillation: the first layers of the base model, trained with and without a tuned model as teacher.
 
-Usage: python scripts/bench_distill.py [DATA] [--teacher-base MODEL] [--layers N] [--steps 40] [--seeds 2]
-       [--retention BEIR]
+Usage: python scripts/bench_distill.py [DATA] [--layers 3] [--steps 40] [--seeds 2] [--retention BEIR]
 
-DATA is a run file (default: the sample) or a MedQuAD archive. The small model is its base model, or the first
-``--layers`` layers of it. The teacher is the model that a run with the base model ``--teacher-base`` (default: that of
-DATA) hands over. All trainings of a seed have the same batches of the examples that the teacher's run mined, the same
-number of steps and the same learning rate. They differ in the loss:
+DATA is a run file (default: the sample) or a MedQuAD archive. The teacher is the model that its run hands over. The
+small model has the first ``--layers`` layers of the run's base model. All trainings of a seed have the same batches of
+the examples that the run mined, the same number of steps and the same learning rate. They differ in the loss:
 
 - direct: contrastive, as finetune.loss multiple-negatives.
-- distilled: the KL divergence between the softmax of a query's scaled cosines to all passages of the batch under the
-  teacher and under the small model (as in arXiv 2010.11386). The two may have different dimensions.
+- distilled: the mean cosine distance between the embeddings of the batch's texts under the small model and the teacher.
 - both: direct, plus ``--weight`` times distilled.
 
-No loss has rehearsal. --retention replaces the run file's set, and is only scored; its change is relative to the
-complete base model of DATA. The change from direct has a 95% interval: a bootstrap over test topics, of the means over
-seeds. Finished results are appended to --results (default: out/bench-distill.jsonl), and a restart skips them. The last
-line is JSON.
+No loss has rehearsal, which would hold the model near its base, here the cut model. --retention replaces the run file's
+set, and is only scored; its change is relative to the complete base model. The change from direct has a 95% interval:
+a bootstrap over test topics, of the means over seeds. Finished results are appended to
+--results (default: out/bench-distill.jsonl), and a restart skips them. The last line is JSON.
 """
 
 import json
@@ -35,9 +32,8 @@ import torch
 from bench_common import CLUSTERS, METRICS, PER_QUERY, Results, Row, Run, TestSet
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from sentence_transformers.util import batch_to_device, cos_sim
+from sentence_transformers.util import batch_to_device, pairwise_cos_sim
 from torch import Tensor
-from torch.nn import functional
 
 from pyrite import tables
 from pyrite.embedding import models
@@ -85,17 +81,13 @@ class Distillation:
     def __init__(self, options: Namespace, results: Results, store: Path):
         self._options, self._results = options, results
         run_file, data = common.data_options(options.data)
-        overrides = [*data, *options.set]
-        prepared = common.prepare(run_file, store, overrides)
-        if options.teacher_base:
-            overrides.append(f"model.base={options.teacher_base}")
-        self.run = common.train(run_file, store, "teacher", overrides)
-        self._spec = prepared.spec
+        self.run = common.train(run_file, store, "teacher", [*data, *options.set])
+        self._spec = self.run.spec
         self._base = models.base_folder(self._spec.model.base, self._spec.model.revision)
         self._device = models.device_name(self._spec.resources.device)
-        self._test, self._examples = TestSet(prepared, options.retention), Examples(self.run)
+        self._test, self._examples = TestSet(self.run, options.retention), Examples(self.run)
         self._store = store
-        names = ("teacher_base", "layers", "steps", "learning_rate", "weight", "max_tokens")
+        names = ("layers", "steps", "learning_rate", "weight", "max_tokens")
         self._key = {**common.data_key(options), **{name: getattr(options, name) for name in names}}
 
     def row(self, name: str, seed: int) -> Row:
@@ -107,9 +99,7 @@ class Distillation:
         if name == BASE:
             return self._test.score(self._base)
         if name == TEACHER:
-            own_base = self._options.teacher_base is not None
-            row = self._test.score(self.run.folder / "model", own_base=own_base)
-            return {**row, "chosen": self.run.report["chosen"]}
+            return {**self._test.score(self.run.folder / "model"), "chosen": self.run.report["chosen"]}
         if name == SMALL:
             return self._test.score(self._small)
         with tempfile.TemporaryDirectory() as folder:
@@ -120,9 +110,7 @@ class Distillation:
 
     @cached_property
     def _small(self) -> Path:
-        """The folder of the small model. Only a BERT can lose layers."""
-        if not self._options.layers:
-            return self._base
+        """A folder with the first layers of the base model, which must be a BERT."""
         folder = self._store / f"first-{self._options.layers}-layers"
         model = models.load(self._base, self._base, self._spec.model, "cpu", for_training=True)
         bert = model[0].auto_model
@@ -133,9 +121,7 @@ class Distillation:
 
     @cached_property
     def _teacher(self) -> SentenceTransformer:
-        spec = self.run.spec.model
-        base = models.base_folder(spec.base, spec.revision)
-        model = models.load(self.run.folder / "model", base, spec, self._device)
+        model = models.load(self.run.folder / "model", self._base, self._spec.model, self._device)
         models.limit_window(model, self._options.max_tokens)
         return model
 
@@ -160,7 +146,7 @@ class Distillation:
             if name in (DIRECT, BOTH):
                 loss = loss + contrastive(embeddings, None)
             if name in (DISTILLED, BOTH):
-                loss = loss + (options.weight if name == BOTH else 1) * self._divergence(embeddings, texts)
+                loss = loss + (options.weight if name == BOTH else 1) * self._distance(embeddings, texts)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -174,15 +160,11 @@ class Distillation:
     def _tokens(self, model: SentenceTransformer, texts: Sequence[str]) -> dict[str, Any]:
         return batch_to_device(model.preprocess(list(texts)), torch.device(self._device))
 
-    def _divergence(self, embeddings: Sequence[Tensor], texts: Sequence[Sequence[str]]) -> Tensor:
-        """KL divergence of the batch's similarities to those by the teacher."""
-        with torch.no_grad(), torch.autocast(self._device, torch.bfloat16, enabled=models.has_bf16(self._device)):
+    def _distance(self, embeddings: Sequence[Tensor], texts: Sequence[Sequence[str]]) -> Tensor:
+        """Mean cosine distance to the teacher's embeddings of the same texts."""
+        with torch.no_grad():
             expected = embed(self._teacher, [self._tokens(self._teacher, column) for column in texts], CPU_TEXTS)
-        found, wanted = (
-            (self._spec.finetune.scale * cos_sim(each[0], torch.cat(list(each[1:])))).log_softmax(dim=1)
-            for each in (embeddings, expected)
-        )
-        return functional.kl_div(found, wanted, reduction="batchmean", log_target=True)
+        return 1 - pairwise_cos_sim(torch.cat(list(embeddings)), torch.cat(expected)).mean()
 
 
 def _rate(step: int, steps: int) -> float:
@@ -208,18 +190,17 @@ def main() -> int:
     parser = common.parser(__doc__, splits=False)
     parser.set_defaults(seeds=2, retention=Path("builtin:general"))
     parser.add_argument("data", type=Path, nargs="?", default=SAMPLE)
-    parser.add_argument("--teacher-base", metavar="MODEL", help="base model of the teacher: a folder or a hub id")
-    parser.add_argument("--layers", type=int, help="layers of the small model (default: all of its base model)")
+    parser.add_argument("--layers", type=int, default=3, help="layers of the small model")
     parser.add_argument("--steps", type=int, default=40, help="training steps of each small model")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
-    parser.add_argument("--weight", type=float, default=1.0, help="weight of distilled in both")
+    parser.add_argument("--weight", type=float, default=10.0, help="weight of distilled in both")
     parser.add_argument("--max-tokens", type=int, default=128, help="maximum tokens of a text in training")
     options = parser.parse_args()
     if common.missing_file(options.data, options.retention):
         return 2
     path = options.results or common.ROOT / "out/bench-distill.jsonl"
     results = Results(path, Path(__file__).name, any_version=options.any_version)
-    names = [name for name in (BASE, TEACHER, SMALL, DIRECT, DISTILLED, BOTH) if options.layers or name != SMALL]
+    names = (BASE, TEACHER, SMALL, DIRECT, DISTILLED, BOTH)
     by_name: dict[str, list[Row]] = {name: [] for name in names}
     with common.store_folder(options.store) as store:
         distillation = Distillation(options, results, store)

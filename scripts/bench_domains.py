@@ -31,11 +31,25 @@ def domains(folder: Path) -> Iterator[tuple[str, Path]]:
             yield path.name.removesuffix(suffix), path
 
 
+def several_domains(folder: Path) -> list[tuple[str, Path]]:
+    """The data sets in ``folder`` if there are two or more; otherwise reports it and returns none."""
+    found = list(domains(folder))
+    if len(found) < 2:
+        print(f"{folder}: fewer than two BEIR folders or archives. Correct the path.", file=sys.stderr)
+        return []
+    return found
+
+
+def run_name(domain: str, seed: int) -> str:
+    """The name of a domain's run."""
+    return f"{domain}-{seed}".lower().replace("_", "-")
+
+
 def measure(options: Namespace, store: Path, name: str, path: Path, seed: int) -> dict[str, Row]:
     """Train on one data set; with the first seed, also measure the base model and BM25."""
     settings = [f"source.path={path.resolve()}", f"domain={name}", *options.set, f"seed={seed}"]
     settings += common.retention_options(options.retention)
-    run = common.train(common.EXAMPLES / "beir.yaml", store, f"{name}-{seed}".lower().replace("_", "-"), settings)
+    run = common.train(common.EXAMPLES / "beir.yaml", store, run_name(name, seed), settings)
     test_set = TestSet(run, options.retention)
     ours = run.handed_over(test_set)
     # None if the base model is chosen: then nothing is compared.

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +53,7 @@ def load_passages(path: Path | None, count: int) -> list[str]:
 
 
 def ratio(speeds: Sequence[float], others: Sequence[float]) -> float:
-    """The median over rounds."""
+    """The median of ``speeds`` divided by ``others``, round by round."""
     return statistics.median(speed / other for speed, other in zip(speeds, others, strict=True))
 
 
@@ -69,8 +70,8 @@ def main() -> int:
     plain = SentenceTransformer(str(base))
     ours = Encoder(base, base, RunSpec(name="bench", source=SampleSource()), FolderStore("."))
     cores = len(os.sched_getaffinity(0))
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the pool's processes
-    pool = plain.start_multi_process_pool(["cpu"] * cores)
+    with patch.dict(os.environ, OMP_NUM_THREADS="1"):
+        pool = plain.start_multi_process_pool(["cpu"] * cores)
     options = {"normalize_embeddings": True, "show_progress_bar": False}
     encoders: dict[str, Callable[[Sequence[str]], Floats]] = {
         "plain": lambda texts: plain.encode(texts, **options),
@@ -79,15 +80,18 @@ def main() -> int:
     }
     speeds: dict[str, list[float]] = {name: [] for name in encoders}
     found: dict[str, Floats] = {}
-    for encode in encoders.values():
-        encode(texts[:64])
     try:
+        for encode in encoders.values():
+            encode(texts[:64])
         for number in range(arguments.rounds):
             for name, encode in encoders.items():
                 start = time.perf_counter()
                 found[name] = encode(texts)
                 speeds[name].append(len(texts) / (time.perf_counter() - start))
-            print(f"round {number + 1}: " + ", ".join(f"{name} {each[-1]:.1f}/s" for name, each in speeds.items()))
+            print(
+                f"round {number + 1}: " + ", ".join(f"{name} {each[-1]:.1f}/s" for name, each in speeds.items()),
+                flush=True,
+            )
     finally:
         plain.stop_multi_process_pool(pool)
     k = min(50, len(texts) - 1)

@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from bench_common import METRICS, Run
-from bench_domains import domains
+from bench_domains import run_name, several_domains
 
 from pyrite import tables
 from pyrite.embedding import models
@@ -111,10 +111,8 @@ def _qrels(run: Run, split: str) -> Iterator[dict[str, Any]]:
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
-class Test(NamedTuple):
+class MixedQueries(NamedTuple):
     """The test queries and all passages of several runs. Ids have the name of their domain as a prefix."""
-
-    __test__ = False  # not a test class
 
     corpus: Corpus
     ids: list[str]
@@ -124,7 +122,8 @@ class Test(NamedTuple):
     clusters: dict[str, str]
 
 
-def test_of(runs: Mapping[str, Run]) -> Test:
+def mix(runs: Mapping[str, Run]) -> MixedQueries:
+    """Combine the test queries and passages of all ``runs``."""
     passage_ids, passages, ids, texts, own, qrels = [], [], [], [], [], []
     clusters: dict[str, str] = {}
     for name, run in runs.items():
@@ -142,16 +141,17 @@ def test_of(runs: Mapping[str, Run]) -> Test:
             for row in _qrels(run, "test")
         ]
     corpus = Corpus(pa.array(passage_ids, pa.string()), in_memory(passages))
-    return Test(corpus, ids, texts, own, pa.Table.from_pylist(qrels, tables.QRELS), clusters)
+    return MixedQueries(corpus, ids, texts, own, pa.Table.from_pylist(qrels, tables.QRELS), clusters)
 
 
-def score(encoder: Encoder, test: Test) -> Values:
+def score(encoder: Encoder, test: MixedQueries) -> Values:
+    """The metrics of every test query."""
     ranked = rank(encoder, test.corpus, (test.ids, test.texts), NullProgress())
     rows = scoring.per_query(ranked, test.qrels)
     return {metric: {r["query_id"]: r["value"] for r in rows if r["metric"] == metric} for metric in METRICS}
 
 
-def selected_domains(runs: Mapping[str, Run], encoder: Encoder, test: Test) -> list[str]:
+def selected_domains(runs: Mapping[str, Run], encoder: Encoder, test: MixedQueries) -> list[str]:
     """The domain that ``pyrite select`` takes for each test query."""
     centroids = {}
     for name, run in runs.items():
@@ -160,13 +160,13 @@ def selected_domains(runs: Mapping[str, Run], encoder: Encoder, test: Test) -> l
     return list(nearest_domain(encoder.encode(test.texts, "query"), centroids).domains)
 
 
-def routed(by_model: Mapping[str, Values], test: Test, selected: Sequence[str]) -> Values:
+def routed(by_model: Mapping[str, Values], test: MixedQueries, selected: Sequence[str]) -> Values:
     """The values of every query with the specialist of its ``selected`` domain."""
     pairs = list(zip(test.ids, selected, strict=True))
     return {metric: {query: by_model[domain][metric][query] for query, domain in pairs} for metric in METRICS}
 
 
-def compared(base: Values, model: Values, test: Test) -> dict[str, Any]:
+def compared(base: Values, model: Values, test: MixedQueries) -> dict[str, Any]:
     """A model's mean metrics for the queries of each domain and of all, with the changes against the base model."""
     found: dict[str, Any] = {}
     for domain in [*dict.fromkeys(test.domains), ALL]:
@@ -196,24 +196,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--store", type=Path, required=True, help="store of finished runs of bench_domains.py")
-    parser.add_argument("--retention", type=Path, help="as in bench_domains.py")
+    parser.add_argument("--retention", type=Path, help="as in bench_domains.py, for union only")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting of union")
     parser.add_argument("--without-union", action="store_true", help="leave out union, which needs a training run")
     options = parser.parse_args()
     if common.missing_file(options.folder, options.store, options.retention):
         return 2
-    names = [name for name, _ in domains(options.folder)]
-    if len(names) < 2:
-        print(f"{options.folder}: fewer than two BEIR folders or archives. Correct the path.", file=sys.stderr)
+    if not (sets := several_domains(options.folder)):
         return 2
     # The first seed's runs.
-    runs = {name: Run(options.store.resolve() / name, f"{name}-0".lower().replace("_", "-"), None) for name in names}
+    runs = {name: Run(options.store.resolve() / name, run_name(name, 0), None) for name, _ in sets}
     if unfinished := [run.folder for run in runs.values() if not (run.folder / "report/report.json").exists()]:
         print(f"{unfinished[0]} is not finished. Finish `make bench-domains` with this store.", file=sys.stderr)
         return 2
     specialists = {name: run.folder / "model" for name, run in runs.items()}
     spec = next(iter(runs.values())).spec
-    base, test = base_folder(spec.model.base, spec.model.revision), test_of(runs)
+    base, test = base_folder(spec.model.base, spec.model.revision), mix(runs)
     print(f"{len(test.corpus.ids):,} passages, {len(test.ids):,} test queries", flush=True)
     with common.store_folder(None) as temporary:
         store = open_store(str(temporary))

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import bench_common as common
 import numpy as np
 import numpy.typing as npt
-from bench_domains import ARCHIVES, domains
+from bench_domains import ARCHIVES, several_domains
 
 from pyrite.embedding.encoder import Encoder
 from pyrite.registry.centroids import CENTROIDS, Floats, fit_centroids, nearest_domain
@@ -107,9 +107,7 @@ def main() -> int:
     options = parser.parse_args()
     if common.missing_file(options.folder, *options.foreign):
         return 2
-    sets = list(domains(options.folder))
-    if len(sets) < 2:
-        print(f"{options.folder}: fewer than two BEIR folders or archives. Correct the path.", file=sys.stderr)
+    if not (sets := several_domains(options.folder)):
         return 2
     with common.store_folder(None) as temporary:
         spec = RunSpec.model_validate({"name": "select", "source": {"kind": "sample"}})

@@ -54,7 +54,7 @@ def main() -> int:
             if options.only and name not in options.only:
                 continue
             part, total = corpus(path, options.queries, options.passages)
-            source = Source(BUILTIN, folder, SPEC, "", part, total, name, Statistics())
+            source = Source(BUILTIN, folder, SPEC, part, total, name, Statistics())
             found = check(FORMATS["static"], RUNTIMES["model2vec"], out, Reference.of(source, model), None)
             metrics = {metric: as_json(each) for metric, each in found.parity.metrics.items()}
             speedup = {size: found.speed[size] / found.trained_speed[size] for size in found.speed}

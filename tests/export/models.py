@@ -38,7 +38,6 @@ def source(folder: Path) -> Source:
         "tiny",
         folder,
         ModelSpec(base=str(folder)),
-        "title, line break, text",
         Corpus(queries, passages, relevant),
         60,
         "a test",

@@ -71,7 +71,6 @@ def test_an_export_describes_itself(exported: Export, model: Path) -> None:
     card = (folder / "README.md").read_text()
     assert f"`{PROMPTS['query']}` before queries" in card
     assert "truncate to 128 tokens" in card
-    assert "Embed passages as in training: title, line break, text." in card
     assert "the mean of the token embeddings" in card
     assert "onnx/model_quantized.onnx" in card
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in folder.rglob("*.safetensors"))
@@ -239,7 +238,7 @@ def test_a_folder_that_is_no_export_is_not_replaced(model: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("format_name", "check_in", "message"),
     [
-        ("", "", "--to: no format is named. The formats are plain, onnx"),
+        ("", "", "--to names no format. Choose from plain, onnx"),
         ("onyx", "", "there is no format 'onyx'. The formats are plain, onnx"),
         ("missing", "", "--to missing needs no_such_package. Install with: pip install -r requirements-export.txt"),
         ("plain", "vlm", "--check-in: there is no runtime 'vlm'. The runtimes are sentence-transformers"),

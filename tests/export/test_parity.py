@@ -24,7 +24,7 @@ def test_a_setting_without_effect_is_not_recognised() -> None:
 
 
 @pytest.mark.parametrize(("dot", "overlap"), [(True, 0), (False, 1)])
-def test_rankings_depend_on_lengths_only_by_dot_product(dot: bool, overlap: float) -> None:
+def test_rankings_depend_on_lengths_only_with_dot_product(dot: bool, overlap: float) -> None:
     passages = {str(number): f"passage {number}" for number in range(20)}
     texts = [Text("a query", "query", "query"), *(Text(each, "document", "passage") for each in passages.values())]
     lengths = np.arange(1, 21, dtype=np.float32)

@@ -73,7 +73,7 @@ def export(
 def _choose(names: Sequence[str]) -> list[Format]:
     """The formats to write, in the order of FORMATS, with PLAIN."""
     if not names:
-        raise UserError(f"--to: no format is named. The formats are {', '.join(FORMATS)}.")
+        raise UserError(f"--to names no format. Choose from {', '.join(FORMATS)}.")
     for name in names:
         if name not in FORMATS:
             raise UserError(f"--to: there is no format {name!r}. The formats are {', '.join(FORMATS)}.")

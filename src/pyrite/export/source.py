@@ -14,7 +14,6 @@ from pyrite.evaluation.clusters import by_group
 from pyrite.executors.step import Run
 from pyrite.export.parity import DEPTH, Statistics
 from pyrite.export.texts import Corpus, limit, sample_corpus
-from pyrite.report.model_card import PASSAGE_FORMAT
 from pyrite.spec import ModelSpec
 from pyrite.stages.inputs import read_passage_ids, read_passages_with, read_qrels, read_queries
 
@@ -27,7 +26,6 @@ class Source:
         name: its name for the user.
         folder: the model folder.
         spec: the settings with which it is loaded.
-        passage_format: how passages were embedded in training, as a phrase; empty if that is not known.
         corpus: the queries and passages of a check.
         corpus_passages: the number of passages that ``corpus`` was drawn from.
         origin: describes the corpus, as a phrase.
@@ -37,7 +35,6 @@ class Source:
     name: str
     folder: Path
     spec: ModelSpec
-    passage_format: str
     corpus: Corpus
     corpus_passages: int
     origin: str
@@ -57,7 +54,6 @@ def of_folder(name: str) -> Source:
         re.split("[/:]", str(Path(name).resolve()) if Path(name).is_dir() else name.rstrip("/"))[-1],
         base_folder(name, None, "MODEL"),
         ModelSpec(base=name),
-        "",
         corpus,
         len(everything.passages),
         "the built-in sample",
@@ -94,7 +90,6 @@ def of_run(run: Run) -> Source:
         name,
         folder,
         run.spec.model,
-        PASSAGE_FORMAT[run.spec.prepare.context],
         replace(part, passages={each: texts[each] for each in part.passages}),
         len(ids),
         "the run's test queries and a part of its passages",

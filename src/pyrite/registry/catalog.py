@@ -100,18 +100,18 @@ class Catalog:
             UserError: the domain has no such version or channel.
         """
         published = self.published(domain)
+        known = ", ".join(map(version_name, published))
         if is_version(reference):
             number = version_number(reference)
         else:
             pointing = channels.current(self.history(domain))
             if reference not in pointing:
                 raise UserError(
-                    f"domain {domain} has no version or channel {reference!r}. Its versions: "
-                    f"{', '.join(map(version_name, published))}; its channels: {', '.join(sorted(pointing)) or 'none'}."
+                    f"domain {domain} has no version or channel {reference!r}. Its versions: {known}; "
+                    f"its channels: {', '.join(sorted(pointing)) or 'none'}."
                 )
             number = pointing[reference]
         if number not in published:
-            known = ", ".join(map(version_name, published))
             raise UserError(f"domain {domain} has no version {version_name(number)}. Its versions: {known}.")
         return self._read(domain, number)
 

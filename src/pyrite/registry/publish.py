@@ -28,7 +28,7 @@ from pyrite.registry.selection import add_centroids
 from pyrite.stages.context import fetch_verified_folder
 from pyrite.store import Checksum, checksum_file
 
-#: Attempts to publish under another number while other publishers are faster.
+#: Attempts to claim a number before giving up.
 _ATTEMPTS = 50
 
 #: Name, size and sha256 of files.

@@ -30,10 +30,10 @@ PASSAGE_FORMAT = {
 
 def template(name: str) -> Template:
     """The Markdown template ``name``, such as report/model_card.md.j2. It does not escape HTML."""
-    loader = PackageLoader("pyrite", ".")
-    return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).get_template(
-        name
+    environment = Environment(
+        loader=PackageLoader("pyrite", "."), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    return environment.get_template(name)
 
 
 def write(
