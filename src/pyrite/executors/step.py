@@ -56,11 +56,11 @@ class Run:
         """The current state of every step, read from the store."""
         return survey(self.spec, self.manifests(), self.external)
 
-    def reading_context(self) -> StepContext:
+    def reading_context(self, progress: Progress | None = None) -> StepContext:
         """A read-only context for the stages' functions that read outputs of the run."""
         scratch = f"{self.prefix}/scratch/aside"
         return StepContext(
-            self.spec, Step("evaluate"), self.store, self.prefix, self.manifests(), scratch, NullProgress()
+            self.spec, Step("evaluate"), self.store, self.prefix, self.manifests(), scratch, progress or NullProgress()
         )
 
     def save_spec(self) -> None:

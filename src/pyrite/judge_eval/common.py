@@ -43,15 +43,7 @@ def prepared_context(run: Run, progress: Progress) -> StepContext:
         raise UserError(
             f"run {run.spec.name} is not prepared, or its source or settings have changed. Run `pyrite prepare`."
         )
-    return StepContext(
-        spec=run.spec,
-        step=Step("retrieve", 1),  # any step
-        store=run.store,
-        prefix=run.prefix,
-        manifests=run.manifests(),
-        scratch_key=f"{run.prefix}/scratch/aside",
-        progress=progress,
-    )
+    return run.reading_context(progress)
 
 
 def check_judge(judge: ConfiguredJudge) -> None:
