@@ -86,3 +86,12 @@ def test_every_model_is_scored_on_every_domain(
     (store / "law/runs/law-0/report/report.json").unlink()
     assert bench_multitask.main() == 2
     assert "is not finished" in capsys.readouterr().err
+
+
+def test_a_routed_query_has_the_value_of_its_selected_domain() -> None:
+    by_model = {
+        domain: {metric: dict.fromkeys("ab", value) for metric in bench_common.METRICS}
+        for domain, value in (("law", 0.2), ("garden", 0.8))
+    }
+    queries = bench_multitask.MixedQueries(*[None] * 6)._replace(ids=["a", "b"])  # type: ignore[arg-type]
+    assert bench_multitask.routed(by_model, queries, ["garden", "law"])["mrr@5"] == {"a": 0.8, "b": 0.2}
