@@ -9,6 +9,7 @@ import yaml
 
 import pyrite
 from pyrite.cli.data import Kind
+from pyrite.config import load
 from pyrite.sources import SOURCES
 from pyrite.spec import RunSpec
 
@@ -18,8 +19,14 @@ EXAMPLES = Path(pyrite.__file__).parent / "examples"
 @pytest.mark.parametrize("kind", SOURCES)
 def test_each_source_has_a_valid_run_file(kind: str) -> None:
     assert kind in list(Kind)
-    text = (EXAMPLES / f"{kind}.yaml").read_text(encoding="utf-8")
-    assert RunSpec.model_validate(yaml.safe_load(text)).source.kind == kind
+    assert load(EXAMPLES / f"{kind}.yaml").source.kind == kind
+
+
+def test_a_run_has_the_name_of_its_file(tmp_path: Path) -> None:
+    """Regression: all run files that `pyrite init` wrote had one name, so a second run had "other settings"."""
+    file = tmp_path / "My tickets_2.yaml"
+    file.write_text((EXAMPLES / "csv.yaml").read_text(encoding="utf-8"))
+    assert load(file).name == "my-tickets-2"
 
 
 @pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.yaml")), ids=lambda file: file.stem)
@@ -27,7 +34,7 @@ def test_commented_settings_are_valid(file: Path) -> None:
     lines = file.read_text(encoding="utf-8").splitlines()
     # A commented setting is indented under its section; prose starts at the margin or far to the right.
     uncommented = [line.replace("  # ", "  ", 1) if line.startswith("  # ") else line for line in lines]
-    RunSpec.model_validate(yaml.safe_load("\n".join(uncommented)))
+    RunSpec.model_validate({"name": "unset", **yaml.safe_load("\n".join(uncommented))})
 
 
 @pytest.mark.parametrize(

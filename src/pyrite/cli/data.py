@@ -1,5 +1,6 @@
 """pyrite init, check, fetch: commands before a run."""
 
+import shlex
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -53,7 +54,11 @@ def register(app: typer.Typer) -> None:
             ) from None
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}. Give another path.") from error
-        console.print(f"wrote {path}; next: edit it, then `pyrite train {path}`", soft_wrap=True, highlight=False)
+        console.print(
+            f"wrote {path}; next: edit it, then `pyrite train {shlex.quote(str(path))}`",
+            soft_wrap=True,
+            highlight=False,
+        )
 
     @app.command(rich_help_panel=panel)
     def check(run_file: RunFile, overrides: Overrides = None) -> None:

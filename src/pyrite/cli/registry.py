@@ -241,7 +241,7 @@ def _versions(catalog: Catalog, domain: str) -> Table:
     pointing = channels.current(catalog.history(domain))
     table = _table("version", "channels", *(METRICS[metric].label for metric in _GAINS), "published", "run")
     for number, version in reversed(catalog.versions(domain).items()):
-        at = ", ".join(sorted(channel for channel, each in pointing.items() if each == number))
+        at = "\n".join(sorted(channel for channel, each in pointing.items() if each == number))
         run = f"{version['run']}, {version['chosen']}" + (f"\nforced: {version['forced']}" if version["forced"] else "")
         gains = (_gain(version, metric, "{}\n[dim]{}[/]") for metric in _GAINS)
         table.add_row(version_name(number), at, *gains, version["published"][:10], escape(run))
@@ -298,7 +298,7 @@ def _retention(version: Version, name: str) -> str:
 def _table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column)
+        table.add_column(column, overflow="fold")
     return table
 
 
