@@ -161,7 +161,8 @@ def test_a_documented_snippet_gives_the_trained_vectors(
     query, passages = texts_of(code)
     trained = np.array([reference.model.encode_query(query), *reference.model.encode_document(passages)])
     assert (unit(vectors) * unit(trained)).sum(axis=1).min() > SNIPPETS[runtime]
-    first = passages[int((unit(trained)[1:] @ unit(trained)[0]).argmax())]
+    # By the snippet's own vectors: under a random model, two passages score almost the same.
+    first = passages[int((unit(vectors)[1:] @ unit(vectors)[0]).argmax())]
     assert done.stdout.strip().splitlines()[-1] == first.strip()
 
 
