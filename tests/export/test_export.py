@@ -178,7 +178,7 @@ def test_the_lowest_cosine_must_reach_the_threshold(
         assert found.min_cosine == pytest.approx(0.97, abs=0.001)
         return
     with pytest.raises(
-        UserError, match=r"is 0\.9701, and [\d.]+ is required\. The worst texts: .* or set --min-cosine"
+        UserError, match=r"is 0\.9701, and [\d.]+ is required\. The worst texts: .* or lower --min-cosine"
     ):
         check(FORMATS[name], runtime, tmp_path, reference, min_cosine)
 

@@ -83,7 +83,8 @@ def register(app: typer.Typer) -> None:
         else:
             console.print(
                 f"{domain} {name} is this model already, published {formatting.when(version['published'])} from run "
-                f"{version['run']}; nothing was published",
+                f"{version['run']}; nothing was published"
+                + ("; it never changes, so --export has no effect" if export else ""),
                 highlight=False,
                 soft_wrap=True,
             )
@@ -311,8 +312,10 @@ def _queries(query: str | None, file: Path | None) -> Sequence[str]:
     else:
         try:
             texts = file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--queries: {file} cannot be read as UTF-8 text ({error}).") from None
+        except OSError as error:
+            raise UserError(f"--queries: {file} cannot be read: {error.strerror}. Check the path.") from None
+        except UnicodeDecodeError as error:
+            raise UserError(f"--queries: {file} is not UTF-8 (byte {error.start}). Save it as UTF-8.") from None
     if not (found := [text.strip() for text in texts if text.strip()]):
         raise UserError(f"{f'--queries: {file} has no query' if file else 'QUERY is empty'}. Give a question.")
     return found

@@ -29,9 +29,12 @@ _SAVE_AGAIN = "Load the model once with sentence-transformers, save it with save
 def check_folder(folder: Path, setting: str) -> None:
     """Raise UserError if ``folder`` is not a model that Pyrite can measure as it is; the message names ``setting``."""
     if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+        if (folder / "model/modules.json").is_file():  # a run's folder in a store
+            advice = f"Set {folder / 'model'}."
+        else:
+            advice = "Set a folder that sentence-transformers' save_pretrained wrote."
         raise UserError(
-            f"{setting}: {folder} is not a model folder: it has neither config.json nor modules.json. "
-            "Set a folder that sentence-transformers' save_pretrained wrote."
+            f"{setting}: {folder} is not a model folder: it has neither config.json nor modules.json. {advice}"
         )
     if not list(folder.rglob("*.safetensors")):
         raise UserError(

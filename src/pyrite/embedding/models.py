@@ -63,8 +63,8 @@ def base_folder(base: str, revision: str | None, setting: str = "model.base") ->
         if HF_HUB_OFFLINE:
             advice = "HF_HUB_OFFLINE blocks the hub: unset it (on a cluster: networkPolicy.allowHub=true)"
         raise UserError(
-            f"{setting}: {base} is neither a local folder nor a model that can be downloaded "
-            f"({type(error).__name__}). {advice}, or download it and set its folder."
+            f"{setting}: {base} is neither a local folder nor a model that can be downloaded. {advice}, or download "
+            "it and set its folder."
         ) from error
     return _check_folder(path, setting)
 

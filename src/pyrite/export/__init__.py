@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -57,10 +58,15 @@ def export(
             on_progress(f"writing {each.name}")
             each.write(folder, folder)
         on_progress("embedding the texts of the check with the trained model")
+        start = time.monotonic()
         reference = Reference.of(source, model)
+        seconds = time.monotonic() - start
         checks = []
         for each, runtime in tasks:
-            on_progress(f"embedding {len(reference.texts):,} texts with {each.name} in {runtime.name}")
+            on_progress(
+                f"check {len(checks) + 1} of {len(tasks)}: embedding {len(reference.texts):,} texts with {each.name} "
+                f"in {runtime.name} (the trained model took {seconds:.0f} s)"
+            )
             checks.append(check(each, runtime, folder, reference, min_cosine))
         done = Export(out, checks, [(each.name, runtime) for each, runtime in unchecked])
         versions = {name: version(name) for name in ("sentence-transformers", "transformers", "torch")}

@@ -126,7 +126,7 @@ def check(chosen: Format, runtime: Runtime, folder: Path, reference: Reference, 
             f"{chosen.name} in {runtime.name} does not embed as the trained model does: the lowest cosine similarity "
             f"is {found.min_cosine:.4f}, and {threshold:g} is required.{cause} The worst texts: "
             f"{parity.describe_worst(found, texts)}. Nothing was written. {advice}"
-            f"{'' if like else ', or set --min-cosine if these differences do not matter to you'}."
+            f"{'' if like else ', or lower --min-cosine if these differences do not matter to you'}."
         )
     trained = {batch: (before[batch] + after[batch]) / 2 for batch in before}
     return Check(
