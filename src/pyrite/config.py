@@ -61,7 +61,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
             f"{path} is not a mapping of settings. Write settings such as `name: my-run`, or start with `pyrite init`."
         )
     _drop_empty_sections(content, RunSpec)
-    content.setdefault("name", re.sub("[_ ]", "-", path.stem.lower()))
+    content.setdefault("name", re.sub("[^a-z0-9.]+", "-", path.stem.lower()).strip(".-"))
     for place in _PATHS:
         _make_absolute(content, place, path.parent)
     for override in overrides:

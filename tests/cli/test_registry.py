@@ -41,7 +41,11 @@ def test_versions_are_published_promoted_pulled_and_rolled_back(
     for name in ("first", "second"):
         write_finished_run(open_store(str(store)), name, tiny_model, change=name, gain=1.2 if name == "first" else 1.6)
     assert "published law v1" in output(pyrite("publish", "first", "--domain", "law", "--channel", "production"))
-    assert "law v1 is this model already" in output(pyrite("publish", "first", "--domain", "law"))
+    digest = json.loads((store / "models/law/v1/version.json").read_text())["digest"]
+    (tmp_path / "parity.json").write_text(json.dumps({"model_digest": digest}))
+    again = output(pyrite("publish", "first", "--domain", "law", "--export", tmp_path))
+    assert "law v1 is this model already" in again
+    assert "--export has no effect" in again
     assert "published law v2" in output(pyrite("publish", "second", "--domain", "law"))
     version = json.loads((store / "models/law/v2/version.json").read_text())
     assert version["run"] == "second"
@@ -159,6 +163,9 @@ def test_a_query_gets_the_domain_of_the_nearest_training_queries(
     assert "give a QUERY, or --queries" in error(pyrite("select", "x", "--queries", file))
     file.write_text("\n\n")
     assert "has no query" in error(pyrite("select", "--queries", file))
+    assert "No such file or directory. Check the path" in error(pyrite("select", "--queries", tmp_path / "none.txt"))
+    file.write_bytes(b"caf\xe9")
+    assert "is not UTF-8 (byte 3)" in error(pyrite("select", "--queries", file))
 
     output(pyrite("promote", "law", "v1"))
     only = json.loads(pyrite("select", subjects["medicine"], "--json").stdout)

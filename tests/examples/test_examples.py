@@ -19,7 +19,8 @@ EXAMPLES = Path(pyrite.__file__).parent / "examples"
 @pytest.mark.parametrize("kind", SOURCES)
 def test_each_source_has_a_valid_run_file(kind: str) -> None:
     assert kind in list(Kind)
-    assert load(EXAMPLES / f"{kind}.yaml").source.kind == kind
+    spec = load(EXAMPLES / f"{kind}.yaml")
+    assert (spec.source.kind, spec.name) == (kind, kind)
 
 
 def test_a_run_has_the_name_of_its_file(tmp_path: Path) -> None:

@@ -131,6 +131,10 @@ def test_a_folder_without_a_model_is_reported(pyrite: Pyrite, run_file: Path, tm
         pyrite("train", run_file, f"model.base={tmp_path / 'empty'}"), "is not a model folder", "config.json"
     )
     assert_user_error(pyrite("train", run_file, f"model.base={tmp_path / 'none'}"), "does not exist")
+    (tmp_path / "run/model").mkdir(parents=True)
+    (tmp_path / "run/model/modules.json").touch()
+    advice = f"Set {tmp_path / 'run/model'}"
+    assert_user_error(pyrite("train", run_file, f"model.base={tmp_path / 'run'}"), advice)
 
 
 def test_a_git_lfs_pointer_instead_of_weights_is_reported(

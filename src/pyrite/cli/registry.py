@@ -84,7 +84,7 @@ def register(app: typer.Typer) -> None:
             console.print(
                 f"{domain} {name} is this model already, published {formatting.when(version['published'])} from run "
                 f"{version['run']}; nothing was published"
-                + ("; it never changes, so --export has no effect" if export else ""),
+                + ("; versions do not change, so --export has no effect" if export else ""),
                 highlight=False,
                 soft_wrap=True,
             )

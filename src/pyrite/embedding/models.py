@@ -59,7 +59,7 @@ def base_folder(base: str, revision: str | None, setting: str = "model.base") ->
         ignored = [*_OTHER_WEIGHTS, *(f"{name}/*" for name in _OTHER_FORMATS)]
         path = Path(snapshot_download(base, revision=revision, ignore_patterns=ignored))
     except Exception as error:
-        advice = "Check the name and the network"
+        advice = "Check the name, the revision, your access and the network"
         if HF_HUB_OFFLINE:
             advice = "HF_HUB_OFFLINE blocks the hub: unset it (on a cluster: networkPolicy.allowHub=true)"
         raise UserError(

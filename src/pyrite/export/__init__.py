@@ -62,9 +62,9 @@ def export(
         reference = Reference.of(source, model)
         seconds = time.monotonic() - start
         checks = []
-        for each, runtime in tasks:
+        for number, (each, runtime) in enumerate(tasks, 1):
             on_progress(
-                f"check {len(checks) + 1} of {len(tasks)}: embedding {len(reference.texts):,} texts with {each.name} "
+                f"check {number} of {len(tasks)}: embedding {len(reference.texts):,} texts with {each.name} "
                 f"in {runtime.name} (the trained model took {seconds:.0f} s)"
             )
             checks.append(check(each, runtime, folder, reference, min_cosine))

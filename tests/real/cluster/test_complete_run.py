@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 def test_sample_gives_the_same_results_as_a_local_run(release: Release, tmp_path: Path) -> None:
-    """`make train ITER=2 ON=cluster`, with 4 shards of each stage that has any, compared with 1 on this machine.
+    """`make train ITER=2 ON=cluster`, with 4 shards, compared with the same run with 1 shard on this machine.
 
     On one machine with the same number of threads, tables, weights and scores are equal. With another number,
     floating-point sums have another order, so embeddings, ranks and training examples differ.
@@ -57,7 +57,7 @@ def test_sample_gives_the_same_results_as_a_local_run(release: Release, tmp_path
         for path in (tmp_path / "store/runs/sample/steps").glob("*.json")
         for output in json.loads(path.read_text())["outputs"]
     }
-    # Reports and model cards contain times and paths. Other shards contain other rows.
+    # Reports and model cards contain times and paths. The files of single shards have other rows.
     expected = {
         key: digest
         for key, digest in local.items()
