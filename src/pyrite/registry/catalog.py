@@ -108,8 +108,8 @@ class Catalog:
             if reference not in pointing:
                 raise UserError(
                     f"domain {domain} has no version or channel {reference!r}. Its versions: {known}; "
-                    f"its channels: {', '.join(sorted(pointing)) or 'none'}. Use one of these, or create a channel with "
-                    "`pyrite promote`."
+                    f"its channels: {', '.join(sorted(pointing)) or 'none'}. Use one of these, or create a channel "
+                    "with `pyrite promote`."
                 )
             number = pointing[reference]
         if number not in published:
